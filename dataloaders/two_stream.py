@@ -1,0 +1,74 @@
+"""Which cases each step sees: labelled and unlabelled ones, every batch a function of (seed, stage, step) alone.
+
+Nothing has to be stored to resume: step t of a stage is the same batch with the same augmentation in every run of that seed.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Draw(NamedTuple):
+    """One sample of a batch: the case's index and the seed of its augmentation."""
+
+    index: int
+    seed: tuple[int, ...]
+
+
+def endless(count: int, start: int, length: int, seed: tuple[int, ...]) -> list[int]:
+    """Positions start .. start + length - 1 of an endless row of shuffled passes over 0 .. count - 1."""
+    passes = {}
+    for position in range(start, start + length):
+        number = position // count
+        if number not in passes:
+            passes[number] = np.random.default_rng((*seed, number)).permutation(count)
+    return [int(passes[p // count][p % count]) for p in range(start, start + length)]
+
+
+class TwoStreamSampler:
+    """Batches of `labelled_bs` of the first `labelled` cases, then `unlabelled_bs` of the `unlabelled` ones after them.
+
+    An epoch is one shuffled pass over the labelled cases in full batches; unlabelled cases come from endless shuffled passes.
+    With several processes each takes its share of every half (a, b) of both streams; `labelled_bs` and `unlabelled_bs` are the
+    numbers of all processes together.
+    """
+
+    def __init__(
+        self,
+        labelled: int,
+        unlabelled: int,
+        labelled_bs: int,
+        unlabelled_bs: int,
+        seed: tuple[int, ...],
+        steps: range,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.labelled, self.unlabelled = labelled, unlabelled
+        self.labelled_bs, self.unlabelled_bs = labelled_bs, unlabelled_bs
+        self.seed, self.steps, self.rank, self.world = seed, steps, rank, world
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def batch(self, step: int) -> list[Draw]:
+        """The draws of one step, labelled ones first."""
+        batches = self.labelled // self.labelled_bs
+        epoch, place = divmod(step, batches)
+        shuffled = np.random.default_rng((*self.seed, 0, epoch)).permutation(self.labelled)
+        chosen = shuffled[place * self.labelled_bs : (place + 1) * self.labelled_bs].tolist()
+        start = step * self.unlabelled_bs
+        others = [self.labelled + i for i in endless(self.unlabelled, start, self.unlabelled_bs, (*self.seed, 1))]
+        return [
+            Draw(index, (*self.seed, 2, step, slot))
+            for stream, offset in ((chosen, 0), (others, self.labelled_bs))
+            for slot, index in self._share(list(enumerate(stream, offset)))
+        ]
+
+    def _share(self, stream: list) -> list:
+        half = len(stream) // 2
+        return [item for part in (stream[:half], stream[half:]) for item in part[self.rank :: self.world]]
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return map(self.batch, self.steps)

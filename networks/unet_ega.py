@@ -1,0 +1,108 @@
+"""2-D U-Net of BCP (CVPR 2023, arXiv 2305.00673) with an edge-guided module behind every decoder level (Hsu & Hua)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from networks.egm import EGM, EdgeGuidedModule, EdgeMap
+
+WIDTHS = (16, 32, 64, 128, 256)
+DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+class ConvBlock(nn.Module):
+    """conv3 BN LeakyReLU Dropout conv3 BN LeakyReLU."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float = 0.0):
+        super().__init__()
+        self.conv_conv = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(inplace=True),
+            nn.Dropout(dropout) if dropout else nn.Identity(),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_conv(x)
+
+
+class DownBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, dropout: float):
+        super().__init__()
+        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), ConvBlock(inputs, outputs, dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.maxpool_conv(x)
+
+
+class UpBlock(nn.Module):
+    """1x1 conv to the skip's width, x2 nearest upsampling, [skip, upsampled], block, edge-guided module."""
+
+    def __init__(self, inputs: int, skip: int, egm: EGM):
+        super().__init__()
+        self.conv1x1 = nn.Conv2d(inputs, skip, 1)
+        self.conv = ConvBlock(2 * skip, skip)
+        self.ega = None if egm == "none" else EdgeGuidedModule(skip, egm)
+
+    def forward(self, x: Tensor, skip: Tensor, edge: Tensor | None) -> Tensor:
+        up = F.interpolate(self.conv1x1(x), scale_factor=2, mode="nearest")
+        x = self.conv(torch.cat([skip, up], 1))
+        return x if self.ega is None else self.ega(x, edge)
+
+
+class Encoder(nn.Module):
+    def __init__(self, in_chns: int):
+        super().__init__()
+        self.in_conv = ConvBlock(in_chns, WIDTHS[0], DROPOUT[0])
+        for level in range(1, 5):
+            self.add_module(f"down{level}", DownBlock(WIDTHS[level - 1], WIDTHS[level], DROPOUT[level]))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = [self.in_conv(x)]
+        for level in range(1, 5):
+            features.append(self.get_submodule(f"down{level}")(features[-1]))
+        return features  # (N, 16, H, W) ... (N, 256, H / 16, W / 16)
+
+
+class Decoder(nn.Module):
+    def __init__(self, class_num: int, egm: EGM):
+        super().__init__()
+        for level in range(1, 5):
+            self.add_module(f"up{level}", UpBlock(WIDTHS[5 - level], WIDTHS[4 - level], egm))
+        self.out_conv = nn.Conv2d(WIDTHS[0], class_num, 3, padding=1)
+
+    def forward(self, features: list[Tensor], edge: Tensor | None) -> Tensor:
+        x = features[-1]
+        for level in range(1, 5):
+            x = self.get_submodule(f"up{level}")(x, features[4 - level], edge)
+        return self.out_conv(x)
+
+
+class UNet(nn.Module):
+    """U-Net with edge-guided modules; `forward` takes (N, in_chns, H, W) and returns logits (N, class_num, H, W).
+
+    H and W must be multiples of 16 and, with an edge-guided module, at least 80; else ValueError.
+    """
+
+    def __init__(self, in_chns: int = 1, class_num: int = 4, egm: EGM = "published"):
+        super().__init__()
+        self.encoder = Encoder(in_chns)
+        self.decoder = Decoder(class_num, egm)
+        self.compute_edge_feature = None if egm == "none" else EdgeMap()
+
+    @staticmethod
+    def check_size(size: tuple[int, int], egm: EGM) -> None:
+        """Raise ValueError where an input of `size` (H, W) does not fit the network."""
+        shape = "x".join(map(str, size))
+        if any(side % 16 or side <= 0 for side in size):
+            raise ValueError(f"an input of {shape} does not fit the U-Net: both sides must be multiples of 16")
+        if egm != "none" and min(size) < 80:
+            raise ValueError(f"an input of {shape} is too small for the edge-guided module: both sides must be at least 80")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_size(tuple(x.shape[-2:]), "none" if self.compute_edge_feature is None else "published")
+        edge = None if self.compute_edge_feature is None else self.compute_edge_feature(x)
+        return self.decoder(self.encoder(x), edge)

@@ -1,0 +1,50 @@
+"""The reference numbers in tests/vectors and the rule that fills a network's parameters by name (tests/vectors/README.md)."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+VECTORS = Path(__file__).parent / "vectors"
+
+
+def pieces() -> dict[str, Tensor]:
+    with np.load(VECTORS / "pieces.npz") as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+def published_shapes(network: str) -> dict[str, list[int]]:
+    return json.loads((VECTORS / f"{network}.keys.json").read_text())
+
+
+def fill(key: str, shape) -> Tensor:
+    """The value of entry `key` by the vectors' rule; integer entries and fixed kernels are the caller's to keep."""
+    r = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
+    if key.endswith("running_var"):
+        return 0.75 + 0.5 * r.abs().clamp(max=1)
+    if key.endswith("running_mean"):
+        return 0.05 * r
+    if r.ndim <= 1:
+        return 1 + 0.1 * r if key.endswith("weight") else 0.05 * r
+    return r * (1.6 / (r.numel() / r.shape[0])) ** 0.5
+
+
+def filled_state_dict(network: str) -> dict[str, Tensor]:
+    """A published-format state dict with every key of the published one, unused heads among them."""
+    sobel = torch.tensor([[[[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]]])
+    kept = {"compute_edge_feature.sobel_x.weight": sobel, "compute_edge_feature.sobel_y.weight": sobel.transpose(2, 3).contiguous()}
+    return {
+        key: kept[key] if key in kept else torch.tensor(0) if key.endswith("num_batches_tracked") else fill(key, shape)
+        for key, shape in published_shapes(network).items()
+    }
+
+
+def fill_module(module: nn.Module, prefix: str) -> None:
+    """Fill a part of a network as the whole network's rule would, its keys standing below `prefix`."""
+    module.load_state_dict({
+        key: value if key.endswith("num_batches_tracked") else fill(prefix + key, value.shape)
+        for key, value in module.state_dict().items()
+    })

@@ -1,0 +1,167 @@
+import h5py
+import numpy as np
+import pytest
+from dataloaders.acdc import ACDCSlices, collate, labelled_slices, read_volumes
+from dataloaders.augment import SliceTransform, draw_slice_transform, zoom_nearest
+from dataloaders.hdf5 import SPLITS, read_case, read_list
+from dataloaders.two_stream import Draw, TwoStreamSampler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from utils.errors import UserError
+
+
+@pytest.mark.parametrize("labelnum, slices", [(1, 32), (3, 68), (7, 136), (14, 256), (21, 396), (28, 512), (35, 664), (70, 1312)])
+def test_labelled_slices_of_the_committed_list(labelnum, slices):
+    assert labelled_slices(read_list(SPLITS / "ACDC", "ACDC", "train_slices.list"), labelnum) == slices
+
+
+@pytest.mark.parametrize("labelnum", [0, -1, 71])
+def test_labelnum_out_of_range(labelnum):
+    with pytest.raises(UserError, match="choose 1 to 70"):
+        labelled_slices(read_list(SPLITS / "ACDC", "ACDC", "train_slices.list"), labelnum)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(*[st.integers(2, 300)] * 4)
+def test_zoom_equals_scipy(height, width, new_height, new_width):
+    array = 1 + np.arange(height * width, dtype=np.float32).reshape(height, width)
+    expected = ndimage.zoom(array, (new_height / height, new_width / width), order=0)
+    np.testing.assert_array_equal(zoom_nearest(array, (new_height, new_width)), expected)
+
+
+def test_transforms_by_hand():
+    array = np.array([[1, 2], [3, 4]])
+    assert SliceTransform(quarter_turns=1, flip_axis=0)(array).tolist() == [[1, 3], [2, 4]]
+    assert SliceTransform()(array) is not None and SliceTransform()(array).tolist() == array.tolist()
+    big = np.zeros((21, 21), np.uint8)
+    big[10, 10:] = 3
+    np.testing.assert_array_equal(SliceTransform(angle=-17)(big), ndimage.rotate(big, -17, order=0, reshape=False))
+
+
+def test_draws_have_the_published_shares():
+    draws = [draw_slice_transform(np.random.default_rng((5, i))) for i in range(4000)]
+    turned = [d for d in draws if d.flip_axis is not None]
+    assert abs(len(turned) / 4000 - 0.5) < 0.03
+    assert {(d.quarter_turns, d.flip_axis) for d in turned} == {(k, axis) for k in range(4) for axis in range(2)}
+    angles = {d.angle for d in draws}
+    assert (min(angles), max(angles)) == (-20, 19)
+    assert abs(sum(d.angle != 0 for d in draws) / 4000 - 0.25 * 39 / 40) < 0.03
+
+
+def test_labelled_epochs_are_full_shuffled_passes():
+    batches = list(TwoStreamSampler(10, 7, 4, 4, seed=(1, 0), steps=range(6)))
+    labelled = [[d.index for d in batch[:4]] for batch in batches]
+    for epoch in range(3):
+        seen = sum(labelled[2 * epoch : 2 * epoch + 2], [])
+        assert len(set(seen)) == 8 and set(seen) <= set(range(10))
+    assert labelled[:2] != labelled[2:4]
+
+
+def test_unlabelled_cases_come_from_endless_passes():
+    batches = list(TwoStreamSampler(4, 7, 2, 4, seed=(1, 0), steps=range(7)))
+    unlabelled = [d.index for batch in batches for d in batch[2:]]
+    for k in range(4):
+        assert sorted(unlabelled[7 * k : 7 * k + 7]) == list(range(4, 11))
+
+
+def test_a_step_depends_on_seed_and_step_alone():
+    whole = list(TwoStreamSampler(10, 7, 4, 4, seed=(1, 0), steps=range(9)))
+    assert list(TwoStreamSampler(10, 7, 4, 4, seed=(1, 0), steps=range(5, 9))) == whole[5:]
+    assert list(TwoStreamSampler(10, 7, 4, 4, seed=(1, 1), steps=range(9))) != whole
+    assert list(TwoStreamSampler(10, 7, 4, 4, seed=(2, 0), steps=range(9))) != whole
+
+
+def test_processes_share_every_half():
+    one = TwoStreamSampler(10, 7, 4, 4, seed=(1, 0), steps=range(1)).batch(0)
+    ranks = [TwoStreamSampler(10, 7, 4, 4, seed=(1, 0), steps=range(1), rank=r, world=2).batch(0) for r in range(2)]
+    halves = [one[i : i + 2] for i in range(0, 8, 2)]
+    for i, half in enumerate(halves):
+        assert {ranks[0][i], ranks[1][i]} == set(half)
+
+
+def write(path, **data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for key, value in data.items():
+            file[key] = value
+    return path
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ({"label": np.zeros((4, 4), np.uint8)}, "no data set 'image'"),
+        ({"image": np.zeros((4, 4), np.float32)}, "no data set 'label'"),
+        ({"image": np.zeros((4, 4), np.float32), "label": np.zeros((4, 5), np.uint8)}, "differ in shape"),
+        ({"image": np.full((4, 4), np.nan, np.float32), "label": np.zeros((4, 4), np.uint8)}, "NaN"),
+        ({"image": np.zeros((4, 4), np.float32), "label": np.full((4, 4), 4, np.uint8)}, r"4\.\.4, expected 0\.\.3"),
+        ({"image": np.zeros((2, 4, 4), np.float32), "label": np.zeros((2, 4, 4), np.uint8)}, "expected 2 dimensions"),
+    ],
+)
+def test_faulty_files_are_named(tmp_path, data, message):
+    path = write(tmp_path / "case.h5", **data)
+    with pytest.raises(UserError, match=message) as error:
+        read_case(path, 4, 2)
+    assert str(path) in str(error.value)
+
+
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_case(tmp_path / "absent.h5", 4, 2)
+    (tmp_path / "damaged.h5").write_bytes(b"not HDF5")
+    with pytest.raises(UserError, match="not a readable HDF5"):
+        read_case(tmp_path / "damaged.h5", 4, 2)
+    with pytest.raises(UserError, match="no such folder"):
+        ACDCSlices(tmp_path / "nowhere", 1, (80, 80))
+    (tmp_path / "train_slices.list").write_text("\n")
+    with pytest.raises(UserError, match="list is empty"):
+        ACDCSlices(tmp_path, 1, (80, 80))
+
+
+def test_lists_are_read_liberally(tmp_path):
+    (tmp_path / "val.list").write_text("a.h5\nb,3\n\n c \n")
+    assert read_list(tmp_path, "ACDC", "val.list") == ["a", "b", "c"]
+
+
+@pytest.fixture
+def small_root(tmp_path):
+    """Two patients; the second one's files have no label at all."""
+    rng = np.random.default_rng(0)
+    names = [f"patient{p}_frame01_slice_{s}" for p in (1, 2) for s in (1, 2, 3)]
+    for name in names:
+        data = {"image": rng.random((20, 24), np.float32)}
+        if name.startswith("patient1"):
+            data["label"] = rng.integers(0, 4, (20, 24)).astype(np.uint8)
+        write(tmp_path / "data" / "slices" / f"{name}.h5", **data)
+    (tmp_path / "train_slices.list").write_text("\n".join(names))
+    return tmp_path
+
+
+def test_unlabelled_cases_need_no_label_and_every_file_is_read_once(small_root, monkeypatch):
+    opened = []
+    real = h5py.File
+    monkeypatch.setattr(h5py, "File", lambda path, *a, **k: opened.append(path) or real(path, *a, **k))
+    data = ACDCSlices(small_root, 1, (16, 32))
+    sampler = TwoStreamSampler(data.labelled, data.unlabelled, 2, 2, seed=(0, 0), steps=range(5))
+    for batch in sampler:
+        stacked = collate([data[draw] for draw in batch])
+        assert stacked["image"].shape == (4, 1, 16, 32) and stacked["label"].shape == (2, 16, 32)
+    assert len(opened) == len(set(opened)) == 6
+
+
+def test_image_and_label_move_together(small_root):
+    data = ACDCSlices(small_root, 1, (20, 24))
+    data.labels = [(image * 3).round().astype(np.uint8) for image in data.images[:3]]
+    for seed in range(20):
+        item = data[Draw(seed % 3, (seed,))]
+        assert np.array_equal((item["image"][0].numpy() * 3).round(), item["label"].numpy())
+
+
+def test_volumes_carry_spacing_where_the_file_does(tmp_path):
+    for name in ("a", "b"):
+        path = write(tmp_path / "data" / f"{name}.h5", image=np.zeros((2, 4, 4), np.float32), label=np.zeros((2, 4, 4), np.uint8))
+    with h5py.File(path, "a") as file:
+        file.attrs["spacing_mm"] = (10.0, 1.5, 1.25)
+    (tmp_path / "val.list").write_text("a\nb\n")
+    assert [case.spacing_mm for case in read_volumes(tmp_path, "val")] == [None, (10.0, 1.5, 1.25)]

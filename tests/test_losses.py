@@ -1,0 +1,44 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import pieces
+from utils.losses import dice_loss_2d, masked_mean, mix_loss, one_hot, supervised_loss
+
+PIECES = pieces()
+
+
+@pytest.mark.parametrize(
+    "name, weights", [("unlabelled_outside", (0.5, 1.0)), ("labelled_outside", (1.0, 0.5)), ("pretrain", (1.0, 1.0))]
+)
+def test_mix_loss_as_published(name, weights):
+    logits, outside, inside, mask = (PIECES[f"mix_2d.{key}"] for key in ("logits", "outside", "inside", "mask"))
+    loss = mix_loss(logits, outside, inside, mask.float(), *weights)
+    torch.testing.assert_close(torch.stack(loss), PIECES[f"mix_2d.dice_ce_{name}"], rtol=1e-6, atol=1e-6)
+
+
+def test_dice_by_hand():
+    """Two pixels, two classes, the second pixel masked away: class 0 counts both, class 1 only the first.
+
+    p(1) = [.5, 1], truth = [1, 1]. Class 0: overlap 0, sizes .25 + 0. Class 1: overlap .5, sizes .25 + 1.
+    """
+    p1 = torch.tensor([[[0.5, 1.0]]])  # (N, H, W)
+    probabilities = torch.stack([1 - p1, p1], 1)
+    loss = dice_loss_2d(probabilities, one_hot(torch.ones(1, 1, 2).long(), 2), torch.tensor([[1.0, 0.0]]))
+    assert loss.item() == pytest.approx((1 + (1 - 1.0 / 1.25)) / 2, abs=1e-6)
+
+
+def test_masked_mean_of_nothing_is_zero():
+    assert masked_mean(torch.rand(1, 2, 2), torch.zeros(2, 2)).item() == 0
+
+
+def test_supervised_loss_is_the_mix_loss_of_one_label_everywhere():
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 4, 6, 5), torch.randint(0, 4, (2, 6, 5))
+    whole = supervised_loss(logits, label)
+    torch.testing.assert_close(whole.ce, F.cross_entropy(logits, label))
+    truth = F.one_hot(label, 4).permute(0, 3, 1, 2).float()
+    p = logits.softmax(1)
+    by_class = [
+        1 - (2 * (p[:, k] * truth[:, k]).sum() + 1e-10) / (p[:, k].square().sum() + truth[:, k].square().sum() + 1e-10) for k in range(4)
+    ]
+    torch.testing.assert_close(whole.dice, torch.stack(by_class).mean())

@@ -1,0 +1,28 @@
+"""Copy-paste box masks: 1 outside the box, 0 inside (spec: BCP, CVPR 2023; the shrinking box is Hsu & Hua's)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+START_RATIO = 2 / 3
+MaskKind = Literal["dynamic", "fixed"]
+
+
+def box_sides(shape: Sequence[int], t: int, total: int, end_ratio: float, kind: MaskKind = "dynamic") -> tuple[int, ...]:
+    """Sides of the box in an image of `shape` at iteration (or epoch) `t` of a stage of `total`.
+
+    `dynamic`: each side is int(side * s), s falling from 2/3 to `end_ratio` in a straight line; `fixed`: s stays 2/3 (BCP).
+    """
+    ratio = START_RATIO if kind == "fixed" else START_RATIO - t / total * (START_RATIO - end_ratio)
+    return tuple(int(side * ratio) for side in shape)
+
+
+def box_mask(shape: Sequence[int], sides: Sequence[int], rng: np.random.Generator) -> Tensor:
+    """Mask of `shape` (float32), its corner uniform in [0, side - box) on each axis; a box as large as the image covers it."""
+    mask = torch.ones(tuple(shape))
+    corners = [int(rng.integers(max(side - box, 1))) for side, box in zip(shape, sides, strict=True)]
+    mask[tuple(slice(corner, corner + box) for corner, box in zip(corners, sides, strict=True))] = 0
+    return mask

@@ -1,0 +1,65 @@
+"""Volumes as NIfTI files, for any viewer."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+_INTEGERS = (np.uint8, np.int16, np.int32)
+
+
+def write_nifti(
+    path: str | os.PathLike,
+    volume: np.ndarray,
+    spacing_mm: Sequence[float] | None = None,
+    affine: np.ndarray | None = None,
+) -> None:
+    """Write a volume (Z, Y, X), slices first, to a .nii.gz file with axes x, y, z; the folder must exist.
+
+    `affine` (4, 4) takes voxel indices x, y, z to millimetres. Without it the file gets a diagonal one made of
+    `spacing_mm` in the volume's axis order z, y, x (1 mm if None), which says nothing true about the patient's orientation.
+    Masks and integers are stored in the smallest of uint8, int16 and int32 that holds them, floats as float32.
+    A file of that name is replaced only when the new one is complete; a failure leaves nothing behind.
+    Raises ValueError for a wrong shape, ending, dtype, spacing or affine, or when both spacing and affine are given.
+    """
+    path, volume = Path(path), np.asarray(volume)
+    if not path.name.endswith(".nii.gz"):
+        raise ValueError(f"{path}: the name must end in .nii.gz")
+    if volume.ndim != 3 or volume.size == 0:
+        raise ValueError(f"{path}: a volume has three axes and at least one voxel, not shape {volume.shape}")
+    image = nibabel.Nifti1Image(_storable(volume).T, _checked_affine(spacing_mm, affine))
+    image.header.set_xyzt_units("mm")
+    # In the same folder, because a rename across file systems is no single step; with the ending that nibabel goes by.
+    unfinished = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        image.to_filename(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _storable(volume: np.ndarray) -> np.ndarray:
+    if volume.dtype.kind == "f":
+        return volume.astype(np.float32)
+    if volume.dtype.kind in "biu":
+        low, high = int(volume.min()), int(volume.max())
+        for dtype in _INTEGERS:
+            if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+                return volume.astype(dtype)
+    raise ValueError(f"no NIfTI type for a volume of {volume.dtype} with these values")
+
+
+def _checked_affine(spacing_mm: Sequence[float] | None, affine: np.ndarray | None) -> np.ndarray:
+    if affine is None:
+        spacing = np.ones(3) if spacing_mm is None else np.asarray(spacing_mm, dtype=np.float64)
+        if spacing.shape != (3,) or not np.all(np.isfinite(spacing) & (spacing > 0)):
+            raise ValueError(f"spacing must be three positive numbers z, y, x, not {spacing_mm}")
+        return np.diag([*spacing[::-1], 1.0])
+    if spacing_mm is not None:
+        raise ValueError("give a spacing or an affine, not both: the affine holds the spacing")
+    affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4):
+        raise ValueError(f"an affine has shape (4, 4), not {affine.shape}")
+    return affine
