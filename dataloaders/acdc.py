@@ -1,6 +1,5 @@
 """ACDC (Bernard et al., TMI 2018) in the HDF5 preparation of SSL4MIS: slices to train on, volumes to validate and test on."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dataloaders.augment import draw_slice_transform, zoom_nearest
+from dataloaders.augment import draw_slice_transform
 from dataloaders.facts import ACDC
 from dataloaders.hdf5 import check_root, read_case, read_list
 from dataloaders.two_stream import Draw
+from utils.case import Case
 from utils.errors import UserError
+from utils.zoom import zoom_nearest
 
 
 def labelled_slices(slices: list[str], labelnum: int) -> int:
@@ -66,17 +67,6 @@ def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         "image": torch.stack([item["image"] for item in items]),
         "label": torch.stack([item["label"] for item in items if "label" in item]),
     }
-
-
-@dataclass(frozen=True)
-class Case:
-    """A volume to validate or test on: image (S, H, W) float32, label of the same shape, voxel spacing in mm (z, y, x) where known."""
-
-    name: str
-    image: np.ndarray
-    label: np.ndarray
-    spacing_mm: tuple[float, ...] | None = None
-    affine: np.ndarray | None = None
 
 
 def read_volumes(root: Path, split: str) -> list[Case]:

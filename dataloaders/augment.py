@@ -1,7 +1,6 @@
 """2-D augmentation of ACDC as BCP has it: a random draw, then a deterministic transform that can be replayed and tested."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -30,22 +29,3 @@ def draw_slice_transform(rng: np.random.Generator) -> SliceTransform:
     if rng.random() > 0.5:
         return SliceTransform(angle=int(rng.integers(-20, 20)))
     return SliceTransform()
-
-
-@lru_cache(maxsize=4096)
-def _nearest_indices(size: int, new_size: int) -> np.ndarray:
-    """Which of `size` pixels each of `new_size` takes in scipy.ndimage.zoom(order=0).
-
-    -1: none. For some sizes (216 to 256, which ACDC has) scipy's rounding puts the last coordinate outside and fills in 0;
-    published networks were trained on and tested with that.
-    """
-    return ndimage.zoom(np.arange(1, size + 1), new_size / size, order=0) - 1
-
-
-def zoom_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The last two axes (..., H, W) resized to `size` exactly as scipy.ndimage.zoom(order=0) does it, by picking rows and columns."""
-    rows, columns = (_nearest_indices(old, new) for old, new in zip(array.shape[-2:], size, strict=True))
-    zoomed = array[..., rows[:, None], columns]
-    zoomed[..., rows < 0, :] = 0
-    zoomed[..., columns < 0] = 0
-    return zoomed

@@ -54,7 +54,7 @@ def read_case(path: Path, classes: int, dims: int, label: bool = True) -> tuple[
     if truth is not None:
         if truth.shape != image.shape:
             raise UserError(f"{path}: image {image.shape} and label {truth.shape} differ in shape")
-        if truth.size and not (0 <= truth.min() and truth.max() < classes):
+        if truth.size and not (truth.min() >= 0 and truth.max() < classes):
             raise UserError(f"{path}: label values {truth.min()}..{truth.max()}, expected 0..{classes - 1}")
         truth = truth.astype(np.uint8, copy=False)
     return image, truth, attributes

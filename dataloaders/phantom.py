@@ -252,9 +252,7 @@ def _great_vessels(p: Patient, image: np.ndarray, x: np.ndarray, y: np.ndarray, 
     """What lies above the base: atrium, aortic root and outflow tract; bright like blood, without a ring of muscle."""
     c, s = np.cos(p.septum), np.sin(p.septum)
     tissue, size = p.tissue, p.radius + p.wall
-    _paint(
-        image, _blob(x, y, 0.3 * size * c, 0.3 * size * s, 1.6 * size, 1.25 * size, p.septum), tissue["fat"] * 0.7 * fine, edge=2
-    )
+    _paint(image, _blob(x, y, 0.3 * size * c, 0.3 * size * s, 1.6 * size, 1.25 * size, p.septum), tissue["fat"] * 0.7 * fine, edge=2)
     for along, across, a, b, value in ((-0.35, 0.35, 0.95, 0.6, 0.85), (0.25, -0.3, 0.48, 0.45, 1), (1.05, -0.2, 0.6, 0.5, 0.9)):
         cx, cy = size * (along * c - across * s), size * (along * s + across * c)
         _paint(image, _blob(x, y, cx, cy, size * a + 2, size * b + 2, p.septum), tissue["myocardium"])

@@ -44,7 +44,9 @@ def filled_state_dict(network: str) -> dict[str, Tensor]:
 
 def fill_module(module: nn.Module, prefix: str) -> None:
     """Fill a part of a network as the whole network's rule would, its keys standing below `prefix`."""
-    module.load_state_dict({
-        key: value if key.endswith("num_batches_tracked") else fill(prefix + key, value.shape)
-        for key, value in module.state_dict().items()
-    })
+    module.load_state_dict(
+        {
+            key: value if key.endswith("num_batches_tracked") else fill(prefix + key, value.shape)
+            for key, value in module.state_dict().items()
+        }
+    )

@@ -1,14 +1,16 @@
 import h5py
 import numpy as np
 import pytest
-from dataloaders.acdc import ACDCSlices, collate, labelled_slices, read_volumes
-from dataloaders.augment import SliceTransform, draw_slice_transform, zoom_nearest
-from dataloaders.hdf5 import SPLITS, read_case, read_list
-from dataloaders.two_stream import Draw, TwoStreamSampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+
+from dataloaders.acdc import ACDCSlices, collate, labelled_slices, read_volumes
+from dataloaders.augment import SliceTransform, draw_slice_transform
+from dataloaders.hdf5 import SPLITS, read_case, read_list
+from dataloaders.two_stream import Draw, TwoStreamSampler
 from utils.errors import UserError
+from utils.zoom import zoom_nearest
 
 
 @pytest.mark.parametrize("labelnum, slices", [(1, 32), (3, 68), (7, 136), (14, 256), (21, 396), (28, 512), (35, 664), (70, 1312)])

@@ -2,14 +2,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import pieces
+
 from utils.losses import dice_loss_2d, masked_mean, mix_loss, one_hot, supervised_loss
 
 PIECES = pieces()
 
 
-@pytest.mark.parametrize(
-    "name, weights", [("unlabelled_outside", (0.5, 1.0)), ("labelled_outside", (1.0, 0.5)), ("pretrain", (1.0, 1.0))]
-)
+@pytest.mark.parametrize("name, weights", [("unlabelled_outside", (0.5, 1.0)), ("labelled_outside", (1.0, 0.5)), ("pretrain", (1.0, 1.0))])
 def test_mix_loss_as_published(name, weights):
     logits, outside, inside, mask = (PIECES[f"mix_2d.{key}"] for key in ("logits", "outside", "inside", "mask"))
     loss = mix_loss(logits, outside, inside, mask.float(), *weights)

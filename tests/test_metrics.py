@@ -49,9 +49,7 @@ def mask_pairs(draw):
 @given(mask_pairs())
 def test_equals_medpy(case):
     prediction, truth, spacing = case
-    np.testing.assert_allclose(
-        values(mask_metrics(prediction, truth, spacing)), by_medpy(prediction, truth, spacing), rtol=1e-9, atol=1e-9
-    )
+    np.testing.assert_allclose(values(mask_metrics(prediction, truth, spacing)), by_medpy(prediction, truth, spacing), rtol=1e-9, atol=1e-9)
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)

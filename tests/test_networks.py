@@ -1,10 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from reference import fill_module, filled_state_dict, pieces
+
 from networks.egm import EdgeGuidedModule, EdgeMap, laplacian_band, smooth_part
 from networks.net_factory_ega import net_factory
 from networks.published import import_state_dict
-from reference import fill_module, filled_state_dict, pieces
 
 PIECES = pieces()
 

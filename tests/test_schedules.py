@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from networks.net_factory_ega import net_factory
 from reference import pieces
+
+from networks.net_factory_ega import net_factory
 from utils.ema import copy_state, ema_update
 from utils.masks import box_mask, box_sides
 from utils.ramps import consistency_weight, sigmoid_rampup

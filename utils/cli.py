@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import tyro
 
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 
 T = TypeVar("T")
 
@@ -33,12 +33,15 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, default: T | None = N
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call `main` and exit: 0 or what it returns, 2 with one line for a UserError, 130 for Ctrl-C."""
+    """Call `main` and exit: 0 or what it returns, 2 with one line for a UserError, 130 for Ctrl-C, 143 for SIGTERM."""
     try:
         sys.exit(main() or 0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

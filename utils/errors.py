@@ -1,5 +1,13 @@
-"""What a user can do wrong, told in one line."""
+"""What a user can do wrong, told in one line, and the clean end of a stopped run."""
 
 
 class UserError(Exception):
     """An error that the user can mend: the message names the file or flag and what to do. Scripts print it and exit with status 2."""
+
+
+class Interrupted(Exception):
+    """A signal ended the work after everything was saved; `status` is the shell's exit status for it (128 + signal number)."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,39 @@
+"""ACDC, 7 labelled patients (136 slices): edge-guided U-Net, copy-paste pre-training, self-training by two teachers.
+
+    python code/ACDC_labelnum7_train.py --root_path DATA
+
+Protocol: 256x256, batch 12 + 12, 10 000 + 30 000 iterations, seed 1337. It is made for one GPU (4 GB are enough); on two CPU
+cores it would take days: use --patch_size 128 128 and fewer iterations there, as docs/results/acdc.md does with the figures reached.
+Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema.
+The same command resumes an interrupted run; test with code/test_ACDC.py --labelnum 7.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from recipes.edge_guided import train_acdc
+from training.settings import Settings
+from utils.cli import run
+
+RECIPE = Settings(
+    labelnum=7,
+    patch_size=(256, 256),
+    batch_size=24,
+    labeled_bs=12,
+    pre_iterations=10_000,
+    max_iterations=30_000,
+    base_lr=0.01,
+    weight_decay=1e-4,
+    ema_decay=0.95,
+    box_end=1 / 3,
+    static_start=1000,
+    static_step=500,
+    static_range=(500, 2000),
+    u_weight=0.5,
+    seed=1337,
+)
+
+if __name__ == "__main__":
+    run(lambda: train_acdc(RECIPE, description=__doc__))

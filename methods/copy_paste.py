@@ -1,0 +1,33 @@
+"""The copy-paste step that all stages share: one box for the batch, one image pasted into another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.masks import MaskKind, box_mask, box_sides
+
+
+@dataclass(frozen=True)
+class CopyPaste:
+    """Where the box lies at each step of a stage of `total` steps: its sides from the schedule, its corner from (seed, step) alone."""
+
+    kind: MaskKind
+    end_ratio: float
+    total: int
+    seed: tuple[int, ...]
+
+    def sides(self, shape: Sequence[int], step: int) -> tuple[int, ...]:
+        return box_sides(shape, step, self.total, self.end_ratio, self.kind)
+
+    def mask(self, image: Tensor, step: int) -> Tensor:
+        """Mask (...) of the spatial shape of `image` (N, 1, ...), 1 outside the box and 0 inside, on its device."""
+        shape = image.shape[2:]
+        return box_mask(shape, self.sides(shape, step), np.random.default_rng((*self.seed, step))).to(image.device)
+
+
+def paste(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
+    """`outside` where mask = 1, `inside` where mask = 0; images (N, 1, ...) or labels (N, ...)."""
+    return torch.where(mask.bool(), outside, inside)

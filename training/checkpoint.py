@@ -1,0 +1,108 @@
+"""Checkpoints: written so that a crash loses nothing, read so that a file cannot run code."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from utils.errors import UserError
+
+FORMAT = "edge-guided-copy-paste/1"
+
+
+def save(path: Path, content: dict, keep: Path | None = None) -> None:
+    """Write `content` (tensors and plain types) to `path`, complete or not at all; the file that was there goes to `keep`, if given.
+
+    Raises UserError where it cannot be written (a full disk); what was there before is left as it was.
+    """
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:
+        unfinished.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: could not be written ({reason}); the earlier checkpoint is intact: free space or mend the folder, then start the same command again"
+        ) from None
+
+
+def load(path: Path) -> dict:
+    """Read a checkpoint, ours or a published one, onto the CPU.
+
+    Raises UserError where it is missing, damaged, or holds anything but tensors and plain types (it is not run).
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: refused, it is damaged or holds code beside its weights; save it again as a plain state dict") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError):
+        raise UserError(f"{path}: damaged or no PyTorch checkpoint; get the file again") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint of this project")
+    return dict(content)
+
+
+def is_ours(content: Mapping) -> bool:
+    return content.get("format") == FORMAT
+
+
+class Store:
+    """The checkpoints of one stage: `last` and the one before it, to resume from, and the best, to test."""
+
+    def __init__(self, folder: Path, best_name: str, computed: dict):
+        self.folder, self.computed = folder, computed
+        self.last, self.previous, self.best = folder / "last.pth", folder / "previous.pth", folder / best_name
+
+    def resume(self, say=print) -> dict | None:
+        """The newest intact checkpoint, None where there is none at all.
+
+        Raises UserError where the folder holds another run's, or where files are there and not one is intact.
+        """
+        faults = []
+        for path in (self.last, self.previous):
+            if not path.exists():
+                continue
+            try:
+                content = load(path)
+                if not is_ours(content):
+                    raise UserError(f"{path}: not a checkpoint of this project")
+            except UserError as error:
+                faults.append(str(error))
+                continue
+            self._check_same_run(path, content)
+            if faults:
+                say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {content['step']}")
+            return content
+        if faults:
+            raise UserError(f"{faults[0]}; no earlier one is intact: start over with --fresh (moves this run aside) or another --exp")
+        if self.best.exists():
+            raise UserError(
+                f"{self.best}: a checkpoint that no run of ours left here would be overwritten; use another --exp, or --fresh to move it aside"
+            )
+        return None
+
+    def _check_same_run(self, path: Path, content: dict) -> None:
+        there = content["settings"]
+        other = [key for key, value in self.computed.items() if there.get(key) != value]
+        if other:
+            key = other[0]
+            raise UserError(
+                f"{path}: of a run with other settings (--{key} {there.get(key)}, now {self.computed[key]}); use another --exp, or --fresh to move it aside"
+            )
+
+    def save_last(self, content: dict) -> None:
+        save(self.last, content, keep=self.previous)
+
+    def save_best(self, content: dict) -> None:
+        save(self.best, content)

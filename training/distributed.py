@@ -1,0 +1,87 @@
+"""One process or many: torch's own DistributedDataParallel, started by torchrun."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.errors import UserError
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Join the other processes of torchrun, if there are any, and yield this process's device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def check_batch(batch_size: int, labeled_bs: int) -> None:
+    """Raise UserError where the batch does not split into halves of both streams for every process."""
+    if labeled_bs < 2 or labeled_bs * 2 != batch_size:
+        raise UserError(
+            f"--labeled_bs {labeled_bs} must be half of --batch_size {batch_size}: labelled and unlabelled images are mixed in pairs"
+        )
+    if labeled_bs % (2 * world()):
+        raise UserError(f"--labeled_bs {labeled_bs}: must be a multiple of {2 * world()}, two halves for each of {world()} process(es)")
+
+
+def wrap(net: nn.Module) -> nn.Module:
+    """The network as it is called in training: it averages its gradients over the processes.
+
+    Buffers are not broadcast: a step makes several forward passes before its one backward pass, which the broadcast would
+    break (pytorch/pytorch#175024). `average_buffers` brings the batch-norm statistics together before they are used.
+    """
+    return DistributedDataParallel(net, broadcast_buffers=False) if world() > 1 else net
+
+
+@torch.no_grad()
+def average_buffers(net: nn.Module) -> None:
+    """Every process gets the mean of all processes' batch-norm statistics."""
+    if world() > 1:
+        for buffer in net.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer.div_(world())
+
+
+def any_process(flag: int) -> int:
+    """The largest of all processes' whole numbers; every process gets the same answer."""
+    if world() == 1:
+        return flag
+    tensor = torch.tensor([flag], device=f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
+
+
+def from_main(value):
+    """The main process's plain Python value, in every process."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]

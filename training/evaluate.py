@@ -1,0 +1,96 @@
+"""Predicting volumes and scoring them, for validation and for the test scripts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.device import place
+from training.loop import Validation
+from utils.case import Case
+from utils.metrics import MaskMetrics, as_published, honest, image_diagonal, mask_metrics
+from utils.zoom import zoom_nearest
+
+Predict = Callable[[nn.Module, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class SlicePredictor:
+    """Predicts a volume (S, H, W) slice by slice, as BCP's ACDC test does: zoom (order 0) to `patch_size`, argmax, zoom back (order 0).
+
+    Slices go through the network `batch` at a time; in eval mode that gives what one at a time gives, to float32 rounding.
+    """
+
+    patch_size: tuple[int, int]
+    device: torch.device
+    batch: int = 16
+
+    @torch.inference_mode()
+    def __call__(self, net: nn.Module, image: np.ndarray) -> np.ndarray:
+        """(S, H, W) float32 to (S, H, W) uint8 class numbers; `net` must be in eval mode."""
+        slices = torch.from_numpy(zoom_nearest(image, self.patch_size)).unsqueeze(1)  # (S, 1, h, w)
+        parts = [net(place(part, self.device, 2)).argmax(1).to(torch.uint8).cpu() for part in slices.split(self.batch)]
+        return zoom_nearest(torch.cat(parts).numpy(), image.shape[-2:])
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class of one case: raw metrics in voxels, in mm where the spacing is known, and the worst distance in either unit."""
+
+    case: str
+    class_name: str
+    voxel: MaskMetrics
+    mm: MaskMetrics | None
+    worst_voxel: float
+    worst_mm: float | None
+
+    @property
+    def published(self) -> MaskMetrics:
+        return as_published(self.voxel, self.worst_voxel)
+
+    @property
+    def honest(self) -> MaskMetrics:
+        return honest(self.voxel, self.worst_voxel)
+
+    @property
+    def honest_mm(self) -> MaskMetrics | None:
+        return None if self.mm is None else honest(self.mm, self.worst_mm)
+
+
+def score_case(case: Case, prediction: np.ndarray, class_names: Sequence[str], with_mm: bool = True) -> list[ClassScore]:
+    """Score each foreground class of a case; `class_names` start with the background."""
+    scores = []
+    for number, name in list(enumerate(class_names))[1:]:
+        masks = prediction == number, case.label == number
+        spacing = case.spacing_mm if with_mm else None
+        mm = None if spacing is None else mask_metrics(*masks, spacing)
+        worst_mm = None if spacing is None else image_diagonal(case.label.shape, spacing)
+        scores.append(ClassScore(case.name, name, mask_metrics(*masks), mm, image_diagonal(case.label.shape), worst_mm))
+    return scores
+
+
+def predictions(net: nn.Module, cases: Sequence[Case], predict: Predict) -> Iterator[tuple[Case, np.ndarray]]:
+    """Each case with its prediction, the network in eval mode."""
+    net.eval()
+    for case in cases:
+        yield case, predict(net, case.image)
+
+
+def validate(
+    net: nn.Module, stopped: Callable[[], bool], cases: Sequence[Case], predict: Predict, class_names: Sequence[str]
+) -> Validation | None:
+    """Mean Dice over cases, then over foreground classes, an empty prediction scored 0 as published; None if `stopped` says so meanwhile."""
+    scores: list[ClassScore] = []
+    for case, prediction in predictions(net, cases, predict):
+        if stopped():
+            return None
+        scores += score_case(case, prediction, class_names, with_mm=False)
+    scalars = {}
+    for name in class_names[1:]:
+        mine = [score for score in scores if score.class_name == name]
+        scalars[f"dice_{name.replace(' ', '_')}"] = float(np.mean([score.published.dice for score in mine]))
+        scalars[f"hd95_voxel_{name.replace(' ', '_')}"] = float(np.mean([score.honest.hd95 for score in mine]))
+    score = float(np.mean([value for key, value in scalars.items() if key.startswith("dice_")]))
+    return Validation(score, {"dice": score, **scalars})

@@ -1,0 +1,211 @@
+"""The one training loop: every method, data set and stage goes through it.
+
+It owns the optimiser's step, validation, logging, saving and resuming. It is handed networks (inside a phase), batches and
+a validation, and knows nothing of any of them.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.checkpoint import FORMAT, Store
+from training.device import place
+from training.distributed import any_process, average_buffers, from_main, is_main, rank, wrap
+from training.log import RunLog, StageLog, hours
+from training.signals import StopSignals
+from utils.errors import Interrupted, UserError
+from utils.phase import Batch, Phase
+
+
+@dataclass(frozen=True)
+class Validation:
+    """`score` selects the best checkpoint (higher is better); `scalars` are logged."""
+
+    score: float
+    scalars: dict[str, float]
+
+
+@dataclass
+class Stage:
+    """One stage of a run. `begin` is called when the stage starts for the first time, not when it resumes."""
+
+    phase: Phase
+    optimizer: torch.optim.Optimizer
+    steps: int
+    batches: Callable[[range], Iterable[Batch]]
+    validate: Callable[[nn.Module, Callable[[], bool]], Validation | None]
+    learning_rate: Callable[[int], float]
+    seed: tuple[int, ...]
+    begin: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint."""
+
+    folder: Path
+    best_name: str
+    about: dict
+    device: torch.device
+    dims: int
+    bf16: bool
+    val_every: int
+    log: RunLog
+
+
+@dataclass
+class Progress:
+    """Where a stage stands: steps made, the step last validated, the best validation so far and all of them."""
+
+    step: int = 0
+    validated: int = 0
+    best_score: float = -math.inf
+    best_step: int = 0
+    history: list[dict] = field(default_factory=list)
+
+
+def run_stages(run: Run, stages: Sequence[Callable[[], Stage]]) -> None:
+    """Run the stages in order, each built when its turn comes, resuming where an earlier run of the same folder stopped.
+
+    Raises Interrupted after a signal, everything saved; UserError for what the user can mend.
+    """
+    for build in stages:
+        stage = build()
+        _StageRunner(run, stage).run()
+
+
+class _StageRunner:
+    def __init__(self, run: Run, stage: Stage):
+        self.run_info, self.stage, self.phase = run, stage, stage.phase
+        self.folder = run.folder / self.phase.name
+        self.store = Store(self.folder, run.best_name, run.about["settings"])
+        self.progress = Progress()
+        self.losses: list[float] = []  # since the last validation
+
+    def run(self) -> None:
+        say = self.run_info.log.say
+        self._resume()
+        p, stage = self.progress, self.stage
+        if p.step == p.validated == stage.steps:
+            say(f"{self.phase.name}: complete, best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})")
+            return
+        self.phase.forward = wrap(self.phase.student)
+        log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
+        try:
+            with StopSignals() as signals:
+                self._loop(log, signals)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"{self.run_info.device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size; the last checkpoint is kept"
+            ) from None
+        finally:
+            log.close()
+            self.phase.forward = self.phase.student
+        seconds = time.monotonic() - began
+        say(
+            f"{self.phase.name}: {p.step - first} iterations in {hours(seconds)}, "
+            f"best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})"
+        )
+
+    def _loop(self, log: StageLog, signals: StopSignals) -> None:
+        p, steps = self.progress, self.stage.steps
+        batches = iter(self.stage.batches(range(p.step, steps)))
+        while True:
+            due = p.step and p.validated < p.step and (p.step % self.run_info.val_every == 0 or p.step == steps)
+            if due and not self._validate(log, signals):
+                self._stop(signals)
+            if p.step == steps:
+                return
+            if any_process(signals.received):
+                self._stop(signals)
+            log.step(p.step, self._train_step(next(batches)))
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        p, stage, run = self.progress, self.stage, self.run_info
+        # Everything random in a step follows from (seed, step, process), so a resumed run needs no stored generator.
+        torch.manual_seed(int(np.random.SeedSequence((*stage.seed, p.step, rank())).generate_state(1, np.uint64)[0]))
+        for group in stage.optimizer.param_groups:
+            group["lr"] = stage.learning_rate(p.step)
+        batch = {key: place(x, run.device, run.dims) if key == "image" else x.to(run.device) for key, x in batch.items()}
+        self.phase.student.train()
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
+            losses = self.phase.losses(batch, p.step)
+        scalars = {"learning_rate": stage.learning_rate(p.step), **{key: float(torch.as_tensor(value).detach()) for key, value in losses.items()}}
+        if not math.isfinite(scalars["loss"]):
+            raise UserError(
+                f"the loss is {scalars['loss']} at iteration {p.step} of {self.phase.name}: lower --base_lr or use --amp off; the last checkpoint is kept"
+            )
+        stage.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        stage.optimizer.step()
+        self.phase.after_step(p.step)
+        p.step += 1
+        self.losses.append(scalars["loss"])
+        return scalars
+
+    def _validate(self, log: StageLog, signals: StopSignals) -> bool:
+        """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
+        p, student = self.progress, self.phase.student
+        average_buffers(student)
+        student.eval()
+        with torch.inference_mode():
+            result = from_main(self.stage.validate(student, lambda: bool(signals.received)) if is_main() else None)
+        if result is None:
+            return False
+        improved = result.score > p.best_score
+        if improved:
+            p.best_score, p.best_step = result.score, p.step
+        p.validated = p.step
+        p.history.append({"step": p.step, "score": result.score, "loss": sum(self.losses) / max(len(self.losses), 1), **result.scalars})
+        self.losses.clear()
+        self.phase.after_validation(improved)
+        log.scalars(p.step, result.scalars, "validation")
+        log.pictures(p.step, self.phase)
+        self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}" + (" (best)" if improved else ""))
+        if is_main():
+            content = self._content()
+            if improved:
+                self.store.save_best(content)
+            self.store.save_last(content)
+        return True
+
+    def _stop(self, signals: StopSignals) -> None:
+        """Save and leave: the same command goes on from here."""
+        number = any_process(signals.received)
+        average_buffers(self.phase.student)
+        if is_main():
+            self.store.save_last(self._content())
+        raise Interrupted(
+            f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}; the same command goes on from there",
+            128 + number,
+        )
+
+    def _content(self) -> dict:
+        return {
+            "format": FORMAT,
+            **self.run_info.about,
+            "stage": self.phase.name,
+            "progress": {**vars(self.progress), "history": list(self.progress.history)},
+            "losses": list(self.losses),
+            "student": self.phase.student.state_dict(),
+            "phase": self.phase.state_dict(),
+            "optimizer": self.stage.optimizer.state_dict(),
+        }
+
+    def _resume(self) -> None:
+        content = self.store.resume(self.run_info.log.say)
+        if content is None:
+            self.stage.begin()
+            return
+        self.progress, self.losses = Progress(**content["progress"]), content["losses"]
+        self.phase.student.load_state_dict(content["student"])
+        self.phase.load_state_dict(content["phase"])
+        self.stage.optimizer.load_state_dict(content["optimizer"])
+        if self.progress.step < self.stage.steps:
+            self.run_info.log.say(f"{self.phase.name}: resuming at iteration {self.progress.step}")

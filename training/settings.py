@@ -1,0 +1,107 @@
+"""Every number of a run, as one frozen value that becomes the flags of the training scripts."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from utils.masks import MaskKind
+
+EGM = Literal["published", "corrected", "none"]
+RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
+Method = Literal["edge_guided", "bcp", "supervised"]
+
+# What `--method` sets before the other flags are read: every other flag still has the last word, so an ablation is one flag more.
+METHODS: dict[str, dict] = {
+    "edge_guided": {},
+    "bcp": {"exp": "bcp_baseline", "egm": "none", "mask": "fixed", "teachers": "ema", "ema_decay": 0.99},
+    "supervised": {"exp": "supervised", "egm": "none"},
+}
+# Where and how a run is done, not what it computes: these may differ when a run is resumed.
+PLACE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the edge-guided copy-paste method; a recipe script states its own values, flags change them."""
+
+    root_path: Path | None = None
+    """Folder of the data set; default: data_split/<data set> in the repository."""
+    output_root: Path | None = None
+    """Folder below which runs are kept; default: code/model in the repository."""
+    exp: str = "BCP"
+    """Name of the experiment, part of the run's folder."""
+    method: Method = "edge_guided"
+    """edge_guided: the published system; bcp: its baseline (egm none, mask fixed, teachers ema, ema_decay 0.99); supervised: the
+    labelled cases alone, for pre_iterations + max_iterations. Other flags override what this one sets."""
+    model: str = "unet"
+    """Network, by its factory's name."""
+    egm: EGM = "published"
+    """Edge-guided module: as published, corrected (Laplacian band aligned with its feature), or none."""
+    mask: MaskKind = "dynamic"
+    """Copy-paste box: dynamic shrinks from 2/3 to box_end of each side, fixed stays at 2/3."""
+    box_end: float = 1 / 3
+    """Share of each side that a dynamic box has at a stage's end."""
+    teachers: Literal["dual", "ema"] = "dual"
+    """dual: dynamic (EMA) and static teacher; ema: the dynamic one alone."""
+    ema_decay: float = 0.99
+    """Decay of the dynamic teacher."""
+    static_start: int = 1000
+    """Static teacher: iterations between two refreshes at first."""
+    static_step: int = 500
+    """Static teacher: by how much a validation lengthens (best score improved) or shortens that interval."""
+    static_range: tuple[int, int] = (500, 2000)
+    """Static teacher: shortest and longest interval."""
+    labelnum: int = 3
+    """Labelled patients: the first so many of the training list."""
+    patch_size: tuple[int, ...] = (256, 256)
+    """Size of the network's input."""
+    batch_size: int = 24
+    """Images a step, labelled and unlabelled, over all processes together."""
+    labeled_bs: int = 12
+    """Labelled images among them."""
+    pre_iterations: int = 10_000
+    """Length of pre-training."""
+    max_iterations: int = 30_000
+    """Length of self-training."""
+    base_lr: float = 0.01
+    """Learning rate of SGD (momentum 0.9)."""
+    weight_decay: float = 1e-4
+    """Weight decay of SGD."""
+    u_weight: float = 0.5
+    """Weight of the loss on pseudo labels."""
+    val_every: int = 200
+    """Iterations between two validations; a checkpoint is written at each."""
+    seed: int = 1337
+    """Seed of everything random."""
+    deterministic: bool = True
+    """Use deterministic algorithms only, where there are any; on the CPU results are the same bit for bit."""
+    run_mode: RunMode = "pretrain_then_selftrain"
+    """Which stages to run; selftrain alone starts from the run's own best pre-training checkpoint."""
+    fresh: bool = False
+    """Start over: an earlier run of this name is moved aside, not deleted. Without it the same command resumes where it stopped."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    gpu: str | None = None
+    """Number of the CUDA device to use (published flag); the same as --device cuda:N."""
+    amp: Literal["off", "auto", "bf16"] = "off"
+    """bfloat16 autocast; auto: where the hardware computes in bfloat16. Off is the published arithmetic."""
+    num_workers: int = -1
+    """Processes that prepare batches; -1: 4 with CUDA, else none."""
+
+    def with_method(self, method: Method) -> "Settings":
+        """These settings with `method` and the values that it stands for."""
+        return replace(self, method=method, **METHODS[method])
+
+    def plain(self) -> dict:
+        """All values as plain types, for a checkpoint."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+    def computed(self) -> dict:
+        """The values that decide what a run computes."""
+        return {key: value for key, value in self.plain().items() if key not in PLACE}
+
+
+def _plain(value):
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

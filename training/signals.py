@@ -1,0 +1,27 @@
+"""Ctrl-C and SIGTERM, turned into a flag that the loop looks at between two steps."""
+
+import signal
+import threading
+
+
+class StopSignals:
+    """Within the context, the first SIGINT or SIGTERM only sets `received`; a second Ctrl-C interrupts at once."""
+
+    def __init__(self):
+        self.received = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number

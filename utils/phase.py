@@ -1,0 +1,64 @@
+"""What the training loop asks of a method: the base of all phases."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+
+
+class Phase:
+    """One stage of training. The loop calls `losses`, steps the optimiser on the student, then calls `after_step`.
+
+    `student` is the network that learns, `forward` the same, or what the loop wrapped around it for several processes;
+    `networks` are all networks with a state to keep, the student under "student".
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, student: nn.Module):
+        self.networks: dict[str, nn.Module] = {"student": student}
+        self.forward: nn.Module = student
+        self._shown: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def student(self) -> nn.Module:
+        return self.networks["student"]
+
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+        """Scalars of the step `step` (from 0), "loss" among them, from a batch on the student's device."""
+        raise TypeError(f"{type(self).__name__} defines no losses")
+
+    def after_step(self, step: int) -> None:
+        """Called when the optimiser has made step `step`."""
+
+    def after_validation(self, improved: bool) -> None:
+        """Called after each validation; `improved`: its score is the best so far."""
+
+    def state_dict(self) -> dict:
+        """Tensors and plain types that bring the phase back, the student's weights apart."""
+        return {name: net.state_dict() for name, net in self.networks.items() if name != "student"}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, net in self.networks.items():
+            if name != "student":
+                net.load_state_dict(state[name])
+
+    def show(self, image: Tensor, logits: Tensor, label: Tensor) -> None:
+        """Keep the first sample of a mixed batch for `pictures`: image (N, 1, ...), logits (N, K, ...), label (N, ...)."""
+        self._shown = image[0, 0].detach(), logits[0].detach(), label[0]
+
+    def pictures(self) -> dict[str, Tensor]:
+        """The last step's first sample: "image" (H, W), "prediction" and "label" (H, W) class numbers; of a volume its middle slice."""
+        if self._shown is None:
+            return {}
+        image, logits, label = self._shown
+        shown = {"image": image.float(), "prediction": logits.argmax(0), "label": label}
+        return {name: x if x.ndim == 2 else x[..., x.shape[-1] // 2] for name, x in shown.items()}
+
+
+def halves(stream: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch (2n, ...) as its first and second half."""
+    a, b = torch.chunk(stream, 2)
+    return a, b
