@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from dataloaders.augment import draw_slice_transform
 from dataloaders.facts import ACDC
@@ -14,6 +13,7 @@ from dataloaders.hdf5 import check_root, read_case, read_list
 from dataloaders.two_stream import Draw
 from utils.case import Case
 from utils.errors import UserError
+from utils.progress import progress
 from utils.zoom import zoom_nearest
 
 
@@ -43,7 +43,7 @@ class ACDCSlices(Dataset):
         self.unlabelled = len(names) - self.labelled if unlabelled else 0
         self.images: list[np.ndarray] = []
         self.labels: list[np.ndarray] = []
-        for index, name in enumerate(tqdm(names[: self.labelled + self.unlabelled], desc="reading slices", unit="file", leave=False)):
+        for index, name in enumerate(progress(names[: self.labelled + self.unlabelled], desc="reading slices", unit="file", leave=False)):
             is_labelled = index < self.labelled
             image, label, _ = read_case(root / "data" / "slices" / f"{name}.h5", ACDC.classes, 2, label=is_labelled)
             self.images.append(image)
@@ -73,7 +73,7 @@ def read_volumes(root: Path, split: str) -> list[Case]:
     """The volumes of `val.list` or `test.list`, in list order."""
     check_root(root, ACDC.name)
     cases = []
-    for name in tqdm(read_list(root, ACDC.name, f"{split}.list"), desc=f"reading {split} volumes", unit="file", leave=False):
+    for name in progress(read_list(root, ACDC.name, f"{split}.list"), desc=f"reading {split} volumes", unit="file", leave=False):
         image, label, attributes = read_case(root / "data" / f"{name}.h5", ACDC.classes, 3)
         spacing = attributes.get("spacing_mm")
         spacing = None if spacing is None else tuple(float(s) for s in spacing)

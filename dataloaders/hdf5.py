@@ -11,7 +11,10 @@ SPLITS = Path(__file__).resolve().parents[1] / "data_split"
 
 
 def read_list(root: Path, dataset: str, name: str) -> list[str]:
-    """Case names of the list `name`, from `root` or else from the repository's data_split; a .h5 ending or a trailing comma field is cut off."""
+    """Case names of the list `name`, from `root` or else from the repository's data_split.
+
+    A .h5 ending or a trailing comma field is cut off. Raises UserError where there is no list, or nothing in it.
+    """
     for path in (root / name, SPLITS / dataset / name):
         if path.is_file():
             cases = [line.split(",")[0].strip().removesuffix(".h5") for line in path.read_text().splitlines() if line.strip()]

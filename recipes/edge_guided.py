@@ -62,7 +62,8 @@ class _ACDCTraining:
         )
         if self.data.labelled < settings.labeled_bs:
             raise UserError(
-                f"--labeled_bs {settings.labeled_bs}: the {settings.labelnum} labelled patients have {self.data.labelled} slices; lower it, and --batch_size"
+                f"--labeled_bs {settings.labeled_bs}: the {settings.labelnum} labelled patients have "
+                f"{self.data.labelled} slices; lower it, and --batch_size"
             )
         self.validation_cases = read_volumes(self.root, "val")
         if settings.fresh and is_main():

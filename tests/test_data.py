@@ -55,7 +55,7 @@ def test_labelled_epochs_are_full_shuffled_passes():
     batches = list(TwoStreamSampler(10, 7, 4, 4, seed=(1, 0), steps=range(6)))
     labelled = [[d.index for d in batch[:4]] for batch in batches]
     for epoch in range(3):
-        seen = sum(labelled[2 * epoch : 2 * epoch + 2], [])
+        seen = labelled[2 * epoch] + labelled[2 * epoch + 1]
         assert len(set(seen)) == 8 and set(seen) <= set(range(10))
     assert labelled[:2] != labelled[2:4]
 

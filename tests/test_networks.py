@@ -88,7 +88,7 @@ def test_state_dicts_that_do_not_fit():
 
 
 def test_module_equals_the_plain_formula_with_its_gradients():
-    """The module shares x * p and one smoothed map between its parts; written out as the paper has it, values and gradients are the same."""
+    """The module shares x * p and one smoothed map between its parts; values and gradients are those of the paper's formula."""
     torch.manual_seed(0)
     egm, x, edge = EdgeGuidedModule(16).double(), torch.randn(2, 16, 20, 24).double(), torch.rand(2, 1, 40, 48).double()
 

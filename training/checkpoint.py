@@ -31,7 +31,8 @@ def save(path: Path, content: dict, keep: Path | None = None) -> None:
         unfinished.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
-            f"{path}: could not be written ({reason}); the earlier checkpoint is intact: free space or mend the folder, then start the same command again"
+            f"{path}: could not be written ({reason}); the earlier checkpoint is intact: "
+            "free space or mend the folder, then start the same command again"
         ) from None
 
 
@@ -88,7 +89,8 @@ class Store:
             raise UserError(f"{faults[0]}; no earlier one is intact: start over with --fresh (moves this run aside) or another --exp")
         if self.best.exists():
             raise UserError(
-                f"{self.best}: a checkpoint that no run of ours left here would be overwritten; use another --exp, or --fresh to move it aside"
+                f"{self.best}: a checkpoint that no run of ours left here would be overwritten; "
+                "use another --exp, or --fresh to move it aside"
             )
         return None
 
@@ -98,7 +100,8 @@ class Store:
         if other:
             key = other[0]
             raise UserError(
-                f"{path}: of a run with other settings (--{key} {there.get(key)}, now {self.computed[key]}); use another --exp, or --fresh to move it aside"
+                f"{path}: of a run with other settings (--{key} {there.get(key)}, now {self.computed[key]}); "
+                "use another --exp, or --fresh to move it aside"
             )
 
     def save_last(self, content: dict) -> None:

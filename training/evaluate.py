@@ -81,7 +81,7 @@ def predictions(net: nn.Module, cases: Sequence[Case], predict: Predict) -> Iter
 def validate(
     net: nn.Module, stopped: Callable[[], bool], cases: Sequence[Case], predict: Predict, class_names: Sequence[str]
 ) -> Validation | None:
-    """Mean Dice over cases, then over foreground classes, an empty prediction scored 0 as published; None if `stopped` says so meanwhile."""
+    """Mean Dice over cases, then over foreground classes, an empty prediction scored 0; None if `stopped` says so meanwhile."""
     scores: list[ClassScore] = []
     for case, prediction in predictions(net, cases, predict):
         if stopped():

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from training.distributed import is_main
 from utils.phase import Phase
 from utils.pictures import grey_picture, label_picture
+from utils.progress import progress
 
 
 class RunLog:
@@ -39,9 +40,7 @@ class StageLog:
 
     def __init__(self, folder: Path, name: str, start: int, steps: int):
         self.writer = SummaryWriter(str(folder / "log"), purge_step=start + 1 if start else None) if is_main() else None
-        self.bar = tqdm(
-            total=steps, initial=start, desc=name, unit="it", disable=not is_main(), dynamic_ncols=True, mininterval=_interval()
-        )
+        self.bar = progress(total=steps, initial=start, desc=name, unit="it", disable=not is_main())
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
         """Note what the step that was made as number `step` (from 1) reported."""
@@ -66,11 +65,6 @@ class StageLog:
         self.bar.close()
         if self.writer:
             self.writer.close()
-
-
-def _interval() -> float:
-    """Seconds between two redraws of a bar: often on a terminal, seldom where the output goes to a file."""
-    return 0.5 if sys.stderr.isatty() else 30.0
 
 
 def hours(seconds: float) -> str:

@@ -102,7 +102,8 @@ class _StageRunner:
                 self._loop(log, signals)
         except torch.OutOfMemoryError:
             raise UserError(
-                f"{self.run_info.device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size; the last checkpoint is kept"
+                f"{self.run_info.device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size; "
+                "the last checkpoint is kept"
             ) from None
         finally:
             log.close()
@@ -136,10 +137,12 @@ class _StageRunner:
         self.phase.student.train()
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
             losses = self.phase.losses(batch, p.step)
-        scalars = {"learning_rate": stage.learning_rate(p.step), **{key: float(torch.as_tensor(value).detach()) for key, value in losses.items()}}
+        scalars = {key: float(torch.as_tensor(value).detach()) for key, value in losses.items()}
+        scalars["learning_rate"] = stage.learning_rate(p.step)
         if not math.isfinite(scalars["loss"]):
             raise UserError(
-                f"the loss is {scalars['loss']} at iteration {p.step} of {self.phase.name}: lower --base_lr or use --amp off; the last checkpoint is kept"
+                f"the loss is {scalars['loss']} at iteration {p.step} of {self.phase.name}: "
+                "lower --base_lr or use --amp off; the last checkpoint is kept"
             )
         stage.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()

@@ -1,0 +1,18 @@
+"""Test an ACDC checkpoint, ours or a published one, on the 40 test volumes: Dice, Jaccard, HD95, ASD.
+
+    python code/test_ACDC.py --labelnum 3
+
+Tests code/model/BCP/ACDC_BCP_<labelnum>_labeled/self_train/unet_best_model.pth, the place where training leaves its best checkpoint
+and where a published one can be put; --checkpoint names another file.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from recipes.testing import test_acdc
+from utils.cli import run
+
+if __name__ == "__main__":
+    run(lambda: test_acdc(description=__doc__))

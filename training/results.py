@@ -1,0 +1,110 @@
+"""Scores of a test as files and as a table: every case in metrics.csv, the means of both conventions in summary.json."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from training.evaluate import ClassScore
+from utils.metrics import MaskMetrics
+
+COLUMNS = ("case", "class", "dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_mm", "asd_mm", "empty_prediction")
+
+
+def write_metrics_csv(path: Path, scores: Sequence[ClassScore]) -> None:
+    """One row a case and class: Dice, Jaccard and voxel distances as published (an empty prediction scores 0 on all four),
+    millimetres honestly (it gets the image's diagonal); mm columns stay empty where the spacing is unknown."""
+    with _replacing(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for score in scores:
+            m, mm = score.published, score.honest_mm
+            distances = ("", "") if mm is None else (f"{mm.hd95:.6f}", f"{mm.asd:.6f}")
+            figures = [f"{value:.6f}" for value in (m.dice, m.jaccard, m.hd95, m.asd)]
+            writer.writerow([score.case, score.class_name, *figures, *distances, int(m.empty_prediction)])
+
+
+def summarise(scores: Sequence[ClassScore]) -> dict:
+    """Means over cases for each class, and over the classes, in both conventions."""
+    names = list(dict.fromkeys(score.class_name for score in scores))
+    by_class = {name: [score for score in scores if score.class_name == name] for name in names}
+    return {
+        "as_published": _means({name: [s.published for s in mine] for name, mine in by_class.items()}, "voxel"),
+        "honest": {
+            **_means({name: [s.honest for s in mine] for name, mine in by_class.items()}, "voxel"),
+            "millimetres": _millimetres(by_class),
+            "empty_predictions": sum(s.voxel.empty_prediction and not s.voxel.empty_truth for s in scores),
+            "absent_in_truth": sum(s.voxel.empty_truth for s in scores),
+        },
+        "conventions": {
+            "as_published": "an empty prediction scores 0 on all four figures, the best possible distance",
+            "honest": "an empty prediction scores Dice 0 and the worst distance, the diagonal of the image; both empty is a perfect score",
+        },
+    }
+
+
+def _means(by_class: dict[str, list[MaskMetrics]], unit: str) -> dict:
+    def means(metrics: list[MaskMetrics]) -> dict[str, float]:
+        return {
+            "dice": float(np.mean([m.dice for m in metrics])),
+            "jaccard": float(np.mean([m.jaccard for m in metrics])),
+            f"hd95_{unit}": float(np.mean([m.hd95 for m in metrics])),
+            f"asd_{unit}": float(np.mean([m.asd for m in metrics])),
+        }
+
+    classes = {name: means(metrics) for name, metrics in by_class.items()}
+    overall = {key: float(np.mean([figures[key] for figures in classes.values()])) for key in next(iter(classes.values()))}
+    return {"mean": overall, "classes": classes}
+
+
+def _millimetres(by_class: dict[str, list[ClassScore]]) -> dict | None:
+    """None unless the spacing of every case is known: a mean over some of the cases would be another data set's."""
+    if any(score.mm is None for mine in by_class.values() for score in mine):
+        return None
+    return _means({name: [s.honest_mm for s in mine] for name, mine in by_class.items()}, "mm")
+
+
+def table(summary: dict) -> str:
+    """The summary as lines of text."""
+    lines = []
+    for title, part in (("as published", summary["as_published"]), ("honest", summary["honest"])):
+        lines.append(f"{title + ', distances in voxels':<34}{'Dice':>8}{'Jaccard':>9}{'HD95':>9}{'ASD':>9}")
+        lines += [_row(name, figures) for name, figures in [*part["classes"].items(), ("mean", part["mean"])]]
+    if summary["honest"]["millimetres"]:
+        part = summary["honest"]["millimetres"]
+        lines.append(f"{'honest, distances in mm':<34}{'Dice':>8}{'Jaccard':>9}{'HD95':>9}{'ASD':>9}")
+        lines += [_row(name, figures) for name, figures in [*part["classes"].items(), ("mean", part["mean"])]]
+    lines.append(f"empty predictions: {summary['honest']['empty_predictions']}")
+    return "\n".join(lines)
+
+
+def _row(name: str, figures: dict[str, float]) -> str:
+    dice, jaccard, hd95, asd = figures.values()
+    return f"  {name:<32}{dice:>8.4f}{jaccard:>9.4f}{hd95:>9.2f}{asd:>9.2f}"
+
+
+def write_json(path: Path, content: dict) -> None:
+    with _replacing(path) as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+
+
+class _replacing:
+    """A text file that takes its name only when it is complete."""
+
+    def __init__(self, path: Path):
+        self.path, self.unfinished = path, path.with_name(path.name + ".unfinished")
+
+    def __enter__(self):
+        self.file = open(self.unfinished, "w", newline="")
+        return self.file
+
+    def __exit__(self, kind, *_) -> None:
+        self.file.close()
+        if kind is None:
+            os.replace(self.unfinished, self.path)
+        else:
+            self.unfinished.unlink(missing_ok=True)
