@@ -1,4 +1,7 @@
-"""Write synthetic cardiac MR in the layout of a public dataset, to try everything without the real data."""
+"""Write synthetic cardiac MR in the layout of a public data set, to try everything without the real data.
+
+python code/make_phantom.py --root DATA
+"""
 
 import sys
 from dataclasses import dataclass
@@ -13,22 +16,20 @@ from utils.cli import parse, run
 
 @dataclass(frozen=True)
 class Flags:
-    """Flags of make_phantom.py."""
-
     root: Path
-    """folder to write into; made if missing"""
+    """Folder to write into; made if missing."""
     dataset: Literal["ACDC"] = "ACDC"
-    """whose layout to write"""
+    """Whose layout to write."""
     train: int = 20
-    """training patients, written as slices"""
+    """Training patients, written as slices."""
     val: int = 4
-    """validation patients, written as volumes"""
+    """Validation patients, written as volumes."""
     test: int = 6
-    """test patients, written as volumes"""
+    """Test patients, written as volumes."""
     size: int = 128
-    """mean side of an image in pixels"""
+    """Mean side of an image in pixels."""
     seed: int = 1337
-    """which population to draw"""
+    """Which population to draw."""
 
 
 def main() -> None:

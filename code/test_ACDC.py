@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.testing import test_acdc
+from recipes.evaluation import evaluate_acdc
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: test_acdc(description=__doc__))
+    run(lambda: evaluate_acdc(description=__doc__))

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from dataloaders.augment import draw_slice_transform
 from dataloaders.facts import ACDC
-from dataloaders.hdf5 import check_root, read_case, read_list
+from dataloaders.hdf5 import check_root, read_attribute, read_case, read_list
 from dataloaders.two_stream import Draw
 from utils.case import Case
 from utils.errors import UserError
@@ -43,12 +43,13 @@ class ACDCSlices(Dataset):
         self.unlabelled = len(names) - self.labelled if unlabelled else 0
         self.images: list[np.ndarray] = []
         self.labels: list[np.ndarray] = []
-        for index, name in enumerate(progress(names[: self.labelled + self.unlabelled], desc="reading slices", unit="file", leave=False)):
-            is_labelled = index < self.labelled
-            image, label, _ = read_case(root / "data" / "slices" / f"{name}.h5", ACDC.classes, 2, label=is_labelled)
-            self.images.append(image)
-            if is_labelled:
-                self.labels.append(label)
+        with progress(names[: self.labelled + self.unlabelled], desc="reading slices", unit="file", leave=False, delay=0.5) as bar:
+            for index, name in enumerate(bar):
+                is_labelled = index < self.labelled
+                image, label, _ = read_case(root / "data" / "slices" / f"{name}.h5", ACDC.classes, 2, label=is_labelled)
+                self.images.append(image)
+                if is_labelled:
+                    self.labels.append(label)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,9 +74,13 @@ def read_volumes(root: Path, split: str) -> list[Case]:
     """The volumes of `val.list` or `test.list`, in list order."""
     check_root(root, ACDC.name)
     cases = []
-    for name in progress(read_list(root, ACDC.name, f"{split}.list"), desc=f"reading {split} volumes", unit="file", leave=False):
-        image, label, attributes = read_case(root / "data" / f"{name}.h5", ACDC.classes, 3)
-        spacing = attributes.get("spacing_mm")
-        spacing = None if spacing is None else tuple(float(s) for s in spacing)
-        cases.append(Case(name, image, label, spacing, attributes.get("affine")))
+    with progress(read_list(root, ACDC.name, f"{split}.list"), desc=f"reading {split} volumes", unit="file", leave=False, delay=0.5) as bar:
+        for name in bar:
+            path = root / "data" / f"{name}.h5"
+            image, label, attributes = read_case(path, ACDC.classes, 3)
+            spacing = read_attribute(path, attributes, "spacing_mm", (3,))
+            if spacing is not None and not (spacing > 0).all():
+                raise UserError(f"{path}: spacing_mm is {spacing}, expected three positive numbers; prepare the case again")
+            affine = read_attribute(path, attributes, "affine", (4, 4))
+            cases.append(Case(name, image, label, None if spacing is None else tuple(spacing.tolist()), affine))
     return cases

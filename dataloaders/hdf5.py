@@ -17,7 +17,11 @@ def read_list(root: Path, dataset: str, name: str) -> list[str]:
     """
     for path in (root / name, SPLITS / dataset / name):
         if path.is_file():
-            cases = [line.split(",")[0].strip().removesuffix(".h5") for line in path.read_text().splitlines() if line.strip()]
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}: not a readable text file ({error}); a case name a line is expected") from None
+            cases = [line.split(",")[0].strip().removesuffix(".h5") for line in lines if line.strip()]
             if not cases:
                 raise UserError(f"{path}: the list is empty")
             return cases
@@ -45,19 +49,39 @@ def read_case(path: Path, classes: int, dims: int, label: bool = True) -> tuple[
             missing = [key for key in ("image", *(["label"] if label else [])) if key not in file]
             if missing:
                 raise UserError(f"{path}: no data set '{missing[0]}' in it (found: {', '.join(file) or 'nothing'})")
-            image = file["image"][()].astype(np.float32, copy=False)
-            truth = file["label"][()] if label else None
+            image = _read_numbers(path, file, "image").astype(np.float32, copy=False)
+            truth = _read_numbers(path, file, "label") if label else None
             attributes = dict(file.attrs)
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py raises for damaged files
         raise UserError(f"{path}: not a readable HDF5 file ({error}); copy or prepare it again") from None
-    if image.ndim != dims:
-        raise UserError(f"{path}: the image has shape {image.shape}, expected {dims} dimensions")
+    if image.ndim != dims or not image.size:
+        raise UserError(f"{path}: the image has shape {image.shape}, expected {dims} dimensions, none of them empty")
     if not np.isfinite(image).all():
         raise UserError(f"{path}: the image holds NaN or infinite values; prepare the case again")
     if truth is not None:
         if truth.shape != image.shape:
             raise UserError(f"{path}: image {image.shape} and label {truth.shape} differ in shape")
-        if truth.size and not (truth.min() >= 0 and truth.max() < classes):
+        if not (truth.min() >= 0 and truth.max() < classes):
             raise UserError(f"{path}: label values {truth.min()}..{truth.max()}, expected 0..{classes - 1}")
+        if truth.dtype.kind == "f" and (truth % 1).any():
+            raise UserError(f"{path}: the label holds fractions, expected whole numbers 0..{classes - 1}")
         truth = truth.astype(np.uint8, copy=False)
     return image, truth, attributes
+
+
+def read_attribute(path: Path, attributes: dict, key: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The attribute `key` as float64, None where the file has none; raises UserError unless it is finite and of `shape`."""
+    value = attributes.get(key)
+    if value is None:
+        return None
+    value = np.asarray(value)
+    if value.dtype.kind not in "iuf" or value.shape != shape or not np.isfinite(value).all():
+        raise UserError(f"{path}: the attribute {key} is not {'x'.join(map(str, shape))} finite numbers; prepare the case again")
+    return value.astype(np.float64)
+
+
+def _read_numbers(path: Path, file: h5py.File, key: str) -> np.ndarray:
+    item = file[key]
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "biuf":
+        raise UserError(f"{path}: '{key}' is no data set of numbers; prepare the case again")
+    return item[()]

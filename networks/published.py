@@ -10,7 +10,7 @@ UNUSED_HEADS = ("projection_head.", "prediction_head.", "contrastive_class_selec
 def plain_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
     """The weights alone: taken out of `net` if they lie there, without `module.` prefixes and without the heads that nothing uses."""
     inner = state_dict.get("net", state_dict)
-    if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
+    if not isinstance(inner, Mapping) or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in inner.items()):
         raise ValueError("not a state dict: expected tensors by name, plain or under 'net'")
     weights = {key.removeprefix("module."): value for key, value in inner.items()}
     return {key: value for key, value in weights.items() if not key.startswith(UNUSED_HEADS)}

@@ -1,6 +1,5 @@
 """Edge-guided BCP with dual teachers: settings to stages. The recipe scripts state the numbers, this module only connects."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,7 +27,7 @@ from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from training.settings import Settings
 from utils.cli import parse
-from utils.errors import UserError
+from utils.errors import UserError, writing
 
 STAGE_NUMBERS = {Supervised.name: 0, CopyPastePretrain.name: 1, DualTeacher.name: 2}  # set apart what the stages draw from one seed
 
@@ -51,23 +50,26 @@ class _ACDCTraining:
         self.settings, self.device = settings, device
         check_patch(settings.patch_size, settings.egm)
         check_batch(settings.batch_size, settings.labeled_bs)
-        check_lengths(settings)
+        check_numbers(settings)
         bf16 = use_bf16(settings.amp, device)
         set_deterministic(settings.deterministic)
         self.folder = run_folder(ACDC.name, settings.exp, settings.labelnum, settings.output_root)
         self.root = data_root(ACDC.name, settings.root_path)
-        supervised = settings.method == "supervised"
-        self.data = ACDCSlices(
-            self.root, settings.labelnum, settings.patch_size, unlabelled=not supervised and settings.run_mode != "pretrain"
-        )
+        unlabelled = settings.method != "supervised" and settings.run_mode != "pretrain"
+        self.data = ACDCSlices(self.root, settings.labelnum, settings.patch_size, unlabelled)
         if self.data.labelled < settings.labeled_bs:
             raise UserError(
                 f"--labeled_bs {settings.labeled_bs}: the {settings.labelnum} labelled patients have "
                 f"{self.data.labelled} slices; lower it, and --batch_size"
             )
+        if unlabelled and not self.data.unlabelled:
+            raise UserError(
+                f"--labelnum {settings.labelnum}: leaves no unlabelled slices in the training list; "
+                "choose fewer, or --method supervised, which needs none"
+            )
         self.validation_cases = read_volumes(self.root, "val")
         if settings.fresh and is_main():
-            move_aside(self.folder)
+            move_aside(self.folder / DualTeacher.name if unlabelled and settings.run_mode == "selftrain" else self.folder)
         from_main(None)  # the other processes wait until the folder is ready
         about = {"settings": settings.computed(), "facts": asdict(ACDC) | {"class_names": list(ACDC.class_names)}}
         about["selection"] = f"best mean Dice on val.list ({len(self.validation_cases)} volumes, empty prediction = 0)"
@@ -81,8 +83,9 @@ class _ACDCTraining:
             f"{len(self.validation_cases)} validation volumes; {s.method}, egm {s.egm}, mask {s.mask}, teachers {s.teachers}; "
             f"{self.device} x {world()}; TensorBoard: tensorboard --logdir {self.folder}"
         )
-        stages = {"pretrain": [self.pretrain], "selftrain": [self.selftrain], "pretrain_then_selftrain": [self.pretrain, self.selftrain]}
-        run_stages(self.info, [self.supervised] if s.method == "supervised" else stages[s.run_mode])
+        pretrain, selftrain = {CopyPastePretrain.name: self.pretrain}, {DualTeacher.name: self.selftrain}
+        stages = {"pretrain": pretrain, "selftrain": selftrain, "pretrain_then_selftrain": pretrain | selftrain}
+        run_stages(self.info, {Supervised.name: self.supervised} if s.method == "supervised" else stages[s.run_mode])
 
     def supervised(self) -> Stage:
         s = self.settings
@@ -159,11 +162,21 @@ class _ACDCTraining:
         self.info.log.say(f"{stage.phase.name}: starting from {path}" + ("" if is_ours(content) else ", its momentum left behind"))
 
 
-def check_lengths(settings: Settings) -> None:
+def check_numbers(settings: Settings) -> None:
     """Raise UserError for numbers that no run can have."""
     for name in ("pre_iterations", "max_iterations", "val_every", "static_start"):
         if getattr(settings, name) < 1:
             raise UserError(f"--{name} {getattr(settings, name)}: must be at least 1")
+    for name in ("base_lr", "weight_decay", "u_weight", "static_step", "seed"):
+        if not 0 <= getattr(settings, name) < 2**63:
+            raise UserError(f"--{name} {getattr(settings, name)}: must be at least 0, and below 2^63")
+    shortest, longest = settings.static_range
+    if not 1 <= shortest <= longest:
+        raise UserError(f"--static_range {shortest} {longest}: give the shortest interval, at least 1, then the longest")
+    if max(settings.patch_size) == 16 and settings.labeled_bs == 2 * world():
+        raise UserError(
+            "--patch_size 16 16: batch normalisation needs more than one pixel of one image; use 32 32 or a larger --labeled_bs"
+        )
     if not 0 <= settings.ema_decay <= 1:
         raise UserError(f"--ema_decay {settings.ema_decay}: must lie between 0 and 1")
     if not 0 < settings.box_end <= 2 / 3:
@@ -174,5 +187,6 @@ def move_aside(folder: Path) -> None:
     """Rename an earlier run's folder, so that a fresh one starts and nothing is lost."""
     if folder.exists():
         aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        shutil.move(folder, aside)
+        with writing(aside, "move it by hand or use another --exp"):
+            folder.rename(aside)
         print(f"the earlier run is now {aside}")

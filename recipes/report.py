@@ -11,10 +11,11 @@ import numpy as np
 from dataloaders.acdc import read_volumes
 from dataloaders.facts import ACDC
 from recipes.paths import data_root, run_folder
-from training.checkpoint import load
+from training.checkpoint import is_ours, load
 from utils.case import Case
 from utils.cli import parse
-from utils.errors import UserError
+from utils.errors import UserError, writing
+from utils.files import replacing
 from utils.metrics import mask_metrics
 from utils.pictures import COLOURS, grey_picture, overlay
 
@@ -42,22 +43,29 @@ class ReportSettings:
 
 def report(argv: Sequence[str] | None = None, description: str | None = None) -> None:
     s = parse(ReportSettings, argv, description=description)
+    if s.output.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise UserError(f"--output {s.output}: the name must end in .png, .pdf, .svg or .jpg")
     folder = run_folder(ACDC.name, s.exp, s.labelnum, s.output_root)
     history = read_history(folder)
     scored = sorted(
         _scored_cases(data_root(ACDC.name, s.root_path), s.predictions or folder / "unet_predictions"), key=lambda item: item[0]
     )
     chosen = {"worst": scored[0], "median": scored[len(scored) // 2], "best": scored[-1]}
-    s.output.parent.mkdir(parents=True, exist_ok=True)
-    draw(s.output, history, chosen, ACDC.class_names)
+    with writing(s.output, "free space or name another place with --output"):
+        s.output.parent.mkdir(parents=True, exist_ok=True)
+        draw(s.output, history, chosen, ACDC.class_names)
     print(f"wrote {s.output}")
 
 
 def read_history(folder: Path) -> dict[str, list[dict]]:
     """The validations of each stage that the run has made; raises UserError where it has made none."""
-    history = {
-        stage: load(folder / stage / "last.pth")["progress"]["history"] for stage in STAGES if (folder / stage / "last.pth").is_file()
-    }
+    history = {}
+    for path in (folder / stage / "last.pth" for stage in STAGES):
+        if path.is_file():
+            content = load(path)
+            if not is_ours(content):
+                raise UserError(f"{path}: not a checkpoint of this project, so it tells nothing of how training went")
+            history[path.parent.name] = content["progress"]["history"]
     if not any(history.values()):
         raise UserError(f"{folder}: no validated run there; train first, or name the run with --exp and --labelnum")
     return history
@@ -70,10 +78,19 @@ def _scored_cases(root: Path, folder: Path) -> list[tuple[float, Case, np.ndarra
         path = folder / f"{case.name}_pred.nii.gz"
         if not path.is_file():
             raise UserError(f"{path}: no such prediction; run code/test_ACDC.py first")
-        prediction = np.asarray(nibabel.load(path).dataobj).T.astype(np.uint8)
+        prediction = _read_prediction(path)
+        if prediction.shape != case.label.shape:
+            raise UserError(f"{path}: shape {prediction.shape}, the case has {case.label.shape}; run code/test_ACDC.py again")
         dice = [mask_metrics(prediction == k, case.label == k).dice for k in range(1, ACDC.classes)]
         scored.append((float(np.mean(dice)), case, prediction))
     return scored
+
+
+def _read_prediction(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(nibabel.load(path).dataobj).T.astype(np.uint8)
+    except Exception:  # from damaged bytes nibabel and gzip raise whatever they stumble over
+        raise UserError(f"{path}: damaged or no NIfTI file; run code/test_ACDC.py again") from None
 
 
 def draw(path: Path, history: dict[str, list[dict]], chosen: dict, class_names: Sequence[str]) -> None:
@@ -96,7 +113,8 @@ def draw(path: Path, history: dict[str, list[dict]], chosen: dict, class_names: 
     handles = [plt.Line2D([], [], marker="s", ls="", color=COLOURS[k] / 255, label=class_names[k]) for k in range(1, len(class_names))]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9, frameon=False)
     _curves(axes["loss"], axes["dice"], history, class_names)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
     plt.close(figure)
 
 

@@ -10,7 +10,8 @@ import pytest
 from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as components
 
-from dataloaders.phantom import DIASTOLE, LEFT, MYOCARDIUM, RIGHT, SYSTOLE, draw_patient, render, write_acdc_phantom
+from dataloaders.phantom import write_acdc_phantom
+from dataloaders.phantom_heart import DIASTOLE, LEFT, MYOCARDIUM, RIGHT, SYSTOLE, draw_patient, render
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "code" / "make_phantom.py"

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def save(path: Path, content: dict, keep: Path | None = None) -> None:
         os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:
         unfinished.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch.save's own error hides the disk's
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
         raise UserError(
             f"{path}: could not be written ({reason}); the earlier checkpoint is intact: "
             "free space or mend the folder, then start the same command again"
@@ -44,10 +46,12 @@ def load(path: Path) -> dict:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a pickle protocol that damage made up
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused, it is damaged or holds code beside its weights; save it again as a plain state dict") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError):
+    except Exception:  # damaged bytes make torch.load raise anything, struct.error and AssertionError among others
         raise UserError(f"{path}: damaged or no PyTorch checkpoint; get the file again") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint of this project")
@@ -83,7 +87,7 @@ class Store:
                 continue
             self._check_same_run(path, content)
             if faults:
-                say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {content['step']}")
+                say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {content['progress']['step']}")
             return content
         if faults:
             raise UserError(f"{faults[0]}; no earlier one is intact: start over with --fresh (moves this run aside) or another --exp")

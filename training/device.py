@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,12 +19,12 @@ def choose_device(name: str = "auto", gpu: str | None = None) -> torch.device:
         name = f"cuda:{gpu}"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name}: not available here; use --device cpu or auto") from None
-    return device
+    if name.split(":")[0] in ("cpu", "cuda", "mps"):
+        with suppress(RuntimeError, AssertionError):
+            device = torch.device(name)
+            torch.empty(1, device=device)
+            return device
+    raise UserError(f"--device {name}: not available here; use --device cpu or auto")
 
 
 def has_bf16(device: torch.device) -> bool:

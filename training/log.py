@@ -10,9 +10,20 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from training.distributed import is_main
+from utils.errors import UserError, writing
 from utils.phase import Phase
 from utils.pictures import grey_picture, label_picture
 from utils.progress import progress
+
+MEND = "free space or name another place with --output_root, then start the same command again"
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose failure ends the run like any other; logging would print a traceback at every line and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        with writing(Path(self.baseFilename), MEND):
+            raise
 
 
 class RunLog:
@@ -23,8 +34,9 @@ class RunLog:
         self._logger.propagate = False
         self._logger.setLevel(logging.INFO)
         if is_main() and not self._logger.handlers:
-            folder.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(folder / "train.log")
+            with writing(folder, MEND):
+                folder.mkdir(parents=True, exist_ok=True)
+                handler = _LogFile(folder / "train.log")
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             self._logger.addHandler(handler)
 
@@ -39,7 +51,12 @@ class StageLog:
     """TensorBoard and progress bar of one stage; on resuming, what was written after step `start` is taken back."""
 
     def __init__(self, folder: Path, name: str, start: int, steps: int):
-        self.writer = SummaryWriter(str(folder / "log"), purge_step=start + 1 if start else None) if is_main() else None
+        self.folder, self._writer = folder / "log", None
+        if is_main():
+            with writing(self.folder, MEND):
+                # A queue that one step never fills: on a full one tensorboardX waits for its thread, which may have died meanwhile.
+                self._writer = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None, max_queue=1000)
+                self._events = self._writer.file_writer.event_writer
         self.bar = progress(total=steps, initial=start, desc=name, unit="it", disable=not is_main())
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
@@ -49,22 +66,34 @@ class StageLog:
         self.scalars(step, scalars, "train")
 
     def scalars(self, step: int, scalars: dict[str, float], group: str) -> None:
-        if self.writer:
+        if self._writer:
+            self._check()
             for name, value in scalars.items():
-                self.writer.add_scalar(f"{group}/{name}", value, step)
+                self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def pictures(self, step: int, phase: Phase) -> None:
         """The last mixed image, what the student made of it, and the (pseudo) label it was held against."""
-        if self.writer:
+        if self._writer:
+            self._check()
             for name, tensor in phase.pictures().items():
                 array = tensor.cpu().numpy()
                 picture = grey_picture(array) if name == "image" else label_picture(array.astype(np.int64))
-                self.writer.add_image(f"mixed/{name}", picture, step, dataformats="HWC")
+                self._writer.add_image(f"mixed/{name}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         self.bar.close()
-        if self.writer:
-            self.writer.close()
+        if self._writer:
+            try:
+                if self._events._worker.is_alive():
+                    with writing(self.folder, MEND):
+                        self._writer.close()
+            finally:
+                self._events._closed = True  # or tensorboardX closes it again when Python ends, with a traceback on a full disk
+
+    def _check(self) -> None:
+        """tensorboardX writes in a thread that ends where it cannot write (a full disk), and says nothing."""
+        if not self._events._worker.is_alive():
+            raise UserError(f"{self.folder}: cannot be written; {MEND}")
 
 
 def hours(seconds: float) -> str:

@@ -6,7 +6,7 @@ a validation, and knows nothing of any of them.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,21 +70,26 @@ class Progress:
     history: list[dict] = field(default_factory=list)
 
 
-def run_stages(run: Run, stages: Sequence[Callable[[], Stage]]) -> None:
+def run_stages(run: Run, stages: dict[str, Callable[[], Stage]]) -> None:
     """Run the stages in order, each built when its turn comes, resuming where an earlier run of the same folder stopped.
 
     Raises Interrupted after a signal, everything saved; UserError for what the user can mend.
     """
-    for build in stages:
-        stage = build()
-        _StageRunner(run, stage).run()
+    for name in stages:
+        _store(run, name).resume(say=lambda message: None)  # a folder that a later stage could not use is told now, not after hours
+    for build in stages.values():
+        _StageRunner(run, build()).run()
+
+
+def _store(run: Run, stage: str) -> Store:
+    return Store(run.folder / stage, run.best_name, run.about["settings"])
 
 
 class _StageRunner:
     def __init__(self, run: Run, stage: Stage):
         self.run_info, self.stage, self.phase = run, stage, stage.phase
         self.folder = run.folder / self.phase.name
-        self.store = Store(self.folder, run.best_name, run.about["settings"])
+        self.store = _store(run, self.phase.name)
         self.progress = Progress()
         self.losses: list[float] = []  # since the last validation
 
@@ -125,7 +130,8 @@ class _StageRunner:
                 return
             if any_process(signals.received):
                 self._stop(signals)
-            log.step(p.step, self._train_step(next(batches)))
+            scalars = self._train_step(next(batches))
+            log.step(p.step, scalars)
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         p, stage, run = self.progress, self.stage, self.run_info
@@ -142,7 +148,7 @@ class _StageRunner:
         if not math.isfinite(scalars["loss"]):
             raise UserError(
                 f"the loss is {scalars['loss']} at iteration {p.step} of {self.phase.name}: "
-                "lower --base_lr or use --amp off; the last checkpoint is kept"
+                "lower --base_lr, with another --exp; the last checkpoint is kept"
             )
         stage.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()

@@ -2,13 +2,13 @@
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from training.evaluate import ClassScore
+from utils.files import replacing
 from utils.metrics import MaskMetrics
 
 COLUMNS = ("case", "class", "dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_mm", "asd_mm", "empty_prediction")
@@ -17,7 +17,7 @@ COLUMNS = ("case", "class", "dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_
 def write_metrics_csv(path: Path, scores: Sequence[ClassScore]) -> None:
     """One row a case and class: Dice, Jaccard and voxel distances as published (an empty prediction scores 0 on all four),
     millimetres honestly (it gets the image's diagonal); mm columns stay empty where the spacing is unknown."""
-    with _replacing(path) as file:
+    with replacing(path) as unfinished, open(unfinished, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for score in scores:
@@ -87,24 +87,5 @@ def _row(name: str, figures: dict[str, float]) -> str:
 
 
 def write_json(path: Path, content: dict) -> None:
-    with _replacing(path) as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-
-
-class _replacing:
-    """A text file that takes its name only when it is complete."""
-
-    def __init__(self, path: Path):
-        self.path, self.unfinished = path, path.with_name(path.name + ".unfinished")
-
-    def __enter__(self):
-        self.file = open(self.unfinished, "w", newline="")
-        return self.file
-
-    def __exit__(self, kind, *_) -> None:
-        self.file.close()
-        if kind is None:
-            os.replace(self.unfinished, self.path)
-        else:
-            self.unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n")

@@ -78,7 +78,8 @@ class Settings:
     run_mode: RunMode = "pretrain_then_selftrain"
     """Which stages to run; selftrain alone starts from the run's own best pre-training checkpoint."""
     fresh: bool = False
-    """Start over: an earlier run of this name is moved aside, not deleted. Without it the same command resumes where it stopped."""
+    """Start over: an earlier run of this name is moved aside, not deleted (with --run_mode selftrain its self-training alone). Without
+    it the same command resumes where it stopped."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None

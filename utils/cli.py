@@ -1,10 +1,14 @@
 """The frame of every script: flags from a dataclass, one-line errors with exit status 2, a clean Ctrl-C."""
 
 import contextlib
+import difflib
 import io
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TypeVar
 
 import tyro
@@ -24,16 +28,37 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, default: T | None = N
     extra = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(cls, args=argv, description=description, use_underscores=True, **extra)
+            value, unknown = tyro.cli(cls, args=argv, description=description, use_underscores=True, return_unknown_args=True, **extra)
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─┌┐└┘]", " ", said.getvalue())
-        raise UserError(re.sub(r"\s+", " ", text).strip()) from None
+        raise UserError(_fault(said.getvalue())) from None
+    if unknown:
+        raise UserError(_unknown(unknown, [f"--{field.name}" for field in fields(cls)]))
+    return value
+
+
+def _fault(box: str) -> str:
+    """What tyro says in its box, as one line: the part between the title and the first rule, where its help begins."""
+    rows = [re.sub(r"\x1b\[[0-9;]*m|│", "", row).strip() for row in box.splitlines()]
+    rows = [row for row in rows if row and row[0] not in "╭╰"]
+    end = next((i for i, row in enumerate(rows) if not row.strip("─")), len(rows))
+    text = " ".join(rows[:end]).removeprefix("Error parsing ").rstrip(". ")
+    return f"{text[:1].lower()}{text[1:]}; see --help"
+
+
+def _unknown(tokens: list[str], flags: list[str]) -> str:
+    """One line about command-line words that are no flags of ours, with the nearest flag that is."""
+    options = [token.split("=")[0] for token in tokens if token.startswith("-")]
+    if not options:
+        return f"unrecognized argument '{tokens[0]}'; see --help"
+    near = difflib.get_close_matches(options[0].replace("-", "_").replace("__", "--", 1), flags, 1)
+    return f"unrecognized option {options[0]}{f' (did you mean {near[0]}?)' if near else ''}; see --help"
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and exit: 0 or what it returns, 2 with one line for a UserError, 130 for Ctrl-C, 143 for SIGTERM."""
+    threading.excepthook = _quiet_about_files
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -42,6 +67,16 @@ def run(main: Callable[[], int | None]) -> None:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.status)
+    except BrokenPipeError:
+        # whoever read our output has had enough (`| head`); without this Python would complain once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _quiet_about_files(args: threading.ExceptHookArgs) -> None:
+    """No traceback from TensorBoard's thread where its file cannot be written: the next step notices that it has ended."""
+    if not issubclass(args.exc_type, OSError):
+        threading.__excepthook__(args)

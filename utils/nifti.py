@@ -7,6 +7,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from utils.files import replacing
+
 _INTEGERS = (np.uint8, np.int16, np.int32)
 
 
@@ -31,13 +33,8 @@ def write_nifti(
         raise ValueError(f"{path}: a volume has three axes and at least one voxel, not shape {volume.shape}")
     image = nibabel.Nifti1Image(_storable(volume).T, _checked_affine(spacing_mm, affine))
     image.header.set_xyzt_units("mm")
-    # In the same folder, because a rename across file systems is no single step; with the ending that nibabel goes by.
-    unfinished = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
+    with replacing(path) as unfinished:
         image.to_filename(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _storable(volume: np.ndarray) -> np.ndarray:

@@ -14,14 +14,14 @@ from training.device import choose_device, place
 from training.evaluate import SlicePredictor, predictions, score_case
 from training.results import summarise, table, write_json, write_metrics_csv
 from utils.cli import parse
-from utils.errors import UserError
+from utils.errors import UserError, writing
 from utils.nifti import write_nifti
 from utils.progress import progress
 from utils.provenance import provenance, sha256
 
 
 @dataclass(frozen=True)
-class TestSettings:
+class EvaluationSettings:
     """What to test. Network, patch size and edge-guided module come from the checkpoint, or for a published one from its weights."""
 
     root_path: Path | None = None
@@ -52,7 +52,7 @@ class TestSettings:
     """Number of the CUDA device to use."""
 
 
-def checkpoint_path(s: TestSettings) -> Path:
+def checkpoint_path(s: EvaluationSettings) -> Path:
     """The checkpoint that the flags name; raises UserError where it is missing."""
     folder = run_folder(ACDC.name, s.exp, s.labelnum, s.output_root) / s.stage_name
     path = s.checkpoint or folder / (best_name(s.model) if s.which == "best" else "last.pth")
@@ -72,9 +72,9 @@ def describe_selection(content: Mapping, path: Path) -> str:
     return f"{content['selection']}: {progress['best_score']:.4f} at {where}"
 
 
-def test_acdc(argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Test a checkpoint on ACDC volumes; see `TestSettings`."""
-    s = parse(TestSettings, argv, description=description)
+def evaluate_acdc(argv: Sequence[str] | None = None, description: str | None = None) -> None:
+    """Test a checkpoint on ACDC volumes; see `EvaluationSettings`."""
+    s = parse(EvaluationSettings, argv, description=description)
     path = checkpoint_path(s)
     content = load(path)
     settings, egm, model = _about(content, path)
@@ -88,15 +88,16 @@ def test_acdc(argv: Sequence[str] | None = None, description: str | None = None)
     print(f"checkpoint {path}\nselected: {selection}")
 
     output = s.output_dir or (path.parent.parent if s.checkpoint is None else path.parent) / f"{s.model}_predictions"
-    output.mkdir(parents=True, exist_ok=True)
     cases, scores = read_volumes(data_root(ACDC.name, s.root_path), s.split), []
-    for case, prediction in progress(
-        predictions(net, cases, SlicePredictor(patch_size, device)), total=len(cases), desc="testing", unit="case"
+    with (
+        writing(output, "free space or name another place with --output_dir"),
+        progress(predictions(net, cases, SlicePredictor(patch_size, device)), total=len(cases), desc="testing", unit="case") as bar,
     ):
-        spacing = None if case.affine is not None else case.spacing_mm
-        write_nifti(output / f"{case.name}_pred.nii.gz", prediction, spacing, case.affine)
-        scores += score_case(case, prediction, ACDC.class_names)
-    write_metrics_csv(output / "metrics.csv", scores)
+        output.mkdir(parents=True, exist_ok=True)
+        for case, prediction in bar:
+            spacing = None if case.affine is not None else case.spacing_mm
+            write_nifti(output / f"{case.name}_pred.nii.gz", prediction, spacing, case.affine)
+            scores += score_case(case, prediction, ACDC.class_names)
     summary = {
         "dataset": ACDC.name,
         "split": f"{s.split}.list",
@@ -106,7 +107,9 @@ def test_acdc(argv: Sequence[str] | None = None, description: str | None = None)
         "checkpoint": {"path": str(path), "sha256": sha256(path), "selection": selection, "settings": settings or None},
         **provenance(),
     }
-    write_json(output / "summary.json", summary)
+    with writing(output, "free space or name another place with --output_dir"):
+        write_metrics_csv(output / "metrics.csv", scores)
+        write_json(output / "summary.json", summary)
     print(table(summary))
     print(f"predictions, metrics.csv and summary.json are in {output}")
 
@@ -118,4 +121,4 @@ def _about(content: Mapping, path: Path) -> tuple[dict, str, str | None]:
             raise UserError(f"{path}: a checkpoint of {content['facts']['name']}, expected one of {ACDC.name}")
         return content["settings"], content["settings"]["egm"], content["settings"]["model"]
     weights = content["net"] if isinstance(content.get("net"), Mapping) else content
-    return {}, "published" if any(".ega." in key for key in weights) else "none", None
+    return {}, "published" if any(".ega." in str(key) for key in weights) else "none", None

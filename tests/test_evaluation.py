@@ -1,0 +1,147 @@
+"""From a checkpoint to figures: the test script, both conventions, and published weights at their documented place."""
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from reference import filled_state_dict
+from scipy import ndimage
+
+from dataloaders.acdc import read_volumes
+from dataloaders.phantom import write_acdc_phantom
+from networks.net_factory_ega import net_factory
+from networks.published import import_state_dict
+from training.evaluate import SlicePredictor, score_case, validate
+from training.results import COLUMNS, summarise, table, write_metrics_csv
+from utils.case import Case
+
+SCRIPT = Path(__file__).parents[1] / "code" / "test_ACDC.py"
+NAMES = ("background", "right ventricle", "myocardium", "left ventricle")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantom")
+    write_acdc_phantom(root, train=1, val=1, test=1, size=64, slices=(5, 5))
+    return root
+
+
+@pytest.fixture(scope="module")
+def tested(root, tmp_path_factory):
+    """A published-format state dict at the documented place, and what the test script said and wrote."""
+    output = tmp_path_factory.mktemp("model")
+    place = output / "BCP" / "ACDC_BCP_3_labeled" / "self_train" / "unet_best_model.pth"
+    place.parent.mkdir(parents=True)
+    torch.save(filled_state_dict("unet"), place)
+    command = [sys.executable, str(SCRIPT), "--labelnum", "3", "--root_path", str(root), "--output_root", str(output), "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout, place.parents[1] / "unet_predictions"
+
+
+def plain_prediction(net, image, size):
+    """BCP's ACDC test, slice by slice."""
+    prediction = np.zeros_like(image, dtype=np.uint8)
+    for k, piece in enumerate(image):
+        height, width = piece.shape
+        x = ndimage.zoom(piece, (size / height, size / width), order=0)
+        with torch.no_grad():
+            labels = net(torch.from_numpy(x)[None, None].float()).argmax(1)[0].numpy().astype(np.uint8)
+        prediction[k] = ndimage.zoom(labels, (height / size, width / size), order=0)
+    return prediction
+
+
+def test_published_weights_give_the_published_predictions(root, tested):
+    """At 256x256, batches of slices through our network against one slice at a time by the formula."""
+    net = net_factory("unet").eval()
+    import_state_dict(net, filled_state_dict("unet"))
+    for case in read_volumes(root, "test"):
+        file = nibabel.load(tested[1] / f"{case.name}_pred.nii.gz")
+        written = np.asarray(file.dataobj).T
+        differing = (written != plain_prediction(net, case.image, 256)).mean()
+        assert differing < 1e-4  # float32 rounding may turn a pixel whose two best classes tie
+        assert len(np.unique(written)) > 1
+        np.testing.assert_allclose(file.header.get_zooms(), case.spacing_mm[::-1], rtol=1e-6)
+
+
+def test_what_the_test_script_writes(root, tested):
+    said, folder = tested
+    assert "published state dict" in said and "right ventricle" in said and "honest" in said
+    with open(folder / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS and len(rows) == 2 * 3
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {"as_published", "honest", "checkpoint", "command", "versions", "git_commit"} <= set(summary)
+    mean = np.mean([np.mean([float(r["dice"]) for r in rows if r["class"] == name]) for name in NAMES[1:]])
+    assert summary["as_published"]["mean"]["dice"] == pytest.approx(mean, abs=1e-6)
+    assert set(summary["as_published"]["classes"]) == set(NAMES[1:])
+    assert summary["honest"]["millimetres"]["mean"]["hd95_mm"] > 0
+    assert len(summary["checkpoint"]["sha256"]) == 64 and "published" in summary["checkpoint"]["selection"]
+
+
+def cubes():
+    """A cube of class 1 predicted two voxels off; class 2 not found; class 3 nowhere and rightly not found."""
+    label, prediction = np.zeros((4, 10, 10), np.uint8), np.zeros((4, 10, 10), np.uint8)
+    label[1:3, 2:5, 2:5] = 1
+    prediction[1:3, 2:5, 4:7] = 1
+    label[:, 8:, 8:] = 2
+    return Case("cube", label.astype(np.float32), label, (10.0, 1.0, 2.0)), prediction
+
+
+def test_both_conventions_by_hand():
+    case, prediction = cubes()
+    one, two, three = score_case(case, prediction, NAMES)
+    assert one.published.dice == one.honest.dice == pytest.approx(2 * 6 / 36)
+    assert one.published.hd95 == 2 and one.honest_mm.hd95 == 4
+    assert (two.published.dice, two.published.hd95, two.published.asd) == (0, 0, 0)
+    assert two.honest.hd95 == pytest.approx(np.sqrt(4**2 + 10**2 + 10**2))
+    assert two.honest_mm.asd == pytest.approx(np.sqrt(40**2 + 10**2 + 20**2))
+    assert three.published.dice == 0 and (three.honest.dice, three.honest.hd95) == (1, 0)
+
+
+def test_summary_counts_what_was_missed(tmp_path):
+    case, prediction = cubes()
+    scores = score_case(case, prediction, NAMES)
+    summary = summarise(scores)
+    assert summary["honest"]["empty_predictions"] == 1 and summary["honest"]["absent_in_truth"] == 1
+    assert summary["as_published"]["mean"]["hd95_voxel"] < summary["honest"]["mean"]["hd95_voxel"]
+    assert "empty predictions: 1" in table(summary)
+    write_metrics_csv(tmp_path / "metrics.csv", scores)
+    with open(tmp_path / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["empty_prediction"] for row in rows] == ["0", "1", "1"]
+    assert [float(row["hd95_voxel"]) for row in rows] == [2, 0, 0] and float(rows[0]["hd95_mm"]) == 4
+
+
+def test_millimetres_only_where_every_spacing_is_known(tmp_path):
+    case, prediction = cubes()
+    scores = score_case(case, prediction, NAMES) + score_case(replace(case, spacing_mm=None), prediction, NAMES)
+    assert summarise(scores)["honest"]["millimetres"] is None
+    write_metrics_csv(tmp_path / "metrics.csv", scores)
+    with open(tmp_path / "metrics.csv") as file:
+        assert [row["hd95_mm"] for row in csv.DictReader(file)][3:] == ["", "", ""]
+
+
+def test_validation_score_is_the_mean_dice_of_the_classes():
+    case, prediction = cubes()
+    result = validate(torch.nn.Identity(), lambda: False, [case], lambda net, image: prediction, NAMES)
+    assert result.score == pytest.approx((2 * 6 / 36) / 3)
+    assert result.scalars["dice_myocardium"] == 0 and result.scalars["hd95_voxel_right_ventricle"] == 2
+    assert validate(torch.nn.Identity(), lambda: True, [case], lambda net, image: prediction, NAMES) is None
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_batches_of_slices_change_nothing(batch):
+    torch.manual_seed(0)
+    net = net_factory("unet", egm="none").eval()
+    image = np.random.default_rng(0).random((5, 40, 30), np.float32)
+    predicted = SlicePredictor((32, 48), torch.device("cpu"), batch)(net, image)
+    expected = np.stack([SlicePredictor((32, 48), torch.device("cpu"), 1)(net, piece[None])[0] for piece in image])
+    assert predicted.shape == image.shape and (predicted != expected).mean() < 1e-3

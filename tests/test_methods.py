@@ -1,0 +1,200 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from methods import objective
+from methods.copy_paste import CopyPaste, paste
+from methods.copy_paste_pretrain import CopyPastePretrain
+from methods.dual_teacher import DualTeacher, RefreshRule
+from methods.supervised import Supervised
+from networks.net_factory_ega import net_factory
+from utils.losses import mix_loss
+from utils.pseudo_label import class_pseudo_label
+
+REFRESH = RefreshRule(start=2, step=1, lowest=1, highest=3)
+
+
+def box(total=10, kind="dynamic"):
+    return CopyPaste(kind, 1 / 3, total, seed=(3, 1))
+
+
+def dual_teacher(student=None, refresh=REFRESH, u_weight=0.5):
+    torch.manual_seed(0)
+    student = student or net_factory("unet", egm="none")
+    return DualTeacher(student, objective.ACDC, box(), u_weight, ema_decay=0.9, ema_scope="state", refresh=refresh)
+
+
+def batch(n=4, size=32):
+    torch.manual_seed(1)
+    return {"image": torch.rand(2 * n, 1, size, size), "label": torch.randint(0, 4, (n, size, size))}
+
+
+class Recorder(nn.Module):
+    """A 'network' of one parameter that keeps what it is given; its logits favour the class round(3 * pixel)."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(5.0))
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x.detach().clone())
+        return -self.scale * (3 * x - torch.arange(4.0).view(1, 4, 1, 1)).square()
+
+
+def test_pretraining_pastes_the_second_half_into_the_first():
+    net, data = Recorder(), batch(4)
+    phase = CopyPastePretrain(net, objective.ACDC, box())
+    losses = phase.losses({"image": data["image"][:4], "label": data["label"]}, step=3)
+    mask = box().mask(data["image"], 3)
+    assert (mask == 0).sum() == losses["box_side"] ** 2
+    expected = data["image"][:2] * mask + data["image"][2:4] * (1 - mask)
+    torch.testing.assert_close(net.seen[0], expected)
+    parts = mix_loss(net(expected), data["label"][:2], data["label"][2:], mask)
+    torch.testing.assert_close(losses["loss"], (parts.dice + parts.ce) / 2)
+
+
+def test_self_training_step_as_the_paper_writes_it():
+    """Unlabelled a outside and labelled a inside, labelled b outside and unlabelled b inside, pseudo labels weighted 0.5."""
+    student, data = Recorder(), batch(4)
+    phase = dual_teacher(student)
+    losses = phase.losses(data, step=7)
+    (la, lb), (ya, yb), (ua, ub) = data["image"][:4].split(2), data["label"].split(2), data["image"][4:].split(2)
+    mask = box().mask(la, 7)
+    pa, pb = (class_pseudo_label(student(u)) for u in (ua, ub))
+    mixed = ua * mask + la * (1 - mask), lb * mask + ub * (1 - mask)
+    for seen, image in zip(student.seen[:2], mixed, strict=True):
+        torch.testing.assert_close(seen, image)
+    first = mix_loss(student(mixed[0]), pa, ya, mask, 0.5, 1.0)
+    second = mix_loss(student(mixed[1]), yb, pb, mask, 1.0, 0.5)
+    torch.testing.assert_close(losses["loss"], (first.dice + second.dice + first.ce + second.ce) / 2)
+
+
+def test_the_unlabelled_loss_reaches_the_student_and_no_teacher():
+    gradients = []
+    for weight in (0.0, 0.5):
+        phase = dual_teacher(u_weight=weight)
+        teachers = copy.deepcopy(phase.teachers)
+        torch.manual_seed(5)  # the same dropout for both weights
+        phase.losses(batch(), step=0)["loss"].backward()
+        gradients.append([p.grad for p in phase.student.parameters()])
+        for before, teacher in zip(teachers, phase.teachers, strict=True):
+            assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+            assert all(torch.equal(a, b) for a, b in zip(before.parameters(), teacher.parameters(), strict=True))
+    assert all(g is not None for pair in gradients for g in pair)
+    changed = [not torch.equal(a, b) for a, b in zip(*gradients, strict=True)]
+    assert all(changed[-2:]) and sum(changed) > len(changed) / 2
+
+
+def test_no_gradient_flows_through_the_pseudo_label():
+    phase = dual_teacher(Recorder())
+    assert not phase.pseudo_label(batch()["image"][4:6]).requires_grad
+
+
+def test_the_pseudo_label_is_of_the_teachers_mean_logits():
+    phase = dual_teacher(Recorder())
+    first, second = phase.teachers
+    second.scale.data.fill_(-4.0)  # outvoted by 5
+    image = batch()["image"][4:6]
+    assert torch.equal(phase.pseudo_label(image), class_pseudo_label(first(image)))
+    second.scale.data.fill_(-6.0)
+    assert torch.equal(phase.pseudo_label(image), class_pseudo_label(second(image)))
+
+
+def test_pseudo_label_keeps_the_largest_component_of_each_class():
+    #  1 . 2     of class 1 the three pixels joined across the corner stay,
+    #  . 1 2     of class 2 both, of the lone 1 on the lower right nothing
+    #  1 . . 1
+    label = torch.tensor([[1, 0, 2, 0], [0, 1, 2, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    expected = label.clone()
+    expected[3, 3] = 0
+    logits = nn.functional.one_hot(label, 4).permute(2, 0, 1)[None].float()
+    assert torch.equal(class_pseudo_label(logits)[0], expected)
+
+
+def test_teachers_stay_in_training_mode_and_start_as_the_student():
+    phase = dual_teacher()
+    assert len(phase.teachers) == 2 and all(teacher.training for teacher in phase.teachers)
+    with torch.no_grad():
+        next(phase.student.parameters()).add_(1)
+    phase.reset_teachers()
+    for teacher in phase.teachers:
+        assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), phase.student.parameters(), strict=True))
+
+
+def test_static_teacher_is_renewed_when_its_interval_is_over():
+    phase = dual_teacher(Recorder())
+    static, dynamic = phase.networks["static_teacher"], phase.networks["ema_teacher"]
+    values = []
+    for step in range(5):
+        with torch.no_grad():
+            phase.student.scale.fill_(10.0 * (step + 1))
+        phase.after_step(step)
+        values.append(static.scale.item())
+    assert values == [5, 20, 20, 40, 40]
+    assert dynamic.scale.item() == pytest.approx(5 * 0.9**5 + sum(0.1 * 0.9 ** (4 - k) * 10 * (k + 1) for k in range(5)))
+
+
+@pytest.mark.parametrize(
+    "rule, improved, intervals",
+    [
+        (RefreshRule(1000, 500, 500, 2000), [True, True, True, False], [1500, 2000, 2000, 1500]),
+        (RefreshRule(1000, 500, 500, 2000), [False, False, True], [500, 500, 1000]),
+        (RefreshRule(10, 5, 5, 20), [True, False, False, False], [15, 10, 5, 5]),
+    ],
+)
+def test_refresh_interval(rule, improved, intervals):
+    interval, seen = rule.start, []
+    for better in improved:
+        interval = rule.next(interval, better)
+        seen.append(interval)
+    assert seen == intervals
+
+
+def test_one_teacher_is_bcp():
+    phase = dual_teacher(refresh=None)
+    assert list(phase.networks) == ["student", "ema_teacher"]
+    assert "teacher_interval" not in phase.losses(batch(), step=0)
+
+
+def test_supervised_uses_the_labelled_images_alone():
+    phase = Supervised(net_factory("unet", egm="none"), objective.ACDC)
+    data = batch()
+    losses = phase.losses({"image": data["image"][:4], "label": data["label"]}, step=0)
+    losses["loss"].backward()
+    assert losses["loss"].item() == pytest.approx((losses["loss_dice"] + losses["loss_ce"]).item() / 2)
+
+
+def test_state_brings_the_phase_back():
+    phase, other = dual_teacher(), dual_teacher()
+    phase.losses(batch(), 0)
+    phase.after_step(0)
+    phase.after_validation(improved=True)
+    other.load_state_dict(phase.state_dict())
+    assert (other.interval, other.counter) == (3, 1)
+    for a, b in zip(phase.teachers, other.teachers, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_paste_takes_images_and_labels():
+    mask = torch.tensor([[1.0, 0.0]])
+    assert torch.equal(paste(torch.zeros(2, 1, 1, 2), torch.ones(2, 1, 1, 2), mask)[:, 0, 0], torch.tensor([[0.0, 1.0]] * 2))
+    assert paste(torch.zeros(2, 1, 2).long(), torch.ones(2, 1, 2).long(), mask).tolist() == [[[0, 1]]] * 2
+
+
+def test_the_box_moves_with_the_step_alone():
+    image = torch.zeros(1, 1, 64, 64)
+    masks = [box(kind="fixed").mask(image, step) for step in (0, 1, 0)]
+    assert torch.equal(masks[0], masks[2]) and not torch.equal(masks[0], masks[1])
+    assert np.unique([int((m == 0).sum()) for m in masks]).tolist() == [42 * 42]
+
+
+def test_pictures_show_the_last_mixed_image():
+    phase = dual_teacher(Recorder())
+    phase.losses(batch(), 0)
+    pictures = phase.pictures()
+    assert {name: tuple(x.shape) for name, x in pictures.items()} == dict.fromkeys(("image", "prediction", "label"), (32, 32))
+    assert torch.equal(pictures["prediction"], (3 * pictures["image"]).round().long())

@@ -1,0 +1,56 @@
+"""On real ACDC files (a few are enough): the recipe from training to test. ACDC_ROOT names the folder with lists and data."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataloaders.acdc import ACDCSlices, read_volumes
+from dataloaders.facts import ACDC
+from utils.metrics import mask_metrics
+
+pytestmark = pytest.mark.real_data
+CODE = Path(__file__).parents[1] / "code"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The real data behind lists of the cases that are there."""
+    source, root = Path(os.environ["ACDC_ROOT"]), tmp_path_factory.mktemp("acdc")
+    (root / "data").symlink_to(source / "data", target_is_directory=True)
+    for name, folder in (("train_slices", "data/slices"), ("val", "data"), ("test", "data")):
+        cases = (source / f"{name}.list").read_text().split()
+        there = [case for case in cases if (source / folder / f"{case}.h5").is_file()]
+        (root / f"{name}.list").write_text("\n".join(there[:200] if name == "train_slices" else there[:2]))
+    return root
+
+
+def test_every_slice_and_volume_reads(root):
+    data = ACDCSlices(root, 1, (96, 96))
+    assert data.labelled == 32 and data.unlabelled > 0
+    assert all(image.min() >= 0 and image.max() <= 1 for image in data.images)
+    assert set(np.unique(np.concatenate([label.ravel() for label in data.labels]))) == {0, 1, 2, 3}
+    for case in read_volumes(root, "val"):
+        assert case.image.shape == case.label.shape and case.label.max() == ACDC.classes - 1
+
+
+def test_metrics_of_a_truth_against_itself(root):
+    case = read_volumes(root, "test")[0]
+    scores = [mask_metrics(case.label == k, case.label == k) for k in (1, 2, 3)]
+    assert [(s.dice, s.hd95, s.asd) for s in scores] == [(1, 0, 0)] * 3
+
+
+def test_training_and_testing_from_the_command_line(root, tmp_path):
+    place = ["--labelnum", "1", "--root_path", str(root), "--output_root", str(tmp_path), "--device", "cpu"]
+    size = ["--patch_size", "80", "80", "--batch_size", "4", "--labeled_bs", "2"]
+    lengths = ["--pre_iterations", "2", "--max_iterations", "2"]
+    for script, flags in (("ACDC_labelnum3_train.py", [*size, *lengths]), ("test_ACDC.py", [])):
+        result = subprocess.run([sys.executable, str(CODE / script), *place, *flags], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    with open(next(tmp_path.rglob("metrics.csv"))) as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 and all(row["hd95_mm"] == "" for row in rows)  # the public files hold no spacing

@@ -1,0 +1,223 @@
+"""The loop as a user meets it: interrupted, killed, resumed, in stages, in several processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dataloaders.phantom import write_acdc_phantom
+from methods.dual_teacher import DualTeacher
+from recipes.edge_guided import train_acdc
+from training.checkpoint import load
+from training.settings import Settings
+from utils.errors import Interrupted
+
+REPOSITORY = Path(__file__).parents[1]
+TINY = Settings(
+    patch_size=(32, 32), egm="none", batch_size=4, labeled_bs=2, pre_iterations=12, max_iterations=12, val_every=4, device="cpu",
+    static_start=3, static_step=1, static_range=(2, 4), ema_decay=0.9,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantom")
+    write_acdc_phantom(root, train=3, val=1, test=1, size=48, slices=(5, 5))
+    return root
+
+
+def train(root, output, *flags, recipe=TINY):
+    train_acdc(replace(recipe, labelnum=1, root_path=root, output_root=output), list(flags))
+    return stages(output)
+
+
+def stages(output):
+    """What each stage left behind: its last and its best checkpoint."""
+    return {f"{p.parent.name}/{p.name}": load(p) for p in sorted(output.rglob("*.pth")) if p.name != "previous.pth"}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(root, tmp_path_factory):
+    return train(root, tmp_path_factory.mktemp("uninterrupted"))
+
+
+def assert_same(a, b, where=""):
+    """Equal bit for bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where
+
+
+def test_a_run_leaves_what_test_and_resume_need(uninterrupted):
+    assert list(uninterrupted) == [f"{stage}/{name}.pth" for stage in ("pre_train", "self_train") for name in ("last", "unet_best_model")]
+    last, best = uninterrupted["self_train/last.pth"], uninterrupted["self_train/unet_best_model.pth"]
+    assert last["progress"]["step"] == 12 and [row["step"] for row in last["progress"]["history"]] == [4, 8, 12]
+    assert best["progress"]["step"] == last["progress"]["best_step"]
+    assert max(row["score"] for row in last["progress"]["history"]) == last["progress"]["best_score"]
+    assert set(last["phase"]) == {"ema_teacher", "static_teacher", "interval", "counter"}
+    assert last["settings"]["labelnum"] == 1 and last["facts"]["name"] == "ACDC" and "val.list" in last["selection"]
+
+
+def test_same_seed_same_run_other_seed_other_run(root, tmp_path, uninterrupted):
+    assert_same(train(root, tmp_path / "again"), uninterrupted)
+    other = train(root, tmp_path / "other", recipe=replace(TINY, seed=7))
+    assert not torch.equal(
+        other["self_train/last.pth"]["student"]["decoder.out_conv.weight"],
+        uninterrupted["self_train/last.pth"]["student"]["decoder.out_conv.weight"],
+    )
+
+
+def test_the_stages_may_be_run_one_by_one(root, tmp_path, uninterrupted):
+    train(root, tmp_path, "--run_mode", "pretrain")
+    assert_same(train(root, tmp_path, "--run_mode", "selftrain"), uninterrupted)
+
+
+def test_a_finished_run_is_left_alone(root, tmp_path, uninterrupted, capsys):
+    train(root, tmp_path)
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.pth")}
+    assert_same(train(root, tmp_path), uninterrupted)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.pth")} == times
+    assert "complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("stage, step", [("pre_train", 5), ("self_train", 6), ("self_train", 7)])
+def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, uninterrupted, number, status, stage, step):
+    """Step 7 is the last before a validation, so the signal meets the validation itself."""
+    from methods.copy_paste_pretrain import CopyPastePretrain
+
+    phase = {"pre_train": CopyPastePretrain, "self_train": DualTeacher}[stage]
+    after_step = phase.after_step
+
+    def interrupt(self, at):
+        after_step(self, at)
+        if at == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(phase, "after_step", interrupt)
+    with pytest.raises(Interrupted, match=f"iteration {step + 1} of {stage}") as stopped:
+        train(root, tmp_path)
+    assert stopped.value.status == status
+    monkeypatch.undo()
+    assert_same(train(root, tmp_path), uninterrupted)
+
+
+KILLED = """
+import os, signal, sys, threading, time
+from pathlib import PosixPath, WindowsPath
+sys.path.insert(0, {repository!r})
+from training.loop import _StageRunner
+step, armed = _StageRunner._train_step, []
+def train_step(self, batch):
+    if self.phase.name == {stage!r} and not armed:
+        armed.append(threading.Thread(target=lambda: (time.sleep({delay}), os.kill(os.getpid(), signal.SIGKILL)), daemon=True))
+        armed[0].start()
+    return step(self, batch)
+_StageRunner._train_step = train_step
+from recipes.edge_guided import train_acdc
+from training.settings import Settings
+train_acdc({recipe!r})
+"""
+
+
+def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
+    """SIGKILL three times in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2)."""
+    recipe = replace(TINY, labelnum=1, root_path=root, pre_iterations=60, max_iterations=40, val_every=2)
+    rng, kills = np.random.default_rng(0), []
+    for stage in ("pre_train", "self_train"):
+        for _ in range(3):
+            script = KILLED.format(
+                repository=str(REPOSITORY),
+                stage=stage,
+                delay=rng.uniform(0, 0.6),
+                recipe=replace(recipe, output_root=tmp_path / "killed"),
+            )
+            result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+            kills.append(result.returncode)
+    assert kills.count(-signal.SIGKILL) >= 5, kills
+    train_acdc(replace(recipe, output_root=tmp_path / "whole"), [])
+    train_acdc(replace(recipe, output_root=tmp_path / "killed"), [])
+    assert_same(stages(tmp_path / "killed"), stages(tmp_path / "whole"))
+
+
+def test_tensorboard_has_every_curve_once_after_a_resume(root, tmp_path, monkeypatch):
+    after_step = DualTeacher.after_step
+
+    def interrupt(self, at):
+        after_step(self, at)
+        if at == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(DualTeacher, "after_step", interrupt)
+    with pytest.raises(Interrupted):
+        train(root, tmp_path)
+    monkeypatch.undo()
+    train(root, tmp_path)
+    log = EventAccumulator(str(next(tmp_path.rglob("self_train/log"))))
+    log.Reload()
+    names = {"loss", "loss_dice", "loss_ce", "consistency_weight", "learning_rate", "teacher_interval", "box_side"}
+    classes = {f"{kind}_{name}" for kind in ("dice", "hd95_voxel") for name in ("right_ventricle", "myocardium", "left_ventricle")}
+    assert {f"train/{n}" for n in names} | {f"validation/{n}" for n in classes | {"dice"}} <= set(log.Tags()["scalars"])
+    assert {"mixed/image", "mixed/prediction", "mixed/label"} == set(log.Tags()["images"])
+    assert [event.step for event in log.Scalars("train/loss")] == list(range(1, 13))
+    assert [event.step for event in log.Scalars("validation/dice")] == [4, 8, 12]
+    assert [event.value for event in log.Scalars("train/box_side")] == [21, 20, 19, 18, 17, 16, 16, 15, 14, 13, 12, 11]
+
+
+@pytest.mark.parametrize("flags", [["--method", "supervised"], ["--method", "bcp"], ["--egm", "corrected", "--patch_size", "80", "80"]])
+def test_baselines_train(root, tmp_path, flags):
+    short = replace(TINY, pre_iterations=2, max_iterations=2, egm="published" if "--egm" in flags else "none")
+    checkpoints = train(root, tmp_path, *flags, recipe=short)
+    assert all(np.isfinite(c["progress"]["history"][-1]["loss"]) for c in checkpoints.values())
+    if "supervised" in flags:
+        assert set(checkpoints) == {"supervised/last.pth", "supervised/unet_best_model.pth"}
+        assert checkpoints["supervised/last.pth"]["progress"]["step"] == 4
+
+
+SPY = """
+import os, sys, torch
+from pathlib import PosixPath, WindowsPath
+sys.path.insert(0, {repository!r})
+from training.loop import _StageRunner
+stage = _StageRunner.run
+def run(self):
+    stage(self)
+    torch.save(self.phase.student.state_dict(), {folder!r} + "/" + self.phase.name + "-" + os.environ["RANK"] + ".pt")
+_StageRunner.run = run
+from recipes.edge_guided import train_acdc
+from training.settings import Settings
+train_acdc({recipe!r}, sys.argv[1:])
+"""
+
+
+def test_two_processes_train_and_resume(root, tmp_path):
+    """torchrun, gloo: the batch is split between the processes and both end with the same student."""
+    recipe = replace(TINY, labelnum=1, root_path=root, output_root=tmp_path / "runs", batch_size=8, labeled_bs=4)
+    spy = tmp_path / "spy.py"
+    spy.write_text(SPY.format(repository=str(REPOSITORY), folder=str(tmp_path), recipe=recipe))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(spy)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for flags in (["--run_mode", "pretrain"], []):
+        result = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300, env=environment)
+        assert result.returncode == 0, result.stderr[-2000:]
+    assert "cpu x 2" in result.stdout
+    for stage in ("pre_train", "self_train"):
+        first, second = (torch.load(tmp_path / f"{stage}-{rank}.pt") for rank in (0, 1))
+        assert_same(first, second)
+    assert load(next((tmp_path / "runs").rglob("self_train/last.pth")))["progress"]["step"] == 12
