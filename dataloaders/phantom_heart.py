@@ -83,7 +83,7 @@ def draw_patient(rng: np.random.Generator, size: int = 128, slices: tuple[int, i
     depth = int(rng.integers(slices[0], slices[1] + 1))
     height, width = (round(size * f) for f in u(0.9, 1.1, 2))
     radius = u(17, 32)
-    blood_to_muscle = u(0.16, 0.5)
+    blood_to_muscle = u(0.16, 0.42)
     tissue = {
         "air": u(0.0, 0.02),
         "lung": u(0.03, 0.13),
@@ -99,13 +99,13 @@ def draw_patient(rng: np.random.Generator, size: int = 128, slices: tuple[int, i
     organs = tuple(
         # where (mm from the heart), half axes, angle, intensity, intensity of its rim, thickness of the rim
         (u(-95, 95), u(50, 125), u(6, 26), u(6, 22), u(0, np.pi), u(0.08, 1.15), u(0.1, 0.7), u(1.5, 5))
-        for _ in range(rng.integers(6, 15))
+        for _ in range(rng.integers(4, 10))
     )
     return Patient(
         key=int(rng.integers(2**31)),
         shape=(depth, height, width),
         spacing=(10.0, *(FIELD_OF_VIEW / size * u(0.88, 1.12),) * 2),
-        turn=rng.normal(0, 0.3) + rng.choice([0, np.pi / 2, -np.pi / 2], p=[0.7, 0.2, 0.1]),
+        turn=rng.normal(0, 0.3) + rng.choice([0, np.pi / 2, -np.pi / 2], p=[0.9, 0.06, 0.04]),
         base=u(-0.7, 0.6),
         apex=depth - 1 - u(-0.4, 0.8),
         shortening=u(0.2, 1.0),
@@ -139,9 +139,9 @@ def draw_patient(rng: np.random.Generator, size: int = 128, slices: tuple[int, i
         tissue=tissue,
         coil=np.array([u(-70, 70), u(-150, -70), u(110, 260), u(0.3, 1.0)]),
         bias=rng.normal(0, 0.13, 5),
-        gamma=u(0.75, 1.35),
+        gamma=u(0.85, 1.2),
         blur=u(0.35, 0.85),
-        noise=u(0.012, 0.07),
+        noise=u(0.012, 0.05),
         ghost=max(0.0, u(-0.08, 0.09)),
     )
 
