@@ -20,7 +20,8 @@ test: .venv/ready
 demo: .venv/ready
 	$(PY) code/make_phantom.py --dataset ACDC --root $(DEMO)/data
 	$(PY) code/ACDC_labelnum3_train.py --root_path $(DEMO)/data --output_root $(DEMO)/model \
-		--patch_size 96 96 --batch_size 8 --labeled_bs 4 --pre_iterations 200 --max_iterations 300 --val_every 50
+		--patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 250 --max_iterations 650 --val_every 50 \
+		--static_start 100 --static_step 50 --static_range 50 200
 	$(PY) code/test_ACDC.py --labelnum 3 --root_path $(DEMO)/data --output_root $(DEMO)/model
 	$(PY) code/report.py --labelnum 3 --root_path $(DEMO)/data --output_root $(DEMO)/model --output report/demo.png
 	@echo "picture: report/demo.png    TensorBoard: .venv/bin/tensorboard --logdir $(DEMO)/model"

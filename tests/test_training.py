@@ -83,6 +83,10 @@ def test_same_seed_same_run_other_seed_other_run(root, tmp_path, uninterrupted):
     )
 
 
+def test_workers_prepare_the_same_batches(root, tmp_path, uninterrupted):
+    assert_same(train(root, tmp_path, "--num_workers", "2"), uninterrupted)
+
+
 def test_the_stages_may_be_run_one_by_one(root, tmp_path, uninterrupted):
     train(root, tmp_path, "--run_mode", "pretrain")
     assert_same(train(root, tmp_path, "--run_mode", "selftrain"), uninterrupted)
