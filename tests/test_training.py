@@ -17,7 +17,7 @@ from methods.dual_teacher import DualTeacher
 from recipes.edge_guided import train_acdc
 from training.checkpoint import load
 from training.settings import Settings
-from utils.errors import Interrupted
+from utils.errors import Interrupted, UserError
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = Settings(
@@ -225,3 +225,12 @@ def test_two_processes_train_and_resume(root, tmp_path):
         first, second = (torch.load(tmp_path / f"{stage}-{rank}.pt") for rank in (0, 1))
         assert_same(first, second)
     assert load(next((tmp_path / "runs").rglob("self_train/last.pth")))["progress"]["step"] == 12
+
+
+def test_running_out_of_memory_is_told(root, tmp_path, monkeypatch):
+    def starve(self, batch, step):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(DualTeacher, "losses", starve)
+    with pytest.raises(UserError, match=r"out of memory: lower --batch_size"):
+        train(root, tmp_path)

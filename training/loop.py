@@ -105,7 +105,9 @@ class _StageRunner:
         try:
             with StopSignals() as signals:
                 self._loop(log, signals)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
+                raise
             raise UserError(
                 f"{self.run_info.device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size; "
                 "the last checkpoint is kept"
@@ -168,7 +170,9 @@ class _StageRunner:
         if result is None:
             return False
         improved = result.score > p.best_score
-        if improved:
+        # Of equal scores the later one: a network that finds nothing yet (0 at every validation) has still learnt since.
+        best = result.score >= p.best_score
+        if best:
             p.best_score, p.best_step = result.score, p.step
         p.validated = p.step
         p.history.append({"step": p.step, "score": result.score, "loss": sum(self.losses) / max(len(self.losses), 1), **result.scalars})
@@ -176,10 +180,10 @@ class _StageRunner:
         self.phase.after_validation(improved)
         log.scalars(p.step, result.scalars, "validation")
         log.pictures(p.step, self.phase)
-        self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}" + (" (best)" if improved else ""))
+        self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}" + (" (best)" if best else ""))
         if is_main():
             content = self._content()
-            if improved:
+            if best:
                 self.store.save_best(content)
             self.store.save_last(content)
         return True
