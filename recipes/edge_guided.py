@@ -26,6 +26,7 @@ from training.evaluate import SlicePredictor, validate
 from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from training.settings import Settings
+from training.signals import leave_to_main_process
 from utils.cli import parse
 from utils.errors import UserError, writing
 
@@ -147,7 +148,14 @@ class _ACDCTraining:
             rank(),
             world(),
         )
-        return DataLoader(self.data, batch_sampler=sampler, collate_fn=collate, num_workers=workers, pin_memory=self.device.type == "cuda")
+        return DataLoader(
+            self.data,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=leave_to_main_process,
+            pin_memory=self.device.type == "cuda",
+        )
 
     def _begin_from_pretraining(self, stage: Stage) -> None:
         """Student, teachers and optimiser take over from the best pre-training checkpoint, ours or a published one."""

@@ -122,6 +122,21 @@ def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, 
     assert_same(train(root, tmp_path), uninterrupted)
 
 
+def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
+    """As a terminal's Ctrl-C and a scheduler's SIGTERM do: the processes that prepare batches get it too."""
+    recipe = replace(TINY, labelnum=1, root_path=root, output_root=tmp_path, pre_iterations=2000, num_workers=2)
+    script = KILLED.format(repository=str(REPOSITORY), stage="none", delay=0, recipe=recipe)
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as run:
+        while "pre_train 4" not in (line := run.stdout.readline()):
+            assert line, run.stderr.read()
+        os.killpg(run.pid, signal.SIGTERM)
+        _, error = run.communicate(timeout=120)
+    assert "Interrupted: stopped at iteration" in error and "DataLoader worker" not in error, error[-2000:]
+    assert load(next(tmp_path.rglob("last.pth")))["progress"]["step"] < 2000
+
+
 KILLED = """
 import os, signal, sys, threading, time
 from pathlib import PosixPath, WindowsPath

@@ -124,16 +124,19 @@ class _StageRunner:
     def _loop(self, log: StageLog, signals: StopSignals) -> None:
         p, steps = self.progress, self.stage.steps
         batches = iter(self.stage.batches(range(p.step, steps)))
-        while True:
-            due = p.step and p.validated < p.step and (p.step % self.run_info.val_every == 0 or p.step == steps)
-            if due and not self._validate(log, signals):
-                self._stop(signals)
-            if p.step == steps:
-                return
-            if any_process(signals.received):
-                self._stop(signals)
-            scalars = self._train_step(next(batches))
-            log.step(p.step, scalars)
+        try:
+            while True:
+                due = p.step and p.validated < p.step and (p.step % self.run_info.val_every == 0 or p.step == steps)
+                if due and not self._validate(log, signals):
+                    self._stop(signals)
+                if p.step == steps:
+                    return
+                if any_process(signals.received):
+                    self._stop(signals)
+                scalars = self._train_step(next(batches))
+                log.step(p.step, scalars)
+        finally:
+            del batches  # ends the processes that prepare batches; a traceback would keep them, and Python waits for them for ever
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         p, stage, run = self.progress, self.stage, self.run_info

@@ -25,3 +25,9 @@ class StopSignals:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+
+
+def leave_to_main_process(worker: int) -> None:
+    """For processes that prepare batches: Ctrl-C and a scheduler's SIGTERM reach them too, but it is the main process that stops them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
