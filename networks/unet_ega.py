@@ -1,10 +1,13 @@
 """2-D U-Net of BCP (CVPR 2023, arXiv 2305.00673) with an edge-guided module behind every decoder level (Hsu & Hua)."""
 
+from typing import Literal
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.egm import EGM, EdgeGuidedModule, EdgeMap
+
+Upsampling = Literal["published", "nearest", "bilinear"]
 
 WIDTHS = (16, 32, 64, 128, 256)
 DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -39,17 +42,17 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """1x1 conv to the skip's width, x2 nearest upsampling, [skip, upsampled], block, edge-guided module."""
+    """1x1 conv to the skip's width, x2 upsampling, [skip, upsampled], block, edge-guided module."""
 
-    def __init__(self, inputs: int, skip: int, egm: EGM):
+    def __init__(self, inputs: int, skip: int, egm: EGM, bilinear: bool):
         super().__init__()
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True) if bilinear else nn.Upsample(scale_factor=2)
         self.conv1x1 = nn.Conv2d(inputs, skip, 1)
         self.conv = ConvBlock(2 * skip, skip)
         self.ega = None if egm == "none" else EdgeGuidedModule(skip, egm)
 
     def forward(self, x: Tensor, skip: Tensor, edge: Tensor | None) -> Tensor:
-        up = F.interpolate(self.conv1x1(x), scale_factor=2, mode="nearest")
-        x = self.conv(torch.cat([skip, up], 1))
+        x = self.conv(torch.cat([skip, self.up(self.conv1x1(x))], 1))
         return x if self.ega is None else self.ega(x, edge)
 
 
@@ -68,10 +71,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, class_num: int, egm: EGM):
+    def __init__(self, class_num: int, egm: EGM, bilinear: bool):
         super().__init__()
         for level in range(1, 5):
-            self.add_module(f"up{level}", UpBlock(WIDTHS[5 - level], WIDTHS[4 - level], egm))
+            self.add_module(f"up{level}", UpBlock(WIDTHS[5 - level], WIDTHS[4 - level], egm, bilinear))
         self.out_conv = nn.Conv2d(WIDTHS[0], class_num, 3, padding=1)
 
     def forward(self, features: list[Tensor], edge: Tensor | None) -> Tensor:
@@ -84,13 +87,16 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     """U-Net with edge-guided modules; `forward` takes (N, in_chns, H, W) and returns logits (N, class_num, H, W).
 
+    `upsampling` is "published" by default: nearest with edge-guided modules, as Hsu & Hua have it, and bilinear (corners aligned)
+    without, as in BCP's own code; no parameter depends on it, so a state dict does not tell.
     H and W must be multiples of 16 and, with an edge-guided module, at least 80; else ValueError.
     """
 
-    def __init__(self, in_chns: int = 1, class_num: int = 4, egm: EGM = "published"):
+    def __init__(self, in_chns: int = 1, class_num: int = 4, egm: EGM = "published", upsampling: Upsampling = "published"):
         super().__init__()
+        bilinear = upsampling == "bilinear" or (upsampling == "published" and egm == "none")
         self.encoder = Encoder(in_chns)
-        self.decoder = Decoder(class_num, egm)
+        self.decoder = Decoder(class_num, egm, bilinear)
         self.compute_edge_feature = None if egm == "none" else EdgeMap()
 
     @staticmethod

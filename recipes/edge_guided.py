@@ -116,7 +116,7 @@ class _ACDCTraining:
 
     def _student(self) -> torch.nn.Module:
         torch.manual_seed(self.settings.seed)
-        return place(build_network(ACDC, self.settings.model, self.settings.egm), self.device, ACDC.dims)
+        return place(build_network(ACDC, self.settings.model, self.settings.egm, self.settings.upsampling), self.device, ACDC.dims)
 
     def _box(self, stage: str, steps: int) -> CopyPaste:
         return CopyPaste(self.settings.mask, self.settings.box_end, steps, (self.settings.seed, STAGE_NUMBERS[stage], 1))

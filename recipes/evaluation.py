@@ -81,7 +81,7 @@ def evaluate_acdc(argv: Sequence[str] | None = None, description: str | None = N
     patch_size = s.patch_size or tuple(settings.get("patch_size", (256, 256)))
     check_patch(patch_size, egm)
     device = choose_device(s.device, s.gpu)
-    net = build_network(ACDC, model or s.model, egm)
+    net = build_network(ACDC, model or s.model, egm, settings.get("upsampling", "published"))
     load_network(net, content, path)
     net = place(net, device, ACDC.dims)
     selection = describe_selection(content, path)

@@ -13,10 +13,10 @@ from training.checkpoint import is_ours
 from utils.errors import UserError
 
 
-def build_network(facts: DatasetFacts, model: str, egm: str) -> nn.Module:
+def build_network(facts: DatasetFacts, model: str, egm: str, upsampling: str = "published") -> nn.Module:
     """The network on the CPU; raises UserError for an unknown name."""
     try:
-        return net_factory(model, in_chns=facts.channels, class_num=facts.classes, egm=egm)
+        return net_factory(model, in_chns=facts.channels, class_num=facts.classes, egm=egm, upsampling=upsampling)
     except ValueError as error:
         raise UserError(f"--model {model}: {error}") from None
 

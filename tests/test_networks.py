@@ -58,10 +58,22 @@ def test_inputs_the_network_cannot_take():
     assert net_factory("unet", egm="none")(torch.rand(1, 1, 64, 96)).shape == (1, 4, 64, 96)
 
 
-@pytest.mark.parametrize("name, egm", [("vnet", "published"), ("unet", "other")])
-def test_unknown_names_are_errors(name, egm):
+@pytest.mark.parametrize(
+    "name, egm, upsampling", [("vnet", "published", "published"), ("unet", "other", "published"), ("unet", "none", "cubic")]
+)
+def test_unknown_names_are_errors(name, egm, upsampling):
     with pytest.raises(ValueError, match="unknown"):
-        net_factory(name, egm=egm)
+        net_factory(name, egm=egm, upsampling=upsampling)
+
+
+@pytest.mark.parametrize("egm, published, other", [("published", "nearest", "bilinear"), ("none", "bilinear", "nearest")])
+def test_upsampling_as_published(egm, published, other):
+    """Nearest with edge-guided modules, bilinear without: BCP's own U-Net, whose state dict has the same keys either way."""
+    nets = [net_factory("unet", egm=egm, upsampling=upsampling).eval() for upsampling in ("published", published, other)]
+    for net in nets:
+        import_state_dict(net, filled_state_dict("unet_bcp" if egm == "none" else "unet"))
+    default, same, different = (net(torch.linspace(0, 1, 80 * 96).view(1, 1, 80, 96)) for net in nets)
+    assert torch.equal(default, same) and not torch.allclose(default, different, atol=1e-3)
 
 
 @pytest.mark.parametrize("egm, published", [("published", "unet"), ("corrected", "unet"), ("none", "unet_bcp")])

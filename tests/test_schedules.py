@@ -44,7 +44,7 @@ def test_box_mask_is_one_box_of_zeros_that_reaches_every_corner_start():
 def test_ramp():
     assert sigmoid_rampup(0, 200) == pytest.approx(math.exp(-5))
     assert sigmoid_rampup(500, 200) == 1
-    assert consistency_weight(15000) == pytest.approx(0.1 * math.exp(-1.25))
+    assert consistency_weight(15000) == pytest.approx(0.5 * math.exp(-1.25))
 
 
 @pytest.mark.parametrize("scope", ["state", "parameters"])

@@ -37,6 +37,8 @@ class Settings:
     """Network, by its factory's name."""
     egm: EGM = "published"
     """Edge-guided module: as published, corrected (Laplacian band aligned with its feature), or none."""
+    upsampling: Literal["published", "nearest", "bilinear"] = "published"
+    """How the decoder doubles its maps; published: nearest with an edge-guided module, bilinear without (as BCP's own code does)."""
     mask: MaskKind = "dynamic"
     """Copy-paste box: dynamic shrinks from 2/3 to box_end of each side, fixed stays at 2/3."""
     box_end: float = 1 / 3
