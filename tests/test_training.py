@@ -157,7 +157,7 @@ train_acdc({recipe!r})
 
 def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
     """SIGKILL three times in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2)."""
-    recipe = replace(TINY, labelnum=1, root_path=root, pre_iterations=60, max_iterations=40, val_every=2)
+    recipe = replace(TINY, labelnum=1, root_path=root, pre_iterations=90, max_iterations=90, val_every=2)
     rng, kills = np.random.default_rng(0), []
     for stage in ("pre_train", "self_train"):
         for _ in range(3):
