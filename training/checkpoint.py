@@ -72,10 +72,11 @@ class Store:
     def resume(self, say=print) -> dict | None:
         """The newest intact checkpoint, None where there is none at all.
 
-        Raises UserError where the folder holds another run's, or where files are there and not one is intact.
+        The best one will do too: a stage killed between its first two files has no other. Raises UserError where the folder holds
+        another run's, or where files are there and not one is intact.
         """
         faults = []
-        for path in (self.last, self.previous):
+        for path in (self.last, self.previous, self.best):
             if not path.exists():
                 continue
             try:
@@ -90,11 +91,9 @@ class Store:
                 say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {content['progress']['step']}")
             return content
         if faults:
-            raise UserError(f"{faults[0]}; no earlier one is intact: start over with --fresh (moves this run aside) or another --exp")
-        if self.best.exists():
             raise UserError(
-                f"{self.best}: a checkpoint that no run of ours left here would be overwritten; "
-                "use another --exp, or --fresh to move it aside"
+                f"{faults[0]}; no other file here is a checkpoint of this run either: "
+                "use another --exp, or --fresh, which moves them all aside"
             )
         return None
 
