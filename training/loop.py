@@ -167,9 +167,7 @@ class _StageRunner:
         """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
         p, student = self.progress, self.phase.student
         average_buffers(student)
-        student.eval()
-        with torch.inference_mode():
-            result = from_main(self.stage.validate(student, lambda: bool(signals.received)) if is_main() else None)
+        result = from_main(self.stage.validate(student, lambda: bool(signals.received)) if is_main() else None)
         if result is None:
             return False
         improved = result.score > p.best_score
