@@ -1,20 +1,97 @@
 """What is true of a data set whatever is done with it."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """Facts of one data set; `class_names` start with the background."""
+    """Facts of one data set; `class_names` start with the background.
+
+    `file`: where a case's HDF5 file lies below the root. `axes`: order of a stored volume's axes. `file_classes`: how many class
+    numbers its labels may hold; `foreground`: which of them are the object where there is one (else each is its own class).
+    `planes`: the two planes of CoGRNet's annotation, each an axis of the stored volume and the published slice number, None for
+    the middle of the axis.
+    """
 
     name: str
     class_names: tuple[str, ...]
     channels: int
     dims: int
+    file: str
+    train_list: str
+    test_list: str
+    axes: str = "zyx"
+    file_classes: int = 2
+    foreground: tuple[int, ...] = ()
+    planes: tuple[tuple[int, int | None], ...] = ()
 
     @property
     def classes(self) -> int:
         return len(self.class_names)
 
+    def path(self, root: Path, case: str) -> Path:
+        return root / self.file.format(case)
 
-ACDC = DatasetFacts("ACDC", ("background", "right ventricle", "myocardium", "left ventricle"), channels=1, dims=2)
+    def task_label(self, label: np.ndarray) -> np.ndarray:
+        """A stored label as the class numbers of `class_names` (uint8)."""
+        return np.isin(label, self.foreground).astype(np.uint8) if self.foreground else label
+
+
+ACDC = DatasetFacts(
+    name="ACDC",
+    class_names=("background", "right ventricle", "myocardium", "left ventricle"),
+    channels=1,
+    dims=2,
+    file="data/{}.h5",
+    train_list="train_slices.list",
+    test_list="test.list",
+    file_classes=4,
+)
+LA = DatasetFacts(
+    name="LA",
+    class_names=("background", "left atrium"),
+    channels=1,
+    dims=3,
+    file="2018LA_Seg_Training Set/{}/mri_norm2.h5",
+    train_list="train.list",
+    test_list="test.list",
+    axes="xyz",
+    planes=((2, 43), (1, None)),
+)
+PANCREAS = DatasetFacts(
+    name="Pancreas",
+    class_names=("background", "pancreas"),
+    channels=1,
+    dims=3,
+    file="data/{}.h5",
+    train_list="train_lab.txt",
+    test_list="test.txt",
+    axes="xyz",
+)
+KITS19 = DatasetFacts(
+    name="KiTS19",
+    class_names=("background", "kidney and tumour"),
+    channels=1,
+    dims=3,
+    file="{}.h5",
+    train_list="train.txt",
+    test_list="test.txt",
+    file_classes=3,
+    foreground=(1, 2),
+    planes=((0, 34), (1, 119)),
+)
+LITS = DatasetFacts(
+    name="LiTS",
+    class_names=("background", "liver"),
+    channels=1,
+    dims=3,
+    file="{}.h5",
+    train_list="train.txt",
+    test_list="test.txt",
+    file_classes=3,
+    foreground=(1,),
+    planes=((0, 45), (1, 75)),
+)

@@ -1,5 +1,6 @@
 """Edge-guided module (EGM) of Hsu & Hua; it is MEGANet's edge-guided attention (WACV 2024, arXiv 2309.03329) followed by CBAM (ECCV 2018).
 
+What 2-D and 3-D share stands here, with the 2-D module; the 3-D one is in egm_3d.py.
 Notation: x a feature map (N, C, H, W), p = sigmoid(x), e the Sobel magnitude of the network's input image (N, 1, h, w).
 The module names follow the published state dicts, so that published weights load by name.
 """
@@ -12,6 +13,18 @@ from torch import Tensor, nn
 
 EGM = Literal["published", "corrected", "none"]
 SMALLEST_MAP = 9  # pixels a side: below it the published Laplacian band has no pixel left
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+def grey(image: Tensor) -> Tensor:
+    """An image (N, C, ...) of 1 or 3 channels as one channel (N, 1, ...); ValueError for another number."""
+    if image.shape[1] == 3:
+        weights = image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, *[1] * (image.ndim - 2))
+        return (image * weights).sum(1, keepdim=True)
+    if image.shape[1] != 1:
+        raise ValueError(f"the edge map needs an image of 1 or 3 channels, not {image.shape[1]}")
+    return image
 
 
 class _Kernel(nn.Module):
@@ -32,11 +45,7 @@ class EdgeMap(nn.Module):
         self.sobel_y = _Kernel(sobel.t().contiguous()[None, None])
 
     def forward(self, image: Tensor) -> Tensor:
-        if image.shape[1] == 3:
-            image = (image * image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        elif image.shape[1] != 1:
-            raise ValueError(f"the edge map needs an image of 1 or 3 channels, not {image.shape[1]}")
-        gradient = F.conv2d(image, torch.cat([self.sobel_x.weight, self.sobel_y.weight]), padding=1)  # (N, 2, H, W)
+        gradient = F.conv2d(grey(image), torch.cat([self.sobel_x.weight, self.sobel_y.weight]), padding=1)  # (N, 2, H, W)
         return gradient.square().sum(1, keepdim=True).sqrt()
 
 
@@ -46,18 +55,17 @@ def _blur(g: Tensor, gain: float = 1.0) -> Tensor:
     return F.conv2d(g, (gain * torch.outer(row, row))[None, None])
 
 
-def smooth_part(p: Tensor, variant: EGM) -> Tensor:
-    """What the Laplacian band takes away from `p` (N, C, H, W): one blurred map (N, 1, H, W) for all channels.
+def smooth_part(g: Tensor, variant: EGM) -> Tensor:
+    """What the Laplacian band takes away from every channel of p, from their mean `g`; both (N, 1, H, W).
 
-    `published`: blurs without padding, then stretches the smaller result to the size of p, so it is shifted and scaled against p.
-    `corrected`: reflect padding before each blur, so that every pixel of the result lies where it lies in p.
+    `published`: blurs without padding, then stretches the smaller result to the size of g, so it is shifted and scaled against g.
+    `corrected`: reflect padding before each blur, so that every pixel of the result lies where it lies in g.
     Raises ValueError for maps smaller than 9x9.
     """
-    height, width = p.shape[-2:]
+    height, width = g.shape[-2:]
     if min(height, width) < SMALLEST_MAP:
         raise ValueError(f"the edge-guided module needs feature maps of at least 9x9, got {height}x{width}: use inputs of at least 80x80")
     aligned = variant == "corrected"
-    g = p.mean(1, keepdim=True)
     small = _blur(F.pad(g, [2] * 4, "reflect") if aligned else g)[..., ::2, ::2]
     rows, columns = small.shape[-2:]
     spread = small.new_zeros(*small.shape[:2], 2 * rows, 2 * columns)
@@ -68,7 +76,7 @@ def smooth_part(p: Tensor, variant: EGM) -> Tensor:
 
 def laplacian_band(p: Tensor, variant: EGM = "published") -> Tensor:
     """L(p), one band of a Laplacian pyramid, (N, C, H, W) to the same shape."""
-    return p - smooth_part(p, variant)
+    return p - smooth_part(p.mean(1, keepdim=True), variant)
 
 
 class ChannelGate(nn.Module):
@@ -81,46 +89,81 @@ class ChannelGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        mean, peak = F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)
-        gate = torch.sigmoid(self.mlp(mean) + self.mlp(peak))
-        return x * gate[:, :, None, None]
+        everywhere = tuple(range(2, x.ndim))
+        gate = torch.sigmoid(self.mlp(x.mean(everywhere)) + self.mlp(x.amax(everywhere)))
+        return x * gate.view(*gate.shape, *[1] * (x.ndim - 2))
+
+
+def to_one_channel(x: Tensor, conv: nn.Module) -> Tensor:
+    """`conv(x)` for a convolution to one channel with "same" padding, fast in 3-D as well.
+
+    Convolutions to a single channel starve the CPU's vector units. In 3-D the kernel's planes along the first axis become the
+    output channels of a 2-D convolution of every plane of x (N, C, D, H, W), whose results are then shifted and added.
+    """
+    if x.ndim == 4:
+        return conv(x)
+    n, c, d, h, w = x.shape
+    taps = conv.weight.shape[2]
+    planes = x.transpose(1, 2).reshape(n * d, c, h, w)
+    each = F.conv2d(planes, conv.weight[0].transpose(0, 1), padding=conv.padding[1:]).view(n, d, taps, h, w)
+    total = conv.bias.view(1, 1, 1, 1)
+    for tap, part in enumerate(each.unbind(2)):  # (N, D, H, W)
+        shift = tap - taps // 2
+        kept = part[:, max(shift, 0) : d + min(shift, 0)]
+        total = total + F.pad(kept, (0, 0, 0, 0, max(-shift, 0), max(shift, 0)))
+    return total.unsqueeze(1)
 
 
 class SpatialGate(nn.Module):
     """x times a weight a pixel, from the maximum and the mean over the channels (CBAM)."""
 
-    def __init__(self):
+    def __init__(self, dims: int):
         super().__init__()
-        self.spatial = nn.Conv2d(2, 1, 7, padding=3)
+        self.spatial = CONV[dims](2, 1, 7, padding=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.spatial(torch.stack([x.max(1).values, x.mean(1)], 1)))
+        return x * torch.sigmoid(to_one_channel(torch.stack([x.max(1).values, x.mean(1)], 1), self.spatial))
 
 
 class CBAM(nn.Module):
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, dims: int):
         super().__init__()
         self.ChannelGate = ChannelGate(channels)
-        self.SpatialGate = SpatialGate()
+        self.SpatialGate = SpatialGate(dims)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.SpatialGate(self.ChannelGate(x))
 
 
-class EdgeGuidedModule(nn.Module):
+class EdgeGuidedBase(nn.Module):
+    """What follows the three answers of a feature in 2-D and 3-D: fusion, attention, residual, CBAM; dropouts in 3-D alone."""
+
+    def __init__(self, channels: int, variant: EGM, dims: int, fusion_dropout: float = 0.0, dropout: float = 0.0):
+        super().__init__()
+        self.variant = variant
+        fusion = [CONV[dims](3 * channels, channels, 3, padding=1), BATCH_NORM[dims](channels), nn.ReLU()]
+        self.fusion_conv = nn.Sequential(*fusion, *([nn.Dropout3d(fusion_dropout)] if fusion_dropout else []))
+        self.attention = nn.Sequential(CONV[dims](channels, 1, 3, padding=1), BATCH_NORM[dims](1), nn.Sigmoid())
+        self.cbam = CBAM(channels, dims)
+        self.dropout = nn.Dropout(dropout)
+
+    def refine(self, x: Tensor, answers: Tensor) -> Tensor:
+        """x (N, C, ...) and its background, boundary and edges (N, 3C, ...) to the sharpened feature (N, C, ...)."""
+        fused = self.fusion_conv(answers)
+        conv, norm, sigmoid = self.attention
+        attention = sigmoid(norm(to_one_channel(fused, conv)))
+        return self.dropout(self.cbam(fused * attention + x))
+
+
+class EdgeGuidedModule(EdgeGuidedBase):
     """Sharpens a decoder feature (N, C, H, W) with the background, the boundary and the input edges it answers to."""
 
     def __init__(self, channels: int, variant: EGM = "published"):
-        super().__init__()
-        self.variant = variant
-        self.fusion_conv = nn.Sequential(nn.Conv2d(3 * channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())
-        self.attention = nn.Sequential(nn.Conv2d(channels, 1, 3, padding=1), nn.BatchNorm2d(1), nn.Sigmoid())
-        self.cbam = CBAM(channels)
+        super().__init__(channels, variant, dims=2)
 
     def forward(self, x: Tensor, edge: Tensor) -> Tensor:
         p = torch.sigmoid(x)  # (N, C, H, W); the published code takes the feature itself for the prediction
         e = F.interpolate(edge, size=x.shape[-2:], mode="bilinear", align_corners=True)  # (N, 1, H, W)
         xp = x * p
-        background, boundary, edges = x - xp, xp - x * smooth_part(p, self.variant), x * e
-        fused = self.fusion_conv(torch.cat([background, boundary, edges], 1))
-        return self.cbam(fused * self.attention(fused) + x)
+        background, boundary, edges = x - xp, xp - x * smooth_part(p.mean(1, keepdim=True), self.variant), x * e
+        return self.refine(x, torch.cat([background, boundary, edges], 1))

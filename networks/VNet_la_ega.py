@@ -1,0 +1,138 @@
+"""3-D V-Net of BCP (CVPR 2023, arXiv 2305.00673) with an edge-guided module behind every skip (Hsu & Hua), in both published variants.
+
+They differ in normalisation, dropout, head and the names in their state dicts; the shape is one.
+"""
+
+from torch import Tensor, nn
+
+from networks.egm import EGM
+from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
+
+WIDTHS = (16, 32, 64, 128, 256)
+DOWN = (("one", 1), ("two", 2), ("three", 3), ("four", 3), ("five", 3))  # block names and their numbers of stages
+UP = (("six", 3), ("seven", 3), ("eight", 2), ("nine", 1))
+EGM_NAMES = ("ega", "ega_1", "ega_2", "ega_3")
+
+
+def _check_size(size: tuple[int, ...]) -> None:
+    if any(side % 16 or side <= 0 for side in size):
+        raise ValueError(f"an input of {'x'.join(map(str, size))} does not fit the V-Net: all three sides must be multiples of 16")
+
+
+class _Part(nn.Module):
+    """A part whose layers lie under `name`, as in the published state dicts."""
+
+    def __init__(self, name: str, *layers: nn.Module):
+        super().__init__()
+        self.add_module(name, nn.Sequential(*layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        (layers,) = self.children()
+        return layers(x)
+
+
+def _stages(name: str, count: int, inputs: int, outputs: int, norm: type[nn.Module], dropout: float | None = None) -> _Part:
+    """`count` times conv3, norm, ReLU and, if `dropout` is not None, Dropout3d."""
+    layers = []
+    for stage in range(count):
+        layers += [nn.Conv3d(outputs if stage else inputs, outputs, 3, padding=1), norm(outputs), nn.ReLU(inplace=True)]
+        layers += [] if dropout is None else [nn.Dropout3d(dropout)]
+    return _Part(name, *layers)
+
+
+def _resampling(conv: type[nn.Module], inputs: int, outputs: int, norm: type[nn.Module]) -> _Part:
+    return _Part("conv", conv(inputs, outputs, 2, stride=2), norm(outputs), nn.ReLU(inplace=True))
+
+
+def _add_encoder(home: nn.Module, in_chns: int, name: str, norm: type[nn.Module], dropouts: tuple[float | None, float | None]) -> None:
+    for level, (block, count) in enumerate(DOWN):
+        dropout = {3: dropouts[0], 4: dropouts[1]}.get(level)
+        home.add_module(f"block_{block}", _stages(name, count, WIDTHS[level] if level else in_chns, WIDTHS[level], norm, dropout))
+        if level < 4:
+            home.add_module(f"block_{block}_dw", _resampling(nn.Conv3d, WIDTHS[level], WIDTHS[level + 1], norm))
+
+
+def _add_decoder(home: nn.Module, name: str, norm: type[nn.Module], blocks: int) -> None:
+    """Upsampling before each of the four levels, and the stages of the first `blocks` of them."""
+    for level, (above, (block, count)) in enumerate(zip(("five", "six", "seven", "eight"), UP, strict=True)):
+        width = WIDTHS[3 - level]
+        home.add_module(f"block_{above}_up", _resampling(nn.ConvTranspose3d, 2 * width, width, norm))
+        if level < blocks:
+            home.add_module(f"block_{block}", _stages(name, count, width, width, norm))
+
+
+def _add_egms(home: nn.Module, egm: EGM, fusion_dropout: float) -> None:
+    for name, width in zip(EGM_NAMES, reversed(WIDTHS[:4]), strict=True):
+        home.add_module(name, EdgeGuidedModule3d(width, egm, fusion_dropout))
+
+
+class _VNetBase(nn.Module):
+    """`forward` takes (N, in_chns, D, H, W), all sides multiples of 16 (else ValueError), and returns logits (N, class_num, D, H, W)."""
+
+    check_size = staticmethod(_check_size)
+
+    def __init__(self, egm: EGM):
+        super().__init__()
+        self.compute_edge_feature = None if egm == "none" else EdgeMap3d(egm)
+
+    def encode(self, home: nn.Module, x: Tensor) -> list[Tensor]:
+        features = []  # (N, 16, D, H, W) ... (N, 256, D / 16, H / 16, W / 16)
+        for level, (block, _) in enumerate(DOWN):
+            x = home.get_submodule(f"block_{block}")(x)
+            features.append(x)
+            if level < 4:
+                x = home.get_submodule(f"block_{block}_dw")(x)
+        return features
+
+    def decode(self, home: nn.Module, features: list[Tensor], edge: Tensor | None) -> Tensor:
+        x = features[4]
+        for level, (above, (block, _)) in enumerate(zip(("five", "six", "seven", "eight"), UP, strict=True)):
+            x = home.get_submodule(f"block_{above}_up")(x) + features[3 - level]
+            if edge is not None:
+                x = home.get_submodule(EGM_NAMES[level])(x, edge, self.compute_edge_feature.conv_adjust)
+            if hasattr(home, f"block_{block}"):  # the pancreas network keeps its last block in its head
+                x = home.get_submodule(f"block_{block}")(x)
+        return x
+
+    def edge_map(self, x: Tensor) -> Tensor | None:
+        return None if self.compute_edge_feature is None else self.compute_edge_feature(x)
+
+
+class VNet(_VNetBase):
+    """The left-atrium V-Net, and without edge guidance BCP's and CoGRNet's: batch norm; dropout on the two deepest features and before
+    the last convolution, if `has_dropout`."""
+
+    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True):
+        super().__init__(egm)
+        self.encoder, self.decoder = nn.Module(), nn.Module()
+        _add_encoder(self.encoder, in_chns, "conv", nn.BatchNorm3d, (None, None))
+        _add_decoder(self.decoder, "conv", nn.BatchNorm3d, blocks=4)
+        self.decoder.out_conv = nn.Conv3d(WIDTHS[0], class_num, 1)
+        if egm != "none":
+            _add_egms(self.decoder, egm, fusion_dropout=0.4)
+        self.dropouts = nn.ModuleList([nn.Dropout3d(p if has_dropout else 0.0) for p in (0.4, 0.5, 0.5)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_size(tuple(x.shape[2:]))
+        *features, fourth, fifth = self.encode(self.encoder, x)
+        fourth, fifth = self.dropouts[0](fourth), self.dropouts[1](fifth)
+        x = self.decode(self.decoder, [*features, fourth, fifth], self.edge_map(x))
+        return self.decoder.out_conv(self.dropouts[2](x))
+
+
+class VNetPancreas(_VNetBase):
+    """The pancreas V-Net: instance norm without parameters, dropout in the stages of the two deepest blocks, everything at the top of
+    its state dict, the last block part of its only head `branchs.0`."""
+
+    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True):
+        super().__init__(egm)
+        _add_encoder(self, in_chns, "ops", nn.InstanceNorm3d, (0.4, 0.5) if has_dropout else (0.0, 0.0))
+        _add_decoder(self, "ops", nn.InstanceNorm3d, blocks=3)
+        head = nn.Sequential(_stages("ops", 1, WIDTHS[0], WIDTHS[0], nn.InstanceNorm3d), nn.Conv3d(WIDTHS[0], class_num, 1))
+        self.branchs = nn.ModuleList([head])
+        if egm != "none":
+            _add_egms(self, egm, fusion_dropout=0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_size(tuple(x.shape[2:]))
+        return self.branchs[0](self.decode(self, self.encode(self, x), self.edge_map(x)))

@@ -1,0 +1,150 @@
+"""Edge-guided module of the V-Nets; see egm.py for what it is and what it shares with 2-D.
+
+Notation: x a feature map (N, C, D, H, W), p = sigmoid(x), e the Sobel magnitude of the network's input (N, 1, d, h, w).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from networks.egm import EGM, EdgeGuidedBase, grey
+
+EDGE_CHANNELS = 128
+
+
+class EdgeMap3d(nn.Module):
+    """Sobel gradient magnitude of a volume (N, C, D, H, W), zero padding, to (N, 1, D, H, W); C = 3 is turned grey first.
+
+    `published`: the derivative along the first axis is taken between a plane and the next one (0 on plane -1); `corrected`: between
+    the two neighbours, as along the other axes. `conv_adjust` lies here as in the published state dicts; the modules fold it
+    into their own weights (`EdgeGuidedModule3d`).
+    """
+
+    def __init__(self, variant: EGM = "published"):
+        super().__init__()
+        smooth, derivative, forward = torch.tensor([[1.0, 2.0, 1.0], [-1.0, 0.0, 1.0], [0.0, -1.0, 1.0]])
+        for axis, rows in zip("xyz", ((smooth, smooth, derivative), (smooth, derivative, smooth), (forward, smooth, smooth)), strict=True):
+            self.register_buffer(f"sobel_{axis}", torch.einsum("i,j,k->ijk", *rows)[None, None])
+        self.conv_adjust = nn.Conv3d(1, EDGE_CHANNELS, 1)
+        self.variant = variant
+
+    def forward(self, image: Tensor) -> Tensor:
+        sobel_z = self.sobel_z if self.variant == "published" else self.sobel_x.transpose(2, 4)
+        gradient = F.conv3d(grey(image), torch.cat([self.sobel_x, self.sobel_y, sobel_z]), padding=1)  # (N, 3, D, H, W)
+        return gradient.square().sum(1, keepdim=True).sqrt()
+
+
+def _blur(g: Tensor, gain: float = 1.0) -> Tensor:
+    """3x3x3 Gaussian blur (sigma 1.5, normalised, zero padding) of (N, 1, D, H, W), an axis at a time."""
+    side = math.exp(-1 / (2 * 1.5**2))
+    for axis in (2, 3, 4):
+        n = g.shape[axis]
+        blurred = g.clone()
+        blurred.narrow(axis, 0, n - 1).add_(g.narrow(axis, 1, n - 1), alpha=side)
+        blurred.narrow(axis, 1, n - 1).add_(g.narrow(axis, 0, n - 1), alpha=side)
+        g = blurred
+    return g * (gain / (1 + 2 * side) ** 3)
+
+
+def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
+    """What the Laplacian band takes away from every channel of p, from their mean `g`; both (N, 1, D, H, W).
+
+    `published`: the halved volume is put into the first octant of an empty one of twice its size and blurred there, so only that
+    octant holds anything, at half the scale. `corrected`: its voxels are spread over every second place, gain 8 instead of 4.
+    """
+    small = _blur(g)[..., ::2, ::2, ::2]
+    d, h, w = small.shape[-3:]
+    spread = small.new_zeros(*small.shape[:2], 2 * d, 2 * h, 2 * w)
+    if variant == "corrected":
+        spread[..., ::2, ::2, ::2] = small
+        depth, height, width = g.shape[-3:]
+        return _blur(spread, gain=8)[..., :depth, :height, :width]
+    spread[..., :d, :h, :w] = small
+    smooth = _blur(spread, gain=4)
+    return smooth if smooth.shape == g.shape else F.interpolate(smooth, size=g.shape[-3:], mode="nearest")
+
+
+def laplacian_band_3d(p: Tensor, variant: EGM = "published") -> Tensor:
+    """L(p), one band of a Laplacian pyramid, (N, C, D, H, W) to the same shape."""
+    return p - smooth_part_3d(p.mean(1, keepdim=True), variant)
+
+
+class _MeanSigmoid(torch.autograd.Function):
+    """mean over channels of sigmoid(x), (N, C, ...) to (N, 1, ...), keeping x alone for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.sigmoid(x).mean(1, keepdim=True)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        p = torch.sigmoid(x)
+        return torch.addcmul(p, p, p, value=-1).mul_(gradient / x.shape[1])
+
+
+class _Answers(torch.autograd.Function):
+    """[x (1 - p), x (p - s), x (w e + b)] with p = sigmoid(x), written into one tensor (N, 3C, ...), keeping x, s, e, w, b alone.
+
+    x (N, C, D, H, W), s and e (N, 1, D, H, W), w and b (1, C, 1, 1, 1). e gets no gradient: nothing is learnt before it.
+    """
+
+    @staticmethod
+    def forward(ctx, x, s, e, w, b):
+        ctx.save_for_backward(x, s, e, w, b)
+        c = x.shape[1]
+        layout = torch.channels_last_3d if x.is_contiguous(memory_format=torch.channels_last_3d) else torch.contiguous_format
+        out = torch.empty((x.shape[0], 3 * c, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=layout)
+        xp = torch.sigmoid(x).mul_(x)
+        torch.sub(x, xp, out=out[:, :c])
+        torch.addcmul(xp, x, s, value=-1, out=out[:, c : 2 * c])
+        torch.mul(torch.addcmul(b, e, w), x, out=out[:, 2 * c :])
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, s, e, w, b = ctx.saved_tensors
+        background, boundary, edges = gradient.chunk(3, 1)
+        p = torch.sigmoid(x)
+        slope = torch.addcmul(p, x, torch.addcmul(p, p, p, value=-1))  # derivative of x p
+        gx = torch.sub(boundary, background).mul_(slope).add_(background)
+        gx.addcmul_(boundary, s, value=-1).addcmul_(edges, torch.addcmul(b, e, w))
+        gs = (boundary * x).sum(1, keepdim=True).neg_()
+        xe = x * edges
+        everywhere = (0, 2, 3, 4)
+        gb = xe.sum(everywhere, keepdim=True)
+        return gx, gs, None, xe.mul_(e).sum(everywhere, keepdim=True), gb
+
+
+class EdgeGuidedModule3d(EdgeGuidedBase):
+    """Sharpens a decoder feature (N, C, D, H, W), C one of 128, 64, 32, 16.
+
+    The published code leads the edge map through a 1x1x1 convolution to 128 channels at full resolution, a nearest resize and
+    another one to C channels. That chain is affine in the one-channel map and commutes with the resize, so it is `w e + b` a
+    channel, with w and b folded from the stored weights: same function, same gradients, no 128-channel volume.
+    """
+
+    def __init__(self, channels: int, variant: EGM = "published", fusion_dropout: float = 0.4, dropout: float = 0.4):
+        super().__init__(channels, variant, 3, fusion_dropout, dropout)
+        self.channels = channels
+        for width in (64, 32, 16):  # every published module stores all three
+            adjust = nn.Conv3d(EDGE_CHANNELS, width, 1)
+            self.add_module(f"adjust_128_to_{width}", adjust.requires_grad_(width == channels))
+
+    def edge_weights(self, conv_adjust: nn.Conv3d) -> tuple[Tensor, Tensor]:
+        """w and b, both (C,)."""
+        w, b = conv_adjust.weight.flatten(), conv_adjust.bias  # (128,)
+        if self.channels == EDGE_CHANNELS:
+            return w, b
+        adjust = self.get_submodule(f"adjust_128_to_{self.channels}")
+        matrix = adjust.weight.flatten(1)  # (C, 128)
+        return matrix @ w, matrix @ b + adjust.bias
+
+    def forward(self, x: Tensor, edge: Tensor, conv_adjust: nn.Conv3d) -> Tensor:
+        e = F.interpolate(edge, size=x.shape[-3:], mode="nearest")  # (N, 1, D, H, W)
+        w, b = (v.view(1, -1, 1, 1, 1) for v in self.edge_weights(conv_adjust))
+        smooth = smooth_part_3d(_MeanSigmoid.apply(x), self.variant)
+        return self.refine(x, _Answers.apply(x, smooth.to(x.dtype), e.to(x.dtype), w.to(x.dtype), b.to(x.dtype)))
