@@ -14,11 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.edge_guided import train_acdc
-from training.settings import Settings
+from recipes.edge_guided import train
+from recipes.tasks import ACDC_TASK
+from training.settings import SliceSettings
 from utils.cli import run
 
-RECIPE = Settings(
+RECIPE = SliceSettings(
     labelnum=3,
     patch_size=(256, 256),
     batch_size=24,
@@ -37,4 +38,4 @@ RECIPE = Settings(
 )
 
 if __name__ == "__main__":
-    run(lambda: train_acdc(RECIPE, description=__doc__))
+    run(lambda: train(ACDC_TASK, RECIPE, description=__doc__))

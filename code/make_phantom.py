@@ -1,6 +1,6 @@
-"""Write synthetic cardiac MR in the layout of a public data set, to try everything without the real data.
+"""Write synthetic images in the layout of a public data set, to try everything without the real data.
 
-python code/make_phantom.py --root DATA
+python code/make_phantom.py --dataset ACDC --root DATA
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.phantom import write_acdc_phantom
+from dataloaders.phantom import write_phantom
 from utils.cli import parse, run
 
 
@@ -18,28 +18,26 @@ from utils.cli import parse, run
 class Flags:
     root: Path
     """Folder to write into; made if missing."""
-    dataset: Literal["ACDC"] = "ACDC"
+    dataset: Literal["ACDC", "LA", "Pancreas", "KiTS19", "LiTS"] = "ACDC"
     """Whose layout to write."""
     train: int = 20
-    """Training patients, written as slices."""
-    val: int = 4
-    """Validation patients, written as volumes."""
+    """Training patients; those of ACDC are written as slices."""
+    val: int | None = None
+    """Validation patients, written as volumes; ACDC alone, where 4 are the default."""
     test: int = 6
     """Test patients, written as volumes."""
-    size: int = 128
-    """Mean side of an image in pixels."""
+    labelled: int | None = None
+    """How many of the training patients are listed as labelled; Pancreas alone, where 12 of 62 are the default."""
+    size: tuple[int, ...] | None = None
+    """ACDC: mean side of an image in pixels (128). Others: mean voxels along the array's three axes (LA 96 96 56,
+    Pancreas 96 96 96, KiTS19 and LiTS 32 96 96)."""
     seed: int = 1337
     """Which population to draw."""
 
 
 def main() -> None:
     flags = parse(Flags, description=__doc__)
-    write_acdc_phantom(flags.root, flags.train, flags.val, flags.test, flags.size, flags.seed)
-    slices = len((flags.root / "train_slices.list").read_text().split())
-    print(
-        f"wrote {slices} training slices of {flags.train} patients, {2 * flags.val} validation and {2 * flags.test} test volumes"
-        f" below {flags.root}; next: python code/ACDC_labelnum3_train.py --root_path {flags.root}"
-    )
+    print(write_phantom(flags.dataset, flags.root, flags.train, flags.test, flags.val, flags.labelled, flags.size, flags.seed))
 
 
 if __name__ == "__main__":

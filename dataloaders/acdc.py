@@ -1,4 +1,4 @@
-"""ACDC (Bernard et al., TMI 2018) in the HDF5 preparation of SSL4MIS: slices to train on, volumes to validate and test on."""
+"""ACDC (Bernard et al., TMI 2018) in the HDF5 preparation of SSL4MIS: slices to train on."""
 
 from pathlib import Path
 
@@ -9,9 +9,8 @@ from torch.utils.data import Dataset
 
 from dataloaders.augment import draw_slice_transform
 from dataloaders.facts import ACDC
-from dataloaders.hdf5 import check_root, read_attribute, read_case, read_list
+from dataloaders.hdf5 import check_root, read_case, read_list
 from dataloaders.two_stream import Draw
-from utils.case import Case
 from utils.errors import UserError
 from utils.progress import progress
 from utils.zoom import zoom_nearest
@@ -37,7 +36,7 @@ class ACDCSlices(Dataset):
 
     def __init__(self, root: Path, labelnum: int, patch_size: tuple[int, int], unlabelled: bool = True):
         check_root(root, ACDC.name)
-        names = read_list(root, ACDC.name, "train_slices.list")
+        names = read_list(root, ACDC.name, ACDC.train_list)
         self.patch_size = patch_size
         self.labelled = labelled_slices(names, labelnum)
         self.unlabelled = len(names) - self.labelled if unlabelled else 0
@@ -60,27 +59,3 @@ class ACDCSlices(Dataset):
         if draw.index < self.labelled:
             item["label"] = torch.from_numpy(zoom_nearest(transform(self.labels[draw.index]), self.patch_size).astype(np.int64))
         return item
-
-
-def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack a batch whose labelled samples come first: "image" of all of them, "label" of the labelled ones."""
-    return {
-        "image": torch.stack([item["image"] for item in items]),
-        "label": torch.stack([item["label"] for item in items if "label" in item]),
-    }
-
-
-def read_volumes(root: Path, split: str) -> list[Case]:
-    """The volumes of `val.list` or `test.list`, in list order."""
-    check_root(root, ACDC.name)
-    cases = []
-    with progress(read_list(root, ACDC.name, f"{split}.list"), desc=f"reading {split} volumes", unit="file", leave=False, delay=0.5) as bar:
-        for name in bar:
-            path = root / "data" / f"{name}.h5"
-            image, label, attributes = read_case(path, ACDC.classes, 3)
-            spacing = read_attribute(path, attributes, "spacing_mm", (3,))
-            if spacing is not None and not (spacing > 0).all():
-                raise UserError(f"{path}: spacing_mm is {spacing}, expected three positive numbers; prepare the case again")
-            affine = read_attribute(path, attributes, "affine", (4, 4))
-            cases.append(Case(name, image, label, None if spacing is None else tuple(spacing.tolist()), affine))
-    return cases

@@ -1,5 +1,6 @@
-"""2-D augmentation of ACDC as BCP has it: a random draw, then a deterministic transform that can be replayed and tested."""
+"""Augmentation as BCP has it: a random draw, then a deterministic transform that can be replayed and tested."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy import ndimage
 
 @dataclass(frozen=True)
 class SliceTransform:
-    """Quarter turns (counter-clockwise), then a flip along an axis, then a rotation by `angle` degrees; None and 0 change nothing."""
+    """2-D: quarter turns (counter-clockwise), then a flip along an axis, then a rotation by `angle` degrees; None and 0 change nothing."""
 
     quarter_turns: int = 0
     flip_axis: int | None = None
@@ -16,10 +17,14 @@ class SliceTransform:
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """Transform one (H, W) array; order 0, the shape is kept but for odd quarter turns."""
-        array = np.rot90(array, self.quarter_turns)
-        if self.flip_axis is not None:
-            array = np.flip(array, self.flip_axis)
+        array = _turn_and_flip(array, self.quarter_turns, self.flip_axis)
         return ndimage.rotate(array, self.angle, order=0, reshape=False) if self.angle else array
+
+
+def _turn_and_flip(array: np.ndarray, quarter_turns: int, flip_axis: int | None) -> np.ndarray:
+    """A view of `array`, turned in its first two axes, then flipped."""
+    array = np.rot90(array, quarter_turns)
+    return array if flip_axis is None else np.flip(array, flip_axis)
 
 
 def draw_slice_transform(rng: np.random.Generator) -> SliceTransform:
@@ -29,3 +34,44 @@ def draw_slice_transform(rng: np.random.Generator) -> SliceTransform:
     if rng.random() > 0.5:
         return SliceTransform(angle=int(rng.integers(-20, 20)))
     return SliceTransform()
+
+
+@dataclass(frozen=True)
+class VolumeTransform:
+    """3-D: quarter turns in the first two axes, a flip along one of them, zeros on both sides of each axis, then a patch from `start`."""
+
+    start: tuple[int, ...]
+    patch_size: tuple[int, ...]
+    margin: tuple[int, ...] = (0, 0, 0)
+    quarter_turns: int = 0
+    flip_axis: int | None = None
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """The patch of one (X, Y, Z) array, contiguous."""
+        array = _turn_and_flip(array, self.quarter_turns, self.flip_axis)
+        if any(self.margin):
+            array = np.pad(array, [(side, side) for side in self.margin])
+        patch = array[tuple(slice(first, first + side) for first, side in zip(self.start, self.patch_size, strict=True))]
+        return np.ascontiguousarray(patch)
+
+
+@dataclass(frozen=True)
+class VolumeAugmentation:
+    """How patches are drawn. `spare`: voxels to add on each side beyond what a scan lacks, where any side is not larger than the
+    patch; `turn`: quarter turns and a flip first; `centre`: the middle of the scan instead of a random place."""
+
+    patch_size: tuple[int, ...]
+    spare: int
+    turn: bool = True
+    centre: bool = False
+
+    def draw(self, rng: np.random.Generator, shape: Sequence[int]) -> VolumeTransform:
+        """A transform for a scan of `shape`; its corner is uniform in [0, side - patch) of the padded scan."""
+        turns, flip = (int(rng.integers(4)), int(rng.integers(2))) if self.turn else (0, None)
+        shape = (shape[1], shape[0], *shape[2:]) if turns % 2 else tuple(shape)
+        margin = (0,) * len(shape)
+        if any(side <= patch for side, patch in zip(shape, self.patch_size, strict=True)):
+            margin = tuple(max((patch - side) // 2 + self.spare, 0) for side, patch in zip(shape, self.patch_size, strict=True))
+        room = [side + 2 * more - patch for side, more, patch in zip(shape, margin, self.patch_size, strict=True)]
+        start = tuple(round(r / 2) for r in room) if self.centre else tuple(int(rng.integers(r)) for r in room)
+        return VolumeTransform(start, self.patch_size, margin, turns, flip)

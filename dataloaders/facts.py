@@ -10,7 +10,8 @@ import numpy as np
 class DatasetFacts:
     """Facts of one data set; `class_names` start with the background.
 
-    `file`: where a case's HDF5 file lies below the root. `axes`: order of a stored volume's axes. `file_classes`: how many class
+    `file`: where a case's HDF5 file lies below the root. `axes`: order of a stored volume's axes; in memory 3-D data sets are always
+    x, y, z and ACDC's volumes slices first. `zscore`: whether images are z-scored when they are read. `file_classes`: how many class
     numbers its labels may hold; `foreground`: which of them are the object where there is one (else each is its own class).
     `planes`: the two planes of CoGRNet's annotation, each an axis of the stored volume and the published slice number, None for
     the middle of the axis.
@@ -24,6 +25,7 @@ class DatasetFacts:
     train_list: str
     test_list: str
     axes: str = "zyx"
+    zscore: bool = False
     file_classes: int = 2
     foreground: tuple[int, ...] = ()
     planes: tuple[tuple[int, int | None], ...] = ()
@@ -34,6 +36,15 @@ class DatasetFacts:
 
     def path(self, root: Path, case: str) -> Path:
         return root / self.file.format(case)
+
+    @property
+    def swapped(self) -> bool:
+        """Whether a stored volume's axes are turned round when it is read."""
+        return self.dims == 3 and self.axes == "zyx"
+
+    def list_name(self, split: str) -> str:
+        """File name of the list `test` or `val`; the published protocols have a validation list for ACDC alone."""
+        return self.test_list if split == "test" else f"val.{self.test_list.split('.')[1]}"
 
     def task_label(self, label: np.ndarray) -> np.ndarray:
         """A stored label as the class numbers of `class_names` (uint8)."""
@@ -76,6 +87,7 @@ KITS19 = DatasetFacts(
     class_names=("background", "kidney and tumour"),
     channels=1,
     dims=3,
+    zscore=True,
     file="{}.h5",
     train_list="train.txt",
     test_list="test.txt",

@@ -32,7 +32,7 @@ def check_root(root: Path, dataset: str) -> None:
     if not root.is_dir():
         raise UserError(
             f"{root}: no such folder; put the {dataset} data there, name its place with --root_path, "
-            f"or make synthetic data: python code/make_phantom.py --root {root}"
+            f"or make synthetic data: python code/make_phantom.py --dataset {dataset} --root {root}"
         )
 
 
@@ -67,6 +67,19 @@ def read_case(path: Path, classes: int, dims: int, label: bool = True) -> tuple[
             raise UserError(f"{path}: the label holds fractions, expected whole numbers 0..{classes - 1}")
         truth = truth.astype(np.uint8, copy=False)
     return image, truth, attributes
+
+
+def image_shape(path: Path) -> tuple[int, ...]:
+    """Shape of a file's image, without reading it; raises UserError as `read_case` does."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, though a case list names it")
+    try:
+        with h5py.File(path, "r") as file:
+            if "image" in file:
+                return file["image"].shape
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a readable HDF5 file ({error}); copy or prepare it again") from None
+    raise UserError(f"{path}: no data set 'image' in it")
 
 
 def read_attribute(path: Path, attributes: dict, key: str, shape: tuple[int, ...]) -> np.ndarray | None:

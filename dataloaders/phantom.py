@@ -1,42 +1,59 @@
 """Synthetic data in the layouts of the public data sets: everything runs on it without the real data."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from dataloaders.facts import ACDC, KITS19, LA, LITS, PANCREAS
+from dataloaders.phantom_files import claimed, within, write_case, write_lists
 from dataloaders.phantom_heart import DIASTOLE, SYSTOLE, draw_patient, render
+from dataloaders.phantom_volumes import write_volume_phantom
 from utils.errors import UserError
-from utils.files import replacing
 from utils.progress import progress
 
 LISTS = ("train.list", "val.list", "test.list", "train_slices.list")
+REGISTER = "code/CoGRNet_register.py --dataset {} --root_path {{}} --planes middle middle"  # the published planes need the published size
+NEXT = {
+    ACDC.name: "code/ACDC_labelnum3_train.py --root_path {}",
+    LA.name: "code/LA_labelnum4_train.py --root_path {}",
+    PANCREAS.name: "pancreas/pancreas_labelnum20_train.py --root_path {}",
+    KITS19.name: REGISTER.format(KITS19.name),
+    LITS.name: REGISTER.format(LITS.name),
+}
 
 
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as unfinished:
-        unfinished.write_text(text)
+def write_phantom(
+    dataset: str,
+    root: Path,
+    train: int = 20,
+    test: int = 6,
+    val: int | None = None,
+    labelled: int | None = None,
+    size: Sequence[int] | None = None,
+    seed: int = 1337,
+) -> str:
+    """Write the phantom of the data set of that name; None is the data set's default.
 
-
-def _write_case(path: Path, image: np.ndarray, label: np.ndarray, spacing: tuple[float, ...] | None = None) -> None:
-    with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:
-        file.create_dataset("image", data=image, compression="gzip")
-        file.create_dataset("label", data=label, compression="gzip")
-        if spacing is not None:
-            file.attrs["spacing_mm"] = np.array(spacing, np.float64)
-
-
-def _claim(root: Path, recipe: str) -> None:
-    """Make the folder and leave the recipe in it; UserError if somebody else's data are there."""
-    mark = root / "phantom.json"
-    if mark.exists():
-        if mark.read_text() != recipe:
-            raise UserError(f"{mark} was written with other settings; name another folder with --root or delete this one")
-    elif any((root / name).exists() for name in (*LISTS, "data")):
-        raise UserError(f"--root {root} already holds data that is no phantom; name another folder")
-    (root / "data" / "slices").mkdir(parents=True, exist_ok=True)
-    _write_text(mark, recipe)
+    Returns a line that says what was written and which command comes next. UserError as in `write_acdc_phantom` and
+    `write_volume_phantom`, and for what the data set has no use for.
+    """
+    if dataset == ACDC.name:
+        if labelled is not None:
+            raise UserError(f"--labelled is for {PANCREAS.name} alone, --labelnum of the training counts ACDC's labels; leave it out")
+        if size and len(size) != 1:
+            raise UserError(f"--size takes one number for {dataset}, the mean side of an image in pixels, not {len(size)}")
+        val = 4 if val is None else val
+        write_acdc_phantom(root, train, val, test, *(size or (128,)), seed)
+        slices = len((root / ACDC.train_list).read_text().split())
+        wrote = f"{slices} training slices of {train} patients, {2 * val} validation and {2 * test} test volumes"
+    else:
+        if val is not None:
+            raise UserError(f"--val is for ACDC alone, {dataset} has no validation list; leave it out")
+        facts = next(facts for facts in (LA, PANCREAS, KITS19, LITS) if facts.name == dataset)
+        write_volume_phantom(facts, root, train, test, size, seed, labelled)
+        wrote = f"{train} training and {test} test volumes"
+    return f"wrote {wrote} below {root}; next: python {NEXT[dataset].format(root)}"
 
 
 def write_acdc_phantom(
@@ -63,13 +80,11 @@ def write_acdc_phantom(
         ("slices (least)", slices[0], 5, 99),
         ("slices (most)", slices[1], slices[0], 99),
     ):
-        if not least <= value <= most:
-            raise UserError(f"--{flag} must be from {least} to {most}, not {value}")
+        within(flag, value, least, most)
     root = Path(root)
     settings = {"train": train, "val": val, "test": test, "size": size, "seed": seed, "slices": list(slices)}
     lists: dict[str, list[str]] = {name: [] for name in LISTS}
-    try:
-        _claim(root, json.dumps({"phantom": "ACDC", **settings}) + "\n")
+    with claimed(root, {"phantom": "ACDC", **settings}, (*LISTS, "data")):
         for number in progress(range(1, train + val + test + 1), desc="patients", disable=None):
             rng = np.random.default_rng([seed, number])
             patient = draw_patient(rng, size, slices)
@@ -79,12 +94,9 @@ def write_acdc_phantom(
                 name = f"patient{number:03d}_frame{phase:02d}"
                 lists[f"{part}.list"].append(name)
                 if part != "train":
-                    _write_case(root / "data" / f"{name}.h5", image, label, patient.spacing)
+                    write_case(root / "data" / f"{name}.h5", image, label, patient.spacing)
                     continue
                 for k in rng.permutation(len(image)):
                     lists["train_slices.list"].append(f"{name}_slice_{k + 1}")
-                    _write_case(root / "data" / "slices" / f"{name}_slice_{k + 1}.h5", image[k], label[k])
-        for name, lines in lists.items():
-            _write_text(root / name, "\n".join(lines) + "\n")
-    except OSError as error:
-        raise UserError(f"--root {root}: cannot write there ({error}); name another folder") from None
+                    write_case(root / "data" / "slices" / f"{name}_slice_{k + 1}.h5", image[k], label[k])
+        write_lists(root, lists)

@@ -12,6 +12,8 @@ from scipy.ndimage import binary_dilation, gaussian_filter, shift
 from scipy.ndimage import label as components
 from scipy.special import expit
 
+from dataloaders.phantom_paint import bias, paint, rician
+
 BACKGROUND, RIGHT, MYOCARDIUM, LEFT = range(4)
 DIASTOLE, SYSTOLE = 1, 2
 FIELD_OF_VIEW = 285.0
@@ -153,13 +155,6 @@ def _blob(x: np.ndarray, y: np.ndarray, cx: float, cy: float, a: float, b: float
     return (1 - np.hypot(u / a, v / b)) * min(a, b)
 
 
-def _paint(image: np.ndarray, inside: np.ndarray, value: np.ndarray | float, edge: float = 0.7) -> None:
-    """Lay `value` over `image` where `inside` (mm) is positive; the soft edge stands for partial volume."""
-    touched = inside > -6 * edge
-    fresh = value[touched] if isinstance(value, np.ndarray) else value
-    image[touched] += expit(inside[touched] / edge) * (fresh - image[touched])
-
-
 def _heart(p: Patient, phase: int, t: float, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Polar picture of the heart at depth t (0 base, 1 apex): borders in mm along every pixel's ray from the cavity's centre."""
     r, angle = np.hypot(x, y), np.arctan2(y, x)
@@ -191,7 +186,7 @@ def _dots(rng: np.random.Generator, image: np.ndarray, x, y, where: np.ndarray, 
     for i in rng.integers(len(rows), size=count) if len(rows) else ():
         a, b = rng.uniform(*radius, 2)
         cx, cy = x[rows[i], columns[i]], y[rows[i], columns[i]]
-        _paint(image, _blob(x, y, cx, cy, a, b, rng.uniform(0, np.pi)), rng.uniform(*value))
+        paint(image, _blob(x, y, cx, cy, a, b, rng.uniform(0, np.pi)), rng.uniform(*value))
 
 
 def _thorax(p: Patient, t: float, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -208,35 +203,35 @@ def _thorax(p: Patient, t: float, x: np.ndarray, y: np.ndarray, rng: np.random.G
     # what is inside the body is never as regular as the ellipses it is drawn with; the same in all slices
     still = np.random.default_rng([p.key, 0, 1000])
     x, y = (c + p.warp * _texture(still, c.shape, 11.0 / mm) for c in (x, y))
-    _paint(image, depth, tissue["fat"] * fine)
+    paint(image, depth, tissue["fat"] * fine)
     inner = depth - p.fat * (1 + 0.5 * np.sin(2 * angle + p.aorta[0]))
-    _paint(image, inner, tissue["muscle"] * coarse)
-    _paint(image, np.minimum(inner - 0.45 * p.chest_wall, 0.6 * p.chest_wall - inner), tissue["fat"] * 0.7 * coarse)
+    paint(image, inner, tissue["muscle"] * coarse)
+    paint(image, np.minimum(inner - 0.45 * p.chest_wall, 0.6 * p.chest_wall - inner), tissue["fat"] * 0.7 * coarse)
     lung = inner - p.chest_wall * (1 + 0.3 * np.sin(5 * angle + t))
-    _paint(image, lung, tissue["lung"] * coarse)
+    paint(image, lung, tissue["lung"] * coarse)
     _dots(rng, image, x, y, lung > 6, int(rng.integers(6, 16)), (0.8, 2.8), (0.15, 0.8))
     hx, hy = p.centre
     lift, slope, wavy, start, rise = p.diaphragm
     below = y - (hy + p.radius + p.wall + lift - rise * t + slope * (x - hx) + wavy * np.sin(x / 30 + start))
     belly = np.minimum(below, inner - 4)
-    _paint(image, belly, tissue["muscle"] * 0.5)
-    _paint(image, belly - 2.5, tissue["liver"] * coarse * fine)
+    paint(image, belly, tissue["muscle"] * 0.5)
+    paint(image, belly - 2.5, tissue["liver"] * coarse * fine)
     right = np.minimum(belly - 2.5, x - hx - 15 + 0.3 * y)
-    _paint(image, right, tissue["abdomen"] * coarse * fine, edge=3)
+    paint(image, right, tissue["abdomen"] * coarse * fine, edge=3)
     _dots(rng, image, x, y, belly > 8, int(rng.integers(4, 14)), (1.0, 4.0), (0.1, 1.1))
     aim, far, thick, value = p.mediastinum
     cushion = _blob(x, y, hx + far * np.sin(aim), hy - far * np.cos(aim), far, thick, aim + np.pi / 2)
-    _paint(image, np.minimum(cushion, lung + 3), tissue["fat"] * value * coarse * fine, edge=1.5)
+    paint(image, np.minimum(cushion, lung + 3), tissue["fat"] * value * coarse * fine, edge=1.5)
     for ox, oy, oa, ob, turn, value, rim, thickness in p.organs:
         wobble = rng.normal(0, 2, 2)
         organ = _blob(x, y, hx + ox + wobble[0], hy + oy - rise * t + wobble[1], oa, ob, turn + 0.3 * t)
         organ = np.minimum(organ, inner - 4)
-        _paint(image, organ + thickness, rim * fine)
-        _paint(image, organ, value * coarse * fine)
+        paint(image, organ + thickness, rim * fine)
+        paint(image, organ, value * coarse * fine)
     ax, ay, ar, bright = p.aorta
-    _paint(image, _blob(x, y, hx + ax, hy + ay, ar * 2.6, ar * 2.1), tissue["muscle"] * coarse, edge=2)
-    _paint(image, _blob(x, y, hx + ax, hy + ay, ar + 2, ar + 2), tissue["myocardium"] * 0.8)
-    _paint(image, _blob(x, y, hx + ax, hy + ay, ar, ar), bright * fine)
+    paint(image, _blob(x, y, hx + ax, hy + ay, ar * 2.6, ar * 2.1), tissue["muscle"] * coarse, edge=2)
+    paint(image, _blob(x, y, hx + ax, hy + ay, ar + 2, ar + 2), tissue["myocardium"] * 0.8)
+    paint(image, _blob(x, y, hx + ax, hy + ay, ar, ar), bright * fine)
     return image
 
 
@@ -244,11 +239,11 @@ def _great_vessels(p: Patient, image: np.ndarray, x: np.ndarray, y: np.ndarray, 
     """What lies above the base: atrium, aortic root and outflow tract; bright like blood, without a ring of muscle."""
     c, s = np.cos(p.septum), np.sin(p.septum)
     tissue, size = p.tissue, p.radius + p.wall
-    _paint(image, _blob(x, y, 0.3 * size * c, 0.3 * size * s, 1.6 * size, 1.25 * size, p.septum), tissue["fat"] * 0.7 * fine, edge=2)
+    paint(image, _blob(x, y, 0.3 * size * c, 0.3 * size * s, 1.6 * size, 1.25 * size, p.septum), tissue["fat"] * 0.7 * fine, edge=2)
     for along, across, a, b, value in ((-0.35, 0.35, 0.95, 0.6, 0.85), (0.25, -0.3, 0.48, 0.45, 1), (1.05, -0.2, 0.6, 0.5, 0.9)):
         cx, cy = size * (along * c - across * s), size * (along * s + across * c)
-        _paint(image, _blob(x, y, cx, cy, size * a + 2, size * b + 2, p.septum), tissue["myocardium"])
-        _paint(image, _blob(x, y, cx, cy, size * a, size * b, p.septum), value * tissue["rv_blood"] * fine)
+        paint(image, _blob(x, y, cx, cy, size * a + 2, size * b + 2, p.septum), tissue["myocardium"])
+        paint(image, _blob(x, y, cx, cy, size * a, size * b, p.septum), value * tissue["rv_blood"] * fine)
 
 
 def _ventricles(p: Patient, phase: int, t: float, h, image: np.ndarray, x, y, rng: np.random.Generator) -> None:
@@ -258,14 +253,14 @@ def _ventricles(p: Patient, phase: int, t: float, h, image: np.ndarray, x, y, rn
     trabeculae = np.clip(_texture(rng, x.shape, 3 / mm), 0, 2)
     outer = np.maximum(h["epi"], h["rv"] + 2.5 * (h["rv"] > h["epi"]))
     beside = 0.35 + 0.65 * np.cos(h["off"] / 2 + p.rv_skew) ** 2
-    _paint(image, outer + p.heart_fat * beside * (0.7 + 0.6 * trabeculae / 2) - h["r"], tissue["fat"] * fine, edge=1.2)
-    _paint(image, outer - h["r"], tissue["myocardium"] * fine)
+    paint(image, outer + p.heart_fat * beside * (0.7 + 0.6 * trabeculae / 2) - h["r"], tissue["fat"] * fine, edge=1.2)
+    paint(image, outer - h["r"], tissue["myocardium"] * fine)
     blood = tissue["rv_blood"] * fine * (1 - 0.14 * trabeculae)
-    _paint(image, np.minimum(h["rv"] - h["r"], h["r"] - h["epi"]), blood)
-    _paint(image, h["epi"] - h["r"], tissue["myocardium"] * fine)
+    paint(image, np.minimum(h["rv"] - h["r"], h["r"] - h["epi"]), blood)
+    paint(image, h["epi"] - h["r"], tissue["myocardium"] * fine)
     near_wall = expit((h["r"] - 0.8 * h["endo"]) / 2)
     jet = 1 - 0.35 * rng.uniform() * np.exp(-((x - rng.normal(0, 8)) ** 2 + (y - rng.normal(0, 8)) ** 2) / 100)
-    _paint(image, h["endo"] - h["r"], tissue["blood"] * fine * jet * (1 - 0.35 * near_wall * trabeculae))
+    paint(image, h["endo"] - h["r"], tissue["blood"] * fine * jet * (1 - 0.35 * near_wall * trabeculae))
     if 0.2 < t < 0.8:
         first, second, *how_far = p.papillary[:4]
         for turn, far, size in zip((first, second), how_far, p.papillary[4:6], strict=True):
@@ -273,7 +268,7 @@ def _ventricles(p: Patient, phase: int, t: float, h, image: np.ndarray, x, y, rn
             reach = far * p.radius * np.sqrt(1 - t**p.taper) * (p.squeeze if phase == SYSTOLE else 1)
             dot = _blob(x, y, reach * np.cos(angle), reach * np.sin(angle), size, 0.8 * size, angle)
             cover = np.minimum(dot, h["endo"] - h["r"])
-            _paint(image, cover, p.papillary[6] * tissue["myocardium"] + (1 - p.papillary[6]) * tissue["blood"])
+            paint(image, cover, p.papillary[6] * tissue["myocardium"] + (1 - p.papillary[6]) * tissue["blood"])
 
 
 def _label(h: dict[str, np.ndarray], mm: float) -> np.ndarray:
@@ -294,12 +289,10 @@ def _scan(p: Patient, image: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.r
     """The scanner: coil sensitivity and bias, ghosting, blur, Rician noise, a little gain drift. Shape (H, W) in and out."""
     cx, cy, fall, share = p.coil
     near = 1 / (1 + ((x - cx) ** 2 + (y - cy) ** 2) / fall**2)
-    u, v = x / 150, y / 150
-    field = sum(c * f for c, f in zip(p.bias, (u, v, u * v, u**2, v**2), strict=True))
-    image = image * (1 - share + 2 * share * near) * np.exp(field)
+    image = image * (1 - share + 2 * share * near) * bias(p.bias, x / 150, y / 150)
     image = image + p.ghost * shift(image, (rng.uniform(0.1, 0.4) * len(image), 0), order=1, mode="wrap")
     image = gaussian_filter(image, p.blur) * rng.uniform(0.88, 1.12)
-    return np.hypot(image + rng.normal(0, p.noise, image.shape), rng.normal(0, p.noise, image.shape))
+    return rician(rng, image, p.noise)
 
 
 def render(patient: Patient, phase: int) -> tuple[np.ndarray, np.ndarray]:

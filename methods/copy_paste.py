@@ -12,15 +12,20 @@ from utils.masks import MaskKind, box_mask, box_sides
 
 @dataclass(frozen=True)
 class CopyPaste:
-    """Where the box lies at each step of a stage of `total` steps: its sides from the schedule, its corner from (seed, step) alone."""
+    """Where the box lies at each step of a stage: its sides from the schedule, its corner from (seed, step) alone.
+
+    The schedule counts `total` iterations from 0 or, where `epoch` is the number of steps of one, `total` epochs from 1.
+    """
 
     kind: MaskKind
     end_ratio: float
     total: int
     seed: tuple[int, ...]
+    epoch: int | None = None
 
     def sides(self, shape: Sequence[int], step: int) -> tuple[int, ...]:
-        return box_sides(shape, step, self.total, self.end_ratio, self.kind)
+        t = step if self.epoch is None else step // self.epoch + 1
+        return box_sides(shape, t, self.total, self.end_ratio, self.kind)
 
     def mask(self, image: Tensor, step: int) -> Tensor:
         """Mask (...) of the spatial shape of `image` (N, 1, ...), 1 outside the box and 0 inside, on its device."""

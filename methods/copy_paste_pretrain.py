@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from methods.copy_paste import CopyPaste, paste
 from methods.objective import Objective
-from utils.losses import mix_loss
+from utils.losses import mix_loss, supervised_loss
 from utils.phase import Batch, Phase, halves
 
 
@@ -20,6 +20,10 @@ class CopyPastePretrain(Phase):
         mask = self.copy_paste.mask(image_a, step)
         mixed = paste(image_a, image_b, mask)  # (N / 2, 1, ...)
         logits = self.forward(mixed)
-        self.show(mixed, logits, paste(label_a, label_b, mask))
-        parts = mix_loss(logits, label_a, label_b, mask, dice=self.objective.dice)
-        return {**self.objective.scalars(parts), "box_side": self.copy_paste.sides(mask.shape, step)[0]}
+        label = paste(label_a, label_b, mask)
+        self.show(mixed, logits, label)
+        if self.objective.pretrain_loss == "mix":
+            parts = mix_loss(logits, label_a, label_b, mask, dice=self.objective.dice)
+        else:
+            parts = supervised_loss(logits, label, self.objective.dice)
+        return {**self.objective.scalars(parts, pretraining=True), "box_side": self.copy_paste.sides(mask.shape, step)[0]}

@@ -17,13 +17,17 @@ from utils.ramps import consistency_weight
 
 @dataclass(frozen=True)
 class RefreshRule:
-    """Steps between two refreshes of the static teacher: `start` at first, then `step` more after a validation that improved the
-    best score, `step` fewer after one that did not, always within `lowest`..`highest`."""
+    """Iterations between two refreshes of the static teacher: `start` at first, then `step` more after a validation that improved the
+    best score, `step` fewer after one that did not, always within `lowest`..`highest`.
+
+    With `epoch`, the number of steps of one, all four count epochs, and a refresh that is due waits for the next epoch to begin.
+    """
 
     start: int
     step: int
     lowest: int
     highest: int
+    epoch: int | None = None
 
     def next(self, interval: int, improved: bool) -> int:
         return min(max(interval + (self.step if improved else -self.step), self.lowest), self.highest)
@@ -68,11 +72,14 @@ class DualTeacher(Phase):
         return self.objective.pseudo_label(sum(logits) / len(logits))
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+        if self.refresh and self.refresh.epoch and step % self.refresh.epoch == 0:
+            self._refresh_if_due()
         labelled, unlabelled = batch["image"].split(len(batch["label"]))
         mask = self.copy_paste.mask(labelled, step)
         total = None
-        pairs = zip(halves(labelled), halves(batch["label"]), halves(unlabelled), self.objective.unlabelled_outside, strict=True)
-        for image, label, other, other_outside in pairs:
+        true_halves = list(zip(halves(labelled), halves(batch["label"]), strict=True))
+        pairs = zip(true_halves[:: -1 if self.objective.crossed else 1], halves(unlabelled), self.objective.unlabelled_outside, strict=True)
+        for (image, label), other, other_outside in pairs:
             true, pseudo = (image, label, 1.0), (other, self.pseudo_label(other), self.u_weight)
             outside, inside = (pseudo, true) if other_outside else (true, pseudo)
             mixed = paste(outside[0], inside[0], mask)  # (N / 4, 1, ...)
@@ -88,7 +95,12 @@ class DualTeacher(Phase):
     def after_step(self, step: int) -> None:
         ema_update(self.networks["ema_teacher"], self.student, self.ema_decay, self.ema_scope)
         self.counter += 1
-        if self.refresh and self.counter >= self.interval:
+        if self.refresh and not self.refresh.epoch:
+            self._refresh_if_due()
+
+    def _refresh_if_due(self) -> None:
+        """The static teacher takes the student's state once its interval is over."""
+        if self.counter >= self.interval * (self.refresh.epoch or 1):
             copy_state(self.networks["static_teacher"], self.student)
             self.counter = 0
 

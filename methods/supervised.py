@@ -17,4 +17,4 @@ class Supervised(Phase):
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
         logits = self.forward(batch["image"])  # (N, K, ...)
         self.show(batch["image"], logits, batch["label"])
-        return self.objective.scalars(supervised_loss(logits, batch["label"], self.objective.dice))
+        return self.objective.scalars(supervised_loss(logits, batch["label"], self.objective.dice), pretraining=True)

@@ -3,7 +3,12 @@
 They differ in normalisation, dropout, head and the names in their state dicts; the shape is one.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from networks.egm import EGM
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
@@ -66,19 +71,44 @@ def _add_egms(home: nn.Module, egm: EGM, fusion_dropout: float) -> None:
         home.add_module(name, EdgeGuidedModule3d(width, egm, fusion_dropout))
 
 
+@contextmanager
+def _counted_already(module: nn.Module) -> Iterator[None]:
+    """Batch norm leaves its statistics as they are: this batch, computed a second time, is in them."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm3d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked -= 1
+
+
 class _VNetBase(nn.Module):
-    """`forward` takes (N, in_chns, D, H, W), all sides multiples of 16 (else ValueError), and returns logits (N, class_num, D, H, W)."""
+    """`forward` takes (N, in_chns, D, H, W), all sides multiples of 16 (else ValueError), and returns logits (N, class_num, D, H, W).
+
+    With `recompute` set, the backward pass computes each block again instead of keeping its inside (activation checkpointing):
+    the same numbers in less memory and more time.
+    """
 
     check_size = staticmethod(_check_size)
+    recompute = False
 
     def __init__(self, egm: EGM):
         super().__init__()
         self.compute_edge_feature = None if egm == "none" else EdgeMap3d(egm)
 
+    def run(self, module: nn.Module, *arguments) -> Tensor:
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return module(*arguments)
+        return checkpoint(module, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _counted_already(module)))
+
     def encode(self, home: nn.Module, x: Tensor) -> list[Tensor]:
         features = []  # (N, 16, D, H, W) ... (N, 256, D / 16, H / 16, W / 16)
         for level, (block, _) in enumerate(DOWN):
-            x = home.get_submodule(f"block_{block}")(x)
+            x = self.run(home.get_submodule(f"block_{block}"), x)
             features.append(x)
             if level < 4:
                 x = home.get_submodule(f"block_{block}_dw")(x)
@@ -89,9 +119,9 @@ class _VNetBase(nn.Module):
         for level, (above, (block, _)) in enumerate(zip(("five", "six", "seven", "eight"), UP, strict=True)):
             x = home.get_submodule(f"block_{above}_up")(x) + features[3 - level]
             if edge is not None:
-                x = home.get_submodule(EGM_NAMES[level])(x, edge, self.compute_edge_feature.conv_adjust)
+                x = self.run(home.get_submodule(EGM_NAMES[level]), x, edge, self.compute_edge_feature.conv_adjust)
             if hasattr(home, f"block_{block}"):  # the pancreas network keeps its last block in its head
-                x = home.get_submodule(f"block_{block}")(x)
+                x = self.run(home.get_submodule(f"block_{block}"), x)
         return x
 
     def edge_map(self, x: Tensor) -> Tensor | None:

@@ -9,23 +9,23 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from dataloaders.acdc import ACDCSlices, collate, read_volumes
-from dataloaders.facts import ACDC
-from dataloaders.two_stream import TwoStreamSampler
-from methods import objective
+from dataloaders.cases import read_cases
+from dataloaders.two_stream import collate
 from methods.copy_paste import CopyPaste
 from methods.copy_paste_pretrain import CopyPastePretrain
 from methods.dual_teacher import DualTeacher, RefreshRule
 from methods.supervised import Supervised
 from recipes.networks import build_network, check_patch, load_network
-from recipes.paths import best_name, data_root, run_folder
+from recipes.paths import data_root
+from recipes.tasks import Sampler, Task
 from training.checkpoint import is_ours, load
 from training.device import choose_device, place, set_deterministic, use_bf16
 from training.distributed import check_batch, from_main, is_main, process_group, rank, world
-from training.evaluate import SlicePredictor, validate
+from training.evaluate import validate
 from training.log import RunLog
 from training.loop import Run, Stage, run_stages
-from training.settings import Settings
+from training.memory import step_bytes
+from training.settings import Settings, SliceSettings, VolumeSettings
 from training.signals import leave_to_main_process
 from utils.cli import parse
 from utils.errors import UserError, writing
@@ -35,122 +35,138 @@ STAGE_NUMBERS = {Supervised.name: 0, CopyPastePretrain.name: 1, DualTeacher.name
 
 def settings_from_flags(recipe: Settings, argv: Sequence[str] | None = None, description: str | None = None) -> Settings:
     """The recipe's settings with the flags' changes; `--method` sets its baseline's values first, so that other flags override them."""
-    method = parse(Settings, argv, recipe, description).method
-    return parse(Settings, argv, recipe.with_method(method), description)
+    method = parse(type(recipe), argv, recipe, description).method
+    return parse(type(recipe), argv, recipe.with_method(method), description)
 
 
-def train_acdc(recipe: Settings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Train on ACDC as `recipe` says, changed by the flags in `argv`; resumes what an earlier call began."""
+def train(task: Task, recipe: Settings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
+    """Train on a data set as `recipe` says, changed by the flags in `argv`; resumes what an earlier call began."""
     settings = settings_from_flags(recipe, argv, description)
     with process_group(choose_device(settings.device, settings.gpu)) as device:
-        _ACDCTraining(settings, device).run()
+        _Training(task, settings, device).run()
 
 
-class _ACDCTraining:
-    def __init__(self, settings: Settings, device: torch.device):
-        self.settings, self.device = settings, device
-        check_patch(settings.patch_size, settings.egm)
+class _Training:
+    def __init__(self, task: Task, settings: Settings, device: torch.device):
+        self.task, self.settings, self.device = task, settings, device
+        facts = task.facts
+        check_patch(facts, settings.patch_size, settings.egm)
         check_batch(settings.batch_size, settings.labeled_bs)
         check_numbers(settings)
         bf16 = use_bf16(settings.amp, device)
         set_deterministic(settings.deterministic)
-        self.folder = run_folder(ACDC.name, settings.exp, settings.labelnum, settings.output_root)
-        self.root = data_root(ACDC.name, settings.root_path)
-        unlabelled = settings.method != "supervised" and settings.run_mode != "pretrain"
-        self.data = ACDCSlices(self.root, settings.labelnum, settings.patch_size, unlabelled)
-        if self.data.labelled < settings.labeled_bs:
+        self.folder = task.folder(settings.exp, settings.labelnum, settings.output_root)
+        self.root = data_root(facts.name, settings.root_path)
+        self.unlabelled = settings.method != "supervised" and settings.run_mode != "pretrain"
+        self.data = task.read(settings, self.root, self.unlabelled, say=print if is_main() else lambda message: None)
+        self._check_counts()
+        split, rule = task.selection(settings)
+        self.validation_cases = read_cases(facts, self.root, split)
+        if settings.fresh and is_main():
+            move_aside(self.folder / DualTeacher.name if self.unlabelled and settings.run_mode == "selftrain" else self.folder)
+        from_main(None)  # the other processes wait until the folder is ready
+        about = {"settings": settings.computed(), "facts": plain_facts(facts)}
+        about["selection"] = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
+        best_name = partial(task.best_name, model=settings.model, labelnum=settings.labelnum)
+        self.info = Run(self.folder, best_name, about, device, facts.dims, bf16, RunLog(self.folder))
+
+    def _check_counts(self) -> None:
+        s, data, unit = self.settings, self.data, self.task.unit
+        if self.unlabelled and not data.unlabelled:
             raise UserError(
-                f"--labeled_bs {settings.labeled_bs}: the {settings.labelnum} labelled patients have "
-                f"{self.data.labelled} slices; lower it, and --batch_size"
-            )
-        if unlabelled and not self.data.unlabelled:
-            raise UserError(
-                f"--labelnum {settings.labelnum}: leaves no unlabelled slices in the training list; "
+                f"--labelnum {s.labelnum}: leaves no unlabelled {unit} in the training list; "
                 "choose fewer, or --method supervised, which needs none"
             )
-        self.validation_cases = read_volumes(self.root, "val")
-        if settings.fresh and is_main():
-            move_aside(self.folder / DualTeacher.name if unlabelled and settings.run_mode == "selftrain" else self.folder)
-        from_main(None)  # the other processes wait until the folder is ready
-        about = {"settings": settings.computed(), "facts": asdict(ACDC) | {"class_names": list(ACDC.class_names)}}
-        about["selection"] = f"best mean Dice on val.list ({len(self.validation_cases)} volumes, empty prediction = 0)"
-        log = RunLog(self.folder)
-        self.info = Run(self.folder, best_name(settings.model), about, device, ACDC.dims, bf16, settings.val_every, log)
+        if self._sampler((0,), self.unlabelled, range(1)).epoch < 1:
+            raise UserError(
+                f"--labeled_bs {s.labeled_bs}: the training list has {data.labelled} labelled {unit} of --labelnum {s.labelnum}"
+                f"{f' and {data.unlabelled} unlabelled ones' if self.unlabelled else ''}, too few; lower it, and --batch_size"
+            )
 
     def run(self) -> None:
-        s, data = self.settings, self.data
+        s, data, unit = self.settings, self.data, self.task.unit
         self.info.log.say(
-            f"ACDC, {s.labelnum} labelled patients: {data.labelled} labelled and {data.unlabelled} unlabelled slices, "
+            f"{self.task.facts.name}, --labelnum {s.labelnum}: {data.labelled} labelled and {data.unlabelled} unlabelled {unit}, "
             f"{len(self.validation_cases)} validation volumes; {s.method}, egm {s.egm}, mask {s.mask}, teachers {s.teachers}; "
             f"{self.device} x {world()}; TensorBoard: tensorboard --logdir {self.folder}"
         )
+        self.info.log.say(f"checkpoints are selected by: {self.info.about['selection']}; the last one is kept beside the best")
         pretrain, selftrain = {CopyPastePretrain.name: self.pretrain}, {DualTeacher.name: self.selftrain}
         stages = {"pretrain": pretrain, "selftrain": selftrain, "pretrain_then_selftrain": pretrain | selftrain}
         run_stages(self.info, {Supervised.name: self.supervised} if s.method == "supervised" else stages[s.run_mode])
 
     def supervised(self) -> Stage:
-        s = self.settings
-        return self._stage(Supervised(self._student(), objective.ACDC), s.pre_iterations + s.max_iterations)
+        s, task = self.settings, self.task
+        return self._stage(Supervised(self._student(), task.objective), s.pre_iterations + s.max_iterations, passes=1)
 
     def pretrain(self) -> Stage:
         s = self.settings
-        return self._stage(
-            CopyPastePretrain(self._student(), objective.ACDC, self._box(CopyPastePretrain.name, s.pre_iterations)), s.pre_iterations
-        )
+        box = self._box(CopyPastePretrain.name, s.pre_iterations)
+        return self._stage(CopyPastePretrain(self._student(), self.task.objective, box), s.pre_iterations, passes=1)
 
     def selftrain(self) -> Stage:
-        s = self.settings
-        refresh = RefreshRule(s.static_start, s.static_step, *s.static_range) if s.teachers == "dual" else None
-        phase = DualTeacher(
-            self._student(),
-            objective.ACDC,
-            self._box(DualTeacher.name, s.max_iterations),
-            s.u_weight,
-            s.ema_decay,
-            "state",
-            refresh,
-        )
-        stage = self._stage(phase, s.max_iterations)
+        s, task, epoch = self.settings, self.task, self._epoch(DualTeacher.name)
+        refresh = RefreshRule(s.static_start, s.static_step, *s.static_range, epoch) if s.teachers == "dual" else None
+        box = self._box(DualTeacher.name, s.max_iterations)
+        phase = DualTeacher(self._student(), task.objective, box, s.u_weight, s.ema_decay, task.ema_scope, refresh)
+        stage = self._stage(phase, s.max_iterations, passes=2)
         stage.begin = partial(self._begin_from_pretraining, stage)
         return stage
 
     def _student(self) -> torch.nn.Module:
-        torch.manual_seed(self.settings.seed)
-        return place(build_network(ACDC, self.settings.model, self.settings.egm, self.settings.upsampling), self.device, ACDC.dims)
+        s, facts = self.settings, self.task.facts
+        torch.manual_seed(s.seed)
+        net = build_network(facts, s.model, s.egm, s.upsampling if isinstance(s, SliceSettings) else "published")
+        net.recompute = isinstance(s, VolumeSettings) and s.recompute
+        return place(net, self.device, facts.dims)
 
     def _box(self, stage: str, steps: int) -> CopyPaste:
-        return CopyPaste(self.settings.mask, self.settings.box_end, steps, (self.settings.seed, STAGE_NUMBERS[stage], 1))
+        s = self.settings
+        return CopyPaste(s.mask, s.box_end, steps, (s.seed, STAGE_NUMBERS[stage], 1), self._epoch(stage))
 
-    def _stage(self, phase, steps: int) -> Stage:
-        s, seed = self.settings, (self.settings.seed, STAGE_NUMBERS[phase.name])
-        predict = SlicePredictor(s.patch_size, self.device)
+    def _epoch(self, stage: str) -> int | None:
+        return self.task.epoch(self.settings, self._sampler((0,), stage == DualTeacher.name, range(1)))
+
+    def _stage(self, phase, length: int, passes: int) -> Stage:
+        """A stage of `length` iterations or epochs, whose step makes `passes` student passes before its backward pass."""
+        s, task, seed = self.settings, self.task, (self.settings.seed, STAGE_NUMBERS[phase.name])
+        pretraining = phase.name != DualTeacher.name
+        predict = task.predictor(s.patch_size, s.val_stride if isinstance(s, VolumeSettings) else (), self.device)
+        unit = self._epoch(phase.name) or 1
+        self._tell_memory(phase, passes)
         return Stage(
             phase=phase,
-            optimizer=torch.optim.SGD(phase.student.parameters(), lr=s.base_lr, momentum=0.9, weight_decay=s.weight_decay),
-            steps=steps,
-            batches=partial(self._batches, seed, phase.name == DualTeacher.name),
-            validate=lambda net, stopped: validate(net, stopped, self.validation_cases, predict, ACDC.class_names),
-            learning_rate=lambda step: s.base_lr,
+            optimizer=task.optimizer(s, phase.student, pretraining),
+            steps=length * unit,
+            val_every=s.val_every * unit,
+            batches=partial(self._batches, seed, not pretraining),
+            validate=lambda net, stopped: validate(net, stopped, self.validation_cases, predict, task.facts.class_names),
+            learning_rate=lambda step: task.learning_rate(s, step, pretraining),
             seed=(*seed, 2),
         )
 
+    def _tell_memory(self, phase, passes: int) -> None:
+        """Say what a step takes: 2-D steps are small, so volumes only."""
+        s, facts = self.settings, self.task.facts
+        if facts.dims == 3 and is_main():
+            images = s.labeled_bs // world() // (1 if isinstance(phase, Supervised) else 2)
+            shape = (images, facts.channels, *s.patch_size)
+            gib = step_bytes(phase.student, shape, passes, len(phase.networks) - 1, 2 if s.optimizer == "adam" else 1) / 2**30
+            advice = "" if s.recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
+            self.info.log.say(f"{phase.name}: a training step will take about {gib:.1f} GiB{advice}")
+
+    def _sampler(self, seed: tuple[int, ...], unlabelled: bool, steps: range) -> Sampler:
+        s, others = self.settings, self.data.unlabelled if unlabelled else 0
+        unlabelled_bs = s.batch_size - s.labeled_bs if unlabelled else 0
+        return self.task.sampler(self.data, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world())
+
     def _batches(self, seed: tuple[int, int], unlabelled: bool, steps: range) -> DataLoader:
-        s, workers = self.settings, self.settings.num_workers
+        workers = self.settings.num_workers
         if workers < 0:
             workers = 4 if self.device.type == "cuda" else 0
-        sampler = TwoStreamSampler(
-            self.data.labelled,
-            self.data.unlabelled if unlabelled else 0,
-            s.labeled_bs,
-            s.batch_size - s.labeled_bs if unlabelled else 0,
-            (*seed, 0),
-            steps,
-            rank(),
-            world(),
-        )
         return DataLoader(
             self.data,
-            batch_sampler=sampler,
+            batch_sampler=self._sampler((*seed, 0), unlabelled, steps),
             collate_fn=collate,
             num_workers=workers,
             worker_init_fn=leave_to_main_process,
@@ -158,16 +174,25 @@ class _ACDCTraining:
         )
 
     def _begin_from_pretraining(self, stage: Stage) -> None:
-        """Student, teachers and optimiser take over from the best pre-training checkpoint, ours or a published one."""
-        path = self.folder / CopyPastePretrain.name / best_name(self.settings.model)
+        """Student, teachers and, for some data sets, the optimiser take over from the best pre-training checkpoint, ours or a
+        published one."""
+        path = self.folder / CopyPastePretrain.name / self.info.best_name(CopyPastePretrain.name)
         if not path.is_file():
             raise UserError(f"{path}: no pre-trained network; run with --run_mode pretrain first, or put a published one there")
         content = load(path)
         load_network(stage.phase.student, content, path)
         stage.phase.reset_teachers()
-        if is_ours(content):
+        left = ""
+        if self.task.keeps_optimizer and is_ours(content):
             stage.optimizer.load_state_dict(content["optimizer"])
-        self.info.log.say(f"{stage.phase.name}: starting from {path}" + ("" if is_ours(content) else ", its momentum left behind"))
+        elif self.task.keeps_optimizer:
+            left = ", its momentum left behind"
+        self.info.log.say(f"{stage.phase.name}: starting from {path}{left}")
+
+
+def plain_facts(facts) -> dict:
+    """Data-set facts as plain types, for a checkpoint."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(facts).items() if key != "planes"}
 
 
 def check_numbers(settings: Settings) -> None:
@@ -181,14 +206,24 @@ def check_numbers(settings: Settings) -> None:
     shortest, longest = settings.static_range
     if not 1 <= shortest <= longest:
         raise UserError(f"--static_range {shortest} {longest}: give the shortest interval, at least 1, then the longest")
-    if max(settings.patch_size) == 16 and settings.labeled_bs == 2 * world():
+    if max(settings.patch_size) == 16 and (settings.labeled_bs == 2 * world() or settings.model == "VNet_pancreas"):
         raise UserError(
-            "--patch_size 16 16: batch normalisation needs more than one pixel of one image; use 32 32 or a larger --labeled_bs"
+            f"--patch_size {' '.join(map(str, settings.patch_size))}: normalisation needs more than one pixel of one image at the "
+            "network's deepest level; use 32 on one side or, with batch normalisation, a larger --labeled_bs"
         )
+    if isinstance(settings, VolumeSettings):
+        if not 0 <= settings.pre_weight_decay < 2**63 or settings.lr_drop_every < 0:
+            raise UserError("--pre_weight_decay and --lr_drop_every must be at least 0")
+        check_stride(settings.val_stride, "val_stride")
     if not 0 <= settings.ema_decay <= 1:
         raise UserError(f"--ema_decay {settings.ema_decay}: must lie between 0 and 1")
     if not 0 < settings.box_end <= 2 / 3:
         raise UserError(f"--box_end {settings.box_end}: must lie above 0 and at most at 2/3, where the box starts")
+
+
+def check_stride(stride: Sequence[int], flag: str) -> None:
+    if len(stride) != 3 or min(stride) < 1:
+        raise UserError(f"--{flag} {' '.join(map(str, stride))}: give three steps of at least 1, as in --{flag} 18 18 4")
 
 
 def move_aside(folder: Path) -> None:

@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dataloaders.acdc import read_volumes
-from dataloaders.facts import ACDC
+import numpy as np
+import torch
+
+from dataloaders.cases import read_cases
+from recipes.edge_guided import check_stride
 from recipes.networks import build_network, check_patch, load_network
-from recipes.paths import best_name, data_root, run_folder
+from recipes.paths import data_root
+from recipes.tasks import Task
 from training.checkpoint import is_ours, load
 from training.device import choose_device, place
-from training.evaluate import SlicePredictor, predictions, score_case
+from training.evaluate import predictions, score_case
 from training.results import summarise, table, write_json, write_metrics_csv
+from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.nifti import write_nifti
@@ -25,25 +30,27 @@ class EvaluationSettings:
     """What to test. Network, patch size and edge-guided module come from the checkpoint, or for a published one from its weights."""
 
     root_path: Path | None = None
-    """Folder of the data set; default: data_split/ACDC in the repository."""
+    """Folder of the data set; default: data_split/<data set> in the repository."""
     output_root: Path | None = None
-    """Folder below which runs are kept; default: code/model in the repository."""
+    """Folder below which runs are kept; default: code/model in the repository (Pancreas: pancreas/result)."""
     exp: str = "BCP"
     """Name of the experiment, part of the run's folder."""
     labelnum: int = 3
-    """Labelled patients of the run to test."""
+    """Labelled patients or scans of the run to test (Pancreas: percent)."""
     model: str = "unet"
     """Network, by its factory's name."""
     stage_name: Literal["self_train", "pre_train", "supervised"] = "self_train"
     """Which stage's checkpoint."""
-    which: Literal["best", "last"] = "best"
-    """The best checkpoint on the validation list, or the last one."""
+    which: Literal["best", "last", "both"] = "best"
+    """The checkpoint selected in training, the last one, or both, the last one's files in a folder `last` of the output."""
     checkpoint: Path | None = None
     """A checkpoint file, instead of the run's own."""
     split: Literal["test", "val"] = "test"
     """The case list to test on."""
     patch_size: tuple[int, ...] = ()
-    """Size of the network's input; default: the checkpoint's, 256 256 for a published one."""
+    """Size of the network's input; default: the checkpoint's, the published one for a published checkpoint."""
+    stride: tuple[int, ...] = ()
+    """Volumes: steps of the sliding window; default: the published ones. Larger steps are faster."""
     output_dir: Path | None = None
     """Where predictions, metrics.csv and summary.json go; default: <run>/<model>_predictions."""
     device: str = "auto"
@@ -52,13 +59,18 @@ class EvaluationSettings:
     """Number of the CUDA device to use."""
 
 
-def checkpoint_path(s: EvaluationSettings) -> Path:
-    """The checkpoint that the flags name; raises UserError where it is missing."""
-    folder = run_folder(ACDC.name, s.exp, s.labelnum, s.output_root) / s.stage_name
-    path = s.checkpoint or folder / (best_name(s.model) if s.which == "best" else "last.pth")
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; train first, put a published one there, or name one with --checkpoint")
-    return path
+def checkpoints(task: Task, s: EvaluationSettings) -> list[tuple[Path, Path]]:
+    """The checkpoints that the flags name, each with its output folder; raises UserError where one is missing."""
+    folder = task.folder(s.exp, s.labelnum, s.output_root) / s.stage_name
+    best, last = folder / task.best_name(s.stage_name, s.model, s.labelnum), folder / "last.pth"
+    paths = [s.checkpoint] if s.checkpoint else {"best": [best], "last": [last], "both": [best, last]}[s.which]
+    if s.which == "both" and not s.checkpoint and not last.is_file():
+        paths = [best]  # a published file stands alone
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such checkpoint; train first, put a published one there, or name one with --checkpoint")
+    output = s.output_dir or (folder.parent if s.checkpoint is None else s.checkpoint.parent) / f"{s.model}_predictions"
+    return [(path, output / "last" if number else output) for number, path in enumerate(paths)]
 
 
 def describe_selection(content: Mapping, path: Path) -> str:
@@ -72,37 +84,46 @@ def describe_selection(content: Mapping, path: Path) -> str:
     return f"{content['selection']}: {progress['best_score']:.4f} at {where}"
 
 
-def evaluate_acdc(argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Test a checkpoint on ACDC volumes; see `EvaluationSettings`."""
-    s = parse(EvaluationSettings, argv, description=description)
-    path = checkpoint_path(s)
-    content = load(path)
-    settings, egm, model = _about(content, path)
-    patch_size = s.patch_size or tuple(settings.get("patch_size", (256, 256)))
-    check_patch(patch_size, egm)
-    device = choose_device(s.device, s.gpu)
-    net = build_network(ACDC, model or s.model, egm, settings.get("upsampling", "published"))
+def evaluate(task: Task, default: EvaluationSettings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
+    """Test one or two checkpoints of a data set; see `EvaluationSettings`."""
+    s = parse(EvaluationSettings, argv, default, description)
+    chosen, device = checkpoints(task, s), choose_device(s.device, s.gpu)
+    cases = read_cases(task.facts, data_root(task.facts.name, s.root_path), s.split)
+    for path, output in chosen:
+        _evaluate(task, s, path, output, device, cases)
+
+
+def _evaluate(task: Task, s: EvaluationSettings, path: Path, output: Path, device: torch.device, cases: Sequence[Case]) -> None:
+    facts, content = task.facts, load(path)
+    settings, egm, model = _about(task, content, path)
+    patch_size = s.patch_size or tuple(settings.get("patch_size", task.patch_size))
+    check_patch(facts, patch_size, egm)
+    stride = s.stride or task.stride
+    if facts.dims == 3:
+        check_stride(stride, "stride")
+    elif s.stride:
+        raise UserError(f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out")
+    net = build_network(facts, model or s.model, egm, settings.get("upsampling", "published"))
     load_network(net, content, path)
-    net = place(net, device, ACDC.dims)
+    net = place(net, device, facts.dims)
     selection = describe_selection(content, path)
     print(f"checkpoint {path}\nselected: {selection}")
 
-    output = s.output_dir or (path.parent.parent if s.checkpoint is None else path.parent) / f"{s.model}_predictions"
-    cases, scores = read_volumes(data_root(ACDC.name, s.root_path), s.split), []
+    predict, scores = task.predictor(patch_size, stride, device, progress=True), []
     with (
         writing(output, "free space or name another place with --output_dir"),
-        progress(predictions(net, cases, SlicePredictor(patch_size, device)), total=len(cases), desc="testing", unit="case") as bar,
+        progress(predictions(net, cases, predict), total=len(cases), desc="testing", unit="case") as bar,
     ):
         output.mkdir(parents=True, exist_ok=True)
         for case, prediction in bar:
-            spacing = None if case.affine is not None else case.spacing_mm
-            write_nifti(output / f"{case.name}_pred.nii.gz", prediction, spacing, case.affine)
-            scores += score_case(case, prediction, ACDC.class_names)
+            write_prediction(output / f"{case.name}_pred.nii.gz", case, prediction, facts.dims == 3)
+            scores += score_case(case, prediction, facts.class_names)
     summary = {
-        "dataset": ACDC.name,
-        "split": f"{s.split}.list",
+        "dataset": facts.name,
+        "split": facts.list_name(s.split),
         "cases": len(cases),
         "patch_size": list(patch_size),
+        **({"stride": list(stride)} if stride else {}),
         **summarise(scores),
         "checkpoint": {"path": str(path), "sha256": sha256(path), "selection": selection, "settings": settings or None},
         **provenance(),
@@ -114,11 +135,19 @@ def evaluate_acdc(argv: Sequence[str] | None = None, description: str | None = N
     print(f"predictions, metrics.csv and summary.json are in {output}")
 
 
-def _about(content: Mapping, path: Path) -> tuple[dict, str, str | None]:
+def write_prediction(path: Path, case: Case, prediction: np.ndarray, xyz: bool) -> None:
+    """A prediction as NIfTI, its axes slices first or, with `xyz`, x, y, z; the case's affine or else its spacing goes with it."""
+    spacing = None if case.affine is not None else case.spacing_mm
+    if xyz:
+        prediction, spacing = prediction.transpose(2, 1, 0), None if spacing is None else spacing[::-1]
+    write_nifti(path, prediction, spacing, case.affine)
+
+
+def _about(task: Task, content: Mapping, path: Path) -> tuple[dict, str, str | None]:
     """Settings, EGM and network of a checkpoint; a published state dict tells by its keys whether it has edge-guided modules."""
     if is_ours(content):
-        if content["facts"]["name"] != ACDC.name:
-            raise UserError(f"{path}: a checkpoint of {content['facts']['name']}, expected one of {ACDC.name}")
+        if content["facts"]["name"] != task.facts.name:
+            raise UserError(f"{path}: a checkpoint of {content['facts']['name']}, expected one of {task.facts.name}")
         return content["settings"], content["settings"]["egm"], content["settings"]["model"]
     weights = content["net"] if isinstance(content.get("net"), Mapping) else content
-    return {}, "published" if any(".ega." in str(key) for key in weights) else "none", None
+    return {}, "published" if any("compute_edge_feature." in str(key) for key in weights) else "none", None

@@ -6,29 +6,37 @@ from pathlib import Path
 from torch import nn
 
 from dataloaders.facts import DatasetFacts
-from networks.net_factory_ega import net_factory
+from networks import net_factory_ega, net_factory_la_ega
 from networks.published import import_state_dict
 from networks.unet_ega import UNet
+from networks.VNet_la_ega import VNet
 from training.checkpoint import is_ours
 from utils.errors import UserError
 
 
 def build_network(facts: DatasetFacts, model: str, egm: str, upsampling: str = "published") -> nn.Module:
-    """The network on the CPU; raises UserError for an unknown name."""
+    """The network on the CPU; raises UserError for an unknown name. `upsampling` is the 2-D networks'."""
+    shape = {"in_chns": facts.channels, "class_num": facts.classes, "egm": egm}
     try:
-        return net_factory(model, in_chns=facts.channels, class_num=facts.classes, egm=egm, upsampling=upsampling)
+        if facts.dims == 3:
+            return net_factory_la_ega.net_factory(model, **shape)
+        return net_factory_ega.net_factory(model, **shape, upsampling=upsampling)
     except ValueError as error:
         raise UserError(f"--model {model}: {error}") from None
 
 
-def check_patch(patch_size: tuple[int, ...], egm: str) -> None:
+def check_patch(facts: DatasetFacts, patch_size: tuple[int, ...], egm: str) -> None:
     """Raise UserError where the network cannot take the patch."""
-    if len(patch_size) != 2:
-        raise UserError(f"--patch_size {' '.join(map(str, patch_size))}: give two sides, as in --patch_size 256 256")
+    given = f"--patch_size {' '.join(map(str, patch_size))}"
+    if len(patch_size) != facts.dims:
+        raise UserError(f"{given}: give {facts.dims} sides, as in --patch_size {' '.join(['96'] * facts.dims)}")
     try:
-        UNet.check_size(patch_size, egm)
+        if facts.dims == 3:
+            VNet.check_size(patch_size)
+        else:
+            UNet.check_size(patch_size, egm)
     except ValueError as error:
-        raise UserError(f"--patch_size {' '.join(map(str, patch_size))}: {error}") from None
+        raise UserError(f"{given}: {error}") from None
 
 
 def load_network(net: nn.Module, content: Mapping, path: Path) -> None:

@@ -13,7 +13,3 @@ def data_root(dataset: str, root_path: Path | None) -> Path:
 def run_folder(dataset: str, exp: str, labelnum: int, output_root: Path | None) -> Path:
     """Folder of a run, as the published README has it: code/model/BCP/ACDC_<exp>_<labelnum>_labeled."""
     return (output_root or REPOSITORY / "code" / "model") / "BCP" / f"{dataset}_{exp}_{labelnum}_labeled"
-
-
-def best_name(model: str) -> str:
-    return f"{model}_best_model.pth"

@@ -8,9 +8,10 @@ import matplotlib
 import nibabel
 import numpy as np
 
-from dataloaders.acdc import read_volumes
+from dataloaders.cases import read_cases
 from dataloaders.facts import ACDC
-from recipes.paths import data_root, run_folder
+from recipes.paths import data_root
+from recipes.tasks import ACDC_TASK
 from training.checkpoint import is_ours, load
 from utils.case import Case
 from utils.cli import parse
@@ -45,7 +46,7 @@ def report(argv: Sequence[str] | None = None, description: str | None = None) ->
     s = parse(ReportSettings, argv, description=description)
     if s.output.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise UserError(f"--output {s.output}: the name must end in .png, .pdf, .svg or .jpg")
-    folder = run_folder(ACDC.name, s.exp, s.labelnum, s.output_root)
+    folder = ACDC_TASK.folder(s.exp, s.labelnum, s.output_root)
     history = read_history(folder)
     scored = sorted(
         _scored_cases(data_root(ACDC.name, s.root_path), s.predictions or folder / "unet_predictions"), key=lambda item: item[0]
@@ -74,7 +75,7 @@ def read_history(folder: Path) -> dict[str, list[dict]]:
 def _scored_cases(root: Path, folder: Path) -> list[tuple[float, Case, np.ndarray]]:
     """(mean Dice, case, prediction) of the test cases."""
     scored = []
-    for case in read_volumes(root, "test"):
+    for case in read_cases(ACDC, root, "test"):
         path = folder / f"{case.name}_pred.nii.gz"
         if not path.is_file():
             raise UserError(f"{path}: no such prediction; run code/test_ACDC.py first")

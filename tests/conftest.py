@@ -1,10 +1,11 @@
-"""What several test files share: a tiny data set."""
+"""What several test files share: a tiny data set of every layout."""
 
 from pathlib import Path
 
 import pytest
 
-from dataloaders.phantom import write_acdc_phantom
+from dataloaders.facts import KITS19, LA, LITS, PANCREAS
+from dataloaders.phantom import write_acdc_phantom, write_volume_phantom
 
 
 @pytest.fixture(scope="session")
@@ -12,4 +13,36 @@ def phantom_root(tmp_path_factory) -> Path:
     """Three training, one validation and one test patient in the ACDC layout, 48x48, 5 slices a volume. To be read only."""
     root = tmp_path_factory.mktemp("phantom_root")
     write_acdc_phantom(root, train=3, val=1, test=1, size=48, slices=(5, 5))
+    return root
+
+
+@pytest.fixture(scope="session")
+def la_root(tmp_path_factory) -> Path:
+    """Six training and two test cases in the LA layout, about 40x40x24. To be read only, as the next three."""
+    root = tmp_path_factory.mktemp("la_root")
+    write_volume_phantom(LA, root, train=6, test=2, size=(40, 40, 24))
+    return root
+
+
+@pytest.fixture(scope="session")
+def pancreas_root(tmp_path_factory) -> Path:
+    """Four labelled, four unlabelled and two test cases in the Pancreas layout, 40x40x40."""
+    root = tmp_path_factory.mktemp("pancreas_root")
+    write_volume_phantom(PANCREAS, root, train=8, test=2, size=(40, 40, 40), labelled=4)
+    return root
+
+
+@pytest.fixture(scope="session")
+def kits_root(tmp_path_factory) -> Path:
+    """Six training and two test cases in the KiTS19 layout, 24x48x48."""
+    root = tmp_path_factory.mktemp("kits_root")
+    write_volume_phantom(KITS19, root, train=6, test=2, size=(24, 48, 48))
+    return root
+
+
+@pytest.fixture(scope="session")
+def lits_root(tmp_path_factory) -> Path:
+    """Six training and two test cases in the LiTS layout, 24x48x48."""
+    root = tmp_path_factory.mktemp("lits_root")
+    write_volume_phantom(LITS, root, train=6, test=2, size=(24, 48, 48))
     return root

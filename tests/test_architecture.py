@@ -11,8 +11,9 @@ import pytest
 
 from recipes.evaluation import EvaluationSettings
 from recipes.report import ReportSettings
-from training.settings import METHODS, PLACE, Settings
+from training.settings import METHODS, PLACE, Settings, SliceSettings, VolumeSettings
 
+SETTINGS = (Settings, SliceSettings, VolumeSettings)
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("networks", "dataloaders", "utils", "methods", "training", "recipes")
 # who may import whom: scripts -> recipes -> {methods, training, dataloaders, networks} -> utils
@@ -50,7 +51,7 @@ def test_imports_follow_the_arrows(package):
 
 def test_networks_need_torch_alone():
     for path in (REPOSITORY / "networks").rglob("*.py"):
-        assert imported(path) <= {"torch", "networks", "typing", "collections", "math"}, path
+        assert imported(path) <= {"torch", "networks", "typing", "collections", "contextlib", "math"}, path
 
 
 def test_script_folders_are_no_packages():
@@ -63,15 +64,16 @@ def attributes_read() -> set[str]:
     return {node.attr for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
 
 
-@pytest.mark.parametrize("settings", [Settings, EvaluationSettings, ReportSettings])
+@pytest.mark.parametrize("settings", [*SETTINGS, EvaluationSettings, ReportSettings])
 def test_every_setting_is_read_somewhere(settings):
     unread = {field.name for field in dataclasses.fields(settings)} - attributes_read()
     assert not unread
 
 
 def test_presets_and_places_name_real_settings():
-    fields = {field.name for field in dataclasses.fields(Settings)}
-    assert {key for preset in METHODS.values() for key in preset} | set(PLACE) <= fields
+    common, all_of_them = ({field.name for kind in kinds for field in dataclasses.fields(kind)} for kinds in ((Settings,), SETTINGS))
+    assert {key for preset in METHODS.values() for key in preset} <= common
+    assert set(PLACE) <= all_of_them
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -81,7 +83,7 @@ def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_pat
     result = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert "usage" in result.stdout and "--root" in result.stdout
-    assert f"python code/{script.name}" in script.read_text()
+    assert f"python {script.parent.name}/{script.name}" in script.read_text()
 
 
 def test_no_device_is_wired_in():

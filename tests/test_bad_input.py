@@ -18,17 +18,18 @@ import torch
 
 import training.checkpoint
 import training.device
-from recipes.edge_guided import train_acdc
-from recipes.evaluation import evaluate_acdc as run_test  # the name would make pytest collect it
+from recipes import edge_guided
+from recipes.evaluation import EvaluationSettings, evaluate
 from recipes.report import report
+from recipes.tasks import ACDC_TASK
 from tests.reference import filled_state_dict
 from training.checkpoint import load, save
 from training.log import RunLog
-from training.settings import Settings
+from training.settings import SliceSettings
 from utils.errors import UserError
 
 CODE = Path(__file__).parents[1] / "code"
-RECIPE = Settings(
+RECIPE = SliceSettings(
     labelnum=1, patch_size=(32, 32), egm="none", batch_size=4, labeled_bs=2, pre_iterations=2, max_iterations=2, val_every=1, device="cpu"
 )  # fmt: skip
 RUN = Path("BCP") / "ACDC_BCP_1_labeled"
@@ -37,7 +38,7 @@ BEST = "unet_best_model.pth"
 
 
 def train(root, output, *flags):
-    train_acdc(replace(RECIPE, root_path=root, output_root=output), list(flags))
+    edge_guided.train(ACDC_TASK, replace(RECIPE, root_path=root, output_root=output), list(flags))
 
 
 def script_flags(root, output, *flags):
@@ -79,6 +80,11 @@ def halve(path):
 def copy_of(folder, to):
     """A folder whose checkpoints are linked: they are replaced as a whole, never written into."""
     return Path(shutil.copytree(folder, to, copy_function=lambda a, b: os.link(a, b) if str(a).endswith(".pth") else shutil.copy(a, b)))
+
+
+def run_test(flags):
+    """Test the ACDC run of `flags`."""
+    evaluate(ACDC_TASK, EvaluationSettings(), flags)
 
 
 @pytest.fixture(scope="module")

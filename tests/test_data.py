@@ -5,10 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from dataloaders.acdc import ACDCSlices, collate, labelled_slices, read_volumes
+from dataloaders.acdc import ACDCSlices, labelled_slices
 from dataloaders.augment import SliceTransform, draw_slice_transform
+from dataloaders.cases import read_cases
+from dataloaders.facts import ACDC
 from dataloaders.hdf5 import SPLITS, read_case, read_list
-from dataloaders.two_stream import Draw, TwoStreamSampler
+from dataloaders.two_stream import Draw, TwoStreamSampler, collate
 from utils.errors import UserError
 from utils.zoom import zoom_nearest
 
@@ -166,4 +168,4 @@ def test_volumes_carry_spacing_where_the_file_does(tmp_path):
     with h5py.File(path, "a") as file:
         file.attrs["spacing_mm"] = (10.0, 1.5, 1.25)
     (tmp_path / "val.list").write_text("a\nb\n")
-    assert [case.spacing_mm for case in read_volumes(tmp_path, "val")] == [None, (10.0, 1.5, 1.25)]
+    assert [case.spacing_mm for case in read_cases(ACDC, tmp_path, "val")] == [None, (10.0, 1.5, 1.25)]

@@ -14,7 +14,8 @@ import torch
 from reference import filled_state_dict
 from scipy import ndimage
 
-from dataloaders.acdc import read_volumes
+from dataloaders.cases import read_cases
+from dataloaders.facts import ACDC
 from dataloaders.phantom import write_acdc_phantom
 from networks.net_factory_ega import net_factory
 from networks.published import import_state_dict
@@ -62,7 +63,7 @@ def test_published_weights_give_the_published_predictions(root, tested):
     """At 256x256, batches of slices through our network against one slice at a time by the formula."""
     net = net_factory("unet").eval()
     import_state_dict(net, filled_state_dict("unet"))
-    for case in read_volumes(root, "test"):
+    for case in read_cases(ACDC, root, "test"):
         file = nibabel.load(tested[1] / f"{case.name}_pred.nii.gz")
         written = np.asarray(file.dataobj).T
         differing = (written != plain_prediction(net, case.image, 256)).mean()

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from reference import pieces
 
-from utils.losses import dice_loss_2d, masked_mean, mix_loss, one_hot, supervised_loss
+from methods import objective
+from utils.losses import dice_loss_2d, dice_loss_3d, masked_mean, mix_loss, one_hot, supervised_loss
 
 PIECES = pieces()
 
@@ -13,6 +14,31 @@ def test_mix_loss_as_published(name, weights):
     logits, outside, inside, mask = (PIECES[f"mix_2d.{key}"] for key in ("logits", "outside", "inside", "mask"))
     loss = mix_loss(logits, outside, inside, mask.float(), *weights)
     torch.testing.assert_close(torch.stack(loss), PIECES[f"mix_2d.dice_ce_{name}"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name, recipe", [("la", objective.LA), ("pancreas", objective.PANCREAS)])
+@pytest.mark.parametrize("outer, weights", [("labelled", (1.0, 0.5)), ("unlabelled", (0.5, 1.0))])
+def test_mix_loss_of_volumes_as_published(name, recipe, outer, weights):
+    logits, outside, inside, mask = (PIECES[f"mix_3d.{key}"] for key in ("logits", "outside", "inside", "mask"))
+    parts = mix_loss(logits, outside, inside, mask.float(), *weights, dice=recipe.dice)
+    torch.testing.assert_close(recipe.scalars(parts)["loss"], PIECES[f"mix_3d.{name}_{outer}_outside"], rtol=1e-6, atol=1e-6)
+
+
+def test_whole_loss_of_volumes_as_published():
+    """Pre-training of the 3-D methods: Dice and cross entropy of the whole mixed image, weighed as each data set has it."""
+    logits, label = PIECES["mix_3d.logits"], PIECES["mix_3d.outside"]
+    parts = supervised_loss(logits, label, dice_loss_3d)
+    torch.testing.assert_close(parts.dice, PIECES["mix_3d.mask_dice"], rtol=1e-6, atol=1e-6)
+    for recipe, share in ((objective.LA, 0.5), (objective.PANCREAS, 0.55)):
+        expected = share * parts.dice + (1 - share) * F.cross_entropy(logits, label)
+        torch.testing.assert_close(recipe.scalars(parts, pretraining=True)["loss"], expected)
+
+
+def test_dice_of_volumes_by_hand():
+    """One sample, two voxels, the second masked away: p(1) = .5, truth 1. Class 0: 0 of .5, class 1: 2 * .5 of 1.5."""
+    p1 = torch.tensor([[[[0.5, 1.0]]]])  # (N, X, Y, Z)
+    loss = dice_loss_3d(torch.stack([1 - p1, p1], 1), one_hot(torch.ones(1, 1, 1, 2).long(), 2), torch.tensor([[[1.0, 0.0]]]))
+    assert loss.item() == pytest.approx(1 - (0 + 1 / 1.5) / 2, abs=1e-4)
 
 
 def test_dice_by_hand():

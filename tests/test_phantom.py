@@ -1,4 +1,4 @@
-"""The phantom: layout as the real ACDC, the same bytes for the same seed, and hearts that hold together."""
+"""The phantoms: layouts as the real data, the same bytes for the same seed, and organs that hold together."""
 
 import subprocess
 import sys
@@ -10,12 +10,17 @@ import pytest
 from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as components
 
-from dataloaders.phantom import write_acdc_phantom
+from dataloaders.facts import KITS19, LA, LITS, PANCREAS
+from dataloaders.phantom import write_acdc_phantom, write_phantom, write_volume_phantom
 from dataloaders.phantom_heart import DIASTOLE, LEFT, MYOCARDIUM, RIGHT, SYSTOLE, draw_patient, render
+from dataloaders.phantom_organs import RECIPES, draw_case
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "code" / "make_phantom.py"
 TINY = {"train": 2, "val": 1, "test": 1, "size": 64, "slices": (5, 6)}
+SMALL = {"train": 2, "test": 1, "size": (32, 32, 32)}
+ROOTS = {"LA": "la_root", "Pancreas": "pancreas_root", "KiTS19": "kits_root", "LiTS": "lits_root"}
+VOLUMES = pytest.mark.parametrize("facts", [LA, PANCREAS, KITS19, LITS], ids=lambda facts: facts.name)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +120,7 @@ def test_rerun_is_fine_but_other_data_are_left_alone(phantom, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--train", "0"), ("--size", "7"), ("--seed", "-1"), ("--dataset", "LA"), ("--colour", "red"), ("--val", "two")]
+    "flags", [("--train", "0"), ("--size", "7"), ("--seed", "-1"), ("--dataset", "Heart"), ("--colour", "red"), ("--val", "two")]
 )
 def test_bad_flags_exit_2_with_one_line(tmp_path, flags):
     done = subprocess.run([sys.executable, SCRIPT, "--root", tmp_path / "new", *flags], capture_output=True, text=True)
@@ -135,3 +140,160 @@ def test_script_writes_and_names_the_next_command(tmp_path):
     done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1 and f"python code/ACDC_labelnum3_train.py --root_path {tmp_path}" in done.stdout
+
+
+@pytest.fixture
+def root(facts, request) -> Path:
+    """The small phantom of the data set `facts`."""
+    return request.getfixturevalue(ROOTS[facts.name])
+
+
+def cases(facts, root: Path) -> list[tuple[np.ndarray, np.ndarray, dict]]:
+    return [read(path) for path in sorted(root.rglob("*.h5"))]
+
+
+@VOLUMES
+def test_volumes_hold_what_the_layout_says(facts, root):
+    for image, label, attributes in cases(facts, root):
+        assert image.dtype == np.float32 and label.dtype == np.uint8 and image.shape == label.shape
+        assert set(np.unique(label)) <= set(range(facts.file_classes)) and np.isfinite(image).all()
+        spacing = attributes["spacing_mm"]
+        assert spacing.shape == (3,) and spacing.dtype == np.float64 and (spacing > 0).all()
+        if facts is LA:
+            assert abs(image.mean()) < 1e-4 and abs(image.std() - 1) < 1e-4
+            assert image.shape[2] == 24 and all(37 <= side <= 43 for side in image.shape[:2])
+        else:
+            assert (image.min(), image.max()) == (0, 1)
+            assert image.shape == ((40, 40, 40) if facts is PANCREAS else (24, 48, 48))
+            # thick slices come first in the files of KiTS19 and LiTS
+            assert facts is PANCREAS or spacing[0] > max(spacing[1:])
+    lesions = [(label == 2).any() for _, label, _ in cases(facts, root)]
+    assert facts.file_classes == 2 or 0 < sum(lesions) < len(lesions)
+
+
+def test_volume_lists_name_exactly_the_files(la_root, pancreas_root, kits_root, lits_root):
+    expected = {
+        la_root: {"train.list": [f"phantom00{i}" for i in range(1, 7)], "test.list": ["phantom007", "phantom008"]},
+        pancreas_root: {
+            "train_lab.txt": ["0001", "0002", "0003", "0004"],
+            "train_unlab.txt": ["0005", "0006", "0007", "0008"],
+            "test.txt": ["0009", "0010"],
+        },
+        kits_root: {"train.txt": [f"case_0000{i}" for i in range(1, 7)], "test.txt": ["case_00007", "case_00008"]},
+        lits_root: {"train.txt": [f"volume-{i}" for i in range(1, 7)], "test.txt": ["volume-7", "volume-8"]},
+    }
+    for facts, (root, lists) in zip((LA, PANCREAS, KITS19, LITS), expected.items(), strict=True):
+        found = {path.name: path.read_text().splitlines() for path in root.iterdir() if path.suffix in (".list", ".txt")}
+        assert found == lists
+        assert set(root.rglob("*.h5")) == {facts.path(root, name) for names in lists.values() for name in names}
+        assert {facts.train_list, facts.test_list} <= set(lists)
+
+
+@VOLUMES
+def test_organ_is_one_piece_of_plausible_size_that_grey_values_do_not_tell(facts, root):
+    least, most = {"LA": (0.04, 0.1), "Pancreas": (0.01, 0.04), "KiTS19": (0.01, 0.03), "LiTS": (0.05, 0.13)}[facts.name]
+    for image, label, _ in cases(facts, root):
+        organ = label > 0
+        assert least < organ.mean() < most
+        pieces, count = components(organ)
+        assert count == (2 if facts is KITS19 else 1)
+        assert facts is not KITS19 or np.bincount(pieces.ravel())[1:].min() > 0.25 * organ.sum()
+        above = [image > t for t in np.quantile(image, np.linspace(0.02, 0.99, 40))]
+        assert max(2 * (bright & organ).sum() / (bright.sum() + organ.sum()) for bright in above) < 0.75
+        # at least a slice is free on every side
+        assert not any(organ.take(k, axis).any() for axis in range(3) for k in (0, -1))
+
+
+@VOLUMES
+def test_organ_crosses_the_annotated_planes_and_changes_little_from_slice_to_slice(facts, root):
+    for _, label, _ in cases(facts, root):
+        organ = facts.task_label(label)
+        for axis, published in facts.planes:
+            along = np.moveaxis(organ, axis, 0).astype(bool)
+            middle = len(along) // 2
+            assert along[middle].any() and (published is None or published >= len(along) or along[published].any())
+            overlap = 2 * (along[1:] & along[:-1]).sum((1, 2)) / np.maximum(along[1:].sum((1, 2)) + along[:-1].sum((1, 2)), 1)
+            assert (overlap[middle - 2 : middle + 2] > 0.6).all()
+
+
+def test_published_slice_of_the_atrium_is_on_it_at_the_default_size():
+    for number in range(3):
+        label = draw_case(RECIPES["LA"], np.random.default_rng([5, number]), RECIPES["LA"].size)[1]
+        assert label[:, :, 43].any()
+
+
+@VOLUMES
+def test_same_seed_same_volumes_and_more_cases_change_nothing(facts, tmp_path):
+    write_volume_phantom(facts, tmp_path / "one", **SMALL)
+    write_volume_phantom(facts, tmp_path / "more", **{**SMALL, "test": 2})
+    write_volume_phantom(facts, tmp_path / "other", **SMALL, seed=1)
+    paths = list((tmp_path / "one").rglob("*.h5"))
+    assert len(paths) == 3
+    for path in paths:
+        first, again, other = (read(tmp_path / name / path.relative_to(tmp_path / "one")) for name in ("one", "more", "other"))
+        for a, b in zip(first[:2], again[:2], strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(first[2]["spacing_mm"], again[2]["spacing_mm"])
+        assert first[0].shape != other[0].shape or (first[0] != other[0]).any()
+    stamps = {path: path.read_text() for path in (tmp_path / "one").iterdir() if path.is_file() and path.suffix != ".h5"}
+    write_volume_phantom(facts, tmp_path / "one", **SMALL)
+    assert stamps == {path: path.read_text() for path in stamps}
+    with pytest.raises(UserError, match=r"phantom\.json"):
+        write_volume_phantom(facts, tmp_path / "one", **SMALL, seed=2)
+
+
+@VOLUMES
+def test_volumes_of_others_are_left_alone(facts, tmp_path):
+    theirs = facts.path(tmp_path, "theirs")
+    theirs.parent.mkdir(parents=True, exist_ok=True)
+    theirs.write_text("")
+    with pytest.raises(UserError, match="no phantom"):
+        write_volume_phantom(facts, tmp_path, **SMALL)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--root"):
+        write_volume_phantom(facts, tmp_path / "file", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "says"),
+    [
+        ("ACDC", {"labelled": 3}, "--labelled"),
+        ("ACDC", {"size": (64, 64, 32)}, "--size takes one number"),
+        ("LA", {"val": 2}, "--val"),
+        ("LA", {"labelled": 2}, "--labelled"),
+        ("LA", {"size": (64,)}, "--size takes three numbers"),
+        ("LA", {"size": (40, 40, 15)}, r"--size \(z\) must be from 16"),
+        ("KiTS19", {"size": (15, 40, 40)}, r"--size \(z\) must be from 16"),
+        ("LiTS", {"size": (24, 31, 40)}, r"--size \(y\) must be from 32"),
+        ("LiTS", {"seed": -1}, "--seed"),
+        ("Pancreas", {"labelled": 20}, "--labelled must be from 1 to 19"),
+        ("Pancreas", {"train": 1}, "--train must be from 2"),
+    ],
+)
+def test_flags_that_do_not_fit_the_data_set_are_refused(tmp_path, dataset, options, says):
+    with pytest.raises(UserError, match=says):
+        write_phantom(dataset, tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "command"),
+    [
+        ("LA", "python code/LA_labelnum4_train.py --root_path {}"),
+        ("Pancreas", "python pancreas/pancreas_labelnum20_train.py --root_path {}"),
+        ("KiTS19", "python code/CoGRNet_register.py --dataset KiTS19 --root_path {}"),
+        ("LiTS", "python code/CoGRNet_register.py --dataset LiTS --root_path {}"),
+    ],
+)
+def test_the_next_command_is_named(tmp_path, dataset, command):
+    said = write_phantom(dataset, tmp_path, **SMALL)
+    assert said.startswith("wrote 2 training and 1 test volumes") and command.format(tmp_path) in said
+
+
+def test_script_writes_volumes(tmp_path):
+    flags = ["--dataset", "Pancreas", "--root", tmp_path, "--train", "3", "--labelled", "2", "--test", "1", "--size", "32", "32", "16"]
+    done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1 and (tmp_path / "train_lab.txt").read_text() == "0001\n0002\n"
+    assert read(tmp_path / "data" / "0001.h5")[0].shape == (32, 32, 16)

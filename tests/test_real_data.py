@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.acdc import ACDCSlices, read_volumes
+from dataloaders.acdc import ACDCSlices
+from dataloaders.cases import read_cases
 from dataloaders.facts import ACDC
 from utils.metrics import mask_metrics
 
@@ -34,12 +35,12 @@ def test_every_slice_and_volume_reads(root):
     assert data.labelled == 32 and data.unlabelled > 0
     assert all(image.min() >= 0 and image.max() <= 1 for image in data.images)
     assert set(np.unique(np.concatenate([label.ravel() for label in data.labels]))) == {0, 1, 2, 3}
-    for case in read_volumes(root, "val"):
+    for case in read_cases(ACDC, root, "val"):
         assert case.image.shape == case.label.shape and case.label.max() == ACDC.classes - 1
 
 
 def test_metrics_of_a_truth_against_itself(root):
-    case = read_volumes(root, "test")[0]
+    case = read_cases(ACDC, root, "test")[0]
     scores = [mask_metrics(case.label == k, case.label == k) for k in (1, 2, 3)]
     assert [(s.dice, s.hd95, s.asd) for s in scores] == [(1, 0, 0)] * 3
 

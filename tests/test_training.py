@@ -14,13 +14,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dataloaders.phantom import write_acdc_phantom
 from methods.dual_teacher import DualTeacher
-from recipes.edge_guided import train_acdc
+from recipes import edge_guided
+from recipes.tasks import ACDC_TASK
 from training.checkpoint import load
-from training.settings import Settings
+from training.settings import SliceSettings
 from utils.errors import Interrupted, UserError
 
 REPOSITORY = Path(__file__).parents[1]
-TINY = Settings(
+TINY = SliceSettings(
     patch_size=(32, 32), egm="none", batch_size=4, labeled_bs=2, pre_iterations=12, max_iterations=12, val_every=4, device="cpu",
     static_start=3, static_step=1, static_range=(2, 4), ema_decay=0.9,
 )  # fmt: skip
@@ -34,7 +35,7 @@ def root(tmp_path_factory):
 
 
 def train(root, output, *flags, recipe=TINY):
-    train_acdc(replace(recipe, labelnum=1, root_path=root, output_root=output), list(flags))
+    edge_guided.train(ACDC_TASK, replace(recipe, labelnum=1, root_path=root, output_root=output), list(flags))
     return stages(output)
 
 
@@ -149,9 +150,10 @@ def train_step(self, batch):
         armed[0].start()
     return step(self, batch)
 _StageRunner._train_step = train_step
-from recipes.edge_guided import train_acdc
-from training.settings import Settings
-train_acdc({recipe!r})
+from recipes import edge_guided
+from recipes.tasks import ACDC_TASK
+from training.settings import SliceSettings
+edge_guided.train(ACDC_TASK, {recipe!r})
 """
 
 
@@ -170,8 +172,8 @@ def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
             result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
             kills.append(result.returncode)
     assert kills.count(-signal.SIGKILL) >= 5, kills
-    train_acdc(replace(recipe, output_root=tmp_path / "whole"), [])
-    train_acdc(replace(recipe, output_root=tmp_path / "killed"), [])
+    edge_guided.train(ACDC_TASK, replace(recipe, output_root=tmp_path / "whole"), [])
+    edge_guided.train(ACDC_TASK, replace(recipe, output_root=tmp_path / "killed"), [])
     assert_same(stages(tmp_path / "killed"), stages(tmp_path / "whole"))
 
 
@@ -219,9 +221,10 @@ def run(self):
     stage(self)
     torch.save(self.phase.student.state_dict(), {folder!r} + "/" + self.phase.name + "-" + os.environ["RANK"] + ".pt")
 _StageRunner.run = run
-from recipes.edge_guided import train_acdc
-from training.settings import Settings
-train_acdc({recipe!r}, sys.argv[1:])
+from recipes import edge_guided
+from recipes.tasks import ACDC_TASK
+from training.settings import SliceSettings
+edge_guided.train(ACDC_TASK, {recipe!r}, sys.argv[1:])
 """
 
 

@@ -38,6 +38,7 @@ class Stage:
     phase: Phase
     optimizer: torch.optim.Optimizer
     steps: int
+    val_every: int
     batches: Callable[[range], Iterable[Batch]]
     validate: Callable[[nn.Module, Callable[[], bool]], Validation | None]
     learning_rate: Callable[[int], float]
@@ -47,15 +48,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint."""
+    """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint, `best_name` is the
+    file name of a stage's best one."""
 
     folder: Path
-    best_name: str
+    best_name: Callable[[str], str]
     about: dict
     device: torch.device
     dims: int
     bf16: bool
-    val_every: int
     log: RunLog
 
 
@@ -82,7 +83,7 @@ def run_stages(run: Run, stages: dict[str, Callable[[], Stage]]) -> None:
 
 
 def _store(run: Run, stage: str) -> Store:
-    return Store(run.folder / stage, run.best_name, run.about["settings"])
+    return Store(run.folder / stage, run.best_name(stage), run.about["settings"])
 
 
 class _StageRunner:
@@ -126,7 +127,7 @@ class _StageRunner:
         batches = iter(self.stage.batches(range(p.step, steps)))
         try:
             while True:
-                due = p.step and p.validated < p.step and (p.step % self.run_info.val_every == 0 or p.step == steps)
+                due = p.step and p.validated < p.step and (p.step % self.stage.val_every == 0 or p.step == steps)
                 if due and not self._validate(log, signals):
                     self._stop(signals)
                 if p.step == steps:

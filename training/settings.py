@@ -17,7 +17,7 @@ METHODS: dict[str, dict] = {
     "supervised": {"exp": "supervised", "egm": "none"},
 }
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
-PLACE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers")
+PLACE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,6 @@ class Settings:
     """Network, by its factory's name."""
     egm: EGM = "published"
     """Edge-guided module: as published, corrected (Laplacian band aligned with its feature), or none."""
-    upsampling: Literal["published", "nearest", "bilinear"] = "published"
-    """How the decoder doubles its maps; published: nearest with an edge-guided module, bilinear without (as BCP's own code does)."""
     mask: MaskKind = "dynamic"
     """Copy-paste box: dynamic shrinks from 2/3 to box_end of each side, fixed stays at 2/3."""
     box_end: float = 1 / 3
@@ -48,13 +46,13 @@ class Settings:
     ema_decay: float = 0.99
     """Decay of the dynamic teacher."""
     static_start: int = 1000
-    """Static teacher: iterations between two refreshes at first."""
+    """Static teacher: iterations (Pancreas: epochs) between two refreshes at first."""
     static_step: int = 500
     """Static teacher: by how much a validation lengthens (best score improved) or shortens that interval."""
     static_range: tuple[int, int] = (500, 2000)
     """Static teacher: shortest and longest interval."""
     labelnum: int = 3
-    """Labelled patients: the first so many of the training list."""
+    """Labelled patients or scans: the first so many of the training list (Pancreas: percent of them)."""
     patch_size: tuple[int, ...] = (256, 256)
     """Size of the network's input."""
     batch_size: int = 24
@@ -62,17 +60,17 @@ class Settings:
     labeled_bs: int = 12
     """Labelled images among them."""
     pre_iterations: int = 10_000
-    """Length of pre-training."""
+    """Length of pre-training, in iterations (Pancreas: epochs)."""
     max_iterations: int = 30_000
-    """Length of self-training."""
+    """Length of self-training, in iterations (Pancreas: epochs)."""
     base_lr: float = 0.01
-    """Learning rate of SGD (momentum 0.9)."""
+    """Learning rate of SGD (momentum 0.9; Pancreas: of Adam)."""
     weight_decay: float = 1e-4
-    """Weight decay of SGD."""
+    """Weight decay."""
     u_weight: float = 0.5
     """Weight of the loss on pseudo labels."""
     val_every: int = 200
-    """Iterations between two validations; a checkpoint is written at each."""
+    """Iterations (Pancreas: epochs) between two validations; a checkpoint is written at each."""
     seed: int = 1337
     """Seed of everything random."""
     deterministic: bool = True
@@ -102,6 +100,41 @@ class Settings:
     def computed(self) -> dict:
         """The values that decide what a run computes."""
         return {key: value for key, value in self.plain().items() if key not in PLACE}
+
+
+@dataclass(frozen=True)
+class SliceSettings(Settings):
+    """Settings of a 2-D recipe."""
+
+    upsampling: Literal["published", "nearest", "bilinear"] = "published"
+    """How the decoder doubles its maps; published: nearest with an edge-guided module, bilinear without (as BCP's own code does)."""
+
+
+@dataclass(frozen=True)
+class VolumeSettings(Settings):
+    """Settings of a 3-D recipe."""
+
+    model: str = "VNet"
+    """Network, by its factory's name."""
+    patch_size: tuple[int, ...] = (112, 112, 80)
+    """Size of the network's input, each side a multiple of 16."""
+    unit: Literal["iteration", "epoch"] = "iteration"
+    """What pre_iterations, max_iterations, val_every, the box and the static teacher's interval count."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """sgd: momentum 0.9; adam: torch's defaults."""
+    pre_weight_decay: float = 1e-3
+    """Weight decay of pre-training."""
+    lr_drop_every: int = 0
+    """Self-training: iterations after which the learning rate falls to a tenth, each time; 0: never."""
+    val_stride: tuple[int, ...] = (18, 18, 4)
+    """Steps of the sliding window in validations; larger ones are faster."""
+    select: Literal["published", "val"] = "published"
+    """Which list the best checkpoint is chosen on. published: test.list, as the published code does, so that its test figures are too
+    good; val: a list val.list (Pancreas: val.txt) of yours in the data's folder."""
+    cache: Literal["ram", "none"] = "ram"
+    """ram: read every volume once; none: at every draw."""
+    recompute: bool = False
+    """Activation checkpointing: the backward pass computes the network's blocks again, for less memory and the same numbers."""
 
 
 def _plain(value):

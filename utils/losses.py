@@ -46,6 +46,18 @@ def dice_loss_2d(probabilities: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     return (1 - (2 * overlap + 1e-10) / (sizes + 1e-10)).mean()
 
 
+def dice_loss_3d(probabilities: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """Dice of every sample and class, plain denominators, smooth 1e-5; 1 - the mean over samples and classes.
+
+    probabilities, truth: (N, K, D, H, W), truth one-hot; mask broadcasts to (N, D, H, W).
+    """
+    weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, D, H, W)
+    axes = tuple(range(2, truth.ndim))
+    overlap = (probabilities * truth * weight).sum(axes)  # (N, K)
+    sizes = (probabilities * weight).sum(axes) + (truth * weight).sum(axes)
+    return 1 - ((2 * overlap + 1e-5) / (sizes + 1e-5)).mean()
+
+
 DiceLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 

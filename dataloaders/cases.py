@@ -1,0 +1,41 @@
+"""Whole cases: volumes to validate and test on, and what training volumes are cut from."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dataloaders.facts import DatasetFacts
+from dataloaders.hdf5 import check_root, read_attribute, read_case, read_list
+from utils.case import Case
+from utils.errors import UserError
+from utils.progress import progress
+
+
+def in_memory(facts: DatasetFacts, image: np.ndarray, label: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """A stored volume and label as the methods see them: axes x, y, z for 3-D data sets, z-scored where the loader does it, task labels."""
+    if facts.zscore:
+        image = (image - image.mean()) / (image.std() or 1)
+    label = None if label is None else facts.task_label(label)
+    if facts.swapped:
+        image, label = image.transpose(2, 1, 0), None if label is None else label.transpose(2, 1, 0)
+    return np.ascontiguousarray(image), None if label is None else np.ascontiguousarray(label)
+
+
+def read_volume(facts: DatasetFacts, path: Path, name: str, label: bool = True) -> Case:
+    """One case with its spacing and affine where the file has them; without `label` that data set is not opened."""
+    image, truth, attributes = read_case(path, facts.file_classes, 3, label)
+    spacing = read_attribute(path, attributes, "spacing_mm", (3,))
+    if spacing is not None and not (spacing > 0).all():
+        raise UserError(f"{path}: spacing_mm is {spacing}, expected three positive numbers; prepare the case again")
+    affine = read_attribute(path, attributes, "affine", (4, 4))
+    image, truth = in_memory(facts, image, truth)
+    spacing = None if spacing is None else tuple(spacing[:: -1 if facts.swapped else 1].tolist())
+    return Case(name, image, truth, spacing, affine)
+
+
+def read_cases(facts: DatasetFacts, root: Path, split: str) -> list[Case]:
+    """The volumes of the split `val` or `test`, in list order."""
+    check_root(root, facts.name)
+    names = read_list(root, facts.name, facts.list_name(split))
+    with progress(names, desc=f"reading {split} volumes", unit="file", leave=False, delay=0.5) as bar:
+        return [read_volume(facts, facts.path(root, name), name) for name in bar]

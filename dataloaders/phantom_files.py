@@ -1,0 +1,57 @@
+"""Writing a phantom: its folder is claimed first, every file is whole or not there, the lists come last."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from utils.errors import UserError, writing
+from utils.files import replacing
+
+
+def within(flag: str, value: int, least: int, most: int) -> None:
+    """UserError unless `value` of --`flag` is from `least` to `most`."""
+    if not least <= value <= most:
+        raise UserError(f"--{flag} must be from {least} to {most}, not {value}")
+
+
+@contextmanager
+def claimed(root: Path, settings: dict, taken: Iterable[str]) -> Iterator[None]:
+    """Make the folder and leave the settings in it, then let the block write; UserError where that fails.
+
+    UserError too if the folder holds a phantom of other settings, or no phantom but something that one of the patterns `taken`
+    matches: somebody else's data.
+    """
+    recipe = json.dumps(settings) + "\n"
+    mark = root / "phantom.json"
+    with writing(root, "name another folder with --root"):
+        if mark.exists():
+            if mark.read_text() != recipe:
+                raise UserError(f"{mark} was written with other settings; name another folder with --root or delete this one")
+        elif any(next(root.glob(pattern), None) for pattern in taken):
+            raise UserError(f"--root {root} already holds data that is no phantom; name another folder")
+        root.mkdir(parents=True, exist_ok=True)
+        _write_text(mark, recipe)
+        yield
+
+
+def write_case(path: Path, image: np.ndarray, label: np.ndarray, spacing: tuple[float, ...] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:
+        file.create_dataset("image", data=image, compression="gzip")
+        file.create_dataset("label", data=label, compression="gzip")
+        if spacing is not None:
+            file.attrs["spacing_mm"] = np.array(spacing, np.float64)
+
+
+def write_lists(root: Path, lists: dict[str, list[str]]) -> None:
+    for name, lines in lists.items():
+        _write_text(root / name, "\n".join(lines) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_text(text)

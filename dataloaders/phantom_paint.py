@@ -1,0 +1,127 @@
+"""What the phantoms are painted with: soft edges, bias and noise of a scanner, and the solids of a 3-D scene.
+
+An `inside` array tells for every point the distance in mm, roughly, from the border of an object, positive inside of it.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations, pairwise
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+from scipy.special import expit
+
+
+def paint(image: np.ndarray, inside: np.ndarray, value: np.ndarray | float, edge: float = 0.7) -> None:
+    """Lay `value` over `image` where `inside` (mm) is positive; the soft edge stands for partial volume."""
+    touched = inside > -6 * edge
+    fresh = value[touched] if isinstance(value, np.ndarray) else value
+    image[touched] += expit(inside[touched] / edge) * (fresh - image[touched])
+
+
+def bias(coefficients: Sequence[float], *places: np.ndarray) -> np.ndarray:
+    """Factor around 1 that changes slowly: exp of a quadratic polynomial; linear coefficients first, then mixed, then squares."""
+    terms = [*places, *(a * b for a, b in combinations(places, 2)), *(a**2 for a in places)]
+    return np.exp(sum(c * term for c, term in zip(coefficients, terms, strict=True)))
+
+
+def rician(rng: np.random.Generator, image: np.ndarray, noise: float) -> np.ndarray:
+    """The magnitude of `image` with Gaussian noise of that standard deviation in both channels of the receiver."""
+    return np.hypot(image + rng.normal(0, noise, image.shape), rng.normal(0, noise, image.shape))
+
+
+class Scene:
+    """A volume being painted: `image` in the array's own axis order, `x` (to the patient's left), `y` (to the back), `z` (to the head).
+
+    Coordinates are mm from the volume's centre, arrays of the image's shape that smooth displacements of `warp` mm (standard
+    deviation) have bent, so that nothing is as regular as the solids it is drawn with. Everything is a smooth function of the
+    place in all three axes: what one slice shows, the next one shows a little changed.
+    """
+
+    def __init__(self, rng: np.random.Generator, axes: str, shape: tuple[int, ...], spacing: Sequence[float], warp: float):
+        self.rng = rng
+        self.spacing = spacing
+        self.image = np.zeros(shape, np.float32)
+        places = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing, strict=True)]
+        straight = dict(zip(axes, np.meshgrid(*places, indexing="ij", copy=False), strict=True))
+        self.x, self.y, self.z = (straight[axis] + warp * self.field(45) for axis in "xyz")
+
+    def field(self, mm: float) -> np.ndarray:
+        """Random field (float32, mean about 0, standard deviation 1) whose features are some `mm` wide.
+
+        Random numbers on a coarse grid, spread axis by axis with Gaussian weights: a filter of that width would take seconds.
+        """
+        spread = []
+        for n, step in zip(self.image.shape, self.spacing, strict=True):
+            # what is smaller than a voxel or two would cost much and be noise anyway
+            width = max(mm, 2 * step)
+            knots = np.arange(-width, n * step + width, width / 2)
+            weights = np.exp(-8 * ((np.arange(n)[:, None] * step - knots) / width) ** 2)
+            spread.append((weights / np.sqrt((weights**2).sum(1, keepdims=True))).astype(np.float32))
+        values = self.rng.standard_normal([weights.shape[1] for weights in spread], np.float32)
+        for weights in spread:
+            values = np.tensordot(values, weights, (0, 1))
+        return values
+
+    def textured(self, value: float, mm: float, amount: float) -> np.ndarray:
+        return value * (1 + amount * self.field(mm))
+
+    def paint(self, inside: np.ndarray, value: np.ndarray | float, edge: float = 0.7) -> None:
+        paint(self.image, inside, value, edge)
+
+    def ellipsoid(
+        self, centre: Sequence[float], half: Sequence[float], turn: Sequence[float] = (0, 0, 0), bumps: float = 0.0, power: float = 2.0
+    ) -> np.ndarray:
+        """`inside` of an ellipsoid with half axes `half` (mm, x y z), turned by the rotation vector `turn` (radians).
+
+        `bumps`: share of the radius by which low-order waves over all directions deform it. A `power` above 2 makes it boxier.
+        """
+        x, y, z = self.x - np.float32(centre[0]), self.y - np.float32(centre[1]), self.z - np.float32(centre[2])
+        if any(turn):
+            rows = Rotation.from_rotvec(turn).inv().as_matrix().astype(np.float32)
+            x, y, z = (a * x + b * y + c * z for a, b, c in rows)
+        x, y, z = (np.abs(a, out=a) for a in (x, y, z)) if power != 2 else (x, y, z)
+        x, y, z = (a / np.float32(h) for a, h in zip((x, y, z), half, strict=True))
+        rho = np.sqrt(x * x + y * y + z * z) if power == 2 else (x**power + y**power + z**power) ** np.float32(1 / power)
+        radius = np.float32(1)
+        if bumps:
+            # odd and even waves along random directions are the lower spherical harmonics in another guise
+            reach = 1 / np.maximum(rho, 0.2)
+            for even, direction in zip((True, False, False), self.rng.standard_normal((3, 3)), strict=True):
+                a, b, c = (direction / np.linalg.norm(direction)).astype(np.float32)
+                along = (a * x + b * y + c * z) * reach
+                wave = along * along - np.float32(1 / 3) if even else along * along * along
+                radius = radius + np.float32(2 * bumps * self.rng.choice((-1, 1))) * wave
+        return (radius - rho) * np.float32(min(half))
+
+    def tube(self, points: np.ndarray, radii: Sequence[float]) -> np.ndarray:
+        """`inside` of a bent tube along `points` (n, 3; mm, x y z) whose radius changes linearly from one point to the next."""
+        inside = np.full(self.image.shape, -np.inf, np.float32)
+        for start, end, r0, r1 in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
+            step = np.asarray(end) - start
+            x, y, z = (a - np.float32(b) for a, b in zip((self.x, self.y, self.z), start, strict=True))
+            t = np.clip(sum(a * np.float32(b) for a, b in zip((x, y, z), step / (step @ step), strict=True)), 0, 1)
+            for a, b in zip((x, y, z), step, strict=True):
+                a -= t * np.float32(b)
+            np.maximum(inside, np.float32(r0) + np.float32(r1 - r0) * t - np.sqrt(x * x + y * y + z * z), out=inside)
+        return inside
+
+    def blurred(self, mm: float) -> np.ndarray:
+        """The image as a scanner of that resolution (standard deviation) sees it."""
+        return gaussian_filter(self.image, [mm / step for step in self.spacing], truncate=3)
+
+
+def curve(points: Sequence[Sequence[float]], count: int) -> np.ndarray:
+    """`count` points (count, 3) of the Bezier curve with the control points `points` (at least two), its ends included."""
+    controls = [np.asarray(point, float) for point in points]
+    t = np.linspace(0, 1, count)[:, None]
+    while len(controls) > 1:
+        # de Casteljau for all t at once
+        controls = [(1 - t) * a + t * b for a, b in pairwise(controls)]
+    return controls[0]
+
+
+def merged(first: np.ndarray, second: np.ndarray, blend: float) -> np.ndarray:
+    """Union of two solids, the crease between them rounded over about `blend` mm."""
+    rest = np.maximum(blend - np.abs(first - second), 0)
+    return np.maximum(first, second) + rest**2 / (4 * blend)

@@ -1,0 +1,24 @@
+"""Test a pancreas checkpoint, ours or a published one, on the 18 test scans: Dice, Jaccard, HD95, ASD.
+
+    python pancreas/test_pancreas.py
+
+Tests pancreas/result/cutmix/self_train/best_ema_20_self.pth, the place where training leaves its best checkpoint and
+where a published one can be put, and beside it the last checkpoint, because the best one was chosen on these very scans; --checkpoint
+names another file. On a CPU larger steps of the sliding window save hours: --stride 48 48 48.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from recipes.evaluation import EvaluationSettings, evaluate
+from recipes.tasks import PANCREAS_TASK
+from utils.cli import run
+
+if __name__ == "__main__":
+    run(
+        lambda: evaluate(
+            PANCREAS_TASK, EvaluationSettings(exp="cutmix", labelnum=20, model="VNet_pancreas", which="both"), description=__doc__
+        )
+    )

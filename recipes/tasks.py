@@ -1,0 +1,147 @@
+"""What the edge-guided method needs to know of each data set: how it is published, read, sampled, predicted and named."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dataloaders.acdc import ACDCSlices
+from dataloaders.augment import VolumeAugmentation
+from dataloaders.facts import ACDC, LA, PANCREAS, DatasetFacts
+from dataloaders.two_stream import FourStreamSampler, TwoStreamSampler
+from dataloaders.volumes import VolumePatches, la_cases, pancreas_cases
+from methods import objective
+from methods.objective import Objective
+from recipes.paths import REPOSITORY, run_folder
+from training.evaluate import Predict, SlicePredictor
+from training.settings import Settings, SliceSettings, VolumeSettings
+from training.sliding import VolumePredictor
+from utils.ema import EmaScope
+
+Data = ACDCSlices | VolumePatches
+Sampler = TwoStreamSampler | FourStreamSampler
+
+
+@dataclass(frozen=True)
+class Task:
+    """`keeps_optimizer`: whether self-training goes on with pre-training's optimiser. `patch_size`, `stride` and `connectivity` (of the
+    component filter) are those of the published test; `unit`: what --labelnum and --labeled_bs count."""
+
+    facts: DatasetFacts
+    objective: Objective
+    ema_scope: EmaScope
+    keeps_optimizer: bool
+    patch_size: tuple[int, ...]
+    selection_list: str
+    unit: str = "volumes"
+    stride: tuple[int, ...] = ()
+    connectivity: int | None = None
+
+    def folder(self, exp: str, labelnum: int, output_root: Path | None) -> Path:
+        """Where a run lies: code/model/BCP/<data set>_<exp>_<labelnum>_labeled, as the published README has it."""
+        return run_folder(self.facts.name, exp, labelnum, output_root)
+
+    def best_name(self, stage: str, model: str, labelnum: int) -> str:
+        return f"{model}_best_model.pth"
+
+    def selection(self, settings: Settings) -> tuple[str, str]:
+        """The split whose score selects the best checkpoint, and that rule in words."""
+        return self.selection_list, f"best mean Dice on {self.facts.list_name(self.selection_list)}"
+
+    def read(self, settings: Settings, root: Path, unlabelled: bool, say: Callable[[str], None]) -> Data:
+        raise TypeError(f"{type(self).__name__} reads nothing")
+
+    def sampler(self, data: Data, *arguments) -> Sampler:
+        return TwoStreamSampler(data.labelled, *arguments)
+
+    def epoch(self, settings: Settings, sampler: Sampler) -> int | None:
+        """Steps of an epoch where the schedule counts epochs, else None."""
+        return None
+
+    def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, progress: bool = False) -> Predict:
+        raise TypeError(f"{type(self).__name__} predicts nothing")
+
+    def optimizer(self, settings: Settings, student: nn.Module, pretraining: bool) -> torch.optim.Optimizer:
+        return torch.optim.SGD(student.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=settings.weight_decay)
+
+    def learning_rate(self, settings: Settings, step: int, pretraining: bool) -> float:
+        return settings.base_lr
+
+
+class _Slices(Task):
+    def read(self, settings: SliceSettings, root: Path, unlabelled: bool, say: Callable[[str], None]) -> ACDCSlices:
+        return ACDCSlices(root, settings.labelnum, settings.patch_size, unlabelled)
+
+    def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, progress: bool = False) -> SlicePredictor:
+        return SlicePredictor(tuple(patch_size), device)
+
+
+class _Volumes(Task):
+    cases = staticmethod(la_cases)
+
+    def augmentation(self, patch_size: tuple[int, ...]) -> tuple[VolumeAugmentation, VolumeAugmentation]:
+        """Of labelled and of unlabelled volumes."""
+        both = VolumeAugmentation(patch_size, spare=3)
+        return both, both
+
+    def selection(self, settings: VolumeSettings) -> tuple[str, str]:
+        if settings.select == "val":
+            return "val", f"best mean Dice on {self.facts.list_name('val')}"
+        return "test", f"best mean Dice on {self.facts.test_list}, as published: its test figures are too good"
+
+    def read(self, settings: VolumeSettings, root: Path, unlabelled: bool, say: Callable[[str], None]) -> VolumePatches:
+        names, labelled = self.cases(root, self.facts, settings.labelnum)
+        names = names if unlabelled else names[:labelled]
+        return VolumePatches(self.facts, root, names, labelled, self.augmentation(settings.patch_size), settings.cache, say)
+
+    def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, progress: bool = False) -> VolumePredictor:
+        return VolumePredictor(tuple(patch_size), tuple(stride), device, self.connectivity, progress=progress)
+
+    def optimizer(self, settings: VolumeSettings, student: nn.Module, pretraining: bool) -> torch.optim.Optimizer:
+        decay = settings.pre_weight_decay if pretraining else settings.weight_decay
+        if settings.optimizer == "adam":
+            return torch.optim.Adam(student.parameters(), lr=settings.base_lr, weight_decay=decay)
+        return torch.optim.SGD(student.parameters(), lr=settings.base_lr, momentum=0.9, weight_decay=decay)
+
+    def learning_rate(self, settings: VolumeSettings, step: int, pretraining: bool) -> float:
+        drops = 0 if pretraining or not settings.lr_drop_every else step // settings.lr_drop_every
+        return settings.base_lr * 0.1**drops
+
+    def epoch(self, settings: VolumeSettings, sampler: Sampler) -> int | None:
+        return sampler.epoch if settings.unit == "epoch" else None
+
+
+class _Pancreas(_Volumes):
+    cases = staticmethod(pancreas_cases)
+
+    def folder(self, exp: str, labelnum: int, output_root: Path | None) -> Path:
+        """Where a run lies: pancreas/result/<exp>, as the published README has it."""
+        return (output_root or REPOSITORY / "pancreas" / "result") / exp
+
+    def best_name(self, stage: str, model: str, labelnum: int) -> str:
+        return f"best_ema_{labelnum}_{stage.removesuffix('_train')}.pth"
+
+    def augmentation(self, patch_size: tuple[int, ...]) -> tuple[VolumeAugmentation, VolumeAugmentation]:
+        labelled = VolumeAugmentation(patch_size, spare=1, turn=False)
+        return labelled, VolumeAugmentation(patch_size, spare=1, turn=False, centre=True)
+
+    def sampler(self, data: Data, *arguments) -> FourStreamSampler:
+        return FourStreamSampler(data.labelled, *arguments)
+
+
+ACDC_TASK = _Slices(ACDC, objective.ACDC, "state", keeps_optimizer=True, patch_size=(256, 256), selection_list="val", unit="slices")
+LA_TASK = _Volumes(
+    LA,
+    objective.LA,
+    "parameters",
+    keeps_optimizer=False,
+    patch_size=(112, 112, 80),
+    selection_list="test",
+    stride=(18, 18, 4),
+    connectivity=26,
+)
+PANCREAS_TASK = _Pancreas(
+    PANCREAS, objective.PANCREAS, "parameters", keeps_optimizer=True, patch_size=(96, 96, 96), selection_list="test", stride=(16, 16, 4)
+)
