@@ -87,52 +87,61 @@ def describe_selection(content: Mapping, path: Path) -> str:
 def evaluate(task: Task, default: EvaluationSettings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Test one or two checkpoints of a data set; see `EvaluationSettings`."""
     s = parse(EvaluationSettings, argv, default, description)
-    chosen, device = checkpoints(task, s), choose_device(s.device, s.gpu)
+    device = choose_device(s.device, s.gpu)
+    chosen = [_Tested(task, s, path, device, output) for path, output in checkpoints(task, s)]
     cases = read_cases(task.facts, data_root(task.facts.name, s.root_path), s.split)
-    for path, output in chosen:
-        _evaluate(task, s, path, output, device, cases)
+    for tested in chosen:
+        tested.run(cases)
 
 
-def _evaluate(task: Task, s: EvaluationSettings, path: Path, output: Path, device: torch.device, cases: Sequence[Case]) -> None:
-    facts, content = task.facts, load(path)
-    settings, egm, model = _about(task, content, path)
-    patch_size = s.patch_size or tuple(settings.get("patch_size", task.patch_size))
-    check_patch(facts, patch_size, egm)
-    stride = s.stride or task.stride
-    if facts.dims == 3:
-        check_stride(stride, "stride")
-    elif s.stride:
-        raise UserError(f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out")
-    net = build_network(facts, model or s.model, egm, settings.get("upsampling", "published"))
-    load_network(net, content, path)
-    net = place(net, device, facts.dims)
-    selection = describe_selection(content, path)
-    print(f"checkpoint {path}\nselected: {selection}")
+class _Tested:
+    """One checkpoint, read and checked before the cases are."""
 
-    predict, scores = task.predictor(patch_size, stride, device, progress=True), []
-    with (
-        writing(output, "free space or name another place with --output_dir"),
-        progress(predictions(net, cases, predict), total=len(cases), desc="testing", unit="case") as bar,
-    ):
-        output.mkdir(parents=True, exist_ok=True)
-        for case, prediction in bar:
-            write_prediction(output / f"{case.name}_pred.nii.gz", case, prediction, facts.dims == 3)
-            scores += score_case(case, prediction, facts.class_names)
-    summary = {
-        "dataset": facts.name,
-        "split": facts.list_name(s.split),
-        "cases": len(cases),
-        "patch_size": list(patch_size),
-        **({"stride": list(stride)} if stride else {}),
-        **summarise(scores),
-        "checkpoint": {"path": str(path), "sha256": sha256(path), "selection": selection, "settings": settings or None},
-        **provenance(),
-    }
-    with writing(output, "free space or name another place with --output_dir"):
-        write_metrics_csv(output / "metrics.csv", scores)
-        write_json(output / "summary.json", summary)
-    print(table(summary))
-    print(f"predictions, metrics.csv and summary.json are in {output}")
+    def __init__(self, task: Task, s: EvaluationSettings, path: Path, device: torch.device, output: Path):
+        facts, content = task.facts, load(path)
+        self.task, self.split, self.path, self.device, self.output = task, s.split, path, device, output
+        self.settings, egm, model = _about(task, content, path)
+        self.patch_size = s.patch_size or tuple(self.settings.get("patch_size", task.patch_size))
+        check_patch(facts, self.patch_size, egm)
+        self.stride = s.stride or task.stride
+        if facts.dims == 3:
+            check_stride(self.stride, "stride")
+        elif s.stride:
+            raise UserError(f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out")
+        net = build_network(facts, model or s.model, egm, self.settings.get("upsampling", "published"))
+        load_network(net, content, path)
+        self.net = place(net, device, facts.dims)
+        self.selection = describe_selection(content, path)
+
+    def run(self, cases: Sequence[Case]) -> None:
+        """Predict, score, write, print."""
+        facts, output = self.task.facts, self.output
+        print(f"checkpoint {self.path}\nselected: {self.selection}")
+        predict, scores = self.task.predictor(self.patch_size, self.stride, self.device, progress=True), []
+        with (
+            writing(output, "free space or name another place with --output_dir"),
+            progress(predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case") as bar,
+        ):
+            output.mkdir(parents=True, exist_ok=True)
+            for case, prediction in bar:
+                write_prediction(output / f"{case.name}_pred.nii.gz", case, prediction, facts.dims == 3)
+                scores += score_case(case, prediction, facts.class_names)
+        checkpoint = {"path": str(self.path), "sha256": sha256(self.path), "selection": self.selection, "settings": self.settings or None}
+        summary = {
+            "dataset": facts.name,
+            "split": facts.list_name(self.split),
+            "cases": len(cases),
+            "patch_size": list(self.patch_size),
+            **({"stride": list(self.stride)} if self.stride else {}),
+            **summarise(scores),
+            "checkpoint": checkpoint,
+            **provenance(),
+        }
+        with writing(output, "free space or name another place with --output_dir"):
+            write_metrics_csv(output / "metrics.csv", scores)
+            write_json(output / "summary.json", summary)
+        print(table(summary))
+        print(f"predictions, metrics.csv and summary.json are in {output}")
 
 
 def write_prediction(path: Path, case: Case, prediction: np.ndarray, xyz: bool) -> None:

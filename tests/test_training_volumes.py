@@ -1,0 +1,206 @@
+"""The 3-D recipes through the one loop: what they leave behind, interrupted, killed, resumed, in two processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import assert_same, stages
+
+from dataloaders.facts import LA, PANCREAS
+from methods import objective
+from methods.dual_teacher import DualTeacher
+from methods.supervised import Supervised
+from networks.net_factory_la_ega import net_factory
+from recipes import edge_guided
+from recipes.evaluation import EvaluationSettings, evaluate
+from recipes.tasks import LA_TASK, PANCREAS_TASK
+from training.memory import activation_bytes
+from training.settings import VolumeSettings
+from utils.errors import Interrupted, UserError
+
+REPOSITORY = Path(__file__).parents[1]
+TINY = VolumeSettings(
+    egm="none", patch_size=(32, 32, 16), batch_size=4, labeled_bs=2, pre_iterations=4, max_iterations=4, val_every=2,
+    val_stride=(16, 16, 8), static_start=2, static_step=1, static_range=(1, 3), device="cpu",
+)  # fmt: skip
+TASKS = {
+    "LA": (LA_TASK, replace(TINY, labelnum=2, lr_drop_every=2)),
+    # two epochs of ten steps, two of two: four labelled volumes five times over, four unlabelled ones
+    "Pancreas": (
+        PANCREAS_TASK,
+        replace(TINY, model="VNet_pancreas", labelnum=20, unit="epoch", pre_iterations=1, max_iterations=2, val_every=1, optimizer="adam",
+                base_lr=1e-3, static_start=1, exp="cutmix"),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def tiny(request, la_root, pancreas_root):
+    task, recipe = TASKS[request.param]
+    return task, replace(recipe, root_path={"LA": la_root, "Pancreas": pancreas_root}[request.param])
+
+
+def train(tiny, output, *flags, **changes):
+    edge_guided.train(tiny[0], replace(tiny[1], output_root=output, **changes), list(flags))
+    return stages(output)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory):
+    return train(tiny, tmp_path_factory.mktemp("whole"))
+
+
+def test_a_run_leaves_what_test_and_resume_need(tiny, uninterrupted):
+    task, _ = tiny
+    names = {"LA": ("VNet_best_model.pth",) * 2, "Pancreas": ("best_ema_20_pre.pth", "best_ema_20_self.pth")}[task.facts.name]
+    assert set(uninterrupted) == {"pre_train/last.pth", "self_train/last.pth", f"pre_train/{names[0]}", f"self_train/{names[1]}"}
+    last = uninterrupted["self_train/last.pth"]
+    steps = {"LA": [2, 4], "Pancreas": [4, 8]}[task.facts.name]  # an epoch: half of the four unlabelled volumes a step and stream
+    assert [row["step"] for row in last["progress"]["history"]] == steps
+    assert "too good" in last["selection"] and last["facts"]["name"] == task.facts.name
+    assert set(last["phase"]) == {"ema_teacher", "static_teacher", "interval", "counter"}
+
+
+def test_teachers_average_parameters_and_keep_their_own_statistics(uninterrupted, tiny):
+    last = uninterrupted["self_train/last.pth"]
+    buffers = [key for key in last["student"] if key.endswith("running_mean")]
+    assert tiny[0].facts is PANCREAS or any(not torch.equal(last["student"][k], last["phase"]["ema_teacher"][k]) for k in buffers)
+
+
+def test_signals_save_and_the_same_command_resumes(tiny, tmp_path, monkeypatch, uninterrupted):
+    after_step = DualTeacher.after_step
+
+    def interrupt(self, at):
+        after_step(self, at)
+        if at == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(DualTeacher, "after_step", interrupt)
+    with pytest.raises(Interrupted, match="iteration 3 of self_train"):
+        train(tiny, tmp_path)
+    monkeypatch.undo()
+    assert_same(train(tiny, tmp_path), uninterrupted)
+
+
+def test_place_and_memory_settings_change_no_number(tiny, tmp_path, uninterrupted):
+    """--recompute, --cache none and workers: the same run bit for bit."""
+    again = train(tiny, tmp_path, "--recompute", "--cache", "none", "--num_workers", "1")
+    assert_same({k: v["student"] for k, v in again.items()}, {k: v["student"] for k, v in uninterrupted.items()})
+
+
+SCRIPT = {"LA": "code/LA_labelnum4_train.py", "Pancreas": "pancreas/pancreas_labelnum20_train.py"}
+
+
+def script_flags(tiny, output):
+    task, recipe = tiny
+    flags = {"root_path": recipe.root_path, "output_root": output, "egm": "none", "patch_size": "32 32 16", "batch_size": 4}
+    flags |= {"labeled_bs": 2, "val_stride": "16 16 8", "static_start": 1, "static_range": "1 3", "static_step": 1, "device": "cpu"}
+    flags |= {"pre_iterations": 1, "max_iterations": 1, "val_every": 1} if task.facts is PANCREAS else {}
+    flags |= {"pre_iterations": 3, "max_iterations": 3, "val_every": 1, "labelnum": 2} if task.facts is LA else {}
+    return [word for key, value in flags.items() for word in (f"--{key}", *str(value).split(" " if "  " not in str(value) else None))]
+
+
+def test_scripts_survive_sigkill_and_torchrun(tiny, tmp_path):
+    """The script, killed as soon as it has saved, ends as if it had not been; torchrun with two processes runs the same command."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = str(REPOSITORY / SCRIPT[tiny[0].facts.name])
+    results = []
+    for name, kill in (("whole", False), ("killed", True)):
+        command = [sys.executable, script, *script_flags(tiny, tmp_path / name)]
+        if kill:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+            while not list((tmp_path / name).rglob("last.pth")) and process.poll() is None:
+                time.sleep(0.02)
+            process.kill()
+            process.wait()
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert result.returncode == 0, result.stderr[-2000:]
+        results.append(stages(tmp_path / name))
+    same = [{key: {k: v for k, v in value.items() if k != "settings"} for key, value in result.items()} for result in results]
+    assert_same(*same)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
+    flags = [*script_flags(tiny, tmp_path / "two"), "--batch_size", "8", "--labeled_bs", "4"]
+    flags += ["--labelnum", "4"] if tiny[0].facts is LA else []
+    result = subprocess.run([*torchrun, *flags], capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "cpu x 2" in result.stdout and "self_train/last.pth" in stages(tmp_path / "two")
+
+
+def test_both_checkpoints_are_tested_and_named(tiny, tmp_path, uninterrupted, capsys):
+    task, recipe = tiny
+    train(tiny, tmp_path)
+    default = EvaluationSettings(exp=recipe.exp, labelnum=recipe.labelnum, model=recipe.model, which="both", output_root=tmp_path)
+    evaluate(task, replace(default, root_path=recipe.root_path), ["--stride", "16", "16", "8", "--output_dir", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "too good" in said and "not selected" in said
+    for folder in ("out", "out/last"):
+        assert {p.name for p in (tmp_path / folder).iterdir()} >= {"metrics.csv", "summary.json"}
+    assert len(list((tmp_path / "out").glob("*_pred.nii.gz"))) == 2
+
+
+def test_selection_by_ones_own_list(tiny, tmp_path):
+    with pytest.raises(UserError, match=r"val\.(list|txt): no such list"):
+        train(tiny, tmp_path, "--select", "val")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--patch_size", "32", "32"], "--patch_size 32 32: give 3 sides"),
+        (["--patch_size", "40", "32", "16"], "multiples of 16"),
+        (["--val_stride", "16", "16"], "--val_stride 16 16: give three steps"),
+        (["--val_stride", "16", "16", "0"], "--val_stride 16 16 0: give three steps"),
+        (["--batch_size", "200", "--labeled_bs", "100"], "--labeled_bs 100: the training list has"),
+        (["--lr_drop_every", "-1"], "--lr_drop_every"),
+        (["--model", "unet"], "--model unet: unknown 3-D network"),
+        (["--upsampling", "nearest"], "--upsampling"),
+    ],
+)
+def test_bad_flags(tiny, tmp_path, flags, message):
+    with pytest.raises(UserError, match=message):
+        train(tiny, tmp_path, *flags)
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_learning_rate_falls_in_self_training_alone():
+    recipe = VolumeSettings(lr_drop_every=5000)
+    rates = [LA_TASK.learning_rate(recipe, step, False) for step in (0, 4999, 5000, 9999, 14999)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+    assert LA_TASK.learning_rate(recipe, 14999, True) == 0.01
+    decays = [LA_TASK.optimizer(recipe, torch.nn.Linear(1, 1), p).defaults["weight_decay"] for p in (True, False)]
+    assert decays == [1e-3, 1e-4]
+
+
+def test_estimated_memory_is_what_a_pass_keeps():
+    """A convolution keeps its input (32 KiB) and its weight, which is the network's own; ReLU keeps its output (64 KiB)."""
+    net = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.ReLU())
+    assert activation_bytes(net, (1, 1, 32, 16, 16)) == 4 * 32 * 16 * 16 * 3
+    vnet = net_factory("VNet")
+    whole = activation_bytes(vnet, (1, 1, 32, 32, 32))
+    vnet.recompute = True
+    assert activation_bytes(vnet, (1, 1, 32, 32, 32)) < 0.5 * whole
+
+
+def test_two_volumes_can_be_learnt_by_heart(la_root):
+    from dataloaders.cases import read_cases
+
+    cases = read_cases(LA, la_root, "test")
+    image = torch.stack([torch.from_numpy(case.image[:32, :32, :16].copy())[None] for case in cases])
+    label = torch.stack([torch.from_numpy(case.label[:32, :32, :16].copy()).long() for case in cases])
+    torch.manual_seed(0)
+    net = net_factory("VNet", mode="test")
+    phase, optimizer = Supervised(net, objective.LA), torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(100):
+        loss = phase.losses({"image": image, "label": label}, 0)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = net.eval()(image).argmax(1)
+    assert 2 * ((found == 1) & (label == 1)).sum() / (found.sum() + label.sum()) >= 0.95
