@@ -15,10 +15,14 @@ def in_memory(facts: DatasetFacts, image: np.ndarray, label: np.ndarray | None) 
     """A stored volume and label as the methods see them: axes x, y, z for 3-D data sets, z-scored where the loader does it, task labels."""
     if facts.zscore:
         image = (image - image.mean()) / (image.std() or 1)
-    label = None if label is None else facts.task_label(label)
-    if facts.swapped:
-        image, label = image.transpose(2, 1, 0), None if label is None else label.transpose(2, 1, 0)
-    return np.ascontiguousarray(image), None if label is None else np.ascontiguousarray(label)
+    image = np.ascontiguousarray(image.transpose(2, 1, 0) if facts.swapped else image)
+    return image, None if label is None else in_memory_label(facts, label)
+
+
+def in_memory_label(facts: DatasetFacts, label: np.ndarray) -> np.ndarray:
+    """A stored label alone; see `in_memory`."""
+    label = facts.task_label(label)
+    return np.ascontiguousarray(label.transpose(2, 1, 0) if facts.swapped else label)
 
 
 def read_volume(facts: DatasetFacts, path: Path, name: str, label: bool = True) -> Case:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 
 class Draw(NamedTuple):
-    """One sample of a batch: the case's index and the seed of its augmentation."""
+    """One sample of a batch: the case's index, the seed of its augmentation, and which half (0: a, 1: b) of its stream it is in."""
 
     index: int
     seed: tuple[int, ...]
+    half: int = 0
 
 
 def endless(count: int, start: int, length: int, seed: tuple[int, ...]) -> list[int]:
@@ -67,7 +68,7 @@ class TwoStreamSampler:
         start = step * self.unlabelled_bs
         others = [self.labelled + i for i in endless(self.unlabelled, start, self.unlabelled_bs, (*self.seed, 1))]
         return [
-            Draw(index, (*self.seed, 2, step, slot))
+            Draw(index, (*self.seed, 2, step, slot), int(2 * (slot - offset) >= len(stream)))
             for stream, offset in ((chosen, 0), (others, self.labelled_bs))
             for slot, index in share(list(enumerate(stream, offset)), self.rank, self.world)
         ]

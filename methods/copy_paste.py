@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.masks import MaskKind, box_mask, box_sides
+from utils.masks import START_RATIO, MaskKind, box_mask, box_sides
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,11 @@ class CopyPaste:
     total: int
     seed: tuple[int, ...]
     epoch: int | None = None
+    start_ratio: float = START_RATIO
 
     def sides(self, shape: Sequence[int], step: int) -> tuple[int, ...]:
         t = step if self.epoch is None else step // self.epoch + 1
-        return box_sides(shape, t, self.total, self.end_ratio, self.kind)
+        return box_sides(shape, t, self.total, self.end_ratio, self.kind, self.start_ratio)
 
     def mask(self, image: Tensor, step: int) -> Tensor:
         """Mask (...) of the spatial shape of `image` (N, 1, ...), 1 outside the box and 0 inside, on its device."""

@@ -20,6 +20,7 @@ class CopyPastePretrain(Phase):
         mask = self.copy_paste.mask(image_a, step)
         mixed = paste(image_a, image_b, mask)  # (N / 2, 1, ...)
         logits = self.forward(mixed)
+        self.watch(logits, step)
         label = paste(label_a, label_b, mask)
         self.show(mixed, logits, label)
         if self.objective.pretrain_loss == "mix":
@@ -27,3 +28,6 @@ class CopyPastePretrain(Phase):
         else:
             parts = supervised_loss(logits, label, self.objective.dice)
         return {**self.objective.scalars(parts, pretraining=True), "box_side": self.copy_paste.sides(mask.shape, step)[0]}
+
+    def watch(self, logits: Tensor, step: int) -> None:
+        """Called with the logits (N / 2, K, ...) of every step; for methods that learn something from them."""

@@ -34,6 +34,7 @@ class Objective:
 
 ACDC = Objective(dice_loss_2d, 0.5, 0.5, "mix", class_pseudo_label, unlabelled_outside=(True, False))
 LA = Objective(dice_loss_3d, 0.5, 0.5, "whole", partial(class_pseudo_label, connectivity=26), unlabelled_outside=(False, True))
+COGRNET = LA  # half a of every batch is its stream 1, half b its stream 2
 PANCREAS = Objective(
     dice_loss_3d, 0.42, 0.55, "whole", partial(class_pseudo_label, connectivity=18), unlabelled_outside=(True, False), crossed=True
 )

@@ -43,10 +43,12 @@ def train(task: Task, recipe: Settings, argv: Sequence[str] | None = None, descr
     """Train on a data set as `recipe` says, changed by the flags in `argv`; resumes what an earlier call began."""
     settings = settings_from_flags(recipe, argv, description)
     with process_group(choose_device(settings.device, settings.gpu)) as device:
-        _Training(task, settings, device).run()
+        Training(task, settings, device).run()
 
 
-class _Training:
+class Training:
+    """A run of the edge-guided method, its baselines and ablations; other methods override how the stages are made."""
+
     def __init__(self, task: Task, settings: Settings, device: torch.device):
         self.task, self.settings, self.device = task, settings, device
         facts = task.facts
@@ -97,37 +99,37 @@ class _Training:
 
     def supervised(self) -> Stage:
         s, task = self.settings, self.task
-        return self._stage(Supervised(self._student(), task.objective), s.pre_iterations + s.max_iterations, passes=1)
+        return self.stage(Supervised(self.student(), task.objective), s.pre_iterations + s.max_iterations, passes=1)
 
     def pretrain(self) -> Stage:
         s = self.settings
-        box = self._box(CopyPastePretrain.name, s.pre_iterations)
-        return self._stage(CopyPastePretrain(self._student(), self.task.objective, box), s.pre_iterations, passes=1)
+        box = self.box(CopyPastePretrain.name, s.pre_iterations)
+        return self.stage(CopyPastePretrain(self.student(), self.task.objective, box), s.pre_iterations, passes=1)
 
     def selftrain(self) -> Stage:
         s, task, epoch = self.settings, self.task, self._epoch(DualTeacher.name)
         refresh = RefreshRule(s.static_start, s.static_step, *s.static_range, epoch) if s.teachers == "dual" else None
-        box = self._box(DualTeacher.name, s.max_iterations)
-        phase = DualTeacher(self._student(), task.objective, box, s.u_weight, s.ema_decay, task.ema_scope, refresh)
-        stage = self._stage(phase, s.max_iterations, passes=2)
-        stage.begin = partial(self._begin_from_pretraining, stage)
+        box = self.box(DualTeacher.name, s.max_iterations)
+        phase = DualTeacher(self.student(), task.objective, box, s.u_weight, s.ema_decay, task.ema_scope, refresh)
+        stage = self.stage(phase, s.max_iterations, passes=2)
+        stage.begin = partial(self.begin_from_pretraining, stage)
         return stage
 
-    def _student(self) -> torch.nn.Module:
+    def student(self) -> torch.nn.Module:
         s, facts = self.settings, self.task.facts
         torch.manual_seed(s.seed)
         net = build_network(facts, s.model, s.egm, s.upsampling if isinstance(s, SliceSettings) else "published")
         net.recompute = isinstance(s, VolumeSettings) and s.recompute
         return place(net, self.device, facts.dims)
 
-    def _box(self, stage: str, steps: int) -> CopyPaste:
+    def box(self, stage: str, steps: int) -> CopyPaste:
         s = self.settings
         return CopyPaste(s.mask, s.box_end, steps, (s.seed, STAGE_NUMBERS[stage], 1), self._epoch(stage))
 
     def _epoch(self, stage: str) -> int | None:
         return self.task.epoch(self.settings, self._sampler((0,), stage == DualTeacher.name, range(1)))
 
-    def _stage(self, phase, length: int, passes: int) -> Stage:
+    def stage(self, phase, length: int, passes: int) -> Stage:
         """A stage of `length` iterations or epochs, whose step makes `passes` student passes before its backward pass."""
         s, task, seed = self.settings, self.task, (self.settings.seed, STAGE_NUMBERS[phase.name])
         pretraining = phase.name != DualTeacher.name
@@ -173,7 +175,7 @@ class _Training:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _begin_from_pretraining(self, stage: Stage) -> None:
+    def begin_from_pretraining(self, stage: Stage) -> None:
         """Student, teachers and, for some data sets, the optimiser take over from the best pre-training checkpoint, ours or a
         published one."""
         path = self.folder / CopyPastePretrain.name / self.info.best_name(CopyPastePretrain.name)

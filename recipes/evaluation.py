@@ -86,7 +86,7 @@ def describe_selection(content: Mapping, path: Path) -> str:
 
 def evaluate(task: Task, default: EvaluationSettings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Test one or two checkpoints of a data set; see `EvaluationSettings`."""
-    s = parse(EvaluationSettings, argv, default, description)
+    s = parse(type(default), argv, default, description)
     device = choose_device(s.device, s.gpu)
     chosen = [_Tested(task, s, path, device, output) for path, output in checkpoints(task, s)]
     cases = read_cases(task.facts, data_root(task.facts.name, s.root_path), s.split)
@@ -116,7 +116,7 @@ class _Tested:
     def run(self, cases: Sequence[Case]) -> None:
         """Predict, score, write, print."""
         facts, output = self.task.facts, self.output
-        print(f"checkpoint {self.path}\nselected: {self.selection}")
+        print(f"checkpoint {self.path}\nselection: {self.selection}")
         predict, scores = self.task.predictor(self.patch_size, self.stride, self.device, progress=True), []
         with (
             writing(output, "free space or name another place with --output_dir"),

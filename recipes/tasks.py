@@ -11,7 +11,7 @@ from dataloaders.acdc import ACDCSlices
 from dataloaders.augment import VolumeAugmentation
 from dataloaders.facts import ACDC, LA, PANCREAS, DatasetFacts
 from dataloaders.two_stream import FourStreamSampler, TwoStreamSampler
-from dataloaders.volumes import VolumePatches, la_cases, pancreas_cases
+from dataloaders.volumes import VolumePatches, first_cases, pancreas_cases
 from methods import objective
 from methods.objective import Objective
 from recipes.paths import REPOSITORY, run_folder
@@ -70,7 +70,7 @@ class Task:
         return settings.base_lr
 
 
-class _Slices(Task):
+class SlicesTask(Task):
     def read(self, settings: SliceSettings, root: Path, unlabelled: bool, say: Callable[[str], None]) -> ACDCSlices:
         return ACDCSlices(root, settings.labelnum, settings.patch_size, unlabelled)
 
@@ -78,8 +78,11 @@ class _Slices(Task):
         return SlicePredictor(tuple(patch_size), device)
 
 
-class _Volumes(Task):
-    cases = staticmethod(la_cases)
+class VolumesTask(Task):
+    """Patches of volumes, and sliding windows over whole ones."""
+
+    cases = staticmethod(first_cases)
+    patches = staticmethod(lambda settings: VolumePatches)
 
     def augmentation(self, patch_size: tuple[int, ...]) -> tuple[VolumeAugmentation, VolumeAugmentation]:
         """Of labelled and of unlabelled volumes."""
@@ -94,7 +97,8 @@ class _Volumes(Task):
     def read(self, settings: VolumeSettings, root: Path, unlabelled: bool, say: Callable[[str], None]) -> VolumePatches:
         names, labelled = self.cases(root, self.facts, settings.labelnum)
         names = names if unlabelled else names[:labelled]
-        return VolumePatches(self.facts, root, names, labelled, self.augmentation(settings.patch_size), settings.cache, say)
+        kind = self.patches(settings)
+        return kind(self.facts, root, names, labelled, self.augmentation(settings.patch_size), settings.cache, say)
 
     def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, progress: bool = False) -> VolumePredictor:
         return VolumePredictor(tuple(patch_size), tuple(stride), device, self.connectivity, progress=progress)
@@ -113,7 +117,7 @@ class _Volumes(Task):
         return sampler.epoch if settings.unit == "epoch" else None
 
 
-class _Pancreas(_Volumes):
+class PancreasTask(VolumesTask):
     cases = staticmethod(pancreas_cases)
 
     def folder(self, exp: str, labelnum: int, output_root: Path | None) -> Path:
@@ -131,8 +135,8 @@ class _Pancreas(_Volumes):
         return FourStreamSampler(data.labelled, *arguments)
 
 
-ACDC_TASK = _Slices(ACDC, objective.ACDC, "state", keeps_optimizer=True, patch_size=(256, 256), selection_list="val", unit="slices")
-LA_TASK = _Volumes(
+ACDC_TASK = SlicesTask(ACDC, objective.ACDC, "state", keeps_optimizer=True, patch_size=(256, 256), selection_list="val", unit="slices")
+LA_TASK = VolumesTask(
     LA,
     objective.LA,
     "parameters",
@@ -142,6 +146,6 @@ LA_TASK = _Volumes(
     stride=(18, 18, 4),
     connectivity=26,
 )
-PANCREAS_TASK = _Pancreas(
+PANCREAS_TASK = PancreasTask(
     PANCREAS, objective.PANCREAS, "parameters", keeps_optimizer=True, patch_size=(96, 96, 96), selection_list="test", stride=(16, 16, 4)
 )

@@ -12,7 +12,7 @@ from dataloaders.augment import VolumeAugmentation, VolumeTransform
 from dataloaders.cases import read_cases, read_volume
 from dataloaders.facts import KITS19, LA, LITS, PANCREAS
 from dataloaders.two_stream import Draw, FourStreamSampler
-from dataloaders.volumes import VolumePatches, la_cases, pancreas_cases
+from dataloaders.volumes import VolumePatches, first_cases, pancreas_cases
 from training.sliding import VolumePredictor, window_count
 from utils.errors import UserError
 
@@ -61,7 +61,7 @@ def patches(facts, root, names, labelled, cache="ram", say=lambda message: None)
 
 
 def test_patches_are_the_same_with_and_without_cache(la_root):
-    names, labelled = la_cases(la_root, LA, 2)
+    names, labelled = first_cases(la_root, LA, 2)
     said = []
     kept, anew = patches(LA, la_root, names, labelled, "ram", said.append), patches(LA, la_root, names, labelled, "none")
     assert "GiB" in said[0] and "--cache none" in said[0] and (kept.labelled, kept.unlabelled) == (2, 4)
@@ -73,7 +73,7 @@ def test_patches_are_the_same_with_and_without_cache(la_root):
 
 def test_labels_go_with_their_images(la_root):
     """Where the image's patch is put back, its label's patch lies on it: both are cut by one transform."""
-    names, labelled = la_cases(la_root, LA, 1)
+    names, labelled = first_cases(la_root, LA, 1)
     data = patches(LA, la_root, names[:1], labelled)
     case = read_volume(LA, *data.cases[0])
     for seed in range(4):
@@ -83,7 +83,7 @@ def test_labels_go_with_their_images(la_root):
 
 
 def test_labels_of_unlabelled_cases_are_never_opened(tmp_path, la_root):
-    names, _ = la_cases(la_root, LA, 1)
+    names, _ = first_cases(la_root, LA, 1)
     for name in names[:2]:
         path = LA.path(tmp_path, name)
         path.parent.mkdir(parents=True)
@@ -99,7 +99,7 @@ def test_labels_of_unlabelled_cases_are_never_opened(tmp_path, la_root):
 @pytest.mark.parametrize("labelnum", [0, 7])
 def test_label_counts_that_do_not_fit(la_root, labelnum):
     with pytest.raises(UserError, match=f"--labelnum {labelnum}: .* choose 1 to 6"):
-        la_cases(la_root, LA, labelnum)
+        first_cases(la_root, LA, labelnum)
 
 
 def test_pancreas_percentages(pancreas_root):

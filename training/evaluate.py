@@ -90,7 +90,9 @@ def validate(
     scalars = {}
     for name in class_names[1:]:
         mine = [score for score in scores if score.class_name == name]
-        scalars[f"dice_{name.replace(' ', '_')}"] = float(np.mean([score.published.dice for score in mine]))
-        scalars[f"hd95_voxel_{name.replace(' ', '_')}"] = float(np.mean([score.honest.hd95 for score in mine]))
+        name = name.replace(" ", "_")
+        scalars[f"dice_{name}"] = float(np.mean([score.published.dice for score in mine]))
+        for figure, unit in (("jaccard", ""), ("hd95", "_voxel"), ("asd", "_voxel")):
+            scalars[f"{figure}{unit}_{name}"] = float(np.mean([getattr(score.honest, figure) for score in mine]))
     score = float(np.mean([value for key, value in scalars.items() if key.startswith("dice_")]))
     return Validation(score, {"dice": score, **scalars})

@@ -1,26 +1,33 @@
 """What a training step will take in memory, told before it begins."""
 
 import copy
+import math
 
 import torch
 from torch import nn
 
+PROBE_SIDE = 32
+
 
 def activation_bytes(net: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bytes that one training pass over an input of `shape` keeps for its backward pass, found by a pass without data."""
-    ghost = copy.deepcopy(net).to("meta").train()
-    weights = {parameter.untyped_storage()._cdata for parameter in ghost.parameters()}
+    """Bytes that a training pass over an input of `shape` (N, C, ...) keeps for its backward pass.
+
+    They grow with the number of voxels, so a small pass of a copy of the network is counted and scaled up.
+    """
+    probe = copy.deepcopy(net).cpu().train()
+    small = tuple(min(side, PROBE_SIDE) for side in shape[2:])
+    weights = {parameter.untyped_storage()._cdata for parameter in probe.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage()._cdata] = tensor  # by storage: views and tensors that several layers keep count once
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = ghost(torch.empty(shape, device="meta"))
-        total = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights)
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = probe(torch.zeros(1, shape[1], *small))
+        counted = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights)
         del out
-    return total
+    return counted * shape[0] * math.prod(shape[2:]) // math.prod(small)
 
 
 def step_bytes(net: nn.Module, shape: tuple[int, ...], passes: int, teachers: int, moments: int) -> int:

@@ -9,12 +9,15 @@ from utils.masks import MaskKind
 EGM = Literal["published", "corrected", "none"]
 RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
 Method = Literal["edge_guided", "bcp", "supervised"]
+CoGRNetMethod = Literal["cogrnet", "mean_teacher", "supervised"]
 
 # What `--method` sets before the other flags are read: every other flag still has the last word, so an ablation is one flag more.
 METHODS: dict[str, dict] = {
     "edge_guided": {},
     "bcp": {"exp": "bcp_baseline", "egm": "none", "mask": "fixed", "teachers": "ema", "ema_decay": 0.99},
     "supervised": {"exp": "supervised", "egm": "none"},
+    "cogrnet": {},
+    "mean_teacher": {"exp": "mean_teacher"},
 }
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
 PLACE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute")
@@ -89,7 +92,7 @@ class Settings:
     num_workers: int = -1
     """Processes that prepare batches; -1: 4 with CUDA, else none."""
 
-    def with_method(self, method: Method) -> "Settings":
+    def with_method(self, method: Method | CoGRNetMethod) -> "Settings":
         """These settings with `method` and the values that it stands for."""
         return replace(self, method=method, **METHODS[method])
 
@@ -135,6 +138,23 @@ class VolumeSettings(Settings):
     """ram: read every volume once; none: at every draw."""
     recompute: bool = False
     """Activation checkpointing: the backward pass computes the network's blocks again, for less memory and the same numbers."""
+
+
+@dataclass(frozen=True)
+class CoGRNetSettings(VolumeSettings):
+    """Settings of CoGRNet; the edge-guided method's own (egm, box_end, the static teacher's) are at what CoGRNet has."""
+
+    dataset: Literal["LA", "KiTS19", "LiTS"] = "LA"
+    """The data set; sets the patch size."""
+    exp: str = "CoGRNet"
+    """Name of the experiment, part of the run's folder."""
+    method: CoGRNetMethod = "cogrnet"
+    """cogrnet: the published system; mean_teacher: its teacher without copy-paste; supervised: the labelled volumes alone, for
+    pre_iterations + max_iterations."""
+    labels: Literal["coarse", "dense"] = "coarse"
+    """coarse: what code/CoGRNet_register.py made of two slices a volume; dense: the whole labels of the same volumes, the upper bound."""
+    focus: Literal["published", "off"] = "published"
+    """Side of the self-training box: the focus area that pre-training's last ten steps give, or off: 2/3."""
 
 
 def _plain(value):

@@ -11,12 +11,15 @@ START_RATIO = 2 / 3
 MaskKind = Literal["dynamic", "fixed"]
 
 
-def box_sides(shape: Sequence[int], t: int, total: int, end_ratio: float, kind: MaskKind = "dynamic") -> tuple[int, ...]:
+def box_sides(
+    shape: Sequence[int], t: int, total: int, end_ratio: float, kind: MaskKind = "dynamic", start_ratio: float = START_RATIO
+) -> tuple[int, ...]:
     """Sides of the box in an image of `shape` at iteration (or epoch) `t` of a stage of `total`.
 
-    `dynamic`: each side is int(side * s), s falling from 2/3 to `end_ratio` in a straight line; `fixed`: s stays 2/3 (BCP).
+    `dynamic`: each side is int(side * s), s falling from `start_ratio` to `end_ratio` in a straight line; `fixed`: s stays there.
+    `start_ratio` is 2/3 (BCP) but in CoGRNet's focus area.
     """
-    ratio = START_RATIO if kind == "fixed" else START_RATIO - t / total * (START_RATIO - end_ratio)
+    ratio = start_ratio if kind == "fixed" else start_ratio - t / total * (start_ratio - end_ratio)
     return tuple(int(side * ratio) for side in shape)
 
 

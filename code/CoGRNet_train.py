@@ -1,0 +1,43 @@
+"""CoGRNet: two annotated slices a volume, carried through it by registration, then a mean teacher with copy-paste in a focus area.
+
+    python code/CoGRNet_register.py --dataset LA --root_path DATA
+    python code/CoGRNet_train.py --dataset LA --root_path DATA
+
+Protocol: 5 labelled volumes, patches 112x112x80 (KiTS19 128x128x64, LiTS 176x176x64), batch 4 + 4, 2 000 + 10 000 iterations, seed 1337;
+the best checkpoint is chosen on the test list, because there is no validation list (--select val takes one of yours). Made for one GPU;
+not run here in full. What short runs on the CPU gave is in docs/results/cogrnet.md.
+Baselines: --labels dense, --method supervised (coarse labels alone), --method mean_teacher (no copy-paste), --focus off.
+The same command resumes an interrupted run; test with code/test_CoGRNet.py --dataset LA.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from recipes.cogrnet import train
+from training.settings import CoGRNetSettings
+from utils.cli import run
+
+RECIPE = CoGRNetSettings(
+    egm="none",
+    mask="fixed",
+    teachers="ema",
+    labelnum=5,
+    batch_size=8,
+    labeled_bs=4,
+    pre_iterations=2_000,
+    max_iterations=10_000,
+    base_lr=0.01,
+    lr_drop_every=2_500,
+    pre_weight_decay=1e-4,
+    weight_decay=1e-4,
+    ema_decay=0.99,
+    u_weight=0.5,
+    val_every=200,
+    val_stride=(18, 18, 4),
+    seed=1337,
+)
+
+if __name__ == "__main__":
+    run(lambda: train(RECIPE, description=__doc__))

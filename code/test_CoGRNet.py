@@ -1,0 +1,20 @@
+"""Test a CoGRNet checkpoint on the test volumes of LA, KiTS19 or LiTS: Dice, Jaccard, HD95, ASD.
+
+    python code/test_CoGRNet.py --dataset LA
+
+Tests code/model/CoGRNet/<data set>_CoGRNet_5_labeled/self_train/VNet_best_model.pth, the place where training leaves its best checkpoint
+and where a published one can be put, and beside it the last checkpoint, because the best one was chosen on these very volumes;
+--checkpoint names another file. Empty predictions are counted, not skipped. On a CPU larger steps of the sliding window save hours:
+--stride 56 56 40. Flags that every test has are explained below; --root_path moves the data's folder.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from recipes import cogrnet
+from utils.cli import run
+
+if __name__ == "__main__":
+    run(lambda: cogrnet.test(description=__doc__))

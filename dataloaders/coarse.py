@@ -1,0 +1,112 @@
+"""Sparse annotation: two orthogonal slices of a volume drawn by hand, and the files of coarse labels made from them (CoGRNet, DPA).
+
+A plane is an axis of the stored volume; the first gives `<case>px.h5`, the second `<case>py.h5`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from dataloaders.facts import DatasetFacts
+from utils.errors import UserError
+
+WORDS = ("middle", "object", "drawn")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One annotated slice: `mask` (uint8 0/1, the volume's other two axes in their order) at `index` of the volume's `axis`."""
+
+    axis: int
+    index: int
+    mask: np.ndarray
+
+    def place(self) -> tuple:
+        """Index of the slice in its volume."""
+        return (*[slice(None)] * self.axis, self.index)
+
+
+def coarse_path(path: Path, plane: int) -> Path:
+    """Where the coarse label of plane 0 (px) or 1 (py) of the case in `path` lies: beside it, the same two data sets in it."""
+    return path.with_name(f"{path.stem}p{'xy'[plane]}{path.suffix}")
+
+
+def training_label(coarse: np.ndarray, other: Annotation) -> np.ndarray:
+    """What a stream of CoGRNet reads: a plane's coarse label with the other plane's true slice written over it; a copy."""
+    label = coarse.copy()
+    label[other.place()] = other.mask
+    return label
+
+
+def coarse_annotation(label: np.ndarray, attributes: dict) -> Annotation:
+    """The annotated slice that a coarse file was made from, out of its own `label` (true there) and attributes: no dense label is
+    opened for it."""
+    axis, index = int(attributes["coarse_axis"]), int(attributes["coarse_slice"])
+    return Annotation(axis, index, np.take(label, index, axis))
+
+
+def read_annotation(path: Path, facts: DatasetFacts, planes: Sequence[int | str | None] = ()) -> tuple[Annotation, Annotation]:
+    """The two annotated slices of the case in `path`; of the label nothing else is read, of the image only its shape.
+
+    `planes`: slice number of each plane, default the published ones; None and "middle" are the middle of the axis. "object" (the
+    middle of the object) and "drawn" (the slice that holds most of it: the annotated one in a file that holds only two) are for
+    an annotator who sees the object: only they read the whole label, and use it to choose the slice number alone.
+    Raises UserError naming the file where there is no such slice, nothing is drawn on it, or the file is damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, though a case list names it")
+    try:
+        with h5py.File(path, "r") as file:
+            image, label = (_dataset(path, file, key) for key in ("image", "label"))
+            if label.shape != image.shape or label.ndim != facts.dims:
+                raise UserError(
+                    f"{path}: image {image.shape} and label {label.shape}, expected one shape of {facts.dims} axes; draw it again"
+                )
+            chosen = planes or [index for _, index in facts.planes]
+            first, second = (
+                _annotated_slice(path, label, facts, axis, place) for (axis, _), place in zip(facts.planes, chosen, strict=True)
+            )
+            return first, second
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py raises for damaged files
+        raise UserError(f"{path}: not a readable HDF5 file ({error}); copy or prepare it again") from None
+
+
+def _dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
+    item = file.get(key)
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "biuf":
+        raise UserError(f"{path}: no data set of numbers '{key}' in it (found: {', '.join(file) or 'nothing'}); prepare the case again")
+    return item
+
+
+def _annotated_slice(path: Path, label: h5py.Dataset, facts: DatasetFacts, axis: int, place: int | str | None) -> Annotation:
+    length = label.shape[axis]
+    if length < 2:
+        raise UserError(f"{path}: one slice along axis {axis}, so there is nothing to carry a label to; give whole volumes")
+    index = length // 2 if place in (None, "middle") else _from_object(path, label, facts, axis, place) if isinstance(place, str) else place
+    if not 0 <= index < length:
+        raise UserError(
+            f"{path}: no slice {index} along axis {axis}, which has {length} (0 to {length - 1}); "
+            f"name slices that fit these volumes, e.g. --planes middle middle"
+        )
+    drawn = label[(*[slice(None)] * axis, index)]
+    if not (drawn.min() >= 0 and drawn.max() < facts.file_classes) or (drawn.dtype.kind == "f" and (drawn % 1).any()):
+        raise UserError(
+            f"{path}: the annotated slice {index} along axis {axis} holds values {drawn.min()}..{drawn.max()}, expected whole numbers "
+            f"0..{facts.file_classes - 1}; prepare the case again"
+        )
+    mask = facts.task_label(drawn.astype(np.uint8))
+    if not mask.any():
+        raise UserError(
+            f"{path}: nothing is annotated on slice {index} along axis {axis}; draw there or name annotated slices with --planes"
+        )
+    return Annotation(axis, index, mask)
+
+
+def _from_object(path: Path, label: h5py.Dataset, facts: DatasetFacts, axis: int, word: str) -> int:
+    counts = np.count_nonzero(facts.task_label(label[()]), axis=tuple(k for k in range(label.ndim) if k != axis))
+    if not counts.any():
+        raise UserError(f"{path}: nothing is annotated in the whole label; draw two slices of it")
+    return int(counts.argmax()) if word == "drawn" else int(np.flatnonzero(counts)[[0, -1]].sum() // 2)

@@ -1,0 +1,115 @@
+"""CoGRNet: settings to stages, and the test of its checkpoints. What it shares with the edge-guided method it takes from there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dataloaders.augment import VolumeAugmentation
+from dataloaders.facts import KITS19, LA, LITS
+from dataloaders.volumes import CoarsePatches, VolumePatches
+from methods import objective
+from methods.cogrnet import CoGRNet, CoGRNetPretrain, MeanTeacher, PlainPretrain
+from recipes.edge_guided import Training
+from recipes.evaluation import EvaluationSettings, evaluate
+from recipes.paths import run_folder
+from recipes.tasks import VolumesTask
+from training.checkpoint import is_ours, load
+from training.device import choose_device
+from training.distributed import process_group
+from training.loop import Stage
+from training.settings import CoGRNetSettings
+from utils.cli import parse
+from utils.errors import UserError
+
+
+class CoarseTask(VolumesTask):
+    """A data set with two annotated slices a volume."""
+
+    patches = staticmethod(lambda settings: CoarsePatches if settings.labels == "coarse" else VolumePatches)
+
+    def folder(self, exp: str, labelnum: int, output_root: Path | None) -> Path:
+        """Where a run lies: code/model/CoGRNet/<data set>_<exp>_<labelnum>_labeled."""
+        return run_folder(self.facts.name, exp, labelnum, output_root, "CoGRNet")
+
+    def augmentation(self, patch_size: tuple[int, ...]) -> tuple[VolumeAugmentation, VolumeAugmentation]:
+        both = VolumeAugmentation(patch_size, spare=3)
+        return both, both
+
+
+TASKS = {
+    facts.name: CoarseTask(facts, objective.COGRNET, "parameters", False, patch_size, "test", stride=(18, 18, 4))
+    for facts, patch_size in ((LA, (112, 112, 80)), (KITS19, (128, 128, 64)), (LITS, (176, 176, 64)))
+}
+
+
+def train(recipe: CoGRNetSettings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
+    """Train CoGRNet as `recipe` says, changed by the flags in `argv`; `--dataset` and `--method` set their values first."""
+    first = parse(CoGRNetSettings, argv, recipe, description)
+    recipe = replace(recipe, dataset=first.dataset, patch_size=TASKS[first.dataset].patch_size).with_method(first.method)
+    settings = parse(CoGRNetSettings, argv, recipe, description)
+    with process_group(choose_device(settings.device, settings.gpu)) as device:
+        _CoGRNetTraining(TASKS[settings.dataset], settings, device).run()
+
+
+class _CoGRNetTraining(Training):
+    settings: CoGRNetSettings
+
+    def __init__(self, task: CoarseTask, settings: CoGRNetSettings, device: torch.device):
+        if settings.egm != "none" or settings.teachers != "ema" or settings.mask != "fixed":
+            raise UserError("--egm, --teachers and --mask belong to the edge-guided method; CoGRNet has none, ema and fixed")
+        super().__init__(task, settings, device)
+
+    def pretrain(self) -> Stage:
+        s, name = self.settings, CoGRNetPretrain.name
+        if s.method == "mean_teacher":
+            return self.stage(PlainPretrain(self.student(), self.task.objective), s.pre_iterations, passes=1)
+        return self.stage(
+            CoGRNetPretrain(self.student(), self.task.objective, self.box(name, s.pre_iterations)), s.pre_iterations, passes=1
+        )
+
+    def selftrain(self) -> Stage:
+        s, kind = self.settings, MeanTeacher if self.settings.method == "mean_teacher" else CoGRNet
+        box = self.box(kind.name, s.max_iterations)
+        phase = kind(self.student(), self.task.objective, box, s.u_weight, s.ema_decay, self.task.ema_scope, refresh=None)
+        stage = self.stage(phase, s.max_iterations, passes=2)
+        stage.begin = partial(self._begin, stage)
+        return stage
+
+    def _begin(self, stage: Stage) -> None:
+        self.begin_from_pretraining(stage)
+        if isinstance(stage.phase, CoGRNet) and self.settings.focus == "published":
+            path = self.folder / CoGRNetPretrain.name / "last.pth"
+            ratio = self._focus(path) if path.is_file() else None
+            if ratio is None:
+                raise UserError(f"{path}: no finished pre-training that gives a focus area; run it first, or use --focus off")
+            stage.phase.set_focus(ratio)
+            self.info.log.say(f"{stage.phase.name}: focus area of {ratio:.4f} of each side")
+
+    @staticmethod
+    def _focus(path: Path) -> float | None:
+        content = load(path)
+        return content["phase"].get("focus_ratio") if is_ours(content) else None
+
+
+@dataclass(frozen=True)
+class CoGRNetEvaluation(EvaluationSettings):
+    dataset: Literal["LA", "KiTS19", "LiTS"] = "LA"
+    """The data set."""
+    exp: str = "CoGRNet"
+    """Name of the experiment, part of the run's folder."""
+    labelnum: int = 5
+    """Labelled volumes of the run to test."""
+    model: str = "VNet"
+    """Network, by its factory's name."""
+    which: Literal["best", "last", "both"] = "both"
+    """The checkpoint selected in training, the last one, or both, the last one's files in a folder `last` of the output."""
+
+
+def test(argv: Sequence[str] | None = None, description: str | None = None) -> None:
+    """Test one or two checkpoints of a CoGRNet run."""
+    dataset = parse(CoGRNetEvaluation, argv, description=description).dataset
+    evaluate(TASKS[dataset], CoGRNetEvaluation(dataset=dataset), argv, description)

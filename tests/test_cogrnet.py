@@ -1,0 +1,276 @@
+"""CoGRNet: focus area, the two coarse streams, its baselines, and runs on phantoms of all three data sets."""
+
+import os
+import signal
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from test_methods import Recorder
+from test_training import assert_same, stages
+from torch import nn
+
+from dataloaders.augment import VolumeAugmentation, VolumeTransform
+from dataloaders.coarse import coarse_path
+from dataloaders.facts import KITS19, LA, LITS
+from dataloaders.hdf5 import read_list
+from dataloaders.two_stream import Draw, TwoStreamSampler
+from dataloaders.volumes import CoarsePatches
+from methods import objective
+from methods.cogrnet import CoGRNet, CoGRNetPretrain, MeanTeacher, focus_ratio
+from methods.copy_paste import CopyPaste
+from recipes import cogrnet
+from training.settings import CoGRNetSettings
+from utils.errors import Interrupted, UserError
+from utils.losses import supervised_loss
+
+FACTS = {"LA": LA, "KiTS19": KITS19, "LiTS": LITS}
+TINY = CoGRNetSettings(
+    egm="none", mask="fixed", teachers="ema", labelnum=2, batch_size=4, labeled_bs=2, pre_iterations=4, max_iterations=4, val_every=2,
+    val_stride=(32, 32, 16), device="cpu",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "positive, expected",
+    [(0, 0.6), (11, 0.6), (12, 0.6), (13, 0.65), (14, 0.7), (15, 2.2 / 3), (20, 2.2 / 3)],  # of 20: 0.55 and 0.75 lie outside 0.6 .. 0.7333
+)
+def test_focus_ratio_is_the_clamped_share_of_positive_logits(positive, expected):
+    logits = torch.tensor([0.5] * positive + [-3.0] * (20 - positive)).view(1, 2, 2, 5, 1)
+    assert focus_ratio(logits) == pytest.approx(expected)
+
+
+class Scripted(nn.Module):
+    """A 'network' whose logits at call k are 20 numbers, `positive[k]` of them positive and larger than the negatives."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.weight, self.values, self.call = nn.Parameter(torch.ones(1)), values, 0
+
+    def forward(self, x):
+        self.call += 1
+        return self.weight * torch.tensor(self.values[self.call - 1]).view(1, 2, 1, 1, 10)
+
+
+def pretrain_phase(net, steps):
+    return CoGRNetPretrain(net, objective.COGRNET, CopyPaste("fixed", 1 / 2, steps, (0,)))
+
+
+def test_focus_comes_from_the_mean_of_the_last_ten_steps_also_after_a_resume():
+    """12 steps. The first two would say 1; in the last ten 13 of 20 entries have a positive mean, one of them by its size alone."""
+    values = [[9.0] * 20] * 2 + [[1.0] * 12 + [-1.0] * 8] * 9 + [[1.0] * 12 + [10.0] + [-1.0] * 7]
+    batch = {"image": torch.rand(2, 1, 1, 1, 10), "label": torch.zeros(2, 1, 1, 10).long()}
+    whole = pretrain_phase(Scripted(values), 12)
+    for step in range(12):
+        assert whole.focus is None
+        whole.losses(batch, step)
+    assert whole.focus == pytest.approx(13 / 20) and whole.state_dict()["summed_logits"] is None
+    first, second = pretrain_phase(Scripted(values), 12), pretrain_phase(Scripted(values[7:]), 12)
+    for step in range(7):
+        first.losses(batch, step)
+    second.load_state_dict(first.state_dict())
+    for step in range(7, 12):
+        second.losses(batch, step)
+    assert second.focus == whole.focus
+
+
+def test_self_training_keeps_the_focus_in_its_state():
+    net = nn.Conv3d(1, 2, 1)
+    phases = [CoGRNet(net, objective.COGRNET, CopyPaste("fixed", 1 / 2, 100, (0,)), 0.5, 0.99, "parameters", None) for _ in range(2)]
+    phases[0].set_focus(0.7)
+    phases[1].load_state_dict(phases[0].state_dict())
+    assert all(phase.copy_paste.sides((100, 100, 50), step) == (70, 70, 35) for phase in phases for step in (0, 50, 99))
+    batch = {"image": torch.rand(4, 1, 10, 10, 10), "label": torch.zeros(2, 10, 10, 10).long()}
+    losses = phases[1].losses(batch, 0)
+    assert losses["focus_ratio"] == 0.7 and losses["box_side"] == 7
+
+
+def test_each_stream_is_mixed_with_its_own_unlabelled_half():
+    """Labelled 1 outside and unlabelled 1 inside, unlabelled 2 outside and labelled 2 inside."""
+    student = Recorder()
+    phase = CoGRNet(student, replace(objective.COGRNET, pseudo_label=lambda x: x.argmax(1)), box := CopyPaste("fixed", 0.5, 9, (0,)), 0.5,
+                    0.99, "parameters", None)  # fmt: skip
+    torch.manual_seed(0)
+    image, label = torch.rand(8, 1, 12, 12), torch.randint(0, 4, (4, 12, 12))
+    phase.losses({"image": image, "label": label}, 3)
+    (one, two), (other_one, other_two), mask = image[:4].split(2), image[4:].split(2), box.mask(image, 3)
+    torch.testing.assert_close(student.seen[0], one * mask + other_one * (1 - mask))
+    torch.testing.assert_close(student.seen[1], other_two * mask + two * (1 - mask))
+
+
+def test_mean_teacher_without_copy_paste_trains_the_student_alone():
+    torch.manual_seed(0)
+    net = nn.Conv3d(1, 2, 1)
+    phase = MeanTeacher(net, objective.COGRNET, CopyPaste("fixed", 1 / 2, 9, (0,)), 0.5, 0.99, "parameters", None)
+    batch = {"image": torch.randn(4, 1, 6, 6, 6), "label": torch.randint(0, 2, (2, 6, 6, 6))}
+    loss = phase.losses(batch, 0)["loss"]
+    pseudo = phase.pseudo_label(batch["image"][2:])
+    true, guessed = (
+        supervised_loss(net(batch["image"][s]), y, objective.COGRNET.dice) for s, y in ((slice(2), batch["label"]), (slice(2, 4), pseudo))
+    )
+    torch.testing.assert_close(loss, (true.dice + true.ce) / 2 + 0.5 * (guessed.dice + guessed.ce) / 2)
+    loss.backward()
+    assert net.weight.grad.abs().sum() > 0 and all(p.grad is None for teacher in phase.teachers for p in teacher.parameters())
+
+
+def test_halves_of_the_batch_know_their_stream():
+    batch = TwoStreamSampler(6, 8, 4, 4, (1,), range(1)).batch(0)
+    assert [draw.half for draw in batch] == [0, 0, 1, 1, 0, 0, 1, 1]
+    for rank in (0, 1):
+        assert [draw.half for draw in TwoStreamSampler(6, 8, 4, 4, (1,), range(1), rank, 2).batch(0)] == [0, 1, 0, 1]
+
+
+def copy_case(facts, source, root, name, label):
+    path = facts.path(root, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(facts.path(source, name)) as old, h5py.File(path, "w") as new:
+        for key in ("image", *(["label"] if label else [])):
+            new[key] = old[key][()]
+    return path
+
+
+def write_coarse(facts, path, labels, indices):
+    """Coarse files as the register command leaves them: the label, and which slice of it is true."""
+    with h5py.File(path) as file:
+        image = file["image"][()]
+    for plane, ((axis, _), label, index) in enumerate(zip(facts.planes, labels, indices, strict=True)):
+        with h5py.File(coarse_path(path, plane), "w") as file:
+            file["image"], file["label"] = image, label.astype(np.uint8)
+            file.attrs["coarse_axis"], file.attrs["coarse_slice"] = axis, index
+
+
+@pytest.fixture(scope="module", params=FACTS)
+def coarse(request, la_root, kits_root, lits_root, tmp_path_factory):
+    """A data set whose two labelled cases have coarse labels; no training file holds any `label`."""
+    facts = FACTS[request.param]
+    source, root = {"LA": la_root, "KiTS19": kits_root, "LiTS": lits_root}[request.param], tmp_path_factory.mktemp("coarse")
+    names = read_list(source, facts.name, facts.train_list)
+    for kind, cases in ((facts.train_list, names[:4]), (facts.test_list, read_list(source, facts.name, facts.test_list)[:1])):
+        (root / kind).write_text("\n".join(cases) + "\n")
+        for name in cases:
+            copy_case(facts, source, root, name, label=kind == facts.test_list)
+    for name in names[:2]:
+        with h5py.File(facts.path(source, name)) as file:
+            truth = facts.task_label(file["label"][()])
+        shape = truth.shape
+        labels = [np.roll(truth, 1, axis) for axis, _ in facts.planes]
+        write_coarse(facts, facts.path(root, name), labels, [shape[axis] // 2 for axis, _ in facts.planes])
+    return facts, root
+
+
+def data_of(coarse, labelled=2):
+    facts, root = coarse
+    names = read_list(root, facts.name, facts.train_list)
+    augment = VolumeAugmentation((32, 32, 16), 3, turn=False, centre=True)
+    return CoarsePatches(facts, root, names, labelled, (augment, augment), say=lambda message: None)
+
+
+def test_streams_read_their_plane_with_the_other_planes_slice(coarse):
+    facts, _ = coarse
+    data = data_of(coarse)
+    path, _ = data.cases[0]
+    stored = []
+    for plane in (0, 1):
+        with h5py.File(coarse_path(path, plane)) as file:
+            stored.append((file["label"][()], int(file.attrs["coarse_axis"]), int(file.attrs["coarse_slice"])))
+    for half in (0, 1):
+        expected, (true, axis, index) = stored[half][0].copy(), stored[1 - half]
+        place = (*[slice(None)] * axis, index)
+        expected[place] = true[place]
+        image, labels = data._read(0)
+        expected = expected.transpose(2, 1, 0) if facts.swapped else expected
+        assert np.array_equal(labels[half], expected) and image.shape == expected.shape
+        item = data[Draw(0, (1,), half)]
+        transform = data.augment[0].draw(np.random.default_rng((1,)), image.shape)
+        assert isinstance(transform, VolumeTransform) and np.array_equal(item["label"].numpy(), transform(expected))
+    assert "label" not in data[Draw(2, (1,))]
+
+
+def test_missing_or_foreign_coarse_labels_name_the_command(coarse):
+    facts, root = coarse
+    with pytest.raises(
+        UserError, match=rf"px\.h5: no such coarse label; make it: python code/CoGRNet_register\.py --dataset {facts.name} .* --labelnum 3"
+    ):
+        data_of(coarse, labelled=3)
+    path = coarse_path(data_of(coarse).cases[1][0], 1)
+    kept = path.read_bytes()
+    with h5py.File(path, "a") as file:
+        del file.attrs["coarse_slice"]
+    with pytest.raises(UserError, match=r"py\.h5: does not say which slice.*--redo"):
+        data_of(coarse)
+    path.write_bytes(kept)
+
+
+def train(coarse, output, *flags, **changes):
+    facts, root = coarse
+    recipe = replace(TINY, root_path=root, output_root=output, **changes)
+    cogrnet.train(recipe, ["--dataset", facts.name, "--patch_size", "32", "32", "16", *flags])
+    return stages(output)
+
+
+def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, capsys):
+    """No training file holds a dense label, of unlabelled or of labelled cases; interrupted in both stages it ends the same."""
+    facts, root = coarse
+    whole = train(coarse, tmp_path / "whole")
+    best = "VNet_best_model.pth"
+    assert set(whole) == {f"{stage}/{name}" for stage in ("pre_train", "self_train") for name in ("last.pth", best)}
+    ratio = whole["pre_train/last.pth"]["phase"]["focus_ratio"]
+    assert 0.6 <= ratio <= 2.2 / 3 and whole["self_train/last.pth"]["phase"]["focus_ratio"] == ratio
+    history = whole["self_train/last.pth"]["progress"]["history"][-1]
+    assert {f"{figure}_{facts.class_names[1].replace(' ', '_')}" for figure in ("dice", "jaccard", "hd95_voxel", "asd_voxel")} <= set(
+        history
+    )
+
+    for phase, at in ((CoGRNetPretrain, 2), (CoGRNet, 1)):
+        after_step = phase.after_step
+
+        def interrupt(self, step, after_step=after_step, at=at):
+            after_step(self, step)
+            if step == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(phase, "after_step", interrupt)
+        with pytest.raises(Interrupted):
+            train(coarse, tmp_path / "stopped")
+        monkeypatch.undo()
+    assert_same(train(coarse, tmp_path / "stopped"), whole)
+
+    flags = [
+        "--dataset",
+        facts.name,
+        "--root_path",
+        root,
+        "--output_root",
+        tmp_path / "whole",
+        "--labelnum",
+        "2",
+        "--stride",
+        "16",
+        "16",
+        "8",
+    ]
+    capsys.readouterr()
+    cogrnet.test([str(flag) for flag in flags])
+    said = capsys.readouterr().out
+    assert "too good" in said and "not selected" in said and "empty predictions" in said
+    folder = tmp_path / "whole" / "CoGRNet" / f"{facts.name}_CoGRNet_2_labeled" / "VNet_predictions"
+    assert (folder / "summary.json").is_file() and (folder / "last" / "metrics.csv").is_file()
+
+
+def test_baselines(coarse, tmp_path):
+    if coarse[0] is not LA:
+        pytest.skip("the same code for every data set")
+    assert set(train(coarse, tmp_path / "a", "--method", "supervised")) == {"supervised/last.pth", "supervised/VNet_best_model.pth"}
+    assert "focus_ratio" not in train(coarse, tmp_path / "b", "--method", "mean_teacher")["self_train/last.pth"]["phase"]
+    assert train(coarse, tmp_path / "c", "--focus", "off")["self_train/last.pth"]["phase"]["focus_ratio"] == pytest.approx(2 / 3)
+    with pytest.raises(UserError, match="no data set 'label'"):  # this data set has none: dense labels are what the flag asks for
+        train(coarse, tmp_path / "d", "--labels", "dense")
+    with pytest.raises(UserError, match="--egm, --teachers and --mask belong to the edge-guided method"):
+        train(coarse, tmp_path / "e", "--egm", "published")
+    train(coarse, tmp_path / "f", "--run_mode", "pretrain")
+    for last in (tmp_path / "f").rglob("last.pth"):
+        last.unlink()
+    with pytest.raises(UserError, match=r"last\.pth: no finished pre-training that gives a focus area; .*--focus off"):
+        train(coarse, tmp_path / "f", "--run_mode", "selftrain")

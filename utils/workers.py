@@ -1,0 +1,52 @@
+"""A pool of processes with one thread each, which ends with the process that made it."""
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of `workers` processes. Where the block is left by an exception, Ctrl-C among them, they are ended at once."""
+    before = {key: os.environ.get(key) for key in (*ONE_THREAD, "TMPDIR")}
+    scratch = tempfile.TemporaryDirectory(prefix="workers-", ignore_cleanup_errors=True)
+    # libraries read these when they are loaded, so they must be set before a process starts; what an ended process leaves goes too
+    os.environ.update({**dict.fromkeys(ONE_THREAD, "1"), "TMPDIR": scratch.name})
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_signals_to_parent)
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException:
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(10)
+        raise
+    finally:
+        scratch.cleanup()
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def _leave_signals_to_parent() -> None:
+    """Ctrl-C reaches every process of a terminal, but it is the parent that stops; and no process outlives a killed parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent) -> None:
+    parent.join()
+    os._exit(1)
