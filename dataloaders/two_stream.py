@@ -29,10 +29,9 @@ def endless(count: int, start: int, length: int, seed: tuple[int, ...]) -> list[
     return [int(passes[p // count][p % count]) for p in range(start, start + length)]
 
 
-class TwoStreamSampler:
-    """Batches of `labelled_bs` of the first `labelled` cases, then `unlabelled_bs` of the `unlabelled` ones after them.
+class StreamSampler:
+    """Batches of `labelled_bs` of the first `labelled` cases, then `unlabelled_bs` of the `unlabelled` ones after them, for `steps`.
 
-    An epoch is one shuffled pass over the labelled cases in full batches; unlabelled cases come from endless shuffled passes.
     With several processes each takes its share of every half (a, b) of both streams; `labelled_bs` and `unlabelled_bs` are the
     numbers of all processes together.
     """
@@ -55,78 +54,68 @@ class TwoStreamSampler:
     @property
     def epoch(self) -> int:
         """Steps of an epoch."""
-        return self.labelled // self.labelled_bs
+        raise TypeError(f"{type(self).__name__} has no epochs")
+
+    def cases(self, step: int) -> tuple[list[int], list[int]]:
+        """The labelled and the unlabelled cases of one step, of all processes together."""
+        raise TypeError(f"{type(self).__name__} draws no cases")
+
+    def batch(self, step: int) -> list[Draw]:
+        """This process's draws of one step, labelled ones first."""
+        return [
+            Draw(index, (*self.seed, 2, step, offset + place), int(2 * place >= len(stream)))
+            for stream, offset in zip(self.cases(step), (0, self.labelled_bs), strict=True)
+            for place, index in self._share(list(enumerate(stream)))
+        ]
+
+    def _share(self, stream: list) -> list:
+        half = len(stream) // 2
+        return [item for part in (stream[:half], stream[half:]) for item in part[self.rank :: self.world]]
 
     def __len__(self) -> int:
         return len(self.steps)
-
-    def batch(self, step: int) -> list[Draw]:
-        """The draws of one step, labelled ones first."""
-        epoch, place = divmod(step, self.epoch)
-        shuffled = np.random.default_rng((*self.seed, 0, epoch)).permutation(self.labelled)
-        chosen = shuffled[place * self.labelled_bs : (place + 1) * self.labelled_bs].tolist()
-        start = step * self.unlabelled_bs
-        others = [self.labelled + i for i in endless(self.unlabelled, start, self.unlabelled_bs, (*self.seed, 1))]
-        return [
-            Draw(index, (*self.seed, 2, step, slot), int(2 * (slot - offset) >= len(stream)))
-            for stream, offset in ((chosen, 0), (others, self.labelled_bs))
-            for slot, index in share(list(enumerate(stream, offset)), self.rank, self.world)
-        ]
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return map(self.batch, self.steps)
 
 
-def share(stream: list, rank: int, world: int) -> list:
-    """What one process takes of a stream: its part of the first half, then of the second."""
-    half = len(stream) // 2
-    return [item for part in (stream[:half], stream[half:]) for item in part[rank::world]]
-
-
-class FourStreamSampler:
-    """The pancreas method's batches: half a of each stream in list order, half b in the reverse order, nothing shuffled.
-
-    An epoch goes through the `labelled` cases `repeats` times and ends with the shortest stream; what is left over is dropped.
-    Arguments as for `TwoStreamSampler`.
-    """
-
-    def __init__(
-        self,
-        labelled: int,
-        unlabelled: int,
-        labelled_bs: int,
-        unlabelled_bs: int,
-        seed: tuple[int, ...],
-        steps: range,
-        rank: int = 0,
-        world: int = 1,
-        repeats: int = 5,
-    ):
-        self.seed, self.steps, self.rank, self.world = seed, steps, rank, world
-        self.streams = [(list(range(labelled)) * repeats, labelled_bs // 2)]
-        if unlabelled_bs:
-            self.streams.append((list(range(labelled, labelled + unlabelled)), unlabelled_bs // 2))
+class TwoStreamSampler(StreamSampler):
+    """An epoch is one shuffled pass over the labelled cases in full batches; unlabelled cases come from endless shuffled passes."""
 
     @property
     def epoch(self) -> int:
-        """Steps of an epoch."""
-        return min(len(cases) // half for cases, half in self.streams)
+        return self.labelled // self.labelled_bs
 
-    def __len__(self) -> int:
-        return len(self.steps)
+    def cases(self, step: int) -> tuple[list[int], list[int]]:
+        epoch, place = divmod(step, self.epoch)
+        shuffled = np.random.default_rng((*self.seed, 0, epoch)).permutation(self.labelled)
+        chosen = shuffled[place * self.labelled_bs : (place + 1) * self.labelled_bs].tolist()
+        others = endless(self.unlabelled, step * self.unlabelled_bs, self.unlabelled_bs, (*self.seed, 1))
+        return chosen, [self.labelled + i for i in others]
 
-    def batch(self, step: int) -> list[Draw]:
-        """The draws of one step, labelled ones first."""
-        place, chosen, slot = step % self.epoch, [], 0
-        for cases, half in self.streams:
-            window = slice(place * half, (place + 1) * half)
-            stream = list(enumerate([*cases[window], *cases[::-1][window]], slot))
-            chosen += [Draw(index, (*self.seed, 2, step, number)) for number, index in share(stream, self.rank, self.world)]
-            slot += len(stream)
-        return chosen
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return map(self.batch, self.steps)
+class FourStreamSampler(StreamSampler):
+    """The pancreas method's batches: half a of each stream in list order, half b in the reverse order, nothing shuffled.
+
+    An epoch goes through the labelled cases `repeats` times and ends with the shortest stream; what is left over is dropped.
+    """
+
+    repeats = 5
+
+    @property
+    def epoch(self) -> int:
+        return min(len(cases) // half for cases, half in self._streams() if half)
+
+    def _streams(self) -> list[tuple[list[int], int]]:
+        """Both lists, and how many cases each of the two directions takes of them a step."""
+        others = list(range(self.labelled, self.labelled + self.unlabelled))
+        return [(list(range(self.labelled)) * self.repeats, self.labelled_bs // 2), (others, self.unlabelled_bs // 2)]
+
+    def cases(self, step: int) -> tuple[list[int], list[int]]:
+        place = step % self.epoch
+        windows = [(cases, slice(place * half, (place + 1) * half)) for cases, half in self._streams()]
+        labelled, unlabelled = ([*cases[window], *cases[::-1][window]] for cases, window in windows)
+        return labelled, unlabelled
 
 
 def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:

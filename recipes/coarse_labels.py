@@ -376,15 +376,13 @@ def _means(rows: Sequence[dict]) -> dict:
 
 
 def _summary(s: RegistrationSettings, rows: Sequence[dict], warnings: Sequence[str]) -> dict:
-    origin = provenance()
-    origin["versions"]["antspyx"] = version("antspyx")
     return {
         "settings": {key: value if isinstance(value, (int, str)) or value is None else str(value) for key, value in asdict(s).items()},
         "cases": len(rows) // 2,
         "mean": _means(rows),
         "warnings": list(warnings),
         "dense_truth": "read for the Dice columns of this report alone" if s.report_against_truth else "not read",
-        **origin,
+        **provenance(),
     }
 
 

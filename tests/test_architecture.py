@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from recipes.coarse_labels import RegistrationSettings
+from recipes.cogrnet import CoGRNetEvaluation
 from recipes.evaluation import EvaluationSettings
 from recipes.report import ReportSettings
-from training.settings import METHODS, PLACE, Settings, SliceSettings, VolumeSettings
+from training.settings import METHODS, PLACE, CoGRNetSettings, Settings, SliceSettings, VolumeSettings
 
-SETTINGS = (Settings, SliceSettings, VolumeSettings)
+SETTINGS = (Settings, SliceSettings, VolumeSettings, CoGRNetSettings)
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("networks", "dataloaders", "utils", "methods", "training", "recipes")
 # who may import whom: scripts -> recipes -> {methods, training, dataloaders, networks} -> utils
@@ -64,7 +66,7 @@ def attributes_read() -> set[str]:
     return {node.attr for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
 
 
-@pytest.mark.parametrize("settings", [*SETTINGS, EvaluationSettings, ReportSettings])
+@pytest.mark.parametrize("settings", [*SETTINGS, EvaluationSettings, CoGRNetEvaluation, RegistrationSettings, ReportSettings])
 def test_every_setting_is_read_somewhere(settings):
     unread = {field.name for field in dataclasses.fields(settings)} - attributes_read()
     assert not unread
@@ -91,7 +93,13 @@ def test_no_device_is_wired_in():
         assert ".cuda()" not in path.read_text(), path
 
 
-def test_label_recipes_differ_in_labels_and_decay_alone():
-    three, seven = ((REPOSITORY / "code" / f"ACDC_labelnum{k}_train.py").read_text().split('"""')[2].splitlines() for k in (3, 7))
-    differ = [(a.strip(), b.strip()) for a, b in zip(three, seven, strict=True) if a != b]
-    assert differ == [("labelnum=3,", "labelnum=7,"), ("ema_decay=0.89,", "ema_decay=0.95,")]
+@pytest.mark.parametrize(
+    "name, counts, differences",
+    [
+        ("ACDC", (3, 7), [("labelnum=3,", "labelnum=7,"), ("ema_decay=0.89,", "ema_decay=0.95,")]),
+        ("LA", (4, 8), [("labelnum=4,", "labelnum=8,")]),
+    ],
+)
+def test_label_recipes_differ_in_labels_and_decay_alone(name, counts, differences):
+    few, more = ((REPOSITORY / "code" / f"{name}_labelnum{k}_train.py").read_text().split('"""')[2].splitlines() for k in counts)
+    assert [(a.strip(), b.strip()) for a, b in zip(few, more, strict=True) if a != b] == differences

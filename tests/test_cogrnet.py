@@ -189,7 +189,7 @@ def test_streams_read_their_plane_with_the_other_planes_slice(coarse):
 
 
 def test_missing_or_foreign_coarse_labels_name_the_command(coarse):
-    facts, root = coarse
+    facts = coarse[0]
     with pytest.raises(
         UserError, match=rf"px\.h5: no such coarse label; make it: python code/CoGRNet_register\.py --dataset {facts.name} .* --labelnum 3"
     ):

@@ -1,4 +1,4 @@
-"""On real ACDC files (a few are enough): the recipe from training to test. ACDC_ROOT names the folder with lists and data."""
+"""On real ACDC and LA files (a few are enough): from training to test. ACDC_ROOT and LA_ROOT name the folders with lists and data."""
 
 import csv
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from dataloaders.acdc import ACDCSlices
 from dataloaders.cases import read_cases
-from dataloaders.facts import ACDC
+from dataloaders.facts import ACDC, LA
 from utils.metrics import mask_metrics
 
 pytestmark = pytest.mark.real_data
@@ -55,3 +55,50 @@ def test_training_and_testing_from_the_command_line(root, tmp_path):
     with open(next(tmp_path.rglob("metrics.csv"))) as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 3 and all(row["hd95_mm"] == "" for row in rows)  # the public files hold no spacing
+
+
+@pytest.fixture(scope="module")
+def la(tmp_path_factory):
+    """Two training scans and a test scan behind lists of their own, their folders linked, so that coarse labels stay out of the data."""
+    source, root = Path(os.environ["LA_ROOT"]), tmp_path_factory.mktemp("la")
+    for split, count in (("train", 3), ("test", 1)):
+        names = [name for name in (source / f"{split}.list").read_text().split() if LA.path(source, name).is_file()][:count]
+        (root / f"{split}.list").write_text("\n".join(names) + "\n")
+        for name in names:
+            LA.path(root, name).parent.mkdir(parents=True)
+            LA.path(root, name).symlink_to(LA.path(source, name))
+    return root
+
+
+def test_real_scans_read(la):
+    (case,) = read_cases(LA, la, "test")
+    assert case.image.shape[2] == 88 and abs(case.image.mean()) < 1 and set(np.unique(case.label)) == {0, 1}
+
+
+@pytest.mark.parametrize("script", ["LA_labelnum4_train.py", "CoGRNet_train.py"])
+def test_real_scans_train_and_test(la, tmp_path, script):
+    tiny = [
+        "--labelnum",
+        "2",
+        "--patch_size",
+        "32",
+        "32",
+        "16",
+        "--batch_size",
+        "4",
+        "--labeled_bs",
+        "2",
+        "--pre_iterations",
+        "2",
+        "--max_iterations",
+        "2",
+        "--val_every",
+        "2",
+    ]
+    flags = ["--root_path", str(la), "--output_root", str(tmp_path), "--device", "cpu"]
+    extra = ["--labels", "dense"] if "CoGRNet" in script else ["--egm", "none"]
+    run = [sys.executable, str(CODE / script), *flags, *tiny, *extra, "--val_stride", "32", "32", "16"]
+    subprocess.run(run, check=True)
+    test = [sys.executable, str(CODE / script.replace("CoGRNet_train", "test_CoGRNet").replace("LA_labelnum4_train", "test_LA"))]
+    subprocess.run([*test, *flags, "--labelnum", "2", "--stride", "32", "32", "16"], check=True)
+    assert len(list(tmp_path.rglob("metrics.csv"))) == 2  # the best and the last checkpoint

@@ -1,0 +1,86 @@
+"""Every training script's own recipe, for two iterations a stage on a phantom; published 3-D checkpoints at their documented places."""
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from reference import filled_state_dict
+
+from dataloaders.cases import read_cases
+from networks.net_factory_la_ega import net_factory
+from networks.published import import_state_dict
+from recipes import cogrnet, edge_guided
+from recipes.evaluation import EvaluationSettings, evaluate
+from recipes.tasks import ACDC_TASK, LA_TASK, PANCREAS_TASK
+from training.checkpoint import load
+from training.settings import CoGRNetSettings, VolumeSettings
+from training.sliding import VolumePredictor
+
+REPOSITORY = Path(__file__).parents[1]
+SCRIPTS = sorted([*REPOSITORY.glob("code/*_train.py"), *REPOSITORY.glob("pancreas/*_train.py")])
+SMALL = {"batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2, "val_every": 2, "device": "cpu"}
+
+
+def test_all_published_recipes_are_here():
+    names = [path.name for path in SCRIPTS]
+    assert names == [
+        *("ACDC_labelnum3_train.py", "ACDC_labelnum7_train.py", "CoGRNet_train.py", "LA_labelnum4_train.py", "LA_labelnum8_train.py"),
+        "pancreas_labelnum20_train.py",
+    ]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_two_iterations_of_every_recipe(script, phantom_root, la_root, pancreas_root, tmp_path):
+    recipe = runpy.run_path(str(script))["RECIPE"]
+    volumes = isinstance(recipe, VolumeSettings)
+    task = PANCREAS_TASK if "pancreas" in script.name else LA_TASK if volumes else ACDC_TASK
+    root = {ACDC_TASK: phantom_root, LA_TASK: la_root, PANCREAS_TASK: pancreas_root}[task]
+    labelnum = recipe.labelnum if task is PANCREAS_TASK else min(recipe.labelnum, 2)
+    tiny = replace(recipe, **SMALL, labelnum=labelnum, root_path=root, output_root=tmp_path)
+    if volumes:
+        tiny = replace(tiny, patch_size=(32, 32, 16), val_stride=(32, 32, 16))
+        tiny = replace(tiny, pre_iterations=1, max_iterations=1, val_every=1) if task is PANCREAS_TASK else tiny
+    else:
+        tiny = replace(tiny, patch_size=(80, 80))
+    if isinstance(recipe, CoGRNetSettings):
+        cogrnet.train(tiny, ["--labels", "dense", "--patch_size", "32", "32", "16"])
+    else:
+        edge_guided.train(task, tiny, [])
+    last = load(next(tmp_path.rglob("self_train/last.pth")))
+    assert last["progress"]["validated"] == last["progress"]["step"] > 0
+    assert all(value.isfinite().all() for value in last["student"].values())
+
+
+@pytest.mark.parametrize(
+    "task, network, keys, place, wrap",
+    [
+        (LA_TASK, "VNet", "vnet_la", "BCP/LA_BCP_4_labeled/self_train/VNet_best_model.pth", lambda weights: weights),
+        (PANCREAS_TASK, "VNet_pancreas", "vnet_pancreas", "cutmix/self_train/best_ema_20_self.pth", lambda weights: {"net": weights}),
+    ],
+)
+def test_published_checkpoints_at_their_places(task, network, keys, place, wrap, la_root, pancreas_root, tmp_path):
+    """A file as published, `module.` prefixes and unused heads in it, gives the published network's predictions."""
+    root = la_root if task is LA_TASK else pancreas_root
+    (tmp_path / place).parent.mkdir(parents=True)
+    torch.save(wrap({f"module.{key}": value for key, value in filled_state_dict(keys).items()}), tmp_path / place)
+    default = EvaluationSettings(
+        exp="BCP" if task is LA_TASK else "cutmix", labelnum=4 if task is LA_TASK else 20, model=network, which="both"
+    )
+    patch, stride = (32, 32, 16), (32, 32, 16)
+    flags = ["--patch_size", *map(str, patch), "--stride", *map(str, stride), "--device", "cpu"]
+    evaluate(task, replace(default, root_path=root, output_root=tmp_path), flags)
+    (folder,) = tmp_path.rglob("*_predictions")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["checkpoint"]["selection"].startswith("a published state dict") and summary["cases"] == 2
+    net = net_factory(network).eval()
+    import_state_dict(net, filled_state_dict(keys))
+    predict = VolumePredictor(patch, stride, torch.device("cpu"), 26 if task is LA_TASK else None)
+    for case in read_cases(task.facts, root, "test"):
+        file = nibabel.load(folder / f"{case.name}_pred.nii.gz")
+        assert np.mean(np.asarray(file.dataobj) != predict(net, case.image)) < 1e-3  # in the volume's own axes; ties of rounding aside
+        np.testing.assert_allclose(file.header.get_zooms(), case.spacing_mm, rtol=1e-5)
