@@ -156,6 +156,11 @@ class Training:
             gib = step_bytes(phase.student, shape, passes, len(phase.networks) - 1, 2 if s.optimizer == "adam" else 1) / 2**30
             advice = "" if s.recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
             self.info.log.say(f"{phase.name}: a training step will take about {gib:.1f} GiB{advice}")
+            if images == 1 and s.model == "VNet":
+                self.info.log.say(
+                    f"warning: {phase.name} sees one patch at a time, too few for batch normalisation: validation, which uses the statistics "
+                    "of many, may find nothing for long (docs/results/la.md); a --labeled_bs of at least 4 a process gives two"
+                )
 
     def _sampler(self, seed: tuple[int, ...], unlabelled: bool, steps: range) -> Sampler:
         s, others = self.settings, self.data.unlabelled if unlabelled else 0

@@ -77,24 +77,8 @@ def test_real_scans_read(la):
 
 @pytest.mark.parametrize("script", ["LA_labelnum4_train.py", "CoGRNet_train.py"])
 def test_real_scans_train_and_test(la, tmp_path, script):
-    tiny = [
-        "--labelnum",
-        "2",
-        "--patch_size",
-        "32",
-        "32",
-        "16",
-        "--batch_size",
-        "4",
-        "--labeled_bs",
-        "2",
-        "--pre_iterations",
-        "2",
-        "--max_iterations",
-        "2",
-        "--val_every",
-        "2",
-    ]
+    sizes = {"labelnum": 2, "batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2, "val_every": 2}
+    tiny = ["--patch_size", "32", "32", "16", *(word for key, value in sizes.items() for word in (f"--{key}", str(value)))]
     flags = ["--root_path", str(la), "--output_root", str(tmp_path), "--device", "cpu"]
     extra = ["--labels", "dense"] if "CoGRNet" in script else ["--egm", "none"]
     run = [sys.executable, str(CODE / script), *flags, *tiny, *extra, "--val_stride", "32", "32", "16"]

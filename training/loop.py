@@ -110,8 +110,8 @@ class _StageRunner:
             if not any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
                 raise
             raise UserError(
-                f"{self.run_info.device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size; "
-                "the last checkpoint is kept"
+                f"{self.run_info.device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size"
+                f"{', or use --recompute' if self.run_info.dims == 3 else ''}; the last checkpoint is kept"
             ) from None
         finally:
             log.close()
