@@ -158,8 +158,8 @@ class Training:
             self.info.log.say(f"{phase.name}: a training step will take about {gib:.1f} GiB{advice}")
             if images == 1 and s.model == "VNet":
                 self.info.log.say(
-                    f"warning: {phase.name} sees one patch at a time, too few for batch normalisation: validation, which uses the statistics "
-                    "of many, may find nothing for long (docs/results/la.md); a --labeled_bs of at least 4 a process gives two"
+                    f"warning: {phase.name} sees one patch at a time, too few for batch normalisation: validation, which uses the "
+                    "statistics of many, may find nothing for long (docs/results/la.md); a --labeled_bs of at least 4 a process gives two"
                 )
 
     def _sampler(self, seed: tuple[int, ...], unlabelled: bool, steps: range) -> Sampler:

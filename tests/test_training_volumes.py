@@ -99,15 +99,9 @@ SCRIPT = {"LA": "code/LA_labelnum4_train.py", "Pancreas": "pancreas/pancreas_lab
 
 def script_flags(tiny, output):
     task, recipe = tiny
-    flags = {"root_path": recipe.root_path, "output_root": output, "egm": "none", "patch_size": ("32", "32", "16"), "batch_size": 4}
-    flags |= {
-        "labeled_bs": 2,
-        "val_stride": ("32", "32", "16"),
-        "static_start": 1,
-        "static_range": ("1", "3"),
-        "static_step": 1,
-        "device": "cpu",
-    }
+    flags = {"root_path": recipe.root_path, "output_root": output, "egm": "none", "patch_size": ("32", "32", "16"), "device": "cpu"}
+    flags |= {"batch_size": 4, "labeled_bs": 2, "val_stride": ("32", "32", "16")}
+    flags |= {"static_start": 1, "static_range": ("1", "3"), "static_step": 1}
     flags |= {"pre_iterations": 1, "max_iterations": 1, "val_every": 1} if task.facts is PANCREAS else {}
     flags |= {"pre_iterations": 3, "max_iterations": 3, "val_every": 1, "labelnum": 2} if task.facts is LA else {}
     return [word for key, value in flags.items() for word in (f"--{key}", *(value if isinstance(value, tuple) else (str(value),)))]
