@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_training import assert_same, stages
 
+from dataloaders.cases import read_cases
 from dataloaders.facts import LA, PANCREAS
 from methods import objective
 from methods.dual_teacher import DualTeacher
@@ -20,6 +21,7 @@ from networks.net_factory_la_ega import net_factory
 from recipes import edge_guided
 from recipes.evaluation import EvaluationSettings, evaluate
 from recipes.tasks import LA_TASK, PANCREAS_TASK
+from training.device import place
 from training.memory import activation_bytes
 from training.settings import VolumeSettings
 from utils.errors import Interrupted, UserError
@@ -31,10 +33,10 @@ TINY = VolumeSettings(
 )  # fmt: skip
 TASKS = {
     "LA": (LA_TASK, replace(TINY, labelnum=2, lr_drop_every=2)),
-    # two epochs of ten steps, two of two: four labelled volumes five times over, four unlabelled ones
+    # a fourth of eight volumes labelled: one epoch of ten steps (two volumes five times over), then two of six (six unlabelled ones)
     "Pancreas": (
         PANCREAS_TASK,
-        replace(TINY, model="VNet_pancreas", labelnum=20, unit="epoch", pre_iterations=1, max_iterations=2, val_every=1, optimizer="adam",
+        replace(TINY, model="VNet_pancreas", labelnum=25, unit="epoch", pre_iterations=1, max_iterations=2, val_every=1, optimizer="adam",
                 base_lr=1e-3, static_start=1, exp="cutmix"),
     ),
 }  # fmt: skip
@@ -58,10 +60,10 @@ def uninterrupted(tiny, tmp_path_factory):
 
 def test_a_run_leaves_what_test_and_resume_need(tiny, uninterrupted):
     task, _ = tiny
-    names = {"LA": ("VNet_best_model.pth",) * 2, "Pancreas": ("best_ema_20_pre.pth", "best_ema_20_self.pth")}[task.facts.name]
+    names = {"LA": ("VNet_best_model.pth",) * 2, "Pancreas": ("best_ema_25_pre.pth", "best_ema_25_self.pth")}[task.facts.name]
     assert set(uninterrupted) == {"pre_train/last.pth", "self_train/last.pth", f"pre_train/{names[0]}", f"self_train/{names[1]}"}
     last = uninterrupted["self_train/last.pth"]
-    steps = {"LA": [2, 4], "Pancreas": [4, 8]}[task.facts.name]  # an epoch: half of the four unlabelled volumes a step and stream
+    steps = {"LA": [2, 4], "Pancreas": [6, 12]}[task.facts.name]
     assert [row["step"] for row in last["progress"]["history"]] == steps
     assert "too good" in last["selection"] and last["facts"]["name"] == task.facts.name
     assert set(last["phase"]) == {"ema_teacher", "static_teacher", "interval", "counter"}
@@ -102,7 +104,7 @@ def script_flags(tiny, output):
     flags = {"root_path": recipe.root_path, "output_root": output, "egm": "none", "patch_size": ("32", "32", "16"), "device": "cpu"}
     flags |= {"batch_size": 4, "labeled_bs": 2, "val_stride": ("32", "32", "16")}
     flags |= {"static_start": 1, "static_range": ("1", "3"), "static_step": 1}
-    flags |= {"pre_iterations": 1, "max_iterations": 1, "val_every": 1} if task.facts is PANCREAS else {}
+    flags |= {"pre_iterations": 1, "max_iterations": 1, "val_every": 1, "labelnum": 25} if task.facts is PANCREAS else {}
     flags |= {"pre_iterations": 3, "max_iterations": 3, "val_every": 1, "labelnum": 2} if task.facts is LA else {}
     return [word for key, value in flags.items() for word in (f"--{key}", *(value if isinstance(value, tuple) else (str(value),)))]
 
@@ -190,19 +192,23 @@ def test_estimated_memory_is_what_a_pass_keeps():
 
 
 def test_two_volumes_can_be_learnt_by_heart(la_root):
-    from dataloaders.cases import read_cases
-
+    """The edge-guided V-Net reaches Dice 0.95 on the two patches that it is shown again and again."""
     cases = read_cases(LA, la_root, "test")
     image = torch.stack([torch.from_numpy(case.image[:32, :32, :16].copy())[None] for case in cases])
     label = torch.stack([torch.from_numpy(case.label[:32, :32, :16].copy()).long() for case in cases])
     torch.manual_seed(0)
-    net = net_factory("VNet", mode="test")
-    phase, optimizer = Supervised(net, objective.LA), torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(100):
+    net, image = (place(item, torch.device("cpu"), 3) for item in (net_factory("VNet", mode="test"), image))
+    phase, optimizer, dice = Supervised(net, objective.LA), torch.optim.Adam(net.parameters(), 3e-3), 0.0
+    for step in range(150):
         loss = phase.losses({"image": image, "label": label}, 0)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    with torch.no_grad():
-        found = net.eval()(image).argmax(1)
-    assert 2 * ((found == 1) & (label == 1)).sum() / (found.sum() + label.sum()) >= 0.95
+        if step % 10 == 9:
+            with torch.no_grad():
+                found = net.eval()(image).argmax(1)
+            net.train()
+            dice = 2 * ((found == 1) & (label == 1)).sum() / (found.sum() + label.sum())
+            if dice >= 0.95:
+                break
+    assert dice >= 0.95

@@ -1,5 +1,6 @@
 """One process or many: torch's own DistributedDataParallel, started by torchrun."""
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,10 @@ def wrap(net: nn.Module) -> nn.Module:
     Buffers are not broadcast: a step makes several forward passes before its one backward pass, which the broadcast would
     break (pytorch/pytorch#175024). `average_buffers` brings the batch-norm statistics together before they are used.
     """
-    return DistributedDataParallel(net, broadcast_buffers=False) if world() > 1 else net
+    if world() == 1:
+        return net
+    new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13 renamed the flag
+    return DistributedDataParallel(net, **{"forward_sync_buffers" if new else "broadcast_buffers": False})
 
 
 @torch.no_grad()

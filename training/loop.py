@@ -116,6 +116,7 @@ class _StageRunner:
         finally:
             log.close()
             self.phase.forward = self.phase.student
+        from_main(None)  # the next stage of every process starts from files that the main process has just written
         seconds = time.monotonic() - began
         say(
             f"{self.phase.name}: {p.step - first} iterations in {hours(seconds)}, "

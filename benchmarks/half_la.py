@@ -1,0 +1,58 @@
+"""Write LA scans at half resolution, so that a patch that a CPU can afford sees as much of the heart as the published one.
+
+    python benchmarks/half_la.py --root_path data_split/LA --dest half_la --validation 4
+
+Blocks of 2x2x2 voxels become one: the image's mean (z-scored again), the label where at least half of them are. The last `validation`
+cases of train.list become a val.list. What short runs on the CPU are measured on (docs/results/la.md, docs/results/cogrnet.md).
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from dataloaders.cases import read_volume
+from dataloaders.facts import LA
+from dataloaders.hdf5 import read_list
+from dataloaders.phantom_files import write_case
+from utils.cli import parse, run
+from utils.progress import progress
+
+
+@dataclass(frozen=True)
+class Flags:
+    root_path: Path
+    """Folder of the LA data."""
+    dest: Path
+    """Folder to write into."""
+    validation: int = 4
+    """How many training cases to hold out for val.list."""
+
+
+def halved(volume: np.ndarray) -> np.ndarray:
+    """Mean of blocks of 2x2x2 voxels; an odd last voxel is dropped."""
+    x, y, z = (side // 2 for side in volume.shape)
+    return volume[: 2 * x, : 2 * y, : 2 * z].astype(np.float32).reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = parse(Flags, argv, description=__doc__)
+    train, test = (read_list(flags.root_path, LA.name, name) for name in (LA.train_list, LA.test_list))
+    lists = {"train.list": train[: -flags.validation], "val.list": train[-flags.validation :], "test.list": test}
+    flags.dest.mkdir(parents=True, exist_ok=True)
+    for name, cases in lists.items():
+        (flags.dest / name).write_text("\n".join(cases) + "\n")
+    for name in progress([*train, *test], desc="halving", unit="scan"):
+        case = read_volume(LA, LA.path(flags.root_path, name), name)
+        image = halved(case.image)
+        path = LA.path(flags.dest, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_case(path, (image - image.mean()) / image.std(), (halved(case.label) >= 0.5).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    run(main)
