@@ -1,11 +1,12 @@
 """The 3-D recipes through the one loop: what they leave behind, interrupted, killed, resumed, in two processes."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -100,37 +101,33 @@ SCRIPT = {"LA": "code/LA_labelnum4_train.py", "Pancreas": "pancreas/pancreas_lab
 
 
 def script_flags(tiny, output):
-    task, recipe = tiny
-    flags = {"root_path": recipe.root_path, "output_root": output, "egm": "none", "patch_size": ("32", "32", "16"), "device": "cpu"}
-    flags |= {"batch_size": 4, "labeled_bs": 2, "val_stride": ("32", "32", "16")}
-    flags |= {"static_start": 1, "static_range": ("1", "3"), "static_step": 1}
-    flags |= {"pre_iterations": 1, "max_iterations": 1, "val_every": 1, "labelnum": 25} if task.facts is PANCREAS else {}
-    flags |= {"pre_iterations": 3, "max_iterations": 3, "val_every": 1, "labelnum": 2} if task.facts is LA else {}
-    return [word for key, value in flags.items() for word in (f"--{key}", *(value if isinstance(value, tuple) else (str(value),)))]
+    """The flags that make a script's own recipe the tiny one."""
+    own = runpy.run_path(str(REPOSITORY / SCRIPT[tiny[0].facts.name]))["RECIPE"]
+    values = {field.name: getattr(tiny[1], field.name) for field in fields(own)} | {"output_root": output}
+    changed = {name: value for name, value in values.items() if value != getattr(own, name)}
+    return [
+        word for name, value in changed.items() for word in (f"--{name}", *(map(str, value) if isinstance(value, tuple) else (str(value),)))
+    ]
 
 
-def test_scripts_survive_sigkill_and_torchrun(tiny, tmp_path):
+def test_scripts_survive_sigkill_and_torchrun(tiny, tmp_path, uninterrupted):
     """The script, killed as soon as it has saved, ends as if it had not been; torchrun with two processes runs the same command."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     script = str(REPOSITORY / SCRIPT[tiny[0].facts.name])
-    results = []
-    for name, kill in (("whole", False), ("killed", True)):
-        command = [sys.executable, script, *script_flags(tiny, tmp_path / name)]
-        if kill:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-            while not list((tmp_path / name).rglob("last.pth")) and process.poll() is None:
-                time.sleep(0.02)
-            process.kill()
-            process.wait()
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-        assert result.returncode == 0, result.stderr[-2000:]
-        results.append(stages(tmp_path / name))
-    same = [{key: {k: v for k, v in value.items() if k != "settings"} for key, value in result.items()} for result in results]
-    assert_same(*same)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
+    command = [sys.executable, script, *script_flags(tiny, tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    while not list(tmp_path.rglob("last.pth")) and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert_same(stages(tmp_path / "killed"), uninterrupted)
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
     flags = [*script_flags(tiny, tmp_path / "two"), "--batch_size", "8", "--labeled_bs", "4"]
-    flags += ["--labelnum", "4"] if tiny[0].facts is LA else []
-    result = subprocess.run([*torchrun, *flags], capture_output=True, text=True, env=environment, timeout=300)
+    flags += ["--labelnum", "4" if tiny[0].facts is LA else "50"]
+    result = subprocess.run([*command, *flags], capture_output=True, text=True, env=environment | {"OMP_NUM_THREADS": "1"}, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "cpu x 2" in result.stdout and "self_train/last.pth" in stages(tmp_path / "two")
 
