@@ -15,7 +15,7 @@ DEMO := demo
 test: .venv/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
 
 demo: .venv/ready
 	$(PY) code/make_phantom.py --dataset ACDC --root $(DEMO)/data
