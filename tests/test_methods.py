@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -198,3 +199,36 @@ def test_pictures_show_the_last_mixed_image():
     pictures = phase.pictures()
     assert {name: tuple(x.shape) for name, x in pictures.items()} == dict.fromkeys(("image", "prediction", "label"), (32, 32))
     assert torch.equal(pictures["prediction"], (3 * pictures["image"]).round().long())
+
+
+def test_epochs_move_the_box_and_the_static_teacher_between_epochs():
+    """Pancreas: two steps an epoch. The box counts epochs from 1; a refresh due after one epoch waits for the validation's verdict."""
+    boxes = CopyPaste("dynamic", 5 / 9, 200, (0,), epoch=25)
+    assert [boxes.sides((96,), step)[0] for step in (0, 24, 99 * 25, 199 * 25 + 24)] == [63, 63, 58, 53]
+    torch.manual_seed(0)
+    phase = dual_teacher(refresh=RefreshRule(start=1, step=1, lowest=1, highest=3, epoch=2))
+    static, data = phase.networks["static_teacher"], batch()
+
+    def refreshed(step):
+        """Whether the step began with a refresh; the student is moved so that a copy shows."""
+        before = static.state_dict()["decoder.out_conv.bias"].clone()
+        with torch.no_grad():
+            phase.student.decoder.out_conv.bias += 1
+        phase.losses(data, step)
+        phase.after_step(step)
+        return not torch.equal(before, static.state_dict()["decoder.out_conv.bias"])
+
+    assert [refreshed(0), refreshed(1)] == [False, False]
+    phase.after_validation(improved=True)  # the interval is now two epochs, so what was due after the first is not
+    assert [refreshed(step) for step in (2, 3, 4, 5)] == [False, False, True, False]
+
+
+def test_crossed_halves_of_the_pancreas_step():
+    """Unlabelled a outside with labelled b inside, then labelled a outside with unlabelled b inside."""
+    student, data = Recorder(), batch(4)
+    recipe = dataclasses.replace(objective.PANCREAS, dice=objective.ACDC.dice, pseudo_label=class_pseudo_label)
+    phase = DualTeacher(student, recipe, box(), 0.5, 0.99, "parameters", None)
+    phase.losses(data, 2)
+    (la, lb), (ua, ub), mask = data["image"][:4].split(2), data["image"][4:].split(2), box().mask(data["image"], 2)
+    torch.testing.assert_close(student.seen[0], ua * mask + lb * (1 - mask))
+    torch.testing.assert_close(student.seen[1], la * mask + ub * (1 - mask))
