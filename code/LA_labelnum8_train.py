@@ -3,7 +3,7 @@
     python code/LA_labelnum8_train.py --root_path DATA
 
 Protocol: patches 112x112x80, batch 4 + 4, 2 000 + 15 000 iterations, seed 1337; the best checkpoint is chosen on test.list, because the
-data set has no validation list (--select val takes one of yours). Made for one GPU, where it needs some 8 GiB; it has not been run
+data set has no validation list (--select val takes one of yours). Made for one GPU, where it needs some 7 GiB; it has not been run
 here in full. What short runs on the CPU gave is in docs/results/la.md.
 Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema (README).
 The same command resumes an interrupted run; test with code/test_LA.py --labelnum 8.

@@ -10,11 +10,11 @@ import numpy as np
 class DatasetFacts:
     """Facts of one data set; `class_names` start with the background.
 
-    `file`: where a case's HDF5 file lies below the root. `axes`: order of a stored volume's axes; in memory 3-D data sets are always
-    x, y, z and ACDC's volumes slices first. `zscore`: whether images are z-scored when they are read. `file_classes`: how many class
-    numbers its labels may hold; `foreground`: which of them are the object where there is one (else each is its own class).
-    `planes`: the two planes of CoGRNet's annotation, each an axis of the stored volume and the published slice number, None for
-    the middle of the axis.
+    `file`: where a case's HDF5 file lies below the root. `unlabelled_list`: given where `train_list` names the labelled cases alone.
+    `axes`: order of a stored volume's axes; in memory 3-D data sets are always x, y, z and ACDC's volumes slices first. `zscore`:
+    whether images are z-scored when they are read. `file_classes`: how many class numbers its labels may hold; `foreground`: which of
+    them are the object where there is one (else each is its own class). `planes`: the two planes of CoGRNet's annotation, each an
+    axis of the stored volume and the published slice number, None for the middle of the axis.
     """
 
     name: str
@@ -24,6 +24,7 @@ class DatasetFacts:
     file: str
     train_list: str
     test_list: str
+    unlabelled_list: str | None = None
     axes: str = "zyx"
     zscore: bool = False
     file_classes: int = 2
@@ -79,6 +80,7 @@ PANCREAS = DatasetFacts(
     dims=3,
     file="data/{}.h5",
     train_list="train_lab.txt",
+    unlabelled_list="train_unlab.txt",
     test_list="test.txt",
     axes="xyz",
 )

@@ -12,7 +12,6 @@ from utils.progress import progress
 
 # fewer voxels along an axis would break the thin parts of the organs
 LEAST = {"x": 32, "y": 32, "z": 16}
-UNLABELLED_LIST = "train_unlab.txt"
 
 
 def write_volume_phantom(
@@ -37,7 +36,7 @@ def write_volume_phantom(
         raise UserError(f"--size takes three numbers for {facts.name}, the voxels along {', '.join(facts.axes)}, not {len(size)}")
     for axis, voxels in zip(facts.axes, size, strict=True):
         within(f"size ({axis})", voxels, LEAST[axis], 512)
-    split = facts.name == PANCREAS.name
+    split = facts.unlabelled_list is not None
     within("train", train, 1 + split, 900)
     within("test", test, 1, 900)
     within("seed", seed, 0, 2**63)
@@ -46,7 +45,7 @@ def write_volume_phantom(
     if split:
         labelled = max(1, round(train * 12 / 62)) if labelled is None else labelled
         within("labelled", labelled, 1, train - 1)
-        lists = {facts.train_list: labelled, UNLABELLED_LIST: train - labelled, facts.test_list: test}
+        lists = {facts.train_list: labelled, facts.unlabelled_list: train - labelled, facts.test_list: test}
         settings["labelled"] = labelled
     elif labelled is not None:
         raise UserError(f"--labelled is for {PANCREAS.name} alone, {facts.name} has one list of training cases; leave it out")

@@ -35,7 +35,7 @@ def pancreas_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list
     Other percentages take so many of train_lab.txt and train_unlab.txt together, in that order.
     """
     labelled = read_list(root, facts.name, facts.train_list)
-    names = [*labelled, *read_list(root, facts.name, "train_unlab.txt")]
+    names = [*labelled, *read_list(root, facts.name, facts.unlabelled_list)]
     if labelnum == 20:
         return names, len(labelled)
     count = len(names) * labelnum // 100

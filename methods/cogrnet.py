@@ -14,7 +14,7 @@ from methods.copy_paste_pretrain import CopyPastePretrain
 from methods.dual_teacher import DualTeacher
 from methods.objective import Objective
 from methods.supervised import Supervised
-from utils.losses import supervised_loss
+from utils.losses import DiceCE, supervised_loss
 from utils.masks import START_RATIO
 from utils.phase import Batch
 from utils.ramps import consistency_weight
@@ -86,5 +86,5 @@ class MeanTeacher(DualTeacher):
         self.show(labelled, logits, batch["label"])
         true = supervised_loss(logits, batch["label"], dice)
         guessed = supervised_loss(self.forward(unlabelled), pseudo, dice)
-        parts = type(true)(true.dice + self.u_weight * guessed.dice, true.ce + self.u_weight * guessed.ce)
+        parts = true + DiceCE(self.u_weight * guessed.dice, self.u_weight * guessed.ce)
         return {**self.objective.scalars(parts), "consistency_weight": consistency_weight(step)}

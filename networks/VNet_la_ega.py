@@ -19,11 +19,6 @@ UP = (("six", 3), ("seven", 3), ("eight", 2), ("nine", 1))
 EGM_NAMES = ("ega", "ega_1", "ega_2", "ega_3")
 
 
-def _check_size(size: tuple[int, ...]) -> None:
-    if any(side % 16 or side <= 0 for side in size):
-        raise ValueError(f"an input of {'x'.join(map(str, size))} does not fit the V-Net: all three sides must be multiples of 16")
-
-
 class _Part(nn.Module):
     """A part whose layers lie under `name`, as in the published state dicts."""
 
@@ -93,12 +88,17 @@ class _VNetBase(nn.Module):
     the same numbers in less memory and more time.
     """
 
-    check_size = staticmethod(_check_size)
     recompute = False
 
     def __init__(self, egm: EGM):
         super().__init__()
         self.compute_edge_feature = None if egm == "none" else EdgeMap3d(egm)
+
+    @staticmethod
+    def check_size(size: tuple[int, ...]) -> None:
+        """Raise ValueError where an input of `size` does not fit the network."""
+        if any(side % 16 or side <= 0 for side in size):
+            raise ValueError(f"an input of {'x'.join(map(str, size))} does not fit the V-Net: all three sides must be multiples of 16")
 
     def run(self, module: nn.Module, *arguments) -> Tensor:
         if not (self.recompute and self.training and torch.is_grad_enabled()):
@@ -143,7 +143,7 @@ class VNet(_VNetBase):
         self.dropouts = nn.ModuleList([nn.Dropout3d(p if has_dropout else 0.0) for p in (0.4, 0.5, 0.5)])
 
     def forward(self, x: Tensor) -> Tensor:
-        _check_size(tuple(x.shape[2:]))
+        self.check_size(tuple(x.shape[2:]))
         *features, fourth, fifth = self.encode(self.encoder, x)
         fourth, fifth = self.dropouts[0](fourth), self.dropouts[1](fifth)
         x = self.decode(self.decoder, [*features, fourth, fifth], self.edge_map(x))
@@ -164,5 +164,5 @@ class VNetPancreas(_VNetBase):
             _add_egms(self, egm, fusion_dropout=0.3)
 
     def forward(self, x: Tensor) -> Tensor:
-        _check_size(tuple(x.shape[2:]))
+        self.check_size(tuple(x.shape[2:]))
         return self.branchs[0](self.decode(self, self.encode(self, x), self.edge_map(x)))

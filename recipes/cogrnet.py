@@ -75,7 +75,7 @@ class _CoGRNetTraining(Training):
         s, kind = self.settings, MeanTeacher if self.settings.method == "mean_teacher" else CoGRNet
         box = self.box(kind.name, s.max_iterations)
         phase = kind(self.student(), self.task.objective, box, s.u_weight, s.ema_decay, self.task.ema_scope, refresh=None)
-        stage = self.stage(phase, s.max_iterations, passes=2)
+        stage = self.stage(phase, s.max_iterations, passes=2, halved=kind is CoGRNet)
         stage.begin = partial(self._begin, stage)
         return stage
 
@@ -99,17 +99,12 @@ class _CoGRNetTraining(Training):
 class CoGRNetEvaluation(EvaluationSettings):
     dataset: Literal["LA", "KiTS19", "LiTS"] = "LA"
     """The data set."""
-    exp: str = "CoGRNet"
-    """Name of the experiment, part of the run's folder."""
-    labelnum: int = 5
-    """Labelled volumes of the run to test."""
-    model: str = "VNet"
-    """Network, by its factory's name."""
-    which: Literal["best", "last", "both"] = "both"
-    """The checkpoint selected in training, the last one, or both, the last one's files in a folder `last` of the output."""
+
+
+DEFAULT = CoGRNetEvaluation(exp="CoGRNet", labelnum=5, model="VNet", which="both")
 
 
 def test(argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Test one or two checkpoints of a CoGRNet run."""
-    dataset = parse(CoGRNetEvaluation, argv, description=description).dataset
-    evaluate(TASKS[dataset], CoGRNetEvaluation(dataset=dataset), argv, description)
+    dataset = parse(CoGRNetEvaluation, argv, DEFAULT, description).dataset
+    evaluate(TASKS[dataset], replace(DEFAULT, dataset=dataset), argv, description)

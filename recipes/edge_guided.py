@@ -10,14 +10,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from dataloaders.cases import read_cases
-from dataloaders.two_stream import collate
+from dataloaders.two_stream import StreamSampler, collate
 from methods.copy_paste import CopyPaste
 from methods.copy_paste_pretrain import CopyPastePretrain
 from methods.dual_teacher import DualTeacher, RefreshRule
 from methods.supervised import Supervised
-from recipes.networks import build_network, check_patch, load_network
+from recipes.networks import build_network, check_patch, check_stride, load_network
 from recipes.paths import data_root
-from recipes.tasks import Sampler, Task
+from recipes.tasks import Task
 from training.checkpoint import is_ours, load
 from training.device import choose_device, place, set_deterministic, use_bf16
 from training.distributed import check_batch, from_main, is_main, process_group, rank, world
@@ -99,7 +99,7 @@ class Training:
 
     def supervised(self) -> Stage:
         s, task = self.settings, self.task
-        return self.stage(Supervised(self.student(), task.objective), s.pre_iterations + s.max_iterations, passes=1)
+        return self.stage(Supervised(self.student(), task.objective), s.pre_iterations + s.max_iterations, passes=1, halved=False)
 
     def pretrain(self) -> Stage:
         s = self.settings
@@ -129,13 +129,14 @@ class Training:
     def _epoch(self, stage: str) -> int | None:
         return self.task.epoch(self.settings, self._sampler((0,), stage == DualTeacher.name, range(1)))
 
-    def stage(self, phase, length: int, passes: int) -> Stage:
-        """A stage of `length` iterations or epochs, whose step makes `passes` student passes before its backward pass."""
+    def stage(self, phase, length: int, passes: int, halved: bool = True) -> Stage:
+        """A stage of `length` iterations or epochs, whose step makes `passes` student passes before its backward pass, each over half of
+        the labelled batch's number of images unless `halved` is False."""
         s, task, seed = self.settings, self.task, (self.settings.seed, STAGE_NUMBERS[phase.name])
         pretraining = phase.name != DualTeacher.name
         predict = task.predictor(s.patch_size, s.val_stride if isinstance(s, VolumeSettings) else (), self.device)
         unit = self._epoch(phase.name) or 1
-        self._tell_memory(phase, passes)
+        self._tell_memory(phase, passes, s.labeled_bs // world() // (2 if halved else 1))
         return Stage(
             phase=phase,
             optimizer=task.optimizer(s, phase.student, pretraining),
@@ -147,11 +148,10 @@ class Training:
             seed=(*seed, 2),
         )
 
-    def _tell_memory(self, phase, passes: int) -> None:
+    def _tell_memory(self, phase, passes: int, images: int) -> None:
         """Say what a step takes: 2-D steps are small, so volumes only."""
         s, facts = self.settings, self.task.facts
         if facts.dims == 3 and is_main():
-            images = s.labeled_bs // world() // (1 if isinstance(phase, Supervised) else 2)
             shape = (images, facts.channels, *s.patch_size)
             gib = step_bytes(phase.student, shape, passes, len(phase.networks) - 1, 2 if s.optimizer == "adam" else 1) / 2**30
             advice = "" if s.recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
@@ -162,7 +162,7 @@ class Training:
                     "statistics of many, may find nothing for long (docs/results/la.md); a --labeled_bs of at least 4 a process gives two"
                 )
 
-    def _sampler(self, seed: tuple[int, ...], unlabelled: bool, steps: range) -> Sampler:
+    def _sampler(self, seed: tuple[int, ...], unlabelled: bool, steps: range) -> StreamSampler:
         s, others = self.settings, self.data.unlabelled if unlabelled else 0
         unlabelled_bs = s.batch_size - s.labeled_bs if unlabelled else 0
         return self.task.sampler(self.data, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world())
@@ -226,11 +226,6 @@ def check_numbers(settings: Settings) -> None:
         raise UserError(f"--ema_decay {settings.ema_decay}: must lie between 0 and 1")
     if not 0 < settings.box_end <= 2 / 3:
         raise UserError(f"--box_end {settings.box_end}: must lie above 0 and at most at 2/3, where the box starts")
-
-
-def check_stride(stride: Sequence[int], flag: str) -> None:
-    if len(stride) != 3 or min(stride) < 1:
-        raise UserError(f"--{flag} {' '.join(map(str, stride))}: give three steps of at least 1, as in --{flag} 18 18 4")
 
 
 def move_aside(folder: Path) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from dataloaders.cases import read_cases
-from recipes.edge_guided import check_stride
-from recipes.networks import build_network, check_patch, load_network
+from recipes.networks import build_network, check_patch, check_stride, load_network
 from recipes.paths import data_root
 from recipes.tasks import Task
 from training.checkpoint import is_ours, load

@@ -1,6 +1,6 @@
 """Networks from settings, and weights from checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -37,6 +37,12 @@ def check_patch(facts: DatasetFacts, patch_size: tuple[int, ...], egm: str) -> N
             UNet.check_size(patch_size, egm)
     except ValueError as error:
         raise UserError(f"{given}: {error}") from None
+
+
+def check_stride(stride: Sequence[int], flag: str) -> None:
+    """Raise UserError unless `stride` moves a sliding window along three axes."""
+    if len(stride) != 3 or min(stride) < 1:
+        raise UserError(f"--{flag} {' '.join(map(str, stride))}: give three steps of at least 1, as in --{flag} 18 18 4")
 
 
 def load_network(net: nn.Module, content: Mapping, path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from dataloaders.acdc import ACDCSlices
 from dataloaders.augment import VolumeAugmentation
 from dataloaders.facts import ACDC, LA, PANCREAS, DatasetFacts
-from dataloaders.two_stream import FourStreamSampler, TwoStreamSampler
+from dataloaders.two_stream import FourStreamSampler, StreamSampler, TwoStreamSampler
 from dataloaders.volumes import VolumePatches, first_cases, pancreas_cases
 from methods import objective
 from methods.objective import Objective
@@ -21,7 +21,6 @@ from training.sliding import VolumePredictor
 from utils.ema import EmaScope
 
 Data = ACDCSlices | VolumePatches
-Sampler = TwoStreamSampler | FourStreamSampler
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,10 @@ class Task:
     def read(self, settings: Settings, root: Path, unlabelled: bool, say: Callable[[str], None]) -> Data:
         raise TypeError(f"{type(self).__name__} reads nothing")
 
-    def sampler(self, data: Data, *arguments) -> Sampler:
+    def sampler(self, data: Data, *arguments) -> StreamSampler:
         return TwoStreamSampler(data.labelled, *arguments)
 
-    def epoch(self, settings: Settings, sampler: Sampler) -> int | None:
+    def epoch(self, settings: Settings, sampler: StreamSampler) -> int | None:
         """Steps of an epoch where the schedule counts epochs, else None."""
         return None
 
@@ -113,7 +112,7 @@ class VolumesTask(Task):
         drops = 0 if pretraining or not settings.lr_drop_every else step // settings.lr_drop_every
         return settings.base_lr * 0.1**drops
 
-    def epoch(self, settings: VolumeSettings, sampler: Sampler) -> int | None:
+    def epoch(self, settings: VolumeSettings, sampler: StreamSampler) -> int | None:
         return sampler.epoch if settings.unit == "epoch" else None
 
 

@@ -1,7 +1,5 @@
 """CoGRNet: focus area, the two coarse streams, its baselines, and runs on phantoms of all three data sets."""
 
-import os
-import signal
 from dataclasses import replace
 
 import h5py
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_methods import Recorder
-from test_training import assert_same, stages
+from test_training import assert_same, signalled, stages
 from torch import nn
 
 from dataloaders.augment import VolumeAugmentation, VolumeTransform
@@ -224,17 +222,8 @@ def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, cap
     )
 
     for phase, at in ((CoGRNetPretrain, 2), (CoGRNet, 1)) if facts is LA else ():
-        after_step = phase.after_step
-
-        def interrupt(self, step, after_step=after_step, at=at):
-            after_step(self, step)
-            if step == at:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        monkeypatch.setattr(phase, "after_step", interrupt)
-        with pytest.raises(Interrupted):
+        with signalled(monkeypatch, phase, at), pytest.raises(Interrupted):
             train(coarse, tmp_path / "stopped")
-        monkeypatch.undo()
     if facts is LA:
         assert_same(train(coarse, tmp_path / "stopped"), whole)
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,21 @@ def assert_same(a, b, where=""):
         assert a == b, where
 
 
+@contextmanager
+def signalled(monkeypatch, phase, step, number=signal.SIGTERM):
+    """Within the context, step `step` of `phase` ends with a signal to this process."""
+    after_step = phase.after_step
+
+    def interrupt(self, at):
+        after_step(self, at)
+        if at == step:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phase, "after_step", interrupt)
+        yield
+
+
 def test_a_run_leaves_what_test_and_resume_need(uninterrupted):
     assert list(uninterrupted) == [f"{stage}/{name}.pth" for stage in ("pre_train", "self_train") for name in ("last", "unet_best_model")]
     last, best = uninterrupted["self_train/last.pth"], uninterrupted["self_train/unet_best_model.pth"]
@@ -108,18 +124,9 @@ def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, 
     from methods.copy_paste_pretrain import CopyPastePretrain
 
     phase = {"pre_train": CopyPastePretrain, "self_train": DualTeacher}[stage]
-    after_step = phase.after_step
-
-    def interrupt(self, at):
-        after_step(self, at)
-        if at == step:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(phase, "after_step", interrupt)
-    with pytest.raises(Interrupted, match=f"iteration {step + 1} of {stage}") as stopped:
+    with signalled(monkeypatch, phase, step, number), pytest.raises(Interrupted, match=f"iteration {step + 1} of {stage}") as stopped:
         train(root, tmp_path)
     assert stopped.value.status == status
-    monkeypatch.undo()
     assert_same(train(root, tmp_path), uninterrupted)
 
 
@@ -178,17 +185,8 @@ def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
 
 
 def test_tensorboard_has_every_curve_once_after_a_resume(root, tmp_path, monkeypatch):
-    after_step = DualTeacher.after_step
-
-    def interrupt(self, at):
-        after_step(self, at)
-        if at == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(DualTeacher, "after_step", interrupt)
-    with pytest.raises(Interrupted):
+    with signalled(monkeypatch, DualTeacher, 5), pytest.raises(Interrupted):
         train(root, tmp_path)
-    monkeypatch.undo()
     train(root, tmp_path)
     log = EventAccumulator(str(next(tmp_path.rglob("self_train/log"))))
     log.Reload()

@@ -2,7 +2,6 @@
 
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import assert_same, stages
+from test_training import assert_same, signalled, stages
 
 from dataloaders.cases import read_cases
 from dataloaders.facts import LA, PANCREAS
@@ -77,17 +76,8 @@ def test_teachers_average_parameters_and_keep_their_own_statistics(uninterrupted
 
 
 def test_signals_save_and_the_same_command_resumes(tiny, tmp_path, monkeypatch, uninterrupted):
-    after_step = DualTeacher.after_step
-
-    def interrupt(self, at):
-        after_step(self, at)
-        if at == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(DualTeacher, "after_step", interrupt)
-    with pytest.raises(Interrupted, match="iteration 3 of self_train"):
+    with signalled(monkeypatch, DualTeacher, 2), pytest.raises(Interrupted, match="iteration 3 of self_train"):
         train(tiny, tmp_path)
-    monkeypatch.undo()
     assert_same(train(tiny, tmp_path), uninterrupted)
 
 
