@@ -80,7 +80,8 @@ class StreamSampler:
 
 
 class TwoStreamSampler(StreamSampler):
-    """An epoch is one shuffled pass over the labelled cases in full batches; unlabelled cases come from endless shuffled passes."""
+    """An epoch is one shuffled pass over the labelled cases in full batches; its unlabelled cases come from shuffled passes that begin
+    anew with every epoch, as published."""
 
     @property
     def epoch(self) -> int:
@@ -90,7 +91,7 @@ class TwoStreamSampler(StreamSampler):
         epoch, place = divmod(step, self.epoch)
         shuffled = np.random.default_rng((*self.seed, 0, epoch)).permutation(self.labelled)
         chosen = shuffled[place * self.labelled_bs : (place + 1) * self.labelled_bs].tolist()
-        others = endless(self.unlabelled, step * self.unlabelled_bs, self.unlabelled_bs, (*self.seed, 1))
+        others = endless(self.unlabelled, place * self.unlabelled_bs, self.unlabelled_bs, (*self.seed, 1, epoch))
         return chosen, [self.labelled + i for i in others]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.masks import START_RATIO, MaskKind, box_mask, box_sides
+from utils.masks import START_RATIO, MaskKind, box_mask, box_sides, draw_corner
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,13 @@ class CopyPaste:
         t = step if self.epoch is None else step // self.epoch + 1
         return box_sides(shape, t, self.total, self.end_ratio, self.kind, self.start_ratio)
 
+    def corner(self, shape: Sequence[int], step: int) -> tuple[int, ...]:
+        return draw_corner(shape, self.sides(shape, step), np.random.default_rng((*self.seed, step)))
+
     def mask(self, image: Tensor, step: int) -> Tensor:
         """Mask (...) of the spatial shape of `image` (N, 1, ...), 1 outside the box and 0 inside, on its device."""
         shape = image.shape[2:]
-        return box_mask(shape, self.sides(shape, step), np.random.default_rng((*self.seed, step))).to(image.device)
+        return box_mask(shape, self.sides(shape, step), self.corner(shape, step)).to(image.device)
 
 
 def paste(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ class RefreshRule:
     """Iterations between two refreshes of the static teacher: `start` at first, then `step` more after a validation that improved the
     best score, `step` fewer after one that did not, always within `lowest`..`highest`.
 
-    With `epoch`, the number of steps of one, all four count epochs, and a refresh that is due waits for the next epoch to begin.
+    A counter goes up after every iteration (and after its validation, if there was one) and is compared with the interval as that
+    validation left it. With `epoch`, the number of steps of one, all four count epochs, and so does the counter, before each epoch.
     """
 
     start: int
@@ -52,7 +53,8 @@ class DualTeacher(Phase):
         super().__init__(student)
         self.objective, self.copy_paste, self.u_weight = objective, copy_paste, u_weight
         self.ema_decay, self.ema_scope, self.refresh = ema_decay, ema_scope, refresh
-        self.interval, self.counter = (refresh.start if refresh else 0), 0
+        self.interval = refresh.start if refresh else 0
+        self.counter = 1 if refresh and refresh.epoch else 0  # an epoch is counted before it begins, the first one too
         for teacher in ("ema_teacher", *(["static_teacher"] if refresh else [])):
             self.networks[teacher] = copy.deepcopy(student).requires_grad_(False).train()
 
@@ -72,8 +74,6 @@ class DualTeacher(Phase):
         return self.objective.pseudo_label(sum(logits) / len(logits))
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
-        if self.refresh and self.refresh.epoch and step % self.refresh.epoch == 0:
-            self._refresh_if_due()
         labelled, unlabelled = batch["image"].split(len(batch["label"]))
         mask = self.copy_paste.mask(labelled, step)
         total = None
@@ -94,19 +94,19 @@ class DualTeacher(Phase):
 
     def after_step(self, step: int) -> None:
         ema_update(self.networks["ema_teacher"], self.student, self.ema_decay, self.ema_scope)
-        self.counter += 1
-        if self.refresh and not self.refresh.epoch:
-            self._refresh_if_due()
-
-    def _refresh_if_due(self) -> None:
-        """The static teacher takes the student's state once its interval is over."""
-        if self.counter >= self.interval * (self.refresh.epoch or 1):
-            copy_state(self.networks["static_teacher"], self.student)
-            self.counter = 0
 
     def after_validation(self, improved: bool) -> None:
         if self.refresh:
             self.interval = self.refresh.next(self.interval, improved)
+
+    def after_iteration(self, step: int) -> None:
+        """The static teacher takes the student's whole state once its interval is over."""
+        if self.refresh is None or (step + 1) % (self.refresh.epoch or 1):
+            return
+        self.counter += 1
+        if self.counter >= self.interval:
+            copy_state(self.networks["static_teacher"], self.student)
+            self.counter = 0
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "interval": self.interval, "counter": self.counter}

@@ -19,12 +19,12 @@ class Objective:
     """
 
     dice: DiceLoss
-    dice_share: float
-    pretrain_dice_share: float
     pretrain_loss: Literal["mix", "whole"]
     pseudo_label: Callable[[Tensor], Tensor]
     unlabelled_outside: tuple[bool, bool]
     crossed: bool = False
+    dice_share: float = 0.5
+    pretrain_dice_share: float = 0.5
 
     def scalars(self, parts: DiceCE, pretraining: bool = False) -> dict[str, Tensor]:
         """The loss and its two parts, as the loop logs them."""
@@ -32,9 +32,7 @@ class Objective:
         return {"loss": share * parts.dice + (1 - share) * parts.ce, "loss_dice": parts.dice, "loss_ce": parts.ce}
 
 
-ACDC = Objective(dice_loss_2d, 0.5, 0.5, "mix", class_pseudo_label, unlabelled_outside=(True, False))
-LA = Objective(dice_loss_3d, 0.5, 0.5, "whole", partial(class_pseudo_label, connectivity=26), unlabelled_outside=(False, True))
+ACDC = Objective(dice_loss_2d, "mix", class_pseudo_label, unlabelled_outside=(True, False))
+LA = Objective(dice_loss_3d, "whole", partial(class_pseudo_label, connectivity=26), unlabelled_outside=(False, True))
 COGRNET = LA  # half a of every batch is its stream 1, half b its stream 2
-PANCREAS = Objective(
-    dice_loss_3d, 0.42, 0.55, "whole", partial(class_pseudo_label, connectivity=18), unlabelled_outside=(True, False), crossed=True
-)
+PANCREAS = Objective(dice_loss_3d, "whole", partial(class_pseudo_label, connectivity=18), unlabelled_outside=(True, False), crossed=True)

@@ -3,8 +3,9 @@
 They differ in normalisation, dropout, head and the names in their state dicts; the shape is one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,10 @@ class _Part(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         (layers,) = self.children()
         return layers(x)
+
+
+def _dropout(rate: float) -> nn.Module:
+    return nn.Dropout3d(rate) if rate else nn.Identity()
 
 
 def _stages(name: str, count: int, inputs: int, outputs: int, norm: type[nn.Module], dropout: float | None = None) -> _Part:
@@ -105,10 +110,13 @@ class _VNetBase(nn.Module):
             return module(*arguments)
         return checkpoint(module, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _counted_already(module)))
 
-    def encode(self, home: nn.Module, x: Tensor) -> list[Tensor]:
+    def encode(self, home: nn.Module, x: Tensor, dropouts: Mapping[int, nn.Module] = MappingProxyType({})) -> list[Tensor]:
+        """The five features; what a level's dropout leaves of one goes both down and into the skip."""
         features = []  # (N, 16, D, H, W) ... (N, 256, D / 16, H / 16, W / 16)
         for level, (block, _) in enumerate(DOWN):
             x = self.run(home.get_submodule(f"block_{block}"), x)
+            if level in dropouts:
+                x = dropouts[level](x)
             features.append(x)
             if level < 4:
                 x = home.get_submodule(f"block_{block}_dw")(x)
@@ -129,8 +137,8 @@ class _VNetBase(nn.Module):
 
 
 class VNet(_VNetBase):
-    """The left-atrium V-Net, and without edge guidance BCP's and CoGRNet's: batch norm; dropout on the two deepest features and before
-    the last convolution, if `has_dropout`."""
+    """The left-atrium V-Net, and without edge guidance BCP's and CoGRNet's: batch norm; if `has_dropout`, dropout on the deepest feature
+    and before the last convolution, with edge guidance on the second deepest too."""
 
     def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True):
         super().__init__(egm)
@@ -140,25 +148,27 @@ class VNet(_VNetBase):
         self.decoder.out_conv = nn.Conv3d(WIDTHS[0], class_num, 1)
         if egm != "none":
             _add_egms(self.decoder, egm, fusion_dropout=0.4)
-        self.dropouts = nn.ModuleList([nn.Dropout3d(p if has_dropout else 0.0) for p in (0.4, 0.5, 0.5)])
+        rates = (0.0 if egm == "none" else 0.4, 0.5, 0.5)
+        self.dropouts = nn.ModuleList([_dropout(rate if has_dropout else 0.0) for rate in rates])
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(tuple(x.shape[2:]))
-        *features, fourth, fifth = self.encode(self.encoder, x)
-        fourth, fifth = self.dropouts[0](fourth), self.dropouts[1](fifth)
-        x = self.decode(self.decoder, [*features, fourth, fifth], self.edge_map(x))
+        features = self.encode(self.encoder, x, {3: self.dropouts[0], 4: self.dropouts[1]})
+        x = self.decode(self.decoder, features, self.edge_map(x))
         return self.decoder.out_conv(self.dropouts[2](x))
 
 
 class VNetPancreas(_VNetBase):
-    """The pancreas V-Net: instance norm without parameters, dropout in the stages of the two deepest blocks, everything at the top of
-    its state dict, the last block part of its only head `branchs.0`."""
+    """The pancreas V-Net: instance norm without parameters, everything at the top of its state dict, the last block part of its only
+    head `branchs.0`. With edge guidance: dropout in the stages of the two deepest blocks, and stages named `ops`; without it BCP's
+    own: no dropout, stages named `conv`."""
 
     def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True):
         super().__init__(egm)
-        _add_encoder(self, in_chns, "ops", nn.InstanceNorm3d, (0.4, 0.5) if has_dropout else (0.0, 0.0))
-        _add_decoder(self, "ops", nn.InstanceNorm3d, blocks=3)
-        head = nn.Sequential(_stages("ops", 1, WIDTHS[0], WIDTHS[0], nn.InstanceNorm3d), nn.Conv3d(WIDTHS[0], class_num, 1))
+        name, dropouts = ("conv", (None, None)) if egm == "none" else ("ops", (0.4, 0.5) if has_dropout else (0.0, 0.0))
+        _add_encoder(self, in_chns, name, nn.InstanceNorm3d, dropouts)
+        _add_decoder(self, name, nn.InstanceNorm3d, blocks=3)
+        head = nn.Sequential(_stages(name, 1, WIDTHS[0], WIDTHS[0], nn.InstanceNorm3d), nn.Conv3d(WIDTHS[0], class_num, 1))
         self.branchs = nn.ModuleList([head])
         if egm != "none":
             _add_egms(self, egm, fusion_dropout=0.3)

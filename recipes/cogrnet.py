@@ -49,7 +49,7 @@ TASKS = {
 def train(recipe: CoGRNetSettings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Train CoGRNet as `recipe` says, changed by the flags in `argv`; `--dataset` and `--method` set their values first."""
     first = parse(CoGRNetSettings, argv, recipe, description)
-    recipe = replace(recipe, dataset=first.dataset, patch_size=TASKS[first.dataset].patch_size).with_method(first.method)
+    recipe = replace(recipe, dataset=first.dataset, patch_size=TASKS[first.dataset].patch_size).with_method(first.method, {})
     settings = parse(CoGRNetSettings, argv, recipe, description)
     with process_group(choose_device(settings.device, settings.gpu)) as device:
         _CoGRNetTraining(TASKS[settings.dataset], settings, device).run()
@@ -66,15 +66,13 @@ class _CoGRNetTraining(Training):
     def pretrain(self) -> Stage:
         s, name = self.settings, CoGRNetPretrain.name
         if s.method == "mean_teacher":
-            return self.stage(PlainPretrain(self.student(), self.task.objective), s.pre_iterations, passes=1)
-        return self.stage(
-            CoGRNetPretrain(self.student(), self.task.objective, self.box(name, s.pre_iterations)), s.pre_iterations, passes=1
-        )
+            return self.stage(PlainPretrain(self.student(), self.objective), s.pre_iterations, passes=1)
+        return self.stage(CoGRNetPretrain(self.student(), self.objective, self.box(name, s.pre_iterations)), s.pre_iterations, passes=1)
 
     def selftrain(self) -> Stage:
         s, kind = self.settings, MeanTeacher if self.settings.method == "mean_teacher" else CoGRNet
         box = self.box(kind.name, s.max_iterations)
-        phase = kind(self.student(), self.task.objective, box, s.u_weight, s.ema_decay, self.task.ema_scope, refresh=None)
+        phase = kind(self.student(), self.objective, box, s.u_weight, s.ema_decay, self.task.ema_scope, refresh=None)
         stage = self.stage(phase, s.max_iterations, passes=2, halved=kind is CoGRNet)
         stage.begin = partial(self._begin, stage)
         return stage

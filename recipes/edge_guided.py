@@ -33,15 +33,15 @@ from utils.errors import UserError, writing
 STAGE_NUMBERS = {Supervised.name: 0, CopyPastePretrain.name: 1, DualTeacher.name: 2}  # set apart what the stages draw from one seed
 
 
-def settings_from_flags(recipe: Settings, argv: Sequence[str] | None = None, description: str | None = None) -> Settings:
+def settings_from_flags(task: Task, recipe: Settings, argv: Sequence[str] | None = None, description: str | None = None) -> Settings:
     """The recipe's settings with the flags' changes; `--method` sets its baseline's values first, so that other flags override them."""
     method = parse(type(recipe), argv, recipe, description).method
-    return parse(type(recipe), argv, recipe.with_method(method), description)
+    return parse(type(recipe), argv, recipe.with_method(method, task.bcp), description)
 
 
 def train(task: Task, recipe: Settings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Train on a data set as `recipe` says, changed by the flags in `argv`; resumes what an earlier call began."""
-    settings = settings_from_flags(recipe, argv, description)
+    settings = settings_from_flags(task, recipe, argv, description)
     with process_group(choose_device(settings.device, settings.gpu)) as device:
         Training(task, settings, device).run()
 
@@ -57,6 +57,7 @@ class Training:
         check_numbers(settings)
         bf16 = use_bf16(settings.amp, device)
         set_deterministic(settings.deterministic)
+        self.objective = task.losses(settings)
         self.folder = task.folder(settings.exp, settings.labelnum, settings.output_root)
         self.root = data_root(facts.name, settings.root_path)
         self.unlabelled = settings.method != "supervised" and settings.run_mode != "pretrain"
@@ -98,19 +99,19 @@ class Training:
         run_stages(self.info, {Supervised.name: self.supervised} if s.method == "supervised" else stages[s.run_mode])
 
     def supervised(self) -> Stage:
-        s, task = self.settings, self.task
-        return self.stage(Supervised(self.student(), task.objective), s.pre_iterations + s.max_iterations, passes=1, halved=False)
+        s = self.settings
+        return self.stage(Supervised(self.student(), self.objective), s.pre_iterations + s.max_iterations, passes=1, halved=False)
 
     def pretrain(self) -> Stage:
         s = self.settings
         box = self.box(CopyPastePretrain.name, s.pre_iterations)
-        return self.stage(CopyPastePretrain(self.student(), self.task.objective, box), s.pre_iterations, passes=1)
+        return self.stage(CopyPastePretrain(self.student(), self.objective, box), s.pre_iterations, passes=1)
 
     def selftrain(self) -> Stage:
         s, task, epoch = self.settings, self.task, self._epoch(DualTeacher.name)
         refresh = RefreshRule(s.static_start, s.static_step, *s.static_range, epoch) if s.teachers == "dual" else None
         box = self.box(DualTeacher.name, s.max_iterations)
-        phase = DualTeacher(self.student(), task.objective, box, s.u_weight, s.ema_decay, task.ema_scope, refresh)
+        phase = DualTeacher(self.student(), self.objective, box, s.u_weight, s.ema_decay, task.ema_scope, refresh)
         stage = self.stage(phase, s.max_iterations, passes=2)
         stage.begin = partial(self.begin_from_pretraining, stage)
         return stage
@@ -142,6 +143,7 @@ class Training:
             optimizer=task.optimizer(s, phase.student, pretraining),
             steps=length * unit,
             val_every=s.val_every * unit,
+            val_lead=unit if unit > 1 else 0,
             batches=partial(self._batches, seed, not pretraining),
             validate=lambda net, stopped: validate(net, stopped, self.validation_cases, predict, task.facts.class_names),
             learning_rate=lambda step: task.learning_rate(s, step, pretraining),
@@ -207,6 +209,9 @@ def check_numbers(settings: Settings) -> None:
     for name in ("pre_iterations", "max_iterations", "val_every", "static_start"):
         if getattr(settings, name) < 1:
             raise UserError(f"--{name} {getattr(settings, name)}: must be at least 1")
+    for name in ("dice_share", "pre_dice_share"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise UserError(f"--{name} {getattr(settings, name)}: must lie between 0 and 1")
     for name in ("base_lr", "weight_decay", "u_weight", "static_step", "seed"):
         if not 0 <= getattr(settings, name) < 2**63:
             raise UserError(f"--{name} {getattr(settings, name)}: must be at least 0, and below 2^63")

@@ -1,7 +1,8 @@
 """What the edge-guided method needs to know of each data set: how it is published, read, sampled, predicted and named."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +27,8 @@ Data = ACDCSlices | VolumePatches
 @dataclass(frozen=True)
 class Task:
     """`keeps_optimizer`: whether self-training goes on with pre-training's optimiser. `patch_size`, `stride` and `connectivity` (of the
-    component filter) are those of the published test; `unit`: what --labelnum and --labeled_bs count."""
+    component filter) are those of the published test; `unit`: what --labelnum and --labeled_bs count; `bcp`: settings that
+    `--method bcp` has on this data set alone."""
 
     facts: DatasetFacts
     objective: Objective
@@ -37,6 +39,7 @@ class Task:
     unit: str = "volumes"
     stride: tuple[int, ...] = ()
     connectivity: int | None = None
+    bcp: dict = field(default_factory=dict)
 
     def folder(self, exp: str, labelnum: int, output_root: Path | None) -> Path:
         """Where a run lies: code/model/BCP/<data set>_<exp>_<labelnum>_labeled, as the published README has it."""
@@ -59,6 +62,10 @@ class Task:
         """Steps of an epoch where the schedule counts epochs, else None."""
         return None
 
+    def losses(self, settings: Settings) -> Objective:
+        """The objective with the settings' losses."""
+        return replace(self.objective, dice_share=settings.dice_share, pretrain_dice_share=settings.pre_dice_share)
+
     def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, progress: bool = False) -> Predict:
         raise TypeError(f"{type(self).__name__} predicts nothing")
 
@@ -75,6 +82,10 @@ class SlicesTask(Task):
 
     def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, progress: bool = False) -> SlicePredictor:
         return SlicePredictor(tuple(patch_size), device)
+
+    def losses(self, settings: SliceSettings) -> Objective:
+        dice = partial(self.objective.dice, mask_background=settings.dice_background == "masked")
+        return replace(super().losses(settings), dice=dice)
 
 
 class VolumesTask(Task):
@@ -134,7 +145,16 @@ class PancreasTask(VolumesTask):
         return FourStreamSampler(data.labelled, *arguments)
 
 
-ACDC_TASK = SlicesTask(ACDC, objective.ACDC, "state", keeps_optimizer=True, patch_size=(256, 256), selection_list="val", unit="slices")
+ACDC_TASK = SlicesTask(
+    ACDC,
+    objective.ACDC,
+    "state",
+    keeps_optimizer=True,
+    patch_size=(256, 256),
+    selection_list="val",
+    unit="slices",
+    bcp={"dice_background": "masked"},
+)
 LA_TASK = VolumesTask(
     LA,
     objective.LA,
@@ -144,7 +164,15 @@ LA_TASK = VolumesTask(
     selection_list="test",
     stride=(18, 18, 4),
     connectivity=26,
+    bcp={"pre_weight_decay": 1e-4, "lr_drop_every": 2500},
 )
 PANCREAS_TASK = PancreasTask(
-    PANCREAS, objective.PANCREAS, "parameters", keeps_optimizer=True, patch_size=(96, 96, 96), selection_list="test", stride=(16, 16, 4)
+    PANCREAS,
+    objective.PANCREAS,
+    "parameters",
+    keeps_optimizer=True,
+    patch_size=(96, 96, 96),
+    selection_list="test",
+    stride=(16, 16, 4),
+    bcp={"dice_share": 0.5, "pre_dice_share": 0.5, "seed": 2020},
 )

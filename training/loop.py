@@ -33,7 +33,12 @@ class Validation:
 
 @dataclass
 class Stage:
-    """One stage of a run. `begin` is called when the stage starts for the first time, not when it resumes."""
+    """One stage of a run. `begin` is called when the stage starts for the first time, not when it resumes.
+
+    A validation is due after step t where (t + `val_lead`) is a multiple of `val_every`, and after the last step. Where there is a
+    lead, the one after the last step is an extra that neither selects nor reaches the phase (Pancreas: the published code validates
+    before the training of every twentieth epoch, so its last one is never scored).
+    """
 
     phase: Phase
     optimizer: torch.optim.Optimizer
@@ -44,6 +49,10 @@ class Stage:
     learning_rate: Callable[[int], float]
     seed: tuple[int, ...]
     begin: Callable[[], None] = lambda: None
+    val_lead: int = 0
+
+    def scheduled(self, step: int) -> bool:
+        return (step + self.val_lead) % self.val_every == 0
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,12 @@ class Run:
 
 @dataclass
 class Progress:
-    """Where a stage stands: steps made, the step last validated, the best validation so far and all of them."""
+    """Where a stage stands: steps made, the step last validated, the best validation so far and all of them. The best score starts at 0,
+    so that a first validation of 0 is no improvement, as published."""
 
     step: int = 0
     validated: int = 0
-    best_score: float = -math.inf
+    best_score: float = 0.0
     best_step: int = 0
     history: list[dict] = field(default_factory=list)
 
@@ -128,8 +138,7 @@ class _StageRunner:
         batches = iter(self.stage.batches(range(p.step, steps)))
         try:
             while True:
-                due = p.step and p.validated < p.step and (p.step % self.stage.val_every == 0 or p.step == steps)
-                if due and not self._validate(log, signals):
+                if self._due() and not self._validate(log, signals):
                     self._stop(signals)
                 if p.step == steps:
                     return
@@ -139,6 +148,10 @@ class _StageRunner:
                 log.step(p.step, scalars)
         finally:
             del batches  # ends the processes that prepare batches; a traceback would keep them, and Python waits for them for ever
+
+    def _due(self) -> bool:
+        p, stage = self.progress, self.stage
+        return p.step > p.validated and (stage.scheduled(p.step) or p.step == stage.steps)
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         p, stage, run = self.progress, self.stage, self.run_info
@@ -162,6 +175,8 @@ class _StageRunner:
         stage.optimizer.step()
         self.phase.after_step(p.step)
         p.step += 1
+        if not self._due():
+            self.phase.after_iteration(p.step - 1)
         self.losses.append(scalars["loss"])
         return scalars
 
@@ -172,18 +187,22 @@ class _StageRunner:
         result = from_main(self.stage.validate(student, lambda: bool(signals.received)) if is_main() else None)
         if result is None:
             return False
-        improved = result.score > p.best_score
-        # Of equal scores the later one: a network that finds nothing yet (0 at every validation) has still learnt since.
-        best = result.score >= p.best_score
+        counts = not self.stage.val_lead or self.stage.scheduled(p.step)
+        improved = counts and result.score > p.best_score
+        # Until a score is above 0 the newest network is the best one: it finds nothing yet, but has learnt since.
+        best = improved or p.best_score == 0 and (counts or not p.best_step)
         if best:
             p.best_score, p.best_step = result.score, p.step
         p.validated = p.step
         p.history.append({"step": p.step, "score": result.score, "loss": sum(self.losses) / max(len(self.losses), 1), **result.scalars})
         self.losses.clear()
-        self.phase.after_validation(improved)
+        if counts:
+            self.phase.after_validation(improved)
+        self.phase.after_iteration(p.step - 1)
         log.scalars(p.step, result.scalars, "validation")
         log.pictures(p.step, self.phase)
-        self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}" + (" (best)" if best else ""))
+        note = " (best)" if best else "" if counts else " (after the last step, not scored as published: selects nothing)"
+        self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}{note}")
         if is_main():
             content = self._content()
             if best:

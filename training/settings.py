@@ -12,6 +12,7 @@ Method = Literal["edge_guided", "bcp", "supervised"]
 CoGRNetMethod = Literal["cogrnet", "mean_teacher", "supervised"]
 
 # What `--method` sets before the other flags are read: every other flag still has the last word, so an ablation is one flag more.
+# BCP's own numbers beside these differ from data set to data set (`Task.bcp`).
 METHODS: dict[str, dict] = {
     "edge_guided": {},
     "bcp": {"exp": "bcp_baseline", "egm": "none", "mask": "fixed", "teachers": "ema", "ema_decay": 0.99},
@@ -70,6 +71,10 @@ class Settings:
     """Learning rate of SGD (momentum 0.9; Pancreas: of Adam)."""
     weight_decay: float = 1e-4
     """Weight decay."""
+    dice_share: float = 0.5
+    """Share of the Dice loss in self-training's loss; the rest is cross entropy."""
+    pre_dice_share: float = 0.5
+    """Share of the Dice loss in pre-training's loss."""
     u_weight: float = 0.5
     """Weight of the loss on pseudo labels."""
     val_every: int = 200
@@ -92,9 +97,9 @@ class Settings:
     num_workers: int = -1
     """Processes that prepare batches; -1: 4 with CUDA, else none."""
 
-    def with_method(self, method: Method | CoGRNetMethod) -> "Settings":
-        """These settings with `method` and the values that it stands for."""
-        return replace(self, method=method, **METHODS[method])
+    def with_method(self, method: Method | CoGRNetMethod, bcp: dict) -> "Settings":
+        """These settings with `method` and the values that it stands for; `bcp`: those of BCP on this data set."""
+        return replace(self, method=method, **METHODS[method], **(bcp if method == "bcp" else {}))
 
     def plain(self) -> dict:
         """All values as plain types, for a checkpoint."""
@@ -111,6 +116,9 @@ class SliceSettings(Settings):
 
     upsampling: Literal["published", "nearest", "bilinear"] = "published"
     """How the decoder doubles its maps; published: nearest with an edge-guided module, bilinear without (as BCP's own code does)."""
+    dice_background: Literal["unmasked", "masked"] = "unmasked"
+    """Dice loss of the background: over the whole image, as the edge-guided code has it, or like the other classes where its part of
+    the copy-paste mask is, as BCP's has it."""
 
 
 @dataclass(frozen=True)

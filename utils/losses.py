@@ -32,14 +32,16 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / (mask.sum() + 1e-16)
 
 
-def dice_loss_2d(probabilities: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+def dice_loss_2d(probabilities: Tensor, truth: Tensor, mask: Tensor, mask_background: bool = False) -> Tensor:
     """Dice over the whole batch with squared denominators, mean over classes, smooth 1e-10.
 
     probabilities, truth: (N, K, H, W), truth one-hot; mask broadcasts to (N, H, W).
-    As published, class 0 (background) is not masked: it counts outside the mask too.
+    Class 0 (background) counts outside the mask too unless `mask_background`: so the edge-guided code has it; BCP's authors
+    mended theirs (its issue 25).
     """
     weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, H, W)
-    weight = torch.cat([torch.ones_like(weight), weight.expand(-1, truth.shape[1] - 1, *weight.shape[2:])], 1)
+    if not mask_background:
+        weight = torch.cat([torch.ones_like(weight), weight.expand(-1, truth.shape[1] - 1, *weight.shape[2:])], 1)
     axes = [0, *range(2, truth.ndim)]
     overlap = (probabilities * truth * weight).sum(axes)  # (K,)
     sizes = (probabilities.square() * weight).sum(axes) + (truth * weight).sum(axes)

@@ -23,9 +23,13 @@ def box_sides(
     return tuple(int(side * ratio) for side in shape)
 
 
-def box_mask(shape: Sequence[int], sides: Sequence[int], rng: np.random.Generator) -> Tensor:
-    """Mask of `shape` (float32), its corner uniform in [0, side - box) on each axis; a box as large as the image covers it."""
+def draw_corner(shape: Sequence[int], sides: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
+    """The box's first corner, uniform in [0, side - box) on each axis; 0 where the box is as large as the image."""
+    return tuple(int(rng.integers(max(side - box, 1))) for side, box in zip(shape, sides, strict=True))
+
+
+def box_mask(shape: Sequence[int], sides: Sequence[int], corner: Sequence[int]) -> Tensor:
+    """Mask of `shape` (float32): 0 in the box of `sides` from `corner`, else 1."""
     mask = torch.ones(tuple(shape))
-    corners = [int(rng.integers(max(side - box, 1))) for side, box in zip(shape, sides, strict=True)]
-    mask[tuple(slice(corner, corner + box) for corner, box in zip(corners, sides, strict=True))] = 0
+    mask[tuple(slice(first, first + box) for first, box in zip(corner, sides, strict=True))] = 0
     return mask

@@ -9,7 +9,8 @@ Batch = dict[str, Tensor]
 
 
 class Phase:
-    """One stage of training. The loop calls `losses`, steps the optimiser on the student, then calls `after_step`.
+    """One stage of training. The loop calls `losses`, steps the optimiser on the student, then calls `after_step`; after every so many
+    iterations it validates and calls `after_validation`; `after_iteration` comes last of all.
 
     `student` is the network that learns, `forward` the same, or what the loop wrapped around it for several processes;
     `networks` are all networks with a state to keep, the student under "student".
@@ -34,7 +35,10 @@ class Phase:
         """Called when the optimiser has made step `step`."""
 
     def after_validation(self, improved: bool) -> None:
-        """Called after each validation; `improved`: its score is the best so far."""
+        """Called after each validation; `improved`: its score is above all before it, and above 0."""
+
+    def after_iteration(self, step: int) -> None:
+        """Called when all of step `step` is done, the validation that may follow it too."""
 
     def state_dict(self) -> dict:
         """Tensors and plain types that bring the phase back, the student's weights apart."""
