@@ -1,4 +1,4 @@
-"""Whole stages of the published codes, iteration by iteration, through the one loop; networks in training mode (tests/vectors/README.md)."""
+"""Stages of the published codes through the one loop, and networks in training mode (tests/vectors/README.md)."""
 
 import json
 from dataclasses import dataclass, replace

@@ -190,7 +190,7 @@ class _StageRunner:
         counts = not self.stage.val_lead or self.stage.scheduled(p.step)
         improved = counts and result.score > p.best_score
         # Until a score is above 0 the newest network is the best one: it finds nothing yet, but has learnt since.
-        best = improved or p.best_score == 0 and (counts or not p.best_step)
+        best = improved or (p.best_score == 0 and (counts or not p.best_step))
         if best:
             p.best_score, p.best_step = result.score, p.step
         p.validated = p.step
