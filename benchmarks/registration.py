@@ -72,7 +72,7 @@ def copied(own: Annotation, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def carried(image: np.ndarray, case: Case, transform: str, seed: int, improved: bool) -> tuple[list, list]:
-    scaled, results = scale_255(image), []
+    scaled, results = scale_255(image, whole=not improved), []
     for own, other in (case.drawn, case.drawn[::-1]):
         for part, guide in directions(own, other if improved else None, image.shape[own.axis]):
             results.append(carry(np.moveaxis(scaled, own.axis, 0)[part], own.mask, transform, seed, guide))

@@ -38,40 +38,50 @@ def draw_slice_transform(rng: np.random.Generator) -> SliceTransform:
 
 @dataclass(frozen=True)
 class VolumeTransform:
-    """3-D: quarter turns in the first two axes, a flip along one of them, zeros on both sides of each axis, then a patch from `start`."""
+    """3-D: quarter turns in the first two axes, a flip along one of them, zeros on both sides of each axis, then a patch from `start`;
+    with `crop_first` the patch comes before turns and flip."""
 
     start: tuple[int, ...]
     patch_size: tuple[int, ...]
     margin: tuple[int, ...] = (0, 0, 0)
     quarter_turns: int = 0
     flip_axis: int | None = None
+    crop_first: bool = False
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """The patch of one (X, Y, Z) array, contiguous."""
-        array = _turn_and_flip(array, self.quarter_turns, self.flip_axis)
+        if not self.crop_first:
+            array = _turn_and_flip(array, self.quarter_turns, self.flip_axis)
         if any(self.margin):
             array = np.pad(array, [(side, side) for side in self.margin])
         patch = array[tuple(slice(first, first + side) for first, side in zip(self.start, self.patch_size, strict=True))]
-        return np.ascontiguousarray(patch)
+        return np.ascontiguousarray(_turn_and_flip(patch, self.quarter_turns, self.flip_axis) if self.crop_first else patch)
 
 
 @dataclass(frozen=True)
 class VolumeAugmentation:
     """How patches are drawn. `spare`: voxels to add on each side beyond what a scan lacks, where any side is not larger than the
-    patch; `turn`: quarter turns and a flip first; `centre`: the middle of the scan instead of a random place."""
+    patch; `turn`: quarter turns and a flip, before the crop or, with `crop_first`, after it (CoGRNet); `centre`: the middle of the scan
+    instead of a random place."""
 
     patch_size: tuple[int, ...]
     spare: int
     turn: bool = True
     centre: bool = False
+    crop_first: bool = False
 
     def draw(self, rng: np.random.Generator, shape: Sequence[int]) -> VolumeTransform:
         """A transform for a scan of `shape`; its corner is uniform in [0, side - patch) of the padded scan."""
         turns, flip = (int(rng.integers(4)), int(rng.integers(2))) if self.turn else (0, None)
-        shape = (shape[1], shape[0], *shape[2:]) if turns % 2 else tuple(shape)
+        shape, sides = tuple(shape), self.patch_size
+        if turns % 2:  # the scan is turned before the crop, or the patch after it
+            if self.crop_first:
+                sides = (sides[1], sides[0], *sides[2:])
+            else:
+                shape = (shape[1], shape[0], *shape[2:])
         margin = (0,) * len(shape)
-        if any(side <= patch for side, patch in zip(shape, self.patch_size, strict=True)):
-            margin = tuple(max((patch - side) // 2 + self.spare, 0) for side, patch in zip(shape, self.patch_size, strict=True))
-        room = [side + 2 * more - patch for side, more, patch in zip(shape, margin, self.patch_size, strict=True)]
+        if any(side <= patch for side, patch in zip(shape, sides, strict=True)):
+            margin = tuple(max((patch - side) // 2 + self.spare, 0) for side, patch in zip(shape, sides, strict=True))
+        room = [side + 2 * more - patch for side, more, patch in zip(shape, margin, sides, strict=True)]
         start = tuple(round(r / 2) for r in room) if self.centre else tuple(int(rng.integers(r)) for r in room)
-        return VolumeTransform(start, self.patch_size, margin, turns, flip)
+        return VolumeTransform(start, sides, margin, turns, flip, self.crop_first)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.facts import DatasetFacts
-from dataloaders.hdf5 import check_root, read_attribute, read_case, read_list
+from dataloaders.hdf5 import check_root, read_attribute, read_case
 from utils.case import Case
 from utils.errors import UserError
 from utils.progress import progress
@@ -15,14 +15,12 @@ def in_memory(facts: DatasetFacts, image: np.ndarray, label: np.ndarray | None) 
     """A stored volume and label as the methods see them: axes x, y, z for 3-D data sets, z-scored where the loader does it, task labels."""
     if facts.zscore:
         image = (image - image.mean()) / (image.std() or 1)
-    image = np.ascontiguousarray(image.transpose(2, 1, 0) if facts.swapped else image)
-    return image, None if label is None else in_memory_label(facts, label)
+    return turned(facts, image), None if label is None else turned(facts, facts.task_label(label))
 
 
-def in_memory_label(facts: DatasetFacts, label: np.ndarray) -> np.ndarray:
-    """A stored label alone; see `in_memory`."""
-    label = facts.task_label(label)
-    return np.ascontiguousarray(label.transpose(2, 1, 0) if facts.swapped else label)
+def turned(facts: DatasetFacts, volume: np.ndarray) -> np.ndarray:
+    """A stored volume with its axes as they are in memory, contiguous."""
+    return np.ascontiguousarray(volume.transpose(2, 1, 0) if facts.swapped else volume)
 
 
 def read_volume(facts: DatasetFacts, path: Path, name: str, label: bool = True) -> Case:
@@ -40,6 +38,6 @@ def read_volume(facts: DatasetFacts, path: Path, name: str, label: bool = True) 
 def read_cases(facts: DatasetFacts, root: Path, split: str) -> list[Case]:
     """The volumes of the split `val` or `test`, in list order."""
     check_root(root, facts.name)
-    names = read_list(root, facts.name, facts.list_name(split))
+    names = facts.read_list(root, facts.list_name(split))
     with progress(names, desc=f"reading {split} volumes", unit="file", leave=False, delay=0.5) as bar:
         return [read_volume(facts, facts.path(root, name), name) for name in bar]

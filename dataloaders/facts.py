@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
+from dataloaders.hdf5 import read_list
+
 
 @dataclass(frozen=True)
 class DatasetFacts:
     """Facts of one data set; `class_names` start with the background.
 
-    `file`: where a case's HDF5 file lies below the root. `unlabelled_list`: given where `train_list` names the labelled cases alone.
+    `file`: where a case's HDF5 file lies below the root; `flat_file` another place for it, as CoGRNet has LA. `unlabelled_list`: given
+    where `train_list` names the labelled cases alone. `list_suffix`: CoGRNet's name for the data set, train_<suffix>.txt being its list.
     `axes`: order of a stored volume's axes; in memory 3-D data sets are always x, y, z and ACDC's volumes slices first. `zscore`:
     whether images are z-scored when they are read. `file_classes`: how many class numbers its labels may hold; `foreground`: which of
     them are the object where there is one (else each is its own class). `planes`: the two planes of CoGRNet's annotation, each an
@@ -25,6 +28,8 @@ class DatasetFacts:
     train_list: str
     test_list: str
     unlabelled_list: str | None = None
+    flat_file: str | None = None
+    list_suffix: str | None = None
     axes: str = "zyx"
     zscore: bool = False
     file_classes: int = 2
@@ -36,7 +41,15 @@ class DatasetFacts:
         return len(self.class_names)
 
     def path(self, root: Path, case: str) -> Path:
-        return root / self.file.format(case)
+        path = root / self.file.format(case)
+        if self.flat_file and not path.is_file():
+            flat = root / self.flat_file.format(case)
+            return flat if flat.is_file() else path
+        return path
+
+    def read_list(self, root: Path, name: str) -> list[str]:
+        """The case names of one of the data set's lists; see `dataloaders.hdf5.read_list`."""
+        return read_list(root, self.name, name, f"{Path(name).stem}_{self.list_suffix}.txt" if self.list_suffix else "")
 
     @property
     def swapped(self) -> bool:
@@ -68,6 +81,8 @@ LA = DatasetFacts(
     channels=1,
     dims=3,
     file="2018LA_Seg_Training Set/{}/mri_norm2.h5",
+    flat_file="{}.h5",
+    list_suffix="la",
     train_list="train.list",
     test_list="test.list",
     axes="xyz",
@@ -86,6 +101,7 @@ PANCREAS = DatasetFacts(
 )
 KITS19 = DatasetFacts(
     name="KiTS19",
+    list_suffix="kits",
     class_names=("background", "kidney and tumour"),
     channels=1,
     dims=3,
@@ -99,9 +115,11 @@ KITS19 = DatasetFacts(
 )
 LITS = DatasetFacts(
     name="LiTS",
+    list_suffix="lits",
     class_names=("background", "liver"),
     channels=1,
     dims=3,
+    zscore=True,
     file="{}.h5",
     train_list="train.txt",
     test_list="test.txt",

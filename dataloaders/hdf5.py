@@ -10,12 +10,12 @@ from utils.errors import UserError
 SPLITS = Path(__file__).resolve().parents[1] / "data_split"
 
 
-def read_list(root: Path, dataset: str, name: str) -> list[str]:
-    """Case names of the list `name`, from `root` or else from the repository's data_split.
+def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
+    """Case names of the list `name`, from `root` (where it may be called `also`) or else from the repository's data_split.
 
     A .h5 ending or a trailing comma field is cut off. Raises UserError where there is no list, or nothing in it.
     """
-    for path in (root / name, SPLITS / dataset / name):
+    for path in (root / name, *([root / also] if also else []), SPLITS / dataset / name):
         if path.is_file():
             try:
                 lines = path.read_text(encoding="utf-8").splitlines()

@@ -87,12 +87,21 @@ class TwoStreamSampler(StreamSampler):
     def epoch(self) -> int:
         return self.labelled // self.labelled_bs
 
-    def cases(self, step: int) -> tuple[list[int], list[int]]:
+    def cases(self, step: int, loader: tuple[int, ...] = ()) -> tuple[list[int], list[int]]:
+        """`loader`: a number that sets apart what several loaders of one seed draw."""
         epoch, place = divmod(step, self.epoch)
-        shuffled = np.random.default_rng((*self.seed, 0, epoch)).permutation(self.labelled)
+        shuffled = np.random.default_rng((*self.seed, 0, epoch, *loader)).permutation(self.labelled)
         chosen = shuffled[place * self.labelled_bs : (place + 1) * self.labelled_bs].tolist()
-        others = endless(self.unlabelled, place * self.unlabelled_bs, self.unlabelled_bs, (*self.seed, 1, epoch))
+        others = endless(self.unlabelled, place * self.unlabelled_bs, self.unlabelled_bs, (*self.seed, 1, epoch, *loader))
         return chosen, [self.labelled + i for i in others]
+
+
+class TwoPassSampler(TwoStreamSampler):
+    """CoGRNet's two loaders: each shuffles for itself, half a of a batch comes from the first one's, half b from the second one's."""
+
+    def cases(self, step: int) -> tuple[list[int], list[int]]:
+        first, second = (TwoStreamSampler.cases(self, step, (loader,)) for loader in (0, 1))
+        return tuple(a[: len(a) // 2] + b[len(b) // 2 :] for a, b in zip(first, second, strict=True))
 
 
 class FourStreamSampler(StreamSampler):

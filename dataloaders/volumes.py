@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataloaders.augment import VolumeAugmentation
-from dataloaders.cases import in_memory_label, read_volume
+from dataloaders.cases import read_volume, turned
 from dataloaders.coarse import Annotation, coarse_annotation, coarse_path, training_label
 from dataloaders.facts import DatasetFacts
-from dataloaders.hdf5 import check_root, image_shape, read_case, read_list
+from dataloaders.hdf5 import check_root, image_shape, read_case
 from dataloaders.two_stream import Draw
 from utils.errors import UserError
 from utils.progress import progress
@@ -23,7 +23,7 @@ CacheKind = Literal["ram", "none"]
 
 def first_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[str], int]:
     """Names of the training cases and how many of them, the first ones, are labelled."""
-    names = read_list(root, facts.name, facts.train_list)
+    names = facts.read_list(root, facts.train_list)
     if not 1 <= labelnum <= len(names):
         raise UserError(f"--labelnum {labelnum}: the training list has {len(names)} cases, choose 1 to {len(names)}")
     return names, labelnum
@@ -34,8 +34,8 @@ def pancreas_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list
 
     Other percentages take so many of train_lab.txt and train_unlab.txt together, in that order.
     """
-    labelled = read_list(root, facts.name, facts.train_list)
-    names = [*labelled, *read_list(root, facts.name, facts.unlabelled_list)]
+    labelled = facts.read_list(root, facts.train_list)
+    names = [*labelled, *facts.read_list(root, facts.unlabelled_list)]
     if labelnum == 20:
         return names, len(labelled)
     count = len(names) * labelnum // 100
@@ -103,7 +103,7 @@ class CoarsePatches(VolumePatches):
             return case.image, ()
         coarse, drawn = zip(*(self._read_coarse(coarse_path(path, plane)) for plane in (0, 1)), strict=True)
         labels = training_label(coarse[0], drawn[1]), training_label(coarse[1], drawn[0])
-        labels = tuple(in_memory_label(self.facts, label) for label in labels)
+        labels = tuple(turned(self.facts, label) for label in labels)  # they hold task labels already: 0 and 1
         for plane, label in enumerate(labels):
             if label.shape != case.image.shape:
                 raise UserError(f"{coarse_path(path, plane)}: a label of another shape than {path}; {self._remedy(redo=True)}")

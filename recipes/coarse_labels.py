@@ -21,7 +21,7 @@ import numpy as np
 
 from dataloaders.coarse import WORDS, Annotation, coarse_path, read_annotation, training_label
 from dataloaders.facts import KITS19, LA, LITS, DatasetFacts
-from dataloaders.hdf5 import check_root, read_case, read_list
+from dataloaders.hdf5 import check_root, read_case
 from recipes.coarse_picture import draw_case
 from recipes.paths import data_root
 from utils.cli import parse
@@ -103,7 +103,7 @@ def register(argv: Sequence[str] | None = None, description: str | None = None) 
 
 
 def _labelled_cases(s: RegistrationSettings, facts: DatasetFacts, root: Path) -> list[Case]:
-    names = read_list(root, facts.name, facts.train_list)
+    names = facts.read_list(root, facts.train_list)
     if not 1 <= s.labelnum <= len(names):
         raise UserError(f"--labelnum {s.labelnum}: {facts.train_list} has {len(names)} cases, name 1 to {len(names)}")
     if s.workers < 0:
@@ -132,6 +132,7 @@ def _attributes(s: RegistrationSettings, case: Case, plane: int, image: np.ndarr
         "coarse_slice": case.drawn[plane].index,
         "coarse_transform": s.transform,
         "coarse_propagation": s.propagation,
+        **({"coarse_intensities": "whole"} if s.propagation == "published" else {}),  # older files were made of fractions
         "coarse_seed": s.seed,
         "coarse_input_sha256": digest.hexdigest(),
     }
@@ -210,7 +211,7 @@ def _terminated() -> Iterator[None]:
 def _submit(s: RegistrationSettings, pool: ProcessPoolExecutor, case: Case, image: np.ndarray) -> list[Future]:
     """Start the four directions of a case: each plane's annotated slice towards the axis's start and its end."""
     jobs = []
-    scaled = scale_255(image)
+    scaled = scale_255(image, whole=s.propagation == "published")
     for own, other in (case.drawn, case.drawn[::-1]):
         for part, guide in directions(own, other if s.propagation == "improved" else None, image.shape[own.axis]):
             slices = np.ascontiguousarray(np.moveaxis(scaled, own.axis, 0)[part])

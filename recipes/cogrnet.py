@@ -10,6 +10,7 @@ import torch
 
 from dataloaders.augment import VolumeAugmentation
 from dataloaders.facts import KITS19, LA, LITS
+from dataloaders.two_stream import TwoPassSampler, TwoStreamSampler
 from dataloaders.volumes import CoarsePatches, VolumePatches
 from methods import objective
 from methods.cogrnet import CoGRNet, CoGRNetPretrain, MeanTeacher, PlainPretrain
@@ -36,8 +37,12 @@ class CoarseTask(VolumesTask):
         return run_folder(self.facts.name, exp, labelnum, output_root, "CoGRNet")
 
     def augmentation(self, patch_size: tuple[int, ...]) -> tuple[VolumeAugmentation, VolumeAugmentation]:
-        both = VolumeAugmentation(patch_size, spare=3)
+        both = VolumeAugmentation(patch_size, spare=3, crop_first=True)
         return both, both
+
+    def sampler(self, settings: CoGRNetSettings, data: VolumePatches, *arguments) -> TwoStreamSampler:
+        kind = TwoPassSampler if settings.streams == "independent" else TwoStreamSampler
+        return kind(data.labelled, *arguments)
 
 
 TASKS = {
@@ -50,9 +55,23 @@ def train(recipe: CoGRNetSettings, argv: Sequence[str] | None = None, descriptio
     """Train CoGRNet as `recipe` says, changed by the flags in `argv`; `--dataset` and `--method` set their values first."""
     first = parse(CoGRNetSettings, argv, recipe, description)
     recipe = replace(recipe, dataset=first.dataset, patch_size=TASKS[first.dataset].patch_size).with_method(first.method, {})
-    settings = parse(CoGRNetSettings, argv, recipe, description)
+    settings = with_lengths(parse(CoGRNetSettings, argv, recipe, description))
     with process_group(choose_device(settings.device, settings.gpu)) as device:
         _CoGRNetTraining(TASKS[settings.dataset], settings, device).run()
+
+
+def with_lengths(settings: CoGRNetSettings) -> CoGRNetSettings:
+    """The settings with the published length for each stage whose own is 0.
+
+    The published loops end when they have made half of the iterations that they count: an epoch of E steps adds 2 E, one E a loader,
+    and whole epochs are made until `length` is passed (5 labelled volumes, 4 a batch: 1 001 and 5 001).
+    """
+    epoch = max(settings.labelnum // settings.labeled_bs, 1)
+
+    def length(own: int, text: int) -> int:
+        return own or (text if settings.lengths == "published_text" else (text // (2 * epoch) + 1) * epoch)
+
+    return replace(settings, pre_iterations=length(settings.pre_iterations, 2_000), max_iterations=length(settings.max_iterations, 10_000))
 
 
 class _CoGRNetTraining(Training):

@@ -71,7 +71,8 @@ class Training:
         about = {"settings": settings.computed(), "facts": plain_facts(facts)}
         about["selection"] = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
         best_name = partial(task.best_name, model=settings.model, labelnum=settings.labelnum)
-        self.info = Run(self.folder, best_name, about, device, facts.dims, bf16, RunLog(self.folder))
+        defaults = type(settings)().computed()
+        self.info = Run(self.folder, best_name, about, device, facts.dims, bf16, RunLog(self.folder), defaults)
 
     def _check_counts(self) -> None:
         s, data, unit = self.settings, self.data, self.task.unit
@@ -167,7 +168,7 @@ class Training:
     def _sampler(self, seed: tuple[int, ...], unlabelled: bool, steps: range) -> StreamSampler:
         s, others = self.settings, self.data.unlabelled if unlabelled else 0
         unlabelled_bs = s.batch_size - s.labeled_bs if unlabelled else 0
-        return self.task.sampler(self.data, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world())
+        return self.task.sampler(s, self.data, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world())
 
     def _batches(self, seed: tuple[int, int], unlabelled: bool, steps: range) -> DataLoader:
         workers = self.settings.num_workers

@@ -116,7 +116,7 @@ class _Tested:
         """Predict, score, write, print."""
         facts, output = self.task.facts, self.output
         print(f"checkpoint {self.path}\nselection: {self.selection}")
-        predict, scores = self.task.predictor(self.patch_size, self.stride, self.device, progress=True), []
+        predict, scores = self.task.predictor(self.patch_size, self.stride, self.device, test=True), []
         with (
             writing(output, "free space or name another place with --output_dir"),
             progress(predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case") as bar,

@@ -27,8 +27,8 @@ Data = ACDCSlices | VolumePatches
 @dataclass(frozen=True)
 class Task:
     """`keeps_optimizer`: whether self-training goes on with pre-training's optimiser. `patch_size`, `stride` and `connectivity` (of the
-    component filter) are those of the published test; `unit`: what --labelnum and --labeled_bs count; `bcp`: settings that
-    `--method bcp` has on this data set alone."""
+    component filter, which validations have not) are those of the published test; `unit`: what --labelnum and --labeled_bs count;
+    `bcp`: settings that `--method bcp` has on this data set alone."""
 
     facts: DatasetFacts
     objective: Objective
@@ -55,7 +55,7 @@ class Task:
     def read(self, settings: Settings, root: Path, unlabelled: bool, say: Callable[[str], None]) -> Data:
         raise TypeError(f"{type(self).__name__} reads nothing")
 
-    def sampler(self, data: Data, *arguments) -> StreamSampler:
+    def sampler(self, settings: Settings, data: Data, *arguments) -> StreamSampler:
         return TwoStreamSampler(data.labelled, *arguments)
 
     def epoch(self, settings: Settings, sampler: StreamSampler) -> int | None:
@@ -66,7 +66,8 @@ class Task:
         """The objective with the settings' losses."""
         return replace(self.objective, dice_share=settings.dice_share, pretrain_dice_share=settings.pre_dice_share)
 
-    def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, progress: bool = False) -> Predict:
+    def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, test: bool = False) -> Predict:
+        """Predicts whole cases, in a validation or, with `test`, as the published test does."""
         raise TypeError(f"{type(self).__name__} predicts nothing")
 
     def optimizer(self, settings: Settings, student: nn.Module, pretraining: bool) -> torch.optim.Optimizer:
@@ -80,7 +81,7 @@ class SlicesTask(Task):
     def read(self, settings: SliceSettings, root: Path, unlabelled: bool, say: Callable[[str], None]) -> ACDCSlices:
         return ACDCSlices(root, settings.labelnum, settings.patch_size, unlabelled)
 
-    def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, progress: bool = False) -> SlicePredictor:
+    def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, test: bool = False) -> SlicePredictor:
         return SlicePredictor(tuple(patch_size), device)
 
     def losses(self, settings: SliceSettings) -> Objective:
@@ -110,8 +111,8 @@ class VolumesTask(Task):
         kind = self.patches(settings)
         return kind(self.facts, root, names, labelled, self.augmentation(settings.patch_size), settings.cache, say)
 
-    def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, progress: bool = False) -> VolumePredictor:
-        return VolumePredictor(tuple(patch_size), tuple(stride), device, self.connectivity, progress=progress)
+    def predictor(self, patch_size: Sequence[int], stride: Sequence[int], device: torch.device, test: bool = False) -> VolumePredictor:
+        return VolumePredictor(tuple(patch_size), tuple(stride), device, self.connectivity if test else None, progress=test)
 
     def optimizer(self, settings: VolumeSettings, student: nn.Module, pretraining: bool) -> torch.optim.Optimizer:
         decay = settings.pre_weight_decay if pretraining else settings.weight_decay
@@ -141,7 +142,7 @@ class PancreasTask(VolumesTask):
         labelled = VolumeAugmentation(patch_size, spare=1, turn=False)
         return labelled, VolumeAugmentation(patch_size, spare=1, turn=False, centre=True)
 
-    def sampler(self, data: Data, *arguments) -> FourStreamSampler:
+    def sampler(self, settings: Settings, data: Data, *arguments) -> FourStreamSampler:
         return FourStreamSampler(data.labelled, *arguments)
 
 

@@ -10,7 +10,7 @@ from dataloaders.augment import SliceTransform, draw_slice_transform
 from dataloaders.cases import read_cases
 from dataloaders.facts import ACDC
 from dataloaders.hdf5 import SPLITS, read_case, read_list
-from dataloaders.two_stream import Draw, TwoStreamSampler, collate
+from dataloaders.two_stream import Draw, TwoPassSampler, TwoStreamSampler, collate
 from utils.errors import UserError
 from utils.zoom import zoom_nearest
 
@@ -62,11 +62,23 @@ def test_labelled_epochs_are_full_shuffled_passes():
     assert labelled[:2] != labelled[2:4]
 
 
-def test_unlabelled_cases_come_from_endless_passes():
-    batches = list(TwoStreamSampler(4, 7, 2, 4, seed=(1, 0), steps=range(7)))
+def test_unlabelled_cases_are_shuffled_anew_at_every_labelled_epoch():
+    """4 labelled cases, 2 a step: epochs of 2 steps, 8 unlabelled draws each: one pass over all 7 and the first of another."""
+    batches = list(TwoStreamSampler(4, 7, 2, 4, seed=(1, 0), steps=range(8)))
     unlabelled = [d.index for batch in batches for d in batch[2:]]
-    for k in range(4):
-        assert sorted(unlabelled[7 * k : 7 * k + 7]) == list(range(4, 11))
+    passes = [unlabelled[8 * k : 8 * k + 7] for k in range(4)]
+    assert all(sorted(one) == list(range(4, 11)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 4
+
+
+def test_the_streams_of_cogrnet_shuffle_each_for_itself():
+    """Half a of each stream is what one loader draws, half b what another does; so a labelled volume can be in both halves."""
+    batches = [[d.index for d in batch] for batch in TwoPassSampler(5, 7, 4, 4, seed=(1,), steps=range(40))]
+    assert all(len({*labelled[:2]}) == len({*labelled[2:4]}) == 2 for labelled in batches)
+    assert any(len({*labelled[:4]}) < 4 for labelled in batches)
+    shared = [[d.index for d in batch] for batch in TwoStreamSampler(5, 7, 4, 4, seed=(1,), steps=range(40))]
+    assert all(len({*labelled[:4]}) == 4 for labelled in shared)
+    assert all(set(batch[4:]) <= set(range(5, 12)) and max(batch[:4]) < 5 for batch in batches)
 
 
 def test_a_step_depends_on_seed_and_step_alone():

@@ -65,8 +65,9 @@ def is_ours(content: Mapping) -> bool:
 class Store:
     """The checkpoints of one stage: `last` and the one before it, to resume from, and the best, to test."""
 
-    def __init__(self, folder: Path, best_name: str, computed: dict):
-        self.folder, self.computed = folder, computed
+    def __init__(self, folder: Path, best_name: str, computed: dict, defaults: dict):
+        """`computed`: settings that a checkpoint must agree with; one that it does not have, being older, counts as its default."""
+        self.folder, self.computed, self.defaults = folder, computed, defaults
         self.last, self.previous, self.best = folder / "last.pth", folder / "previous.pth", folder / best_name
 
     def resume(self, say=print) -> dict | None:
@@ -98,7 +99,7 @@ class Store:
         return None
 
     def _check_same_run(self, path: Path, content: dict) -> None:
-        there = content["settings"]
+        there = {**self.defaults, **content["settings"]}
         other = [key for key, value in self.computed.items() if there.get(key) != value]
         if other:
             key = other[0]

@@ -58,7 +58,7 @@ class Stage:
 @dataclass(frozen=True)
 class Run:
     """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint, `best_name` is the
-    file name of a stage's best one."""
+    file name of a stage's best one; `defaults` are the settings' own, for checkpoints older than a setting."""
 
     folder: Path
     best_name: Callable[[str], str]
@@ -67,6 +67,7 @@ class Run:
     dims: int
     bf16: bool
     log: RunLog
+    defaults: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -93,7 +94,7 @@ def run_stages(run: Run, stages: dict[str, Callable[[], Stage]]) -> None:
 
 
 def _store(run: Run, stage: str) -> Store:
-    return Store(run.folder / stage, run.best_name(stage), run.about["settings"])
+    return Store(run.folder / stage, run.best_name(stage), run.about["settings"], run.defaults)
 
 
 class _StageRunner:

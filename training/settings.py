@@ -161,6 +161,16 @@ class CoGRNetSettings(VolumeSettings):
     pre_iterations + max_iterations."""
     labels: Literal["coarse", "dense"] = "coarse"
     """coarse: what code/CoGRNet_register.py made of two slices a volume; dense: the whole labels of the same volumes, the upper bound."""
+    lengths: Literal["published_run", "published_text"] = "published_run"
+    """Length of the stages where pre_iterations and max_iterations do not say: published_text: 2 000 and 10 000 as written;
+    published_run: where the published loops, which count every iteration twice, really stop (5 labelled volumes: 1 001 and 5 001)."""
+    pre_iterations: int = 0
+    """Length of pre-training, in iterations; 0: as --lengths has it."""
+    max_iterations: int = 0
+    """Length of self-training, in iterations; 0: as --lengths has it."""
+    streams: Literal["independent", "shared"] = "independent"
+    """independent: two loaders that each shuffle for themselves, as published; shared: one shuffle whose batches' halves are the two
+    streams, so that no volume is in both at once."""
     focus: Literal["published", "off"] = "published"
     """Side of the self-training box: the focus area that pre-training's last ten steps give, or off: 2/3."""
 

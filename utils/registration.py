@@ -39,11 +39,15 @@ class Carried:
     failed: int
 
 
-def scale_255(volume: np.ndarray) -> np.ndarray:
-    """(...) of any range to float32 0..255, from its minimum to its maximum; all 0 where there is one value."""
+def scale_255(volume: np.ndarray, whole: bool = False) -> np.ndarray:
+    """(...) of any range to float32 0..255, from its minimum to its maximum; all 0 where there is one value.
+
+    `whole`: rounded to whole numbers, as in the 8-bit pictures through which the published slices go.
+    """
     volume = volume.astype(np.float32)
     low, high = volume.min(), volume.max()
-    return (volume - low) / (high - low) * 255 if high > low else np.zeros_like(volume)
+    scaled = (volume - low) / (high - low) * 255 if high > low else np.zeros_like(volume)
+    return np.rint(scaled) if whole else scaled
 
 
 def slice_map(fixed: np.ndarray, moving: np.ndarray, transform: str = "SyN", seed: int = 1337) -> np.ndarray:
