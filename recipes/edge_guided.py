@@ -1,7 +1,7 @@
 """Edge-guided BCP with dual teachers: settings to stages. The recipe scripts state the numbers, this module only connects."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from methods.dual_teacher import DualTeacher, RefreshRule
 from methods.supervised import Supervised
 from recipes.networks import build_network, check_patch, check_stride, load_network
 from recipes.paths import data_root
+from recipes.published_optimizer import take_over
 from recipes.tasks import Task
 from training.checkpoint import is_ours, load
 from training.device import choose_device, place, set_deterministic, use_bf16
@@ -186,18 +187,27 @@ class Training:
     def begin_from_pretraining(self, stage: Stage) -> None:
         """Student, teachers and, for some data sets, the optimiser take over from the best pre-training checkpoint, ours or a
         published one."""
-        path = self.folder / CopyPastePretrain.name / self.info.best_name(CopyPastePretrain.name)
+        s = self.settings
+        path = self.task.best(self.folder, CopyPastePretrain.name, s.model, s.labelnum)
         if not path.is_file():
             raise UserError(f"{path}: no pre-trained network; run with --run_mode pretrain first, or put a published one there")
         content = load(path)
         load_network(stage.phase.student, content, path)
         stage.phase.reset_teachers()
-        left = ""
-        if self.task.keeps_optimizer and is_ours(content):
-            stage.optimizer.load_state_dict(content["optimizer"])
-        elif self.task.keeps_optimizer:
-            left = ", its momentum left behind"
-        self.info.log.say(f"{stage.phase.name}: starting from {path}{left}")
+        momentum = self._take_over_momentum(stage, content) if self.task.keeps_optimizer else ""
+        self.info.log.say(f"{stage.phase.name}: starting from {path}{momentum}")
+
+    @staticmethod
+    def _take_over_momentum(stage: Stage, content: Mapping) -> str:
+        """Go on with pre-training's momentum, under this stage's own numbers; what the log says of it."""
+        if is_ours(content):
+            stage.optimizer.load_state_dict(stage.optimizer.state_dict() | {"state": content["optimizer"]["state"]})
+            return ""
+        try:
+            take_over(stage.optimizer, stage.phase.student, content)
+        except ValueError as error:
+            return f", its momentum left behind: {error}"
+        return ", its momentum taken over"
 
 
 def plain_facts(facts) -> dict:

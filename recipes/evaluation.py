@@ -60,15 +60,15 @@ class EvaluationSettings:
 
 def checkpoints(task: Task, s: EvaluationSettings) -> list[tuple[Path, Path]]:
     """The checkpoints that the flags name, each with its output folder; raises UserError where one is missing."""
-    folder = task.folder(s.exp, s.labelnum, s.output_root) / s.stage_name
-    best, last = folder / task.best_name(s.stage_name, s.model, s.labelnum), folder / "last.pth"
+    run = task.folder(s.exp, s.labelnum, s.output_root)
+    best, last = task.best(run, s.stage_name, s.model, s.labelnum), run / s.stage_name / "last.pth"
     paths = [s.checkpoint] if s.checkpoint else {"best": [best], "last": [last], "both": [best, last]}[s.which]
     if s.which == "both" and not s.checkpoint and not last.is_file():
         paths = [best]  # a published file stands alone
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such checkpoint; train first, put a published one there, or name one with --checkpoint")
-    output = s.output_dir or (folder.parent if s.checkpoint is None else s.checkpoint.parent) / f"{s.model}_predictions"
+    output = s.output_dir or (run if s.checkpoint is None else s.checkpoint.parent) / f"{s.model}_predictions"
     return [(path, output / "last" if number else output) for number, path in enumerate(paths)]
 
 

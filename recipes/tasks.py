@@ -14,6 +14,7 @@ from dataloaders.facts import ACDC, LA, PANCREAS, DatasetFacts
 from dataloaders.two_stream import FourStreamSampler, StreamSampler, TwoStreamSampler
 from dataloaders.volumes import VolumePatches, first_cases, pancreas_cases
 from methods import objective
+from methods.copy_paste_pretrain import CopyPastePretrain
 from methods.objective import Objective
 from recipes.paths import REPOSITORY, run_folder
 from training.evaluate import Predict, SlicePredictor
@@ -47,6 +48,10 @@ class Task:
 
     def best_name(self, stage: str, model: str, labelnum: int) -> str:
         return f"{model}_best_model.pth"
+
+    def best(self, folder: Path, stage: str, model: str, labelnum: int) -> Path:
+        """The best checkpoint of a stage of the run in `folder`: ours, or a published one under its own name."""
+        return folder / stage / self.best_name(stage, model, labelnum)
 
     def selection(self, settings: Settings) -> tuple[str, str]:
         """The split whose score selects the best checkpoint, and that rule in words."""
@@ -137,6 +142,10 @@ class PancreasTask(VolumesTask):
 
     def best_name(self, stage: str, model: str, labelnum: int) -> str:
         return f"best_ema_{labelnum}_{stage.removesuffix('_train')}.pth"
+
+    def best(self, folder: Path, stage: str, model: str, labelnum: int) -> Path:
+        ours, published = super().best(folder, stage, model, labelnum), folder / "pretrain" / f"best_ema{labelnum}_pre.pth"
+        return published if stage == CopyPastePretrain.name and published.is_file() and not ours.exists() else ours
 
     def augmentation(self, patch_size: tuple[int, ...]) -> tuple[VolumeAugmentation, VolumeAugmentation]:
         labelled = VolumeAugmentation(patch_size, spare=1, turn=False)

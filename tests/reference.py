@@ -17,7 +17,21 @@ def pieces() -> dict[str, Tensor]:
 
 
 def published_shapes(network: str) -> dict[str, list[int]]:
+    """Names and shapes of a published state dict; `vnet_pancreas_bcp`, BCP's own, by the rule that leads to it from the edge-guided one."""
+    if network == "vnet_pancreas_bcp":
+        return _without_edge_guidance(published_shapes("vnet_pancreas"))
     return json.loads((VECTORS / f"{network}.keys.json").read_text())
+
+
+def _without_edge_guidance(shapes: dict[str, list[int]]) -> dict[str, list[int]]:
+    """No edge-guided modules, stages named `conv`, and in the two deepest encoder blocks no dropout layers between them."""
+    kept = {}
+    for key, shape in shapes.items():
+        if not key.startswith(("ega", "compute_edge_feature.")):
+            for dropping, plain in (("4", "3"), ("8", "6")):
+                key = key.replace(f".ops.{dropping}.", f".ops.{plain}.")
+            kept[key.replace(".ops.", ".conv.")] = shape
+    return kept
 
 
 def fill(key: str, shape) -> Tensor:

@@ -56,29 +56,38 @@ def test_two_iterations_of_every_recipe(script, phantom_root, la_root, pancreas_
     assert all(value.isfinite().all() for value in last["student"].values())
 
 
+LA_PLACE, PANCREAS_PLACE = "BCP/LA_BCP_4_labeled/self_train/VNet_best_model.pth", "cutmix/self_train/best_ema_20_self.pth"
+
+
 @pytest.mark.parametrize(
     "task, network, keys, place, wrap",
     [
-        (LA_TASK, "VNet", "vnet_la", "BCP/LA_BCP_4_labeled/self_train/VNet_best_model.pth", lambda weights: weights),
-        (PANCREAS_TASK, "VNet_pancreas", "vnet_pancreas", "cutmix/self_train/best_ema_20_self.pth", lambda weights: {"net": weights}),
+        (LA_TASK, "VNet", "vnet_la", LA_PLACE, "module"),
+        (PANCREAS_TASK, "VNet_pancreas", "vnet_pancreas", PANCREAS_PLACE, "net"),
+        (PANCREAS_TASK, "VNet_pancreas", "vnet_pancreas_bcp", PANCREAS_PLACE, "plain"),
+        (PANCREAS_TASK, "VNet_pancreas", "vnet_pancreas_bcp", PANCREAS_PLACE, "net"),
+        (PANCREAS_TASK, "VNet_pancreas", "vnet_pancreas", "cutmix/pretrain/best_ema20_pre.pth", "net"),
     ],
 )
 def test_published_checkpoints_at_their_places(task, network, keys, place, wrap, la_root, pancreas_root, tmp_path):
-    """A file as published, `module.` prefixes and unused heads in it, gives the published network's predictions."""
-    root = la_root if task is LA_TASK else pancreas_root
+    """A file as published, `module.` prefixes and unused heads in it, gives the published network's predictions; its keys tell whether
+    it has edge-guided modules."""
+    root, weights = la_root if task is LA_TASK else pancreas_root, filled_state_dict(keys)
+    module = {f"module.{key}": value for key, value in weights.items()}
     (tmp_path / place).parent.mkdir(parents=True)
-    torch.save(wrap({f"module.{key}": value for key, value in filled_state_dict(keys).items()}), tmp_path / place)
+    torch.save({"plain": weights, "module": module, "net": {"net": module}}[wrap], tmp_path / place)
     default = EvaluationSettings(
         exp="BCP" if task is LA_TASK else "cutmix", labelnum=4 if task is LA_TASK else 20, model=network, which="both"
     )
     patch, stride = (32, 32, 16), (32, 32, 16)
     flags = ["--patch_size", *map(str, patch), "--stride", *map(str, stride), "--device", "cpu"]
+    flags += ["--stage_name", "pre_train"] if "pretrain" in place else []
     evaluate(task, replace(default, root_path=root, output_root=tmp_path), flags)
     (folder,) = tmp_path.rglob("*_predictions")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["checkpoint"]["selection"].startswith("a published state dict") and summary["cases"] == 2
-    net = net_factory(network).eval()
-    import_state_dict(net, filled_state_dict(keys))
+    net = net_factory(network, egm="none" if keys.endswith("bcp") else "published").eval()
+    import_state_dict(net, weights)
     predict = VolumePredictor(patch, stride, torch.device("cpu"), 26 if task is LA_TASK else None)
     for case in read_cases(task.facts, root, "test"):
         file = nibabel.load(folder / f"{case.name}_pred.nii.gz")

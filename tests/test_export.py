@@ -1,0 +1,278 @@
+"""Checkpoints both ways: ours as the published code would have left them, and published optimiser state into ours."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from reference import fill, filled_state_dict, published_shapes
+from test_training import assert_same
+
+from networks import net_factory_ega, net_factory_la_ega
+from networks.published import UNUSED_HEADS, import_state_dict, parameter_names, published_state_dict
+from recipes import edge_guided
+from recipes.evaluation import EvaluationSettings, evaluate
+from recipes.export import export
+from recipes.networks import build_network, load_network
+from recipes.published_optimizer import published_optimizer, take_over
+from recipes.tasks import ACDC_TASK, LA_TASK, PANCREAS_TASK, Task
+from training.checkpoint import is_ours, load
+from training.settings import Settings, SliceSettings, VolumeSettings
+from utils.errors import UserError
+
+NETWORKS = {
+    "unet": lambda: net_factory_ega.net_factory(),
+    "unet_bcp": lambda: net_factory_ega.net_factory(egm="none"),
+    "vnet_la": lambda: net_factory_la_ega.net_factory(),
+    "vnet_cogrnet": lambda: net_factory_la_ega.net_factory(egm="none"),
+    "vnet_pancreas": lambda: net_factory_la_ega.net_factory("VNet_pancreas"),
+    "vnet_pancreas_bcp": lambda: net_factory_la_ega.net_factory("VNet_pancreas", egm="none"),
+}
+ENTRIES = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
+SHORT = {"batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2, "val_every": 2, "device": "cpu"}
+VOLUMES = VolumeSettings(**SHORT, labelnum=2, patch_size=(32, 32, 16), val_stride=(32, 32, 16))
+RUNS = {  # task, recipe, folder of the run, where its stages' best checkpoints lie when published, in which layout
+    "ACDC": (
+        ACDC_TASK,
+        SliceSettings(**SHORT, labelnum=1, patch_size=(80, 80)),
+        "BCP/ACDC_BCP_1_labeled",
+        ("pre_train/unet_best_model.pth", "self_train/unet_best_model.pth"),
+        ("plain", ""),
+    ),
+    "LA": (
+        LA_TASK,
+        VOLUMES,
+        "BCP/LA_BCP_2_labeled",
+        ("pre_train/VNet_best_model.pth", "self_train/VNet_best_model.pth"),
+        ("plain", "module."),
+    ),
+    "Pancreas": (
+        PANCREAS_TASK,
+        replace(VOLUMES, model="VNet_pancreas", labelnum=25, exp="cutmix", optimizer="adam", base_lr=1e-3),
+        "cutmix",
+        ("pretrain/best_ema25_pre.pth", "self_train/best_ema_25_self.pth"),
+        ("net", "module."),
+    ),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_exported_names_shapes_and_order_are_the_published_ones(network):
+    net = NETWORKS[network]()
+    import_state_dict(net, filled_state_dict(network))
+    exported, published = published_state_dict(net.state_dict()), filled_state_dict(network)
+    assert [(key, list(value.shape)) for key, value in exported.items()] == list(published_shapes(network).items())
+    for key, value in exported.items():
+        assert value.dtype == published[key].dtype
+        assert not value.any() if key.startswith(UNUSED_HEADS) else torch.equal(value, published[key]), key
+
+
+def trained(net, kind):
+    """The optimiser of a network that has learnt nothing yet."""
+    return {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[kind](
+        net.parameters(), lr=0.25, **({"momentum": 0.9} if kind == "sgd" else {})
+    )
+
+
+def published_file(network, kind, sobel=True):
+    """{'net', 'opt'} with state filled by the names of its parameters, counted in the published order, and that state by name."""
+    weights = filled_state_dict(network)
+    names = parameter_names(weights, sobel)
+    learning = {key for key, p in NETWORKS[network]().named_parameters() if p.requires_grad}
+    by_name = {name: {key: fill(f"{key}.{name}", weights[name].shape).abs() for key in ENTRIES[kind]} for name in names if name in learning}
+    for entry in by_name.values() if kind == "adam" else ():
+        entry["step"] = 7
+    state = {number: by_name[name] for number, name in enumerate(names) if name in by_name}
+    group = {"lr": 0.5, "weight_decay": 0.125, "params": list(range(len(names)))}
+    return {"net": {f"module.{key}": value for key, value in weights.items()}, "opt": {"state": state, "param_groups": [group]}}, by_name
+
+
+def by_name(net, optimizer):
+    names = {p: name for name, p in net.named_parameters()}
+    return {names[p]: entry for p, entry in optimizer.state.items()}
+
+
+@pytest.mark.parametrize("sobel", [True, False])
+@pytest.mark.parametrize("network, kind", [("unet", "sgd"), ("unet_bcp", "sgd"), ("vnet_la", "sgd"), ("vnet_pancreas", "adam")])
+def test_published_momentum_is_taken_over_and_given_back(network, kind, sobel):
+    """By name, whether or not Sobel kernels are counted; learning rate and weight decay stay ours; exported it is the same again."""
+    net = NETWORKS[network]()
+    optimizer, (file, expected) = trained(net, kind), published_file(network, kind, sobel)
+    take_over(optimizer, net, file)
+    found = by_name(net, optimizer)
+    assert found.keys() == expected.keys() and len(found) > 50
+    for name, entry in expected.items():
+        assert found[name].keys() == entry.keys()
+        assert all(torch.equal(found[name][key], torch.as_tensor(value, dtype=torch.float32)) for key, value in entry.items()), name
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.25, 0)
+    opt = published_optimizer({"student": net.state_dict(), "optimizer": optimizer.state_dict()}, sobel)
+    assert opt["state"].keys() == file["opt"]["state"].keys()
+    assert opt["param_groups"][0]["params"] == file["opt"]["param_groups"][0]["params"]
+    for number, entry in file["opt"]["state"].items():
+        assert all(torch.equal(opt["state"][number][key], torch.as_tensor(value)) for key, value in entry.items()), number
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda file: file.pop("opt"), "there is none"),
+        (lambda file: file.update(opt={}), "there is none"),
+        (lambda file: file["opt"]["param_groups"].append({}), "there is none"),
+        (lambda file: file["opt"]["state"].clear(), "it is empty"),
+        (lambda file: file["opt"]["param_groups"][0]["params"].pop(), r"that of \d+ parameters, the network has \d+"),
+        (lambda file: file["opt"]["state"][0].update(exp_avg=torch.ones(3)), "another optimiser's"),
+        (lambda file: file["opt"]["state"][2].update(momentum_buffer=torch.ones(3)), "'momentum_buffer' of 'encoder.*' has another shape"),
+        (lambda file: file["opt"]["state"][2].update(momentum_buffer=None), "'momentum_buffer' of 'encoder.*' has another shape"),
+    ],
+)
+def test_momentum_that_does_not_fit_is_left_behind(damage, message):
+    net = NETWORKS["unet_bcp"]()
+    optimizer, (file, _) = trained(net, "sgd"), published_file("unet_bcp", "sgd")
+    damage(file)
+    with pytest.raises(ValueError, match=message):
+        take_over(optimizer, net, file)
+    assert not optimizer.state
+
+
+class Tiny(NamedTuple):
+    """A tiny run of both stages with the full method; `folder` is that of the run below `output`."""
+
+    task: Task
+    recipe: Settings
+    output: Path
+    folder: str
+    places: tuple[str, str]
+    layout: tuple[str, str]
+
+    def best(self, stage):
+        return best(self.output / self.folder / stage)
+
+
+@pytest.fixture(scope="module")
+def make(phantom_root, la_root, pancreas_root, tmp_path_factory):
+    roots, made = {"ACDC": phantom_root, "LA": la_root, "Pancreas": pancreas_root}, {}
+
+    def get(name):
+        if name not in made:
+            task, recipe, *rest = RUNS[name]
+            made[name] = Tiny(task, replace(recipe, root_path=roots[name]), tmp_path_factory.mktemp(name), *rest)
+            edge_guided.train(task, replace(made[name].recipe, output_root=made[name].output), [])
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request, make):
+    return make(request.param)
+
+
+@pytest.fixture(scope="module")
+def acdc(make):
+    return make("ACDC")
+
+
+def best(folder):
+    (path,) = (path for path in folder.glob("*.pth") if path.name not in ("last.pth", "previous.pth"))
+    return path
+
+
+def test_selftraining_from_the_exported_pretraining_is_the_same_bit_for_bit(run, tmp_path, capsys):
+    """Exported to its published place, weights and momentum start the stage that ours started."""
+    path = tmp_path / run.folder / run.places[0]
+    export([str(run.output / run.folder / "pre_train"), str(path)])
+    exported, ours = load(path), load(run.best("pre_train"))
+    assert exported.keys() == {"net", "opt"} and len(exported["opt"]["state"]) == len(ours["optimizer"]["state"]) > 50
+    edge_guided.train(run.task, replace(run.recipe, output_root=tmp_path), ["--run_mode", "selftrain"])
+    said = capsys.readouterr().out
+    assert f"starting from {path}" in said and ("momentum taken over" in said) == run.task.keeps_optimizer
+    again, before = (load(root / run.folder / "self_train/last.pth") for root in (tmp_path, run.output))
+    for key in ("student", "phase", "optimizer"):
+        assert_same(again[key], before[key], key)
+
+
+def test_the_exported_network_is_ours_in_the_published_layout(run, tmp_path):
+    out, (layout, prefix) = tmp_path / "weights.pth", run.layout
+    export([str(run.output / run.folder), str(out)])
+    content = load(out)
+    names = published_shapes({"ACDC": "unet", "LA": "vnet_la", "Pancreas": "vnet_pancreas"}[run.task.facts.name])
+    assert list(content["net"] if layout == "net" else content) == [f"{prefix}{name}" for name in names]
+    net = build_network(run.task.facts, run.recipe.model, run.recipe.egm)
+    load_network(net, content, out)
+    assert not is_ours(content)
+    assert_same(dict(net.state_dict()), dict(load(run.best("self_train"))["student"]))
+
+
+def test_our_test_script_finds_the_same_in_an_exported_file(acdc, tmp_path):
+    export([str(acdc.output / acdc.folder), str(tmp_path / "weights.pth")])
+    results = []
+    for path in (acdc.best("self_train"), tmp_path / "weights.pth"):
+        flags = ["--root_path", acdc.recipe.root_path, "--checkpoint", path, "--patch_size", 80, 80, "--device", "cpu"]
+        evaluate(acdc.task, EvaluationSettings(), list(map(str, [*flags, "--output_dir", tmp_path / path.stem])))
+        results.append((tmp_path / path.stem / "metrics.csv").read_text())
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("layout, keys", [("plain", None), ("net", {"net"}), ("net_opt", {"net", "opt"})])
+@pytest.mark.parametrize("flag", ["--module_prefix", "--no_module_prefix"])
+def test_layout_and_prefix_by_flag(acdc, tmp_path, layout, keys, flag):
+    export([str(acdc.best("self_train").with_name("last.pth")), str(tmp_path / "x.pth"), "--layout", layout, flag])
+    content = load(tmp_path / "x.pth")
+    assert keys is None or content.keys() == keys
+    assert all(name.startswith("module.") == (flag == "--module_prefix") for name in (content if keys is None else content["net"]))
+
+
+def test_what_cannot_be_exported(acdc, tmp_path, capsys):
+    shutil.copytree(acdc.output / acdc.folder, tmp_path / "run")
+    ours, out = best(tmp_path / "run/self_train"), tmp_path / "out.pth"
+    before = ours.read_bytes()
+    torch.save(filled_state_dict("unet"), tmp_path / "published.pth")
+    (tmp_path / "none").mkdir()
+    for arguments, message in (
+        ((tmp_path / "missing", out), "missing: no such run; give"),
+        ((tmp_path / "none", out), "none: 0 files that may be a best checkpoint, expected one; name"),
+        ((tmp_path / "published.pth", out), "published.pth: not a checkpoint of this project; .* use it as it is"),
+        ((ours, ours, "--overwrite"), "the checkpoint to export itself"),
+        ((ours, tmp_path), "a folder; name the file"),
+        ((ours, tmp_path / "published.pth"), "published.pth: there already; .*--overwrite"),
+        ((ours, out, "--module_prefix", "--no_module_prefix"), "contradict each other"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            export(list(map(str, arguments)))
+        assert "\n" not in str(caught.value)
+    assert ours.read_bytes() == before and not out.exists()
+    shutil.move(tmp_path / "run/self_train", tmp_path / "run/supervised")
+    export([str(tmp_path / "run"), str(tmp_path / "published.pth"), "--overwrite"])
+    assert str(tmp_path / "run/supervised") in capsys.readouterr().out
+
+
+def test_settings_that_the_published_network_has_not_are_told(acdc, tmp_path, capsys):
+    content = load(acdc.best("self_train"))
+    for changes, told in (({"egm": "corrected"}, "--egm corrected"), ({"upsampling": "bilinear"}, "--upsampling bilinear"), ({}, "")):
+        torch.save(content | {"settings": content["settings"] | changes}, tmp_path / "x.pth")
+        export([str(tmp_path / "x.pth"), str(tmp_path / "out.pth"), "--overwrite"])
+        said = capsys.readouterr().out
+        assert told in said and ("warning" in said) == bool(told)
+
+
+def test_cogrnet_has_no_prefix(acdc, tmp_path):
+    """Unlike the edge-guided method on the same data set."""
+    content = load(acdc.best("self_train"))
+    for settings, prefix in (({}, True), ({"focus": "published"}, False)):
+        changed = {"facts": {"name": "LA"}, "settings": content["settings"] | settings}
+        torch.save(content | changed, tmp_path / "x.pth")
+        export([str(tmp_path / "x.pth"), str(tmp_path / "out.pth"), "--overwrite"])
+        assert next(iter(load(tmp_path / "out.pth"))).startswith("module.") == prefix
+
+
+def test_our_pretraining_wins_over_the_published_name(tmp_path):
+    ours, published = tmp_path / "pre_train/best_ema_20_pre.pth", tmp_path / "pretrain/best_ema20_pre.pth"
+    found = [PANCREAS_TASK.best(tmp_path, "pre_train", "VNet_pancreas", 20)]
+    for path in (published, ours):
+        path.parent.mkdir()
+        path.touch()
+        found.append(PANCREAS_TASK.best(tmp_path, "pre_train", "VNet_pancreas", 20))
+    assert found == [ours, published, ours]
+    assert PANCREAS_TASK.best(tmp_path, "self_train", "VNet_pancreas", 20) == tmp_path / "self_train/best_ema_20_self.pth"
