@@ -47,6 +47,7 @@ def use_bf16(amp: str, device: torch.device) -> bool:
 def set_deterministic(on: bool) -> None:
     """Deterministic algorithms, with a warning where an operation has none."""
     torch.use_deterministic_algorithms(on, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a guard against reading what nobody wrote; it fills every new tensor
     torch.backends.cudnn.benchmark = not on
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
