@@ -1,0 +1,103 @@
+"""In which order a stage counts, validates, selects and refreshes its static teacher, through the loop itself."""
+
+import pytest
+import torch
+from torch import nn
+
+from methods import objective
+from methods.copy_paste import CopyPaste
+from methods.dual_teacher import DualTeacher, RefreshRule
+from training.checkpoint import load
+from training.log import RunLog
+from training.loop import Run, Stage, Validation, run_stages
+
+
+class Counting(DualTeacher):
+    """A student of one number that learns nothing to speak of; notes after which iteration the static teacher was renewed."""
+
+    def __init__(self, rule: RefreshRule):
+        student = nn.Linear(1, 1)
+        super().__init__(student, objective.ACDC, CopyPaste("fixed", 1 / 3, 1, (0,)), 0.5, 0.9, "state", rule)
+        self.renewed = []
+
+    def losses(self, batch, step):
+        return {"loss": self.forward(torch.ones(1, 1)).square().sum()}
+
+    def after_iteration(self, step):
+        before = self.counter
+        super().after_iteration(step)
+        if self.counter < before:
+            self.renewed.append(step + 1)
+
+    def pictures(self):
+        return {}
+
+
+def run(tmp_path, rule, scores, steps, val_every, val_lead=0):
+    """The phase after a stage whose validations give `scores` in turn, then its last and its best checkpoint."""
+    phase, scores = Counting(rule), iter(scores)
+    stage = Stage(
+        phase=phase,
+        optimizer=torch.optim.SGD(phase.student.parameters(), lr=1e-3),
+        steps=steps,
+        val_every=val_every,
+        val_lead=val_lead,
+        batches=lambda steps: ({} for _ in steps),
+        validate=lambda net, stopped: Validation(next(scores), {}),
+        learning_rate=lambda step: 1e-3,
+        seed=(0,),
+    )
+    info = Run(tmp_path, lambda name: "best.pth", {"settings": {}}, torch.device("cpu"), 2, False, RunLog(tmp_path))
+    run_stages(info, {phase.name: lambda: stage})
+    return phase, *(load(tmp_path / phase.name / name) for name in ("last.pth", "best.pth"))
+
+
+# The published numbers (start 1000, step 500, range 500..2000, a validation every 200 iterations) divided by 100.
+RULE = RefreshRule(10, 5, 5, 20)
+ZIGZAG = [0.1, 0.05, 0.2, 0.15, 0.3, 0.25, 0.4, 0.35, 0.5, 0.45, 0.6, 0.55]
+ZIGZAG += [0.7, 0.65, 0.8, 0.75, 0.9, 0.85, 0.91, 0.86, 0.92, 0.87, 0.93, 0.88]
+
+
+@pytest.mark.parametrize(
+    "scores, renewed",
+    [
+        ([0.1, 0.05, 0.2, 0.15, 0.3, *(0.3 + 0.01 * k for k in range(1, 26))], [20, 40, 60]),
+        ([0.0, 0.3, 0.2, 0.4, 0.35, 0.5, 0.45, 0.4, 0.35, 0.6], [6, 11, 16]),
+        (ZIGZAG, [12, 24, 36, 48]),
+    ],
+)
+def test_static_teacher_is_renewed_after_the_validation_has_moved_its_interval(tmp_path, scores, renewed):
+    phase, _, _ = run(tmp_path, RULE, scores, 2 * len(scores), val_every=2)
+    assert phase.renewed == renewed
+
+
+def test_pancreas_validates_and_renews_before_an_epoch_is_trained(tmp_path):
+    """Epochs of 3 steps, published numbers. Before epoch 10 the counter is 10; before 20 the score improves (interval 15); before 25 it
+    is 15; before 40 the score falls (10), 15 have passed; before 50; before 60 it improves (15). After 60 an extra validation, the best
+    of all, selects nothing."""
+    rule = RefreshRule(10, 5, 5, 20, epoch=3)
+    phase, last, best = run(tmp_path, rule, [0.3, 0.2, 0.4, 0.9], 180, val_every=60, val_lead=3)
+    trained = [step / 3 + 1 for step in phase.renewed]
+    assert trained == [10, 25, 40, 50]
+    assert [row["step"] for row in last["progress"]["history"]] == [57, 117, 177, 180]
+    assert (best["progress"]["step"], last["progress"]["best_score"]) == (177, 0.4)
+
+
+def test_the_box_counts_pancreas_epochs_from_one():
+    boxes = CopyPaste("dynamic", 5 / 9, 200, (0,), epoch=25)
+    assert [boxes.sides((96,), step)[0] for step in (0, 24, 99 * 25, 199 * 25 + 24)] == [63, 63, 58, 53]
+
+
+@pytest.mark.parametrize(
+    "scores, step",
+    [([0.0, 0.0, 0.0], 6), ([0.0, 0.2, 0.2], 4), ([0.1, 0.3, 0.2], 4)],
+    ids=["all 0: a best file all the same", "only a larger score is better", "the largest"],
+)
+def test_the_best_checkpoint(tmp_path, scores, step):
+    _, last, best = run(tmp_path, RULE, scores, 6, val_every=2)
+    assert best["progress"]["step"] == last["progress"]["best_step"] == step
+
+
+def test_a_first_validation_of_zero_shortens_the_interval(tmp_path):
+    phase, _, _ = run(tmp_path, RULE, [0.0], 2, val_every=2)
+    assert phase.interval == 5
