@@ -40,7 +40,7 @@ class Task:
     unit: str = "volumes"
     stride: tuple[int, ...] = ()
     connectivity: int | None = None
-    bcp: dict = field(default_factory=dict)
+    bcp: dict = field(default_factory=dict, hash=False)
 
     def folder(self, exp: str, labelnum: int, output_root: Path | None) -> Path:
         """Where a run lies: code/model/BCP/<data set>_<exp>_<labelnum>_labeled, as the published README has it."""
