@@ -1,0 +1,157 @@
+"""From raw scans to the HDF5 files that training reads: processes in parallel, finished files kept, one bad case stops no other."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from preparation.acdc import ACDCPreparation
+from preparation.files import Output, RawCase, finished, provenance_attributes, remove_unfinished, write_output
+from preparation.scans import sha256
+from utils.cli import parse
+from utils.errors import Interrupted, UserError, writing
+from utils.progress import progress
+from utils.workers import worker_pool
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    dataset: Literal["ACDC", "LA", "Pancreas", "KiTS19", "LiTS", "own"]
+    """The data set; own: nnU-Net's raw layout, imagesUn/ being cases without label."""
+    source: Path
+    """Folder of the download; files are found wherever they lie below it."""
+    root_path: Path
+    """Folder to write: what training takes as --root_path."""
+    crop: Literal["published", "none"] = "published"
+    """LA, Pancreas, KiTS19 and LiTS are cropped by the label; none keeps the whole scan, which scans without label need."""
+    variant: Literal["coranet", "mcnet"] | None = None
+    """Pancreas: CoraNet's preparation (default; what BCP trains on) or MC-Net's."""
+    size: tuple[int, int, int] | None = None
+    """KiTS19 (192 192 64) and LiTS (176 176 64; DeSCO has 192 192 64): voxels in a row, in a column, slices."""
+    dims: Literal[2, 3] | None = None
+    """own: train on slices (2) or volumes (3). Default: 2 where slices are more than three times as thick as pixels are wide, or few."""
+    cases: tuple[str, ...] | None = None
+    """Prepare these cases alone, by the names they get; default: those that the published lists name, own: all."""
+    seed: int = 1337
+    """LA: of the crop margins of scans that UA-MT's files do not have."""
+    workers: int = 0
+    """Processes; 0: one a processor. Each holds one scan at a time."""
+    redo: bool = False
+    """Overwrite files made with other settings or from other scans; without it they are an error."""
+
+
+class Preparation(Protocol):
+    """How one data set is prepared; `settings` is what its files depend on beside their sources."""
+
+    @property
+    def settings(self) -> dict: ...
+
+    def find(self, source: Path) -> list[RawCase]:
+        """Every case below the folder."""
+
+    def mark(self, case: RawCase) -> str:
+        """The file, below the root, that is written last for a case."""
+
+    def prepare(self, case: RawCase, warn: Callable[[str | None], None]) -> Iterator[Output]:
+        """Read a case and yield its files; UserError for what the user can mend."""
+
+    def write_lists(self, root: Path) -> list[str]:
+        """Write the case lists; what is to be said of them."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a case."""
+
+    name: str
+    kept: bool = False
+    failed: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def prepare(argv: Sequence[str] | None = None, description: str | None = None) -> int:
+    """Prepare a data set; see `PrepareSettings`. Returns 2 where a case could not be prepared, else 0."""
+    s = parse(PrepareSettings, argv, description=description)
+    if not s.source.is_dir():
+        raise UserError(f"--source {s.source}: no such folder; name the one that holds the {s.dataset} scans")
+    preparation = _preparation(s)
+    cases = _chosen(s, preparation)
+    return run_cases(preparation, cases, s.root_path, s.workers, s.redo)
+
+
+def _preparation(s: PrepareSettings) -> Preparation:
+    return ACDCPreparation()
+
+
+def _chosen(s: PrepareSettings, preparation: Preparation) -> list[RawCase]:
+    return preparation.find(s.source)
+
+
+def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, workers: int, redo: bool) -> int:
+    """Prepare the cases and write the lists; say what could not be. 2 where a case failed, else 0."""
+    with writing(root, "name another place with --root_path"):
+        root.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(root)
+    done = []
+    try:
+        with (
+            terminated(),
+            progress(total=len(cases), desc="preparing", unit="case") as bar,
+            worker_pool(min(workers or os.cpu_count() or 1, max(len(cases), 1))) as pool,
+        ):
+            for job in as_completed([pool.submit(prepare_case, preparation, case, root, redo) for case in cases]):
+                done.append(job.result())
+                bar.update()
+    except BrokenProcessPool:
+        raise UserError("a process ended unexpectedly (no memory left?); run again with fewer --workers, finished cases are kept") from None
+    finally:
+        remove_unfinished(root)
+    said = preparation.write_lists(root)
+    done.sort(key=lambda one: one.name)
+    for line in [line for one in done for line in one.warnings] + said:
+        print(f"warning: {line}")
+    failed = [one for one in done if one.failed]
+    for one in failed:
+        print(f"not prepared: {one.name}: {one.failed}")
+    kept = sum(one.kept for one in done)
+    print(f"{len(done) - len(failed) - kept} cases prepared, {kept} kept, {len(failed)} not prepared; they lie below {root}")
+    return 2 if failed else 0
+
+
+def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool) -> Done:
+    """Make the files of one case unless they are there; UserError where they cannot be written, which would be so for every case."""
+    warnings: list[str] = []
+    settings, outputs = preparation.settings, None
+    try:
+        hashes = [sha256(path) for path in case.sources]
+        if finished(root, preparation.mark(case), settings, hashes, redo):
+            return Done(case.name, kept=True)
+        outputs = list(preparation.prepare(case, lambda line: warnings.append(line) if line else None))
+    except UserError as error:
+        return Done(case.name, failed=str(error))
+    except MemoryError:
+        return Done(case.name, failed=f"{case.images[0]}: too large for the memory that is left; try again with --workers 1")
+    others = [output.file for output in outputs[:-1]]
+    made_of = provenance_attributes(settings, [path.name for path in case.sources], hashes, others)
+    for output in outputs:
+        write_output(root, output, made_of)
+    return Done(case.name, warnings=tuple(warnings))
+
+
+@contextmanager
+def terminated() -> Iterator[None]:
+    """A scheduler's SIGTERM ends the work as Ctrl-C does: with nothing half-written, and no process left behind."""
+
+    def stop(number: int, frame) -> None:
+        raise Interrupted("terminated; the same command continues", 128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
