@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from preparation.acdc import ACDCPreparation
 from preparation.files import Output, RawCase, finished, provenance_attributes, remove_unfinished, write_output
+from preparation.la import LAPreparation
 from preparation.scans import sha256
 from utils.cli import parse
 from utils.errors import Interrupted, UserError, writing
@@ -85,6 +86,8 @@ def prepare(argv: Sequence[str] | None = None, description: str | None = None) -
 
 
 def _preparation(s: PrepareSettings) -> Preparation:
+    if s.dataset == "LA":
+        return LAPreparation(s.crop, s.seed)
     return ACDCPreparation()
 
 
