@@ -11,7 +11,7 @@ from dataloaders.facts import ACDC
 from preparation.files import Output, RawCase, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import published_lists, write_lists
-from preparation.scans import read_label, read_scan
+from preparation.scans import files_below, read_label, read_scan
 from utils.errors import UserError
 
 FRAME = re.compile(r"(patient\d+)_frame(\d+)\.nii(\.gz)?")
@@ -35,7 +35,7 @@ class ACDCPreparation:
 
     def find(self, source: Path) -> list[RawCase]:
         frames: dict[str, dict[int, Path]] = {}
-        for path in sorted(source.rglob("patient*_frame*.nii*")):
+        for path in files_below(source):
             if found := FRAME.fullmatch(path.name):
                 mine = frames.setdefault(found[1], {})
                 if (other := mine.setdefault(int(found[2]), path)) != path:
@@ -50,6 +50,9 @@ class ACDCPreparation:
                 part = f"has {len(paths)} frames below {source}, expected 2" if len(paths) != 2 else "train" if name in training else ""
                 cases.append(RawCase(name, (path,), label if label.is_file() else None, part))
         return cases
+
+    def listed(self, line: str) -> str:
+        return line.split("_slice_")[0]
 
     def mark(self, case: RawCase) -> str:
         return ACDC.file.format(case.name)

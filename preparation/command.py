@@ -12,7 +12,11 @@ from typing import Literal, Protocol
 
 from preparation.acdc import ACDCPreparation
 from preparation.files import Output, RawCase, finished, provenance_attributes, remove_unfinished, write_output
+from preparation.kits19 import KiTS19Preparation
 from preparation.la import LAPreparation
+from preparation.lists import published_lists
+from preparation.lits import LiTSPreparation
+from preparation.pancreas import PancreasPreparation
 from preparation.scans import sha256
 from utils.cli import parse
 from utils.errors import Interrupted, UserError, writing
@@ -38,8 +42,6 @@ class PrepareSettings:
     """own: train on slices (2) or volumes (3). Default: 2 where slices are more than three times as thick as pixels are wide, or few."""
     cases: tuple[str, ...] | None = None
     """Prepare these cases alone, by the names they get; default: those that the published lists name, own: all."""
-    seed: int = 1337
-    """LA: of the crop margins of scans that UA-MT's files do not have."""
     workers: int = 0
     """Processes; 0: one a processor. Each holds one scan at a time."""
     redo: bool = False
@@ -54,6 +56,9 @@ class Preparation(Protocol):
 
     def find(self, source: Path) -> list[RawCase]:
         """Every case below the folder."""
+
+    def listed(self, line: str) -> str:
+        """The name of the case that a line of a published list stands for."""
 
     def mark(self, case: RawCase) -> str:
         """The file, below the root, that is written last for a case."""
@@ -86,13 +91,47 @@ def prepare(argv: Sequence[str] | None = None, description: str | None = None) -
 
 
 def _preparation(s: PrepareSettings) -> Preparation:
+    """The data set's preparation with the flags that it knows; UserError for the others."""
+    for flag, given, known in (
+        ("--variant", s.variant, ("Pancreas",)),
+        ("--size", s.size, ("KiTS19", "LiTS")),
+        ("--dims", s.dims, ("own",)),
+    ):
+        if given is not None and s.dataset not in known:
+            raise UserError(f"{flag} is for {' and '.join(known)} alone; leave it out for {s.dataset}")
+    if s.size and not all(8 <= voxels <= 1024 for voxels in s.size):
+        raise UserError(f"--size {' '.join(map(str, s.size))}: name three numbers from 8 to 1024")
+    if s.workers < 0:
+        raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one a processor")
+    size = {"size": s.size} if s.size else {}
     if s.dataset == "LA":
-        return LAPreparation(s.crop, s.seed)
+        return LAPreparation(s.crop)
+    if s.dataset == "Pancreas":
+        return PancreasPreparation(s.variant or "coranet", s.crop)
+    if s.dataset == "KiTS19":
+        return KiTS19Preparation(crop=s.crop, **size)
+    if s.dataset == "LiTS":
+        return LiTSPreparation(crop=s.crop, **size)
     return ACDCPreparation()
 
 
 def _chosen(s: PrepareSettings, preparation: Preparation) -> list[RawCase]:
-    return preparation.find(s.source)
+    """The cases that `--cases` names, or else those that a published list names; UserError where there is none."""
+    found = {case.name: case for case in preparation.find(s.source)}
+    if not found:
+        raise UserError(f"--source {s.source}: no {s.dataset} scan below it; docs/data.md shows the folders that are expected")
+    if s.cases:
+        unknown = [name for name in s.cases if name not in found]
+        if unknown:
+            raise UserError(f"--cases {unknown[0]}: not among the {len(found)} cases below {s.source} ({', '.join(list(found)[:3])} ...)")
+        return [found[name] for name in dict.fromkeys(s.cases)]
+    listed = {preparation.listed(line) for lines in published_lists(s.dataset).values() for line in lines}
+    others = [name for name in found if name not in listed]
+    if others:
+        print(f"left out: {len(others)} of {len(found)} cases, in no published list ({', '.join(others[:3])} ...); --cases takes them")
+    if len(others) == len(found):
+        raise UserError(f"--source {s.source}: none of its cases is in a published list; name them with --cases")
+    return [case for name, case in found.items() if name in listed]
 
 
 def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, workers: int, redo: bool) -> int:

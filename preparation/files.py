@@ -111,7 +111,7 @@ def finished(root: Path, mark: str, settings: Mapping, hashes: Sequence[str], re
     if redo and not _made_alike(attributes, settings, hashes):
         return False
     if "preparation" not in attributes:
-        raise UserError(f"{path}: is there already and was not made by prepare_data.py; name another --root_path, or --redo to overwrite it")
+        raise UserError(f"{path}: was not made by prepare_data.py; name another --root_path, or --redo to overwrite it")
     if attributes["preparation"] != json.dumps(dict(settings), sort_keys=True):
         raise UserError(f"{path}: was made with other settings ({_difference(attributes, settings)}); name another --root_path, or --redo")
     if not _made_alike(attributes, settings, hashes):

@@ -62,9 +62,7 @@ def to_canonical(geometry: Geometry) -> tuple[tuple[int, ...], tuple[bool, ...]]
     return axes, tuple(bool(found[axis, 1] < 0) for axis in axes)
 
 
-def lay_onto(
-    name: str, label: np.ndarray, where: Geometry, shape: tuple[int, ...], target: Geometry
-) -> tuple[np.ndarray, str | None]:
+def lay_onto(name: str, label: np.ndarray, where: Geometry, shape: tuple[int, ...], target: Geometry) -> tuple[np.ndarray, str | None]:
     """The label on the grid of its image (`shape`, `target`), and a warning where their headers disagree.
 
     Where the headers say that both show the same voxels in another order (a series read L, P, S, its label stored L, A, S), the
@@ -79,7 +77,7 @@ def lay_onto(
         if turned.shape == shape and _apart(there, target, shape) < 0.5:
             return turned, None
     if label.shape != shape:
-        raise UserError(f"{name}: the label has {_size(label.shape)} voxels, its image {_size(shape)}; put the label that belongs to it there")
+        raise UserError(f"{name}: the label has {_size(label.shape)} voxels, its image {_size(shape)}; put its own label there")
     apart = _apart(where, target, shape)
     if apart < 0.5:
         return label, None

@@ -10,6 +10,7 @@ import numpy as np
 
 from dataloaders.facts import LA
 from dataloaders.hdf5 import SPLITS
+from preparation.crop import box_of, label_range, needs_label, not_empty
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import write_lists
@@ -18,6 +19,7 @@ from utils.errors import UserError
 
 STORED = (0, 1, 2)  # x, y, z
 GZIP = {"compression": "gzip", "compression_opts": 4}
+SEED = 1337
 PATCH = 112  # the published patch: the crop is widened so that one fits, the margins aside
 
 
@@ -28,30 +30,33 @@ class LAPreparation:
     z-score in float64 over the whole scan, stored as float32, x, y, z. All slices are kept; in x and y the crop reaches from the label's
     first voxel less a margin of 10 to 19 to its last voxel and such a margin, the end exclusive, so that one voxel less is left above it.
     The public margins were drawn without a seed; what they left around the label is for each of the 100 public scans in
-    data_split/LA/crop_margins.csv. Other scans draw theirs from `seed` and their name.
+    data_split/LA/crop_margins.csv. Other scans draw theirs, the same ones for the same name.
     """
 
     crop: str = "published"
-    seed: int = 1337
     facts = LA
 
     @property
     def settings(self) -> dict:
-        return {"dataset": LA.name, "version": 1, "crop": self.crop, "seed": self.seed}
+        return {"dataset": LA.name, "version": 1, "crop": self.crop}
 
     def find(self, source: Path) -> list[RawCase]:
         cases: dict[str, RawCase] = {}
-        for path in sorted(source.rglob("lgemri.*")):
+        for path in (path for path in files_below(source) if path.name.startswith("lgemri.")):
             name, label = path.parent.name, path.with_name(path.name.replace("lgemri", "laendo"))
             if name in cases:
                 raise UserError(f"{path}: scan {name} lies in {cases[name].images[0].parent} too; take one of them away")
             cases[name] = RawCase(name, (path,), label if label.is_file() else None)
         return list(cases.values())
 
+    def listed(self, line: str) -> str:
+        return line
+
     def mark(self, case: RawCase) -> str:
         return LA.file.format(case.name)
 
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
+        needs_label(case, self.crop)
         scan, label = read_scan(case.images[0]), None
         start, stop = (0, 0, 0), scan.shape
         if case.label is not None:
@@ -60,9 +65,8 @@ class LAPreparation:
             warn(said)
             label = (label == 255).astype(np.uint8)
         if self.crop == "published":
-            label = needed(case, label)
-            start, stop = crop_box(label, margins(case.name, label, self.seed))
-        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            start, stop = crop_box(not_empty(case, label), margins(case.name, label))
+        box = box_of(start, stop)
         geometry = scan.geometry.cropped(start)
         attributes = {**grid_attributes(geometry, STORED, "xyz"), **crop_attributes(start, stop), **source_attributes(scan)}
         yield Output(self.mark(case), zscored(scan)[box], None if label is None else np.ascontiguousarray(label[box]), attributes, GZIP)
@@ -71,28 +75,13 @@ class LAPreparation:
         return write_lists(root, LA.name, LA.file.format)
 
 
-def needed(case: RawCase, label: np.ndarray | None) -> np.ndarray:
-    """The label; UserError where there is none or nothing in it, since the published crop goes by it."""
-    if label is None:
-        raise UserError(f"{case.images[0]}: no label belongs to it, and the published crop is made around the label; --crop none does without")
-    if not label.any():
-        raise UserError(f"{case.label}: the label is empty, and the published crop is made around it; mend it, or --crop none")
-    return label
-
-
-def label_range(label: np.ndarray, axis: int) -> tuple[int, int]:
-    """First and last index along the axis where the label is anything but background."""
-    where = np.flatnonzero(label.any(tuple(other for other in range(label.ndim) if other != axis)))
-    return int(where[0]), int(where[-1])
-
-
-def margins(name: str, label: np.ndarray, seed: int) -> dict[int, tuple[int, int]]:
+def margins(name: str, label: np.ndarray) -> dict[int, tuple[int, int]]:
     """Voxels that the crop leaves below and above the label's box, for the axes x (0) and y (1)."""
     with open(SPLITS / LA.name / "crop_margins.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["case"] == name:
                 return {axis: (int(row[f"below_{letter}"]), int(row[f"above_{letter}"])) for axis, letter in enumerate("xy")}
-    rng, found = np.random.default_rng([seed, zlib.crc32(name.encode())]), {}
+    rng, found = np.random.default_rng([SEED, zlib.crc32(name.encode())]), {}
     for axis in (0, 1):
         low, high = label_range(label, axis)
         widened = max(PATCH - (high - low), 0) // 2

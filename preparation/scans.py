@@ -58,10 +58,23 @@ def read_label(path: Path, values: tuple[int, ...], what: str) -> Scan:
     return Scan(path, scan.array.astype(np.uint8), scan.geometry, scan.sha256)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Files and folders below it in order of their paths, linked folders too (each place once)."""
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place) / name for name in (*folders, *files)]
+    return sorted(found)
+
+
 def sha256(path: Path) -> str:
     """Of a file; of a folder: of its files' names and contents, in order of their names, whatever folders they lie in."""
     digest = hashlib.sha256()
-    files = sorted(path.rglob("*"), key=lambda file: file.name) if path.is_dir() else [path]
+    files = sorted(files_below(path), key=lambda file: file.name) if path.is_dir() else [path]
     try:
         for file in (file for file in files if file.is_file()):
             if path.is_dir():
@@ -89,14 +102,15 @@ def _read_file(path: Path) -> sitk.Image:
 
 def _read_series(folder: Path) -> sitk.Image:
     series = {}
-    for place, _, files in os.walk(folder):
-        if len(files) > 1:
-            for name in sitk.ImageSeriesReader.GetGDCMSeriesIDs(place):
-                series[name] = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(place, name)
-    series = {name: files for name, files in series.items() if len(files) > 1}
+    for place in dict.fromkeys(str(path.parent) for path in files_below(folder) if path.is_file()):
+        for name in sitk.ImageSeriesReader.GetGDCMSeriesIDs(place):
+            files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(place, name)
+            if len(files) > 1:
+                series[name] = files
     if len(series) != 1:
-        found = "no DICOM series" if not series else f"{len(series)} DICOM series, of {', '.join(str(len(f)) for f in series.values())} files"
-        raise UserError(f"{folder}: {found} below it, expected one; {'download it again' if not series else 'leave the right one'}")
+        raise UserError(
+            f"{folder}: {len(series) or 'no'} DICOM series below it, expected one; {'take the others away' if series else 'download it again'}"
+        )
     (files,) = series.values()
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
@@ -122,7 +136,7 @@ def _one_volume(path: Path, image: sitk.Image) -> sitk.Image:
         image = sitk.Extract(image, (*image.GetSize()[:3], 0), (0, 0, 0, 0))
     if image.GetDimension() != 3:
         size = " x ".join(map(str, image.GetSize()))
-        raise UserError(f"{path}: has {image.GetDimension()} axes ({size}), one 3-D volume is expected; save each volume as a file of its own")
+        raise UserError(f"{path}: has {image.GetDimension()} axes ({size}), one 3-D volume is expected; save volumes one by one")
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise UserError(f"{path}: has {image.GetNumberOfComponentsPerPixel()} values a voxel, one is expected; save a grey-level image")
     return image

@@ -13,12 +13,12 @@ import SimpleITK as sitk
 SPACING = {"ACDC": (1.5625, 1.5625, 10.0), "LA": (0.625, 0.625, 0.625)}
 
 
-def write_scan(path: Path, array: np.ndarray, spacing=(1, 1, 1), origin=(0, 0, 0), direction=np.eye(3)) -> Path:
+def write_scan(path: Path, array: np.ndarray, spacing=(1, 1, 1), origin=(0, 0, 0), direction=None) -> Path:
     """An array in index order x, y, z as a file of the format that its name says."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     image.SetSpacing([float(mm) for mm in spacing])
     image.SetOrigin([float(mm) for mm in origin])
-    image.SetDirection(np.asarray(direction, float).ravel())
+    image.SetDirection(np.asarray(np.eye(3) if direction is None else direction, float).ravel())
     path.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(image, str(path), useCompression=True)
     return path
@@ -79,7 +79,7 @@ def la_sums(image: np.ndarray, raw: np.ndarray, voxels: int) -> tuple[int, int]:
     """Sum and sum of squares that the whole scan of `voxels` must have so that z-scoring its raw values gives exactly `image`."""
     pairs = np.unique(np.stack([raw.ravel(), image.ravel().astype(np.float64)]), axis=1)
     k, z = pairs
-    slope, mean = np.polyfit(z, k, 1)
+    _, mean = np.polyfit(z, k, 1)
     below = (z + np.nextafter(z.astype(np.float32), np.float32(-np.inf))) / 2
     above = (z + np.nextafter(z.astype(np.float32), np.float32(np.inf))) / 2
     guess = round(mean * voxels)
