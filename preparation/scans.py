@@ -108,9 +108,8 @@ def _read_series(folder: Path) -> sitk.Image:
             if len(files) > 1:
                 series[name] = files
     if len(series) != 1:
-        raise UserError(
-            f"{folder}: {len(series) or 'no'} DICOM series below it, expected one; {'take the others away' if series else 'download it again'}"
-        )
+        mend = "take the others away" if series else "download it again"
+        raise UserError(f"{folder}: {len(series) or 'no'} DICOM series below it, expected one; {mend}")
     (files,) = series.values()
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
