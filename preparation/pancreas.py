@@ -16,7 +16,7 @@ from preparation.crop import box_of, label_range, needs_label, not_empty
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import Geometry, lay_onto
 from preparation.lists import write_lists
-from preparation.scans import Scan, read_label, read_scan
+from preparation.scans import Scan, files_below, read_label, read_scan
 from utils.errors import UserError
 
 LOW, HIGH = -125, 275  # HU
