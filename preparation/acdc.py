@@ -46,9 +46,10 @@ class ACDCPreparation:
             for number, frame in enumerate(sorted(paths), 1):
                 name, path = f"{patient}_frame{number:02d}", paths[frame]
                 label = path.with_name(path.name.replace(".nii", "_gt.nii"))
-                # a frame whose partner is missing could be either: the names would be wrong
-                part = f"has {len(paths)} frames below {source}, expected 2" if len(paths) != 2 else "train" if name in training else ""
-                cases.append(RawCase(name, (path,), label if label.is_file() else None, part))
+                # a frame whose partner is missing could be either one: its name would be a guess
+                fault = f"{patient} has {len(paths)} frames below {source}, expected 2 (end of diastole and of systole); complete it"
+                part = "train" if name in training else ""
+                cases.append(RawCase(name, (path,), label if label.is_file() else None, part, fault if len(paths) != 2 else ""))
         return cases
 
     def listed(self, line: str) -> str:
@@ -58,8 +59,6 @@ class ACDCPreparation:
         return ACDC.file.format(case.name)
 
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
-        if case.part not in ("train", ""):
-            raise UserError(f"{case.images[0].name.split('_')[0]} {case.part} (end of diastole and of systole); complete the download")
         scan, label = read_scan(case.images[0]), None
         if case.label is None:
             warn(f"{case.images[0]}: no label beside it, prepared without one")

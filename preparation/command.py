@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -10,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from dataloaders.plan import FILE, read_plan
 from preparation.acdc import ACDCPreparation
-from preparation.files import Output, RawCase, finished, provenance_attributes, remove_unfinished, write_output
+from preparation.files import Output, RawCase, claim, finished, provenance_attributes, remove_unfinished, write_output
 from preparation.kits19 import KiTS19Preparation
 from preparation.la import LAPreparation
 from preparation.lists import published_lists
 from preparation.lits import LiTSPreparation
+from preparation.nnunet import read_dataset
+from preparation.own import OwnPreparation
 from preparation.pancreas import PancreasPreparation
+from preparation.planning import make_plan
 from preparation.scans import sha256
 from utils.cli import parse
 from utils.errors import Interrupted, UserError, writing
@@ -85,12 +90,49 @@ def prepare(argv: Sequence[str] | None = None, description: str | None = None) -
     s = parse(PrepareSettings, argv, description=description)
     if not s.source.is_dir():
         raise UserError(f"--source {s.source}: no such folder; name the one that holds the {s.dataset} scans")
-    preparation = _preparation(s)
+    if s.root_path.resolve() == s.source.resolve():
+        raise UserError(f"--root_path {s.root_path}: is the source itself; name another folder to write to")
+    preparation = _own(s) if s.dataset == "own" else _published(s)
     cases = _chosen(s, preparation)
+    _make_root(s.root_path)
+    if s.dataset == "own":
+        preparation.plan.write(s.root_path)
+    else:
+        claim(s.root_path, preparation.settings, s.redo)
     return run_cases(preparation, cases, s.root_path, s.workers, s.redo)
 
 
-def _preparation(s: PrepareSettings) -> Preparation:
+def _make_root(root: Path) -> None:
+    with writing(root, "name another place with --root_path"):
+        root.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(root)
+
+
+def _own(s: PrepareSettings) -> Preparation:
+    """By the plan that lies at the root already, so that networks trained on it stay of use, or else by a new one."""
+    dataset = read_dataset(s.source)
+    for line in dataset.said:
+        print(f"warning: {line}")
+    if (s.root_path / FILE).exists() and not s.redo:
+        plan = read_plan(s.root_path)
+        for what, before, after in (
+            ("--dims", plan.dims, s.dims or plan.dims),
+            ("labels", dict(zip(plan.class_names, plan.label_values, strict=True)), {name: value for value, name in dataset.labels}),
+            ("channel_names", plan.channel_names, dataset.channel_names),
+        ):
+            if before != after:
+                raise UserError(
+                    f"{s.root_path / FILE}: made with other {what} ({before}, now {after}); name another --root_path, or --redo"
+                )
+    else:
+        workers = s.workers or os.cpu_count() or 1
+        with _ended_processes(), terminated(), worker_pool(min(workers, max(len(dataset.cases), 1))) as pool:
+            plan = make_plan(dataset, s.dims, pool)
+        print(f"--dims {plan.dims} ({plan.why['dims']})")
+    return OwnPreparation(plan, dataset.cases)
+
+
+def _published(s: PrepareSettings) -> Preparation:
     """The data set's preparation with the flags that it knows; UserError for the others."""
     for flag, given, known in (
         ("--variant", s.variant, ("Pancreas",)),
@@ -125,6 +167,8 @@ def _chosen(s: PrepareSettings, preparation: Preparation) -> list[RawCase]:
         if unknown:
             raise UserError(f"--cases {unknown[0]}: not among the {len(found)} cases below {s.source} ({', '.join(list(found)[:3])} ...)")
         return [found[name] for name in dict.fromkeys(s.cases)]
+    if s.dataset == "own":
+        return list(found.values())
     listed = {preparation.listed(line) for lines in published_lists(s.dataset).values() for line in lines}
     others = [name for name in found if name not in listed]
     if others:
@@ -136,12 +180,10 @@ def _chosen(s: PrepareSettings, preparation: Preparation) -> list[RawCase]:
 
 def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, workers: int, redo: bool) -> int:
     """Prepare the cases and write the lists; say what could not be. 2 where a case failed, else 0."""
-    with writing(root, "name another place with --root_path"):
-        root.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(root)
     done = []
     try:
         with (
+            _ended_processes(),
             terminated(),
             progress(total=len(cases), desc="preparing", unit="case") as bar,
             worker_pool(min(workers or os.cpu_count() or 1, max(len(cases), 1))) as pool,
@@ -149,8 +191,6 @@ def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, wo
             for job in as_completed([pool.submit(prepare_case, preparation, case, root, redo) for case in cases]):
                 done.append(job.result())
                 bar.update()
-    except BrokenProcessPool:
-        raise UserError("a process ended unexpectedly (no memory left?); run again with fewer --workers, finished cases are kept") from None
     finally:
         remove_unfinished(root)
     said = preparation.write_lists(root)
@@ -159,7 +199,7 @@ def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, wo
         print(f"warning: {line}")
     failed = [one for one in done if one.failed]
     for one in failed:
-        print(f"not prepared: {one.name}: {one.failed}")
+        print(f"not prepared: {one.name}: {one.failed}", file=sys.stderr)
     kept = sum(one.kept for one in done)
     print(f"{len(done) - len(failed) - kept} cases prepared, {kept} kept, {len(failed)} not prepared; they lie below {root}")
     return 2 if failed else 0
@@ -167,6 +207,8 @@ def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, wo
 
 def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool) -> Done:
     """Make the files of one case unless they are there; UserError where they cannot be written, which would be so for every case."""
+    if case.fault:
+        return Done(case.name, failed=case.fault)
     warnings: list[str] = []
     settings, outputs = preparation.settings, None
     try:
@@ -183,6 +225,14 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
     for output in outputs:
         write_output(root, output, made_of)
     return Done(case.name, warnings=tuple(warnings))
+
+
+@contextmanager
+def _ended_processes() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise UserError("a process ended unexpectedly (no memory left?); run again with fewer --workers, finished cases are kept") from None
 
 
 @contextmanager

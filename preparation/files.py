@@ -22,12 +22,16 @@ UNFINISHED = re.compile(r"\.(\d+)-.+\.(h5|json|list|txt)")
 
 @dataclass(frozen=True)
 class RawCase:
-    """Where one case lies in the download: its image, or one a modality, each a file or the folder of a DICOM series; its label."""
+    """Where one case lies in the download: its image, or one a modality, each a file or the folder of a DICOM series; its label.
+
+    `part`: which split it belongs to, where that matters for its files; `fault`: why it cannot be prepared, where that shows from outside.
+    """
 
     name: str
     images: tuple[Path, ...]
     label: Path | None = None
     part: str = ""
+    fault: str = ""
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -82,6 +86,21 @@ def provenance_attributes(settings: Mapping, names: Sequence[str], hashes: Seque
     }
 
 
+def claim(root: Path, settings: Mapping, redo: bool) -> None:
+    """Leave the settings in the folder; UserError where it was prepared with others: what is prepared in two ways does not mix."""
+    path = root / "preparation.json"
+    if path.exists() and not redo:
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            same = before == json.loads(json.dumps(settings))
+        except (OSError, ValueError):
+            before, same = {}, False
+        if not same:
+            raise UserError(f"{path}: made with other settings ({_difference(before, settings)}); name another --root_path, or --redo")
+    with writing(path, "free space or name another place with --root_path"), replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
 def write_output(root: Path, output: Output, attributes: Mapping) -> None:
     """Write one file; raises UserError where that fails, and leaves nothing behind then."""
     path = root / output.file
@@ -113,7 +132,9 @@ def finished(root: Path, mark: str, settings: Mapping, hashes: Sequence[str], re
     if "preparation" not in attributes:
         raise UserError(f"{path}: was not made by prepare_data.py; name another --root_path, or --redo to overwrite it")
     if attributes["preparation"] != json.dumps(dict(settings), sort_keys=True):
-        raise UserError(f"{path}: was made with other settings ({_difference(attributes, settings)}); name another --root_path, or --redo")
+        raise UserError(
+            f"{path}: was made with other settings ({_difference(json.loads(attributes['preparation']), settings)}); name another --root_path, or --redo"
+        )
     if not _made_alike(attributes, settings, hashes):
         raise UserError(f"{path}: was made from another scan or label; --redo makes it again")
     return whole and all((root / other).is_file() for other in json.loads(attributes["same_case"]))
@@ -124,8 +145,7 @@ def _made_alike(attributes: Mapping, settings: Mapping, hashes: Sequence[str]) -
     return all(attributes.get(key) == value for key, value in mine.items())
 
 
-def _difference(attributes: Mapping, settings: Mapping) -> str:
-    before = json.loads(attributes["preparation"])
+def _difference(before: Mapping, settings: Mapping) -> str:
     keys = [key for key in {**before, **settings} if before.get(key) != json.loads(json.dumps(settings.get(key)))]
     return ", ".join(f"{key} {before.get(key)}, now {settings.get(key)}" for key in keys)[:200]
 

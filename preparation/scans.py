@@ -48,14 +48,14 @@ def read_scan(path: Path) -> Scan:
 
 
 def read_label(path: Path, values: tuple[int, ...], what: str) -> Scan:
-    """As `read_scan`, the array uint8; UserError unless it holds nothing but whole numbers among `values` (`what` describes them)."""
+    """As `read_scan`, the array whole numbers; UserError unless it holds nothing but `values` (`what` describes them)."""
     scan = read_scan(path)
     found = np.unique(scan.array)
     strange = found[~np.isin(found, values)]
     if strange.size:
         shown = ", ".join(f"{value:g}" for value in strange[:5])
         raise UserError(f"{path}: the label holds {shown}{' ...' if strange.size > 5 else ''}, expected {what}; mend it or take it away")
-    return Scan(path, scan.array.astype(np.uint8), scan.geometry, scan.sha256)
+    return Scan(path, scan.array.astype(np.min_scalar_type(max(values))), scan.geometry, scan.sha256)
 
 
 def files_below(folder: Path) -> list[Path]:
