@@ -3,17 +3,16 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
 
 from dataloaders.plan import FILE, read_plan
 from preparation.acdc import ACDCPreparation
-from preparation.files import Output, RawCase, claim, finished, provenance_attributes, remove_unfinished, write_output
+from preparation.files import RawCase, claim, finished, provenance_attributes, remove_unfinished, write_output
 from preparation.kits19 import KiTS19Preparation
 from preparation.la import LAPreparation
 from preparation.lists import published_lists
@@ -23,56 +22,11 @@ from preparation.own import OwnPreparation
 from preparation.pancreas import PancreasPreparation
 from preparation.planning import make_plan
 from preparation.scans import sha256
+from preparation.settings import Preparation, PrepareSettings
 from utils.cli import parse
 from utils.errors import Interrupted, UserError, writing
 from utils.progress import progress
 from utils.workers import worker_pool
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    dataset: Literal["ACDC", "LA", "Pancreas", "KiTS19", "LiTS", "own"]
-    """The data set; own: nnU-Net's raw layout, imagesUn/ being cases without label."""
-    source: Path
-    """Folder of the download; files are found wherever they lie below it."""
-    root_path: Path
-    """Folder to write: what training takes as --root_path."""
-    crop: Literal["published", "none"] = "published"
-    """LA, Pancreas, KiTS19 and LiTS are cropped by the label; none keeps the whole scan, which scans without label need."""
-    variant: Literal["coranet", "mcnet"] | None = None
-    """Pancreas: CoraNet's preparation (default; what BCP trains on) or MC-Net's."""
-    size: tuple[int, int, int] | None = None
-    """KiTS19 (192 192 64) and LiTS (176 176 64; DeSCO has 192 192 64): voxels in a row, in a column, slices."""
-    dims: Literal[2, 3] | None = None
-    """own: train on slices (2) or volumes (3). Default: 2 where slices are more than three times as thick as pixels are wide, or few."""
-    cases: tuple[str, ...] | None = None
-    """Prepare these cases alone, by the names they get; default: those that the published lists name, own: all."""
-    workers: int = 0
-    """Processes; 0: one a processor. Each holds one scan at a time."""
-    redo: bool = False
-    """Overwrite files made with other settings or from other scans; without it they are an error."""
-
-
-class Preparation(Protocol):
-    """How one data set is prepared; `settings` is what its files depend on beside their sources."""
-
-    @property
-    def settings(self) -> dict: ...
-
-    def find(self, source: Path) -> list[RawCase]:
-        """Every case below the folder."""
-
-    def listed(self, line: str) -> str:
-        """The name of the case that a line of a published list stands for."""
-
-    def mark(self, case: RawCase) -> str:
-        """The file, below the root, that is written last for a case."""
-
-    def prepare(self, case: RawCase, warn: Callable[[str | None], None]) -> Iterator[Output]:
-        """Read a case and yield its files; UserError for what the user can mend."""
-
-    def write_lists(self, root: Path) -> list[str]:
-        """Write the case lists; what is to be said of them."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +42,7 @@ class Done:
 def prepare(argv: Sequence[str] | None = None, description: str | None = None) -> int:
     """Prepare a data set; see `PrepareSettings`. Returns 2 where a case could not be prepared, else 0."""
     s = parse(PrepareSettings, argv, description=description)
-    if not s.source.is_dir():
-        raise UserError(f"--source {s.source}: no such folder; name the one that holds the {s.dataset} scans")
-    if s.root_path.resolve() == s.source.resolve():
-        raise UserError(f"--root_path {s.root_path}: is the source itself; name another folder to write to")
+    _check_flags(s)
     preparation = _own(s) if s.dataset == "own" else _published(s)
     cases = _chosen(s, preparation)
     _make_root(s.root_path)
@@ -132,8 +83,7 @@ def _own(s: PrepareSettings) -> Preparation:
     return OwnPreparation(plan, dataset.cases)
 
 
-def _published(s: PrepareSettings) -> Preparation:
-    """The data set's preparation with the flags that it knows; UserError for the others."""
+def _check_flags(s: PrepareSettings) -> None:
     for flag, given, known in (
         ("--variant", s.variant, ("Pancreas",)),
         ("--size", s.size, ("KiTS19", "LiTS")),
@@ -145,6 +95,13 @@ def _published(s: PrepareSettings) -> Preparation:
         raise UserError(f"--size {' '.join(map(str, s.size))}: name three numbers from 8 to 1024")
     if s.workers < 0:
         raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one a processor")
+    if not s.source.is_dir():
+        raise UserError(f"--source {s.source}: no such folder; name the one that holds the {s.dataset} scans")
+    if s.root_path.resolve() == s.source.resolve():
+        raise UserError(f"--root_path {s.root_path}: is the source itself; name another folder to write to")
+
+
+def _published(s: PrepareSettings) -> Preparation:
     size = {"size": s.size} if s.size else {}
     if s.dataset == "LA":
         return LAPreparation(s.crop)

@@ -132,9 +132,8 @@ def finished(root: Path, mark: str, settings: Mapping, hashes: Sequence[str], re
     if "preparation" not in attributes:
         raise UserError(f"{path}: was not made by prepare_data.py; name another --root_path, or --redo to overwrite it")
     if attributes["preparation"] != json.dumps(dict(settings), sort_keys=True):
-        raise UserError(
-            f"{path}: was made with other settings ({_difference(json.loads(attributes['preparation']), settings)}); name another --root_path, or --redo"
-        )
+        difference = _difference(json.loads(attributes["preparation"]), settings)
+        raise UserError(f"{path}: was made with other settings ({difference}); name another --root_path, or --redo")
     if not _made_alike(attributes, settings, hashes):
         raise UserError(f"{path}: was made from another scan or label; --redo makes it again")
     return whole and all((root / other).is_file() for other in json.loads(attributes["same_case"]))

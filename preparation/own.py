@@ -74,12 +74,12 @@ class OwnPreparation:
     def write_lists(self, root: Path) -> list[str]:
         """The lists that the plan names, of the cases that are there, in order of their names."""
         said = []
-        for part, file in self.plan.lists.items():
-            mine = sorted((case for case in self.found if case.part == part), key=lambda case: case.name)
+        for split, file in self.plan.lists.items():
+            mine = sorted((case for case in self.found if case.part == split.removesuffix("_slices")), key=lambda case: case.name)
             there = [case.name for case in mine if (root / self.mark(case)).is_file()]
             if len(there) < len(mine):
                 said.append(f"{file} names {len(there)} of {len(mine)} cases: the others are not prepared")
-            if file.endswith("_slices.list"):
+            if split.endswith("_slices"):
                 there = [name for case in there for name in self.slices(root, case)]
             write_list(root / file, there)
         return said

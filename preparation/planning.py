@@ -23,7 +23,7 @@ THICK = 3
 FEW_SLICES = 16
 SAMPLE = 20_000  # voxels of a case's labelled foreground
 OWN_LISTS = {"train": "train.list", "val": "val.list", "test": "test.list", "unlabelled": "unlabelled.list"}
-SLICE_LISTS = {"train": "train_slices.list", "unlabelled": "unlabelled_slices.list"}
+SLICE_LISTS = {"train_slices": "train_slices.list", "unlabelled_slices": "unlabelled_slices.list"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,8 @@ def make_plan(dataset: RawDataset, dims: int | None, pool: Executor) -> Plan:
     if not measured:
         faults = [one for one in done if isinstance(one, str)] + [case.fault for case in dataset.cases if case.fault]
         raise UserError(f"no training scan can be prepared; the first fault: {faults[0] if faults else 'there is none'}")
-    spacing = np.median([one.spacing for one in measured], 0)
+    # headers hold float32; more digits than these say nothing
+    spacing = np.median([one.spacing for one in measured], 0).round(6)
     slices = int(spacing.argmax())
     ratio = float(spacing.max() / spacing.min())
     count = float(np.median([one.shape[slices] for one in measured]))

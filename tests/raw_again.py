@@ -8,20 +8,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import SimpleITK as sitk
+
+from tests.raw_scans import write_scan
 
 SPACING = {"ACDC": (1.5625, 1.5625, 10.0), "LA": (0.625, 0.625, 0.625)}
-
-
-def write_scan(path: Path, array: np.ndarray, spacing=(1, 1, 1), origin=(0, 0, 0), direction=None) -> Path:
-    """An array in index order x, y, z as a file of the format that its name says."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    image.SetSpacing([float(mm) for mm in spacing])
-    image.SetOrigin([float(mm) for mm in origin])
-    image.SetDirection(np.asarray(np.eye(3) if direction is None else direction, float).ravel())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(path), useCompression=True)
-    return path
 
 
 def whole_numbers(image: np.ndarray) -> np.ndarray:
