@@ -38,8 +38,8 @@ class Plan:
     `class_names` and `label_values`: name and original value of each stored class number, the background first. `dims`: 2 where slices
     are trained on, else 3. `axes`: order of a stored volume's axes, slices first where `dims` is 2; with several modalities a channel
     axis comes before them. `spacing_mm` along x, y, z: what scans are resampled to; None: every scan keeps its own slice distance.
-    `median_spacing_mm`, `median_shape` (x, y, z): of the training scans, before and after resampling. `lists`: split (train, val,
-    test, unlabelled) to list file, where `dims` is 2 train_slices and unlabelled_slices too. `why`: the reasons of choices that a flag could have made otherwise.
+    `median_spacing_mm`, `median_shape` (x, y, z): of the training scans, before and after resampling. `lists`: list files by split
+    (train, val, test, unlabelled; where `dims` is 2 also train_slices and unlabelled_slices). `why`: reasons of choices that flags make.
     """
 
     name: str
