@@ -46,9 +46,13 @@ class OwnPreparation:
         scans = [read_scan(path) for path in case.images]
         first = scans[0]
         for scan in scans[1:]:
-            lay_onto(str(scan.path), scan.array, scan.geometry, first.shape, first.geometry)  # tells where shapes differ
+            if scan.shape != first.shape:
+                sizes = [" x ".join(map(str, one.shape)) for one in (scan, first)]
+                raise UserError(f"{scan.path}: has {sizes[0]} voxels, {first.path.name} {sizes[1]}; all modalities must lie on one grid")
             if not np.allclose(scan.geometry.affine, first.geometry.affine, atol=0.01 * first.geometry.spacing.min()):
-                raise UserError(f"{scan.path}: lies on another grid than {first.path.name}; resample the modalities of a case to one grid")
+                raise UserError(
+                    f"{scan.path}: lies on another grid than {first.path.name}; all modalities must lie on one grid, resample them"
+                )
         for scan in scans:
             if scan.array.min() == scan.array.max():
                 raise UserError(f"{scan.path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export it again")

@@ -48,7 +48,8 @@ def make_plan(dataset: RawDataset, dims: int | None, pool: Executor) -> Plan:
         raise UserError(f"no training scan can be prepared; the first fault: {faults[0] if faults else 'there is none'}")
     # headers hold float32; more digits than these say nothing
     spacing = np.median([one.spacing for one in measured], 0).round(6)
-    slices = int(spacing.argmax())
+    # along the body, unless slices were clearly taken another way
+    slices = 2 if spacing[2] * 1.5 >= spacing.max() else int(spacing.argmax())
     ratio = float(spacing.max() / spacing.min())
     count = float(np.median([one.shape[slices] for one in measured]))
     if dims is None:

@@ -1,10 +1,14 @@
 """Reading scans: NIfTI, NRRD and MHA files and DICOM series, by SimpleITK, with every fault named in one line."""
 
+import gzip
 import hashlib
+import math
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 
@@ -90,6 +94,7 @@ def sha256(path: Path) -> str:
 def _read_file(path: Path) -> sitk.Image:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    _check_whole(path)
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -97,7 +102,29 @@ def _read_file(path: Path) -> sitk.Image:
             raise UserError(f"{path}: the header's axes are not at right angles; resample the scan to a straight grid first") from None
         if "Unable to determine ImageIO" in str(error):
             raise UserError(f"{path}: no scan in a format that SimpleITK reads (NIfTI, NRRD, MHA ...), or a damaged one") from None
-        raise UserError(f"{path}: cannot be read, it is damaged or incomplete ({_last_line(error)}); copy or download it again") from None
+        raise UserError(f"{path}: cannot be read, it is damaged or incomplete{_reason(error)}; copy or download it again") from None
+
+
+def _check_whole(path: Path) -> None:
+    """UserError for a NIfTI file that ends too early: ITK reads one without complaint and leaves chance values in the rest."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return
+    try:
+        header = nibabel.load(path).header
+        expected = int(header.get_data_offset()) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    except Exception:  # whatever is wrong with a header, ITK says it
+        return
+    there = path.stat().st_size
+    if path.suffix == ".gz":
+        there = 0
+        try:
+            with gzip.open(path) as stream:  # to the end, where the checksum is
+                while block := stream.read(1 << 20):
+                    there += len(block)
+        except (EOFError, OSError, zlib.error):
+            raise UserError(f"{path}: cannot be read, it is damaged or incomplete; copy or download it again") from None
+    if there < expected:
+        raise UserError(f"{path}: ends after {there} of {expected} bytes, it is incomplete; copy or download it again")
 
 
 def _read_series(folder: Path) -> sitk.Image:
@@ -118,7 +145,7 @@ def _read_series(folder: Path) -> sitk.Image:
         image = reader.Execute()
         places = np.array([[float(x) for x in reader.GetMetaData(i, "0020|0032").split("\\")] for i in range(len(files))])
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{folder}: the DICOM series cannot be read ({_last_line(error)}); download it again") from None
+        raise UserError(f"{folder}: the DICOM series cannot be read{_reason(error)}; download it again") from None
     steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
     if steps.max() > 1.5 * np.median(steps) or steps.min() < 0.5 * np.median(steps):
         wrong = int(np.abs(steps - np.median(steps)).argmax())
@@ -141,6 +168,7 @@ def _one_volume(path: Path, image: sitk.Image) -> sitk.Image:
     return image
 
 
-def _last_line(error: Exception) -> str:
-    """What ITK says at the end of its several lines, without the place in its sources."""
-    return str(error).strip().splitlines()[-1].split("): ")[-1].strip().rstrip(".")
+def _reason(error: Exception) -> str:
+    """What ITK says at the end of its several lines, in brackets, without the place in its sources; nothing where that says nothing."""
+    text = str(error).strip().splitlines()[-1].split("): ")[-1].strip().rstrip(".")
+    return "" if text.startswith("Reason:") else f" ({text})"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from preparation.settings import PrepareSettings
 from recipes.coarse_labels import RegistrationSettings
 from recipes.cogrnet import CoGRNetEvaluation
 from recipes.evaluation import EvaluationSettings
@@ -18,14 +19,15 @@ from training.settings import METHODS, PLACE, CoGRNetSettings, Settings, SliceSe
 
 SETTINGS = (Settings, SliceSettings, VolumeSettings, CoGRNetSettings)
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("networks", "dataloaders", "utils", "methods", "training", "recipes")
-# who may import whom: scripts -> recipes -> {methods, training, dataloaders, networks} -> utils
+PACKAGES = ("networks", "dataloaders", "preparation", "utils", "methods", "training", "recipes")
+# who may import whom: scripts -> recipes -> {methods, training, dataloaders, networks} -> utils, and preparation -> dataloaders
 ARROWS = {
     "networks": {"networks"},
     "utils": {"utils"},
     "methods": {"methods", "utils"},
     "training": {"training", "utils"},
     "dataloaders": {"dataloaders", "utils"},
+    "preparation": {"preparation", "dataloaders", "utils"},
     "recipes": set(PACKAGES),
 }
 SCRIPTS = sorted([*(REPOSITORY / "code").glob("*.py"), *(REPOSITORY / "pancreas").glob("*.py")])
@@ -68,7 +70,7 @@ def attributes_read() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "settings", [*SETTINGS, EvaluationSettings, CoGRNetEvaluation, RegistrationSettings, ReportSettings, ExportSettings]
+    "settings", [*SETTINGS, EvaluationSettings, CoGRNetEvaluation, RegistrationSettings, ReportSettings, ExportSettings, PrepareSettings]
 )
 def test_every_setting_is_read_somewhere(settings):
     unread = {field.name for field in dataclasses.fields(settings)} - attributes_read()
