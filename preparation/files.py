@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -82,8 +83,13 @@ def provenance_attributes(settings: Mapping, names: Sequence[str], hashes: Seque
         "source_files": json.dumps(list(names)),
         "source_sha256": json.dumps(list(hashes)),
         "same_case": json.dumps(sorted(others)),
-        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "versions": versions(),
     }
+
+
+@cache
+def versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
 
 
 def claim(root: Path, settings: Mapping, redo: bool) -> None:

@@ -50,9 +50,7 @@ class OwnPreparation:
                 sizes = [" x ".join(map(str, one.shape)) for one in (scan, first)]
                 raise UserError(f"{scan.path}: has {sizes[0]} voxels, {first.path.name} {sizes[1]}; all modalities must lie on one grid")
             if not np.allclose(scan.geometry.affine, first.geometry.affine, atol=0.01 * first.geometry.spacing.min()):
-                raise UserError(
-                    f"{scan.path}: lies on another grid than {first.path.name}; all modalities must lie on one grid, resample them"
-                )
+                raise UserError(f"{scan.path}: lies on another grid than {first.path.name}; resample the modalities to one grid")
         for scan in scans:
             if scan.array.min() == scan.array.max():
                 raise UserError(f"{scan.path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export it again")

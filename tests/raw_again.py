@@ -79,11 +79,13 @@ def la_sums(image: np.ndarray, raw: np.ndarray, voxels: int) -> tuple[int, int]:
         ends = np.sort(np.stack([away / below, away / above]), 0)  # the deviations that give each value
         low, high = ends[0].max(), ends[1].min()
         if low < high:
-            squares = round(((low + high) ** 2 / 4 + (total / voxels) ** 2) * voxels)
-            squares += (squares - total) % 2  # a sum and its sum of squares are both even or both odd
-            deviation = np.sqrt(squares / voxels - (total / voxels) ** 2)
-            if (np.float32(away / deviation) == z.astype(np.float32)).all():
-                return total, squares
+            least, most = (round((end**2 + (total / voxels) ** 2) * voxels) for end in (low, high))
+            for squares in range(least - 2, most + 3):
+                if (squares - total) % 2:
+                    continue  # a sum and its sum of squares are both even or both odd
+                deviation = np.sqrt(squares / voxels - (total / voxels) ** 2)
+                if (np.float32(away / deviation) == z.astype(np.float32)).all():
+                    return total, squares
     raise AssertionError("no whole-numbered scan of this size gives this image")
 
 
