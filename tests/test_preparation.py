@@ -13,7 +13,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import binary_dilation, binary_fill_holes, map_coordinates
+from scipy.ndimage import label as label_pieces
 
 from dataloaders.cases import read_cases
 from dataloaders.facts import ACDC, KITS19, LA, LITS
@@ -245,6 +246,17 @@ def test_the_body_mask():
     # widened by 2 on every side, by 2 before and 1 after, by 1 on every side
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 23, 7, 25) and len(rows) == 19 * 19
     assert body_mask(np.zeros((9, 9))).all()
+
+
+def test_the_body_mask_as_scipys_dilation_and_filling_give_it():
+    rng = np.random.default_rng(3)
+    for share in (0.02, 0.1, 0.3):
+        plane = np.where(rng.random((60, 50)) < share, 0.5, 0)
+        pieces, _ = label_pieces(binary_dilation(plane > 0, np.ones((5, 5))))
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        body = binary_fill_holes(binary_dilation(pieces == sizes.argmax(), np.ones((4, 4))))
+        assert np.array_equal(body_mask(plane), binary_dilation(body, np.ones((3, 3))))
 
 
 def test_slices_along_another_axis_are_said(tmp_path, capsys):
