@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -177,6 +178,13 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
         return Done(case.name, failed=str(error))
     except MemoryError:
         return Done(case.name, failed=f"{case.images[0]}: too large for the memory that is left; try again with --workers 1")
+    except Exception as error:  # ours to mend, but no reason to leave the other cases unprepared
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = " ".join(str(error).split())[:200]
+        return Done(
+            case.name,
+            failed=f"{case.images[0]}: {type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno}); please report it",
+        )
     others = [output.file for output in outputs[:-1]]
     made_of = provenance_attributes(settings, [path.name for path in case.sources], hashes, others)
     for output in outputs:
