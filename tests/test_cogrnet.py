@@ -40,6 +40,22 @@ def test_focus_ratio_is_the_clamped_share_of_positive_logits(positive, expected)
     assert focus_ratio(logits) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    "flags, pre, self_",
+    [
+        ({}, 1001, 5001),  # 5 labelled volumes, 4 a batch: an epoch is one step
+        ({"labelnum": 10}, 1002, 5002),  # two steps, whole epochs
+        ({"labelnum": 8, "labeled_bs": 2}, 1004, 5004),
+        ({"lengths": "published_text"}, 2000, 10_000),
+        ({"lengths": "published_text", "max_iterations": 60}, 2000, 60),
+        ({"pre_iterations": 150}, 150, 5001),
+    ],
+)
+def test_lengths_as_the_published_loops_ran_or_as_written(flags, pre, self_):
+    settings = cogrnet.with_lengths(replace(CoGRNetSettings(labelnum=5, labeled_bs=4), **flags))
+    assert (settings.pre_iterations, settings.max_iterations) == (pre, self_)
+
+
 class Scripted(nn.Module):
     """A 'network' whose logits at call k are 20 numbers, `positive[k]` of them positive and larger than the negatives."""
 
@@ -184,6 +200,13 @@ def test_streams_read_their_plane_with_the_other_planes_slice(coarse):
         transform = data.augment[0].draw(np.random.default_rng((1,)), image.shape)
         assert isinstance(transform, VolumeTransform) and np.array_equal(item["label"].numpy(), transform(expected))
     assert "label" not in data[Draw(2, (1,))]
+
+
+def test_coarse_labels_are_task_labels_already(coarse):
+    """An object that the file calls 2 is 1 in a coarse label, and stays so."""
+    facts, root = coarse
+    other = replace(facts, foreground=(2,), file_classes=3)
+    assert all(label.max() == 1 for half in (0, 1) for label in [data_of((other, root))._read(0)[1][half]])
 
 
 def test_missing_or_foreign_coarse_labels_name_the_command(coarse):

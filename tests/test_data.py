@@ -8,7 +8,7 @@ from scipy import ndimage
 from dataloaders.acdc import ACDCSlices, labelled_slices
 from dataloaders.augment import SliceTransform, draw_slice_transform
 from dataloaders.cases import read_cases
-from dataloaders.facts import ACDC
+from dataloaders.facts import ACDC, KITS19, LA, LITS
 from dataloaders.hdf5 import SPLITS, read_case, read_list
 from dataloaders.two_stream import Draw, TwoPassSampler, TwoStreamSampler, collate
 from utils.errors import UserError
@@ -138,6 +138,21 @@ def test_missing_and_damaged_files(tmp_path):
 def test_lists_are_read_liberally(tmp_path):
     (tmp_path / "val.list").write_text("a.h5\nb,3\n\n c \n")
     assert read_list(tmp_path, "ACDC", "val.list") == ["a", "b", "c"]
+
+
+def test_a_flat_la_folder_with_cogrnets_list_names(tmp_path):
+    """<root>/<id>.h5 and train_la.txt are found where UA-MT's places and names are not; where both are, UA-MT's are taken."""
+    (tmp_path / "train_la.txt").write_text("a\nb\n")
+    write(tmp_path / "a.h5", image=np.zeros((2, 2, 2)))
+    assert LA.read_list(tmp_path, LA.train_list) == ["a", "b"] and LA.path(tmp_path, "a") == tmp_path / "a.h5"
+    published = tmp_path / "2018LA_Seg_Training Set" / "a" / "mri_norm2.h5"
+    published.parent.mkdir(parents=True)
+    write(published, image=np.zeros((2, 2, 2)))
+    (tmp_path / "train.list").write_text("c\n")
+    assert LA.read_list(tmp_path, LA.train_list) == ["c"] and LA.path(tmp_path, "a") == published
+    for facts, suffix in ((KITS19, "kits"), (LITS, "lits")):
+        (tmp_path / f"test_{suffix}.txt").write_text(f"{suffix}_1.h5\n")
+        assert facts.read_list(tmp_path, facts.test_list) == [f"{suffix}_1"]
 
 
 @pytest.fixture

@@ -56,6 +56,40 @@ def test_two_iterations_of_every_recipe(script, phantom_root, la_root, pancreas_
     assert all(value.isfinite().all() for value in last["student"].values())
 
 
+BCP = {"egm": "none", "mask": "fixed", "teachers": "ema", "ema_decay": 0.99}
+
+
+@pytest.mark.parametrize(
+    "script, published, own, bcp",
+    [
+        ("code/ACDC_labelnum3_train.py", ACDC_TASK, {"dice_background": "unmasked", "ema_decay": 0.89}, {"dice_background": "masked"}),
+        ("code/ACDC_labelnum7_train.py", ACDC_TASK, {"dice_background": "unmasked", "ema_decay": 0.95}, {"dice_background": "masked"}),
+        (
+            "code/LA_labelnum8_train.py",
+            LA_TASK,
+            {"pre_weight_decay": 1e-3, "lr_drop_every": 5000},
+            {"pre_weight_decay": 1e-4, "lr_drop_every": 2500},
+        ),
+        (
+            "pancreas/pancreas_labelnum20_train.py",
+            PANCREAS_TASK,
+            {"dice_share": 0.42, "pre_dice_share": 0.55, "seed": 1337},
+            {"dice_share": 0.5, "pre_dice_share": 0.5, "seed": 2020},
+        ),
+    ],
+)
+def test_bcp_comes_with_its_own_numbers_and_flags_override_them(script, published, own, bcp):
+    recipe = runpy.run_path(str(REPOSITORY / script))["RECIPE"]
+
+    def values(names, *argv):
+        settings = edge_guided.settings_from_flags(published, recipe, argv)
+        return {name: getattr(settings, name) for name in names}
+
+    assert values(own) == own and values({**BCP, **bcp}, "--method", "bcp") == {**BCP, **bcp}
+    assert values(["seed", "ema_decay"], "--method", "bcp", "--seed", "3", "--ema_decay", "0.9") == {"seed": 3, "ema_decay": 0.9}
+    assert values(["dice_share"], "--method", "bcp", "--dice_share", "0.7") == {"dice_share": 0.7}
+
+
 LA_PLACE, PANCREAS_PLACE = "BCP/LA_BCP_4_labeled/self_train/VNet_best_model.pth", "cutmix/self_train/best_ema_20_self.pth"
 
 

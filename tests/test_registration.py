@@ -133,6 +133,7 @@ def test_intensities_are_scaled_to_0_255():
     scaled = scale_255(np.array([[-1, 0], [1, 3]], np.int16))
     assert scaled.dtype == np.float32 and scaled.tolist() == [[0, 63.75], [127.5, 255]]
     assert not scale_255(np.full((3, 3), 7.0)).any()
+    assert scale_255(np.array([-1, 0, 1, 3]), whole=True).tolist() == [0, 64, 128, 255]  # as in the published pictures of 8 bits
 
 
 def test_nothing_is_registered_after_the_label_vanished(monkeypatch):

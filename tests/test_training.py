@@ -117,6 +117,19 @@ def test_a_finished_run_is_left_alone(root, tmp_path, uninterrupted, capsys):
     assert "complete" in capsys.readouterr().out
 
 
+def test_a_setting_that_an_older_checkpoint_lacks_is_its_default(root, tmp_path, uninterrupted):
+    """A flag that came later leaves older runs resumable; asking for another value than its default is another run."""
+    train(root, tmp_path, "--run_mode", "pretrain")
+    for path in tmp_path.rglob("*.pth"):
+        content = load(path)
+        del content["settings"]["dice_background"], content["settings"]["dice_share"]
+        torch.save(content, path)
+    with pytest.raises(UserError, match=r"--dice_background unmasked, now masked"):
+        train(root, tmp_path, "--dice_background", "masked")
+    resumed = train(root, tmp_path)["self_train/last.pth"]
+    assert_same(resumed["student"], uninterrupted["self_train/last.pth"]["student"])
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("stage, step", [("pre_train", 5), ("self_train", 6), ("self_train", 7)])
 def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, uninterrupted, number, status, stage, step):

@@ -27,6 +27,21 @@ def test_transform_by_hand():
     assert np.array_equal(transform(volume), expected) and transform(volume).flags.c_contiguous
 
 
+def test_cogrnet_crops_before_it_turns():
+    """Same draw, other order: the patch is cut out of the padded volume as it lies and turned afterwards."""
+    volume = np.arange(6 * 5 * 3).reshape(6, 5, 3)
+    transform = VolumeTransform(start=(1, 2, 0), patch_size=(3, 4, 3), margin=(0, 1, 1), quarter_turns=1, flip_axis=0, crop_first=True)
+    expected = np.flip(np.rot90(np.pad(volume, [(0, 0), (1, 1), (1, 1)])[1:4, 2:6, 0:3], 1, axes=(0, 1)), 0)
+    assert np.array_equal(transform(volume), expected) and transform(volume).shape == (4, 3, 3)
+
+
+def test_a_patch_that_is_turned_after_the_crop_has_the_size_asked_for():
+    augment, rng = VolumeAugmentation((6, 4, 2), spare=3, crop_first=True), np.random.default_rng(0)
+    draws = [augment.draw(rng, (9, 9, 5)) for _ in range(40)]
+    assert {draw.quarter_turns for draw in draws} == {0, 1, 2, 3}
+    assert all(draw(np.zeros((9, 9, 5))).shape == (6, 4, 2) for draw in draws)
+
+
 def test_large_scans_are_not_padded_and_every_place_is_drawn():
     augment, rng = VolumeAugmentation((4, 4, 4), spare=3), np.random.default_rng(0)
     draws = [augment.draw(rng, (6, 9, 5)) for _ in range(600)]
@@ -129,7 +144,8 @@ def test_processes_share_the_streams():
 
 
 def test_volumes_in_memory_are_x_y_z(kits_root, lits_root):
-    """KiTS19 and LiTS lie on disk slices first; kidney and tumour are one object, of the liver the tumour is not part."""
+    """KiTS19 and LiTS lie on disk slices first; kidney and tumour are one object, of the liver the tumour is not part; both are
+    z-scored on reading."""
     for facts, root in ((KITS19, kits_root), (LITS, lits_root)):
         name = (root / facts.test_list).read_text().split()[0]
         with h5py.File(facts.path(root, name)) as file:
