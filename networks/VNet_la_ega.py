@@ -6,12 +6,13 @@ They differ in normalisation, dropout, head and the names in their state dicts; 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from networks.egm import EGM
+from networks.egm import EGM, EdgeOptions
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
 
 WIDTHS = (16, 32, 64, 128, 256)
@@ -93,17 +94,21 @@ class _VNetBase(nn.Module):
     the same numbers in less memory and more time.
     """
 
+    dims: ClassVar[int] = 3
+    smallest_batch: ClassVar[int] = 1
+    Options = EdgeOptions
     recompute = False
 
     def __init__(self, egm: EGM):
         super().__init__()
         self.compute_edge_feature = None if egm == "none" else EdgeMap3d(egm)
 
-    @staticmethod
-    def check_size(size: tuple[int, ...]) -> None:
-        """Raise ValueError where an input of `size` does not fit the network."""
+    def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
+        """Raise ValueError where a pass of `images` inputs of `size` does not fit the network."""
         if any(side % 16 or side <= 0 for side in size):
             raise ValueError(f"an input of {'x'.join(map(str, size))} does not fit the V-Net: all three sides must be multiples of 16")
+        if max(size) == 16 and images < self.smallest_batch:
+            raise ValueError("normalisation needs more than one voxel of one image at the deepest level: use 32 on one side or more images")
 
     def run(self, module: nn.Module, *arguments) -> Tensor:
         if not (self.recompute and self.training and torch.is_grad_enabled()):
@@ -140,6 +145,8 @@ class VNet(_VNetBase):
     """The left-atrium V-Net, and without edge guidance BCP's and CoGRNet's: batch norm; if `has_dropout`, dropout on the deepest feature
     and before the last convolution, with edge guidance on the second deepest too."""
 
+    smallest_batch = 2  # one patch at a time is too few for batch normalisation (docs/results/la.md)
+
     def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True):
         super().__init__(egm)
         self.encoder, self.decoder = nn.Module(), nn.Module()
@@ -162,6 +169,11 @@ class VNetPancreas(_VNetBase):
     """The pancreas V-Net: instance norm without parameters, everything at the top of its state dict, the last block part of its only
     head `branchs.0`. With edge guidance: dropout in the stages of the two deepest blocks, and stages named `ops`; without it BCP's
     own: no dropout, stages named `conv`."""
+
+    def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
+        super().check_size(size, images)
+        if max(size) == 16:
+            raise ValueError("instance normalisation needs more than one voxel at the deepest level: use 32 on one side")
 
     def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True):
         super().__init__(egm)

@@ -5,6 +5,7 @@ Notation: x a feature map (N, C, H, W), p = sigmoid(x), e the Sobel magnitude of
 The module names follow the published state dicts, so that published weights load by name.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EGM = Literal["published", "corrected", "none"]
+
+
+@dataclass(frozen=True)
+class EdgeOptions:
+    """Flags of every network with edge-guided modules."""
+
+    egm: EGM = "published"
+    """Edge-guided module: as published, corrected (Laplacian band aligned with its feature), or none."""
+
 SMALLEST_MAP = 9  # pixels a side: below it the published Laplacian band has no pixel left
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
