@@ -85,7 +85,7 @@ def first_gpu(advice: str) -> Rule:
         if len(gpus) == 1:
             line = ""
         elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            line = f"{flag} {value}: each process has a GPU of its own from the launcher"
+            line = f"{flag} {value}: each of the launched processes has a device of its own"
         else:
             line = f"{flag} {value}: the first alone is used; {advice.format(count=len(gpus), gpus=value, script=sys.argv[0])}"
         return ["--gpu", gpus[0]], line
