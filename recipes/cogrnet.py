@@ -100,7 +100,7 @@ class _CoGRNetTraining(Training):
         box = self.box(kind.name, s.max_iterations)
         phase = kind(self.student(), self.objective, box, s.u_weight, s.ema_decay, self.task.ema_scope, refresh=None)
         stage = self.stage(phase, s.max_iterations, passes=2, halved=kind is CoGRNet)
-        stage.begin = partial(self._begin, stage)
+        stage.begin = self._begin
         return stage
 
     def _begin(self, stage: Stage) -> None:

@@ -118,7 +118,7 @@ class Training:
         box = self.box(DualTeacher.name, s.max_iterations)
         phase = DualTeacher(self.student(), self.objective, box, s.u_weight, s.ema_decay, task.ema_scope, refresh)
         stage = self.stage(phase, s.max_iterations, passes=2)
-        stage.begin = partial(self.begin_from_pretraining, stage)
+        stage.begin = self.begin_from_pretraining
         return stage
 
     def student(self) -> torch.nn.Module:

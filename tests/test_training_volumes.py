@@ -184,7 +184,7 @@ def test_estimating_memory_takes_none():
     vnet = net_factory("VNet", egm="none")
     gc.collect()
     before = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
-    activation_bytes(vnet, (1, 1, 16, 16, 16))
+    activation_bytes(vnet, (1, 1, 32, 32, 32))
     gc.collect()
     assert sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()) == before
 
