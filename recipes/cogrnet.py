@@ -15,8 +15,9 @@ from dataloaders.volumes import CoarsePatches, VolumePatches
 from methods import objective
 from methods.cogrnet import CoGRNet, CoGRNetPretrain, MeanTeacher, PlainPretrain
 from recipes.edge_guided import Training
-from recipes.evaluation import EvaluationSettings, evaluate
+from recipes.evaluation import EvaluationSettings, score_checkpoints
 from recipes.paths import run_folder
+from recipes.published_flags import COGRNET_TEST, COGRNET_TRAINING, translated
 from recipes.tasks import VolumesTask
 from training.checkpoint import is_ours, load
 from training.device import choose_device
@@ -52,12 +53,18 @@ TASKS = {
 
 
 def train(recipe: CoGRNetSettings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Train CoGRNet as `recipe` says, changed by the flags in `argv`; `--dataset` and `--method` set their values first."""
-    first = parse(CoGRNetSettings, argv, recipe, description)
-    recipe = replace(recipe, dataset=first.dataset, patch_size=TASKS[first.dataset].patch_size).with_method(first.method, {})
-    settings = with_lengths(parse(CoGRNetSettings, argv, recipe, description))
+    """Train CoGRNet as `recipe` says, changed by the flags in `argv`."""
+    settings = settings_from_flags(recipe, argv, description)
     with process_group(choose_device(settings.device, settings.gpu)) as device:
         _CoGRNetTraining(TASKS[settings.dataset], settings, device).run()
+
+
+def settings_from_flags(recipe: CoGRNetSettings, argv: Sequence[str] | None = None, description: str | None = None) -> CoGRNetSettings:
+    """The recipe's settings with the flags' changes, ours or published; `--dataset` and `--method` set their values first."""
+    argv = translated(COGRNET_TRAINING, argv)
+    first = parse(CoGRNetSettings, argv, recipe, description)
+    recipe = replace(recipe, dataset=first.dataset, patch_size=TASKS[first.dataset].patch_size).with_method(first.method, {})
+    return with_lengths(parse(CoGRNetSettings, argv, recipe, description))
 
 
 def with_lengths(settings: CoGRNetSettings) -> CoGRNetSettings:
@@ -93,7 +100,7 @@ class _CoGRNetTraining(Training):
         box = self.box(kind.name, s.max_iterations)
         phase = kind(self.student(), self.objective, box, s.u_weight, s.ema_decay, self.task.ema_scope, refresh=None)
         stage = self.stage(phase, s.max_iterations, passes=2, halved=kind is CoGRNet)
-        stage.begin = partial(self._begin, stage)
+        stage.begin = self._begin
         return stage
 
     def _begin(self, stage: Stage) -> None:
@@ -123,5 +130,5 @@ DEFAULT = CoGRNetEvaluation(exp="CoGRNet", labelnum=5, model="VNet", which="both
 
 def test(argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Test one or two checkpoints of a CoGRNet run."""
-    dataset = parse(CoGRNetEvaluation, argv, DEFAULT, description).dataset
-    evaluate(TASKS[dataset], replace(DEFAULT, dataset=dataset), argv, description)
+    s = parse(CoGRNetEvaluation, translated(COGRNET_TEST, argv), DEFAULT, description)
+    score_checkpoints(TASKS[s.dataset], s)

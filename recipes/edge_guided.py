@@ -17,6 +17,7 @@ from methods.dual_teacher import DualTeacher, RefreshRule
 from methods.supervised import Supervised
 from recipes.networks import build_network, check_patch, check_stride, load_network
 from recipes.paths import data_root
+from recipes.published_flags import TRAINING, translated
 from recipes.published_optimizer import take_over
 from recipes.tasks import Task
 from training.checkpoint import is_ours, load
@@ -35,7 +36,9 @@ STAGE_NUMBERS = {Supervised.name: 0, CopyPastePretrain.name: 1, DualTeacher.name
 
 
 def settings_from_flags(task: Task, recipe: Settings, argv: Sequence[str] | None = None, description: str | None = None) -> Settings:
-    """The recipe's settings with the flags' changes; `--method` sets its baseline's values first, so that other flags override them."""
+    """The recipe's settings with the flags' changes, ours or published; `--method` sets its baseline's values first, so that other flags
+    override them."""
+    argv = translated(TRAINING[task.facts.name], argv)
     method = parse(type(recipe), argv, recipe, description).method
     return parse(type(recipe), argv, recipe.with_method(method, task.bcp), description)
 
@@ -115,7 +118,7 @@ class Training:
         box = self.box(DualTeacher.name, s.max_iterations)
         phase = DualTeacher(self.student(), self.objective, box, s.u_weight, s.ema_decay, task.ema_scope, refresh)
         stage = self.stage(phase, s.max_iterations, passes=2)
-        stage.begin = partial(self.begin_from_pretraining, stage)
+        stage.begin = self.begin_from_pretraining
         return stage
 
     def student(self) -> torch.nn.Module:

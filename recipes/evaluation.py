@@ -1,7 +1,7 @@
 """Testing a saved or published checkpoint: predictions, metrics and a summary that says where everything came from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +11,12 @@ import torch
 from dataloaders.cases import read_cases
 from recipes.networks import build_network, check_patch, check_stride, load_network
 from recipes.paths import data_root
+from recipes.published_flags import TEST, translated
 from recipes.tasks import Task
 from training.checkpoint import is_ours, load
 from training.device import choose_device, place
 from training.evaluate import predictions, score_case
-from training.results import summarise, table, write_json, write_metrics_csv
+from training.results import detail, detail_head, summarise, table, write_json, write_metrics_csv
 from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
@@ -55,7 +56,15 @@ class EvaluationSettings:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
-    """Number of the CUDA device to use."""
+    """Number of the CUDA device to use; of a list, as in 0,1, the first."""
+    detail: bool = False
+    """Print the figures of each case too, as published (published flag; 0 or 1 may follow)."""
+
+
+@dataclass(frozen=True)
+class LAEvaluation(EvaluationSettings):
+    nms: bool = True
+    """Keep the largest component of a prediction alone, as the published test does (published flag; 0 or 1 may follow)."""
 
 
 def checkpoints(task: Task, s: EvaluationSettings) -> list[tuple[Path, Path]]:
@@ -84,8 +93,14 @@ def describe_selection(content: Mapping, path: Path) -> str:
 
 
 def evaluate(task: Task, default: EvaluationSettings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
+    """Test checkpoints of a data set as `default` says, changed by the flags in `argv`, ours or published."""
+    score_checkpoints(task, parse(type(default), translated(TEST[task.facts.name], argv), default, description))
+
+
+def score_checkpoints(task: Task, s: EvaluationSettings) -> None:
     """Test one or two checkpoints of a data set; see `EvaluationSettings`."""
-    s = parse(type(default), argv, default, description)
+    if isinstance(s, LAEvaluation) and not s.nms:
+        task = replace(task, connectivity=None)
     device = choose_device(s.device, s.gpu)
     chosen = [_Tested(task, s, path, device, output) for path, output in checkpoints(task, s)]
     cases = read_cases(task.facts, data_root(task.facts.name, s.root_path), s.split)
@@ -99,6 +114,7 @@ class _Tested:
     def __init__(self, task: Task, s: EvaluationSettings, path: Path, device: torch.device, output: Path):
         facts, content = task.facts, load(path)
         self.task, self.split, self.path, self.device, self.output = task, s.split, path, device, output
+        self.detail = s.detail
         self.settings, egm, model = _about(task, content, path)
         self.patch_size = s.patch_size or tuple(self.settings.get("patch_size", task.patch_size))
         check_patch(facts, self.patch_size, egm)
@@ -122,16 +138,21 @@ class _Tested:
             progress(predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case") as bar,
         ):
             output.mkdir(parents=True, exist_ok=True)
+            if self.detail:
+                bar.write(detail_head())
             for case, prediction in bar:
                 write_prediction(output / f"{case.name}_pred.nii.gz", case, prediction, facts.dims == 3)
-                scores += score_case(case, prediction, facts.class_names)
+                new = score_case(case, prediction, facts.class_names)
+                scores += new
+                if self.detail:
+                    bar.write(detail(new))
         checkpoint = {"path": str(self.path), "sha256": sha256(self.path), "selection": self.selection, "settings": self.settings or None}
         summary = {
             "dataset": facts.name,
             "split": facts.list_name(self.split),
             "cases": len(cases),
             "patch_size": list(self.patch_size),
-            **({"stride": list(self.stride)} if self.stride else {}),
+            **({"stride": list(self.stride), "largest_component": self.task.connectivity is not None} if self.stride else {}),
             **summarise(scores),
             "checkpoint": checkpoint,
             **provenance(),

@@ -11,7 +11,7 @@ import pytest
 
 from recipes.coarse_labels import RegistrationSettings
 from recipes.cogrnet import CoGRNetEvaluation
-from recipes.evaluation import EvaluationSettings
+from recipes.evaluation import EvaluationSettings, LAEvaluation
 from recipes.export import ExportSettings
 from recipes.report import ReportSettings
 from training.settings import METHODS, PLACE, CoGRNetSettings, Settings, SliceSettings, VolumeSettings
@@ -68,7 +68,7 @@ def attributes_read() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "settings", [*SETTINGS, EvaluationSettings, CoGRNetEvaluation, RegistrationSettings, ReportSettings, ExportSettings]
+    "settings", [*SETTINGS, EvaluationSettings, LAEvaluation, CoGRNetEvaluation, RegistrationSettings, ReportSettings, ExportSettings]
 )
 def test_every_setting_is_read_somewhere(settings):
     unread = {field.name for field in dataclasses.fields(settings)} - attributes_read()

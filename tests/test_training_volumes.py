@@ -1,5 +1,6 @@
 """The 3-D recipes through the one loop: what they leave behind, interrupted, killed, resumed, in two processes."""
 
+import gc
 import os
 import runpy
 import subprocess
@@ -176,6 +177,16 @@ def test_estimated_memory_is_what_a_pass_keeps():
     assert torch.equal(torch.get_rng_state(), state)
     vnet.recompute = True
     assert activation_bytes(vnet, (1, 1, 32, 32, 32)) < 0.5 * whole
+
+
+def test_estimating_memory_takes_none():
+    """Nothing of the pass is left, nor of the copy of the network that made it."""
+    vnet = net_factory("VNet", egm="none")
+    gc.collect()
+    before = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+    activation_bytes(vnet, (1, 1, 32, 32, 32))
+    gc.collect()
+    assert sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()) == before
 
 
 def test_two_volumes_can_be_learnt_by_heart(la_root):

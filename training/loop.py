@@ -33,7 +33,7 @@ class Validation:
 
 @dataclass
 class Stage:
-    """One stage of a run. `begin` is called when the stage starts for the first time, not when it resumes.
+    """One stage of a run. `begin` is called with it when it starts for the first time, not when it resumes.
 
     A validation is due after step t where (t + `val_lead`) is a multiple of `val_every`, and after the last step. Where there is a
     lead, the one after the last step is an extra that neither selects nor reaches the phase (Pancreas: the published code validates
@@ -48,7 +48,7 @@ class Stage:
     validate: Callable[[nn.Module, Callable[[], bool]], Validation | None]
     learning_rate: Callable[[int], float]
     seed: tuple[int, ...]
-    begin: Callable[[], None] = lambda: None
+    begin: Callable[["Stage"], None] = lambda stage: None
     val_lead: int = 0
 
     def scheduled(self, step: int) -> bool:
@@ -237,7 +237,7 @@ class _StageRunner:
     def _resume(self) -> None:
         content = self.store.resume(self.run_info.log.say)
         if content is None:
-            self.stage.begin()
+            self.stage.begin(self.stage)
             return
         self.progress, self.losses = Progress(**content["progress"]), content["losses"]
         self.phase.student.load_state_dict(content["student"])

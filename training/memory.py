@@ -20,6 +20,7 @@ def activation_bytes(net: nn.Module, shape: tuple[int, ...]) -> int:
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach()  # an output that holds its graph, which holds the output, would never be freed
         kept[tensor.untyped_storage()._cdata] = tensor  # by storage: views and tensors that several layers keep count once
         return tensor
 

@@ -82,7 +82,7 @@ class Settings:
     seed: int = 1337
     """Seed of everything random."""
     deterministic: bool = True
-    """Use deterministic algorithms only, where there are any; on the CPU results are the same bit for bit."""
+    """Use deterministic algorithms only, where there are any; on the CPU results are the same bit for bit. 0 or 1 may follow."""
     run_mode: RunMode = "pretrain_then_selftrain"
     """Which stages to run; selftrain alone starts from the run's own best pre-training checkpoint."""
     fresh: bool = False
@@ -91,7 +91,7 @@ class Settings:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
-    """Number of the CUDA device to use (published flag); the same as --device cuda:N."""
+    """Number of the CUDA device to use (published flag), the same as --device cuda:N; of a list, as in 0,1, the first."""
     amp: Literal["off", "auto", "bf16"] = "off"
     """bfloat16 autocast; auto: where the hardware computes in bfloat16. Off is the published arithmetic."""
     num_workers: int = -1
