@@ -3,7 +3,7 @@
 A plane is an axis of the stored volume; the first gives `<case>px.h5`, the second `<case>py.h5`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,9 +54,9 @@ class Coarse:
     attributes: dict
 
 
-def read_coarse(path: Path, remedy: Callable[..., str]) -> Coarse:
-    """`remedy()`, and `remedy(redo=True)` where a file is there, end the line of the UserError for a missing, damaged or foreign file."""
-    with opened(path, f"no such coarse label; {remedy()}") as file:
+def read_coarse(path: Path, make: str, redo: str) -> Coarse:
+    """`make` ends the line of the UserError for a missing file, `redo` that for one which says nothing of its annotated slice."""
+    with opened(path, f"no such coarse label; {make}") as file:
         label = read_label(path, file, 2)
         alone = read_label(path, file, 2, "carried") if "carried" in file else label
         attributes = dict(file.attrs)
@@ -64,7 +64,7 @@ def read_coarse(path: Path, remedy: Callable[..., str]) -> Coarse:
         axis, index = int(attributes["coarse_axis"]), int(attributes["coarse_slice"])
         return Coarse(label, alone, Annotation(axis, index, np.take(label, index, axis)), attributes)
     except (KeyError, IndexError, TypeError, ValueError):
-        raise UserError(f"{path}: does not say which slice was annotated; {remedy(redo=True)}") from None
+        raise UserError(f"{path}: does not say which slice was annotated; {redo}") from None
 
 
 def write_coarse(path: Path, image: np.ndarray, label: np.ndarray, alone: np.ndarray, attributes: dict) -> None:

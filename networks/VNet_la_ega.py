@@ -5,6 +5,7 @@ They differ in normalisation, dropout, head and the names in their state dicts; 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -87,6 +88,12 @@ def _counted_already(module: nn.Module) -> Iterator[None]:
             norm.num_batches_tracked -= 1
 
 
+@dataclass(frozen=True)
+class VNetOptions(EdgeOptions):
+    recompute: bool = False
+    """Activation checkpointing: the backward pass computes the network's blocks again, for less memory and the same numbers."""
+
+
 class _VNetBase(nn.Module):
     """`forward` takes (N, in_chns, D, H, W), all sides multiples of 16 (else ValueError), and returns logits (N, class_num, D, H, W).
 
@@ -96,11 +103,11 @@ class _VNetBase(nn.Module):
 
     dims: ClassVar[int] = 3
     smallest_batch: ClassVar[int] = 1
-    Options = EdgeOptions
-    recompute = False
+    Options = VNetOptions
 
-    def __init__(self, egm: EGM):
+    def __init__(self, egm: EGM, recompute: bool):
         super().__init__()
+        self.recompute = recompute
         self.compute_edge_feature = None if egm == "none" else EdgeMap3d(egm)
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
@@ -147,8 +154,8 @@ class VNet(_VNetBase):
 
     smallest_batch = 2  # one patch at a time is too few for batch normalisation (docs/results/la.md)
 
-    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True):
-        super().__init__(egm)
+    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True, recompute: bool = False):
+        super().__init__(egm, recompute)
         self.encoder, self.decoder = nn.Module(), nn.Module()
         _add_encoder(self.encoder, in_chns, "conv", nn.BatchNorm3d, (None, None))
         _add_decoder(self.decoder, "conv", nn.BatchNorm3d, blocks=4)
@@ -175,8 +182,8 @@ class VNetPancreas(_VNetBase):
         if max(size) == 16:
             raise ValueError("instance normalisation needs more than one voxel at the deepest level: use 32 on one side")
 
-    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True):
-        super().__init__(egm)
+    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True, recompute: bool = False):
+        super().__init__(egm, recompute)
         name, dropouts = ("conv", (None, None)) if egm == "none" else ("ops", (0.4, 0.5) if has_dropout else (0.0, 0.0))
         _add_encoder(self, in_chns, name, nn.InstanceNorm3d, dropouts)
         _add_decoder(self, name, nn.InstanceNorm3d, blocks=3)

@@ -13,6 +13,7 @@ from utils.registration import Guide, fuse, signed_distance
 # A label is said to have vanished too early where the other plane's annotated slice shows the object this many slices further.
 EARLY_SLICES = 3
 PLANES = ("px", "py")
+AGAIN = "run the same command again"
 
 
 @dataclass(frozen=True)

@@ -10,31 +10,35 @@ from torch import Tensor, nn
 Batch = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Validation:
+    """`score` selects the best checkpoint (higher is better); `scalars` are logged."""
+
+    score: float
+    scalars: dict[str, float]
+
+
 class Phase:
     """One stage of training. The loop calls `losses`, steps the optimiser on the learners, then calls `after_step`; after every so many
     iterations it validates and calls `after_validation`; `after_iteration` comes last of all. `begin` is called once, before the first
     step of a stage, not when it resumes.
 
-    `networks` are all networks with a state to keep. Those named in `learners` learn; they are called through `calls`, where the loop
-    may have wrapped them for several processes. The student is validated, selected and saved for the test.
+    `networks` are all networks with a state to keep; `learners` are those of them that learn. These are called through `calls`, where
+    the loop may have wrapped them for several processes. The student is validated, selected and saved for the test.
     """
 
     name: ClassVar[str]
-    learners: ClassVar[tuple[str, ...]] = ("student",)
 
-    def __init__(self, **networks: nn.Module):
-        """`networks`: the learners, "student" among them; methods add teachers to `self.networks`."""
-        self.networks = networks
-        self.calls: dict[str, nn.Module] = {name: networks[name] for name in self.learners}
+    def __init__(self, **learners: nn.Module):
+        """`learners`: "student" among them; methods add teachers to `self.networks`."""
+        self.learners = learners
+        self.networks = dict(learners)
+        self.calls: dict[str, nn.Module] = learners
         self._shown: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def student(self) -> nn.Module:
         return self.networks["student"]
-
-    @property
-    def learning(self) -> list[nn.Module]:
-        return [self.networks[name] for name in self.learners]
 
     def forward(self, x: Tensor) -> Tensor:
         """The student's logits (N, K, ...)."""
