@@ -10,7 +10,8 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.phantom import write_phantom
+from dataloaders.phantom.write import write_phantom
+from recipes.registry import find_page
 from utils.cli import parse, run
 
 
@@ -35,9 +36,20 @@ class Flags:
     """Which population to draw."""
 
 
+# the published planes of the registration need scans of the published size
+REGISTER = "code/CoGRNet_register.py --dataset {} --root_path {} --planes middle middle"
+NEXT = {
+    "ACDC": "code/ACDC_labelnum3_train.py --root_path {1}",
+    "LA": "code/LA_labelnum4_train.py --root_path {1}",
+    "Pancreas": "pancreas/pancreas_labelnum20_train.py --root_path {1}",
+}
+
+
 def main() -> None:
     flags = parse(Flags, description=__doc__)
-    print(write_phantom(flags.dataset, flags.root, flags.train, flags.test, flags.val, flags.labelled, flags.size, flags.seed))
+    facts = find_page(flags.dataset).facts
+    wrote = write_phantom(facts, flags.root, flags.train, flags.test, flags.val, flags.labelled, flags.size, flags.seed)
+    print(f"{wrote}; next: python {NEXT.get(flags.dataset, REGISTER).format(flags.dataset, flags.root)}")
 
 
 if __name__ == "__main__":

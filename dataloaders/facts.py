@@ -1,6 +1,6 @@
 """What is true of a data set whatever is done with it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,11 @@ class DatasetFacts:
     def read_list(self, root: Path, name: str) -> list[str]:
         """The case names of one of the data set's lists; see `dataloaders.hdf5.read_list`."""
         return read_list(root, self.name, name, f"{Path(name).stem}_{self.list_suffix}.txt" if self.list_suffix else "")
+
+    def plain(self) -> dict:
+        """The facts as plain types, for a checkpoint."""
+        facts = {key: value for key, value in asdict(self).items() if key != "planes"}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
 
     @property
     def swapped(self) -> bool:

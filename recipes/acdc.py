@@ -30,5 +30,6 @@ PAGE = slices(
         "select": "val",
     },
     methods={"bcp": {"dice_background": "masked"}},
+    commands="ACDC",
     test_numbers={"model": "unet"},
 )

@@ -49,6 +49,7 @@ PAGE = volumes(
     methods={"bcp": {"pre_weight_decay": 1e-4, "lr_drop_every": 2_500}},
     connectivity=26,
     test_options=(TestOptions,),
+    commands="LA",
     test_numbers={"labelnum": 4, "model": "VNet", "which": "both"},
     module_prefix=True,
 )

@@ -74,6 +74,7 @@ class Page:
     published_pretraining: str | None = None
     published_layout: str = "plain"
     module_prefix: bool = False
+    commands: str = ""  # whose published command lines are understood (programs/published_flags.py)
 
     def best(self, folder: Path, stage: str, model: str, labelnum: int) -> Path:
         """The best checkpoint of a stage of the run in `folder`: ours, or a published one under its own name."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -127,6 +126,7 @@ def two_slices(*, facts: DatasetFacts, patch_size: tuple[int, ...]) -> Page:
             "select": "test",
         },
         settled=published_lengths,
+        commands="CoGRNet",
         test_numbers={"exp": "CoGRNet", "labelnum": 5, "model": "VNet", "which": "both"},
         folder=labelled_folder("CoGRNet", facts.name),
     )
