@@ -1,6 +1,6 @@
 """Test a checkpoint on any data set that has a page: Dice, Jaccard, HD95, ASD.
 
-    python code/test.py --dataset LA --exp mean_teacher --labelnum 4 --root_path DATA
+python code/test.py --dataset LA --exp mean_teacher --labelnum 4 --root_path DATA
 """
 
 import sys

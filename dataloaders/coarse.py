@@ -70,11 +70,14 @@ def read_coarse(path: Path, make: str, redo: str) -> Coarse:
 def write_coarse(path: Path, image: np.ndarray, label: np.ndarray, alone: np.ndarray, attributes: dict) -> None:
     """Write a coarse file, whole or not at all: `image` and `label` as in the case's own file; `alone` where it is another array."""
     data = {"image": image, "label": label, **({} if alone is label else {"carried": alone})}
-    with writing(path, "free space, or copy the data where files can be written"), replacing(path) as unfinished:
-        with h5py.File(unfinished, "w") as file:
-            for key, array in data.items():
-                file.create_dataset(key, data=array, compression="gzip")
-            file.attrs.update(attributes)
+    with (
+        writing(path, "free space, or copy the data where files can be written"),
+        replacing(path) as unfinished,
+        h5py.File(unfinished, "w") as file,
+    ):
+        for key, array in data.items():
+            file.create_dataset(key, data=array, compression="gzip")
+        file.attrs.update(attributes)
 
 
 def read_annotation(path: Path, facts: DatasetFacts, planes: Sequence[int | str | None] = ()) -> tuple[Annotation, Annotation]:

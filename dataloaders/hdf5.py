@@ -109,5 +109,3 @@ def read_attribute(path: Path, attributes: dict, key: str, shape: tuple[int, ...
     if value.dtype.kind not in "iuf" or value.shape != shape or not np.isfinite(value).all():
         raise UserError(f"{path}: the attribute {key} is not {'x'.join(map(str, shape))} finite numbers; prepare the case again")
     return value.astype(np.float64)
-
-

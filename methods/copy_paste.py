@@ -79,10 +79,8 @@ class CopyPastePretrain(Phase):
         self.watch(logits, step)
         label = paste(label_a, label_b, mask)
         self.show(mixed, logits, label)
-        if self.pasting.pretrain_loss == "mix":
-            parts = self.loss.mixed(logits, label_a, label_b, mask)
-        else:
-            parts = self.loss.whole(logits, label)
+        mix = self.pasting.pretrain_loss == "mix"
+        parts = self.loss.mixed(logits, label_a, label_b, mask) if mix else self.loss.whole(logits, label)
         return {**self.loss.scalars(parts), "box_side": self.copy_paste.sides(mask.shape, step)[0]}
 
     def watch(self, logits: Tensor, step: int) -> None:

@@ -53,8 +53,9 @@ class Options(TeacherOptions):
             raise UserError(f"--static_start {self.static_start}: must be at least 1")
         if not 0 <= self.static_step < 2**63:
             raise UserError(f"--static_step {self.static_step}: must be at least 0, and below 2^63")
-        if not 1 <= self.static_range[0] <= self.static_range[1]:
-            raise UserError(f"--static_range {self.static_range[0]} {self.static_range[1]}: give the shortest interval, at least 1, then the longest")
+        shortest, longest = self.static_range
+        if not 1 <= shortest <= longest:
+            raise UserError(f"--static_range {shortest} {longest}: give the shortest interval, at least 1, then the longest")
 
 
 PRESET: dict = {}

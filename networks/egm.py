@@ -22,6 +22,7 @@ class EdgeOptions:
     egm: EGM = "published"
     """Edge-guided module: as published, corrected (Laplacian band aligned with its feature), or none."""
 
+
 SMALLEST_MAP = 9  # pixels a side: below it the published Laplacian band has no pixel left
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

@@ -118,7 +118,9 @@ class UNet(nn.Module):
         if self.compute_edge_feature is not None and min(size) < 80:
             raise ValueError(f"an input of {shape} is too small for the edge-guided module: both sides must be at least 80")
         if max(size) == 16 and images == 1:
-            raise ValueError("batch normalisation needs more than one pixel of one image at the deepest level: more images, or a side of 32")
+            raise ValueError(
+                "batch normalisation needs more than one pixel of one image at the deepest level: use more images or a side of 32"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(tuple(x.shape[2:]))

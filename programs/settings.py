@@ -8,7 +8,7 @@ reads it. Values come, the later ones winning, from the options' defaults, the p
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from methods.registry import METHODS
 from networks.registry import NETWORKS
@@ -23,7 +23,8 @@ def settings_type(page: Page, method: str, model: str) -> type[Settings]:
     known("method", method, METHODS)
     known("model", model, NETWORKS)
     bases = dict.fromkeys((METHODS[method].Options, NETWORKS[model].Options, *page.options, Settings))
-    return dataclass(frozen=True)(type("Settings", tuple(bases), {"__doc__": Settings.__doc__}))
+    choices = {"method": Literal[tuple(METHODS)], "model": Literal[tuple(NETWORKS)]}
+    return dataclass(frozen=True)(type("Settings", tuple(bases), {"__annotations__": choices, "method": method, "model": model}))
 
 
 def make_settings(page: Page, **numbers) -> Settings:

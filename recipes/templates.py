@@ -54,7 +54,7 @@ class TwoSliceOptions:
     """Length of self-training, in iterations; 0: as --lengths has it."""
 
 
-def slice_predictor(patch_size: Sequence[int], stride: Sequence[int], device: torch.device, connectivity=None, progress=False) -> SlicePredictor:
+def slice_predictor(patch_size: Sequence[int], stride: Sequence[int], device: torch.device, **volumes_alone) -> SlicePredictor:
     """Slices need neither stride nor component filter."""
     return SlicePredictor(tuple(patch_size), device)
 

@@ -44,7 +44,8 @@ def report(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], 
             for plane in (0, 1):
                 row = figures(case, plane, alone[plane])
                 taken = f"{seconds[case.name][plane]:.1f}" if case.name in seconds else ""
-                row |= {"failed_registrations": int(planes[plane].attributes["coarse_failed"]), "agreement": f"{agreement:.4f}", "seconds": taken}
+                failed = int(planes[plane].attributes["coarse_failed"])
+                row |= {"failed_registrations": failed, "agreement": f"{agreement:.4f}", "seconds": taken}
                 if truth is not None:
                     row["dice_coarse"] = f"{mask_metrics(labels[plane], truth).dice:.4f}"
                     row["dice_training"] = f"{mask_metrics(training_label(labels[plane], case.drawn[1 - plane]), truth).dice:.4f}"

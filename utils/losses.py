@@ -1,6 +1,6 @@
 """Loss terms by name, and their weighted sum on whole images and on both parts of a copy-pasted one.
 
-Shapes: logits (N, K, ...), labels (N, ...) of class numbers, truth (N, K, ...) one-hot, masks (...) or (N, ...) with 1 where a pixel counts.
+Shapes: logits (N, K, ...), labels (N, ...) of class numbers, truth (N, K, ...) one-hot, masks (...) or (N, ...), 1 where a pixel counts.
 """
 
 from collections.abc import Callable, Mapping

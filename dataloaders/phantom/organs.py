@@ -249,7 +249,8 @@ def pancreas(scene: Scene) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a data set is imitated: order of its arrays' axes, names of its cases, who draws them, field of view (mm) and default size (voxels) per array axis.
+    """How a data set is imitated: order of its arrays' axes, names of its cases, who draws them, field of view (mm)
+    and default size (voxels) per array axis.
 
     `vary`: how much the size changes from case to case, as a share of it (the published LA scans share their depth). `warp`:
     standard deviation (mm) of the displacements that bend the scene.

@@ -48,7 +48,7 @@ def write_volume_phantom(
         lists = {facts.train_list: labelled, facts.unlabelled_list: train - labelled, facts.test_list: test}
         settings["labelled"] = labelled
     elif labelled is not None:
-        raise UserError(f"--labelled: {facts.name} has one list of training cases, --labelnum of the training counts the labelled ones; leave it out")
+        raise UserError(f"--labelled: {facts.name} has one list of training cases, and --labelnum says how many are labelled; leave it out")
     names = [recipe.case.format(number) for number in range(1, train + test + 1)]
     # what lies at the root: the lists, and the cases or the folder that holds them
     with claimed(root, settings, (*lists, Path(facts.file.format("*")).parts[0])):
