@@ -25,8 +25,8 @@ def constant(step: int, total: int) -> float:
 
 @learning_rate
 def step(step: int, total: int, every: int) -> float:
-    """A tenth after each `every` steps."""
-    return 0.1 ** (step // every)
+    """A tenth after each `every` steps, 0: never."""
+    return 0.1 ** (step // every) if every else 1.0
 
 
 @learning_rate
