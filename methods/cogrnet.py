@@ -73,7 +73,7 @@ class CoGRNet(DualTeacher):
         if self.pretrained is not None:
             ratio = self.pretrained().get("focus_ratio")
             if ratio is None:
-                raise UserError("pre-training has no focus area yet: let it finish (--run_mode pretrain) first, or use --focus off")
+                raise UserError("pre_train/last.pth: no finished pre-training that gives a focus area; run it first, or use --focus off")
             self.set_focus(ratio)
 
     def set_focus(self, ratio: float) -> None:

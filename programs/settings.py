@@ -47,7 +47,7 @@ def default_settings(page: Page, method: str, model: str) -> Settings:
 def last_value(argv: Sequence[str], flag: str) -> str | None:
     """The last value that the words of a command line give a flag, if any."""
     found = None
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip(argv, [*argv, None][1:], strict=True):
         if word == f"--{flag}":
             found = following
         elif word.startswith(f"--{flag}="):

@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers import LOSS_2D
+from helpers import LOSS_2D, Recorder
 from torch import nn
 
 from methods.copy_paste import CopyPaste, CopyPastePretrain, paste
@@ -30,19 +30,6 @@ def dual_teacher(student=None, refresh=REFRESH, u_weight=0.5):
 def batch(n=4, size=32):
     torch.manual_seed(1)
     return {"image": torch.rand(2 * n, 1, size, size), "label": torch.randint(0, 4, (n, size, size))}
-
-
-class Recorder(nn.Module):
-    """A 'network' of one parameter that keeps what it is given; its logits favour the class round(3 * pixel)."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(5.0))
-        self.seen = []
-
-    def forward(self, x):
-        self.seen.append(x.detach().clone())
-        return -self.scale * (3 * x - torch.arange(4.0).view(1, 4, 1, 1)).square()
 
 
 def test_pretraining_pastes_the_second_half_into_the_first():
