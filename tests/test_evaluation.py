@@ -15,8 +15,8 @@ from reference import filled_state_dict
 from scipy import ndimage
 
 from dataloaders.cases import read_cases
-from dataloaders.facts import ACDC
-from dataloaders.phantom import write_acdc_phantom
+from helpers import ACDC
+from dataloaders.phantom.write import write_acdc_phantom
 from networks.net_factory_ega import net_factory
 from networks.published import import_state_dict
 from training.evaluate import SlicePredictor, score_case, validate

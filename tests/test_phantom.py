@@ -10,10 +10,11 @@ import pytest
 from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as components
 
-from dataloaders.facts import KITS19, LA, LITS, PANCREAS
-from dataloaders.phantom import write_acdc_phantom, write_phantom, write_volume_phantom
-from dataloaders.phantom_heart import DIASTOLE, LEFT, MYOCARDIUM, RIGHT, SYSTOLE, draw_patient, render
-from dataloaders.phantom_organs import RECIPES, draw_case
+from helpers import ACDC, KITS19, LA, LITS, PANCREAS
+from dataloaders.phantom.volumes import write_volume_phantom
+from dataloaders.phantom.write import write_acdc_phantom, write_phantom
+from dataloaders.phantom.heart import DIASTOLE, LEFT, MYOCARDIUM, RIGHT, SYSTOLE, draw_patient, render
+from dataloaders.phantom.organs import RECIPES, draw_case
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "code" / "make_phantom.py"
