@@ -46,25 +46,28 @@ def training_label(coarse: np.ndarray, other: Annotation) -> np.ndarray:
 @dataclass(frozen=True)
 class Coarse:
     """What a coarse file holds: the `label` (uint8 0/1, axes as stored) that training reads, what its plane gave `alone`, before both
-    were fused (else the same), the annotated slice that it was made from, and the file's attributes."""
+    were fused (else the same), and the file's attributes."""
 
+    path: Path
     label: np.ndarray
     alone: np.ndarray
-    annotation: Annotation
     attributes: dict
 
+    def annotation(self, remedy: str) -> Annotation:
+        """The annotated slice that it was made from; `remedy` ends the line of the UserError for a file that does not say which."""
+        try:
+            axis, index = int(self.attributes["coarse_axis"]), int(self.attributes["coarse_slice"])
+            return Annotation(axis, index, np.take(self.label, index, axis))
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise UserError(f"{self.path}: does not say which slice was annotated; {remedy}") from None
 
-def read_coarse(path: Path, make: str, redo: str) -> Coarse:
-    """`make` ends the line of the UserError for a missing file, `redo` that for one which says nothing of its annotated slice."""
-    with opened(path, f"no such coarse label; {make}") as file:
+
+def read_coarse(path: Path, remedy: str) -> Coarse:
+    """Raises UserError for a missing or damaged file; `remedy` is the end of its line where there is none."""
+    with opened(path, f"no such coarse label; {remedy}") as file:
         label = read_label(path, file, 2)
         alone = read_label(path, file, 2, "carried") if "carried" in file else label
-        attributes = dict(file.attrs)
-    try:
-        axis, index = int(attributes["coarse_axis"]), int(attributes["coarse_slice"])
-        return Coarse(label, alone, Annotation(axis, index, np.take(label, index, axis)), attributes)
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise UserError(f"{path}: does not say which slice was annotated; {redo}") from None
+        return Coarse(path, label, alone, dict(file.attrs))
 
 
 def write_coarse(path: Path, image: np.ndarray, label: np.ndarray, alone: np.ndarray, attributes: dict) -> None:

@@ -96,8 +96,9 @@ class CoarsePatches(VolumePatches):
         case = read_volume(self.facts, path, name, label=False)
         if index >= self.labelled:
             return case.image, ()
-        coarse = [read_coarse(coarse_path(path, plane), self._remedy(), self._remedy(redo=True)) for plane in (0, 1)]
-        labels = training_label(coarse[0].label, coarse[1].annotation), training_label(coarse[1].label, coarse[0].annotation)
+        coarse = [read_coarse(coarse_path(path, plane), self._remedy()) for plane in (0, 1)]
+        drawn = [plane.annotation(self._remedy(redo=True)) for plane in coarse]
+        labels = training_label(coarse[0].label, drawn[1]), training_label(coarse[1].label, drawn[0])
         labels = tuple(turned(self.facts, label) for label in labels)  # they hold task labels already: 0 and 1
         for plane, label in enumerate(labels):
             if label.shape != case.image.shape[1:]:

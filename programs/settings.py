@@ -8,6 +8,7 @@ reads it. Values come, the later ones winning, from the options' defaults, the p
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Literal
 
 from methods.registry import METHODS
@@ -23,8 +24,13 @@ def settings_type(page: Page, method: str, model: str) -> type[Settings]:
     known("method", method, METHODS)
     known("model", model, NETWORKS)
     bases = dict.fromkeys((METHODS[method].Options, NETWORKS[model].Options, *page.options, Settings))
-    choices = {"method": Literal[tuple(METHODS)], "model": Literal[tuple(NETWORKS)]}
-    return dataclass(frozen=True)(type("Settings", tuple(bases), {"__annotations__": choices, "method": method, "model": model}))
+    return _put_together(tuple(bases), tuple(METHODS), tuple(NETWORKS))
+
+
+@cache
+def _put_together(bases: tuple[type, ...], methods: tuple[str, ...], models: tuple[str, ...]) -> type[Settings]:
+    choices = {"method": Literal[methods], "model": Literal[models]}
+    return dataclass(frozen=True)(type("Settings", bases, {"__annotations__": choices}))
 
 
 def make_settings(page: Page, **numbers) -> Settings:

@@ -87,7 +87,7 @@ def _finished(s: RegistrationSettings, facts: DatasetFacts, case: Case) -> bool:
         if not path.exists():
             continue
         try:
-            attributes = read_coarse(path, AGAIN, AGAIN).attributes
+            attributes = read_coarse(path, AGAIN).attributes
         except UserError as error:
             print(f"made again: {error}")
             continue

@@ -38,7 +38,7 @@ def report(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], 
         for case in progress(cases, desc="reporting", unit="case"):
             (image,), truth, _ = read_case(case.path, facts, facts.dims, label=s.report_against_truth)
             truth = None if truth is None else facts.task_label(truth)
-            planes = [read_coarse(path, AGAIN, AGAIN) for path in case.coarse]
+            planes = [read_coarse(path, AGAIN) for path in case.coarse]
             labels, alone = [coarse.label for coarse in planes], [coarse.alone for coarse in planes]
             agreement = mask_metrics(*alone).dice
             for plane in (0, 1):

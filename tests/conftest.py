@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-
 from helpers import KITS19, LA, LITS, PANCREAS
+
 from dataloaders.phantom.volumes import write_volume_phantom
 from dataloaders.phantom.write import write_acdc_phantom
 
