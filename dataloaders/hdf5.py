@@ -53,9 +53,11 @@ def opened(path: Path, missing: str = "no such file, though a case list names it
 
 def numbers(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
     """The data set of that name, not yet read; raises UserError where it is missing or holds no numbers."""
-    item = file.get(key)
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "biuf":
+    if key not in file:
         raise UserError(f"{path}: no data set of numbers '{key}' in it (found: {', '.join(file) or 'nothing'}); prepare the case again")
+    item = file[key]
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "biuf":
+        raise UserError(f"{path}: '{key}' is no data set of numbers; prepare the case again")
     return item
 
 

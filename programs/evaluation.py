@@ -101,7 +101,7 @@ class _Tested:
         self.patch_size = s.patch_size or tuple(checkpoint.settings.get("patch_size", page.numbers["patch_size"]))
         check_patch(net, self.patch_size)
         self.stride = s.stride or tuple(page.stride)
-        self.connectivity = page.connectivity if getattr(s, "nms", True) else None
+        self.connectivity = None if hasattr(s, "nms") and not s.nms else page.connectivity
         if facts.dims == 3:
             check_stride(self.stride, "stride")
         elif s.stride:

@@ -31,7 +31,8 @@ def check_patch(net: nn.Module, patch_size: Sequence[int], images: int = 2) -> N
     try:
         net.check_size(tuple(patch_size), images)
     except ValueError as error:
-        raise UserError(f"{given}: {error}") from None
+        few = " (--labeled_bs says how many)" if images == 1 else ""
+        raise UserError(f"{given}: {error}{few}") from None
 
 
 def load_network(net: nn.Module, checkpoint: Checkpoint) -> None:

@@ -157,7 +157,7 @@ class Frame:
         phase, unit, steps = plan.build(), self.epoch(plan.unlabelled) or 1, self.steps(plan.length, plan.unlabelled)
         self._tell_memory(phase, plan)
         factor = schedule(s.pre_lr_schedule if plan.pretraining else s.lr_schedule, s.lr_drop_every)
-        predict = page.predictor(s.patch_size, getattr(s, "val_stride", ()), self.device)
+        predict = page.predictor(s.patch_size, s.val_stride if hasattr(s, "val_stride") else (), self.device)
         return Stage(
             phase=phase,
             optimizer=self._optimizer(phase, s.pre_weight_decay if plan.pretraining else s.weight_decay),
@@ -196,7 +196,7 @@ class Frame:
         if facts.dims == 3 and is_main():
             labelled, unlabelled = s.labeled_bs // world(), (s.batch_size - s.labeled_bs) // world() if plan.unlabelled else 0
             memory = step_memory(phase, labelled, unlabelled, facts.channels, s.patch_size, 2 if s.optimizer == "adam" else 1)
-            advice = "" if getattr(s, "recompute", False) else "; --recompute, a smaller --patch_size or fewer images lower that"
+            advice = "" if hasattr(s, "recompute") and s.recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
             self.run.log.say(f"{phase.name}: a training step will take about {memory.step_bytes / 2**30:.1f} GiB{advice}")
             if memory.images < phase.student.smallest_batch:
                 self.run.log.say(

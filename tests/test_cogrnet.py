@@ -278,9 +278,7 @@ def test_baselines(coarse, tmp_path):
     assert set(short(tmp_path / "a", "--method", "supervised")) == {"supervised/last.pth", "supervised/VNet_best_model.pth"}
     assert "focus_ratio" not in short(tmp_path / "b", "--method", "mean_teacher")["self_train/last.pth"]["phase"]
     assert short(tmp_path / "c", "--focus", "off")["self_train/last.pth"]["phase"]["focus_ratio"] == pytest.approx(2 / 3)
-    with pytest.raises(
-        UserError, match="no data set of numbers 'label'"
-    ):  # dense labels are what the flag asks for
+    with pytest.raises(UserError, match="no data set of numbers 'label'"):  # dense labels are what the flag asks for
         short(tmp_path / "d", "--labels", "dense")
     with pytest.raises(UserError, match="--teachers: it belongs to --method edge_guided or bcp; leave it out"):
         short(tmp_path / "e", "--teachers", "dual")
