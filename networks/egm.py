@@ -38,6 +38,12 @@ def grey(image: Tensor) -> Tensor:
     return image
 
 
+def check_channels(in_chns: int, egm: EGM) -> None:
+    """Raise ValueError for images that have no edge map."""
+    if egm != "none" and in_chns not in (1, 3):
+        raise ValueError(f"the edge map needs an image of 1 or 3 channels, not {in_chns}; use --egm none")
+
+
 class _Kernel(nn.Module):
     """A fixed convolution kernel, kept under `<name>.weight` as in the published state dicts."""
 

@@ -40,8 +40,8 @@ class EvaluationSettings:
     """Labelled patients or scans of the run to test (Pancreas: percent)."""
     model: str = "unet"
     """Network, by its factory's name."""
-    stage_name: Literal["self_train", "pre_train", "supervised"] = "self_train"
-    """Which stage's checkpoint."""
+    stage_name: str = "self_train"
+    """Which stage's checkpoint: self_train, pre_train or supervised, or as the method calls it."""
     which: Literal["best", "last", "both"] = "best"
     """The checkpoint selected in training, the last one, or both, the last one's files in a folder `last` of the output."""
     checkpoint: Path | None = None

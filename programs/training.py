@@ -71,9 +71,9 @@ class Frame:
 
     # what methods call
 
-    def network(self) -> torch.nn.Module:
-        """A network with its first weights, the same at every call, on the device."""
-        torch.manual_seed(self.settings.seed)
+    def network(self, number: int = 0) -> torch.nn.Module:
+        """A network with its first weights, the same at every call with that number, on the device."""
+        torch.manual_seed(self.settings.seed + number)
         return place(self._build(), self.device, self.page.facts.dims)
 
     def loss(self, pretraining: bool = False) -> Loss:
