@@ -286,7 +286,10 @@ def test_stopped_and_killed_runs_continue_to_the_same_bytes(made, tmp_path):
     root = build(tmp_path / "again")
 
     def start() -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, str(SCRIPT), *flags(root)], stderr=subprocess.PIPE, text=True, start_new_session=True)
+        # a shell that runs the tests in the background hands SIGINT down ignored
+        listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        command = [sys.executable, str(SCRIPT), *flags(root)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen)
 
     stopped = start()
     while not files(root)[1].exists():
