@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from dataloaders.coarse import Annotation, read_annotation, training_label
-from dataloaders.facts import LA
 from dataloaders.hdf5 import read_case, read_list
-from recipes.coarse_labels import Case, assemble, directions
+from recipes.la import FACTS as LA
+from registration.labels import Case, assemble, directions
 from utils import registration
 from utils.registration import carry, scale_255
 
@@ -113,7 +113,7 @@ def main() -> None:
     scores: dict[str, list] = {}
     for name in read_list(given.root_path, LA.name, LA.train_list)[: given.cases]:
         path = LA.path(given.root_path, name)
-        image, truth, _ = read_case(path, LA.file_classes, LA.dims)
+        (image,), truth, _ = read_case(path, LA, LA.dims)
         case = Case(name, path, read_annotation(path, LA))
         found = measure(image, truth, case, given.transform, given.seed)
         for variant, values in found.items():

@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.evaluation import LAEvaluation, evaluate
-from recipes.tasks import LA_TASK
+from programs.evaluation import evaluate
+from recipes.la import PAGE
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: evaluate(LA_TASK, LAEvaluation(labelnum=4, model="VNet", which="both"), description=__doc__))
+    run(lambda: evaluate(PAGE, description=__doc__))

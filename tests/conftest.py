@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from helpers import KITS19, LA, LITS, PANCREAS
 
-from dataloaders.facts import KITS19, LA, LITS, PANCREAS
-from dataloaders.phantom import write_acdc_phantom, write_volume_phantom
+from dataloaders.phantom.volumes import write_volume_phantom
+from dataloaders.phantom.write import write_acdc_phantom
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ import pytest
 import torch
 from reference import filled_state_dict
 
-from recipes import cogrnet, edge_guided
-from recipes.tasks import ACDC_TASK, LA_TASK, PANCREAS_TASK
+from programs.published_flags import training_rules, translated
+from programs.settings import settings_from_flags
+from recipes import la
 from training.checkpoint import load
-from training.settings import CoGRNetSettings
 from utils.components import largest_component_per_class
 from utils.errors import UserError
 
@@ -26,7 +26,6 @@ ACDC3, ACDC7, LA4, LA8, COGRNET = (
     f"{name}_train.py" for name in ("ACDC_labelnum3", "ACDC_labelnum7", "LA_labelnum4", "LA_labelnum8", "CoGRNet")
 )
 PANCREAS = "pancreas/pancreas_labelnum20_train.py"
-TASKS = {"ACDC": ACDC_TASK, "LA": LA_TASK, "pancreas": PANCREAS_TASK}
 RAMP = ("--consistency 0.1", "--consistency_rampup 200.0", "--magnitude 6.0")
 UNUSED = {
     "ACDC": (*RAMP, "--s_param 6", "--num_classes 4"),
@@ -39,10 +38,9 @@ TRAINED = {"ACDC": ACDC3, "LA": LA4, "pancreas": PANCREAS, "CoGRNet": COGRNET}
 
 def settings(script: str, line: str):
     """What a training script would run with, given the words of `line`."""
-    recipe = runpy.run_path(str(CODE / script))["RECIPE"]
-    if isinstance(recipe, CoGRNetSettings):
-        return cogrnet.settings_from_flags(recipe, line.split())
-    return edge_guided.settings_from_flags(TASKS[Path(script).name.split("_")[0]], recipe, line.split())
+    own = runpy.run_path(str(CODE / script))
+    page = own.get("PAGE", la.TWO_SLICES)  # the script of CoGRNet finds its page by --dataset
+    return settings_from_flags(page, own.get("NUMBERS", {}), translated(training_rules(page.commands), line.split()))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Testing a saved or published checkpoint: predictions, metrics and a summary that says where everything came from."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from dataloaders.cases import read_cases
-from recipes.networks import build_network, check_patch, check_stride, load_network
-from recipes.paths import data_root
-from recipes.published_flags import TEST, translated
-from recipes.tasks import Task
-from training.checkpoint import is_ours, load
+from networks.registry import NETWORKS
+from programs.networks import build_network, check_patch, load_network
+from programs.published_flags import test_rules, translated
+from recipes.page import Page, data_root
+from training.checkpoint import read
 from training.device import choose_device, place
 from training.evaluate import predictions, score_case
 from training.results import detail, detail_head, summarise, table, write_json, write_metrics_csv
+from training.sliding import check_stride
 from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
@@ -39,8 +40,8 @@ class EvaluationSettings:
     """Labelled patients or scans of the run to test (Pancreas: percent)."""
     model: str = "unet"
     """Network, by its factory's name."""
-    stage_name: Literal["self_train", "pre_train", "supervised"] = "self_train"
-    """Which stage's checkpoint."""
+    stage_name: str = "self_train"
+    """Which stage's checkpoint: self_train, pre_train or supervised, or as the method calls it."""
     which: Literal["best", "last", "both"] = "best"
     """The checkpoint selected in training, the last one, or both, the last one's files in a folder `last` of the output."""
     checkpoint: Path | None = None
@@ -61,16 +62,21 @@ class EvaluationSettings:
     """Print the figures of each case too, as published (published flag; 0 or 1 may follow)."""
 
 
-@dataclass(frozen=True)
-class LAEvaluation(EvaluationSettings):
-    nms: bool = True
-    """Keep the largest component of a prediction alone, as the published test does (published flag; 0 or 1 may follow)."""
+def evaluate(page: Page, argv: Sequence[str] | None = None, description: str = "", **numbers) -> None:
+    """Test one or two checkpoints of a data set, ours or published; see `EvaluationSettings`. `numbers`: a script's own defaults."""
+    kind = dataclass(frozen=True)(type("Evaluation", (*page.test_options, EvaluationSettings), {"__doc__": EvaluationSettings.__doc__}))
+    s = parse(kind, translated(test_rules(page.commands), argv), kind(**{**page.test_numbers, **numbers}), description)
+    device = choose_device(s.device, s.gpu)
+    chosen = [_Tested(page, s, path, device, output) for path, output in checkpoints(page, s)]
+    cases = read_cases(page.facts, data_root(page.facts.name, s.root_path), s.split)
+    for tested in chosen:
+        tested.run(cases)
 
 
-def checkpoints(task: Task, s: EvaluationSettings) -> list[tuple[Path, Path]]:
+def checkpoints(page: Page, s: EvaluationSettings) -> list[tuple[Path, Path]]:
     """The checkpoints that the flags name, each with its output folder; raises UserError where one is missing."""
-    run = task.folder(s.exp, s.labelnum, s.output_root)
-    best, last = task.best(run, s.stage_name, s.model, s.labelnum), run / s.stage_name / "last.pth"
+    run = page.folder(s.output_root, s.exp, s.labelnum)
+    best, last = page.best(run, s.stage_name, s.model, s.labelnum), run / s.stage_name / "last.pth"
     paths = [s.checkpoint] if s.checkpoint else {"best": [best], "last": [last], "both": [best, last]}[s.which]
     if s.which == "both" and not s.checkpoint and not last.is_file():
         paths = [best]  # a published file stands alone
@@ -81,58 +87,34 @@ def checkpoints(task: Task, s: EvaluationSettings) -> list[tuple[Path, Path]]:
     return [(path, output / "last" if number else output) for number, path in enumerate(paths)]
 
 
-def describe_selection(content: Mapping, path: Path) -> str:
-    """In words: how the checkpoint was chosen among those of its run."""
-    if not is_ours(content):
-        return "a published state dict; the file does not say how it was selected (its authors: the best validation Dice)"
-    progress = content["progress"]
-    where = f"iteration {progress['step']} of {content['stage']}"
-    if path.name in ("last.pth", "previous.pth"):
-        return f"not selected: {where}, where the run stood last"
-    return f"{content['selection']}: {progress['best_score']:.4f} at {where}"
-
-
-def evaluate(task: Task, default: EvaluationSettings, argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Test checkpoints of a data set as `default` says, changed by the flags in `argv`, ours or published."""
-    score_checkpoints(task, parse(type(default), translated(TEST[task.facts.name], argv), default, description))
-
-
-def score_checkpoints(task: Task, s: EvaluationSettings) -> None:
-    """Test one or two checkpoints of a data set; see `EvaluationSettings`."""
-    if isinstance(s, LAEvaluation) and not s.nms:
-        task = replace(task, connectivity=None)
-    device = choose_device(s.device, s.gpu)
-    chosen = [_Tested(task, s, path, device, output) for path, output in checkpoints(task, s)]
-    cases = read_cases(task.facts, data_root(task.facts.name, s.root_path), s.split)
-    for tested in chosen:
-        tested.run(cases)
-
-
 class _Tested:
     """One checkpoint, read and checked before the cases are."""
 
-    def __init__(self, task: Task, s: EvaluationSettings, path: Path, device: torch.device, output: Path):
-        facts, content = task.facts, load(path)
-        self.task, self.split, self.path, self.device, self.output = task, s.split, path, device, output
+    def __init__(self, page: Page, s: EvaluationSettings, path: Path, device: torch.device, output: Path):
+        facts, checkpoint = page.facts, read(path)
+        if checkpoint.ours and checkpoint.facts["name"] != facts.name:
+            raise UserError(f"{path}: a checkpoint of {checkpoint.facts['name']}, expected one of {facts.name}")
+        self.page, self.split, self.checkpoint, self.device, self.output = page, s.split, checkpoint, device, output
         self.detail = s.detail
-        self.settings, egm, model = _about(task, content, path)
-        self.patch_size = s.patch_size or tuple(self.settings.get("patch_size", task.patch_size))
-        check_patch(facts, self.patch_size, egm)
-        self.stride = s.stride or task.stride
+        model = checkpoint.settings.get("model", s.model)
+        net = build_network(facts, model, default_options(model) | checkpoint.settings)
+        self.patch_size = s.patch_size or tuple(checkpoint.settings.get("patch_size", page.numbers["patch_size"]))
+        check_patch(net, self.patch_size)
+        self.stride = s.stride or tuple(page.stride)
+        self.connectivity = None if hasattr(s, "nms") and not s.nms else page.connectivity
         if facts.dims == 3:
             check_stride(self.stride, "stride")
         elif s.stride:
             raise UserError(f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out")
-        net = build_network(facts, model or s.model, egm, self.settings.get("upsampling", "published"))
-        load_network(net, content, path)
+        load_network(net, checkpoint)
         self.net = place(net, device, facts.dims)
-        self.selection = describe_selection(content, path)
 
     def run(self, cases: Sequence[Case]) -> None:
         """Predict, score, write, print."""
-        facts, output = self.task.facts, self.output
-        print(f"checkpoint {self.path}\nselection: {self.selection}")
-        predict, scores = self.task.predictor(self.patch_size, self.stride, self.device, test=True), []
+        facts, output, checkpoint = self.page.facts, self.output, self.checkpoint
+        print(f"checkpoint {checkpoint.path}\nselection: {checkpoint.selection}")
+        predict = self.page.predictor(self.patch_size, self.stride, self.device, connectivity=self.connectivity, progress=True)
+        scores = []
         with (
             writing(output, "free space or name another place with --output_dir"),
             progress(predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case") as bar,
@@ -146,15 +128,20 @@ class _Tested:
                 scores += new
                 if self.detail:
                     bar.write(detail(new))
-        checkpoint = {"path": str(self.path), "sha256": sha256(self.path), "selection": self.selection, "settings": self.settings or None}
+        about = {
+            "path": str(checkpoint.path),
+            "sha256": sha256(checkpoint.path),
+            "selection": checkpoint.selection,
+            "settings": checkpoint.settings if checkpoint.ours else None,
+        }
         summary = {
             "dataset": facts.name,
             "split": facts.list_name(self.split),
             "cases": len(cases),
             "patch_size": list(self.patch_size),
-            **({"stride": list(self.stride), "largest_component": self.task.connectivity is not None} if self.stride else {}),
+            **({"stride": list(self.stride), "largest_component": self.connectivity is not None} if self.stride else {}),
             **summarise(scores),
-            "checkpoint": checkpoint,
+            "checkpoint": about,
             **provenance(),
         }
         with writing(output, "free space or name another place with --output_dir"):
@@ -172,11 +159,6 @@ def write_prediction(path: Path, case: Case, prediction: np.ndarray, xyz: bool) 
     write_nifti(path, prediction, spacing, case.affine)
 
 
-def _about(task: Task, content: Mapping, path: Path) -> tuple[dict, str, str | None]:
-    """Settings, EGM and network of a checkpoint; a published state dict tells by its keys whether it has edge-guided modules."""
-    if is_ours(content):
-        if content["facts"]["name"] != task.facts.name:
-            raise UserError(f"{path}: a checkpoint of {content['facts']['name']}, expected one of {task.facts.name}")
-        return content["settings"], content["settings"]["egm"], content["settings"]["model"]
-    weights = content["net"] if isinstance(content.get("net"), Mapping) else content
-    return {}, "published" if any("compute_edge_feature." in str(key) for key in weights) else "none", None
+def default_options(model: str) -> dict:
+    """What a network has whose file does not say: its options' defaults."""
+    return {field.name: field.default for field in fields(NETWORKS[model].Options)} if model in NETWORKS else {}

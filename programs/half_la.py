@@ -1,30 +1,21 @@
-"""Write LA scans at half resolution, so that a patch that a CPU can afford sees as much of the heart as the published one.
+"""LA scans at half the resolution, for a CPU."""
 
-    python benchmarks/half_la.py --root_path data_split/LA --dest half_la --validation 4
-
-Blocks of 2x2x2 voxels become one: the image's mean (z-scored again), the label where at least half of them are. The last `validation`
-cases of train.list become a val.list. What short runs on the CPU are measured on (docs/results/la.md, docs/results/cogrnet.md).
-"""
-
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 
 from dataloaders.cases import read_volume
-from dataloaders.facts import LA
 from dataloaders.hdf5 import read_list
-from dataloaders.phantom_files import write_case
-from utils.cli import parse, run
+from dataloaders.phantom.files import write_case
+from recipes.la import FACTS as LA
+from utils.cli import parse
 from utils.progress import progress
 
 
 @dataclass(frozen=True)
-class Flags:
+class HalvingSettings:
     root_path: Path
     """Folder of the LA data."""
     dest: Path
@@ -39,8 +30,9 @@ def halved(volume: np.ndarray) -> np.ndarray:
     return volume[: 2 * x, : 2 * y, : 2 * z].astype(np.float32).reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    flags = parse(Flags, argv, description=__doc__)
+def halve(argv: Sequence[str] | None = None, description: str = "") -> None:
+    """Write the halved scans and their lists."""
+    flags = parse(HalvingSettings, argv, description=description)
     train, test = (read_list(flags.root_path, LA.name, name) for name in (LA.train_list, LA.test_list))
     lists = {"train.list": train[: -flags.validation], "val.list": train[-flags.validation :], "test.list": test}
     flags.dest.mkdir(parents=True, exist_ok=True)
@@ -48,11 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         (flags.dest / name).write_text("\n".join(cases) + "\n")
     for name in progress([*train, *test], desc="halving", unit="scan"):
         case = read_volume(LA, LA.path(flags.root_path, name), name)
-        image = halved(case.image)
+        image = halved(case.image[0])
         path = LA.path(flags.dest, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_case(path, (image - image.mean()) / image.std(), (halved(case.label) >= 0.5).astype(np.uint8))
-
-
-if __name__ == "__main__":
-    run(main)

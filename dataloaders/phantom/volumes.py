@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.facts import PANCREAS, DatasetFacts
-from dataloaders.phantom_files import claimed, within, write_case, write_lists
-from dataloaders.phantom_organs import RECIPES, draw_case
+from dataloaders.facts import DatasetFacts
+from dataloaders.phantom.files import claimed, within, write_case, write_lists
+from dataloaders.phantom.organs import RECIPES, draw_case
 from utils.errors import UserError
 from utils.progress import progress
 
@@ -48,7 +48,7 @@ def write_volume_phantom(
         lists = {facts.train_list: labelled, facts.unlabelled_list: train - labelled, facts.test_list: test}
         settings["labelled"] = labelled
     elif labelled is not None:
-        raise UserError(f"--labelled is for {PANCREAS.name} alone, {facts.name} has one list of training cases; leave it out")
+        raise UserError(f"--labelled: {facts.name} has one list of training cases, and --labelnum says how many are labelled; leave it out")
     names = [recipe.case.format(number) for number in range(1, train + test + 1)]
     # what lies at the root: the lists, and the cases or the folder that holds them
     with claimed(root, settings, (*lists, Path(facts.file.format("*")).parts[0])):

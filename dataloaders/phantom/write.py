@@ -5,26 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.facts import ACDC, KITS19, LA, LITS, PANCREAS
-from dataloaders.phantom_files import claimed, within, write_case, write_lists
-from dataloaders.phantom_heart import DIASTOLE, SYSTOLE, draw_patient, render
-from dataloaders.phantom_volumes import write_volume_phantom
+from dataloaders.facts import DatasetFacts
+from dataloaders.phantom.files import claimed, within, write_case, write_lists
+from dataloaders.phantom.heart import DIASTOLE, SYSTOLE, draw_patient, render
+from dataloaders.phantom.volumes import write_volume_phantom
 from utils.errors import UserError
 from utils.progress import progress
 
 LISTS = ("train.list", "val.list", "test.list", "train_slices.list")
-REGISTER = "code/CoGRNet_register.py --dataset {} --root_path {{}} --planes middle middle"  # the published planes need the published size
-NEXT = {
-    ACDC.name: "code/ACDC_labelnum3_train.py --root_path {}",
-    LA.name: "code/LA_labelnum4_train.py --root_path {}",
-    PANCREAS.name: "pancreas/pancreas_labelnum20_train.py --root_path {}",
-    KITS19.name: REGISTER.format(KITS19.name),
-    LITS.name: REGISTER.format(LITS.name),
-}
 
 
 def write_phantom(
-    dataset: str,
+    facts: DatasetFacts,
     root: Path,
     train: int = 20,
     test: int = 6,
@@ -33,27 +25,25 @@ def write_phantom(
     size: Sequence[int] | None = None,
     seed: int = 1337,
 ) -> str:
-    """Write the phantom of the data set of that name; None is the data set's default.
+    """Write the phantom of a published data set; None is that data set's default. Returns a line that says what was written.
 
-    Returns a line that says what was written and which command comes next. UserError as in `write_acdc_phantom` and
-    `write_volume_phantom`, and for what the data set has no use for.
+    UserError as in `write_acdc_phantom` and `write_volume_phantom`, and for what the data set has no use for.
     """
-    if dataset == ACDC.name:
+    if facts.dims == 2:
         if labelled is not None:
-            raise UserError(f"--labelled is for {PANCREAS.name} alone, --labelnum of the training counts ACDC's labels; leave it out")
+            raise UserError(f"--labelled: --labelnum of the training counts the labelled patients of {facts.name}; leave it out")
         if size and len(size) != 1:
-            raise UserError(f"--size takes one number for {dataset}, the mean side of an image in pixels, not {len(size)}")
+            raise UserError(f"--size takes one number for {facts.name}, the mean side of an image in pixels, not {len(size)}")
         val = 4 if val is None else val
         write_acdc_phantom(root, train, val, test, *(size or (128,)), seed)
-        slices = len((root / ACDC.train_list).read_text().split())
+        slices = len((root / facts.train_list).read_text().split())
         wrote = f"{slices} training slices of {train} patients, {2 * val} validation and {2 * test} test volumes"
     else:
         if val is not None:
-            raise UserError(f"--val is for ACDC alone, {dataset} has no validation list; leave it out")
-        facts = next(facts for facts in (LA, PANCREAS, KITS19, LITS) if facts.name == dataset)
+            raise UserError(f"--val is for ACDC alone, {facts.name} has no validation list; leave it out")
         write_volume_phantom(facts, root, train, test, size, seed, labelled)
         wrote = f"{train} training and {test} test volumes"
-    return f"wrote {wrote} below {root}; next: python {NEXT[dataset].format(root)}"
+    return f"wrote {wrote} below {root}"
 
 
 def write_acdc_phantom(

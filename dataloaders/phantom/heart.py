@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter, shift
 from scipy.ndimage import label as components
 from scipy.special import expit
 
-from dataloaders.phantom_paint import bias, paint, rician
+from dataloaders.phantom.paint import bias, paint, rician
 
 BACKGROUND, RIGHT, MYOCARDIUM, LEFT = range(4)
 DIASTOLE, SYSTOLE = 1, 2

@@ -9,10 +9,9 @@ import nibabel
 import numpy as np
 
 from dataloaders.cases import read_cases
-from dataloaders.facts import ACDC
-from recipes.paths import data_root
-from recipes.tasks import ACDC_TASK
-from training.checkpoint import is_ours, load
+from recipes import acdc
+from recipes.page import data_root
+from training.checkpoint import read_ours
 from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
@@ -23,6 +22,7 @@ from utils.pictures import COLOURS, grey_picture, overlay
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+FACTS = acdc.PAGE.facts
 STAGES = ("supervised", "pre_train", "self_train")
 
 
@@ -46,15 +46,15 @@ def report(argv: Sequence[str] | None = None, description: str | None = None) ->
     s = parse(ReportSettings, argv, description=description)
     if s.output.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise UserError(f"--output {s.output}: the name must end in .png, .pdf, .svg or .jpg")
-    folder = ACDC_TASK.folder(s.exp, s.labelnum, s.output_root)
+    folder = acdc.PAGE.folder(s.output_root, s.exp, s.labelnum)
     history = read_history(folder)
     scored = sorted(
-        _scored_cases(data_root(ACDC.name, s.root_path), s.predictions or folder / "unet_predictions"), key=lambda item: item[0]
+        _scored_cases(data_root(FACTS.name, s.root_path), s.predictions or folder / "unet_predictions"), key=lambda item: item[0]
     )
     chosen = {"worst": scored[0], "median": scored[len(scored) // 2], "best": scored[-1]}
     with writing(s.output, "free space or name another place with --output"):
         s.output.parent.mkdir(parents=True, exist_ok=True)
-        draw(s.output, history, chosen, ACDC.class_names)
+        draw(s.output, history, chosen, FACTS.class_names)
     print(f"wrote {s.output}")
 
 
@@ -63,10 +63,8 @@ def read_history(folder: Path) -> dict[str, list[dict]]:
     history = {}
     for path in (folder / stage / "last.pth" for stage in STAGES):
         if path.is_file():
-            content = load(path)
-            if not is_ours(content):
-                raise UserError(f"{path}: not a checkpoint of this project, so it tells nothing of how training went")
-            history[path.parent.name] = content["progress"]["history"]
+            checkpoint = read_ours(path, ", so it tells nothing of how training went")
+            history[path.parent.name] = checkpoint.progress["history"]
     if not any(history.values()):
         raise UserError(f"{folder}: no validated run there; train first, or name the run with --exp and --labelnum")
     return history
@@ -75,14 +73,14 @@ def read_history(folder: Path) -> dict[str, list[dict]]:
 def _scored_cases(root: Path, folder: Path) -> list[tuple[float, Case, np.ndarray]]:
     """(mean Dice, case, prediction) of the test cases."""
     scored = []
-    for case in read_cases(ACDC, root, "test"):
+    for case in read_cases(FACTS, root, "test"):
         path = folder / f"{case.name}_pred.nii.gz"
         if not path.is_file():
             raise UserError(f"{path}: no such prediction; run code/test_ACDC.py first")
         prediction = _read_prediction(path)
         if prediction.shape != case.label.shape:
             raise UserError(f"{path}: shape {prediction.shape}, the case has {case.label.shape}; run code/test_ACDC.py again")
-        dice = [mask_metrics(prediction == k, case.label == k).dice for k in range(1, ACDC.classes)]
+        dice = [mask_metrics(prediction == k, case.label == k).dice for k in range(1, FACTS.classes)]
         scored.append((float(np.mean(dice)), case, prediction))
     return scored
 
@@ -103,7 +101,7 @@ def draw(path: Path, history: dict[str, list[dict]], chosen: dict, class_names: 
     )
     for name, (dice, case, prediction) in chosen.items():
         place = int((case.label > 0).sum((1, 2)).argmax())
-        image, truth, predicted = case.image[place], case.label[place], prediction[place]
+        image, truth, predicted = case.image[0, place], case.label[place], prediction[place]
         titles = (f"{name} of the test cases: {case.name}", "truth", f"prediction, Dice {dice:.3f}")
         pictures = (grey_picture(image), overlay(image, truth), overlay(image, predicted))
         for part, title, picture in zip(("image", "truth", "prediction"), titles, pictures, strict=True):

@@ -7,13 +7,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from methods.copy_paste_pretrain import CopyPastePretrain
-from methods.dual_teacher import DualTeacher
-from methods.supervised import Supervised
 from networks.published import published_state_dict
-from recipes.published_optimizer import published_optimizer
-from recipes.tasks import LA_TASK, PANCREAS_TASK
-from training.checkpoint import is_ours, load, save
+from programs.published_optimizer import published_optimizer
+from recipes.registry import pages
+from training.checkpoint import Checkpoint, read_ours, save
 from utils.cli import parse
 from utils.errors import UserError
 
@@ -45,16 +42,14 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
         raise UserError("--module_prefix and --no_module_prefix contradict each other; give one of them")
     path = find_checkpoint(s.run)
     _check_out(s.out, path, s.overwrite)
-    content = load(path)
-    if not is_ours(content):
-        raise UserError(f"{path}: not a checkpoint of this project; if it is a published one, use it as it is, it needs no export")
-    layout, prefix = _layout(content, s)
-    net = {f"module.{name}" if prefix else name: value for name, value in published_state_dict(content["student"]).items()}
-    opt = {"opt": published_optimizer(content, s.sobel == "parameters")} if layout == "net_opt" else {}
+    checkpoint = read_ours(path, "; if it is a published one, use it as it is, it needs no export")
+    layout, prefix = _layout(checkpoint, s)
+    net = {f"module.{name}" if prefix else name: value for name, value in published_state_dict(checkpoint.weights).items()}
+    opt = {"opt": published_optimizer(checkpoint, s.sobel == "parameters")} if layout == "net_opt" else {}
     save(s.out, net if layout == "plain" else {"net": net} | opt)
-    print(f"{path}: {content['stage']}, iteration {content['progress']['step']}")
+    print(f"{path}: {checkpoint.stage}, iteration {checkpoint.progress['step']}")
     print(f"{s.out}: written, layout {layout}, names with{'' if prefix else 'out'} module.")
-    for flag, value in _not_published(content["settings"]).items():
+    for flag, value in _not_published(checkpoint.settings).items():
         print(f"warning: trained with --{flag} {value}, which the published network does not have: there these weights predict otherwise")
 
 
@@ -64,7 +59,7 @@ def find_checkpoint(run: Path) -> Path:
         return run
     if not run.is_dir():
         raise UserError(f"{run}: no such run; give a run's folder, a stage's folder or a checkpoint")
-    folder = next((run / stage for stage in (DualTeacher.name, Supervised.name) if (run / stage).is_dir()), run)
+    folder = next((run / stage for stage in ("self_train", "supervised") if (run / stage).is_dir()), run)
     best = [path for path in sorted(folder.glob("*.pth")) if path.name not in ("last.pth", "previous.pth")]
     if len(best) != 1:
         raise UserError(f"{folder}: {len(best)} files that may be a best checkpoint, expected one; name a checkpoint or a stage's folder")
@@ -80,17 +75,18 @@ def _check_out(out: Path, path: Path, overwrite: bool) -> None:
         raise UserError(f"{out}: there already; write to another file, or replace it with --overwrite")
 
 
-def _layout(content: Mapping, s: ExportSettings) -> tuple[str, bool]:
-    """The layout's name and whether names get a prefix: as the flags say, else as the published code leaves it."""
-    name, cogrnet = content["facts"]["name"], "focus" in content["settings"]
-    layout = "net_opt" if content["stage"] == CopyPastePretrain.name else "net" if name == PANCREAS_TASK.facts.name else "plain"
-    # both 3-D data sets of the edge-guided method are trained on two devices there, which is where the prefix comes from
-    prefix = name in (LA_TASK.facts.name, PANCREAS_TASK.facts.name) and not cogrnet
+def _layout(checkpoint: Checkpoint, s: ExportSettings) -> tuple[str, bool]:
+    """The layout's name and whether names get a prefix: as the flags say, else as the published code of its page leaves it."""
+    page = pages("TWO_SLICES" if checkpoint.settings["method"] == "cogrnet" or "labels" in checkpoint.settings else "PAGE").get(
+        checkpoint.facts["name"]
+    )
+    own, prefix = (page.published_layout, page.module_prefix) if page else ("plain", False)
+    layout = "net_opt" if checkpoint.stage == "pre_train" else own
     return layout if s.layout == "published" else s.layout, s.module_prefix or (prefix and not s.no_module_prefix)
 
 
 def _not_published(settings: Mapping) -> dict[str, str]:
     """Settings that the weights were trained with and the published network of their names has not."""
-    upsampling = {"none": "bilinear"}.get(settings["egm"], "nearest")
-    odd = {"egm": settings["egm"]} if settings["egm"] == "corrected" else {}
+    upsampling = {"none": "bilinear"}.get(settings.get("egm", "none"), "nearest")
+    odd = {"egm": settings.get("egm", "none")} if settings.get("egm", "none") == "corrected" else {}
     return odd | ({"upsampling": u} if (u := settings.get("upsampling", "published")) not in ("published", upsampling) else {})

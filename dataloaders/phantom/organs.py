@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dataloaders.facts import KITS19, LA, LITS, PANCREAS, DatasetFacts
-from dataloaders.phantom_paint import Scene, bias, curve, merged, rician
+from dataloaders.phantom.paint import Scene, bias, curve, merged, rician
 from utils.components import largest_component
 
 
@@ -250,13 +249,14 @@ def pancreas(scene: Scene) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a data set is imitated: names of its cases, who draws them, field of view (mm) and default size (voxels) per array axis.
+    """How a data set is imitated: order of its arrays' axes, names of its cases, who draws them, field of view (mm)
+    and default size (voxels) per array axis.
 
     `vary`: how much the size changes from case to case, as a share of it (the published LA scans share their depth). `warp`:
     standard deviation (mm) of the displacements that bend the scene.
     """
 
-    facts: DatasetFacts
+    axes: str
     case: str
     draw: Callable[[Scene], np.ndarray]
     field: tuple[float, float, float]
@@ -266,20 +266,17 @@ class Recipe:
 
 
 RECIPES = {
-    recipe.facts.name: recipe
-    for recipe in (
-        Recipe(LA, "phantom{:03d}", atrium, (120, 110, 70), (96, 96, 56), (0.08, 0.08, 0), 1.6),
-        Recipe(PANCREAS, "{:04d}", pancreas, (130, 130, 130), (96, 96, 96), (0, 0, 0), 2.5),
-        Recipe(KITS19, "case_{:05d}", kidneys, (200, 250, 350), (32, 96, 96), (0, 0, 0), 2.5),
-        Recipe(LITS, "volume-{}", liver, (220, 250, 350), (32, 96, 96), (0, 0, 0), 3.0),
-    )
+    "LA": Recipe("xyz", "phantom{:03d}", atrium, (120, 110, 70), (96, 96, 56), (0.08, 0.08, 0), 1.6),
+    "Pancreas": Recipe("xyz", "{:04d}", pancreas, (130, 130, 130), (96, 96, 96), (0, 0, 0), 2.5),
+    "KiTS19": Recipe("zyx", "case_{:05d}", kidneys, (200, 250, 350), (32, 96, 96), (0, 0, 0), 2.5),
+    "LiTS": Recipe("zyx", "volume-{}", liver, (220, 250, 350), (32, 96, 96), (0, 0, 0), 3.0),
 }
 
 
 def draw_case(recipe: Recipe, rng: np.random.Generator, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     """Image (float32), label (uint8) and spacing (mm per axis) of one case; `size` is the mean shape in voxels."""
     shape = tuple(round(n * (1 + share * rng.uniform(-1, 1))) for n, share in zip(size, recipe.vary, strict=True))
-    scene = Scene(rng, recipe.facts.axes, shape, [mm / n for mm, n in zip(recipe.field, size, strict=True)], recipe.warp)
+    scene = Scene(rng, recipe.axes, shape, [mm / n for mm, n in zip(recipe.field, size, strict=True)], recipe.warp)
     label = recipe.draw(scene)
     # people differ in size, and so do the voxels of volumes resampled to one shape
     grown = rng.uniform(0.92, 1.08)

@@ -10,15 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from networks.published import parameter_names, published_state_dict
+from training.checkpoint import Checkpoint
 
 ENTRIES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
 
 
-def take_over(optimizer: torch.optim.Optimizer, net: nn.Module, content: Mapping) -> None:
-    """The state under `opt` of a published {'net', 'opt'} into the optimiser of `net`; learning rate, weight decay and the like stay
+def take_over_momentum(optimizer: torch.optim.Optimizer, net: nn.Module, checkpoint: Checkpoint) -> str:
+    """A checkpoint's optimiser state into the optimiser of `net`, which keeps its own numbers; what there is to say of it, in words."""
+    if checkpoint.ours:
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": checkpoint.optimizer["state"]})
+        return ""
+    try:
+        take_over(optimizer, net, checkpoint)
+    except ValueError as error:
+        return f", its momentum left behind: {error}"
+    return ", its momentum taken over"
+
+
+def take_over(optimizer: torch.optim.Optimizer, net: nn.Module, checkpoint: Checkpoint) -> None:
+    """The optimiser state of a published {'net', 'opt'} into the optimiser of `net`; learning rate, weight decay and the like stay
     the optimiser's own. Raises ValueError, and changes nothing, where there is none or it does not fit."""
     own, state = optimizer.state_dict(), {}
-    there = _by_name(content)
+    there = _by_name(checkpoint)
     for number, (name, parameter) in enumerate(net.named_parameters()):
         if name in there:
             state[number] = _checked(there[name], name, parameter, ENTRIES[type(optimizer)])
@@ -27,13 +40,13 @@ def take_over(optimizer: torch.optim.Optimizer, net: nn.Module, content: Mapping
     optimizer.load_state_dict(own | {"state": state})
 
 
-def _by_name(content: Mapping) -> dict[str, Mapping]:
+def _by_name(checkpoint: Checkpoint) -> dict[str, Mapping]:
     try:
-        (group,) = content["opt"]["param_groups"]
-        numbers, state = list(group["params"]), dict(content["opt"]["state"])
+        (group,) = checkpoint.optimizer["param_groups"]
+        numbers, state = list(group["params"]), dict(checkpoint.optimizer["state"])
     except (KeyError, TypeError, ValueError):
         raise ValueError("there is none") from None
-    keys = [key.removeprefix("module.") for key in content["net"]]
+    keys = [key.removeprefix("module.") for key in checkpoint.weights]
     # nothing in a state dict tells whether its Sobel kernels are parameters or buffers: the number of parameters does
     fitting = [names for names in (parameter_names(keys, sobel) for sobel in (True, False)) if len(names) == len(numbers)]
     if not fitting:
@@ -54,11 +67,11 @@ def _checked(entry: Mapping, name: str, parameter: Tensor, keys: set[str]) -> di
     return {key: torch.tensor(float(value)) if key == "step" else value for key, value in entry.items()}
 
 
-def published_optimizer(content: Mapping, sobel: bool) -> dict:
+def published_optimizer(checkpoint: Checkpoint, sobel: bool) -> dict:
     """The optimiser of a checkpoint of ours as the published code leaves it under `opt`; `sobel`: whether that counts the kernels."""
-    (group,) = content["optimizer"]["param_groups"]
-    names = parameter_names(content["student"], sobel=False)  # of our parameters, in our order; our Sobel kernels are buffers
-    published = parameter_names(published_state_dict(content["student"]), sobel)
-    state = {published.index(names[number]): entry for number, entry in content["optimizer"]["state"].items()}
+    (group,) = checkpoint.optimizer["param_groups"]
+    names = parameter_names(checkpoint.weights, sobel=False)  # of our parameters, in our order; our Sobel kernels are buffers
+    published = parameter_names(published_state_dict(checkpoint.weights), sobel)
+    state = {published.index(names[number]): entry for number, entry in checkpoint.optimizer["state"].items()}
     plain = {n: {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in state[n].items()} for n in sorted(state)}
     return {"state": plain, "param_groups": [group | {"params": list(range(len(published)))}]}
