@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from programs.evaluation import evaluate
 from programs.settings import last_value
 from programs.training import train
 from recipes.page import Page
 from recipes.registry import find_page, pages
+from training.checkpoint import read
 from utils.errors import UserError
 
 
@@ -18,7 +20,14 @@ def train_any(argv: Sequence[str] | None = None, description: str = "") -> None:
 
 
 def test_any(argv: Sequence[str] | None = None, description: str = "") -> None:
-    """Test a run on the page that --dataset names."""
+    """Test a run on the page that --dataset names, or a --checkpoint on that of its own data set."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    file = last_value(argv, "checkpoint")
+    if file and not last_value(argv, "dataset"):
+        name = read(Path(file)).facts.get("name")
+        if not name:
+            raise UserError(f"{file}: a published checkpoint does not say of what data set it is; name it with --dataset")
+        argv = [*argv, "--dataset", name]
     page, argv = _chosen(argv, "PAGE")
     evaluate(page, argv, description)
 

@@ -125,6 +125,7 @@ def two_slices(*, facts: DatasetFacts, patch_size: tuple[int, ...]) -> Page:
             "lr_drop_every": 2_500,
             "select": "test",
         },
+        methods={"edge_guided": {"exp": "edge_guided"}},
         settled=published_lengths,
         commands="CoGRNet",
         test_numbers={"exp": "CoGRNet", "labelnum": 5, "model": "VNet", "which": "both"},

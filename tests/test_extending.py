@@ -1,6 +1,9 @@
 """What docs/extending.md shows, run as it stands; and a method with two learners in a file of its own."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cps
@@ -126,4 +129,39 @@ def test_two_students_train_are_stopped_resume_and_are_tested(phantom_root, tmp_
     assert_same(train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers), whole)
     place = words(root_path=phantom_root, output_root=tmp_path / "whole", labelnum=1, exp="cps", stage_name="cross_train", device="cpu")
     evaluate(acdc.PAGE, place)
-    assert len(list((tmp_path / "whole").rglob("metrics.csv"))) == 1
+    (best,) = (tmp_path / "whole").rglob("cross_train/unet_best_model.pth")
+    evaluate_any(words(checkpoint=best, root_path=phantom_root, output_dir=tmp_path / "again", device="cpu"))  # the file alone
+    metrics = [path.read_text() for path in tmp_path.rglob("metrics.csv")]
+    assert len(metrics) == 2 and metrics[0] == metrics[1]
+
+
+SPY = """
+import os, sys, torch
+from pathlib import PosixPath, WindowsPath
+sys.path[:0] = [{repository!r}, {tests!r}]
+import cps
+from methods.registry import METHODS
+from training.loop import _StageRunner
+METHODS["cps"] = cps
+stage = _StageRunner.run
+def run(self):
+    stage(self)
+    torch.save({{name: net.state_dict() for name, net in self.phase.learners.items()}}, {folder!r} + "/" + os.environ["RANK"] + ".pt")
+_StageRunner.run = run
+from programs.training import train
+from recipes.acdc import PAGE
+train(PAGE, ["--method", "cps"], **{numbers!r})
+"""
+
+
+def test_two_students_in_two_processes(phantom_root, tmp_path):
+    """Both networks average their gradients and their statistics: the processes end with the same two."""
+    numbers = {**ACDC, "root_path": phantom_root, "output_root": tmp_path / "runs", "device": "cpu", "batch_size": 8, "labeled_bs": 4}
+    tests = Path(__file__).parent
+    (tmp_path / "spy.py").write_text(SPY.format(repository=str(tests.parent), tests=str(tests), folder=str(tmp_path), numbers=numbers))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "spy.py")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert_same({name: dict(state) for name, state in first.items()}, {name: dict(state) for name, state in second.items()})
+    assert set(first) == {"student", "other"}
