@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 bench.times.clear()
     ours, plain = benches["ours"].times, benches["plain"].times if flags.compare else {}
     whole = statistics.median(ours["whole step"])
-    print(f"{'seconds a step (median)':<26}{'ours':>8}{'share':>8}" + (f"{'plain':>8}{'plain / ours':>14}" if plain else ""))
+    print(f"{'seconds per step (median)':<26}{'ours':>8}{'share':>8}" + (f"{'plain':>8}{'plain / ours':>14}" if plain else ""))
     for part, seconds in ours.items():
         mine = statistics.median(seconds)
         line = f"{part:<26}{mine:>8.3f}{mine / whole:>8.0%}"

@@ -2,9 +2,9 @@
 
     python code/ACDC_labelnum3_train.py --root_path DATA
 
-Protocol: 256x256, batch 12 + 12, 10 000 + 30 000 iterations, seed 1337. Made for one GPU; on two CPU cores (6.7 s an iteration,
-3.2 GiB) it takes some 60 hours. Not run here in full; at 128x128, batch 6 + 6, 600 + 1 200 iterations, an hour on one core, test Dice
-was 0.62 (docs/results/acdc.md).
+Protocol: 256x256, batch 12 + 12, 10 000 + 30 000 iterations, seed 1337. Made for one GPU; on two CPU cores (6.7 s per iteration,
+3.2 GiB) it takes some 60 hours. Not run here in full; at 128x128, batch 6 + 6, 600 + 1 200 iterations, 40 minutes on one core, test Dice
+was 0.59 on the mean of three seeds (docs/results/acdc.md).
 Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema (README).
 The same command resumes an interrupted run; test with code/test_ACDC.py --labelnum 3.
 """

@@ -2,7 +2,7 @@
 
     python code/ACDC_labelnum7_train.py --root_path DATA
 
-Protocol: 256x256, batch 12 + 12, 10 000 + 30 000 iterations, seed 1337. Made for one GPU; on two CPU cores (6.7 s an iteration,
+Protocol: 256x256, batch 12 + 12, 10 000 + 30 000 iterations, seed 1337. Made for one GPU; on two CPU cores (6.7 s per iteration,
 3.2 GiB) it takes some 60 hours. Not run here; docs/results/acdc.md has short runs with 3 labels.
 Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema (README).
 The same command resumes an interrupted run; test with code/test_ACDC.py --labelnum 7.

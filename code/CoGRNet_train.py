@@ -1,4 +1,4 @@
-"""CoGRNet: two annotated slices a volume, carried through it by registration, then a mean teacher with copy-paste in a focus area.
+"""CoGRNet: two annotated slices per volume, carried through it by registration, then a mean teacher with copy-paste in a focus area.
 
     python code/CoGRNet_register.py --dataset LA --root_path DATA
     python code/CoGRNet_train.py --dataset LA --root_path DATA

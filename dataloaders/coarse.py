@@ -26,7 +26,7 @@ class Annotation:
     index: int
     mask: np.ndarray
 
-    def place(self) -> tuple:
+    def position(self) -> tuple:
         """Index of the slice in its volume."""
         return (*[slice(None)] * self.axis, self.index)
 
@@ -39,7 +39,7 @@ def coarse_path(path: Path, plane: int) -> Path:
 def training_label(coarse: np.ndarray, other: Annotation) -> np.ndarray:
     """What a stream of CoGRNet reads: a plane's coarse label with the other plane's true slice written over it; a copy."""
     label = coarse.copy()
-    label[other.place()] = other.mask
+    label[other.position()] = other.mask
     return label
 
 

@@ -23,7 +23,7 @@ def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
             try:
                 lines = path.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{path}: not a readable text file ({error}); a case name a line is expected") from None
+                raise UserError(f"{path}: not a readable text file ({error}); a case name per line is expected") from None
             cases = [line.split(",")[0].strip().removesuffix(".h5") for line in lines if line.strip()]
             if not cases:
                 raise UserError(f"{path}: the list is empty")

@@ -74,7 +74,7 @@ class VolumePatches(Dataset):
         say(f"{facts.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)")
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """The image of a case and its labels: none, or one a half of the batch."""
+        """The image of a case and its labels: none, or one per half of the batch."""
         case = read_volume(self.facts, *self.cases[index], label=index < self.labelled)
         return case.image, () if case.label is None else (case.label,)
 

@@ -54,7 +54,7 @@ def report(argv: Sequence[str] | None = None, description: str | None = None) ->
     chosen = {"worst": scored[0], "median": scored[len(scored) // 2], "best": scored[-1]}
     with writing(s.output, "free space or name another place with --output"):
         s.output.parent.mkdir(parents=True, exist_ok=True)
-        draw(s.output, history, chosen, FACTS.class_names)
+        write_picture(s.output, history, chosen, FACTS.class_names)
     print(f"wrote {s.output}")
 
 
@@ -92,7 +92,7 @@ def _read_prediction(path: Path) -> np.ndarray:
         raise UserError(f"{path}: damaged or no NIfTI file; run code/test_ACDC.py again") from None
 
 
-def draw(path: Path, history: dict[str, list[dict]], chosen: dict, class_names: Sequence[str]) -> None:
+def write_picture(path: Path, history: dict[str, list[dict]], chosen: dict, class_names: Sequence[str]) -> None:
     """Rows of image, truth and prediction for the chosen cases; below them loss and validation Dice over the iterations."""
     figure, axes = plt.subplot_mosaic(
         [[f"{name} {part}" for part in ("image", "truth", "prediction")] for name in chosen] + [["loss", "dice", "dice"]],

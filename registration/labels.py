@@ -20,7 +20,7 @@ AGAIN = "run the same command again"
 class Case:
     name: str
     path: Path
-    drawn: tuple[Annotation, Annotation]
+    annotated: tuple[Annotation, Annotation]
 
     @property
     def coarse(self) -> tuple[Path, Path]:
@@ -46,7 +46,7 @@ def directions(own: Annotation, other: Annotation | None, length: int) -> list[t
 def assemble(case: Case, shape: tuple[int, ...], carried: Sequence, improved: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The two planes' labels as volumes, as carried and as training is to read them; `carried` in the order of `_submit`."""
     alone = []
-    for (own, other), down, up in zip((case.drawn, case.drawn[::-1]), carried[::2], carried[1::2], strict=True):
+    for (own, other), down, up in zip((case.annotated, case.annotated[::-1]), carried[::2], carried[1::2], strict=True):
         label = np.zeros(shape, np.uint8)
         view = np.moveaxis(label, own.axis, 0)
         for (part, _), found in zip(directions(own, other if improved else None, shape[own.axis]), (down, up), strict=True):
@@ -54,8 +54,8 @@ def assemble(case: Case, shape: tuple[int, ...], carried: Sequence, improved: bo
         alone.append(label)
     if not improved:
         return alone, alone
-    both = fuse((alone[0] > 0, alone[1] > 0), tuple((drawn.axis, drawn.index) for drawn in case.drawn))
-    for drawn in case.drawn:
+    both = fuse((alone[0] > 0, alone[1] > 0), tuple((drawn.axis, drawn.index) for drawn in case.annotated))
+    for drawn in case.annotated:
         both = training_label(both, drawn)
     return alone, [both, both]
 
@@ -67,13 +67,13 @@ def _extent(label: np.ndarray, axis: int) -> np.ndarray:
 
 def _seen_extent(case: Case, plane: int) -> np.ndarray:
     """First and last slice of the plane's axis in which the other plane's annotated slice shows the object."""
-    own, other = case.drawn[plane], case.drawn[1 - plane]
+    own, other = case.annotated[plane], case.annotated[1 - plane]
     return _extent(other.mask, own.axis - (own.axis > other.axis))
 
 
 def figures(case: Case, plane: int, label: np.ndarray) -> dict:
     """How far the plane's label reaches: without any truth but the annotated slices."""
-    drawn = case.drawn[plane]
+    drawn = case.annotated[plane]
     (first, last), (seen_first, seen_last), length = _extent(label, drawn.axis), _seen_extent(case, plane), label.shape[drawn.axis]
     return {
         "case": case.name,
@@ -91,11 +91,11 @@ def figures(case: Case, plane: int, label: np.ndarray) -> dict:
 
 def early_end(case: Case, plane: int, label: np.ndarray) -> list[str]:
     """A warning for each direction in which the label vanished although the other plane's annotated slice still shows the object."""
-    (first, last), (seen_first, seen_last) = _extent(label, case.drawn[plane].axis), _seen_extent(case, plane)
+    (first, last), (seen_first, seen_last) = _extent(label, case.annotated[plane].axis), _seen_extent(case, plane)
     name, lost = f"{case.name}: the {PLANES[plane]} label", "though the other annotated slice shows the object up to slice"
     said = []
     if first - seen_first > EARLY_SLICES:
-        said.append(f"{name} vanished at slice {first - 1} of axis {case.drawn[plane].axis}, {lost} {seen_first}")
+        said.append(f"{name} vanished at slice {first - 1} of axis {case.annotated[plane].axis}, {lost} {seen_first}")
     if seen_last - last > EARLY_SLICES:
-        said.append(f"{name} vanished at slice {last + 1} of axis {case.drawn[plane].axis}, {lost} {seen_last}")
+        said.append(f"{name} vanished at slice {last + 1} of axis {case.annotated[plane].axis}, {lost} {seen_last}")
     return said

@@ -17,7 +17,7 @@ MONTAGE = 6
 DRAWN, PX, PY = COLOURS[5] / 255, COLOURS[1] / 255, COLOURS[2] / 255
 
 
-def draw_case(
+def write_picture(
     path: Path,
     name: str,
     image: np.ndarray,
@@ -31,7 +31,7 @@ def draw_case(
     all shaped like `image`; `axes` names the volume's axes in their order."""
     low, high = np.percentile(image, (0.5, 99.5))
     shown = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
-    heights = [rows / columns for own in drawn for rows, columns in [_upright(shown[own.place()], _letters(axes, own)).shape]]
+    heights = [rows / columns for own in drawn for rows, columns in [_upright(shown[own.position()], _letters(axes, own)).shape]]
     figure, grid = plt.subplots(
         4, MONTAGE // 2 + 1, figsize=(11, 5.5 * sum(heights) + 2), height_ratios=[max(h, 0.2) for h in heights for _ in range(2)]
     )
@@ -39,7 +39,7 @@ def draw_case(
     for plane, own in enumerate(drawn):
         top = grid[2 * plane : 2 * plane + 2]
         letters = _letters(axes, own)
-        _slice(top[0, 0], shown[own.place()], letters, [(own.mask, DRAWN)], f"annotated, {axes[own.axis]} = {own.index}")
+        _slice(top[0, 0], shown[own.position()], letters, [(own.mask, DRAWN)], f"annotated, {axes[own.axis]} = {own.index}")
         _disagreement(top[1, 0], shown, alone, own.axis, letters, axes[own.axis], agreement)
         for cell, index in zip(top[:, 1:].flat, _spread((alone[0] | alone[1]) > 0, own.axis), strict=True):
             place = (*[slice(None)] * own.axis, index)

@@ -48,7 +48,7 @@ def _labelled_cases(s: RegistrationSettings, facts: DatasetFacts, root: Path) ->
     if not 1 <= s.labelnum <= len(names):
         raise UserError(f"--labelnum {s.labelnum}: {facts.train_list} has {len(names)} cases, name 1 to {len(names)}")
     if s.workers < 0:
-        raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one a processor")
+        raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one per processor")
     planes = [_plane(word) for word in s.planes or ()]
     paths = [(name, facts.path(root, name)) for name in names[: s.labelnum]]
     # every case is looked at before the first is registered: a fault in the last must not show after hours
@@ -66,11 +66,11 @@ def _plane(word: str) -> int | str:
 def _attributes(s: RegistrationSettings, case: Case, plane: int, image: np.ndarray) -> dict:
     """What a coarse label depends on."""
     digest = hashlib.sha256(np.ascontiguousarray(image))
-    for drawn in case.drawn if s.propagation == "improved" else case.drawn[plane : plane + 1]:
+    for drawn in case.annotated if s.propagation == "improved" else case.annotated[plane : plane + 1]:
         digest.update(f"{drawn.axis} {drawn.index}".encode() + np.ascontiguousarray(drawn.mask).tobytes())
     return {
-        "coarse_axis": case.drawn[plane].axis,
-        "coarse_slice": case.drawn[plane].index,
+        "coarse_axis": case.annotated[plane].axis,
+        "coarse_slice": case.annotated[plane].index,
         "coarse_transform": s.transform,
         "coarse_propagation": s.propagation,
         **({"coarse_intensities": "whole"} if s.propagation == "published" else {}),  # older files were made of fractions
@@ -153,7 +153,7 @@ def _submit(s: RegistrationSettings, pool: ProcessPoolExecutor, case: Case, imag
     """Start the four directions of a case: each plane's annotated slice towards the axis's start and its end."""
     jobs = []
     scaled = scale_255(image, whole=s.propagation == "published")
-    for own, other in (case.drawn, case.drawn[::-1]):
+    for own, other in (case.annotated, case.annotated[::-1]):
         for part, guide in directions(own, other if s.propagation == "improved" else None, image.shape[own.axis]):
             slices = np.ascontiguousarray(np.moveaxis(scaled, own.axis, 0)[part])
             jobs.append(pool.submit(_timed, slices, own.mask, s.transform, s.seed, guide))

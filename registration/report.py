@@ -12,7 +12,7 @@ from dataloaders.coarse import read_coarse, training_label
 from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import read_case
 from registration.labels import AGAIN, PLANES, Case, early_end, figures
-from registration.picture import draw_case
+from registration.picture import write_picture
 from registration.settings import RegistrationSettings
 from utils.errors import writing
 from utils.files import replacing
@@ -48,7 +48,7 @@ def report(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], 
                 row |= {"failed_registrations": failed, "agreement": f"{agreement:.4f}", "seconds": taken}
                 if truth is not None:
                     row["dice_coarse"] = f"{mask_metrics(labels[plane], truth).dice:.4f}"
-                    row["dice_training"] = f"{mask_metrics(training_label(labels[plane], case.drawn[1 - plane]), truth).dice:.4f}"
+                    row["dice_training"] = f"{mask_metrics(training_label(labels[plane], case.annotated[1 - plane]), truth).dice:.4f}"
                 rows.append(row)
                 warnings += early_end(case, plane, alone[plane])
             if agreement < DISAGREEMENT[s.propagation]:
@@ -56,7 +56,7 @@ def report(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], 
                 warnings.append(
                     f"{case.name}: the two planes' labels agree badly (Dice {agreement:.2f}, below {limit}); look at its picture"
                 )
-            draw_case(output / f"{case.name}.png", case.name, image, case.drawn, labels, alone, agreement, facts.axes)
+            write_picture(output / f"{case.name}.png", case.name, image, case.annotated, labels, alone, agreement, facts.axes)
         _write_csv(output / "registration.csv", rows, (*COLUMNS, *(TRUTH_COLUMNS if s.report_against_truth else ())))
         with replacing(output / "summary.json") as unfinished:
             unfinished.write_text(json.dumps(_summary(s, rows, warnings), indent=1) + "\n")

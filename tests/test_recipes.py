@@ -1,4 +1,4 @@
-"""Every training script's own recipe, for two iterations a stage on a phantom; published 3-D checkpoints at their documented places."""
+"""Every training script's own recipe, for two iterations per stage on a phantom; published 3-D checkpoints at their documented places."""
 
 import json
 import runpy

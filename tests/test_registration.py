@@ -41,7 +41,7 @@ def disc(middle: tuple[float, float], radius: float, shape=(40, 36)) -> np.ndarr
 
 
 def moving_disc(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and masks (n, 40, 36) of a disc that moves by two rows a slice, with the ground under it; each slice has its own noise."""
+    """Images and masks (n, 40, 36) of a disc that moves by two rows per slice, with the ground under it; each slice has its own noise."""
     mask = np.concatenate([np.zeros((20, 36), bool), disc((14, 17), 8), np.zeros((20, 36), bool)])
     image = looks(mask)
     windows = [slice(20 - 2 * k, 60 - 2 * k) for k in range(n)]
@@ -204,7 +204,7 @@ def test_both_planes_of_a_volume_in_each_axis_order(facts, planes):
         alone, labels = assemble(case, image.shape, carried, improved)
         scores[improved] = [dice(volume, label) for volume in labels]
         for own, volume in zip(drawn, alone, strict=True):
-            np.testing.assert_array_equal(volume[own.place()], own.mask)
+            np.testing.assert_array_equal(volume[own.position()], own.mask)
     assert min(scores[True]) > max(0.75, *scores[False]), scores
 
 
@@ -260,7 +260,7 @@ def test_report_without_truth(made):
 
 def test_finished_files_are_kept(made, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "worker_pool", None)  # any use of it would fail
-    monkeypatch.setattr(report, "draw_case", lambda *_: None)
+    monkeypatch.setattr(report, "write_picture", lambda *_: None)
     before = [path.stat().st_mtime_ns for path in files(made)]
     register(flags(made, "--output_dir", str(tmp_path)))
     assert [path.stat().st_mtime_ns for path in files(made)] == before and (tmp_path / "registration.csv").is_file()
@@ -357,7 +357,7 @@ def test_an_early_end_is_named():
 
 def test_planes_that_disagree_are_named(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(report.DISAGREEMENT, "published", 1.01)
-    monkeypatch.setattr(report, "draw_case", lambda *_: None)
+    monkeypatch.setattr(report, "write_picture", lambda *_: None)
     register(flags(made, "--output_dir", str(tmp_path)))
     assert "warning: second: the two planes' labels agree badly" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "summary.json").read_text())["warnings"]) == 2

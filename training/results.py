@@ -15,7 +15,7 @@ COLUMNS = ("case", "class", "dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_
 
 
 def write_metrics_csv(path: Path, scores: Sequence[ClassScore]) -> None:
-    """One row a case and class: Dice, Jaccard and voxel distances as published (an empty prediction scores 0 on all four),
+    """One row per case and class: Dice, Jaccard and voxel distances as published (an empty prediction scores 0 on all four),
     millimetres honestly (it gets the image's diagonal); mm columns stay empty where the spacing is unknown."""
     with replacing(path) as unfinished, open(unfinished, "w", newline="") as file:
         writer = csv.writer(file)
