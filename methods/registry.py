@@ -1,6 +1,7 @@
 """The methods by the name that `--method` takes: a module each, with its flags (`Options`), the values it changes (`PRESET`) and its
 stages (`stages(frame)`)."""
 
-from methods import bcp, cogrnet, edge_guided, mean_teacher, supervised
+from importlib import import_module
 
-METHODS = {"edge_guided": edge_guided, "bcp": bcp, "supervised": supervised, "mean_teacher": mean_teacher, "cogrnet": cogrnet}
+NAMES = ("edge_guided", "bcp", "supervised", "mean_teacher", "cogrnet")
+METHODS = {name: import_module(f"methods.{name}") for name in NAMES}

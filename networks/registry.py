@@ -6,13 +6,16 @@ A network is a class: built from (in_chns, class_num, **options) with the fields
 
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib import import_module
 
 from torch import nn
 
-from networks.unet_ega import UNet
-from networks.VNet_la_ega import VNet, VNetPancreas
-
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "VNet": VNet, "VNet_pancreas": VNetPancreas}
+PLACES = (  # name, module, class
+    ("unet", "unet_ega", "UNet"),
+    ("VNet", "VNet_la_ega", "VNet"),
+    ("VNet_pancreas", "VNet_la_ega", "VNetPancreas"),
+)
+NETWORKS: dict[str, type[nn.Module]] = {name: getattr(import_module(f"networks.{module}"), kind) for name, module, kind in PLACES}
 
 
 def build(name: str, in_chns: int, class_num: int, options: Mapping[str, object]) -> nn.Module:
