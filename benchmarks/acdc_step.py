@@ -22,15 +22,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from methods import objective
 from methods.copy_paste import CopyPaste
-from methods.dual_teacher import DualTeacher, RefreshRule
+from methods.edge_guided import DualTeacher, RefreshRule
 from networks.egm import EdgeGuidedModule, laplacian_band
 from networks.net_factory_ega import net_factory
+from recipes import acdc
 from training.device import choose_device, place
 from training.evaluate import SlicePredictor, validate
 from utils.case import Case
 from utils.cli import parse, run
+from utils.losses import Loss, dice_2d
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 
@@ -70,7 +71,8 @@ class Bench:
         net = net_factory("unet", egm=flags.egm)
         self.student = net.to(device) if plain else place(net, device, 2)
         box = CopyPaste("dynamic", 1 / 3, 1000, (0,))
-        self.phase = DualTeacher(self.student, objective.ACDC, box, 0.5, 0.89, "state", RefreshRule(1000, 500, 500, 2000))
+        loss, refresh = Loss({"dice": 0.5, "ce": 0.5}, dice_2d), RefreshRule(1000, 500, 500, 2000)
+        self.phase = DualTeacher(self.student, loss, acdc.PAGE.pasting, box, 0.5, 0.89, "state", refresh)
         self.optimizer = torch.optim.SGD(self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
         self.phase.pseudo_label = self._timed("teachers", self.phase.pseudo_label)
         n = flags.batch_size // 2
@@ -132,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 bench.times.clear()
     ours, plain = benches["ours"].times, benches["plain"].times if flags.compare else {}
     whole = statistics.median(ours["whole step"])
-    print(f"{'seconds a step (median)':<26}{'ours':>8}{'share':>8}" + (f"{'plain':>8}{'plain / ours':>14}" if plain else ""))
+    print(f"{'seconds per step (median)':<26}{'ours':>8}{'share':>8}" + (f"{'plain':>8}{'plain / ours':>14}" if plain else ""))
     for part, seconds in ours.items():
         mine = statistics.median(seconds)
         line = f"{part:<26}{mine:>8.3f}{mine / whole:>8.0%}"
@@ -142,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(line)
 
     rng = np.random.default_rng(0)
-    cases = [Case(str(i), rng.random((10, 216, 256), np.float32), _blobs((10, 216, 256))) for i in range(4)]
+    cases = [Case(str(i), rng.random((1, 10, 216, 256), np.float32), _blobs((10, 216, 256))) for i in range(4)]
     seconds = []
     benches["ours"].student.eval()
     for _ in range(3):

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from dataloaders.coarse import Annotation, read_annotation, training_label
-from dataloaders.facts import LA
 from dataloaders.hdf5 import read_case, read_list
-from recipes.coarse_labels import Case, assemble, directions
+from recipes.la import FACTS as LA
+from registration.labels import Case, assemble, directions
 from utils import registration
 from utils.registration import carry, scale_255
 
@@ -73,7 +73,7 @@ def copied(own: Annotation, shape: tuple[int, ...]) -> np.ndarray:
 
 def carried(image: np.ndarray, case: Case, transform: str, seed: int, improved: bool) -> tuple[list, list]:
     scaled, results = scale_255(image, whole=not improved), []
-    for own, other in (case.drawn, case.drawn[::-1]):
+    for own, other in (case.annotated, case.annotated[::-1]):
         for part, guide in directions(own, other if improved else None, image.shape[own.axis]):
             results.append(carry(np.moveaxis(scaled, own.axis, 0)[part], own.mask, transform, seed, guide))
     return assemble(case, image.shape, results, improved)
@@ -83,10 +83,10 @@ def measure(image: np.ndarray, truth: np.ndarray, case: Case, transform: str, se
     """Dice of each variant: of px, of py, and of what training sees of them."""
     published, _ = carried(image, case, transform, seed, improved=False)
     guided, fused = carried(image, case, transform, seed, improved=True)
-    copies = [copied(own, image.shape) for own in case.drawn]
-    told = [only(copy, own.axis, extent(truth, own.axis)) for copy, own in zip(copies, case.drawn, strict=True)]
-    seen = [extent(other.mask, own.axis - (own.axis > other.axis)) for own, other in (case.drawn, case.drawn[::-1])]
-    ended = [only(label, own.axis, part) for label, own, part in zip(published, case.drawn, seen, strict=True)]
+    copies = [copied(own, image.shape) for own in case.annotated]
+    told = [only(copy, own.axis, extent(truth, own.axis)) for copy, own in zip(copies, case.annotated, strict=True)]
+    seen = [extent(other.mask, own.axis - (own.axis > other.axis)) for own, other in (case.annotated, case.annotated[::-1])]
+    ended = [only(label, own.axis, part) for label, own, part in zip(published, case.annotated, seen, strict=True)]
     variants = {
         "copied along the axis": copies,
         "copied, told the true ends": told,
@@ -96,7 +96,7 @@ def measure(image: np.ndarray, truth: np.ndarray, case: Case, transform: str, se
         "improved: guided, then fused": fused,
     }
     return {
-        name: (*(dice(label, truth) for label in pair), *(dice(training_label(pair[k], case.drawn[1 - k]), truth) for k in (0, 1)))
+        name: (*(dice(label, truth) for label in pair), *(dice(training_label(pair[k], case.annotated[1 - k]), truth) for k in (0, 1)))
         for name, pair in variants.items()
     }
 
@@ -113,7 +113,7 @@ def main() -> None:
     scores: dict[str, list] = {}
     for name in read_list(given.root_path, LA.name, LA.train_list)[: given.cases]:
         path = LA.path(given.root_path, name)
-        image, truth, _ = read_case(path, LA.file_classes, LA.dims)
+        (image,), truth, _ = read_case(path, LA, LA.dims)
         case = Case(name, path, read_annotation(path, LA))
         found = measure(image, truth, case, given.transform, given.seed)
         for variant, values in found.items():

@@ -2,7 +2,7 @@
 
     python code/ACDC_labelnum7_train.py --root_path DATA
 
-Protocol: 256x256, batch 12 + 12, 10 000 + 30 000 iterations, seed 1337. Made for one GPU; on two CPU cores (6.7 s an iteration,
+Protocol: 256x256, batch 12 + 12, 10 000 + 30 000 iterations, seed 1337. Made for one GPU; on two CPU cores (6.7 s per iteration,
 3.2 GiB) it takes some 60 hours. Not run here; docs/results/acdc.md has short runs with 3 labels.
 Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema (README).
 The same command resumes an interrupted run; test with code/test_ACDC.py --labelnum 7.
@@ -13,28 +13,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.edge_guided import train
-from recipes.tasks import ACDC_TASK
-from training.settings import SliceSettings
+from programs.training import train
+from recipes.acdc import PAGE
 from utils.cli import run
 
-RECIPE = SliceSettings(
-    labelnum=7,
-    patch_size=(256, 256),
-    batch_size=24,
-    labeled_bs=12,
-    pre_iterations=10_000,
-    max_iterations=30_000,
-    base_lr=0.01,
-    weight_decay=1e-4,
-    ema_decay=0.95,
-    box_end=1 / 3,
-    static_start=1000,
-    static_step=500,
-    static_range=(500, 2000),
-    u_weight=0.5,
-    seed=1337,
-)
+NUMBERS = {
+    "labelnum": 7,
+    "ema_decay": 0.95,
+}
 
 if __name__ == "__main__":
-    run(lambda: train(ACDC_TASK, RECIPE, description=__doc__))
+    run(lambda: train(PAGE, description=__doc__, **NUMBERS))

@@ -1,4 +1,4 @@
-"""CoGRNet: two annotated slices a volume, carried through it by registration, then a mean teacher with copy-paste in a focus area.
+"""CoGRNet: two annotated slices per volume, carried through it by registration, then a mean teacher with copy-paste in a focus area.
 
     python code/CoGRNet_register.py --dataset LA --root_path DATA
     python code/CoGRNet_train.py --dataset LA --root_path DATA
@@ -16,28 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.cogrnet import train
-from training.settings import CoGRNetSettings
+from programs.generic import train_two_slices
 from utils.cli import run
 
-RECIPE = CoGRNetSettings(
-    egm="none",
-    mask="fixed",
-    teachers="ema",
-    labelnum=5,
-    batch_size=8,
-    labeled_bs=4,
-    lengths="published_run",
-    base_lr=0.01,
-    lr_drop_every=2_500,
-    pre_weight_decay=1e-4,
-    weight_decay=1e-4,
-    ema_decay=0.99,
-    u_weight=0.5,
-    val_every=200,
-    val_stride=(18, 18, 4),
-    seed=1337,
-)
-
 if __name__ == "__main__":
-    run(lambda: train(RECIPE, description=__doc__))
+    run(lambda: train_two_slices(description=__doc__))

@@ -14,32 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.edge_guided import train
-from recipes.tasks import LA_TASK
-from training.settings import VolumeSettings
+from programs.training import train
+from recipes.la import PAGE
 from utils.cli import run
 
-RECIPE = VolumeSettings(
-    labelnum=4,
-    patch_size=(112, 112, 80),
-    batch_size=8,
-    labeled_bs=4,
-    pre_iterations=2_000,
-    max_iterations=15_000,
-    base_lr=0.01,
-    lr_drop_every=5_000,
-    pre_weight_decay=1e-3,
-    weight_decay=1e-4,
-    ema_decay=0.99,
-    box_end=1 / 2,
-    static_start=1000,
-    static_step=500,
-    static_range=(500, 2000),
-    u_weight=0.5,
-    val_every=200,
-    val_stride=(18, 18, 4),
-    seed=1337,
-)
+NUMBERS = {
+    "labelnum": 4,
+    "ema_decay": 0.99,
+}
 
 if __name__ == "__main__":
-    run(lambda: train(LA_TASK, RECIPE, description=__doc__))
+    run(lambda: train(PAGE, description=__doc__, **NUMBERS))

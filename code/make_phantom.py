@@ -4,41 +4,12 @@ python code/make_phantom.py --dataset ACDC --root DATA
 """
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.phantom import write_phantom
-from utils.cli import parse, run
-
-
-@dataclass(frozen=True)
-class Flags:
-    root: Path
-    """Folder to write into; made if missing."""
-    dataset: Literal["ACDC", "LA", "Pancreas", "KiTS19", "LiTS"] = "ACDC"
-    """Whose layout to write."""
-    train: int = 20
-    """Training patients; those of ACDC are written as slices."""
-    val: int | None = None
-    """Validation patients, written as volumes; ACDC alone, where 4 are the default."""
-    test: int = 6
-    """Test patients, written as volumes."""
-    labelled: int | None = None
-    """How many of the training patients are listed as labelled; Pancreas alone, where 12 of 62 are the default."""
-    size: tuple[int, ...] | None = None
-    """ACDC: mean side of an image in pixels (128). Others: mean voxels along the array's three axes (LA 96 96 56,
-    Pancreas 96 96 96, KiTS19 and LiTS 32 96 96)."""
-    seed: int = 1337
-    """Which population to draw."""
-
-
-def main() -> None:
-    flags = parse(Flags, description=__doc__)
-    print(write_phantom(flags.dataset, flags.root, flags.train, flags.test, flags.val, flags.labelled, flags.size, flags.seed))
-
+from programs.phantom import make_phantom
+from utils.cli import run
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: make_phantom(description=__doc__))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.report import report
+from programs.report import report
 from utils.cli import run
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.evaluation import EvaluationSettings, evaluate
-from recipes.tasks import ACDC_TASK
+from programs.evaluation import evaluate
+from recipes.acdc import PAGE
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: evaluate(ACDC_TASK, EvaluationSettings(), description=__doc__))
+    run(lambda: evaluate(PAGE, description=__doc__))

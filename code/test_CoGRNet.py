@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes import cogrnet
+from programs.generic import test_two_slices
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: cogrnet.test(description=__doc__))
+    run(lambda: test_two_slices(description=__doc__))

@@ -5,6 +5,7 @@
 Tests code/model/BCP/LA_BCP_<labelnum>_labeled/self_train/VNet_best_model.pth, the place where training leaves its best checkpoint and
 where a published one can be put, and beside it the last checkpoint, because the best one was chosen on these very scans; --checkpoint
 names another file. On a CPU larger steps of the sliding window save hours: --stride 56 56 40.
+The largest component of a prediction is kept alone; --nms 0 keeps all. --detail 1 prints each case.
 """
 
 import sys
@@ -12,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.evaluation import EvaluationSettings, evaluate
-from recipes.tasks import LA_TASK
+from programs.evaluation import evaluate
+from recipes.la import PAGE
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: evaluate(LA_TASK, EvaluationSettings(labelnum=4, model="VNet", which="both"), description=__doc__))
+    run(lambda: evaluate(PAGE, description=__doc__))

@@ -1,10 +1,76 @@
-"""Augmentation as BCP has it: a random draw, then a deterministic transform that can be replayed and tested."""
+"""Augmentation: a random draw, then a deterministic transform that can be replayed and tested.
 
-from collections.abc import Sequence
+Spatial transforms work on the trailing axes, so that image (C, ...) and label (...) go through the same one; BCP has these alone.
+Intensity transforms change the image only.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import ndimage
+
+from utils.zoom import zoom_nearest
+
+Transform = Callable[[np.ndarray], np.ndarray]
+SpatialDraw = Callable[[np.random.Generator, Sequence[int]], Transform]  # (rng, spatial shape) -> transform
+IntensityDraw = Callable[[np.random.Generator], Transform]
+INTENSITIES: dict[str, IntensityDraw] = {}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Spatial transforms one after the other, then intensity transforms."""
+
+    spatial: tuple[SpatialDraw, ...]
+    intensity: tuple[IntensityDraw, ...] = ()
+
+    def __call__(self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """An image (C, ...) and its label (...), contiguous."""
+        for draw in self.spatial:
+            transform = draw(rng, image.shape[1:])
+            image, label = transform(image), None if label is None else transform(label)
+        for draw in self.intensity:
+            image = draw(rng)(image)
+        return np.ascontiguousarray(image), None if label is None else np.ascontiguousarray(label)
+
+
+def intensity(draw: IntensityDraw) -> IntensityDraw:
+    """Makes an intensity transform known by its name to `--intensity`."""
+    INTENSITIES[draw.__name__] = draw
+    return draw
+
+
+@intensity
+def gamma(rng: np.random.Generator) -> Transform:
+    """The image, taken as 0..1 between its ends, to a power of 0.7 to 1.5."""
+    exponent = np.exp(rng.uniform(np.log(0.7), np.log(1.5)))
+
+    def transform(image: np.ndarray) -> np.ndarray:
+        low, span = image.min(), np.ptp(image) or 1
+        return (((image - low) / span) ** exponent * span + low).astype(image.dtype)
+
+    return transform
+
+
+@intensity
+def brightness(rng: np.random.Generator) -> Transform:
+    """Up to 0.3 of the image's standard deviation more or less everywhere."""
+    shift = rng.uniform(-0.3, 0.3)
+    return lambda image: (image + shift * image.std()).astype(image.dtype)
+
+
+@intensity
+def noise(rng: np.random.Generator) -> Transform:
+    """Normal noise of up to 0.1 of the image's standard deviation."""
+    scale, seed = rng.uniform(0, 0.1), rng.integers(2**63)
+    return lambda image: (image + scale * image.std() * np.random.default_rng(seed).normal(size=image.shape)).astype(image.dtype)
+
+
+def resize(size: tuple[int, int]) -> SpatialDraw:
+    """No draw: (..., H, W) to `size` by nearest neighbour."""
+    return lambda rng, shape: partial(zoom_nearest, size=size)
 
 
 @dataclass(frozen=True)
@@ -16,18 +82,18 @@ class SliceTransform:
     angle: int = 0
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
-        """Transform one (H, W) array; order 0, the shape is kept but for odd quarter turns."""
-        array = _turn_and_flip(array, self.quarter_turns, self.flip_axis)
-        return ndimage.rotate(array, self.angle, order=0, reshape=False) if self.angle else array
+        """Transform (..., H, W); order 0, the shape is kept but for odd quarter turns."""
+        array = _turn_and_flip(array, 2, self.quarter_turns, self.flip_axis)
+        return ndimage.rotate(array, self.angle, axes=(-1, -2), order=0, reshape=False) if self.angle else array
 
 
-def _turn_and_flip(array: np.ndarray, quarter_turns: int, flip_axis: int | None) -> np.ndarray:
-    """A view of `array`, turned in its first two axes, then flipped."""
-    array = np.rot90(array, quarter_turns)
-    return array if flip_axis is None else np.flip(array, flip_axis)
+def _turn_and_flip(array: np.ndarray, dims: int, quarter_turns: int, flip_axis: int | None) -> np.ndarray:
+    """A view of `array`, turned in the first two of its `dims` trailing axes, then flipped along one of them."""
+    array = np.rot90(array, quarter_turns, axes=(-dims, 1 - dims))
+    return array if flip_axis is None else np.flip(array, flip_axis - dims)
 
 
-def draw_slice_transform(rng: np.random.Generator) -> SliceTransform:
+def turn_or_rotate(rng: np.random.Generator, shape: Sequence[int]) -> SliceTransform:
     """Half of the draws: a quarter turn and a flip. Of the other half, half: a rotation by a whole angle in [-20, 20)."""
     if rng.random() > 0.5:
         return SliceTransform(quarter_turns=int(rng.integers(4)), flip_axis=int(rng.integers(2)))
@@ -49,13 +115,13 @@ class VolumeTransform:
     crop_first: bool = False
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
-        """The patch of one (X, Y, Z) array, contiguous."""
+        """The patch of (..., X, Y, Z)."""
         if not self.crop_first:
-            array = _turn_and_flip(array, self.quarter_turns, self.flip_axis)
+            array = _turn_and_flip(array, 3, self.quarter_turns, self.flip_axis)
         if any(self.margin):
-            array = np.pad(array, [(side, side) for side in self.margin])
-        patch = array[tuple(slice(first, first + side) for first, side in zip(self.start, self.patch_size, strict=True))]
-        return np.ascontiguousarray(_turn_and_flip(patch, self.quarter_turns, self.flip_axis) if self.crop_first else patch)
+            array = np.pad(array, [(0, 0)] * (array.ndim - 3) + [(side, side) for side in self.margin])
+        patch = array[(..., *(slice(first, first + side) for first, side in zip(self.start, self.patch_size, strict=True)))]
+        return _turn_and_flip(patch, 3, self.quarter_turns, self.flip_axis) if self.crop_first else patch
 
 
 @dataclass(frozen=True)

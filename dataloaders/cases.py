@@ -12,20 +12,21 @@ from utils.progress import progress
 
 
 def in_memory(facts: DatasetFacts, image: np.ndarray, label: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """A stored volume and label as the methods see them: axes x, y, z for 3-D data sets, z-scored where the loader does it, task labels."""
+    """A stored volume (C, ...) and label as the methods see them: axes x, y, z for 3-D data sets, z-scored where the loader does it
+    (every channel for itself), task labels."""
     if facts.zscore:
-        image = (image - image.mean()) / (image.std() or 1)
+        image = np.stack([(channel - channel.mean()) / (channel.std() or 1) for channel in image])
     return turned(facts, image), None if label is None else turned(facts, facts.task_label(label))
 
 
 def turned(facts: DatasetFacts, volume: np.ndarray) -> np.ndarray:
-    """A stored volume with its axes as they are in memory, contiguous."""
-    return np.ascontiguousarray(volume.transpose(2, 1, 0) if facts.swapped else volume)
+    """A stored volume (..., three axes) with them as they are in memory, contiguous."""
+    return np.ascontiguousarray(volume.swapaxes(-1, -3) if facts.swapped else volume)
 
 
 def read_volume(facts: DatasetFacts, path: Path, name: str, label: bool = True) -> Case:
     """One case with its spacing and affine where the file has them; without `label` that data set is not opened."""
-    image, truth, attributes = read_case(path, facts.file_classes, 3, label)
+    image, truth, attributes = read_case(path, facts, 3, label)
     spacing = read_attribute(path, attributes, "spacing_mm", (3,))
     if spacing is not None and not (spacing > 0).all():
         raise UserError(f"{path}: spacing_mm is {spacing}, expected three positive numbers; prepare the case again")

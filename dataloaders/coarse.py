@@ -11,7 +11,9 @@ import h5py
 import numpy as np
 
 from dataloaders.facts import DatasetFacts
-from utils.errors import UserError
+from dataloaders.hdf5 import numbers, opened, read_label
+from utils.errors import UserError, writing
+from utils.files import replacing
 
 WORDS = ("middle", "object", "drawn")
 
@@ -24,7 +26,7 @@ class Annotation:
     index: int
     mask: np.ndarray
 
-    def place(self) -> tuple:
+    def position(self) -> tuple:
         """Index of the slice in its volume."""
         return (*[slice(None)] * self.axis, self.index)
 
@@ -37,15 +39,48 @@ def coarse_path(path: Path, plane: int) -> Path:
 def training_label(coarse: np.ndarray, other: Annotation) -> np.ndarray:
     """What a stream of CoGRNet reads: a plane's coarse label with the other plane's true slice written over it; a copy."""
     label = coarse.copy()
-    label[other.place()] = other.mask
+    label[other.position()] = other.mask
     return label
 
 
-def coarse_annotation(label: np.ndarray, attributes: dict) -> Annotation:
-    """The annotated slice that a coarse file was made from, out of its own `label` (true there) and attributes: no dense label is
-    opened for it."""
-    axis, index = int(attributes["coarse_axis"]), int(attributes["coarse_slice"])
-    return Annotation(axis, index, np.take(label, index, axis))
+@dataclass(frozen=True)
+class Coarse:
+    """What a coarse file holds: the `label` (uint8 0/1, axes as stored) that training reads, what its plane gave `alone`, before both
+    were fused (else the same), and the file's attributes."""
+
+    path: Path
+    label: np.ndarray
+    alone: np.ndarray
+    attributes: dict
+
+    def annotation(self, remedy: str) -> Annotation:
+        """The annotated slice that it was made from; `remedy` ends the line of the UserError for a file that does not say which."""
+        try:
+            axis, index = int(self.attributes["coarse_axis"]), int(self.attributes["coarse_slice"])
+            return Annotation(axis, index, np.take(self.label, index, axis))
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise UserError(f"{self.path}: does not say which slice was annotated; {remedy}") from None
+
+
+def read_coarse(path: Path, remedy: str) -> Coarse:
+    """Raises UserError for a missing or damaged file; `remedy` is the end of its line where there is none."""
+    with opened(path, f"no such coarse label; {remedy}") as file:
+        label = read_label(path, file, 2)
+        alone = read_label(path, file, 2, "carried") if "carried" in file else label
+        return Coarse(path, label, alone, dict(file.attrs))
+
+
+def write_coarse(path: Path, image: np.ndarray, label: np.ndarray, alone: np.ndarray, attributes: dict) -> None:
+    """Write a coarse file, whole or not at all: `image` and `label` as in the case's own file; `alone` where it is another array."""
+    data = {"image": image, "label": label, **({} if alone is label else {"carried": alone})}
+    with (
+        writing(path, "free space, or copy the data where files can be written"),
+        replacing(path) as unfinished,
+        h5py.File(unfinished, "w") as file,
+    ):
+        for key, array in data.items():
+            file.create_dataset(key, data=array, compression="gzip")
+        file.attrs.update(attributes)
 
 
 def read_annotation(path: Path, facts: DatasetFacts, planes: Sequence[int | str | None] = ()) -> tuple[Annotation, Annotation]:
@@ -56,29 +91,13 @@ def read_annotation(path: Path, facts: DatasetFacts, planes: Sequence[int | str 
     an annotator who sees the object: only they read the whole label, and use it to choose the slice number alone.
     Raises UserError naming the file where there is no such slice, nothing is drawn on it, or the file is damaged.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, though a case list names it")
-    try:
-        with h5py.File(path, "r") as file:
-            image, label = (_dataset(path, file, key) for key in ("image", "label"))
-            if label.shape != image.shape or label.ndim != facts.dims:
-                raise UserError(
-                    f"{path}: image {image.shape} and label {label.shape}, expected one shape of {facts.dims} axes; draw it again"
-                )
-            chosen = planes or [index for _, index in facts.planes]
-            first, second = (
-                _annotated_slice(path, label, facts, axis, place) for (axis, _), place in zip(facts.planes, chosen, strict=True)
-            )
-            return first, second
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py raises for damaged files
-        raise UserError(f"{path}: not a readable HDF5 file ({error}); copy or prepare it again") from None
-
-
-def _dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
-    item = file.get(key)
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "biuf":
-        raise UserError(f"{path}: no data set of numbers '{key}' in it (found: {', '.join(file) or 'nothing'}); prepare the case again")
-    return item
+    with opened(path) as file:
+        image, label = (numbers(path, file, key) for key in ("image", "label"))
+        if label.shape != image.shape or label.ndim != facts.dims:
+            raise UserError(f"{path}: image {image.shape} and label {label.shape}, expected one shape of {facts.dims} axes; draw it again")
+        chosen = planes or [index for _, index in facts.planes]
+        first, second = (_annotated_slice(path, label, facts, axis, place) for (axis, _), place in zip(facts.planes, chosen, strict=True))
+        return first, second
 
 
 def _annotated_slice(path: Path, label: h5py.Dataset, facts: DatasetFacts, axis: int, place: int | str | None) -> Annotation:
@@ -92,10 +111,10 @@ def _annotated_slice(path: Path, label: h5py.Dataset, facts: DatasetFacts, axis:
             f"name slices that fit these volumes, e.g. --planes middle middle"
         )
     drawn = label[(*[slice(None)] * axis, index)]
-    if not (drawn.min() >= 0 and drawn.max() < facts.file_classes) or (drawn.dtype.kind == "f" and (drawn % 1).any()):
+    if not (drawn.min() >= 0 and drawn.max() < facts.label_values) or (drawn.dtype.kind == "f" and (drawn % 1).any()):
         raise UserError(
             f"{path}: the annotated slice {index} along axis {axis} holds values {drawn.min()}..{drawn.max()}, expected whole numbers "
-            f"0..{facts.file_classes - 1}; prepare the case again"
+            f"0..{facts.label_values - 1}; prepare the case again"
         )
     mask = facts.task_label(drawn.astype(np.uint8))
     if not mask.any():

@@ -1,20 +1,19 @@
-"""Patches of volumes to train on: LA (2018 Atrial Segmentation Challenge, in UA-MT's preparation), NIH Pancreas, KiTS19, LiTS."""
+"""Patches of volumes to train 3-D networks on, with whole or with coarse labels, and which volumes are labelled."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataloaders.augment import VolumeAugmentation
+from dataloaders.augment import Augmentation
 from dataloaders.cases import read_volume, turned
-from dataloaders.coarse import Annotation, coarse_annotation, coarse_path, training_label
+from dataloaders.coarse import coarse_path, read_coarse, training_label
 from dataloaders.facts import DatasetFacts
-from dataloaders.hdf5 import check_root, image_shape, read_case
-from dataloaders.two_stream import Draw
+from dataloaders.hdf5 import check_root
+from dataloaders.two_stream import Draw, sample
 from utils.errors import UserError
 from utils.progress import progress
 
@@ -29,8 +28,8 @@ def first_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[st
     return names, labelnum
 
 
-def pancreas_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[str], int]:
-    """As `first_cases`; `labelnum` is a percentage here, as in the published file names: 20 stands for the 12 of train_lab.txt.
+def percent_of_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[str], int]:
+    """As `first_cases`; `labelnum` is a percentage here, as in Pancreas' published file names: 20 stands for the 12 of train_lab.txt.
 
     Other percentages take so many of train_lab.txt and train_unlab.txt together, in that order.
     """
@@ -47,8 +46,8 @@ def pancreas_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list
 class VolumePatches(Dataset):
     """Patches of training volumes: the first `labelled` with labels, the others (`unlabelled`) without, their labels never opened.
 
-    Item `Draw(index, seed)`: {"image": (1, X, Y, Z) float32, and for labelled cases "label": (X, Y, Z) int64}, augmented.
-    `cache` "ram" reads every file once, "none" at every draw; `say` is told what that takes before it is done.
+    Item `Draw(index, seed)`: {"image": (C, X, Y, Z) float32, and for labelled cases "label": (X, Y, Z) int64}, augmented by the first
+    augmentation if labelled, else by the second. `cache` "ram" reads every file once, "none" at every draw; `say` is told what it takes.
     """
 
     def __init__(
@@ -57,25 +56,25 @@ class VolumePatches(Dataset):
         root: Path,
         names: Sequence[str],
         labelled: int,
-        augment: tuple[VolumeAugmentation, VolumeAugmentation],
-        cache: CacheKind = "ram",
+        augment: tuple[Augmentation, Augmentation],
         say: Callable[[str], None] = print,
+        cache: CacheKind = "ram",
     ):
         check_root(root, facts.name)
         self.facts, self.root, self.augment = facts, root, augment
         self.labelled, self.unlabelled = labelled, len(names) - labelled
         self.cases = [(facts.path(root, name), name) for name in names]
-        voxels = [int(np.prod(image_shape(path))) for path, _ in self.cases]
-        gib = (4 * sum(voxels) + sum(voxels[:labelled])) / 2**30
-        reading = "every draw reads its file (--cache none)" if cache == "none" else "kept in memory (--cache none would read anew)"
-        say(f"{facts.name}: {len(names)} training volumes, {gib:.2f} GiB, {reading}")
         self._kept = None
-        if cache == "ram":
-            with progress(range(len(names)), desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
-                self._kept = [self._read(index) for index in bar]
+        if cache == "none":
+            say(f"{facts.name}: {len(names)} training volumes, every draw reads its file (--cache none)")
+            return
+        with progress(range(len(names)), desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
+            self._kept = [self._read(index) for index in bar]
+        gib = sum(array.nbytes for image, labels in self._kept for array in (image, *labels)) / 2**30
+        say(f"{facts.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)")
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """The image of a case and its labels: none, or one a half of the batch."""
+        """The image of a case and its labels: none, or one per half of the batch."""
         case = read_volume(self.facts, *self.cases[index], label=index < self.labelled)
         return case.image, () if case.label is None else (case.label,)
 
@@ -84,12 +83,8 @@ class VolumePatches(Dataset):
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         image, labels = self._kept[draw.index] if self._kept else self._read(draw.index)
-        augment = self.augment[draw.index >= self.labelled]
-        transform = augment.draw(np.random.default_rng(draw.seed), image.shape)
-        item = {"image": torch.from_numpy(transform(image))[None]}
-        if labels:
-            item["label"] = torch.from_numpy(transform(labels[draw.half % len(labels)]).astype(np.int64))
-        return item
+        label = labels[draw.half % len(labels)] if labels else None
+        return sample(draw, self.augment[draw.index >= self.labelled], image, label)
 
 
 class CoarsePatches(VolumePatches):
@@ -101,22 +96,14 @@ class CoarsePatches(VolumePatches):
         case = read_volume(self.facts, path, name, label=False)
         if index >= self.labelled:
             return case.image, ()
-        coarse, drawn = zip(*(self._read_coarse(coarse_path(path, plane)) for plane in (0, 1)), strict=True)
-        labels = training_label(coarse[0], drawn[1]), training_label(coarse[1], drawn[0])
+        coarse = [read_coarse(coarse_path(path, plane), self._remedy()) for plane in (0, 1)]
+        drawn = [plane.annotation(self._remedy(redo=True)) for plane in coarse]
+        labels = training_label(coarse[0].label, drawn[1]), training_label(coarse[1].label, drawn[0])
         labels = tuple(turned(self.facts, label) for label in labels)  # they hold task labels already: 0 and 1
         for plane, label in enumerate(labels):
-            if label.shape != case.image.shape:
+            if label.shape != case.image.shape[1:]:
                 raise UserError(f"{coarse_path(path, plane)}: a label of another shape than {path}; {self._remedy(redo=True)}")
         return case.image, labels
-
-    def _read_coarse(self, path: Path) -> tuple[np.ndarray, Annotation]:
-        if not path.is_file():
-            raise UserError(f"{path}: no such coarse label; {self._remedy()}")
-        _, label, attributes = read_case(path, 2, 3)
-        try:
-            return label, coarse_annotation(label, attributes)
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise UserError(f"{path}: does not say which slice was annotated; {self._remedy(redo=True)}") from None
 
     def _remedy(self, redo: bool = False) -> str:
         """The command that makes coarse labels."""

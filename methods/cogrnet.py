@@ -5,21 +5,28 @@ stream 2 into stream 1, and self-training mixes each stream with its own unlabel
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import Tensor, nn
 
-from methods.copy_paste import CopyPaste
-from methods.copy_paste_pretrain import CopyPastePretrain
-from methods.dual_teacher import DualTeacher
-from methods.objective import Objective
-from methods.supervised import Supervised
-from utils.losses import DiceCE, supervised_loss
+from methods.copy_paste import CopyPaste, CopyPastePretrain, Pasting
+from methods.edge_guided import DualTeacher, TeacherOptions
+from utils.errors import UserError
+from utils.losses import Loss
 from utils.masks import START_RATIO
-from utils.phase import Batch
-from utils.ramps import consistency_weight
+from utils.phase import Batch, Phase, Plan
 
 FOCUS_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Options(TeacherOptions):
+    focus: Literal["published", "off"] = "published"
+    """Side of the self-training box: the focus area that pre-training's last ten steps give, or off: 2/3."""
+
+
+PRESET = {"exp": "CoGRNet", "egm": "none"}
 
 
 def focus_ratio(logits: Tensor) -> float:
@@ -30,8 +37,8 @@ def focus_ratio(logits: Tensor) -> float:
 class CoGRNetPretrain(CopyPastePretrain):
     """Copy-paste pre-training whose last ten steps give the focus area: `focus` is None until the last step is made."""
 
-    def __init__(self, student: nn.Module, objective: Objective, copy_paste: CopyPaste):
-        super().__init__(student, objective, copy_paste)
+    def __init__(self, student: nn.Module, loss: Loss, pasting: Pasting, copy_paste: CopyPaste):
+        super().__init__(student, loss, pasting, copy_paste)
         self.summed: Tensor | None = None
         self.focus: float | None = None
 
@@ -54,7 +61,20 @@ class CoGRNetPretrain(CopyPastePretrain):
 
 
 class CoGRNet(DualTeacher):
-    """A mean teacher with copy-paste in the focus area, whose size stays as pre-training left it and whose place is drawn."""
+    """A mean teacher with copy-paste in the focus area, whose size stays as pre-training left it and whose place is drawn.
+
+    `pretrained`: gives the state that pre-training's phase ended with, asked for when the stage begins; None: the box keeps its size.
+    """
+
+    pretrained = None
+
+    def begin(self) -> None:
+        super().begin()
+        if self.pretrained is not None:
+            ratio = self.pretrained().get("focus_ratio")
+            if ratio is None:
+                raise UserError("pre_train/last.pth: no finished pre-training that gives a focus area; run it first, or use --focus off")
+            self.set_focus(ratio)
 
     def set_focus(self, ratio: float) -> None:
         self.copy_paste = replace(self.copy_paste, kind="fixed", start_ratio=ratio)
@@ -70,21 +90,24 @@ class CoGRNet(DualTeacher):
         self.set_focus(state["focus_ratio"])
 
 
-class PlainPretrain(Supervised):
-    """Pre-training without copy-paste: the labelled patches as they are."""
+def stages(frame) -> list[Plan]:
+    s, page = frame.settings, frame.page
 
-    name = CopyPastePretrain.name
+    def box(phase: type[Phase], length: int) -> CopyPaste:
+        return CopyPaste("fixed", 1, length, frame.seed(phase.name, 1))
 
+    def pretrain() -> Phase:
+        copy_paste = box(CoGRNetPretrain, frame.steps(s.pre_iterations, False))
+        return CoGRNetPretrain(frame.network(), frame.loss(pretraining=True), page.pasting, copy_paste)
 
-class MeanTeacher(DualTeacher):
-    """Baseline without copy-paste: labelled patches against their labels, unlabelled ones against the teacher's pseudo labels."""
+    def selftrain() -> Phase:
+        copy_paste = box(CoGRNet, s.max_iterations)
+        phase = CoGRNet(frame.network(), frame.loss(), page.pasting, copy_paste, s.u_weight, s.ema_decay, page.ema_scope, None)
+        if s.focus == "published":
+            phase.pretrained = lambda: frame.phase_state(CoGRNetPretrain.name)
+        return phase
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
-        labelled, unlabelled = batch["image"].split(len(batch["label"]))
-        pseudo, dice = self.pseudo_label(unlabelled), self.objective.dice
-        logits = self.forward(labelled)
-        self.show(labelled, logits, batch["label"])
-        true = supervised_loss(logits, batch["label"], dice)
-        guessed = supervised_loss(self.forward(unlabelled), pseudo, dice)
-        parts = true + DiceCE(self.u_weight * guessed.dice, self.u_weight * guessed.ce)
-        return {**self.objective.scalars(parts), "consistency_weight": consistency_weight(step)}
+    return [
+        Plan(CoGRNetPretrain, pretrain, s.pre_iterations, unlabelled=False, pretraining=True),
+        Plan(CoGRNet, selftrain, s.max_iterations, after=CoGRNetPretrain.name),
+    ]

@@ -1,20 +1,35 @@
-"""Supervised baseline: the labelled cases alone, nothing pasted."""
+"""Supervised baseline: the labelled cases alone, nothing pasted, for pre_iterations + max_iterations."""
+
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from methods.objective import Objective
-from utils.losses import supervised_loss
-from utils.phase import Batch, Phase
+from utils.losses import Loss
+from utils.phase import Batch, Phase, Plan
+
+
+@dataclass(frozen=True)
+class Options:
+    """No flags of its own."""
+
+
+PRESET = {"exp": "supervised", "egm": "none"}
 
 
 class Supervised(Phase):
     name = "supervised"
 
-    def __init__(self, student: nn.Module, objective: Objective):
-        super().__init__(student)
-        self.objective = objective
+    def __init__(self, student: nn.Module, loss: Loss):
+        super().__init__(student=student)
+        self.loss = loss
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
         logits = self.forward(batch["image"])  # (N, K, ...)
         self.show(batch["image"], logits, batch["label"])
-        return self.objective.scalars(supervised_loss(logits, batch["label"], self.objective.dice), pretraining=True)
+        return self.loss.scalars(self.loss.whole(logits, batch["label"]))
+
+
+def stages(frame) -> list[Plan]:
+    s = frame.settings
+    build = lambda: Supervised(frame.network(), frame.loss(pretraining=True))  # noqa: E731
+    return [Plan(Supervised, build, s.pre_iterations + s.max_iterations, unlabelled=False, pretraining=True)]

@@ -5,13 +5,15 @@ They differ in normalisation, dropout, head and the names in their state dicts; 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from networks.egm import EGM
+from networks.egm import EGM, EdgeOptions, check_channels
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
 
 WIDTHS = (16, 32, 64, 128, 256)
@@ -86,6 +88,12 @@ def _counted_already(module: nn.Module) -> Iterator[None]:
             norm.num_batches_tracked -= 1
 
 
+@dataclass(frozen=True)
+class VNetOptions(EdgeOptions):
+    recompute: bool = False
+    """Activation checkpointing: the backward pass computes the network's blocks again, for less memory and the same numbers."""
+
+
 class _VNetBase(nn.Module):
     """`forward` takes (N, in_chns, D, H, W), all sides multiples of 16 (else ValueError), and returns logits (N, class_num, D, H, W).
 
@@ -93,17 +101,21 @@ class _VNetBase(nn.Module):
     the same numbers in less memory and more time.
     """
 
-    recompute = False
+    dims: ClassVar[int] = 3
+    smallest_batch: ClassVar[int] = 1
+    Options = VNetOptions
 
-    def __init__(self, egm: EGM):
+    def __init__(self, egm: EGM, recompute: bool):
         super().__init__()
+        self.recompute = recompute
         self.compute_edge_feature = None if egm == "none" else EdgeMap3d(egm)
 
-    @staticmethod
-    def check_size(size: tuple[int, ...]) -> None:
-        """Raise ValueError where an input of `size` does not fit the network."""
+    def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
+        """Raise ValueError where a pass of `images` inputs of `size` does not fit the network."""
         if any(side % 16 or side <= 0 for side in size):
             raise ValueError(f"an input of {'x'.join(map(str, size))} does not fit the V-Net: all three sides must be multiples of 16")
+        if max(size) == 16 and images < self.smallest_batch:
+            raise ValueError("normalisation needs more than one voxel of one image at the deepest level: use 32 on one side or more images")
 
     def run(self, module: nn.Module, *arguments) -> Tensor:
         if not (self.recompute and self.training and torch.is_grad_enabled()):
@@ -140,8 +152,11 @@ class VNet(_VNetBase):
     """The left-atrium V-Net, and without edge guidance BCP's and CoGRNet's: batch norm; if `has_dropout`, dropout on the deepest feature
     and before the last convolution, with edge guidance on the second deepest too."""
 
-    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True):
-        super().__init__(egm)
+    smallest_batch = 2  # one patch at a time is too few for batch normalisation (docs/results/la.md)
+
+    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True, recompute: bool = False):
+        super().__init__(egm, recompute)
+        check_channels(in_chns, egm)
         self.encoder, self.decoder = nn.Module(), nn.Module()
         _add_encoder(self.encoder, in_chns, "conv", nn.BatchNorm3d, (None, None))
         _add_decoder(self.decoder, "conv", nn.BatchNorm3d, blocks=4)
@@ -163,8 +178,14 @@ class VNetPancreas(_VNetBase):
     head `branchs.0`. With edge guidance: dropout in the stages of the two deepest blocks, and stages named `ops`; without it BCP's
     own: no dropout, stages named `conv`."""
 
-    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True):
-        super().__init__(egm)
+    def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
+        super().check_size(size, images)
+        if max(size) == 16:
+            raise ValueError("instance normalisation needs more than one voxel at the deepest level: use 32 on one side")
+
+    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True, recompute: bool = False):
+        super().__init__(egm, recompute)
+        check_channels(in_chns, egm)
         name, dropouts = ("conv", (None, None)) if egm == "none" else ("ops", (0.4, 0.5) if has_dropout else (0.0, 0.0))
         _add_encoder(self, in_chns, name, nn.InstanceNorm3d, dropouts)
         _add_decoder(self, name, nn.InstanceNorm3d, blocks=3)

@@ -5,6 +5,7 @@ Notation: x a feature map (N, C, H, W), p = sigmoid(x), e the Sobel magnitude of
 The module names follow the published state dicts, so that published weights load by name.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EGM = Literal["published", "corrected", "none"]
+
+
+@dataclass(frozen=True)
+class EdgeOptions:
+    """Flags of every network with edge-guided modules."""
+
+    egm: EGM = "published"
+    """Edge-guided module: as published, corrected (Laplacian band aligned with its feature), or none."""
+
+
 SMALLEST_MAP = 9  # pixels a side: below it the published Laplacian band has no pixel left
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -25,6 +36,12 @@ def grey(image: Tensor) -> Tensor:
     if image.shape[1] != 1:
         raise ValueError(f"the edge map needs an image of 1 or 3 channels, not {image.shape[1]}")
     return image
+
+
+def check_channels(in_chns: int, egm: EGM) -> None:
+    """Raise ValueError for images that have no edge map."""
+    if egm != "none" and in_chns not in (1, 3):
+        raise ValueError(f"the edge map needs an image of 1 or 3 channels, not {in_chns}; use --egm none")
 
 
 class _Kernel(nn.Module):

@@ -1,11 +1,12 @@
 """2-D U-Net of BCP (CVPR 2023, arXiv 2305.00673) with an edge-guided module behind every decoder level (Hsu & Hua)."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from networks.egm import EGM, EdgeGuidedModule, EdgeMap
+from networks.egm import EGM, EdgeGuidedModule, EdgeMap, EdgeOptions, check_channels
 
 Upsampling = Literal["published", "nearest", "bilinear"]
 
@@ -84,6 +85,12 @@ class Decoder(nn.Module):
         return self.out_conv(x)
 
 
+@dataclass(frozen=True)
+class UNetOptions(EdgeOptions):
+    upsampling: Upsampling = "published"
+    """How the decoder doubles its maps; published: nearest with an edge-guided module, bilinear without (as BCP's own code does)."""
+
+
 class UNet(nn.Module):
     """U-Net with edge-guided modules; `forward` takes (N, in_chns, H, W) and returns logits (N, class_num, H, W).
 
@@ -92,23 +99,31 @@ class UNet(nn.Module):
     H and W must be multiples of 16 and, with an edge-guided module, at least 80; else ValueError.
     """
 
+    dims: ClassVar[int] = 2
+    smallest_batch: ClassVar[int] = 1
+    Options = UNetOptions
+
     def __init__(self, in_chns: int = 1, class_num: int = 4, egm: EGM = "published", upsampling: Upsampling = "published"):
         super().__init__()
+        check_channels(in_chns, egm)
         bilinear = upsampling == "bilinear" or (upsampling == "published" and egm == "none")
         self.encoder = Encoder(in_chns)
         self.decoder = Decoder(class_num, egm, bilinear)
         self.compute_edge_feature = None if egm == "none" else EdgeMap()
 
-    @staticmethod
-    def check_size(size: tuple[int, int], egm: EGM) -> None:
-        """Raise ValueError where an input of `size` (H, W) does not fit the network."""
+    def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
+        """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit the network."""
         shape = "x".join(map(str, size))
         if any(side % 16 or side <= 0 for side in size):
             raise ValueError(f"an input of {shape} does not fit the U-Net: both sides must be multiples of 16")
-        if egm != "none" and min(size) < 80:
+        if self.compute_edge_feature is not None and min(size) < 80:
             raise ValueError(f"an input of {shape} is too small for the edge-guided module: both sides must be at least 80")
+        if max(size) == 16 and images == 1:
+            raise ValueError(
+                "batch normalisation needs more than one pixel of one image at the deepest level: use more images or a side of 32"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
-        self.check_size(tuple(x.shape[-2:]), "none" if self.compute_edge_feature is None else "published")
+        self.check_size(tuple(x.shape[2:]))
         edge = None if self.compute_edge_feature is None else self.compute_edge_feature(x)
         return self.decoder(self.encoder(x), edge)

@@ -14,37 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.edge_guided import train
-from recipes.tasks import PANCREAS_TASK
-from training.settings import VolumeSettings
+from programs.training import train
+from recipes.pancreas import PAGE
 from utils.cli import run
 
-RECIPE = VolumeSettings(
-    exp="cutmix",
-    model="VNet_pancreas",
-    labelnum=20,
-    patch_size=(96, 96, 96),
-    batch_size=8,
-    labeled_bs=4,
-    unit="epoch",
-    pre_iterations=60,
-    max_iterations=200,
-    optimizer="adam",
-    base_lr=1e-3,
-    pre_weight_decay=0.0,
-    weight_decay=0.0,
-    pre_dice_share=0.55,
-    dice_share=0.42,
-    ema_decay=0.99,
-    box_end=5 / 9,
-    static_start=10,
-    static_step=5,
-    static_range=(5, 20),
-    u_weight=0.5,
-    val_every=20,
-    val_stride=(18, 18, 4),
-    seed=1337,
-)
+NUMBERS = {
+    "labelnum": 20,
+    "ema_decay": 0.99,
+}
 
 if __name__ == "__main__":
-    run(lambda: train(PANCREAS_TASK, RECIPE, description=__doc__))
+    run(lambda: train(PAGE, description=__doc__, **NUMBERS))

@@ -12,13 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recipes.evaluation import EvaluationSettings, evaluate
-from recipes.tasks import PANCREAS_TASK
+from programs.evaluation import evaluate
+from recipes.pancreas import PAGE
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(
-        lambda: evaluate(
-            PANCREAS_TASK, EvaluationSettings(exp="cutmix", labelnum=20, model="VNet_pancreas", which="both"), description=__doc__
-        )
-    )
+    run(lambda: evaluate(PAGE, description=__doc__))

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.facts import ACDC
 from preparation.files import Output, RawCase, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import published_lists, write_lists
 from preparation.scans import files_below, read_label, read_scan
+from recipes.acdc import PAGE
 from utils.errors import UserError
 
+ACDC = PAGE.facts
 FRAME = re.compile(r"(patient\d+)_frame(\d+)\.nii(\.gz)?")
 STORED = (2, 1, 0)  # slices, y, x
 GZIP = {"compression": "gzip"}

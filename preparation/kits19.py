@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataloaders.facts import KITS19
 from preparation.abdomen import AbdomenPreparation
 from preparation.files import RawCase
 from preparation.scans import files_below
+from recipes.kits19 import PAGE
 from utils.errors import UserError
+
+KITS19 = PAGE.facts
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.facts import LA
 from dataloaders.hdf5 import SPLITS
 from preparation.crop import box_of, label_range, needs_label, not_empty
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import write_lists
 from preparation.scans import Scan, files_below, read_label, read_scan
+from recipes.la import PAGE
 from utils.errors import UserError
 
+LA = PAGE.facts
 STORED = (0, 1, 2)  # x, y, z
 GZIP = {"compression": "gzip", "compression_opts": 4}
 SEED = 1337

@@ -4,12 +4,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataloaders.facts import LITS
 from preparation.abdomen import AbdomenPreparation
 from preparation.files import RawCase
 from preparation.scans import files_below
+from recipes.lits import PAGE
 from utils.errors import UserError
 
+LITS = PAGE.facts
 FILE = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?")
 
 

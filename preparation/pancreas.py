@@ -11,13 +11,15 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import affine_transform
 
-from dataloaders.facts import PANCREAS
 from preparation.crop import box_of, label_range, needs_label, not_empty
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import Geometry, lay_onto
 from preparation.lists import write_lists
 from preparation.scans import Scan, files_below, read_label, read_scan
+from recipes.pancreas import PAGE
 from utils.errors import UserError
+
+PANCREAS = PAGE.facts
 
 LOW, HIGH = -125, 275  # HU
 STORED = (0, 1, 2)  # x, y, z

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import pytest
+from helpers import KITS19, LA, LITS, PANCREAS
 
-from dataloaders.facts import KITS19, LA, LITS, PANCREAS
-from dataloaders.phantom import write_acdc_phantom, write_volume_phantom
+from dataloaders.phantom.volumes import write_volume_phantom
+from dataloaders.phantom.write import write_acdc_phantom
 
 
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory) -> Path:
-    """Three training, one validation and one test patient in the ACDC layout, 48x48, 5 slices a volume. To be read only."""
+    """Three training, one validation and one test patient in the ACDC layout, 48x48, 5 slices per volume. To be read only."""
     root = tmp_path_factory.mktemp("phantom_root")
     write_acdc_phantom(root, train=3, val=1, test=1, size=48, slices=(5, 5))
     return root

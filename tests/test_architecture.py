@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import os
 import subprocess
 import sys
@@ -9,26 +10,34 @@ from pathlib import Path
 
 import pytest
 
+from methods.registry import METHODS
+from networks.registry import NETWORKS
 from preparation.settings import PrepareSettings
-from recipes.coarse_labels import RegistrationSettings
-from recipes.cogrnet import CoGRNetEvaluation
-from recipes.evaluation import EvaluationSettings
-from recipes.export import ExportSettings
-from recipes.report import ReportSettings
-from training.settings import METHODS, PLACE, CoGRNetSettings, Settings, SliceSettings, VolumeSettings
+from programs.evaluation import EvaluationSettings
+from programs.export import ExportSettings
+from programs.report import ReportSettings
+from programs.settings import elsewhere, settings_type
+from recipes.registry import pages
+from registration.settings import RegistrationSettings
+from training.settings import WHERE, Settings
 
-SETTINGS = (Settings, SliceSettings, VolumeSettings, CoGRNetSettings)
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("networks", "dataloaders", "preparation", "utils", "methods", "training", "recipes")
-# who may import whom: scripts -> recipes -> {methods, training, dataloaders, networks} -> utils, and preparation -> dataloaders
+PACKAGES = ("networks", "dataloaders", "preparation", "utils", "methods", "training", "recipes", "programs", "registration")
+# who may import whom: scripts -> programs -> recipes -> {methods, training, dataloaders, networks} -> utils, preparation -> recipes
 ARROWS = {
     "networks": {"networks"},
     "utils": {"utils"},
     "methods": {"methods", "utils"},
     "training": {"training", "utils"},
     "dataloaders": {"dataloaders", "utils"},
-    "preparation": {"preparation", "dataloaders", "utils"},
-    "recipes": set(PACKAGES),
+    "preparation": {"preparation", "recipes", "dataloaders", "utils"},
+    "recipes": {"recipes", "methods", "training", "dataloaders", "utils"},
+    "registration": {"registration", "recipes", "dataloaders", "utils"},
+    "programs": set(PACKAGES) - {"registration"},
+}
+PAGES = [*pages().values(), *pages("TWO_SLICES").values()]
+OPTIONS = {owner.Options for owner in (*METHODS.values(), *NETWORKS.values())} | {
+    option for page in PAGES for option in (*page.options, *page.test_options)
 }
 SCRIPTS = sorted([*(REPOSITORY / "code").glob("*.py"), *(REPOSITORY / "pancreas").glob("*.py")])
 
@@ -56,7 +65,17 @@ def test_imports_follow_the_arrows(package):
 
 def test_networks_need_torch_alone():
     for path in (REPOSITORY / "networks").rglob("*.py"):
-        assert imported(path) <= {"torch", "networks", "typing", "collections", "contextlib", "types", "math"}, path
+        assert imported(path) <= {
+            "torch",
+            "networks",
+            "typing",
+            "collections",
+            "contextlib",
+            "dataclasses",
+            "importlib",
+            "types",
+            "math",
+        }, path
 
 
 def test_script_folders_are_no_packages():
@@ -70,17 +89,49 @@ def attributes_read() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "settings", [*SETTINGS, EvaluationSettings, CoGRNetEvaluation, RegistrationSettings, ReportSettings, ExportSettings, PrepareSettings]
+    "settings",
+    [Settings, *sorted(OPTIONS, key=str), EvaluationSettings, RegistrationSettings, ReportSettings, ExportSettings, PrepareSettings],
+    ids=lambda settings: f"{settings.__module__}.{settings.__name__}",
 )
 def test_every_setting_is_read_somewhere(settings):
-    unread = {field.name for field in dataclasses.fields(settings)} - attributes_read()
-    assert not unread
+    built = {name for network in NETWORKS.values() for name in inspect.signature(network).parameters if settings is network.Options}
+    assert {field.name for field in dataclasses.fields(settings)} <= attributes_read() | built
 
 
-def test_presets_and_places_name_real_settings():
-    common, all_of_them = ({field.name for kind in kinds for field in dataclasses.fields(kind)} for kinds in ((Settings,), SETTINGS))
-    assert {key for preset in METHODS.values() for key in preset} <= common
-    assert set(PLACE) <= all_of_them
+def test_numbers_of_pages_and_methods_name_real_settings():
+    every = {field.name for options in (Settings, *OPTIONS) for field in dataclasses.fields(options)}
+    for page in PAGES:
+        for numbers in (page.numbers, *page.methods.values(), *(method.PRESET for method in METHODS.values())):
+            assert set(numbers) <= every, page.facts.name
+        assert set(page.methods) <= set(METHODS)
+    assert set(WHERE) <= every
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_settings_on_every_page(method):
+    for page in PAGES:
+        kind = settings_type(page, method, page.numbers["model"])
+        assert {field.name for field in dataclasses.fields(METHODS[method].Options)} <= {field.name for field in dataclasses.fields(kind)}
+
+
+def test_a_foreign_flag_names_its_owner():
+    assert elsewhere("focus") == "it belongs to --method cogrnet"
+    assert elsewhere("upsampling") == "it belongs to --model unet"
+    assert elsewhere("val_stride") == "it belongs to runs on KiTS19 or LA or LiTS or Pancreas"
+    assert elsewhere("nonsense") == ""
+
+
+def test_files_are_small_and_packages_form_no_circle():
+    for package in PACKAGES:
+        for path in (REPOSITORY / package).rglob("*.py"):
+            assert "phantom" in str(path) or len(path.read_text().splitlines()) <= 250, path
+    seen: set[str] = set()
+    left = {package: ARROWS[package] - {package} for package in PACKAGES}
+    while left:
+        free = {package for package, needs in left.items() if needs <= seen}
+        assert free, f"a circle among {left}"
+        seen |= free
+        left = {package: needs for package, needs in left.items() if package not in free}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -101,8 +152,8 @@ def test_no_device_is_wired_in():
 @pytest.mark.parametrize(
     "name, counts, differences",
     [
-        ("ACDC", (3, 7), [("labelnum=3,", "labelnum=7,"), ("ema_decay=0.89,", "ema_decay=0.95,")]),
-        ("LA", (4, 8), [("labelnum=4,", "labelnum=8,")]),
+        ("ACDC", (3, 7), [('"labelnum": 3,', '"labelnum": 7,'), ('"ema_decay": 0.89,', '"ema_decay": 0.95,')]),
+        ("LA", (4, 8), [('"labelnum": 4,', '"labelnum": 8,')]),
     ],
 )
 def test_label_recipes_differ_in_labels_and_decay_alone(name, counts, differences):

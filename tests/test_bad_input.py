@@ -8,37 +8,36 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import helpers
 import numpy as np
 import pytest
 import torch
+from reference import filled_state_dict
 
 import training.checkpoint
 import training.device
-from recipes import edge_guided
-from recipes.evaluation import EvaluationSettings, evaluate
-from recipes.report import report
-from recipes.tasks import ACDC_TASK
-from tests.reference import filled_state_dict
+from programs.evaluation import evaluate
+from programs.report import report
+from recipes.acdc import PAGE
 from training.checkpoint import load, save
 from training.log import RunLog
-from training.settings import SliceSettings
 from utils.errors import UserError
 
 CODE = Path(__file__).parents[1] / "code"
-RECIPE = SliceSettings(
-    labelnum=1, patch_size=(32, 32), egm="none", batch_size=4, labeled_bs=2, pre_iterations=2, max_iterations=2, val_every=1, device="cpu"
-)  # fmt: skip
+NUMBERS = {
+    "labelnum": 1, "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2,
+    "val_every": 1,
+}  # fmt: skip
 RUN = Path("BCP") / "ACDC_BCP_1_labeled"
 PRE, SELF = RUN / "pre_train", RUN / "self_train"
 BEST = "unet_best_model.pth"
 
 
 def train(root, output, *flags):
-    edge_guided.train(ACDC_TASK, replace(RECIPE, root_path=root, output_root=output), list(flags))
+    helpers.train(PAGE, root, output, *flags, **NUMBERS)
 
 
 def script_flags(root, output, *flags):
@@ -84,7 +83,7 @@ def copy_of(folder, to):
 
 def run_test(flags):
     """Test the ACDC run of `flags`."""
-    evaluate(ACDC_TASK, EvaluationSettings(), flags)
+    evaluate(PAGE, flags)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +174,7 @@ def test_parser_faults_are_short_lines(tmp_path, flags, names):
         (["--static_step", "-1"], ["--static_step -1"]),
         (["--ema_decay", "1.5"], ["--ema_decay 1.5"]),
         (["--box_end", "0.9"], ["--box_end 0.9"]),
-        (["--model", "vnet"], ["--model vnet", "'unet'"]),
+        (["--model", "vnet"], ["--model vnet", "unet"]),
         (["--device", "toaster"], ["--device toaster", "--device cpu"]),
         (["--device", "meta"], ["--device meta"]),
         (["--device", "cuda:99"], ["--device cuda:99"]),
@@ -227,8 +226,8 @@ SLICE, VOLUME = "train_slices.list", "val.list"
 @pytest.mark.parametrize(
     "which, changes, names",
     [
-        (SLICE, {"image": None}, ["no data set 'image'"]),
-        (SLICE, {"label": None}, ["no data set 'label'"]),
+        (SLICE, {"image": None}, ["no data set of numbers 'image'"]),
+        (SLICE, {"label": None}, ["no data set of numbers 'label'"]),
         (SLICE, {"label": np.zeros((3, 4), np.uint8)}, ["differ in shape"]),
         (SLICE, {"image": np.full((48, 48), np.nan)}, ["NaN"]),
         (SLICE, {"image": "a picture"}, ["'image' is no data set of numbers"]),
@@ -317,7 +316,7 @@ def test_no_intact_checkpoint(phantom_root, pretrained):
     assert contents(pretrained) == before
 
 
-@pytest.mark.parametrize("flags", [["--base_lr", "0.5"], ["--max_iterations", "9"], ["--egm", "published", "--patch_size", "80", "80"]])
+@pytest.mark.parametrize("flags", [["--base_lr", "0.5"], ["--max_iterations", "9"], ["--patch_size", "80", "80", "--egm", "published"]])
 def test_a_run_with_other_settings(phantom_root, run, flags):
     before = contents(run)
     refused(run / PRE / "last.pth", flags[0], "--exp", "--fresh", call=lambda: train(phantom_root, run, *flags))

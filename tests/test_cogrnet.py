@@ -1,34 +1,37 @@
 """CoGRNet: focus area, the two coarse streams, its baselines, and runs on phantoms of all three data sets."""
 
 from dataclasses import replace
+from functools import partial
 
 import h5py
+import helpers
 import numpy as np
 import pytest
 import torch
-from test_methods import Recorder
-from test_training import assert_same, signalled, stages
+from helpers import KITS19, LA, LITS, LOSS_3D, Recorder, assert_same, signalled
 from torch import nn
 
-from dataloaders.augment import VolumeAugmentation, VolumeTransform
+from dataloaders.augment import Augmentation, VolumeAugmentation, VolumeTransform
 from dataloaders.coarse import coarse_path
-from dataloaders.facts import KITS19, LA, LITS
 from dataloaders.hdf5 import read_list
 from dataloaders.two_stream import Draw, TwoStreamSampler
 from dataloaders.volumes import CoarsePatches
-from methods import objective
-from methods.cogrnet import CoGRNet, CoGRNetPretrain, MeanTeacher, focus_ratio
+from methods.cogrnet import CoGRNet, CoGRNetPretrain, focus_ratio
 from methods.copy_paste import CopyPaste
-from recipes import cogrnet
-from training.settings import CoGRNetSettings
+from methods.mean_teacher import MeanTeacher
+from programs.generic import test_two_slices as evaluate_two_slices
+from programs.settings import make_settings
+from recipes import kits19, la, lits
 from utils.errors import Interrupted, UserError
-from utils.losses import supervised_loss
+from utils.losses import Loss, dice_2d
 
 FACTS = {"LA": LA, "KiTS19": KITS19, "LiTS": LITS}
-TINY = CoGRNetSettings(
-    egm="none", mask="fixed", teachers="ema", labelnum=2, batch_size=4, labeled_bs=2, pre_iterations=4, max_iterations=4, val_every=2,
-    val_stride=(32, 32, 16), device="cpu",
-)  # fmt: skip
+PAGES = {"LA": la.TWO_SLICES, "KiTS19": kits19.TWO_SLICES, "LiTS": lits.TWO_SLICES}
+PASTING = la.TWO_SLICES.pasting
+TINY = {
+    "labelnum": 2, "batch_size": 4, "labeled_bs": 2, "pre_iterations": 4, "max_iterations": 4, "val_every": 2, "val_stride": (32, 32, 16),
+    "patch_size": (32, 32, 16),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,22 @@ TINY = CoGRNetSettings(
 def test_focus_ratio_is_the_clamped_share_of_positive_logits(positive, expected):
     logits = torch.tensor([0.5] * positive + [-3.0] * (20 - positive)).view(1, 2, 2, 5, 1)
     assert focus_ratio(logits) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "flags, pre, self_",
+    [
+        ({}, 1001, 5001),  # 5 labelled volumes, 4 a batch: an epoch is one step
+        ({"labelnum": 10}, 1002, 5002),  # two steps, whole epochs
+        ({"labelnum": 8, "labeled_bs": 2, "batch_size": 4}, 1004, 5004),
+        ({"lengths": "published_text"}, 2000, 10_000),
+        ({"lengths": "published_text", "max_iterations": 60}, 2000, 60),
+        ({"pre_iterations": 150}, 150, 5001),
+    ],
+)
+def test_lengths_as_the_published_loops_ran_or_as_written(flags, pre, self_):
+    settings = make_settings(la.TWO_SLICES, **flags)
+    assert (settings.pre_iterations, settings.max_iterations) == (pre, self_)
 
 
 class Scripted(nn.Module):
@@ -53,7 +72,7 @@ class Scripted(nn.Module):
 
 
 def pretrain_phase(net, steps):
-    return CoGRNetPretrain(net, objective.COGRNET, CopyPaste("fixed", 1 / 2, steps, (0,)))
+    return CoGRNetPretrain(net, LOSS_3D, PASTING, CopyPaste("fixed", 1 / 2, steps, (0,)))
 
 
 def test_focus_comes_from_the_mean_of_the_last_ten_steps_also_after_a_resume():
@@ -76,7 +95,7 @@ def test_focus_comes_from_the_mean_of_the_last_ten_steps_also_after_a_resume():
 
 def test_self_training_keeps_the_focus_in_its_state():
     net = nn.Conv3d(1, 2, 1)
-    phases = [CoGRNet(net, objective.COGRNET, CopyPaste("fixed", 1 / 2, 100, (0,)), 0.5, 0.99, "parameters", None) for _ in range(2)]
+    phases = [CoGRNet(net, LOSS_3D, PASTING, CopyPaste("fixed", 1 / 2, 100, (0,)), 0.5, 0.99, "parameters", None) for _ in range(2)]
     phases[0].set_focus(0.7)
     phases[1].load_state_dict(phases[0].state_dict())
     assert all(phase.copy_paste.sides((100, 100, 50), step) == (70, 70, 35) for phase in phases for step in (0, 50, 99))
@@ -88,8 +107,8 @@ def test_self_training_keeps_the_focus_in_its_state():
 def test_each_stream_is_mixed_with_its_own_unlabelled_half():
     """Labelled 1 outside and unlabelled 1 inside, unlabelled 2 outside and labelled 2 inside."""
     student = Recorder()
-    phase = CoGRNet(student, replace(objective.COGRNET, pseudo_label=lambda x: x.argmax(1)), box := CopyPaste("fixed", 0.5, 9, (0,)), 0.5,
-                    0.99, "parameters", None)  # fmt: skip
+    pasting, box = replace(PASTING, pseudo_label=lambda x: x.argmax(1)), CopyPaste("fixed", 0.5, 9, (0,))
+    phase = CoGRNet(student, Loss({"dice": 0.5, "ce": 0.5}, dice_2d), pasting, box, 0.5, 0.99, "parameters", None)
     torch.manual_seed(0)
     image, label = torch.rand(8, 1, 12, 12), torch.randint(0, 4, (4, 12, 12))
     phase.losses({"image": image, "label": label}, 3)
@@ -101,14 +120,12 @@ def test_each_stream_is_mixed_with_its_own_unlabelled_half():
 def test_mean_teacher_without_copy_paste_trains_the_student_alone():
     torch.manual_seed(0)
     net = nn.Conv3d(1, 2, 1)
-    phase = MeanTeacher(net, objective.COGRNET, CopyPaste("fixed", 1 / 2, 9, (0,)), 0.5, 0.99, "parameters", None)
+    phase = MeanTeacher(net, LOSS_3D, PASTING, None, 0.5, 0.99, "parameters", None)
     batch = {"image": torch.randn(4, 1, 6, 6, 6), "label": torch.randint(0, 2, (2, 6, 6, 6))}
     loss = phase.losses(batch, 0)["loss"]
     pseudo = phase.pseudo_label(batch["image"][2:])
-    true, guessed = (
-        supervised_loss(net(batch["image"][s]), y, objective.COGRNET.dice) for s, y in ((slice(2), batch["label"]), (slice(2, 4), pseudo))
-    )
-    torch.testing.assert_close(loss, (true.dice + true.ce) / 2 + 0.5 * (guessed.dice + guessed.ce) / 2)
+    true, guessed = (LOSS_3D.whole(net(batch["image"][s]), y) for s, y in ((slice(2), batch["label"]), (slice(2, 4), pseudo)))
+    torch.testing.assert_close(loss, (true["dice"] + true["ce"]) / 2 + 0.5 * (guessed["dice"] + guessed["ce"]) / 2)
     loss.backward()
     assert net.weight.grad.abs().sum() > 0 and all(p.grad is None for teacher in phase.teachers for p in teacher.parameters())
 
@@ -161,7 +178,7 @@ def coarse(request, la_root, kits_root, lits_root, tmp_path_factory):
 def data_of(coarse, labelled=2):
     facts, root = coarse
     names = read_list(root, facts.name, facts.train_list)
-    augment = VolumeAugmentation((32, 32, 16), 3, turn=False, centre=True)
+    augment = Augmentation((VolumeAugmentation((32, 32, 16), 3, turn=False, centre=True).draw,))
     return CoarsePatches(facts, root, names, labelled, (augment, augment), say=lambda message: None)
 
 
@@ -179,11 +196,18 @@ def test_streams_read_their_plane_with_the_other_planes_slice(coarse):
         expected[place] = true[place]
         image, labels = data._read(0)
         expected = expected.transpose(2, 1, 0) if facts.swapped else expected
-        assert np.array_equal(labels[half], expected) and image.shape == expected.shape
+        assert np.array_equal(labels[half], expected) and image.shape == (1, *expected.shape)
         item = data[Draw(0, (1,), half)]
-        transform = data.augment[0].draw(np.random.default_rng((1,)), image.shape)
+        transform = data.augment[0].spatial[0](np.random.default_rng((1,)), image.shape[1:])
         assert isinstance(transform, VolumeTransform) and np.array_equal(item["label"].numpy(), transform(expected))
     assert "label" not in data[Draw(2, (1,))]
+
+
+def test_coarse_labels_are_task_labels_already(coarse):
+    """An object that the file calls 2 is 1 in a coarse label, and stays so."""
+    facts, root = coarse
+    other = replace(facts, foreground=(2,), file_classes=3)
+    assert all(label.max() == 1 for half in (0, 1) for label in [data_of((other, root))._read(0)[1][half]])
 
 
 def test_missing_or_foreign_coarse_labels_name_the_command(coarse):
@@ -201,11 +225,9 @@ def test_missing_or_foreign_coarse_labels_name_the_command(coarse):
     path.write_bytes(kept)
 
 
-def train(coarse, output, *flags):
-    facts, root, *shorter = coarse
-    recipe = replace(TINY, root_path=root, output_root=output, **(shorter[0] if shorter else {}))
-    cogrnet.train(recipe, ["--dataset", facts.name, "--patch_size", "32", "32", "16", *flags])
-    return stages(output)
+def train(coarse, output, *flags, **changes):
+    facts, root = coarse
+    return helpers.train(PAGES[facts.name], root, output, *flags, **{**TINY, **changes})
 
 
 def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, capsys):
@@ -242,7 +264,7 @@ def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, cap
         "8",
     ]
     capsys.readouterr()
-    cogrnet.test([str(flag) for flag in flags])
+    evaluate_two_slices([str(flag) for flag in flags])
     said = capsys.readouterr().out
     assert "too good" in said and "not selected" in said and "empty predictions" in said
     folder = tmp_path / "whole" / "CoGRNet" / f"{facts.name}_CoGRNet_2_labeled" / "VNet_predictions"
@@ -252,16 +274,17 @@ def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, cap
 def test_baselines(coarse, tmp_path):
     if coarse[0] is not LA:
         pytest.skip("the same code for every data set")
-    coarse = coarse[0], coarse[1], {"pre_iterations": 1, "max_iterations": 1, "val_every": 1}
-    assert set(train(coarse, tmp_path / "a", "--method", "supervised")) == {"supervised/last.pth", "supervised/VNet_best_model.pth"}
-    assert "focus_ratio" not in train(coarse, tmp_path / "b", "--method", "mean_teacher")["self_train/last.pth"]["phase"]
-    assert train(coarse, tmp_path / "c", "--focus", "off")["self_train/last.pth"]["phase"]["focus_ratio"] == pytest.approx(2 / 3)
-    with pytest.raises(UserError, match="no data set 'label'"):  # this data set has none: dense labels are what the flag asks for
-        train(coarse, tmp_path / "d", "--labels", "dense")
-    with pytest.raises(UserError, match="--egm, --teachers and --mask belong to the edge-guided method"):
-        train(coarse, tmp_path / "e", "--egm", "published")
-    train(coarse, tmp_path / "f", "--run_mode", "pretrain")
+    short = partial(train, coarse, pre_iterations=1, max_iterations=1, val_every=1)
+    assert set(short(tmp_path / "a", "--method", "supervised")) == {"supervised/last.pth", "supervised/VNet_best_model.pth"}
+    assert "focus_ratio" not in short(tmp_path / "b", "--method", "mean_teacher")["self_train/last.pth"]["phase"]
+    assert short(tmp_path / "c", "--focus", "off")["self_train/last.pth"]["phase"]["focus_ratio"] == pytest.approx(2 / 3)
+    with pytest.raises(UserError, match="no data set of numbers 'label'"):  # dense labels are what the flag asks for
+        short(tmp_path / "d", "--labels", "dense")
+    with pytest.raises(UserError, match="--teachers: it belongs to --method edge_guided or bcp; leave it out"):
+        short(tmp_path / "e", "--teachers", "dual")
+    assert "self_train/last.pth" in short(tmp_path / "e", "--method", "bcp")
+    short(tmp_path / "f", "--run_mode", "pretrain")
     for last in (tmp_path / "f").rglob("last.pth"):
         last.unlink()
     with pytest.raises(UserError, match=r"last\.pth: no finished pre-training that gives a focus area; .*--focus off"):
-        train(coarse, tmp_path / "f", "--run_mode", "selftrain")
+        short(tmp_path / "f", "--run_mode", "selftrain")

@@ -1,15 +1,17 @@
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
+from helpers import ACDC, KITS19, LA, LITS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from dataloaders.acdc import ACDCSlices, labelled_slices
-from dataloaders.augment import SliceTransform, draw_slice_transform
-from dataloaders.cases import read_cases
-from dataloaders.facts import ACDC
+from dataloaders.augment import INTENSITIES, Augmentation, SliceTransform, resize, turn_or_rotate
+from dataloaders.cases import read_cases, read_volume
 from dataloaders.hdf5 import SPLITS, read_case, read_list
+from dataloaders.slices import Slices, first_patients
 from dataloaders.two_stream import Draw, TwoPassSampler, TwoStreamSampler, collate
 from utils.errors import UserError
 from utils.zoom import zoom_nearest
@@ -17,13 +19,13 @@ from utils.zoom import zoom_nearest
 
 @pytest.mark.parametrize("labelnum, slices", [(1, 32), (3, 68), (7, 136), (14, 256), (21, 396), (28, 512), (35, 664), (70, 1312)])
 def test_labelled_slices_of_the_committed_list(labelnum, slices):
-    assert labelled_slices(read_list(SPLITS / "ACDC", "ACDC", "train_slices.list"), labelnum) == slices
+    assert first_patients(SPLITS / "ACDC", ACDC, labelnum)[1] == slices
 
 
 @pytest.mark.parametrize("labelnum", [0, -1, 71])
 def test_labelnum_out_of_range(labelnum):
     with pytest.raises(UserError, match="choose 1 to 70"):
-        labelled_slices(read_list(SPLITS / "ACDC", "ACDC", "train_slices.list"), labelnum)
+        first_patients(SPLITS / "ACDC", ACDC, labelnum)
 
 
 @settings(derandomize=True, deadline=None, max_examples=200)
@@ -44,7 +46,7 @@ def test_transforms_by_hand():
 
 
 def test_draws_have_the_published_shares():
-    draws = [draw_slice_transform(np.random.default_rng((5, i))) for i in range(4000)]
+    draws = [turn_or_rotate(np.random.default_rng((5, i)), (9, 9)) for i in range(4000)]
     turned = [d for d in draws if d.flip_axis is not None]
     assert abs(len(turned) / 4000 - 0.5) < 0.03
     assert {(d.quarter_turns, d.flip_axis) for d in turned} == {(k, axis) for k in range(4) for axis in range(2)}
@@ -96,6 +98,9 @@ def test_processes_share_every_half():
         assert {ranks[0][i], ranks[1][i]} == set(half)
 
 
+KEPT = Augmentation(())
+
+
 def write(path, **data):
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
@@ -107,8 +112,8 @@ def write(path, **data):
 @pytest.mark.parametrize(
     "data, message",
     [
-        ({"label": np.zeros((4, 4), np.uint8)}, "no data set 'image'"),
-        ({"image": np.zeros((4, 4), np.float32)}, "no data set 'label'"),
+        ({"label": np.zeros((4, 4), np.uint8)}, "no data set of numbers 'image'"),
+        ({"image": np.zeros((4, 4), np.float32)}, "no data set of numbers 'label'"),
         ({"image": np.zeros((4, 4), np.float32), "label": np.zeros((4, 5), np.uint8)}, "differ in shape"),
         ({"image": np.full((4, 4), np.nan, np.float32), "label": np.zeros((4, 4), np.uint8)}, "NaN"),
         ({"image": np.zeros((4, 4), np.float32), "label": np.full((4, 4), 4, np.uint8)}, r"4\.\.4, expected 0\.\.3"),
@@ -118,26 +123,41 @@ def write(path, **data):
 def test_faulty_files_are_named(tmp_path, data, message):
     path = write(tmp_path / "case.h5", **data)
     with pytest.raises(UserError, match=message) as error:
-        read_case(path, 4, 2)
+        read_case(path, ACDC, 2)
     assert str(path) in str(error.value)
 
 
 def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        read_case(tmp_path / "absent.h5", 4, 2)
+        read_case(tmp_path / "absent.h5", ACDC, 2)
     (tmp_path / "damaged.h5").write_bytes(b"not HDF5")
     with pytest.raises(UserError, match="not a readable HDF5"):
-        read_case(tmp_path / "damaged.h5", 4, 2)
+        read_case(tmp_path / "damaged.h5", ACDC, 2)
     with pytest.raises(UserError, match="no such folder"):
-        ACDCSlices(tmp_path / "nowhere", 1, (80, 80))
+        Slices(ACDC, tmp_path / "nowhere", ["a"], 1, (KEPT, KEPT))
     (tmp_path / "train_slices.list").write_text("\n")
     with pytest.raises(UserError, match="list is empty"):
-        ACDCSlices(tmp_path, 1, (80, 80))
+        first_patients(tmp_path, ACDC, 1)
 
 
 def test_lists_are_read_liberally(tmp_path):
     (tmp_path / "val.list").write_text("a.h5\nb,3\n\n c \n")
     assert read_list(tmp_path, "ACDC", "val.list") == ["a", "b", "c"]
+
+
+def test_a_flat_la_folder_with_cogrnets_list_names(tmp_path):
+    """<root>/<id>.h5 and train_la.txt are found where UA-MT's places and names are not; where both are, UA-MT's are taken."""
+    (tmp_path / "train_la.txt").write_text("a\nb\n")
+    write(tmp_path / "a.h5", image=np.zeros((2, 2, 2)))
+    assert LA.read_list(tmp_path, LA.train_list) == ["a", "b"] and LA.path(tmp_path, "a") == tmp_path / "a.h5"
+    published = tmp_path / "2018LA_Seg_Training Set" / "a" / "mri_norm2.h5"
+    published.parent.mkdir(parents=True)
+    write(published, image=np.zeros((2, 2, 2)))
+    (tmp_path / "train.list").write_text("c\n")
+    assert LA.read_list(tmp_path, LA.train_list) == ["c"] and LA.path(tmp_path, "a") == published
+    for facts, suffix in ((KITS19, "kits"), (LITS, "lits")):
+        (tmp_path / f"test_{suffix}.txt").write_text(f"{suffix}_1.h5\n")
+        assert facts.read_list(tmp_path, facts.test_list) == [f"{suffix}_1"]
 
 
 @pytest.fixture
@@ -154,11 +174,15 @@ def small_root(tmp_path):
     return tmp_path
 
 
+def slices(root, size):
+    return Slices(ACDC, root, *first_patients(root, ACDC, 1), 2 * (Augmentation((turn_or_rotate, resize(size))),))
+
+
 def test_unlabelled_cases_need_no_label_and_every_file_is_read_once(small_root, monkeypatch):
     opened = []
     real = h5py.File
     monkeypatch.setattr(h5py, "File", lambda path, *a, **k: opened.append(path) or real(path, *a, **k))
-    data = ACDCSlices(small_root, 1, (16, 32))
+    data = slices(small_root, (16, 32))
     sampler = TwoStreamSampler(data.labelled, data.unlabelled, 2, 2, seed=(0, 0), steps=range(5))
     for batch in sampler:
         stacked = collate([data[draw] for draw in batch])
@@ -167,8 +191,8 @@ def test_unlabelled_cases_need_no_label_and_every_file_is_read_once(small_root, 
 
 
 def test_image_and_label_move_together(small_root):
-    data = ACDCSlices(small_root, 1, (20, 24))
-    data.labels = [(image * 3).round().astype(np.uint8) for image in data.images[:3]]
+    data = slices(small_root, (20, 24))
+    data.labels = [(image[0] * 3).round().astype(np.uint8) for image in data.images[:3]]
     for seed in range(20):
         item = data[Draw(seed % 3, (seed,))]
         assert np.array_equal((item["image"][0].numpy() * 3).round(), item["label"].numpy())
@@ -181,3 +205,36 @@ def test_volumes_carry_spacing_where_the_file_does(tmp_path):
         file.attrs["spacing_mm"] = (10.0, 1.5, 1.25)
     (tmp_path / "val.list").write_text("a\nb\n")
     assert [case.spacing_mm for case in read_cases(ACDC, tmp_path, "val")] == [None, (10.0, 1.5, 1.25)]
+
+
+def test_channels_come_first_from_reading_on(tmp_path):
+    """An RGB slice stored channels last, and a volume of two channels: image and label are turned, flipped and stacked together."""
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 9, (20, 24, 3)).astype(np.float32)
+    facts = replace(ACDC, channels=3, channel_axis=-1, file="{}.h5", slice_file=None)
+    write(tmp_path / "p_1.h5", image=rgb, label=(rgb[..., 1] > 4).astype(np.uint8))
+    image, label, _ = read_case(tmp_path / "p_1.h5", facts, 2)
+    assert np.array_equal(image, rgb.transpose(2, 0, 1)) and label.shape == (20, 24)
+    data = Slices(facts, tmp_path, ["p_1"], 1, 2 * (Augmentation((turn_or_rotate, resize((20, 20)))),))
+    batch = collate([data[Draw(0, (seed,))] for seed in range(8)])
+    assert batch["image"].shape == (8, 3, 20, 20)
+    assert np.array_equal(batch["image"][:, 1] > 4, batch["label"] == 1)
+
+    pair = rng.normal(size=(2, 9, 8, 7)).astype(np.float32)
+    write(tmp_path / "v.h5", image=pair, label=np.zeros((9, 8, 7), np.uint8))
+    case = read_volume(replace(LA, channels=2, file="{}.h5"), tmp_path / "v.h5", "v")
+    assert np.array_equal(case.image, pair) and case.label.shape == (9, 8, 7)
+    with pytest.raises(UserError, match=r"shape \(2, 9, 8, 7\), expected 3 dimensions"):
+        read_volume(LA, tmp_path / "v.h5", "v")
+
+
+@pytest.mark.parametrize("name", sorted(INTENSITIES))
+def test_intensity_transforms_change_images_alone(name):
+    image, label = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32), np.eye(8, dtype=np.uint8)
+    augment = Augmentation((), (INTENSITIES[name],))
+    changed, same = augment(np.random.default_rng(3), image, label)
+    again, _ = augment(np.random.default_rng(3), image, label)
+    other, _ = augment(np.random.default_rng(4), image, label)
+    assert changed.dtype == np.float32 and changed.shape == image.shape and np.isfinite(changed).all()
+    assert np.array_equal(same, label) and np.array_equal(changed, again)
+    assert not np.array_equal(changed, image) and not np.array_equal(changed, other)

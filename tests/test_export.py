@@ -1,25 +1,24 @@
 """Checkpoints both ways: ours as the published code would have left them, and published optimiser state into ours."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from helpers import assert_same, train
 from reference import fill, filled_state_dict, published_shapes
-from test_training import assert_same
 
 from networks import net_factory_ega, net_factory_la_ega
 from networks.published import UNUSED_HEADS, import_state_dict, parameter_names, published_state_dict
-from recipes import edge_guided
-from recipes.evaluation import EvaluationSettings, evaluate
-from recipes.export import export
-from recipes.networks import build_network, load_network
-from recipes.published_optimizer import published_optimizer, take_over
-from recipes.tasks import ACDC_TASK, LA_TASK, PANCREAS_TASK, Task
-from training.checkpoint import is_ours, load
-from training.settings import Settings, SliceSettings, VolumeSettings
+from programs.evaluation import evaluate
+from programs.export import export
+from programs.networks import build_network, load_network
+from programs.published_optimizer import published_optimizer, take_over
+from recipes import acdc as acdc_page
+from recipes import la, pancreas
+from recipes.page import Page
+from training.checkpoint import Checkpoint, load, read
 from utils.errors import UserError
 
 NETWORKS = {
@@ -31,26 +30,26 @@ NETWORKS = {
     "vnet_pancreas_bcp": lambda: net_factory_la_ega.net_factory("VNet_pancreas", egm="none"),
 }
 ENTRIES = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
-SHORT = {"batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2, "val_every": 2, "device": "cpu"}
-VOLUMES = VolumeSettings(**SHORT, labelnum=2, patch_size=(32, 32, 16), val_stride=(32, 32, 16))
-RUNS = {  # task, recipe, folder of the run, where its stages' best checkpoints lie when published, in which layout
+SHORT = {"batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2, "val_every": 2}
+VOLUMES = {**SHORT, "labelnum": 2, "patch_size": (32, 32, 16), "val_stride": (32, 32, 16)}
+RUNS = {  # page, numbers, folder of the run, where its stages' best checkpoints lie when published, in which layout
     "ACDC": (
-        ACDC_TASK,
-        SliceSettings(**SHORT, labelnum=1, patch_size=(80, 80)),
+        acdc_page.PAGE,
+        {**SHORT, "labelnum": 1, "patch_size": (80, 80)},
         "BCP/ACDC_BCP_1_labeled",
         ("pre_train/unet_best_model.pth", "self_train/unet_best_model.pth"),
         ("plain", ""),
     ),
     "LA": (
-        LA_TASK,
+        la.PAGE,
         VOLUMES,
         "BCP/LA_BCP_2_labeled",
         ("pre_train/VNet_best_model.pth", "self_train/VNet_best_model.pth"),
         ("plain", "module."),
     ),
     "Pancreas": (
-        PANCREAS_TASK,
-        replace(VOLUMES, model="VNet_pancreas", labelnum=25, exp="cutmix", optimizer="adam", base_lr=1e-3),
+        pancreas.PAGE,
+        {**VOLUMES, "labelnum": 25, "unit": "iteration"},
         "cutmix",
         ("pretrain/best_ema25_pre.pth", "self_train/best_ema_25_self.pth"),
         ("net", "module."),
@@ -89,6 +88,11 @@ def published_file(network, kind, sobel=True):
     return {"net": {f"module.{key}": value for key, value in weights.items()}, "opt": {"state": state, "param_groups": [group]}}, by_name
 
 
+def published(file):
+    """What reading such a file gives."""
+    return Checkpoint(Path(), file["net"], file.get("opt"), {}, {})
+
+
 def by_name(net, optimizer):
     names = {p: name for name, p in net.named_parameters()}
     return {names[p]: entry for p, entry in optimizer.state.items()}
@@ -100,14 +104,14 @@ def test_published_momentum_is_taken_over_and_given_back(network, kind, sobel):
     """By name, whether or not Sobel kernels are counted; learning rate and weight decay stay ours; exported it is the same again."""
     net = NETWORKS[network]()
     optimizer, (file, expected) = trained(net, kind), published_file(network, kind, sobel)
-    take_over(optimizer, net, file)
+    take_over(optimizer, net, published(file))
     found = by_name(net, optimizer)
     assert found.keys() == expected.keys() and len(found) > 50
     for name, entry in expected.items():
         assert found[name].keys() == entry.keys()
         assert all(torch.equal(found[name][key], torch.as_tensor(value, dtype=torch.float32)) for key, value in entry.items()), name
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.25, 0)
-    opt = published_optimizer({"student": net.state_dict(), "optimizer": optimizer.state_dict()}, sobel)
+    opt = published_optimizer(Checkpoint(Path(), net.state_dict(), optimizer.state_dict(), {}, {}), sobel)
     assert opt["state"].keys() == file["opt"]["state"].keys()
     assert opt["param_groups"][0]["params"] == file["opt"]["param_groups"][0]["params"]
     for number, entry in file["opt"]["state"].items():
@@ -132,15 +136,16 @@ def test_momentum_that_does_not_fit_is_left_behind(damage, message):
     optimizer, (file, _) = trained(net, "sgd"), published_file("unet_bcp", "sgd")
     damage(file)
     with pytest.raises(ValueError, match=message):
-        take_over(optimizer, net, file)
+        take_over(optimizer, net, published(file))
     assert not optimizer.state
 
 
 class Tiny(NamedTuple):
     """A tiny run of both stages with the full method; `folder` is that of the run below `output`."""
 
-    task: Task
-    recipe: Settings
+    page: Page
+    numbers: dict
+    root: Path
     output: Path
     folder: str
     places: tuple[str, str]
@@ -156,9 +161,9 @@ def make(phantom_root, la_root, pancreas_root, tmp_path_factory):
 
     def get(name):
         if name not in made:
-            task, recipe, *rest = RUNS[name]
-            made[name] = Tiny(task, replace(recipe, root_path=roots[name]), tmp_path_factory.mktemp(name), *rest)
-            edge_guided.train(task, replace(made[name].recipe, output_root=made[name].output), [])
+            page, numbers, *rest = RUNS[name]
+            made[name] = Tiny(page, numbers, roots[name], tmp_path_factory.mktemp(name), *rest)
+            train(page, roots[name], made[name].output, **numbers)
         return made[name]
 
     return get
@@ -185,9 +190,9 @@ def test_selftraining_from_the_exported_pretraining_is_the_same_bit_for_bit(run,
     export([str(run.output / run.folder / "pre_train"), str(path)])
     exported, ours = load(path), load(run.best("pre_train"))
     assert exported.keys() == {"net", "opt"} and len(exported["opt"]["state"]) == len(ours["optimizer"]["state"]) > 50
-    edge_guided.train(run.task, replace(run.recipe, output_root=tmp_path), ["--run_mode", "selftrain"])
+    train(run.page, run.root, tmp_path, "--run_mode", "selftrain", **run.numbers)
     said = capsys.readouterr().out
-    assert f"starting from {path}" in said and ("momentum taken over" in said) == run.task.keeps_optimizer
+    assert f"starting from {path}" in said and ("momentum taken over" in said) == run.page.keeps_optimizer
     again, before = (load(root / run.folder / "self_train/last.pth") for root in (tmp_path, run.output))
     for key in ("student", "phase", "optimizer"):
         assert_same(again[key], before[key], key)
@@ -197,11 +202,11 @@ def test_the_exported_network_is_ours_in_the_published_layout(run, tmp_path):
     out, (layout, prefix) = tmp_path / "weights.pth", run.layout
     export([str(run.output / run.folder), str(out)])
     content = load(out)
-    names = published_shapes({"ACDC": "unet", "LA": "vnet_la", "Pancreas": "vnet_pancreas"}[run.task.facts.name])
+    names = published_shapes({"ACDC": "unet", "LA": "vnet_la", "Pancreas": "vnet_pancreas"}[run.page.facts.name])
     assert list(content["net"] if layout == "net" else content) == [f"{prefix}{name}" for name in names]
-    net = build_network(run.task.facts, run.recipe.model, run.recipe.egm)
-    load_network(net, content, out)
-    assert not is_ours(content)
+    net = build_network(run.page.facts, run.page.numbers["model"], {"egm": "published"})
+    load_network(net, read(out))
+    assert not read(out).ours
     assert_same(dict(net.state_dict()), dict(load(run.best("self_train"))["student"]))
 
 
@@ -209,8 +214,8 @@ def test_our_test_script_finds_the_same_in_an_exported_file(acdc, tmp_path):
     export([str(acdc.output / acdc.folder), str(tmp_path / "weights.pth")])
     results = []
     for path in (acdc.best("self_train"), tmp_path / "weights.pth"):
-        flags = ["--root_path", acdc.recipe.root_path, "--checkpoint", path, "--patch_size", 80, 80, "--device", "cpu"]
-        evaluate(acdc.task, EvaluationSettings(), list(map(str, [*flags, "--output_dir", tmp_path / path.stem])))
+        flags = ["--root_path", acdc.root, "--checkpoint", path, "--patch_size", 80, 80, "--device", "cpu"]
+        evaluate(acdc.page, list(map(str, [*flags, "--output_dir", tmp_path / path.stem])))
         results.append((tmp_path / path.stem / "metrics.csv").read_text())
     assert results[0] == results[1]
 
@@ -260,7 +265,7 @@ def test_settings_that_the_published_network_has_not_are_told(acdc, tmp_path, ca
 def test_cogrnet_has_no_prefix(acdc, tmp_path):
     """Unlike the edge-guided method on the same data set."""
     content = load(acdc.best("self_train"))
-    for settings, prefix in (({}, True), ({"focus": "published"}, False)):
+    for settings, prefix in (({}, True), ({"labels": "coarse"}, False)):
         changed = {"facts": {"name": "LA"}, "settings": content["settings"] | settings}
         torch.save(content | changed, tmp_path / "x.pth")
         export([str(tmp_path / "x.pth"), str(tmp_path / "out.pth"), "--overwrite"])
@@ -269,10 +274,10 @@ def test_cogrnet_has_no_prefix(acdc, tmp_path):
 
 def test_our_pretraining_wins_over_the_published_name(tmp_path):
     ours, published = tmp_path / "pre_train/best_ema_20_pre.pth", tmp_path / "pretrain/best_ema20_pre.pth"
-    found = [PANCREAS_TASK.best(tmp_path, "pre_train", "VNet_pancreas", 20)]
+    found = [pancreas.PAGE.best(tmp_path, "pre_train", "VNet_pancreas", 20)]
     for path in (published, ours):
         path.parent.mkdir()
         path.touch()
-        found.append(PANCREAS_TASK.best(tmp_path, "pre_train", "VNet_pancreas", 20))
+        found.append(pancreas.PAGE.best(tmp_path, "pre_train", "VNet_pancreas", 20))
     assert found == [ours, published, ours]
-    assert PANCREAS_TASK.best(tmp_path, "self_train", "VNet_pancreas", 20) == tmp_path / "self_train/best_ema_20_self.pth"
+    assert pancreas.PAGE.best(tmp_path, "self_train", "VNet_pancreas", 20) == tmp_path / "self_train/best_ema_20_self.pth"

@@ -4,15 +4,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers import LOSS_2D, Recorder
 from torch import nn
 
-from methods import objective
-from methods.copy_paste import CopyPaste, paste
-from methods.copy_paste_pretrain import CopyPastePretrain
-from methods.dual_teacher import DualTeacher, RefreshRule
+from methods.copy_paste import CopyPaste, CopyPastePretrain, paste
+from methods.edge_guided import DualTeacher, RefreshRule
 from methods.supervised import Supervised
 from networks.net_factory_ega import net_factory
-from utils.losses import mix_loss
+from recipes import acdc, pancreas
 from utils.pseudo_label import class_pseudo_label
 
 REFRESH = RefreshRule(start=2, step=1, lowest=1, highest=3)
@@ -25,7 +24,7 @@ def box(total=10, kind="dynamic"):
 def dual_teacher(student=None, refresh=REFRESH, u_weight=0.5):
     torch.manual_seed(0)
     student = student or net_factory("unet", egm="none")
-    return DualTeacher(student, objective.ACDC, box(), u_weight, ema_decay=0.9, ema_scope="state", refresh=refresh)
+    return DualTeacher(student, LOSS_2D, acdc.PAGE.pasting, box(), u_weight, ema_decay=0.9, ema_scope="state", refresh=refresh)
 
 
 def batch(n=4, size=32):
@@ -33,29 +32,16 @@ def batch(n=4, size=32):
     return {"image": torch.rand(2 * n, 1, size, size), "label": torch.randint(0, 4, (n, size, size))}
 
 
-class Recorder(nn.Module):
-    """A 'network' of one parameter that keeps what it is given; its logits favour the class round(3 * pixel)."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(5.0))
-        self.seen = []
-
-    def forward(self, x):
-        self.seen.append(x.detach().clone())
-        return -self.scale * (3 * x - torch.arange(4.0).view(1, 4, 1, 1)).square()
-
-
 def test_pretraining_pastes_the_second_half_into_the_first():
     net, data = Recorder(), batch(4)
-    phase = CopyPastePretrain(net, objective.ACDC, box())
+    phase = CopyPastePretrain(net, LOSS_2D, acdc.PAGE.pasting, box())
     losses = phase.losses({"image": data["image"][:4], "label": data["label"]}, step=3)
     mask = box().mask(data["image"], 3)
     assert (mask == 0).sum() == losses["box_side"] ** 2
     expected = data["image"][:2] * mask + data["image"][2:4] * (1 - mask)
     torch.testing.assert_close(net.seen[0], expected)
-    parts = mix_loss(net(expected), data["label"][:2], data["label"][2:], mask)
-    torch.testing.assert_close(losses["loss"], (parts.dice + parts.ce) / 2)
+    parts = LOSS_2D.mixed(net(expected), data["label"][:2], data["label"][2:], mask)
+    torch.testing.assert_close(losses["loss"], (parts["dice"] + parts["ce"]) / 2)
 
 
 def test_self_training_step_as_the_paper_writes_it():
@@ -69,9 +55,9 @@ def test_self_training_step_as_the_paper_writes_it():
     mixed = ua * mask + la * (1 - mask), lb * mask + ub * (1 - mask)
     for seen, image in zip(student.seen[:2], mixed, strict=True):
         torch.testing.assert_close(seen, image)
-    first = mix_loss(student(mixed[0]), pa, ya, mask, 0.5, 1.0)
-    second = mix_loss(student(mixed[1]), yb, pb, mask, 1.0, 0.5)
-    torch.testing.assert_close(losses["loss"], (first.dice + second.dice + first.ce + second.ce) / 2)
+    first = LOSS_2D.mixed(student(mixed[0]), pa, ya, mask, 0.5, 1.0)
+    second = LOSS_2D.mixed(student(mixed[1]), yb, pb, mask, 1.0, 0.5)
+    torch.testing.assert_close(losses["loss"], (first["dice"] + second["dice"] + first["ce"] + second["ce"]) / 2)
 
 
 def test_the_unlabelled_loss_reaches_the_student_and_no_teacher():
@@ -121,7 +107,7 @@ def test_teachers_stay_in_training_mode_and_start_as_the_student():
     assert len(phase.teachers) == 2 and all(teacher.training for teacher in phase.teachers)
     with torch.no_grad():
         next(phase.student.parameters()).add_(1)
-    phase.reset_teachers()
+    phase.begin()
     for teacher in phase.teachers:
         assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), phase.student.parameters(), strict=True))
 
@@ -163,7 +149,7 @@ def test_one_teacher_is_bcp():
 
 
 def test_supervised_uses_the_labelled_images_alone():
-    phase = Supervised(net_factory("unet", egm="none"), objective.ACDC)
+    phase = Supervised(net_factory("unet", egm="none"), LOSS_2D)
     data = batch()
     losses = phase.losses({"image": data["image"][:4], "label": data["label"]}, step=0)
     losses["loss"].backward()
@@ -206,8 +192,8 @@ def test_pictures_show_the_last_mixed_image():
 def test_crossed_halves_of_the_pancreas_step():
     """Unlabelled a outside with labelled b inside, then labelled a outside with unlabelled b inside."""
     student, data = Recorder(), batch(4)
-    recipe = dataclasses.replace(objective.PANCREAS, dice=objective.ACDC.dice, pseudo_label=class_pseudo_label)
-    phase = DualTeacher(student, recipe, box(), 0.5, 0.99, "parameters", None)
+    pasting = dataclasses.replace(pancreas.PAGE.pasting, pseudo_label=class_pseudo_label)
+    phase = DualTeacher(student, LOSS_2D, pasting, box(), 0.5, 0.99, "parameters", None)
     phase.losses(data, 2)
     (la, lb), (ua, ub), mask = data["image"][:4].split(2), data["image"][4:].split(2), box().mask(data["image"], 2)
     torch.testing.assert_close(student.seen[0], ua * mask + lb * (1 - mask))

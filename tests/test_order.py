@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+from helpers import LOSS_2D
 from torch import nn
 
-from methods import objective
 from methods.copy_paste import CopyPaste
-from methods.dual_teacher import DualTeacher, RefreshRule
+from methods.edge_guided import DualTeacher, RefreshRule
+from recipes import acdc
 from training.checkpoint import load
 from training.log import RunLog
-from training.loop import Run, Stage, Validation, run_stages
+from training.loop import Run, Stage, run_stages
+from utils.phase import Validation
 
 
 class Counting(DualTeacher):
@@ -17,7 +19,7 @@ class Counting(DualTeacher):
 
     def __init__(self, rule: RefreshRule):
         student = nn.Linear(1, 1)
-        super().__init__(student, objective.ACDC, CopyPaste("fixed", 1 / 3, 1, (0,)), 0.5, 0.9, "state", rule)
+        super().__init__(student, LOSS_2D, acdc.PAGE.pasting, CopyPaste("fixed", 1 / 3, 1, (0,)), 0.5, 0.9, "state", rule)
         self.renewed = []
 
     def losses(self, batch, step):
@@ -47,7 +49,8 @@ def run(tmp_path, rule, scores, steps, val_every, val_lead=0):
         learning_rate=lambda step: 1e-3,
         seed=(0,),
     )
-    info = Run(tmp_path, lambda name: "best.pth", {"settings": {}}, torch.device("cpu"), 2, False, RunLog(tmp_path))
+    about = {"settings": {}, "facts": {}, "selection": ""}
+    info = Run(tmp_path, lambda name: "best.pth", about, torch.device("cpu"), 2, False, RunLog(tmp_path))
     run_stages(info, {phase.name: lambda: stage})
     return phase, *(load(tmp_path / phase.name / name) for name in ("last.pth", "best.pth"))
 

@@ -7,17 +7,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from helpers import ACDC, KITS19, LA, LITS, PANCREAS
 from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as components
 
-from dataloaders.facts import KITS19, LA, LITS, PANCREAS
-from dataloaders.phantom import write_acdc_phantom, write_phantom, write_volume_phantom
-from dataloaders.phantom_heart import DIASTOLE, LEFT, MYOCARDIUM, RIGHT, SYSTOLE, draw_patient, render
-from dataloaders.phantom_organs import RECIPES, draw_case
+from dataloaders.phantom.heart import DIASTOLE, LEFT, MYOCARDIUM, RIGHT, SYSTOLE, draw_patient, render
+from dataloaders.phantom.organs import RECIPES, draw_case
+from dataloaders.phantom.volumes import write_volume_phantom
+from dataloaders.phantom.write import write_acdc_phantom, write_phantom
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "code" / "make_phantom.py"
 TINY = {"train": 2, "val": 1, "test": 1, "size": 64, "slices": (5, 6)}
+FACTS = {facts.name: facts for facts in (ACDC, LA, PANCREAS, KITS19, LITS)}
 SMALL = {"train": 2, "test": 1, "size": (32, 32, 32)}
 ROOTS = {"LA": "la_root", "Pancreas": "pancreas_root", "KiTS19": "kits_root", "LiTS": "lits_root"}
 VOLUMES = pytest.mark.parametrize("facts", [LA, PANCREAS, KITS19, LITS], ids=lambda facts: facts.name)
@@ -156,7 +158,7 @@ def cases(facts, root: Path) -> list[tuple[np.ndarray, np.ndarray, dict]]:
 def test_volumes_hold_what_the_layout_says(facts, root):
     for image, label, attributes in cases(facts, root):
         assert image.dtype == np.float32 and label.dtype == np.uint8 and image.shape == label.shape
-        assert set(np.unique(label)) <= set(range(facts.file_classes)) and np.isfinite(image).all()
+        assert set(np.unique(label)) <= set(range(facts.label_values)) and np.isfinite(image).all()
         spacing = attributes["spacing_mm"]
         assert spacing.shape == (3,) and spacing.dtype == np.float64 and (spacing > 0).all()
         if facts is LA:
@@ -168,7 +170,7 @@ def test_volumes_hold_what_the_layout_says(facts, root):
             # thick slices come first in the files of KiTS19 and LiTS
             assert facts is PANCREAS or spacing[0] > max(spacing[1:])
     lesions = [(label == 2).any() for _, label, _ in cases(facts, root)]
-    assert facts.file_classes == 2 or 0 < sum(lesions) < len(lesions)
+    assert facts.label_values == 2 or 0 < sum(lesions) < len(lesions)
 
 
 def test_volume_lists_name_exactly_the_files(la_root, pancreas_root, kits_root, lits_root):
@@ -273,7 +275,7 @@ def test_volumes_of_others_are_left_alone(facts, tmp_path):
 )
 def test_flags_that_do_not_fit_the_data_set_are_refused(tmp_path, dataset, options, says):
     with pytest.raises(UserError, match=says):
-        write_phantom(dataset, tmp_path / "new", **options)
+        write_phantom(FACTS[dataset], tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
 
 
@@ -287,7 +289,9 @@ def test_flags_that_do_not_fit_the_data_set_are_refused(tmp_path, dataset, optio
     ],
 )
 def test_the_next_command_is_named(tmp_path, dataset, command):
-    said = write_phantom(dataset, tmp_path, **SMALL)
+    small = [str(word) for key, value in SMALL.items() for word in (f"--{key}", *(value if isinstance(value, tuple) else (value,)))]
+    done = subprocess.run([sys.executable, SCRIPT, "--dataset", dataset, "--root", tmp_path, *small], capture_output=True, text=True)
+    said = done.stdout
     assert said.startswith("wrote 2 training and 1 test volumes") and command.format(tmp_path) in said
 
 

@@ -17,13 +17,15 @@ from scipy.ndimage import binary_dilation, binary_fill_holes, map_coordinates
 from scipy.ndimage import label as label_pieces
 
 from dataloaders.cases import read_cases
-from dataloaders.facts import ACDC, KITS19, LA, LITS
 from preparation import command
 from preparation.abdomen import body_mask
 from preparation.command import prepare
 from preparation.la import margins
 from preparation.pancreas import coranet_range
+from recipes.registry import pages
 from tests.raw_scans import ORIENTATIONS, acdc_patient, blob, body, la_scan, noise, write_scan
+
+ACDC, KITS19, LA, LITS = (pages()[name].facts for name in ("ACDC", "KiTS19", "LA", "LiTS"))
 
 SCRIPT = Path(__file__).parents[1] / "code" / "prepare_data.py"
 KNOWN = ("06SR5RBREL16DQ6M8LWS", (15, 16), (28, 26))  # a public scan and what its crop leaves in x and y

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataloaders.facts import LA
 from preparation import command
 from preparation.command import prepare
 from preparation.scans import read_scan
+from recipes.la import FACTS as LA
 from tests.raw_scans import acdc_patient, blob, la_scan, noise, own_case, own_dataset, write_scan
 from utils.errors import UserError
 

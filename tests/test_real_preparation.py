@@ -10,12 +10,14 @@ import nibabel
 import numpy as np
 import pytest
 
-from dataloaders.facts import ACDC, LA
 from preparation.command import prepare
 from preparation.geometry import lay_onto
 from preparation.pancreas import spreads
 from preparation.scans import read_scan
+from recipes.registry import pages
 from tests.raw_again import write_acdc, write_la
+
+ACDC, LA = (pages()[name].facts for name in ("ACDC", "LA"))
 
 pytestmark = pytest.mark.real_data
 

@@ -12,12 +12,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from helpers import KITS19, LA, LITS
 from scipy.ndimage import gaussian_filter
 
-from dataloaders.coarse import Annotation, coarse_annotation, coarse_path, read_annotation, training_label
-from dataloaders.facts import KITS19, LA, LITS
-from recipes import coarse_labels
-from recipes.coarse_labels import COLUMNS, TRUTH_COLUMNS, Case, RegistrationSettings, assemble, directions, early_end, figures, register
+from dataloaders.coarse import Annotation, coarse_path, read_annotation, read_coarse, training_label
+from registration import register as program
+from registration import report
+from registration.labels import Case, assemble, directions, early_end, figures
+from registration.register import register
+from registration.report import COLUMNS, TRUTH_COLUMNS
+from registration.settings import RegistrationSettings
 from utils import registration
 from utils.errors import UserError
 from utils.registration import carry, fuse, open_close, scale_255, signed_distance, slice_map
@@ -37,7 +41,7 @@ def disc(middle: tuple[float, float], radius: float, shape=(40, 36)) -> np.ndarr
 
 
 def moving_disc(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and masks (n, 40, 36) of a disc that moves by two rows a slice, with the ground under it; each slice has its own noise."""
+    """Images and masks (n, 40, 36) of a disc that moves by two rows per slice, with the ground under it; each slice has its own noise."""
     mask = np.concatenate([np.zeros((20, 36), bool), disc((14, 17), 8), np.zeros((20, 36), bool)])
     image = looks(mask)
     windows = [slice(20 - 2 * k, 60 - 2 * k) for k in range(n)]
@@ -133,6 +137,7 @@ def test_intensities_are_scaled_to_0_255():
     scaled = scale_255(np.array([[-1, 0], [1, 3]], np.int16))
     assert scaled.dtype == np.float32 and scaled.tolist() == [[0, 63.75], [127.5, 255]]
     assert not scale_255(np.full((3, 3), 7.0)).any()
+    assert scale_255(np.array([-1, 0, 1, 3]), whole=True).tolist() == [0, 64, 128, 255]  # as in the published pictures of 8 bits
 
 
 def test_nothing_is_registered_after_the_label_vanished(monkeypatch):
@@ -199,7 +204,7 @@ def test_both_planes_of_a_volume_in_each_axis_order(facts, planes):
         alone, labels = assemble(case, image.shape, carried, improved)
         scores[improved] = [dice(volume, label) for volume in labels]
         for own, volume in zip(drawn, alone, strict=True):
-            np.testing.assert_array_equal(volume[own.place()], own.mask)
+            np.testing.assert_array_equal(volume[own.position()], own.mask)
     assert min(scores[True]) > max(0.75, *scores[False]), scores
 
 
@@ -234,7 +239,7 @@ def test_files_lie_beside_the_case_and_say_how_they_were_made(made):
                 assert file.attrs["coarse_seed"] == 1337 and "antspyx" in file.attrs["coarse_versions"]
                 assert file.attrs["spacing"].tolist() == [1, 1, 2]
                 coarse = file["label"][()]
-                annotation = coarse_annotation(coarse, dict(file.attrs))
+            annotation = read_coarse(coarse_path(LA.path(made, name), plane), "").annotation("")
             assert (annotation.axis, annotation.index) == (axis, index)
             np.testing.assert_array_equal(annotation.mask, np.take(label, index, axis))
             np.testing.assert_array_equal(np.take(coarse, index, axis), np.take(label, index, axis))
@@ -254,8 +259,8 @@ def test_report_without_truth(made):
 
 
 def test_finished_files_are_kept(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(coarse_labels, "worker_pool", None)  # any use of it would fail
-    monkeypatch.setattr(coarse_labels, "draw_case", lambda *_: None)
+    monkeypatch.setattr(program, "worker_pool", None)  # any use of it would fail
+    monkeypatch.setattr(report, "write_picture", lambda *_: None)
     before = [path.stat().st_mtime_ns for path in files(made)]
     register(flags(made, "--output_dir", str(tmp_path)))
     assert [path.stat().st_mtime_ns for path in files(made)] == before and (tmp_path / "registration.csv").is_file()
@@ -281,7 +286,10 @@ def test_stopped_and_killed_runs_continue_to_the_same_bytes(made, tmp_path):
     root = build(tmp_path / "again")
 
     def start() -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, str(SCRIPT), *flags(root)], stderr=subprocess.PIPE, text=True, start_new_session=True)
+        # a shell that runs the tests in the background hands SIGINT down ignored
+        listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        command = [sys.executable, str(SCRIPT), *flags(root)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen)
 
     stopped = start()
     while not files(root)[1].exists():
@@ -348,8 +356,8 @@ def test_an_early_end_is_named():
 
 
 def test_planes_that_disagree_are_named(made, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(coarse_labels.DISAGREEMENT, "published", 1.01)
-    monkeypatch.setattr(coarse_labels, "draw_case", lambda *_: None)
+    monkeypatch.setitem(report.DISAGREEMENT, "published", 1.01)
+    monkeypatch.setattr(report, "write_picture", lambda *_: None)
     register(flags(made, "--output_dir", str(tmp_path)))
     assert "warning: second: the two planes' labels agree badly" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "summary.json").read_text())["warnings"]) == 2
@@ -469,5 +477,5 @@ def test_a_damaged_image_is_named_and_finished_cases_stay(made, tmp_path):
 
 
 def test_every_setting_is_read():
-    text = Path(coarse_labels.__file__).read_text()
+    text = "".join(Path(module.__file__).read_text() for module in (program, report))
     assert all(f"s.{name}" in text for name in RegistrationSettings.__dataclass_fields__)

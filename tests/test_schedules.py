@@ -9,7 +9,7 @@ from reference import pieces
 from networks.net_factory_ega import net_factory
 from utils.ema import copy_state, ema_update
 from utils.masks import box_mask, box_sides, draw_corner
-from utils.ramps import consistency_weight, sigmoid_rampup
+from utils.schedules import consistency_weight, schedule, sigmoid_rampup
 
 PIECES = pieces()
 
@@ -45,6 +45,20 @@ def test_ramp():
     assert sigmoid_rampup(0, 200) == pytest.approx(math.exp(-5))
     assert sigmoid_rampup(500, 200) == 1
     assert consistency_weight(15000) == pytest.approx(0.5 * math.exp(-1.25))
+
+
+@pytest.mark.parametrize(
+    "name, factors",
+    [("constant", [1, 1, 1, 1]), ("step", [1, 1, 0.1, 0.01]), ("poly", [1, 0.75**0.9, 0.5**0.9, 0]), ("cosine", [1, 0.853553, 0.5, 0])],
+)
+def test_learning_rates(name, factors):
+    """At steps 0, 25, 50 and 100 of 100; a drop each 50."""
+    factor = schedule(name, drop_every=50)
+    assert [factor(step, 100) for step in (0, 25, 50, 100)] == pytest.approx(factors, abs=1e-6)
+
+
+def test_step_without_drops_is_constant():
+    assert schedule("step", drop_every=0)(10**6, 10**7) == 1
 
 
 @pytest.mark.parametrize("scope", ["state", "parameters"])

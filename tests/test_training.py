@@ -4,28 +4,27 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 import torch
+from helpers import assert_same, signalled
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dataloaders.phantom import write_acdc_phantom
-from methods.dual_teacher import DualTeacher
-from recipes import edge_guided
-from recipes.tasks import ACDC_TASK
+from dataloaders.phantom.write import write_acdc_phantom
+from methods.copy_paste import CopyPastePretrain
+from methods.edge_guided import DualTeacher
+from recipes.acdc import PAGE
 from training.checkpoint import load
-from training.settings import SliceSettings
 from utils.errors import Interrupted, UserError
 
 REPOSITORY = Path(__file__).parents[1]
-TINY = SliceSettings(
-    patch_size=(32, 32), egm="none", batch_size=4, labeled_bs=2, pre_iterations=12, max_iterations=12, val_every=4, device="cpu",
-    static_start=3, static_step=1, static_range=(2, 4), ema_decay=0.9,
-)  # fmt: skip
+TINY = {
+    "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, "pre_iterations": 12, "max_iterations": 12, "val_every": 4,
+    "static_start": 3, "static_step": 1, "static_range": (2, 4), "ema_decay": 0.9, "labelnum": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -35,50 +34,13 @@ def root(tmp_path_factory):
     return root
 
 
-def train(root, output, *flags, recipe=TINY):
-    edge_guided.train(ACDC_TASK, replace(recipe, labelnum=1, root_path=root, output_root=output), list(flags))
-    return stages(output)
-
-
-def stages(output):
-    """What each stage left behind: its last and its best checkpoint."""
-    return {f"{p.parent.name}/{p.name}": load(p) for p in sorted(output.rglob("*.pth")) if p.name != "previous.pth"}
+def train(root, output, *flags, **changes):
+    return helpers.train(PAGE, root, output, *flags, **{**TINY, **changes})
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(root, tmp_path_factory):
     return train(root, tmp_path_factory.mktemp("uninterrupted"))
-
-
-def assert_same(a, b, where=""):
-    """Equal bit for bit, through dicts and lists."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}/{i}")
-    else:
-        assert a == b, where
-
-
-@contextmanager
-def signalled(monkeypatch, phase, step, number=signal.SIGTERM):
-    """Within the context, step `step` of `phase` ends with a signal to this process."""
-    after_step = phase.after_step
-
-    def interrupt(self, at):
-        after_step(self, at)
-        if at == step:
-            os.kill(os.getpid(), number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(phase, "after_step", interrupt)
-        yield
 
 
 def test_a_run_leaves_what_test_and_resume_need(uninterrupted):
@@ -93,7 +55,7 @@ def test_a_run_leaves_what_test_and_resume_need(uninterrupted):
 
 def test_same_seed_same_run_other_seed_other_run(root, tmp_path, uninterrupted):
     assert_same(train(root, tmp_path / "again"), uninterrupted)
-    other = train(root, tmp_path / "other", recipe=replace(TINY, seed=7))
+    other = train(root, tmp_path / "other", seed=7)
     assert not torch.equal(
         other["self_train/last.pth"]["student"]["decoder.out_conv.weight"],
         uninterrupted["self_train/last.pth"]["student"]["decoder.out_conv.weight"],
@@ -117,12 +79,26 @@ def test_a_finished_run_is_left_alone(root, tmp_path, uninterrupted, capsys):
     assert "complete" in capsys.readouterr().out
 
 
+def test_a_setting_that_an_older_checkpoint_lacks_is_its_default(root, tmp_path, uninterrupted):
+    """A flag that came later leaves older runs resumable; asking for another value than its default is another run."""
+    train(root, tmp_path, "--run_mode", "pretrain")
+    for path in tmp_path.rglob("*.pth"):
+        content = load(path)
+        del content["settings"]["dice_background"], content["settings"]["intensity"]
+        for new, old in (("losses", "dice_share"), ("pre_losses", "pre_dice_share")):  # as they were called
+            del content["settings"][new]
+            content["settings"][old] = 0.5
+        torch.save(content, path)
+    with pytest.raises(UserError, match=r"--dice_background unmasked, now masked"):
+        train(root, tmp_path, "--dice_background", "masked")
+    resumed = train(root, tmp_path)["self_train/last.pth"]
+    assert_same(resumed["student"], uninterrupted["self_train/last.pth"]["student"])
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("stage, step", [("pre_train", 5), ("self_train", 6), ("self_train", 7)])
 def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, uninterrupted, number, status, stage, step):
     """Step 7 is the last before a validation, so the signal meets the validation itself."""
-    from methods.copy_paste_pretrain import CopyPastePretrain
-
     phase = {"pre_train": CopyPastePretrain, "self_train": DualTeacher}[stage]
     with signalled(monkeypatch, phase, step, number), pytest.raises(Interrupted, match=f"iteration {step + 1} of {stage}") as stopped:
         train(root, tmp_path)
@@ -132,8 +108,8 @@ def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, 
 
 def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
     """As a terminal's Ctrl-C and a scheduler's SIGTERM do: the processes that prepare batches get it too."""
-    recipe = replace(TINY, labelnum=1, root_path=root, output_root=tmp_path, pre_iterations=2000, num_workers=2)
-    script = KILLED.format(repository=str(REPOSITORY), stage="none", delay=0, recipe=recipe)
+    numbers = {**TINY, "root_path": root, "output_root": tmp_path, "device": "cpu", "pre_iterations": 2000, "num_workers": 2}
+    script = KILLED.format(repository=str(REPOSITORY), stage="none", delay=0, numbers=numbers)
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as run:
@@ -157,16 +133,16 @@ def train_step(self, batch):
         armed[0].start()
     return step(self, batch)
 _StageRunner._train_step = train_step
-from recipes import edge_guided
-from recipes.tasks import ACDC_TASK
-from training.settings import SliceSettings
-edge_guided.train(ACDC_TASK, {recipe!r})
+from programs.training import train
+from recipes.acdc import PAGE
+train(PAGE, [], **{numbers!r})
 """
 
 
 def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
     """SIGKILL three times in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2)."""
-    recipe = replace(TINY, labelnum=1, root_path=root, pre_iterations=90, max_iterations=90, val_every=2)
+    numbers = {"pre_iterations": 90, "max_iterations": 90, "val_every": 2}
+    killed = {**TINY, **numbers, "root_path": root, "output_root": tmp_path / "killed", "device": "cpu"}
     rng, kills = np.random.default_rng(0), []
     for stage in ("pre_train", "self_train"):
         for _ in range(3):
@@ -174,14 +150,12 @@ def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
                 repository=str(REPOSITORY),
                 stage=stage,
                 delay=rng.uniform(0, 0.6),
-                recipe=replace(recipe, output_root=tmp_path / "killed"),
+                numbers=killed,
             )
             result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
             kills.append(result.returncode)
     assert kills.count(-signal.SIGKILL) >= 5, kills
-    edge_guided.train(ACDC_TASK, replace(recipe, output_root=tmp_path / "whole"), [])
-    edge_guided.train(ACDC_TASK, replace(recipe, output_root=tmp_path / "killed"), [])
-    assert_same(stages(tmp_path / "killed"), stages(tmp_path / "whole"))
+    assert_same(train(root, tmp_path / "killed", **numbers), train(root, tmp_path / "whole", **numbers))
 
 
 def test_tensorboard_has_every_curve_once_after_a_resume(root, tmp_path, monkeypatch):
@@ -199,10 +173,12 @@ def test_tensorboard_has_every_curve_once_after_a_resume(root, tmp_path, monkeyp
     assert [event.value for event in log.Scalars("train/box_side")] == [21, 20, 19, 18, 17, 16, 16, 15, 14, 13, 12, 11]
 
 
-@pytest.mark.parametrize("flags", [["--method", "supervised"], ["--method", "bcp"], ["--egm", "corrected", "--patch_size", "80", "80"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--method", "supervised"], ["--method", "bcp"], ["--method", "mean_teacher"], ["--egm", "corrected", "--patch_size", "80", "80"]],
+)
 def test_baselines_train(root, tmp_path, flags):
-    short = replace(TINY, pre_iterations=2, max_iterations=2, egm="published" if "--egm" in flags else "none")
-    checkpoints = train(root, tmp_path, *flags, recipe=short)
+    checkpoints = train(root, tmp_path, *flags, pre_iterations=2, max_iterations=2)
     assert all(np.isfinite(c["progress"]["history"][-1]["loss"]) for c in checkpoints.values())
     if "supervised" in flags:
         assert set(checkpoints) == {"supervised/last.pth", "supervised/unet_best_model.pth"}
@@ -219,18 +195,17 @@ def run(self):
     stage(self)
     torch.save(self.phase.student.state_dict(), {folder!r} + "/" + self.phase.name + "-" + os.environ["RANK"] + ".pt")
 _StageRunner.run = run
-from recipes import edge_guided
-from recipes.tasks import ACDC_TASK
-from training.settings import SliceSettings
-edge_guided.train(ACDC_TASK, {recipe!r}, sys.argv[1:])
+from programs.training import train
+from recipes.acdc import PAGE
+train(PAGE, sys.argv[1:], **{numbers!r})
 """
 
 
 def test_two_processes_train_and_resume(root, tmp_path):
     """torchrun, gloo: the batch is split between the processes and both end with the same student."""
-    recipe = replace(TINY, labelnum=1, root_path=root, output_root=tmp_path / "runs", batch_size=8, labeled_bs=4)
+    numbers = {**TINY, "root_path": root, "output_root": tmp_path / "runs", "device": "cpu", "batch_size": 8, "labeled_bs": 4}
     spy = tmp_path / "spy.py"
-    spy.write_text(SPY.format(repository=str(REPOSITORY), folder=str(tmp_path), recipe=recipe))
+    spy.write_text(SPY.format(repository=str(REPOSITORY), folder=str(tmp_path), numbers=numbers))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(spy)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for flags in (["--run_mode", "pretrain"], []):

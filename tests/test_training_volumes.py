@@ -1,56 +1,53 @@
 """The 3-D recipes through the one loop: what they leave behind, interrupted, killed, resumed, in two processes."""
 
+import gc
 import os
-import runpy
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
 from pathlib import Path
 
+import helpers
 import pytest
 import torch
-from test_training import assert_same, signalled, stages
+from helpers import LA, LOSS_3D, PANCREAS, assert_same, signalled, stages
+from torch import nn
 
 from dataloaders.cases import read_cases
-from dataloaders.facts import LA, PANCREAS
-from methods import objective
-from methods.dual_teacher import DualTeacher
+from methods.edge_guided import DualTeacher
 from methods.supervised import Supervised
 from networks.net_factory_la_ega import net_factory
-from recipes import edge_guided
-from recipes.evaluation import EvaluationSettings, evaluate
-from recipes.tasks import LA_TASK, PANCREAS_TASK
+from programs.evaluation import evaluate
+from programs.settings import make_settings
+from programs.training import Frame
+from recipes import la, pancreas
 from training.device import place
-from training.memory import activation_bytes
-from training.settings import VolumeSettings
+from training.memory import step_memory
 from utils.errors import Interrupted, UserError
+from utils.phase import Phase
 
 REPOSITORY = Path(__file__).parents[1]
-TINY = VolumeSettings(
-    egm="none", patch_size=(32, 32, 16), batch_size=4, labeled_bs=2, pre_iterations=4, max_iterations=4, val_every=2,
-    val_stride=(32, 32, 16), static_start=2, static_step=1, static_range=(1, 3), device="cpu",
-)  # fmt: skip
-TASKS = {
-    "LA": (LA_TASK, replace(TINY, labelnum=2, lr_drop_every=2)),
-    # a fourth of eight volumes labelled: one epoch of ten steps (two volumes five times over), then two of six (six unlabelled ones)
-    "Pancreas": (
-        PANCREAS_TASK,
-        replace(TINY, model="VNet_pancreas", labelnum=25, unit="epoch", pre_iterations=1, max_iterations=2, val_every=1, optimizer="adam",
-                base_lr=1e-3, static_start=1, exp="cutmix"),
-    ),
+TINY = {
+    "egm": "none", "patch_size": (32, 32, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 4, "max_iterations": 4, "val_every": 2,
+    "val_stride": (32, 32, 16), "static_start": 2, "static_step": 1, "static_range": (1, 3),
 }  # fmt: skip
+PAGES = {
+    "LA": (la.PAGE, TINY | {"labelnum": 2, "lr_drop_every": 2}),
+    # a fourth of eight volumes labelled: one epoch of ten steps (two volumes five times over), then two of six (six unlabelled ones)
+    "Pancreas": (pancreas.PAGE, TINY | {"labelnum": 25, "pre_iterations": 1, "max_iterations": 2, "val_every": 1, "static_start": 1}),
+}
+SCRIPT = {"LA": "code/LA_labelnum4_train.py", "Pancreas": "pancreas/pancreas_labelnum20_train.py"}
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(scope="module", params=PAGES)
 def tiny(request, la_root, pancreas_root):
-    task, recipe = TASKS[request.param]
-    return task, replace(recipe, root_path={"LA": la_root, "Pancreas": pancreas_root}[request.param])
+    """A page, numbers and a root."""
+    return *PAGES[request.param], {"LA": la_root, "Pancreas": pancreas_root}[request.param]
 
 
 def train(tiny, output, *flags, **changes):
-    edge_guided.train(tiny[0], replace(tiny[1], output_root=output, **changes), list(flags))
-    return stages(output)
+    page, numbers, root = tiny
+    return helpers.train(page, root, output, *flags, **{**numbers, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +56,13 @@ def uninterrupted(tiny, tmp_path_factory):
 
 
 def test_a_run_leaves_what_test_and_resume_need(tiny, uninterrupted):
-    task, _ = tiny
-    names = {"LA": ("VNet_best_model.pth",) * 2, "Pancreas": ("best_ema_25_pre.pth", "best_ema_25_self.pth")}[task.facts.name]
+    facts = tiny[0].facts
+    names = {"LA": ("VNet_best_model.pth",) * 2, "Pancreas": ("best_ema_25_pre.pth", "best_ema_25_self.pth")}[facts.name]
     assert set(uninterrupted) == {"pre_train/last.pth", "self_train/last.pth", f"pre_train/{names[0]}", f"self_train/{names[1]}"}
     last = uninterrupted["self_train/last.pth"]
-    steps = {"LA": [2, 4], "Pancreas": [6, 12]}[task.facts.name]
+    steps = {"LA": [2, 4], "Pancreas": [6, 12]}[facts.name]
     assert [row["step"] for row in last["progress"]["history"]] == steps
-    assert "too good" in last["selection"] and last["facts"]["name"] == task.facts.name
+    assert "too good" in last["selection"] and last["facts"]["name"] == facts.name
     assert set(last["phase"]) == {"ema_teacher", "static_teacher", "interval", "counter"}
 
 
@@ -87,24 +84,18 @@ def test_place_and_memory_settings_change_no_number(tiny, tmp_path, uninterrupte
     assert_same({k: v["student"] for k, v in again.items()}, {k: v["student"] for k, v in uninterrupted.items()})
 
 
-SCRIPT = {"LA": "code/LA_labelnum4_train.py", "Pancreas": "pancreas/pancreas_labelnum20_train.py"}
-
-
-def script_flags(tiny, output):
-    """The flags that make a script's own recipe the tiny one."""
-    own = runpy.run_path(str(REPOSITORY / SCRIPT[tiny[0].facts.name]))["RECIPE"]
-    values = {field.name: getattr(tiny[1], field.name) for field in fields(own)} | {"output_root": output}
-    changed = {name: value for name, value in values.items() if value != getattr(own, name)}
-    return [
-        word for name, value in changed.items() for word in (f"--{name}", *(map(str, value) if isinstance(value, tuple) else (str(value),)))
-    ]
+def words(numbers):
+    """Numbers as flags."""
+    return [word for name, value in numbers.items() for word in (f"--{name}", *map(str, value if isinstance(value, tuple) else [value]))]
 
 
 def test_scripts_survive_sigkill_and_torchrun(tiny, tmp_path, uninterrupted):
     """The script, killed as soon as it has saved, ends as if it had not been; torchrun with two processes runs the same command."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     script = str(REPOSITORY / SCRIPT[tiny[0].facts.name])
-    command = [sys.executable, script, *script_flags(tiny, tmp_path / "killed")]
+    page, numbers, root = tiny
+    own = words({**numbers, "root_path": root, "device": "cpu"})
+    command = [sys.executable, script, *own, "--output_root", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     while not list(tmp_path.rglob("last.pth")) and process.poll() is None:
         time.sleep(0.02)
@@ -115,18 +106,18 @@ def test_scripts_survive_sigkill_and_torchrun(tiny, tmp_path, uninterrupted):
     assert_same(stages(tmp_path / "killed"), uninterrupted)
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
-    flags = [*script_flags(tiny, tmp_path / "two"), "--batch_size", "8", "--labeled_bs", "4"]
-    flags += ["--labelnum", "4" if tiny[0].facts is LA else "50"]
+    flags = [*own, "--output_root", str(tmp_path / "two"), "--batch_size", "8", "--labeled_bs", "4"]
+    flags += ["--labelnum", "4" if page.facts is LA else "50"]
     result = subprocess.run([*command, *flags], capture_output=True, text=True, env=environment | {"OMP_NUM_THREADS": "1"}, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "cpu x 2" in result.stdout and "self_train/last.pth" in stages(tmp_path / "two")
 
 
 def test_both_checkpoints_are_tested_and_named(tiny, tmp_path, uninterrupted, capsys):
-    task, recipe = tiny
+    page, numbers, root = tiny
     train(tiny, tmp_path)
-    default = EvaluationSettings(exp=recipe.exp, labelnum=recipe.labelnum, model=recipe.model, which="both", output_root=tmp_path)
-    evaluate(task, replace(default, root_path=recipe.root_path), ["--stride", "32", "32", "16", "--output_dir", str(tmp_path / "out")])
+    flags = ["--stride", "32", "32", "16", "--output_dir", str(tmp_path / "out")]
+    evaluate(page, flags, labelnum=numbers["labelnum"], output_root=tmp_path, root_path=root)
     said = capsys.readouterr().out
     assert "too good" in said and "not selected" in said
     for folder in ("out", "out/last"):
@@ -148,8 +139,9 @@ def test_selection_by_ones_own_list(tiny, tmp_path):
         (["--val_stride", "16", "16", "0"], "--val_stride 16 16 0: give three steps"),
         (["--batch_size", "200", "--labeled_bs", "100"], "--labeled_bs 100: the training list has"),
         (["--lr_drop_every", "-1"], "--lr_drop_every"),
-        (["--model", "unet"], "--model unet: unknown 3-D network"),
-        (["--upsampling", "nearest"], "--upsampling"),
+        (["--model", "unet"], "--model unet: takes 2-D images"),
+        (["--upsampling", "nearest"], "--upsampling: it belongs to --model unet"),
+        (["--focus", "off"], "--focus: it belongs to --method cogrnet"),
     ],
 )
 def test_bad_flags(tiny, tmp_path, flags, message):
@@ -158,34 +150,68 @@ def test_bad_flags(tiny, tmp_path, flags, message):
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_learning_rate_falls_in_self_training_alone():
-    recipe = VolumeSettings(lr_drop_every=5000)
-    rates = [LA_TASK.learning_rate(recipe, step, False) for step in (0, 4999, 5000, 9999, 14999)]
-    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
-    assert LA_TASK.learning_rate(recipe, 14999, True) == 0.01
-    decays = [LA_TASK.optimizer(recipe, torch.nn.Linear(1, 1), p).defaults["weight_decay"] for p in (True, False)]
-    assert decays == [1e-3, 1e-4]
+def test_learning_rate_falls_in_self_training_alone(la_root, tmp_path):
+    settings = make_settings(la.PAGE, **TINY | {"labelnum": 2, "max_iterations": 15_000}, root_path=la_root, output_root=tmp_path)
+    _, stages = Frame(la.PAGE, settings, torch.device("cpu")).stages()
+    pre, self_ = stages["pre_train"](), stages["self_train"]()
+    assert [self_.learning_rate(step) for step in (0, 4999, 5000, 9999, 14999)] == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+    assert pre.learning_rate(14999) == 0.01
+    assert [stage.optimizer.defaults["weight_decay"] for stage in (pre, self_)] == [1e-3, 1e-4]
 
 
-def test_estimated_memory_is_what_a_pass_keeps():
-    """A convolution keeps its input (one channel) and its weight, which is the network's own; ReLU keeps its output (two channels)."""
-    net = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.ReLU())
-    assert activation_bytes(net, (2, 1, 64, 16, 16)) == 2 * 4 * 64 * 16 * 16 * 3
-    vnet = net_factory("VNet")
-    state, whole = torch.get_rng_state(), activation_bytes(vnet, (1, 1, 32, 32, 32))
+class Twice(Phase):
+    """Two passes of the student before the backward pass."""
+
+    name = "twice"
+
+    def losses(self, batch, step):
+        first, second = batch["image"].chunk(2)
+        return {"loss": self.forward(first).sum() + self.forward(second).sum()}
+
+
+def test_estimated_memory_is_what_the_losses_keep():
+    """A convolution keeps its input (one channel) and its weight, which is the network's own; ReLU keeps its output (two channels). Sums
+    keep nothing. Four images of 64 x 16 x 16; 4 parameters, their gradients and one moment of the optimiser."""
+    phase = Twice(student=nn.Sequential(nn.Conv3d(1, 2, 1), nn.ReLU()))
+    memory = step_memory(phase, 2, 2, 1, (64, 16, 16), moments=1)
+    assert memory.step_bytes == int(1.1 * 4 * 4 * 64 * 16 * 16 * 3) + 4 * 4 * 3
+    assert memory.images == 2
+    state = torch.get_rng_state()
+    whole, less = (
+        step_memory(Supervised(net_factory("VNet", egm="none"), LOSS_3D), 1, 0, 1, (32, 32, 32), 1).step_bytes,
+        step_memory(Supervised(recomputing(), LOSS_3D), 1, 0, 1, (32, 32, 32), 1).step_bytes,
+    )
+    weights = 3 * sum(p.nbytes for p in recomputing().parameters())
+    torch.set_rng_state(state)
+    step_memory(phase, 2, 2, 1, (64, 16, 16), moments=1)
     assert torch.equal(torch.get_rng_state(), state)
-    vnet.recompute = True
-    assert activation_bytes(vnet, (1, 1, 32, 32, 32)) < 0.5 * whole
+    assert less - weights < 0.6 * (whole - weights)
+
+
+def recomputing():
+    net = net_factory("VNet", egm="none")
+    net.recompute = True
+    return net
+
+
+def test_estimating_memory_takes_none():
+    """Nothing of the pass is left, nor of the copy of the network that made it."""
+    phase = Supervised(net_factory("VNet", egm="none"), LOSS_3D)
+    gc.collect()
+    before = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+    step_memory(phase, 1, 0, 1, (32, 32, 32), 1)
+    gc.collect()
+    assert sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()) == before
 
 
 def test_two_volumes_can_be_learnt_by_heart(la_root):
     """The edge-guided V-Net reaches Dice 0.95 on the two patches that it is shown again and again."""
     cases = read_cases(LA, la_root, "test")
-    image = torch.stack([torch.from_numpy(case.image[:32, :32, :16].copy())[None] for case in cases])
+    image = torch.stack([torch.from_numpy(case.image[:, :32, :32, :16].copy()) for case in cases])
     label = torch.stack([torch.from_numpy(case.label[:32, :32, :16].copy()).long() for case in cases])
     torch.manual_seed(0)
     net, image = (place(item, torch.device("cpu"), 3) for item in (net_factory("VNet", mode="test"), image))
-    phase, optimizer, dice = Supervised(net, objective.LA), torch.optim.Adam(net.parameters(), 3e-3), 0.0
+    phase, optimizer, dice = Supervised(net, LOSS_3D), torch.optim.Adam(net.parameters(), 3e-3), 0.0
     for step in range(150):
         loss = phase.losses({"image": image, "label": label}, 0)["loss"]
         optimizer.zero_grad()

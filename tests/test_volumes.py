@@ -6,13 +6,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import KITS19, LA, LITS, PANCREAS
 from torch import nn
 
-from dataloaders.augment import VolumeAugmentation, VolumeTransform
+from dataloaders.augment import Augmentation, VolumeAugmentation, VolumeTransform
 from dataloaders.cases import read_cases, read_volume
-from dataloaders.facts import KITS19, LA, LITS, PANCREAS
 from dataloaders.two_stream import Draw, FourStreamSampler
-from dataloaders.volumes import VolumePatches, first_cases, pancreas_cases
+from dataloaders.volumes import VolumePatches, first_cases, percent_of_cases
 from training.sliding import VolumePredictor, window_count
 from utils.errors import UserError
 
@@ -24,7 +24,24 @@ def test_transform_by_hand():
     volume = np.arange(6 * 4 * 3).reshape(6, 4, 3)
     transform = VolumeTransform(start=(1, 2, 0), patch_size=(4, 3, 3), margin=(1, 0, 2), quarter_turns=3, flip_axis=1)
     expected = np.pad(np.flip(np.rot90(volume, 3, axes=(0, 1)), 1), [(1, 1), (0, 0), (2, 2)])[1:5, 2:5, 0:3]
-    assert np.array_equal(transform(volume), expected) and transform(volume).flags.c_contiguous
+    assert np.array_equal(transform(volume), expected)
+    two = np.stack([volume, -volume])
+    assert np.array_equal(transform(two), np.stack([expected, -expected]))
+
+
+def test_cogrnet_crops_before_it_turns():
+    """Same draw, other order: the patch is cut out of the padded volume as it lies and turned afterwards."""
+    volume = np.arange(6 * 5 * 3).reshape(6, 5, 3)
+    transform = VolumeTransform(start=(1, 2, 0), patch_size=(3, 4, 3), margin=(0, 1, 1), quarter_turns=1, flip_axis=0, crop_first=True)
+    expected = np.flip(np.rot90(np.pad(volume, [(0, 0), (1, 1), (1, 1)])[1:4, 2:6, 0:3], 1, axes=(0, 1)), 0)
+    assert np.array_equal(transform(volume), expected) and transform(volume).shape == (4, 3, 3)
+
+
+def test_a_patch_that_is_turned_after_the_crop_has_the_size_asked_for():
+    augment, rng = VolumeAugmentation((6, 4, 2), spare=3, crop_first=True), np.random.default_rng(0)
+    draws = [augment.draw(rng, (9, 9, 5)) for _ in range(40)]
+    assert {draw.quarter_turns for draw in draws} == {0, 1, 2, 3}
+    assert all(draw(np.zeros((9, 9, 5))).shape == (6, 4, 2) for draw in draws)
 
 
 def test_large_scans_are_not_padded_and_every_place_is_drawn():
@@ -56,8 +73,8 @@ def test_centre_crop():
 
 
 def patches(facts, root, names, labelled, cache="ram", say=lambda message: None):
-    augment = VolumeAugmentation((32, 32, 16), spare=3), VolumeAugmentation((32, 32, 16), spare=3, centre=True)
-    return VolumePatches(facts, root, names, labelled, augment, cache, say)
+    draws = VolumeAugmentation((32, 32, 16), spare=3).draw, VolumeAugmentation((32, 32, 16), spare=3, centre=True).draw
+    return VolumePatches(facts, root, names, labelled, tuple(Augmentation((draw,)) for draw in draws), say, cache)
 
 
 def test_patches_are_the_same_with_and_without_cache(la_root):
@@ -78,7 +95,7 @@ def test_labels_go_with_their_images(la_root):
     case = read_volume(LA, *data.cases[0])
     for seed in range(4):
         item = data[Draw(0, (seed,))]
-        transform = data.augment[0].draw(np.random.default_rng((seed,)), case.image.shape)
+        transform = data.augment[0].spatial[0](np.random.default_rng((seed,)), case.label.shape)
         assert np.array_equal(item["label"].numpy(), transform(case.label)) and item["label"].dtype == torch.int64
 
 
@@ -92,7 +109,7 @@ def test_labels_of_unlabelled_cases_are_never_opened(tmp_path, la_root):
             if name == names[0]:
                 file["label"] = source["label"][()]
     assert len(patches(LA, tmp_path, names[:2], 1)) == 2
-    with pytest.raises(UserError, match="no data set 'label'"):
+    with pytest.raises(UserError, match="no data set of numbers 'label'"):
         patches(LA, tmp_path, names[:2], 2)
 
 
@@ -103,11 +120,11 @@ def test_label_counts_that_do_not_fit(la_root, labelnum):
 
 
 def test_pancreas_percentages(pancreas_root):
-    names, labelled = pancreas_cases(pancreas_root, PANCREAS, 20)
+    names, labelled = percent_of_cases(pancreas_root, PANCREAS, 20)
     assert (len(names), labelled) == (8, 4)
-    assert pancreas_cases(pancreas_root, PANCREAS, 25)[1] == 2
+    assert percent_of_cases(pancreas_root, PANCREAS, 25)[1] == 2
     with pytest.raises(UserError, match="--labelnum 10: percent"):
-        pancreas_cases(pancreas_root, PANCREAS, 10)
+        percent_of_cases(pancreas_root, PANCREAS, 10)
 
 
 def test_four_streams_by_hand():
@@ -129,7 +146,8 @@ def test_processes_share_the_streams():
 
 
 def test_volumes_in_memory_are_x_y_z(kits_root, lits_root):
-    """KiTS19 and LiTS lie on disk slices first; kidney and tumour are one object, of the liver the tumour is not part."""
+    """KiTS19 and LiTS lie on disk slices first; kidney and tumour are one object, of the liver the tumour is not part; both are
+    z-scored on reading."""
     for facts, root in ((KITS19, kits_root), (LITS, lits_root)):
         name = (root / facts.test_list).read_text().split()[0]
         with h5py.File(facts.path(root, name)) as file:
@@ -137,7 +155,7 @@ def test_volumes_in_memory_are_x_y_z(kits_root, lits_root):
         case = read_cases(facts, root, "test")[0]
         object_ = label > 0 if facts is KITS19 else label == 1
         assert np.array_equal(case.label, object_.transpose(2, 1, 0)) and case.spacing_mm == tuple(spacing[::-1])
-        np.testing.assert_allclose(case.image, ((image - image.mean()) / image.std()).transpose(2, 1, 0), atol=1e-5)
+        np.testing.assert_allclose(case.image[0], ((image - image.mean()) / image.std()).transpose(2, 1, 0), atol=1e-5)
 
 
 class Net(nn.Module):
@@ -184,7 +202,7 @@ def one_at_a_time(net, image, patch, stride):
 )
 def test_sliding_windows_equal_the_loop(shape, patch, stride):
     image, ours, loop = np.random.default_rng(0).random(shape, np.float32), Net().eval(), Net().eval()
-    probability = VolumePredictor(patch, stride, CPU, batch=3).probability(ours, image)
+    probability = VolumePredictor(patch, stride, CPU, batch=3).probability(ours, image[None])
     np.testing.assert_allclose(probability.numpy(), one_at_a_time(loop, image, patch, stride), atol=1e-5)
     assert len(ours.seen) == len(loop.seen) == window_count(shape, patch, stride)
 
@@ -197,6 +215,6 @@ class Threshold(nn.Module):
 def test_component_filter_keeps_the_largest():
     image = np.full((20, 20, 20), -5.0, np.float32)
     image[2:6, 2:6, 2:6] = image[10:12, 10:12, 10:12] = 5
-    both = VolumePredictor((16, 16, 16), (8, 8, 8), CPU)(Threshold().eval(), image)
-    one = VolumePredictor((16, 16, 16), (8, 8, 8), CPU, connectivity=26)(Threshold().eval(), image)
+    both = VolumePredictor((16, 16, 16), (8, 8, 8), CPU)(Threshold().eval(), image[None])
+    one = VolumePredictor((16, 16, 16), (8, 8, 8), CPU, connectivity=26)(Threshold().eval(), image[None])
     assert both.sum() == 64 + 8 and one.sum() == 64 and one[3, 3, 3] and one.dtype == np.uint8

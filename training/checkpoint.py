@@ -3,11 +3,14 @@
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from training.settings import upgraded
 from utils.errors import UserError
 
 FORMAT = "edge-guided-copy-paste/1"
@@ -58,8 +61,67 @@ def load(path: Path) -> dict:
     return dict(content)
 
 
-def is_ours(content: Mapping) -> bool:
-    return content.get("format") == FORMAT
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says, ours or a published one, which holds weights and perhaps an optimiser alone.
+
+    `weights`: the student's, under the names that the file has; `optimizer`: its state, numbered as its author's torch did; `phase`: the
+    rest of the method's state. Of a published file `settings` hold the `egm` that its weights tell, and `stage` is None.
+    """
+
+    path: Path
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping | None
+    settings: dict
+    facts: dict
+    stage: str | None = None
+    rule: str = ""
+    progress: dict | None = None
+    losses: tuple[float, ...] = ()
+    phase: Mapping | None = None
+
+    @property
+    def ours(self) -> bool:
+        return self.stage is not None
+
+    @property
+    def selection(self) -> str:
+        """In words: how the checkpoint was chosen among those of its run."""
+        if not self.ours:
+            return "a published state dict; the file does not say how it was selected (its authors: the best validation Dice)"
+        where = f"iteration {self.progress['step']} of {self.stage}"
+        if self.path.name in ("last.pth", "previous.pth"):
+            return f"not selected: {where}, where the run stood last"
+        return f"{self.rule}: {self.progress['best_score']:.4f} at {where}"
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in `path`; raises UserError as `load` does."""
+    content = load(path)
+    if content.get("format") == FORMAT:
+        return Checkpoint(
+            path=path,
+            weights=content["student"],
+            optimizer=content["optimizer"],
+            settings=upgraded(content["settings"]),
+            facts=content["facts"],
+            stage=content["stage"],
+            rule=content["selection"],
+            progress=content["progress"],
+            losses=tuple(content["losses"]),
+            phase=content["phase"],
+        )
+    weights = content["net"] if isinstance(content.get("net"), Mapping) else content
+    egm = "published" if any("compute_edge_feature." in str(key) for key in weights) else "none"
+    return Checkpoint(path, weights, content.get("opt"), {"egm": egm}, {})
+
+
+def read_ours(path: Path, remedy: str) -> Checkpoint:
+    """As `read`; raises UserError, `remedy` at its end, for another file than one of this project."""
+    checkpoint = read(path)
+    if not checkpoint.ours:
+        raise UserError(f"{path}: not a checkpoint of this project{remedy}")
+    return checkpoint
 
 
 class Store:
@@ -70,7 +132,7 @@ class Store:
         self.folder, self.computed, self.defaults = folder, computed, defaults
         self.last, self.previous, self.best = folder / "last.pth", folder / "previous.pth", folder / best_name
 
-    def resume(self, say=print) -> dict | None:
+    def resume(self, say: Callable[[str], None] = print) -> Checkpoint | None:
         """The newest intact checkpoint, None where there is none at all.
 
         The best one will do too: a stage killed between its first two files has no other. Raises UserError where the folder holds
@@ -81,16 +143,14 @@ class Store:
             if not path.exists():
                 continue
             try:
-                content = load(path)
-                if not is_ours(content):
-                    raise UserError(f"{path}: not a checkpoint of this project")
+                checkpoint = read_ours(path, "")
             except UserError as error:
                 faults.append(str(error))
                 continue
-            self._check_same_run(path, content)
+            self._check_same_run(checkpoint)
             if faults:
-                say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {content['progress']['step']}")
-            return content
+                say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {checkpoint.progress['step']}")
+            return checkpoint
         if faults:
             raise UserError(
                 f"{faults[0]}; no other file here is a checkpoint of this run either: "
@@ -98,13 +158,13 @@ class Store:
             )
         return None
 
-    def _check_same_run(self, path: Path, content: dict) -> None:
-        there = {**self.defaults, **content["settings"]}
+    def _check_same_run(self, checkpoint: Checkpoint) -> None:
+        there = {**self.defaults, **checkpoint.settings}
         other = [key for key, value in self.computed.items() if there.get(key) != value]
         if other:
             key = other[0]
             raise UserError(
-                f"{path}: of a run with other settings (--{key} {there.get(key)}, now {self.computed[key]}); "
+                f"{checkpoint.path}: of a run with other settings (--{key} {there.get(key)}, now {self.computed[key]}); "
                 "use another --exp, or --fresh to move it aside"
             )
 

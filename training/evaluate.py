@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from training.device import place
-from training.loop import Validation
 from utils.case import Case
 from utils.metrics import MaskMetrics, as_published, honest, image_diagonal, mask_metrics
+from utils.phase import Validation
 from utils.zoom import zoom_nearest
 
 Predict = Callable[[nn.Module, np.ndarray], np.ndarray]
@@ -18,7 +18,7 @@ Predict = Callable[[nn.Module, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class SlicePredictor:
-    """Predicts a volume (S, H, W) slice by slice, as BCP's ACDC test does: zoom (order 0) to `patch_size`, argmax, zoom back (order 0).
+    """Predicts a volume (C, S, H, W) slice by slice, as BCP's ACDC test does: zoom (order 0) to `patch_size`, argmax, zoom back (order 0).
 
     Slices go through the network `batch` at a time; in eval mode that gives what one at a time gives, to float32 rounding.
     """
@@ -29,8 +29,8 @@ class SlicePredictor:
 
     @torch.inference_mode()
     def __call__(self, net: nn.Module, image: np.ndarray) -> np.ndarray:
-        """(S, H, W) float32 to (S, H, W) uint8 class numbers; `net` must be in eval mode."""
-        slices = torch.from_numpy(zoom_nearest(image, self.patch_size)).unsqueeze(1)  # (S, 1, h, w)
+        """(C, S, H, W) float32 to (S, H, W) uint8 class numbers; `net` must be in eval mode."""
+        slices = torch.from_numpy(zoom_nearest(image, self.patch_size)).transpose(0, 1)  # (S, C, h, w)
         parts = [net(place(part, self.device, 2)).argmax(1).to(torch.uint8).cpu() for part in slices.split(self.batch)]
         return zoom_nearest(torch.cat(parts).numpy(), image.shape[-2:])
 

@@ -20,20 +20,12 @@ from training.distributed import any_process, average_buffers, from_main, is_mai
 from training.log import RunLog, StageLog, hours
 from training.signals import StopSignals
 from utils.errors import Interrupted, UserError
-from utils.phase import Batch, Phase
-
-
-@dataclass(frozen=True)
-class Validation:
-    """`score` selects the best checkpoint (higher is better); `scalars` are logged."""
-
-    score: float
-    scalars: dict[str, float]
+from utils.phase import Batch, Phase, Validation
 
 
 @dataclass
 class Stage:
-    """One stage of a run. `begin` is called when the stage starts for the first time, not when it resumes.
+    """One stage of a run. `begin` is called with it when it starts for the first time, not when it resumes.
 
     A validation is due after step t where (t + `val_lead`) is a multiple of `val_every`, and after the last step. Where there is a
     lead, the one after the last step is an extra that neither selects nor reaches the phase (Pancreas: the published code validates
@@ -48,7 +40,7 @@ class Stage:
     validate: Callable[[nn.Module, Callable[[], bool]], Validation | None]
     learning_rate: Callable[[int], float]
     seed: tuple[int, ...]
-    begin: Callable[[], None] = lambda: None
+    begin: Callable[["Stage"], None] = lambda stage: stage.phase.begin()
     val_lead: int = 0
 
     def scheduled(self, step: int) -> bool:
@@ -112,7 +104,7 @@ class _StageRunner:
         if p.step == p.validated == stage.steps:
             say(f"{self.phase.name}: complete, best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})")
             return
-        self.phase.forward = wrap(self.phase.student)
+        self.phase.calls = {name: wrap(net) for name, net in self.phase.learners.items()}
         log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
         try:
             with StopSignals() as signals:
@@ -126,7 +118,7 @@ class _StageRunner:
             ) from None
         finally:
             log.close()
-            self.phase.forward = self.phase.student
+            self.phase.calls = self.phase.learners
         from_main(None)  # the next stage of every process starts from files that the main process has just written
         seconds = time.monotonic() - began
         say(
@@ -161,7 +153,8 @@ class _StageRunner:
         for group in stage.optimizer.param_groups:
             group["lr"] = stage.learning_rate(p.step)
         batch = {key: place(x, run.device, run.dims) if key == "image" else x.to(run.device) for key, x in batch.items()}
-        self.phase.student.train()
+        for net in self.phase.learners.values():
+            net.train()
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
             losses = self.phase.losses(batch, p.step)
         scalars = {key: float(torch.as_tensor(value).detach()) for key, value in losses.items()}
@@ -183,9 +176,9 @@ class _StageRunner:
 
     def _validate(self, log: StageLog, signals: StopSignals) -> bool:
         """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
-        p, student = self.progress, self.phase.student
-        average_buffers(student)
-        result = from_main(self.stage.validate(student, lambda: bool(signals.received)) if is_main() else None)
+        p = self.progress
+        self._average_buffers()
+        result = from_main(self.stage.validate(self.phase.student, lambda: bool(signals.received)) if is_main() else None)
         if result is None:
             return False
         counts = not self.stage.val_lead or self.stage.scheduled(p.step)
@@ -214,13 +207,17 @@ class _StageRunner:
     def _stop(self, signals: StopSignals) -> None:
         """Save and leave: the same command goes on from here."""
         number = any_process(signals.received)
-        average_buffers(self.phase.student)
+        self._average_buffers()
         if is_main():
             self.store.save_last(self._content())
         raise Interrupted(
             f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}; the same command goes on from there",
             128 + number,
         )
+
+    def _average_buffers(self) -> None:
+        for net in self.phase.learners.values():
+            average_buffers(net)
 
     def _content(self) -> dict:
         return {
@@ -235,13 +232,13 @@ class _StageRunner:
         }
 
     def _resume(self) -> None:
-        content = self.store.resume(self.run_info.log.say)
-        if content is None:
-            self.stage.begin()
+        checkpoint = self.store.resume(self.run_info.log.say)
+        if checkpoint is None:
+            self.stage.begin(self.stage)
             return
-        self.progress, self.losses = Progress(**content["progress"]), content["losses"]
-        self.phase.student.load_state_dict(content["student"])
-        self.phase.load_state_dict(content["phase"])
-        self.stage.optimizer.load_state_dict(content["optimizer"])
+        self.progress, self.losses = Progress(**checkpoint.progress), list(checkpoint.losses)
+        self.phase.student.load_state_dict(checkpoint.weights)
+        self.phase.load_state_dict(checkpoint.phase)
+        self.stage.optimizer.load_state_dict(checkpoint.optimizer)
         if self.progress.step < self.stage.steps:
             self.run_info.log.say(f"{self.phase.name}: resuming at iteration {self.progress.step}")

@@ -2,38 +2,56 @@
 
 import copy
 import math
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+
+from utils.phase import Phase
 
 PROBE_SIDE = 32
 
 
-def activation_bytes(net: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bytes that a training pass over an input of `shape` (N, C, ...) keeps for its backward pass.
+@dataclass(frozen=True)
+class StepMemory:
+    """`step_bytes`: of a whole step; `images`: how many the student sees in its smallest pass."""
 
-    They grow with the number of voxels, so a small pass of a copy of the network is counted and scaled up.
+    step_bytes: int
+    images: int
+
+
+def step_memory(phase: Phase, labelled: int, unlabelled: int, channels: int, patch_size: tuple[int, ...], moments: int) -> StepMemory:
+    """What a step on a batch of `labelled` and `unlabelled` images takes: what its losses keep for the backward pass, all networks, the
+    learners' gradients and `moments` of the optimiser; a tenth is added for what the backward pass holds meanwhile.
+
+    What is kept grows with the number of voxels, so a small step of a copy of the phase is counted and scaled up.
     """
-    probe = copy.deepcopy(net).cpu().train()
-    small = tuple(min(side, PROBE_SIDE) for side in shape[2:])
-    weights = {parameter.untyped_storage()._cdata for parameter in probe.parameters()}
+    probe = copy.deepcopy(phase)
+    for net in probe.networks.values():
+        net.cpu().train()
+    small = tuple(min(side, PROBE_SIDE) for side in patch_size)
+    batch = {
+        "image": torch.zeros(labelled + unlabelled, channels, *small),
+        "label": torch.zeros(labelled, *small, dtype=torch.long),
+    }
+    passes: list[int] = []
+    probe.student.register_forward_pre_hook(lambda net, inputs: passes.append(len(inputs[0])))
+    kept = _kept_bytes(probe, batch) * math.prod(patch_size) // math.prod(small)
+    networks, learners = ([sum(p.nbytes for p in net.parameters()) for net in nets.values()] for nets in (phase.networks, phase.learners))
+    return StepMemory(int(1.1 * kept) + sum(networks) + (1 + moments) * sum(learners), min(passes))
+
+
+def _kept_bytes(phase: Phase, batch: dict[str, torch.Tensor]) -> int:
+    """Bytes that the losses of a batch keep for their backward pass, parameters not counted."""
+    weights = {parameter.untyped_storage()._cdata for net in phase.networks.values() for parameter in net.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach()  # an output that holds its graph, which holds the output, would never be freed
         kept[tensor.untyped_storage()._cdata] = tensor  # by storage: views and tensors that several layers keep count once
         return tensor
 
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = probe(torch.zeros(1, shape[1], *small))
+        losses = phase.losses(batch, 0)
         counted = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights)
-        del out
-    return counted * shape[0] * math.prod(shape[2:]) // math.prod(small)
-
-
-def step_bytes(net: nn.Module, shape: tuple[int, ...], passes: int, teachers: int, moments: int) -> int:
-    """Bytes of a step: `passes` student passes before one backward pass, networks, gradients and `moments` of the optimiser.
-
-    A tenth is added for what the backward pass holds meanwhile.
-    """
-    weights = sum(parameter.nbytes for parameter in net.parameters())
-    return int(1.1 * passes * activation_bytes(net, shape)) + weights * (2 + teachers + moments)
+        del losses
+    return counted

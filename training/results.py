@@ -15,7 +15,7 @@ COLUMNS = ("case", "class", "dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_
 
 
 def write_metrics_csv(path: Path, scores: Sequence[ClassScore]) -> None:
-    """One row a case and class: Dice, Jaccard and voxel distances as published (an empty prediction scores 0 on all four),
+    """One row per case and class: Dice, Jaccard and voxel distances as published (an empty prediction scores 0 on all four),
     millimetres honestly (it gets the image's diagonal); mm columns stay empty where the spacing is unknown."""
     with replacing(path) as unfinished, open(unfinished, "w", newline="") as file:
         writer = csv.writer(file)
@@ -25,6 +25,19 @@ def write_metrics_csv(path: Path, scores: Sequence[ClassScore]) -> None:
             distances = ("", "") if mm is None else (f"{mm.hd95:.6f}", f"{mm.asd:.6f}")
             figures = [f"{value:.6f}" for value in (m.dice, m.jaccard, m.hd95, m.asd)]
             writer.writerow([score.case, score.class_name, *figures, *distances, int(m.empty_prediction)])
+
+
+def detail_head() -> str:
+    return _head("case and class, as published")
+
+
+def detail(scores: Sequence[ClassScore]) -> str:
+    """A line for each score, as published, below `detail_head`."""
+    return "\n".join(
+        _row(f"{score.case} {score.class_name}", _figures([score.published], "voxel"))
+        + ("  (empty prediction)" if score.published.empty_prediction else "")
+        for score in scores
+    )
 
 
 def summarise(scores: Sequence[ClassScore]) -> dict:
@@ -47,17 +60,18 @@ def summarise(scores: Sequence[ClassScore]) -> dict:
 
 
 def _means(by_class: dict[str, list[MaskMetrics]], unit: str) -> dict:
-    def means(metrics: list[MaskMetrics]) -> dict[str, float]:
-        return {
-            "dice": float(np.mean([m.dice for m in metrics])),
-            "jaccard": float(np.mean([m.jaccard for m in metrics])),
-            f"hd95_{unit}": float(np.mean([m.hd95 for m in metrics])),
-            f"asd_{unit}": float(np.mean([m.asd for m in metrics])),
-        }
-
-    classes = {name: means(metrics) for name, metrics in by_class.items()}
+    classes = {name: _figures(metrics, unit) for name, metrics in by_class.items()}
     overall = {key: float(np.mean([figures[key] for figures in classes.values()])) for key in next(iter(classes.values()))}
     return {"mean": overall, "classes": classes}
+
+
+def _figures(metrics: list[MaskMetrics], unit: str) -> dict[str, float]:
+    return {
+        "dice": float(np.mean([m.dice for m in metrics])),
+        "jaccard": float(np.mean([m.jaccard for m in metrics])),
+        f"hd95_{unit}": float(np.mean([m.hd95 for m in metrics])),
+        f"asd_{unit}": float(np.mean([m.asd for m in metrics])),
+    }
 
 
 def _millimetres(by_class: dict[str, list[ClassScore]]) -> dict | None:
@@ -71,14 +85,18 @@ def table(summary: dict) -> str:
     """The summary as lines of text."""
     lines = []
     for title, part in (("as published", summary["as_published"]), ("honest", summary["honest"])):
-        lines.append(f"{title + ', distances in voxels':<34}{'Dice':>8}{'Jaccard':>9}{'HD95':>9}{'ASD':>9}")
+        lines.append(_head(f"{title}, distances in voxels"))
         lines += [_row(name, figures) for name, figures in [*part["classes"].items(), ("mean", part["mean"])]]
     if summary["honest"]["millimetres"]:
         part = summary["honest"]["millimetres"]
-        lines.append(f"{'honest, distances in mm':<34}{'Dice':>8}{'Jaccard':>9}{'HD95':>9}{'ASD':>9}")
+        lines.append(_head("honest, distances in mm"))
         lines += [_row(name, figures) for name, figures in [*part["classes"].items(), ("mean", part["mean"])]]
     lines.append(f"empty predictions: {summary['honest']['empty_predictions']}")
     return "\n".join(lines)
+
+
+def _head(title: str) -> str:
+    return f"{title:<34}{'Dice':>8}{'Jaccard':>9}{'HD95':>9}{'ASD':>9}"
 
 
 def _row(name: str, figures: dict[str, float]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from training.device import place
 from utils.components import largest_component_per_class
+from utils.errors import UserError
 from utils.progress import progress
 
 
@@ -19,9 +20,15 @@ def window_count(shape: Sequence[int], patch_size: Sequence[int], stride: Sequen
     return math.prod(max(-(-(side - patch) // step), 0) + 1 for side, patch, step in axes)
 
 
+def check_stride(stride: Sequence[int], flag: str) -> None:
+    """Raise UserError unless `stride` moves a sliding window along three axes."""
+    if len(stride) != 3 or min(stride) < 1:
+        raise UserError(f"--{flag} {' '.join(map(str, stride))}: give three steps of at least 1, as in --{flag} 18 18 4")
+
+
 @dataclass(frozen=True)
 class VolumePredictor:
-    """Predicts a volume (X, Y, Z) as BCP's LA test does: mean of the softmax of all windows over a voxel, the most probable class,
+    """Predicts a volume (C, X, Y, Z) as BCP's LA test does: mean of the softmax of all windows over a voxel, the most probable class,
     then, if `connectivity` is given, the largest component of each class.
 
     Windows lie each `stride` voxels, the last flush with the border; a scan smaller than the window is zero-padded evenly.
@@ -36,7 +43,7 @@ class VolumePredictor:
     progress: bool = False
 
     def __call__(self, net: nn.Module, image: np.ndarray) -> np.ndarray:
-        """(X, Y, Z) float32 to (X, Y, Z) uint8 class numbers; `net` must be in eval mode."""
+        """(C, X, Y, Z) float32 to (X, Y, Z) uint8 class numbers; `net` must be in eval mode."""
         probability = self.probability(net, image)
         labels = probability.argmax(0).to(torch.uint8).numpy()
         if self.connectivity is None:
@@ -45,17 +52,17 @@ class VolumePredictor:
 
     @torch.inference_mode()
     def probability(self, net: nn.Module, image: np.ndarray) -> Tensor:
-        """(X, Y, Z) to (K, X, Y, Z) mean probabilities on the CPU."""
+        """(C, X, Y, Z) to (K, X, Y, Z) mean probabilities on the CPU."""
         from monai.inferers import sliding_window_inference  # takes seconds to import, and only volumes need it
 
         # monai turns an overlap back into a stride by cutting off, which 1 - stride / side can miss by one; half a voxel more cannot.
         overlap = [max(1 - (step + 0.5) / side, 0.0) for step, side in zip(self.stride, self.patch_size, strict=True)]
-        total = window_count(image.shape, self.patch_size, self.stride)
+        total = window_count(image.shape[1:], self.patch_size, self.stride)
         with progress(total=total, desc="windows", unit="window", leave=False, delay=1.0, disable=not self.progress) as bar:
 
             def predict(windows: Tensor) -> Tensor:
                 bar.update(len(windows))
                 return net(place(windows, self.device, 3)).float().softmax(1).cpu()
 
-            volume = torch.from_numpy(image)[None, None]  # (1, 1, X, Y, Z)
+            volume = torch.from_numpy(image)[None]  # (1, C, X, Y, Z)
             return sliding_window_inference(volume, self.patch_size, self.batch, predict, overlap=overlap)[0]

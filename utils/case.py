@@ -7,7 +7,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Case:
-    """A volume to validate or test on: image (S, H, W) float32, label of the same shape, voxel spacing in mm (z, y, x) where known."""
+    """A volume to validate or test on: image (C, S, H, W) or (C, X, Y, Z) float32, label (the same without C),
+    voxel spacing in mm in the label's axis order where known."""
 
     name: str
     image: np.ndarray

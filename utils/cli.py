@@ -18,8 +18,15 @@ from utils.errors import Interrupted, UserError
 T = TypeVar("T")
 
 
-def parse(cls: type[T], argv: Sequence[str] | None = None, default: T | None = None, description: str | None = None) -> T:
-    """Turn command-line flags into an instance of the dataclass `cls`; `default` gives the values of flags not named.
+def parse(
+    cls: type[T],
+    argv: Sequence[str] | None = None,
+    default: T | None = None,
+    description: str | None = None,
+    elsewhere: Callable[[str], str] = lambda flag: "",
+) -> T:
+    """Turn command-line flags into an instance of the dataclass `cls`; `default` gives the values of flags not named. `elsewhere` says
+    of a flag that `cls` has not, by its name without the dashes, where it belongs, if anywhere.
 
     Raises UserError (one line) for an unknown flag or a value of the wrong type; `--help` prints and exits with 0.
     """
@@ -34,7 +41,7 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, default: T | None = N
             raise
         raise UserError(_fault(said.getvalue())) from None
     if unknown:
-        raise UserError(_unknown(unknown, [f"--{field.name}" for field in fields(cls)]))
+        raise UserError(_unknown(unknown, [f"--{field.name}" for field in fields(cls)], elsewhere))
     return value
 
 
@@ -47,11 +54,13 @@ def _fault(box: str) -> str:
     return f"{text[:1].lower()}{text[1:]}; see --help"
 
 
-def _unknown(tokens: list[str], flags: list[str]) -> str:
+def _unknown(tokens: list[str], flags: list[str], elsewhere: Callable[[str], str]) -> str:
     """One line about command-line words that are no flags of ours, with the nearest flag that is."""
     options = [token.split("=")[0] for token in tokens if token.startswith("-")]
     if not options:
         return f"unrecognized argument '{tokens[0]}'; see --help"
+    if owner := elsewhere(options[0].lstrip("-").replace("-", "_")):
+        return f"unrecognized option {options[0]}: {owner}; leave it out"
     near = difflib.get_close_matches(options[0].replace("-", "_").replace("__", "--", 1), flags, 1)
     return f"unrecognized option {options[0]}{f' (did you mean {near[0]}?)' if near else ''}; see --help"
 

@@ -1,9 +1,10 @@
-"""Losses of BCP (CVPR 2023) and its edge-guided successor: Dice and cross entropy on parts of a copy-pasted image.
+"""Loss terms by name, and their weighted sum on whole images and on both parts of a copy-pasted one.
 
-Shapes: logits (N, K, ...), targets (N, ...) of class numbers, masks (...) or (N, ...) with 1 where a pixel counts.
+Shapes: logits (N, K, ...), labels (N, ...) of class numbers, truth (N, K, ...) one-hot, masks (...) or (N, ...), 1 where a pixel counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,19 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class DiceCE(NamedTuple):
-    """Dice loss and cross entropy, kept apart because recipes weigh them differently."""
+class Prediction(NamedTuple):
+    """(N, K, ...) each; computed once for all terms."""
 
-    dice: Tensor
-    ce: Tensor
-
-    def __add__(self, other: "DiceCE") -> "DiceCE":
-        return DiceCE(self.dice + other.dice, self.ce + other.ce)
+    log_probabilities: Tensor
+    probabilities: Tensor
 
 
-def one_hot(target: Tensor, classes: int) -> Tensor:
+Term = Callable[[Prediction, Tensor, Tensor], Tensor]  # (prediction, truth, mask) -> scalar
+Parts = dict[str, Tensor]
+TERMS: dict[str, Term] = {}
+
+
+def term(function: Term) -> Term:
+    """Makes a loss term known by its name to `--losses` and `--pre_losses`."""
+    TERMS[function.__name__] = function
+    return function
+
+
+def one_hot(label: Tensor, classes: int) -> Tensor:
     """(N, ...) class numbers to (N, classes, ...) float32."""
-    return (target.unsqueeze(1) == torch.arange(classes, device=target.device).view(-1, *[1] * (target.ndim - 1))).float()
+    return (label.unsqueeze(1) == torch.arange(classes, device=label.device).view(-1, *[1] * (label.ndim - 1))).float()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -32,62 +41,83 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / (mask.sum() + 1e-16)
 
 
-def dice_loss_2d(probabilities: Tensor, truth: Tensor, mask: Tensor, mask_background: bool = False) -> Tensor:
-    """Dice over the whole batch with squared denominators, mean over classes, smooth 1e-10.
+@term
+def ce(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
+    """Cross entropy, mean over the mask."""
+    return masked_mean(-(prediction.log_probabilities * truth).sum(1), mask)
 
-    probabilities, truth: (N, K, H, W), truth one-hot; mask broadcasts to (N, H, W).
+
+@term
+def focal(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
+    """Cross entropy weighted by (1 - probability of the true class)^2 (Lin et al., ICCV 2017)."""
+    log_probability = (prediction.log_probabilities * truth).sum(1)
+    return masked_mean(-((1 - log_probability.exp()).square()) * log_probability, mask)
+
+
+def dice_2d(prediction: Prediction, truth: Tensor, mask: Tensor, mask_background: bool = False) -> Tensor:
+    """Dice over the whole batch with squared denominators, mean over classes, smooth 1e-10; the term `dice` of 2-D data sets.
+
     Class 0 (background) counts outside the mask too unless `mask_background`: so the edge-guided code has it; BCP's authors
     mended theirs (its issue 25).
     """
+    p = prediction.probabilities  # (N, K, H, W)
     weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, H, W)
     if not mask_background:
         weight = torch.cat([torch.ones_like(weight), weight.expand(-1, truth.shape[1] - 1, *weight.shape[2:])], 1)
     axes = [0, *range(2, truth.ndim)]
-    overlap = (probabilities * truth * weight).sum(axes)  # (K,)
-    sizes = (probabilities.square() * weight).sum(axes) + (truth * weight).sum(axes)
+    overlap = (p * truth * weight).sum(axes)  # (K,)
+    sizes = (p.square() * weight).sum(axes) + (truth * weight).sum(axes)
     return (1 - (2 * overlap + 1e-10) / (sizes + 1e-10)).mean()
 
 
-def dice_loss_3d(probabilities: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """Dice of every sample and class, plain denominators, smooth 1e-5; 1 - the mean over samples and classes.
-
-    probabilities, truth: (N, K, D, H, W), truth one-hot; mask broadcasts to (N, D, H, W).
-    """
-    weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, D, H, W)
+def dice_3d(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
+    """Dice of every sample and class, plain denominators, smooth 1e-5; 1 - the mean over both; the term `dice` of 3-D data sets."""
+    p = prediction.probabilities  # (N, K, X, Y, Z)
+    weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, X, Y, Z)
     axes = tuple(range(2, truth.ndim))
-    overlap = (probabilities * truth * weight).sum(axes)  # (N, K)
-    sizes = (probabilities * weight).sum(axes) + (truth * weight).sum(axes)
+    overlap = (p * truth * weight).sum(axes)  # (N, K)
+    sizes = (p * weight).sum(axes) + (truth * weight).sum(axes)
     return 1 - ((2 * overlap + 1e-5) / (sizes + 1e-5)).mean()
 
 
-DiceLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+@dataclass(frozen=True)
+class Loss:
+    """`weights` of terms by name; `dice` is what that name stands for on the data set. Raises KeyError for an unknown name."""
+
+    weights: Mapping[str, float]
+    dice: Term
+
+    def __post_init__(self):
+        object.__setattr__(self, "_terms", {name: self.dice if name == "dice" else TERMS[name] for name in self.weights})
+
+    def whole(self, logits: Tensor, label: Tensor) -> Parts:
+        """The terms of whole images with one label each."""
+        return self._parts(predicted(logits), label, torch.ones(label.shape[1:], device=logits.device))
+
+    def mixed(
+        self, logits: Tensor, outside: Tensor, inside: Tensor, mask: Tensor, weight_outside: float = 1.0, weight_inside: float = 1.0
+    ) -> Parts:
+        """The terms of mixed images: label `outside` where mask = 1, `inside` where mask = 0, each with its own weight, which is 1 for
+        true labels and u_weight for pseudo labels."""
+        prediction = predicted(logits)
+        parts = self._parts(prediction, outside, mask), self._parts(prediction, inside, 1 - mask)
+        return weighted_sum(*zip(parts, (weight_outside, weight_inside), strict=True))
+
+    def scalars(self, parts: Parts) -> dict[str, Tensor]:
+        """The loss and its terms, as the loop logs them."""
+        total = sum(self.weights[name] * value for name, value in parts.items())
+        return {"loss": total, **{f"loss_{name}": value for name, value in parts.items()}}
+
+    def _parts(self, prediction: Prediction, label: Tensor, mask: Tensor) -> Parts:
+        truth = one_hot(label, prediction.probabilities.shape[1])
+        return {name: function(prediction, truth, mask) for name, function in self._terms.items()}
 
 
-def mix_loss(
-    logits: Tensor,
-    outside: Tensor,
-    inside: Tensor,
-    mask: Tensor,
-    weight_outside: float = 1.0,
-    weight_inside: float = 1.0,
-    dice: DiceLoss = dice_loss_2d,
-) -> DiceCE:
-    """Loss of one mixed image: `outside` is the label where mask = 1, `inside` where mask = 0, each with its own weight.
-
-    logits (N, K, ...), labels (N, ...) integer, mask (...) float. A weight is 1 for true labels and u_weight for pseudo labels.
-    """
+def predicted(logits: Tensor) -> Prediction:
     log_probabilities = F.log_softmax(logits, 1)
-    probabilities = log_probabilities.exp()
-    total = DiceCE(logits.new_zeros(()), logits.new_zeros(()))
-    for label, part, weight in ((outside, mask, weight_outside), (inside, 1 - mask, weight_inside)):
-        truth = one_hot(label, logits.shape[1])
-        ce = -(log_probabilities * truth).sum(1)
-        total += DiceCE(weight * dice(probabilities, truth, part), weight * masked_mean(ce, part))
-    return total
+    return Prediction(log_probabilities, log_probabilities.exp())
 
 
-def supervised_loss(logits: Tensor, label: Tensor, dice: DiceLoss = dice_loss_2d) -> DiceCE:
-    """Loss of whole images with one label (N, ...) each."""
-    everywhere = torch.ones(label.shape[1:], device=logits.device)
-    log_probabilities = F.log_softmax(logits, 1)
-    return DiceCE(dice(log_probabilities.exp(), one_hot(label, logits.shape[1]), everywhere), F.cross_entropy(logits, label.long()))
+def weighted_sum(*terms: tuple[Parts, float]) -> Parts:
+    """Several parts times their weights, term by term."""
+    return {name: sum(weight * parts[name] for parts, weight in terms) for name in terms[0][0]}

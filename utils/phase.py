@@ -1,5 +1,7 @@
-"""What the training loop asks of a method: the base of all phases."""
+"""What the training loop asks of a method: the base of all phases, and the plan of a stage."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -8,27 +10,45 @@ from torch import Tensor, nn
 Batch = dict[str, Tensor]
 
 
-class Phase:
-    """One stage of training. The loop calls `losses`, steps the optimiser on the student, then calls `after_step`; after every so many
-    iterations it validates and calls `after_validation`; `after_iteration` comes last of all.
+@dataclass(frozen=True)
+class Validation:
+    """`score` selects the best checkpoint (higher is better); `scalars` are logged."""
 
-    `student` is the network that learns, `forward` the same, or what the loop wrapped around it for several processes;
-    `networks` are all networks with a state to keep, the student under "student".
+    score: float
+    scalars: dict[str, float]
+
+
+class Phase:
+    """One stage of training. The loop calls `losses`, steps the optimiser on the learners, then calls `after_step`; after every so many
+    iterations it validates and calls `after_validation`; `after_iteration` comes last of all. `begin` is called once, before the first
+    step of a stage, not when it resumes.
+
+    `networks` are all networks with a state to keep; `learners` are those of them that learn. These are called through `calls`, where
+    the loop may have wrapped them for several processes. The student is validated, selected and saved for the test.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, student: nn.Module):
-        self.networks: dict[str, nn.Module] = {"student": student}
-        self.forward: nn.Module = student
+    def __init__(self, **learners: nn.Module):
+        """`learners`: "student" among them; methods add teachers to `self.networks`."""
+        self.learners = learners
+        self.networks = dict(learners)
+        self.calls: dict[str, nn.Module] = learners
         self._shown: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def student(self) -> nn.Module:
         return self.networks["student"]
 
+    def forward(self, x: Tensor) -> Tensor:
+        """The student's logits (N, K, ...)."""
+        return self.calls["student"](x)
+
+    def begin(self) -> None:
+        """The stage starts for the first time; what the student takes over from an earlier stage is in it already."""
+
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
-        """Scalars of the step `step` (from 0), "loss" among them, from a batch on the student's device."""
+        """Scalars of the step `step` (from 0), "loss" among them, from a batch on the networks' device."""
         raise TypeError(f"{type(self).__name__} defines no losses")
 
     def after_step(self, step: int) -> None:
@@ -50,7 +70,7 @@ class Phase:
                 net.load_state_dict(state[name])
 
     def show(self, image: Tensor, logits: Tensor, label: Tensor) -> None:
-        """Keep the first sample of a mixed batch for `pictures`: image (N, 1, ...), logits (N, K, ...), label (N, ...)."""
+        """Keep the first sample of a mixed batch for `pictures`: image (N, C, ...), logits (N, K, ...), label (N, ...)."""
         self._shown = image[0, 0].detach(), logits[0].detach(), label[0]
 
     def pictures(self) -> dict[str, Tensor]:
@@ -60,6 +80,20 @@ class Phase:
         image, logits, label = self._shown
         shown = {"image": image.float(), "prediction": logits.argmax(0), "label": label}
         return {name: x if x.ndim == 2 else x[..., x.shape[-1] // 2] for name, x in shown.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage as its method wants it. `length` counts iterations (or epochs, where the settings say so); `unlabelled`: whether batches
+    hold unlabelled images; `pretraining`: whether the settings' numbers of pre-training count; `after`: the stage whose best network
+    the student takes over when this one begins."""
+
+    phase: type[Phase]
+    build: Callable[[], Phase]
+    length: int
+    unlabelled: bool = True
+    pretraining: bool = False
+    after: str | None = None
 
 
 def halves(stream: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,63 @@
+"""Slices to train 2-D networks on, and which of them are labelled."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataloaders.augment import Augmentation
+from dataloaders.facts import DatasetFacts
+from dataloaders.hdf5 import check_root, read_case
+from dataloaders.two_stream import Draw, sample
+from utils.errors import UserError
+from utils.progress import progress
+
+
+def first_patients(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[str], int]:
+    """Names of the training slices, and how many at the head of the list belong to its first `labelnum` patients (ACDC: 3 patients 68,
+    7 patients 136). A patient is what a name holds before its first underscore.
+
+    Raises UserError where `labelnum` is not between 1 and the number of patients in the list.
+    """
+    slices = facts.read_list(root, facts.train_list)
+    patients = list(dict.fromkeys(name.split("_")[0] for name in slices))
+    if not 1 <= labelnum <= len(patients):
+        raise UserError(f"--labelnum {labelnum}: the training list has {len(patients)} patients, choose 1 to {len(patients)}")
+    chosen = set(patients[:labelnum])
+    return slices, next((i for i, name in enumerate(slices) if name.split("_")[0] not in chosen), len(slices))
+
+
+class Slices(Dataset):
+    """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`) without, their labels never read.
+
+    Item `Draw(index, seed)`: {"image": (C, h, w) float32, and for labelled slices "label": (h, w) int64}, augmented by the first
+    augmentation if labelled, else by the second.
+    """
+
+    def __init__(
+        self,
+        facts: DatasetFacts,
+        root: Path,
+        names: Sequence[str],
+        labelled: int,
+        augment: tuple[Augmentation, Augmentation],
+        say: Callable[[str], None] = print,
+    ):
+        check_root(root, facts.name)
+        self.augment, self.labelled, self.unlabelled = augment, labelled, len(names) - labelled
+        self.images: list[np.ndarray] = []
+        self.labels: list[np.ndarray | None] = []
+        with progress(names, desc="reading slices", unit="file", leave=False, delay=0.5) as bar:
+            for index, name in enumerate(bar):
+                path = root / (facts.slice_file or facts.file).format(name)
+                image, label, _ = read_case(path, facts, 2, label=index < labelled)
+                self.images.append(image)
+                self.labels.append(label)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
+        return sample(draw, self.augment[draw.index >= self.labelled], self.images[draw.index], self.labels[draw.index])

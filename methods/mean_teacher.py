@@ -1,0 +1,53 @@
+"""Mean teacher (Tarvainen & Valpola, NeurIPS 2017) without copy-paste, a baseline: pre-training on the labelled images, then
+self-training with the pseudo labels of an EMA teacher."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from methods.copy_paste import CopyPastePretrain
+from methods.edge_guided import DualTeacher, TeacherOptions
+from methods.supervised import Supervised
+from utils.losses import weighted_sum
+from utils.phase import Batch, Phase, Plan
+from utils.schedules import consistency_weight
+
+
+@dataclass(frozen=True)
+class Options(TeacherOptions):
+    """Those of the teacher."""
+
+
+PRESET = {"exp": "mean_teacher", "egm": "none"}
+
+
+class PlainPretrain(Supervised):
+    name = CopyPastePretrain.name
+
+
+class MeanTeacher(DualTeacher):
+    """Labelled images against their labels, unlabelled ones against the teacher's pseudo labels; nothing is pasted."""
+
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+        labelled, unlabelled = batch["image"].split(len(batch["label"]))
+        pseudo = self.pseudo_label(unlabelled)
+        logits = self.forward(labelled)
+        self.show(labelled, logits, batch["label"])
+        true, guessed = self.loss.whole(logits, batch["label"]), self.loss.whole(self.forward(unlabelled), pseudo)
+        parts = weighted_sum((true, 1.0), (guessed, self.u_weight))
+        return {**self.loss.scalars(parts), "consistency_weight": consistency_weight(step)}
+
+
+def stages(frame) -> list[Plan]:
+    s, page = frame.settings, frame.page
+
+    def pretrain() -> Phase:
+        return PlainPretrain(frame.network(), frame.loss(pretraining=True))
+
+    def selftrain() -> Phase:
+        return MeanTeacher(frame.network(), frame.loss(), page.pasting, None, s.u_weight, s.ema_decay, page.ema_scope, None)
+
+    return [
+        Plan(PlainPretrain, pretrain, s.pre_iterations, unlabelled=False, pretraining=True),
+        Plan(MeanTeacher, selftrain, s.max_iterations, after=PlainPretrain.name),
+    ]

@@ -1,0 +1,164 @@
+"""Testing a saved or published checkpoint: predictions, metrics and a summary that says where everything came from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from dataloaders.cases import read_cases
+from networks.registry import NETWORKS
+from programs.networks import build_network, check_patch, load_network
+from programs.published_flags import test_rules, translated
+from recipes.page import Page, data_root
+from training.checkpoint import read
+from training.device import choose_device, place
+from training.evaluate import predictions, score_case
+from training.results import detail, detail_head, summarise, table, write_json, write_metrics_csv
+from training.sliding import check_stride
+from utils.case import Case
+from utils.cli import parse
+from utils.errors import UserError, writing
+from utils.nifti import write_nifti
+from utils.progress import progress
+from utils.provenance import provenance, sha256
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to test. Network, patch size and edge-guided module come from the checkpoint, or for a published one from its weights."""
+
+    root_path: Path | None = None
+    """Folder of the data set; default: data_split/<data set> in the repository."""
+    output_root: Path | None = None
+    """Folder below which runs are kept; default: code/model in the repository (Pancreas: pancreas/result)."""
+    exp: str = "BCP"
+    """Name of the experiment, part of the run's folder."""
+    labelnum: int = 3
+    """Labelled patients or scans of the run to test (Pancreas: percent)."""
+    model: str = "unet"
+    """Network, by its factory's name."""
+    stage_name: str = "self_train"
+    """Which stage's checkpoint: self_train, pre_train or supervised, or as the method calls it."""
+    which: Literal["best", "last", "both"] = "best"
+    """The checkpoint selected in training, the last one, or both, the last one's files in a folder `last` of the output."""
+    checkpoint: Path | None = None
+    """A checkpoint file, instead of the run's own."""
+    split: Literal["test", "val"] = "test"
+    """The case list to test on."""
+    patch_size: tuple[int, ...] = ()
+    """Size of the network's input; default: the checkpoint's, the published one for a published checkpoint."""
+    stride: tuple[int, ...] = ()
+    """Volumes: steps of the sliding window; default: the published ones. Larger steps are faster."""
+    output_dir: Path | None = None
+    """Where predictions, metrics.csv and summary.json go; default: <run>/<model>_predictions."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    gpu: str | None = None
+    """Number of the CUDA device to use; of a list, as in 0,1, the first."""
+    detail: bool = False
+    """Print the figures of each case too, as published (published flag; 0 or 1 may follow)."""
+
+
+def evaluate(page: Page, argv: Sequence[str] | None = None, description: str = "", **numbers) -> None:
+    """Test one or two checkpoints of a data set, ours or published; see `EvaluationSettings`. `numbers`: a script's own defaults."""
+    kind = dataclass(frozen=True)(type("Evaluation", (*page.test_options, EvaluationSettings), {"__doc__": EvaluationSettings.__doc__}))
+    s = parse(kind, translated(test_rules(page.commands), argv), kind(**{**page.test_numbers, **numbers}), description)
+    device = choose_device(s.device, s.gpu)
+    chosen = [_Tested(page, s, path, device, output) for path, output in checkpoints(page, s)]
+    cases = read_cases(page.facts, data_root(page.facts.name, s.root_path), s.split)
+    for tested in chosen:
+        tested.run(cases)
+
+
+def checkpoints(page: Page, s: EvaluationSettings) -> list[tuple[Path, Path]]:
+    """The checkpoints that the flags name, each with its output folder; raises UserError where one is missing."""
+    run = page.folder(s.output_root, s.exp, s.labelnum)
+    best, last = page.best(run, s.stage_name, s.model, s.labelnum), run / s.stage_name / "last.pth"
+    paths = [s.checkpoint] if s.checkpoint else {"best": [best], "last": [last], "both": [best, last]}[s.which]
+    if s.which == "both" and not s.checkpoint and not last.is_file():
+        paths = [best]  # a published file stands alone
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such checkpoint; train first, put a published one there, or name one with --checkpoint")
+    output = s.output_dir or (run if s.checkpoint is None else s.checkpoint.parent) / f"{s.model}_predictions"
+    return [(path, output / "last" if number else output) for number, path in enumerate(paths)]
+
+
+class _Tested:
+    """One checkpoint, read and checked before the cases are."""
+
+    def __init__(self, page: Page, s: EvaluationSettings, path: Path, device: torch.device, output: Path):
+        facts, checkpoint = page.facts, read(path)
+        if checkpoint.ours and checkpoint.facts["name"] != facts.name:
+            raise UserError(f"{path}: a checkpoint of {checkpoint.facts['name']}, expected one of {facts.name}")
+        self.page, self.split, self.checkpoint, self.device, self.output = page, s.split, checkpoint, device, output
+        self.detail = s.detail
+        model = checkpoint.settings.get("model", s.model)
+        net = build_network(facts, model, default_options(model) | checkpoint.settings)
+        self.patch_size = s.patch_size or tuple(checkpoint.settings.get("patch_size", page.numbers["patch_size"]))
+        check_patch(net, self.patch_size)
+        self.stride = s.stride or tuple(page.stride)
+        self.connectivity = None if hasattr(s, "nms") and not s.nms else page.connectivity
+        if facts.dims == 3:
+            check_stride(self.stride, "stride")
+        elif s.stride:
+            raise UserError(f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out")
+        load_network(net, checkpoint)
+        self.net = place(net, device, facts.dims)
+
+    def run(self, cases: Sequence[Case]) -> None:
+        """Predict, score, write, print."""
+        facts, output, checkpoint = self.page.facts, self.output, self.checkpoint
+        print(f"checkpoint {checkpoint.path}\nselection: {checkpoint.selection}")
+        predict = self.page.predictor(self.patch_size, self.stride, self.device, connectivity=self.connectivity, progress=True)
+        scores = []
+        with (
+            writing(output, "free space or name another place with --output_dir"),
+            progress(predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case") as bar,
+        ):
+            output.mkdir(parents=True, exist_ok=True)
+            if self.detail:
+                bar.write(detail_head())
+            for case, prediction in bar:
+                write_prediction(output / f"{case.name}_pred.nii.gz", case, prediction, facts.dims == 3)
+                new = score_case(case, prediction, facts.class_names)
+                scores += new
+                if self.detail:
+                    bar.write(detail(new))
+        about = {
+            "path": str(checkpoint.path),
+            "sha256": sha256(checkpoint.path),
+            "selection": checkpoint.selection,
+            "settings": checkpoint.settings if checkpoint.ours else None,
+        }
+        summary = {
+            "dataset": facts.name,
+            "split": facts.list_name(self.split),
+            "cases": len(cases),
+            "patch_size": list(self.patch_size),
+            **({"stride": list(self.stride), "largest_component": self.connectivity is not None} if self.stride else {}),
+            **summarise(scores),
+            "checkpoint": about,
+            **provenance(),
+        }
+        with writing(output, "free space or name another place with --output_dir"):
+            write_metrics_csv(output / "metrics.csv", scores)
+            write_json(output / "summary.json", summary)
+        print(table(summary))
+        print(f"predictions, metrics.csv and summary.json are in {output}")
+
+
+def write_prediction(path: Path, case: Case, prediction: np.ndarray, xyz: bool) -> None:
+    """A prediction as NIfTI, its axes slices first or, with `xyz`, x, y, z; the case's affine or else its spacing goes with it."""
+    spacing = None if case.affine is not None else case.spacing_mm
+    if xyz:
+        prediction, spacing = prediction.transpose(2, 1, 0), None if spacing is None else spacing[::-1]
+    write_nifti(path, prediction, spacing, case.affine)
+
+
+def default_options(model: str) -> dict:
+    """What a network has whose file does not say: its options' defaults."""
+    return {field.name: field.default for field in fields(NETWORKS[model].Options)} if model in NETWORKS else {}

@@ -1,0 +1,92 @@
+"""Our checkpoints as the published code would have left them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from networks.published import published_state_dict
+from programs.published_optimizer import published_optimizer
+from recipes.registry import pages
+from training.checkpoint import Checkpoint, read_ours, save
+from utils.cli import parse
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
+    """A run's folder (its best self_train checkpoint, or supervised where there is only that), a stage's folder, or a checkpoint."""
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]
+    """The file to write."""
+    layout: Literal["published", "plain", "net", "net_opt"] = "published"
+    """plain: a state dict; net: {'net': it}; net_opt: {'net', 'opt'}, with the optimiser; published: net_opt for pre-training, else net for
+    Pancreas and plain for the others."""
+    module_prefix: FlagCreatePairsOff[bool] = False
+    """Names with `module.` before them; as published, LA and Pancreas have it."""
+    no_module_prefix: FlagCreatePairsOff[bool] = False
+    """Names without it; as published, ACDC and CoGRNet have none."""
+    sobel: Literal["parameters", "buffers"] = "parameters"
+    """net_opt: what the reading code holds its fixed Sobel kernels as; parameters are counted in the optimiser. If that code reports a
+    parameter group of another size, try the other one."""
+    overwrite: bool = False
+    """Replace OUT if it is there."""
+
+
+def export(argv: Sequence[str] | None = None, description: str | None = None) -> None:
+    """Write a checkpoint of ours as a published one; see `ExportSettings`."""
+    s = parse(ExportSettings, argv, description=description)
+    if s.module_prefix and s.no_module_prefix:
+        raise UserError("--module_prefix and --no_module_prefix contradict each other; give one of them")
+    path = find_checkpoint(s.run)
+    _check_out(s.out, path, s.overwrite)
+    checkpoint = read_ours(path, "; if it is a published one, use it as it is, it needs no export")
+    layout, prefix = _layout(checkpoint, s)
+    net = {f"module.{name}" if prefix else name: value for name, value in published_state_dict(checkpoint.weights).items()}
+    opt = {"opt": published_optimizer(checkpoint, s.sobel == "parameters")} if layout == "net_opt" else {}
+    save(s.out, net if layout == "plain" else {"net": net} | opt)
+    print(f"{path}: {checkpoint.stage}, iteration {checkpoint.progress['step']}")
+    print(f"{s.out}: written, layout {layout}, names with{'' if prefix else 'out'} module.")
+    for flag, value in _not_published(checkpoint.settings).items():
+        print(f"warning: trained with --{flag} {value}, which the published network does not have: there these weights predict otherwise")
+
+
+def find_checkpoint(run: Path) -> Path:
+    """The checkpoint that a run's folder, a stage's folder or a file stands for; raises UserError where there is none."""
+    if run.is_file():
+        return run
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run; give a run's folder, a stage's folder or a checkpoint")
+    folder = next((run / stage for stage in ("self_train", "supervised") if (run / stage).is_dir()), run)
+    best = [path for path in sorted(folder.glob("*.pth")) if path.name not in ("last.pth", "previous.pth")]
+    if len(best) != 1:
+        raise UserError(f"{folder}: {len(best)} files that may be a best checkpoint, expected one; name a checkpoint or a stage's folder")
+    return best[0]
+
+
+def _check_out(out: Path, path: Path, overwrite: bool) -> None:
+    if out.is_dir():
+        raise UserError(f"{out}: a folder; name the file to write")
+    if out.exists() and out.samefile(path):
+        raise UserError(f"{out}: the checkpoint to export itself; write to another file")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: there already; write to another file, or replace it with --overwrite")
+
+
+def _layout(checkpoint: Checkpoint, s: ExportSettings) -> tuple[str, bool]:
+    """The layout's name and whether names get a prefix: as the flags say, else as the published code of its page leaves it."""
+    page = pages("TWO_SLICES" if checkpoint.settings["method"] == "cogrnet" or "labels" in checkpoint.settings else "PAGE").get(
+        checkpoint.facts["name"]
+    )
+    own, prefix = (page.published_layout, page.module_prefix) if page else ("plain", False)
+    layout = "net_opt" if checkpoint.stage == "pre_train" else own
+    return layout if s.layout == "published" else s.layout, s.module_prefix or (prefix and not s.no_module_prefix)
+
+
+def _not_published(settings: Mapping) -> dict[str, str]:
+    """Settings that the weights were trained with and the published network of their names has not."""
+    upsampling = {"none": "bilinear"}.get(settings.get("egm", "none"), "nearest")
+    odd = {"egm": settings.get("egm", "none")} if settings.get("egm", "none") == "corrected" else {}
+    return odd | ({"upsampling": u} if (u := settings.get("upsampling", "published")) not in ("published", upsampling) else {})

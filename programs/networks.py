@@ -1,0 +1,43 @@
+"""Networks from settings, and weights from checkpoints."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from dataloaders.facts import DatasetFacts
+from networks import registry
+from networks.published import import_state_dict
+from training.checkpoint import Checkpoint
+from utils.errors import UserError
+
+
+def build_network(facts: DatasetFacts, model: str, options: Mapping[str, object]) -> nn.Module:
+    """The network `model` on the CPU, with those of the `options` that it has; raises UserError for one that does not suit the data."""
+    try:
+        net = registry.build(model, facts.channels, facts.classes, options)
+    except ValueError as error:
+        raise UserError(f"--model {model}: {error}") from None
+    if net.dims != facts.dims:
+        names = [name for name, network in registry.NETWORKS.items() if network.dims == facts.dims]
+        raise UserError(f"--model {model}: takes {net.dims}-D images, {facts.name} has {facts.dims}-D ones; choose from {', '.join(names)}")
+    return net
+
+
+def check_patch(net: nn.Module, patch_size: Sequence[int], images: int = 2) -> None:
+    """Raise UserError where the network cannot take `images` patches in a pass."""
+    given = f"--patch_size {' '.join(map(str, patch_size))}"
+    if len(patch_size) != net.dims:
+        raise UserError(f"{given}: give {net.dims} sides, as in --patch_size {' '.join(['96'] * net.dims)}")
+    try:
+        net.check_size(tuple(patch_size), images)
+    except ValueError as error:
+        few = " (--labeled_bs says how many)" if images == 1 else ""
+        raise UserError(f"{given}: {error}{few}") from None
+
+
+def load_network(net: nn.Module, checkpoint: Checkpoint) -> None:
+    """A checkpoint's (student) weights into a network; raises UserError where they do not fit."""
+    try:
+        import_state_dict(net, checkpoint.weights)
+    except ValueError as error:
+        raise UserError(f"{checkpoint.path}: {error}; is it for another network, --egm or number of classes?") from None

@@ -1,0 +1,47 @@
+"""Synthetic data in the layout of a public data set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dataloaders.phantom.write import write_phantom
+from recipes.registry import find_page
+from utils.cli import parse
+
+# the published planes of the registration need scans of the published size
+REGISTER = "code/CoGRNet_register.py --dataset {} --root_path {} --planes middle middle"
+NEXT = {
+    "ACDC": "code/ACDC_labelnum3_train.py --root_path {1}",
+    "LA": "code/LA_labelnum4_train.py --root_path {1}",
+    "Pancreas": "pancreas/pancreas_labelnum20_train.py --root_path {1}",
+}
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    root: Path
+    """Folder to write into; made if missing."""
+    dataset: Literal["ACDC", "LA", "Pancreas", "KiTS19", "LiTS"] = "ACDC"
+    """Whose layout to write."""
+    train: int = 20
+    """Training patients; those of ACDC are written as slices."""
+    val: int | None = None
+    """Validation patients, written as volumes; ACDC alone, where 4 are the default."""
+    test: int = 6
+    """Test patients, written as volumes."""
+    labelled: int | None = None
+    """How many of the training patients are listed as labelled; Pancreas alone, where 12 of 62 are the default."""
+    size: tuple[int, ...] | None = None
+    """ACDC: mean side of an image in pixels (128). Others: mean voxels along the array's three axes (LA 96 96 56,
+    Pancreas 96 96 96, KiTS19 and LiTS 32 96 96)."""
+    seed: int = 1337
+    """Which population to draw."""
+
+
+def make_phantom(argv: Sequence[str] | None = None, description: str = "") -> None:
+    """Write the phantom and name the command that comes next."""
+    flags = parse(PhantomSettings, argv, description=description)
+    facts = find_page(flags.dataset).facts
+    wrote = write_phantom(facts, flags.root, flags.train, flags.test, flags.val, flags.labelled, flags.size, flags.seed)
+    print(f"{wrote}; next: python {NEXT.get(flags.dataset, REGISTER).format(flags.dataset, flags.root)}")

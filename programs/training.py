@@ -1,0 +1,223 @@
+"""A training run: from settings and a page to stages for the one loop. Methods are handed the `Frame`."""
+
+import time
+import zlib
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch.utils.data import DataLoader
+
+from dataloaders.augment import INTENSITIES, Augmentation
+from dataloaders.cases import read_cases
+from dataloaders.two_stream import StreamSampler, collate
+from methods.registry import METHODS
+from programs.networks import build_network, check_patch, load_network
+from programs.published_flags import training_rules, translated
+from programs.published_optimizer import take_over_momentum
+from programs.settings import default_settings, settings_from_flags
+from recipes.page import Page, data_root
+from training.checkpoint import read
+from training.device import choose_device, place, set_deterministic, use_bf16
+from training.distributed import check_batch, from_main, is_main, process_group, rank, world
+from training.evaluate import validate
+from training.log import RunLog
+from training.loop import Run, Stage, run_stages
+from training.memory import step_memory
+from training.settings import Settings, known
+from training.signals import leave_to_main_process
+from utils.errors import UserError, writing
+from utils.losses import Loss
+from utils.phase import Phase, Plan
+from utils.schedules import schedule
+
+STAGE_NUMBERS = {"supervised": 0, "pre_train": 1, "self_train": 2}  # set apart what the stages draw from one seed
+
+
+def train(page: Page, argv: Sequence[str] | None = None, description: str = "", **numbers) -> None:
+    """Train on a data set with a script's numbers, changed by the flags in `argv`; resumes what an earlier call began."""
+    settings = settings_from_flags(page, numbers, translated(training_rules(page.commands), argv), description)
+    with process_group(choose_device(settings.device, settings.gpu)) as device:
+        run_stages(*Frame(page, settings, device).stages())
+
+
+class Frame:
+    """What a method builds its stages from: `settings`, the data set's `page`, and the calls below."""
+
+    def __init__(self, page: Page, settings: Settings, device: torch.device):
+        """Raises UserError where settings, data and network do not fit each other, before anything is trained."""
+        self.page, self.settings, self.device = page, settings, device
+        s = settings
+        check_batch(s.batch_size, s.labeled_bs)
+        for name in s.intensity:
+            known("intensity", name, INTENSITIES)
+        check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
+        bf16 = use_bf16(s.amp, device)
+        set_deterministic(s.deterministic)
+        self.folder = page.folder(s.output_root, s.exp, s.labelnum)
+        self.root = data_root(page.facts.name, s.root_path)
+        self.plans = self._plans()
+        self.unlabelled = any(plan.unlabelled for plan in self.plans)
+        self.data = self._read()
+        self._check_counts()
+        split, rule = page.selection(s.select)
+        self.validation_cases = read_cases(page.facts, self.root, split)
+        self.selection = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
+        self._move_aside()
+        about = {"settings": s.computed(), "facts": page.facts.plain(), "selection": self.selection}
+        best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
+        defaults = default_settings(page, s.method, s.model).computed()
+        self.run = Run(self.folder, best_name, about, device, page.facts.dims, bf16, RunLog(self.folder), defaults)
+
+    # what methods call
+
+    def network(self, number: int = 0) -> torch.nn.Module:
+        """A network with its first weights, the same at every call with that number, on the device."""
+        torch.manual_seed(self.settings.seed + number)
+        return place(self._build(), self.device, self.page.facts.dims)
+
+    def loss(self, pretraining: bool = False) -> Loss:
+        return Loss(dict(self.settings.pre_losses if pretraining else self.settings.losses), self.page.dice(self.settings))
+
+    def seed(self, stage: str, purpose: int) -> tuple[int, ...]:
+        """A seed for what a stage draws; `purpose` 1 is the method's, 0 and 2 are batches and dropout."""
+        return self.settings.seed, STAGE_NUMBERS.get(stage, zlib.crc32(stage.encode())), purpose
+
+    def epoch(self, unlabelled: bool) -> int | None:
+        """Steps of an epoch where the settings count epochs, else None; `unlabelled`: of batches with unlabelled images."""
+        return self._sampler((0,), unlabelled, range(1)).epoch if self.settings.unit == "epoch" else None
+
+    def steps(self, length: int, unlabelled: bool) -> int:
+        """Steps of a stage of `length` iterations or epochs."""
+        return length * (self.epoch(unlabelled) or 1)
+
+    def phase_state(self, stage: str) -> dict:
+        """The state that the phase of an earlier stage of this run ended with; empty where there is none."""
+        path = self.folder / stage / "last.pth"
+        return dict(read(path).phase or {}) if path.is_file() else {}
+
+    # what the run is made of
+
+    def stages(self) -> tuple[Run, dict]:
+        """The run and its stages by name, each built when its turn comes."""
+        s, data, page, say = self.settings, self.data, self.page, self.run.log.say
+        say(
+            f"{page.facts.name}, --labelnum {s.labelnum}: {data.labelled} labelled and {data.unlabelled} unlabelled {page.counted}, "
+            f"{len(self.validation_cases)} validation volumes; --method {s.method}, --model {s.model}; "
+            f"{self.device} x {world()}; TensorBoard: tensorboard --logdir {self.folder}"
+        )
+        say(f"checkpoints are selected by: {self.selection}; the last one is kept beside the best")
+        return self.run, {plan.phase.name: partial(self._stage, plan) for plan in self.plans}
+
+    def _plans(self) -> list[Plan]:
+        """The method's stages that --run_mode asks for; one that has no self-training runs whole."""
+        plans = METHODS[self.settings.method].stages(self)
+        wanted = {"pretrain": (True,), "selftrain": (False,)}.get(self.settings.run_mode, (True, False))
+        return [plan for plan in plans if plan.pretraining in wanted or len(plans) == 1]
+
+    def _build(self) -> torch.nn.Module:
+        return build_network(self.page.facts, self.settings.model, vars(self.settings))
+
+    def _read(self):
+        s, page = self.settings, self.page
+        names, labelled = page.cases(self.root, page.facts, s.labelnum)
+        intensity = tuple(INTENSITIES[name] for name in s.intensity)
+        augment = tuple(Augmentation(spatial, intensity) for spatial in page.spatial(s.patch_size))
+        say = print if is_main() else lambda message: None
+        return page.data(s)(page.facts, self.root, names if self.unlabelled else names[:labelled], labelled, augment, say=say)
+
+    def _check_counts(self) -> None:
+        s, data, counted = self.settings, self.data, self.page.counted
+        if self.unlabelled and not data.unlabelled:
+            raise UserError(
+                f"--labelnum {s.labelnum}: leaves no unlabelled {counted} in the training list; "
+                "choose fewer, or --method supervised, which needs none"
+            )
+        if self._sampler((0,), self.unlabelled, range(1)).epoch < 1:
+            raise UserError(
+                f"--labeled_bs {s.labeled_bs}: the training list has {data.labelled} labelled {counted} of --labelnum {s.labelnum}"
+                f"{f' and {data.unlabelled} unlabelled ones' if self.unlabelled else ''}, too few; lower it, and --batch_size"
+            )
+
+    def _move_aside(self) -> None:
+        """With --fresh, rename an earlier run's folder, or its self-training's, so that nothing is lost."""
+        s = self.settings
+        if s.fresh and is_main():
+            selftrain = s.run_mode == "selftrain" and not any(plan.pretraining for plan in self.plans)
+            for folder in [self.folder / plan.phase.name for plan in self.plans] if selftrain else [self.folder]:
+                if folder.exists():
+                    aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+                    with writing(aside, "move it by hand or use another --exp"):
+                        folder.rename(aside)
+                    print(f"the earlier run is now {aside}")
+        from_main(None)  # the other processes wait until the folder is ready
+
+    def _stage(self, plan: Plan) -> Stage:
+        s, page = self.settings, self.page
+        phase, unit, steps = plan.build(), self.epoch(plan.unlabelled) or 1, self.steps(plan.length, plan.unlabelled)
+        self._tell_memory(phase, plan)
+        factor = schedule(s.pre_lr_schedule if plan.pretraining else s.lr_schedule, s.lr_drop_every)
+        predict = page.predictor(s.patch_size, s.val_stride if hasattr(s, "val_stride") else (), self.device)
+        return Stage(
+            phase=phase,
+            optimizer=self._optimizer(phase, s.pre_weight_decay if plan.pretraining else s.weight_decay),
+            steps=steps,
+            val_every=s.val_every * unit,
+            val_lead=unit if unit > 1 else 0,
+            batches=partial(self._batches, phase.name, plan.unlabelled),
+            validate=lambda net, stopped: validate(net, stopped, self.validation_cases, predict, page.facts.class_names),
+            learning_rate=lambda step: s.base_lr * factor(step, steps),
+            seed=self.seed(phase.name, 2),
+            begin=partial(self._begin, plan),
+        )
+
+    def _optimizer(self, phase: Phase, weight_decay: float) -> torch.optim.Optimizer:
+        parameters = [parameter for net in phase.learners.values() for parameter in net.parameters()]
+        if self.settings.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=self.settings.base_lr, weight_decay=weight_decay)
+        return torch.optim.SGD(parameters, lr=self.settings.base_lr, momentum=0.9, weight_decay=weight_decay)
+
+    def _begin(self, plan: Plan, stage: Stage) -> None:
+        """The student and, for some data sets, the optimiser take over from an earlier stage's best checkpoint, ours or a published one."""
+        if plan.after:
+            path = self.page.best(self.folder, plan.after, self.settings.model, self.settings.labelnum)
+            if not path.is_file():
+                raise UserError(f"{path}: no pre-trained network; run with --run_mode pretrain first, or put a published one there")
+            checkpoint = read(path)
+            load_network(stage.phase.student, checkpoint)
+            keeps = self.page.keeps_optimizer and len(stage.phase.learners) == 1
+            momentum = take_over_momentum(stage.optimizer, stage.phase.student, checkpoint) if keeps else ""
+            self.run.log.say(f"{stage.phase.name}: starting from {path}{momentum}")
+        stage.phase.begin()
+
+    def _tell_memory(self, phase: Phase, plan: Plan) -> None:
+        """Say what a step takes: 2-D steps are small, so volumes only."""
+        s, facts = self.settings, self.page.facts
+        if facts.dims == 3 and is_main():
+            labelled, unlabelled = s.labeled_bs // world(), (s.batch_size - s.labeled_bs) // world() if plan.unlabelled else 0
+            memory = step_memory(phase, labelled, unlabelled, facts.channels, s.patch_size, 2 if s.optimizer == "adam" else 1)
+            advice = "" if hasattr(s, "recompute") and s.recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
+            self.run.log.say(f"{phase.name}: a training step will take about {memory.step_bytes / 2**30:.1f} GiB{advice}")
+            if memory.images < phase.student.smallest_batch:
+                self.run.log.say(
+                    f"warning: {phase.name} sees one patch at a time, too few for batch normalisation: validation, which uses the "
+                    "statistics of many, may find nothing for long (docs/results/la.md); a --labeled_bs of at least 4 per process gives two"
+                )
+
+    def _sampler(self, seed: tuple[int, ...], unlabelled: bool, steps: range) -> StreamSampler:
+        s, data = self.settings, self.data
+        others, unlabelled_bs = (data.unlabelled, s.batch_size - s.labeled_bs) if unlabelled else (0, 0)
+        return self.page.sampler(s)(data.labelled, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world())
+
+    def _batches(self, stage: str, unlabelled: bool, steps: range) -> DataLoader:
+        workers = self.settings.num_workers
+        if workers < 0:
+            workers = 4 if self.device.type == "cuda" else 0
+        return DataLoader(
+            self.data,
+            batch_sampler=self._sampler(self.seed(stage, 0), unlabelled, steps),
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=leave_to_main_process,
+            pin_memory=self.device.type == "cuda",
+        )

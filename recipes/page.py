@@ -1,0 +1,92 @@
+"""What the page of a data set says: all that makes it itself, in one frozen value."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from dataloaders.augment import SpatialDraw
+from dataloaders.facts import DatasetFacts
+from dataloaders.two_stream import StreamSampler, TwoStreamSampler
+from methods.copy_paste import Pasting
+from training.evaluate import Predict
+from training.settings import Settings
+from utils.ema import EmaScope
+from utils.losses import Term
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MODEL = REPOSITORY / "code" / "model"
+
+
+def same(settings: Settings) -> Settings:
+    return settings
+
+
+def labelled_folder(family: str, dataset: str) -> Callable[[Path | None, str, int], Path]:
+    """Where runs lie: code/model/<family>/<data set>_<exp>_<labelnum>_labeled, as the published README has it."""
+    return lambda output_root, exp, labelnum: (output_root or MODEL) / family / f"{dataset}_{exp}_{labelnum}_labeled"
+
+
+def data_root(dataset: str, root_path: Path | None) -> Path:
+    """`--root_path`, or else data_split/<data set> in the repository."""
+    return root_path or REPOSITORY / "data_split" / dataset
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Page:
+    """A data set as training and test need it. `recipes.templates` has what 2-D and 3-D data sets share; a page names the rest.
+
+    Numbers: `numbers` are the published protocol, by the names of the flags, whichever method, network or options they belong to;
+    `methods` those that a method has on this data set alone.
+    """
+
+    facts: DatasetFacts
+    # reading: what --labelnum counts; which cases there are and how many of them are labelled; the training data set of a run
+    counted: str = "volumes"
+    cases: Callable[[Path, DatasetFacts, int], tuple[list[str], int]]
+    data: Callable[[Any], Callable[..., Dataset]]
+    sampler: Callable[[Any], type[StreamSampler]] = lambda settings: TwoStreamSampler
+    # spatial augmentation of labelled and of unlabelled images, to the patch size
+    spatial: Callable[[tuple[int, ...]], tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]]
+    # learning: the term `dice` of its losses, who is pasted into whom, what the EMA teacher averages
+    dice: Callable[[Any], Term]
+    pasting: Pasting
+    ema_scope: EmaScope = "parameters"
+    keeps_optimizer: bool = False  # self-training goes on with pre-training's
+    # settings: options that become flags beside those of every run, numbers, what follows from other flags
+    options: tuple[type, ...] = ()
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settled: Callable[[Any], Any] = same
+    # prediction: (patch size, stride, device, connectivity, progress) -> predictor; the published test's stride, and the connectivity
+    # of the components of which it keeps the largest
+    predictor: Callable[..., Predict]
+    stride: Sequence[int] = ()
+    connectivity: int | None = None
+    test_options: tuple[type, ...] = ()
+    test_numbers: Mapping[str, Any] = field(default_factory=dict)
+    # files: a run's folder from --output_root, --exp and --labelnum; a stage's best checkpoint from its name, --model and --labelnum, and
+    # where a published pre-training is looked for too; how published checkpoints are laid out
+    folder: Callable[[Path | None, str, int], Path]
+    best_name: Callable[[str, str, int], str] = lambda stage, model, labelnum: f"{model}_best_model.pth"
+    published_pretraining: str | None = None
+    published_layout: str = "plain"
+    module_prefix: bool = False
+    commands: str = ""  # whose published command lines are understood (programs/published_flags.py)
+
+    def best(self, folder: Path, stage: str, model: str, labelnum: int) -> Path:
+        """The best checkpoint of a stage of the run in `folder`: ours, or a published one under its own name."""
+        ours = folder / stage / self.best_name(stage, model, labelnum)
+        if stage == "pre_train" and self.published_pretraining and not ours.exists():
+            published = folder / self.published_pretraining.format(labelnum=labelnum)
+            return published if published.is_file() else ours
+        return ours
+
+    def selection(self, select: str) -> tuple[str, str]:
+        """The split whose score selects the best checkpoint, and that rule in words."""
+        if select == "published":
+            select = self.numbers.get("select", "val")
+        spoilt = ", as published: its test figures are too good" if select == "test" else ""
+        return select, f"best mean Dice on {self.facts.list_name(select)}{spoilt}"

@@ -1,0 +1,181 @@
+"""Registration of CoGRNet: two annotated slices of each labelled volume become two coarse 3-D labels (px, py), then their report."""
+
+import hashlib
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from dataloaders.coarse import WORDS, read_annotation, read_coarse, write_coarse
+from dataloaders.facts import DatasetFacts
+from dataloaders.hdf5 import check_root, read_case
+from recipes.page import data_root
+from recipes.registry import find_page
+from registration.labels import AGAIN, Case, assemble, directions
+from registration.report import report
+from registration.settings import RegistrationSettings
+from utils.cli import parse
+from utils.errors import Interrupted, UserError, writing
+from utils.progress import progress
+from utils.registration import carry, scale_255
+from utils.workers import worker_pool
+
+
+def register(argv: Sequence[str] | None = None, description: str | None = None) -> None:
+    """Make and report coarse labels; see `RegistrationSettings`."""
+    s = parse(RegistrationSettings, argv, description=description)
+    facts, root = find_page(s.dataset).facts, data_root(s.dataset, s.root_path)
+    check_root(root, s.dataset)
+    cases = _labelled_cases(s, facts, root)
+    output = s.output_dir or root / "coarse_report"
+    with writing(output, "free space or name another place with --output_dir"):
+        output.mkdir(parents=True, exist_ok=True)
+    seconds = _make(s, facts, [case for case in cases if not _finished(s, facts, case)], len(cases))
+    report(s, facts, cases, seconds, output)
+    print(f"coarse labels of {len(cases)} cases lie beside their files; registration.csv, summary.json and pictures are in {output}")
+
+
+def _labelled_cases(s: RegistrationSettings, facts: DatasetFacts, root: Path) -> list[Case]:
+    names = facts.read_list(root, facts.train_list)
+    if not 1 <= s.labelnum <= len(names):
+        raise UserError(f"--labelnum {s.labelnum}: {facts.train_list} has {len(names)} cases, name 1 to {len(names)}")
+    if s.workers < 0:
+        raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one per processor")
+    planes = [_plane(word) for word in s.planes or ()]
+    paths = [(name, facts.path(root, name)) for name in names[: s.labelnum]]
+    # every case is looked at before the first is registered: a fault in the last must not show after hours
+    return [Case(name, path, read_annotation(path, facts, planes)) for name, path in paths]
+
+
+def _plane(word: str) -> int | str:
+    if word in WORDS:
+        return word
+    if not word.isdecimal():
+        raise UserError(f"--planes {word}: a slice number, counted from 0, or one of {', '.join(WORDS)} is expected for each plane")
+    return int(word)
+
+
+def _attributes(s: RegistrationSettings, case: Case, plane: int, image: np.ndarray) -> dict:
+    """What a coarse label depends on."""
+    digest = hashlib.sha256(np.ascontiguousarray(image))
+    for drawn in case.annotated if s.propagation == "improved" else case.annotated[plane : plane + 1]:
+        digest.update(f"{drawn.axis} {drawn.index}".encode() + np.ascontiguousarray(drawn.mask).tobytes())
+    return {
+        "coarse_axis": case.annotated[plane].axis,
+        "coarse_slice": case.annotated[plane].index,
+        "coarse_transform": s.transform,
+        "coarse_propagation": s.propagation,
+        **({"coarse_intensities": "whole"} if s.propagation == "published" else {}),  # older files were made of fractions
+        "coarse_seed": s.seed,
+        "coarse_input_sha256": digest.hexdigest(),
+    }
+
+
+def _finished(s: RegistrationSettings, facts: DatasetFacts, case: Case) -> bool:
+    """Whether both coarse files are there, intact and made with these settings; raises UserError for other ones unless --redo."""
+    intact = 0
+    image = None
+    for plane, path in enumerate(case.coarse):
+        if not path.exists():
+            continue
+        try:
+            attributes = read_coarse(path, AGAIN).attributes
+        except UserError as error:
+            print(f"made again: {error}")
+            continue
+        image = read_case(case.path, facts, facts.dims, label=False)[0][0] if image is None else image
+        for key, value in _attributes(s, case, plane, image).items():
+            if attributes.get(key) == value:
+                continue
+            if not s.redo:
+                what = key.removeprefix("coarse_").replace("input_sha256", "image or annotation")
+                raise UserError(
+                    f"{path}: made with another {what}{'' if 'sha256' in key else f' ({attributes.get(key)}, now {value})'}; "
+                    f"--redo makes the coarse labels again, or move it away"
+                )
+            return False
+        intact += 1
+    return intact == 2
+
+
+def _make(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], total: int) -> dict[str, list[float]]:
+    """Register the cases and write their files, each as soon as its four directions are done; processor seconds of each
+    case's planes."""
+    workers = s.workers or os.cpu_count() or 1
+    seconds: dict[str, list[float]] = {}
+    if not cases:
+        return seconds
+    waiting: deque = deque()
+    try:
+        with (
+            _terminated(),
+            progress(total=4 * total, initial=4 * (total - len(cases)), desc="registering", unit="direction") as bar,
+            worker_pool(min(workers, 4 * len(cases))) as pool,
+        ):
+            for case in cases:
+                (image,), _, kept = read_case(case.path, facts, facts.dims, label=False)
+                jobs = _submit(s, pool, case, image)
+                for job in jobs:
+                    job.add_done_callback(lambda job: job.cancelled() or bar.update())
+                waiting.append((case, image, kept, jobs))
+                if len(waiting) > workers // 4 + 1:  # no more volumes in memory than keep every process busy
+                    seconds |= _write(s, *waiting.popleft())
+            while waiting:
+                seconds |= _write(s, *waiting.popleft())
+    except BrokenProcessPool:
+        raise UserError("a process ended unexpectedly (no memory left?); run again with fewer --workers, finished cases are kept") from None
+    return seconds
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """A scheduler's SIGTERM ends the work as Ctrl-C does: with nothing half-written, and no process left behind."""
+
+    def stop(number: int, frame) -> None:
+        raise Interrupted("terminated; the same command continues", 128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _submit(s: RegistrationSettings, pool: ProcessPoolExecutor, case: Case, image: np.ndarray) -> list[Future]:
+    """Start the four directions of a case: each plane's annotated slice towards the axis's start and its end."""
+    jobs = []
+    scaled = scale_255(image, whole=s.propagation == "published")
+    for own, other in (case.annotated, case.annotated[::-1]):
+        for part, guide in directions(own, other if s.propagation == "improved" else None, image.shape[own.axis]):
+            slices = np.ascontiguousarray(np.moveaxis(scaled, own.axis, 0)[part])
+            jobs.append(pool.submit(_timed, slices, own.mask, s.transform, s.seed, guide))
+    return jobs
+
+
+def _timed(*arguments) -> tuple:
+    start = time.process_time()  # not the clock: processes may share a processor
+    return carry(*arguments), time.process_time() - start
+
+
+def _write(s: RegistrationSettings, case: Case, image: np.ndarray, kept: dict, jobs: Sequence[Future]) -> dict[str, list[float]]:
+    results = [job.result() for job in jobs]
+    improved = s.propagation == "improved"
+    alone, labels = assemble(case, image.shape, [carried for carried, _ in results], improved)
+    for plane, path in enumerate(case.coarse):
+        attributes = {
+            **kept,
+            **_attributes(s, case, plane, image),
+            "coarse_planes": " ".join(s.planes or ("published",)),
+            "coarse_failed": sum(carried.failed for carried, _ in results[2 * plane : 2 * plane + 2]),
+            "coarse_versions": ", ".join(f"{name} {version(name)}" for name in ("antspyx", "numpy", "scipy")),
+        }
+        write_coarse(path, image, labels[plane], alone[plane], attributes)
+    return {case.name: [sum(taken for _, taken in results[2 * plane : 2 * plane + 2]) for plane in (0, 1)]}

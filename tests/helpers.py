@@ -1,0 +1,74 @@
+"""What several test files share: the data sets' facts, losses, runs compared, a process stopped in the middle."""
+
+import os
+import signal
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+
+from programs.training import train as train_page
+from recipes import acdc, kits19, la, lits, pancreas
+from training.checkpoint import load
+from utils.losses import Loss, dice_2d, dice_3d
+
+ACDC, LA, PANCREAS, KITS19, LITS = (module.PAGE.facts for module in (acdc, la, pancreas, kits19, lits))
+HALF = {"dice": 0.5, "ce": 0.5}
+LOSS_2D, LOSS_3D = Loss(HALF, dice_2d), Loss(HALF, dice_3d)
+LOSS_BCP = Loss(HALF, partial(dice_2d, mask_background=True))
+
+
+def train(page, root, output, *flags, **numbers):
+    """Train on the CPU with a script's `numbers` and flags; what each stage left behind, see `stages`."""
+    train_page(page, [str(flag) for flag in flags], root_path=root, output_root=output, device="cpu", **numbers)
+    return stages(output)
+
+
+def stages(output):
+    """What each stage left behind: its last and its best checkpoint."""
+    return {f"{p.parent.name}/{p.name}": load(p) for p in sorted(output.rglob("*.pth")) if p.name != "previous.pth"}
+
+
+def assert_same(a, b, where=""):
+    """Equal bit for bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where
+
+
+@contextmanager
+def signalled(monkeypatch, phase, step, number=signal.SIGTERM):
+    """Within the context, step `step` of `phase` ends with a signal to this process."""
+    after_step = phase.after_step
+
+    def interrupt(self, at):
+        after_step(self, at)
+        if at == step:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phase, "after_step", interrupt)
+        yield
+
+
+class Recorder(nn.Module):
+    """A 'network' of one parameter that keeps what it is given; its logits favour the class round(3 * pixel)."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(5.0))
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x.detach().clone())
+        return -self.scale * (3 * x - torch.arange(4.0).view(1, 4, 1, 1)).square()

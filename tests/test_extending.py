@@ -1,0 +1,167 @@
+"""What docs/extending.md shows, run as it stands; and a method with two learners in a file of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cps
+import h5py
+import numpy as np
+import pytest
+import torch
+from helpers import assert_same, signalled, train
+
+from dataloaders.augment import INTENSITIES
+from methods.registry import METHODS
+from networks.registry import NETWORKS
+from programs.evaluation import evaluate
+from programs.generic import test_any as evaluate_any
+from programs.generic import train_any
+from recipes import acdc
+from training.checkpoint import load
+from utils.errors import Interrupted, UserError
+from utils.losses import TERMS
+from utils.schedules import SCHEDULES
+
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+SHORT = {"pre_iterations": 1, "max_iterations": 1, "val_every": 1}
+ACDC = {"labelnum": 1, "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, **SHORT}
+
+
+@pytest.fixture
+def registries():
+    """What is registered in a test is forgotten after it."""
+    kept = [(registry, dict(registry)) for registry in (METHODS, NETWORKS, TERMS, SCHEDULES, INTENSITIES)]
+    yield
+    for registry, before in kept:
+        registry.clear()
+        registry.update(before)
+
+
+def run(name):
+    namespace = {"__name__": Path(name).stem}
+    exec(compile(BLOCKS[name], name, "exec"), namespace)
+    return namespace
+
+
+def write(path, image, label):
+    with h5py.File(path, "w") as file:
+        file["image"], file["label"] = image.astype(np.float32), label.astype(np.uint8)
+
+
+def test_every_block_is_run_here():
+    assert set(BLOCKS) == {
+        *("polyps.py", "prostate.py", "networks/plain.py", "utils/losses.py", "utils/schedules.py", "dataloaders/augment.py"),
+    }
+
+
+def words(**numbers):
+    return [word for name, value in numbers.items() for word in (f"--{name}", *map(str, value if isinstance(value, tuple) else [value]))]
+
+
+def test_a_2d_data_set_is_one_page(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    names = [f"p{patient}_{k}" for patient in range(3) for k in range(4)]
+    for name in names:
+        write(tmp_path / f"{name}.h5", rng.random((40, 44, 3)), rng.integers(0, 5, (40, 44)))
+    for split in ("val", "test"):
+        write(tmp_path / f"{split}1.h5", rng.random((3, 40, 44, 3)), rng.integers(0, 5, (3, 40, 44)))
+        (tmp_path / f"{split}.list").write_text(f"{split}1\n")
+    (tmp_path / "train.list").write_text("\n".join(names))
+    (tmp_path / "polyps.py").write_text(BLOCKS["polyps.py"])
+    place = words(dataset=tmp_path / "polyps.py", root_path=tmp_path, output_root=tmp_path / "out", labelnum=1, device="cpu")
+    train_any([*place, *words(method="bcp", batch_size=4, labeled_bs=2, **SHORT)])
+    evaluate_any([*place, "--exp", "bcp_baseline"])
+    assert "fluid" in capsys.readouterr().out
+    (last,) = tmp_path.rglob("self_train/last.pth")
+    assert last.parts[-3] == "Polyps_bcp_baseline_1_labeled"
+    assert load(last)["student"]["encoder.in_conv.conv_conv.0.weight"].shape[1] == 3
+
+
+def test_a_3d_data_set_is_one_page(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        write(tmp_path / f"{name}.h5", rng.random((2, 18, 34, 36)), rng.integers(0, 3, (18, 34, 36)))
+    for split, names in (("train", "abc"), ("val", "d"), ("test", "d")):
+        (tmp_path / f"{split}.list").write_text("\n".join(names))
+    (tmp_path / "prostate.py").write_text(BLOCKS["prostate.py"])
+    place = words(dataset=tmp_path / "prostate.py", root_path=tmp_path, output_root=tmp_path / "out", labelnum=2, device="cpu")
+    with pytest.raises(UserError, match="the edge map needs an image of 1 or 3 channels, not 2; use --egm none"):
+        train_any([*place, "--egm", "published"])
+    train_any([*place, *words(method="mean_teacher", batch_size=4, labeled_bs=2, val_stride=(32, 32, 16), **SHORT)])
+    evaluate_any([*place, *words(exp="mean_teacher", model="VNet", stride=(32, 32, 16))])
+    assert len(list(tmp_path.rglob("metrics.csv"))) == 1
+
+
+def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, registries):
+    NETWORKS["plain"] = run("networks/plain.py")["Plain"]
+    for name in ("utils/losses.py", "utils/schedules.py", "dataloaders/augment.py"):
+        run(name)
+    flags = words(model="plain", width=6, lr_schedule="linear", intensity="inverted", method="bcp", max_iterations=2)
+    numbers = {key: value for key, value in ACDC.items() if key not in ("egm", "max_iterations")}
+    checkpoints = train(acdc.PAGE, phantom_root, tmp_path, *flags, "--losses", "dice", "0.5", "brier", "0.5", **numbers)
+    last = checkpoints["self_train/last.pth"]
+    assert last["settings"]["width"] == 6 and last["student"]["layers.0.weight"].shape == (6, 1, 3, 3)
+    assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.01 * 0.5)
+    place = words(root_path=phantom_root, output_root=tmp_path, labelnum=1, exp="bcp_baseline", model="plain", device="cpu")
+    evaluate(acdc.PAGE, place)
+    assert len(list(tmp_path.rglob("metrics.csv"))) == 1
+
+
+def test_two_students_train_are_stopped_resume_and_are_tested(phantom_root, tmp_path, monkeypatch, registries):
+    """A method file of at most 60 lines and one line to name it."""
+    assert len(Path(cps.__file__).read_text().splitlines()) <= 60
+    METHODS["cps"] = cps
+    flags = ["--method", "cps", "--max_iterations", "2", "--val_every", "2"]
+    numbers = {key: value for key, value in ACDC.items() if key not in ("max_iterations", "val_every")}
+    whole = train(acdc.PAGE, phantom_root, tmp_path / "whole", *flags, **numbers)
+    last = whole["cross_train/last.pth"]
+    student, other = last["student"], last["phase"]["other"]
+    key = "encoder.in_conv.conv_conv.0.weight"
+    assert not torch.equal(student[key], other[key])  # they start apart
+    assert len(last["optimizer"]["param_groups"][0]["params"]) == 2 * len(list(NETWORKS["unet"](egm="none").parameters()))
+    assert int(other["encoder.in_conv.conv_conv.1.num_batches_tracked"]) == 2  # the second one is in training mode too
+    with signalled(monkeypatch, cps.CrossPseudo, 0), pytest.raises(Interrupted):
+        train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers)
+    assert_same(train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers), whole)
+    place = words(root_path=phantom_root, output_root=tmp_path / "whole", labelnum=1, exp="cps", stage_name="cross_train", device="cpu")
+    evaluate(acdc.PAGE, place)
+    (best,) = (tmp_path / "whole").rglob("cross_train/unet_best_model.pth")
+    evaluate_any(words(checkpoint=best, root_path=phantom_root, output_dir=tmp_path / "again", device="cpu"))  # the file alone
+    metrics = [path.read_text() for path in tmp_path.rglob("metrics.csv")]
+    assert len(metrics) == 2 and metrics[0] == metrics[1]
+
+
+SPY = """
+import os, sys, torch
+from pathlib import PosixPath, WindowsPath
+sys.path[:0] = [{repository!r}, {tests!r}]
+import cps
+from methods.registry import METHODS
+from training.loop import _StageRunner
+METHODS["cps"] = cps
+stage = _StageRunner.run
+def run(self):
+    stage(self)
+    torch.save({{name: net.state_dict() for name, net in self.phase.learners.items()}}, {folder!r} + "/" + os.environ["RANK"] + ".pt")
+_StageRunner.run = run
+from programs.training import train
+from recipes.acdc import PAGE
+train(PAGE, ["--method", "cps"], **{numbers!r})
+"""
+
+
+def test_two_students_in_two_processes(phantom_root, tmp_path):
+    """Both networks average their gradients and their statistics: the processes end with the same two."""
+    numbers = {**ACDC, "root_path": phantom_root, "output_root": tmp_path / "runs", "device": "cpu", "batch_size": 8, "labeled_bs": 4}
+    tests = Path(__file__).parent
+    (tmp_path / "spy.py").write_text(SPY.format(repository=str(tests.parent), tests=str(tests), folder=str(tmp_path), numbers=numbers))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "spy.py")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert_same({name: dict(state) for name, state in first.items()}, {name: dict(state) for name, state in second.items()})
+    assert set(first) == {"student", "other"}

@@ -1,0 +1,52 @@
+"""What follows the training step: learning rates by name, and the ramp of the consistency weight."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+Schedule = Callable[[int, int], float]  # (step, total) -> factor on the base learning rate
+SCHEDULES: dict[str, Callable[..., float]] = {}
+
+
+def learning_rate(function: Callable[..., float]) -> Callable[..., float]:
+    """Makes a schedule known by its name to `--lr_schedule` and `--pre_lr_schedule`."""
+    SCHEDULES[function.__name__] = function
+    return function
+
+
+def schedule(name: str, drop_every: int) -> Schedule:
+    return partial(step, every=drop_every) if name == "step" else SCHEDULES[name]
+
+
+@learning_rate
+def constant(step: int, total: int) -> float:
+    return 1.0
+
+
+@learning_rate
+def step(step: int, total: int, every: int) -> float:
+    """A tenth after each `every` steps, 0: never."""
+    return 0.1 ** (step // every) if every else 1.0
+
+
+@learning_rate
+def poly(step: int, total: int) -> float:
+    """(1 - step / total)^0.9 (DeepLab, arXiv 1606.00915)."""
+    return (1 - step / total) ** 0.9
+
+
+@learning_rate
+def cosine(step: int, total: int) -> float:
+    """Half a cosine from 1 to 0 (SGDR, arXiv 1608.03983)."""
+    return (1 + math.cos(math.pi * step / total)) / 2
+
+
+def sigmoid_rampup(current: float, length: float) -> float:
+    """exp(-5 (1 - t)^2) with t = current / length held in 0..1 (Laine & Aila, arXiv 1610.02242)."""
+    t = min(max(current / length, 0.0), 1.0)
+    return math.exp(-5 * (1 - t) ** 2)
+
+
+def consistency_weight(step: int) -> float:
+    """The weight that the published code computes and logs but uses in no loss: 0.5 at the ramp's end after 30 000 steps."""
+    return 0.5 * sigmoid_rampup(step // 150, 200)
