@@ -12,6 +12,7 @@ import pytest
 
 from methods.registry import METHODS
 from networks.registry import NETWORKS
+from preparation.settings import PrepareSettings
 from programs.evaluation import EvaluationSettings
 from programs.export import ExportSettings
 from programs.report import ReportSettings
@@ -21,14 +22,15 @@ from registration.settings import RegistrationSettings
 from training.settings import WHERE, Settings
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("networks", "dataloaders", "utils", "methods", "training", "recipes", "programs", "registration")
-# who may import whom: scripts -> programs -> recipes -> {methods, training, dataloaders, networks} -> utils
+PACKAGES = ("networks", "dataloaders", "preparation", "utils", "methods", "training", "recipes", "programs", "registration")
+# who may import whom: scripts -> programs -> recipes -> {methods, training, dataloaders, networks} -> utils, preparation -> recipes
 ARROWS = {
     "networks": {"networks"},
     "utils": {"utils"},
     "methods": {"methods", "utils"},
     "training": {"training", "utils"},
     "dataloaders": {"dataloaders", "utils"},
+    "preparation": {"preparation", "recipes", "dataloaders", "utils"},
     "recipes": {"recipes", "methods", "training", "dataloaders", "utils"},
     "registration": {"registration", "recipes", "dataloaders", "utils"},
     "programs": set(PACKAGES) - {"registration"},
@@ -88,7 +90,7 @@ def attributes_read() -> set[str]:
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings, *sorted(OPTIONS, key=str), EvaluationSettings, RegistrationSettings, ReportSettings, ExportSettings],
+    [Settings, *sorted(OPTIONS, key=str), EvaluationSettings, RegistrationSettings, ReportSettings, ExportSettings, PrepareSettings],
     ids=lambda settings: f"{settings.__module__}.{settings.__name__}",
 )
 def test_every_setting_is_read_somewhere(settings):

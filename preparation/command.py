@@ -1,0 +1,214 @@
+"""From raw scans to the HDF5 files that training reads: processes in parallel, finished files kept, one bad case stops no other."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataloaders.plan import FILE, read_plan
+from preparation.acdc import ACDCPreparation
+from preparation.files import RawCase, claim, finished, provenance_attributes, remove_unfinished, write_output
+from preparation.kits19 import KiTS19Preparation
+from preparation.la import LAPreparation
+from preparation.lists import published_lists
+from preparation.lits import LiTSPreparation
+from preparation.nnunet import read_dataset
+from preparation.own import OwnPreparation
+from preparation.pancreas import PancreasPreparation
+from preparation.planning import make_plan
+from preparation.scans import sha256
+from preparation.settings import Preparation, PrepareSettings
+from utils.cli import parse
+from utils.errors import Interrupted, UserError, writing
+from utils.progress import progress
+from utils.workers import worker_pool
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a case."""
+
+    name: str
+    kept: bool = False
+    failed: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def prepare(argv: Sequence[str] | None = None, description: str | None = None) -> int:
+    """Prepare a data set; see `PrepareSettings`. Returns 2 where a case could not be prepared, else 0."""
+    s = parse(PrepareSettings, argv, description=description)
+    _check_flags(s)
+    preparation = _own(s) if s.dataset == "own" else _published(s)
+    cases = _chosen(s, preparation)
+    _make_root(s.root_path)
+    if s.dataset == "own":
+        preparation.plan.write(s.root_path)
+    else:
+        claim(s.root_path, preparation.settings, s.redo)
+    return run_cases(preparation, cases, s.root_path, s.workers, s.redo)
+
+
+def _make_root(root: Path) -> None:
+    with writing(root, "name another place with --root_path"):
+        root.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(root)
+
+
+def _own(s: PrepareSettings) -> Preparation:
+    """By the plan that lies at the root already, so that networks trained on it stay of use, or else by a new one."""
+    dataset = read_dataset(s.source)
+    for line in dataset.said:
+        print(f"warning: {line}")
+    if (s.root_path / FILE).exists() and not s.redo:
+        plan = read_plan(s.root_path)
+        for what, before, after in (
+            ("--dims", plan.dims, s.dims or plan.dims),
+            ("labels", dict(zip(plan.class_names, plan.label_values, strict=True)), {name: value for value, name in dataset.labels}),
+            ("channel_names", plan.channel_names, dataset.channel_names),
+        ):
+            if before != after:
+                raise UserError(
+                    f"{s.root_path / FILE}: made with other {what} ({before}, now {after}); name another --root_path, or --redo"
+                )
+    else:
+        workers = s.workers or os.cpu_count() or 1
+        with _ended_processes(), terminated(), worker_pool(min(workers, max(len(dataset.cases), 1))) as pool:
+            plan = make_plan(dataset, s.dims, pool)
+        print(f"--dims {plan.dims} ({plan.why['dims']})")
+    return OwnPreparation(plan, dataset.cases)
+
+
+def _check_flags(s: PrepareSettings) -> None:
+    for flag, given, known in (
+        ("--variant", s.variant, ("Pancreas",)),
+        ("--size", s.size, ("KiTS19", "LiTS")),
+        ("--dims", s.dims, ("own",)),
+    ):
+        if given is not None and s.dataset not in known:
+            raise UserError(f"{flag} is for {' and '.join(known)} alone; leave it out for {s.dataset}")
+    if s.size and not all(8 <= voxels <= 1024 for voxels in s.size):
+        raise UserError(f"--size {' '.join(map(str, s.size))}: name three numbers from 8 to 1024")
+    if s.workers < 0:
+        raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one a processor")
+    if not s.source.is_dir():
+        raise UserError(f"--source {s.source}: no such folder; name the one that holds the {s.dataset} scans")
+    if s.root_path.resolve() == s.source.resolve():
+        raise UserError(f"--root_path {s.root_path}: is the source itself; name another folder to write to")
+
+
+def _published(s: PrepareSettings) -> Preparation:
+    size = {"size": s.size} if s.size else {}
+    if s.dataset == "LA":
+        return LAPreparation(s.crop)
+    if s.dataset == "Pancreas":
+        return PancreasPreparation(s.variant or "coranet", s.crop)
+    if s.dataset == "KiTS19":
+        return KiTS19Preparation(crop=s.crop, **size)
+    if s.dataset == "LiTS":
+        return LiTSPreparation(crop=s.crop, **size)
+    return ACDCPreparation()
+
+
+def _chosen(s: PrepareSettings, preparation: Preparation) -> list[RawCase]:
+    """The cases that `--cases` names, or else those that a published list names; UserError where there is none."""
+    found = {case.name: case for case in preparation.find(s.source)}
+    if not found:
+        raise UserError(f"--source {s.source}: no {s.dataset} scan below it; docs/data.md shows the folders that are expected")
+    if s.cases:
+        unknown = [name for name in s.cases if name not in found]
+        if unknown:
+            raise UserError(f"--cases {unknown[0]}: not among the {len(found)} cases below {s.source} ({', '.join(list(found)[:3])} ...)")
+        return [found[name] for name in dict.fromkeys(s.cases)]
+    if s.dataset == "own":
+        return list(found.values())
+    listed = {preparation.listed(line) for lines in published_lists(s.dataset).values() for line in lines}
+    others = [name for name in found if name not in listed]
+    if others:
+        print(f"left out: {len(others)} of {len(found)} cases, in no published list ({', '.join(others[:3])} ...); --cases takes them")
+    if len(others) == len(found):
+        raise UserError(f"--source {s.source}: none of its cases is in a published list; name them with --cases")
+    return [case for name, case in found.items() if name in listed]
+
+
+def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, workers: int, redo: bool) -> int:
+    """Prepare the cases and write the lists; say what could not be. 2 where a case failed, else 0."""
+    done = []
+    try:
+        with (
+            _ended_processes(),
+            terminated(),
+            progress(total=len(cases), desc="preparing", unit="case") as bar,
+            worker_pool(min(workers or os.cpu_count() or 1, max(len(cases), 1))) as pool,
+        ):
+            for job in as_completed([pool.submit(prepare_case, preparation, case, root, redo) for case in cases]):
+                done.append(job.result())
+                bar.update()
+    finally:
+        remove_unfinished(root)
+    said = preparation.write_lists(root)
+    done.sort(key=lambda one: one.name)
+    for line in [line for one in done for line in one.warnings] + said:
+        print(f"warning: {line}")
+    failed = [one for one in done if one.failed]
+    for one in failed:
+        print(f"not prepared: {one.name}: {one.failed}", file=sys.stderr)
+    kept = sum(one.kept for one in done)
+    print(f"{len(done) - len(failed) - kept} cases prepared, {kept} kept, {len(failed)} not prepared; they lie below {root}")
+    return 2 if failed else 0
+
+
+def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool) -> Done:
+    """Make the files of one case unless they are there; UserError where they cannot be written, which would be so for every case."""
+    if case.fault:
+        return Done(case.name, failed=case.fault)
+    warnings: list[str] = []
+    settings, outputs = preparation.settings, None
+    try:
+        hashes = [sha256(path) for path in case.sources]
+        if finished(root, preparation.mark(case), settings, hashes, redo):
+            return Done(case.name, kept=True)
+        outputs = list(preparation.prepare(case, lambda line: warnings.append(line) if line else None))
+    except UserError as error:
+        return Done(case.name, failed=str(error))
+    except MemoryError:
+        return Done(case.name, failed=f"{case.images[0]}: too large for the memory that is left; try again with --workers 1")
+    except Exception as error:  # ours to mend, but no reason to leave the other cases unprepared
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = " ".join(str(error).split())[:200]
+        return Done(
+            case.name,
+            failed=f"{case.images[0]}: {type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno}); please report it",
+        )
+    others = [output.file for output in outputs[:-1]]
+    made_of = provenance_attributes(settings, [path.name for path in case.sources], hashes, others)
+    for output in outputs:
+        write_output(root, output, made_of)
+    return Done(case.name, warnings=tuple(warnings))
+
+
+@contextmanager
+def _ended_processes() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise UserError("a process ended unexpectedly (no memory left?); run again with fewer --workers, finished cases are kept") from None
+
+
+@contextmanager
+def terminated() -> Iterator[None]:
+    """A scheduler's SIGTERM ends the work as Ctrl-C does: with nothing half-written, and no process left behind."""
+
+    def stop(number: int, frame) -> None:
+        raise Interrupted("terminated; the same command continues", 128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,94 @@
+"""Where the voxels of a scan lie, and how a label is laid onto its image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import nibabel
+import numpy as np
+
+from utils.errors import UserError
+
+# ITK's world has x to the patient's left and y to the back, NIfTI's the other way round
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """`spacing` (3,) in mm, `origin` (3,): the centre of voxel 0, `direction` (3, 3): a column an array axis; ITK's world (LPS)."""
+
+    spacing: np.ndarray
+    origin: np.ndarray
+    direction: np.ndarray
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4), from array indices to millimetres in NIfTI's world (RAS)."""
+        affine = np.eye(4)
+        affine[:3, :3] = LPS_TO_RAS @ (self.direction * self.spacing)
+        affine[:3, 3] = LPS_TO_RAS @ self.origin
+        return affine
+
+    def at(self, index: Sequence[float]) -> np.ndarray:
+        """The place (mm) of an array index, whole or not."""
+        return self.origin + (self.direction * self.spacing) @ np.asarray(index, float)
+
+    def cropped(self, start: Sequence[int]) -> "Geometry":
+        """Of the part of the array that begins at `start`."""
+        return replace(self, origin=self.at(start))
+
+    def stepped(self, step: Sequence[float], first: Sequence[float] = (0, 0, 0)) -> "Geometry":
+        """Of an array whose voxel i lies at index `first` + i * `step` of this one."""
+        return replace(self, spacing=self.spacing * np.asarray(step, float), origin=self.at(first))
+
+    def turned(self, axes: Sequence[int], flipped: Sequence[bool], shape: Sequence[int]) -> "Geometry":
+        """Of the array (of `shape`) after `turn` with the same arguments."""
+        axes = list(axes)
+        corner = np.zeros(3)
+        for axis, flip in zip(axes, flipped, strict=True):
+            corner[axis] = (shape[axis] - 1) * flip
+        signs = np.where(flipped, -1.0, 1.0)
+        return Geometry(self.spacing[axes], self.at(corner), self.direction[:, axes] * signs)
+
+
+def turn(array: np.ndarray, axes: Sequence[int], flipped: Sequence[bool]) -> np.ndarray:
+    """The array with its axes in the order `axes`, those `flipped` (of the new order) run backwards; a view."""
+    return array.transpose(tuple(axes))[tuple(slice(None, None, -1 if flip else 1) for flip in flipped)]
+
+
+def to_canonical(geometry: Geometry) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """`turn`'s arguments that make the array's axes run right, front, head (RAS), as closely as turning by right angles can."""
+    found = nibabel.io_orientation(geometry.affine)
+    axes = tuple(int(np.flatnonzero(found[:, 0] == world)[0]) for world in range(3))
+    return axes, tuple(bool(found[axis, 1] < 0) for axis in axes)
+
+
+def lay_onto(name: str, label: np.ndarray, where: Geometry, shape: tuple[int, ...], target: Geometry) -> tuple[np.ndarray, str | None]:
+    """The label on the grid of its image (`shape`, `target`), and a warning where their headers disagree.
+
+    Where the headers say that both show the same voxels in another order (a series read L, P, S, its label stored L, A, S), the
+    label is turned. Where they say anything else the arrays are taken as they are, as every published preparation does, with a
+    warning. Raises UserError where the shapes differ.
+    """
+    relative = np.linalg.inv(target.direction) @ where.direction
+    axes = [int(np.abs(row).argmax()) for row in relative]
+    flipped = [bool(relative[i, axis] < 0) for i, axis in enumerate(axes)]
+    if sorted(axes) == [0, 1, 2] and (axes != [0, 1, 2] or any(flipped)):
+        turned, there = turn(label, axes, flipped), where.turned(axes, flipped, label.shape)
+        if turned.shape == shape and _apart(there, target, shape) < 0.5:
+            return turned, None
+    if label.shape != shape:
+        raise UserError(f"{name}: the label has {_size(label.shape)} voxels, its image {_size(shape)}; put its own label there")
+    apart = _apart(where, target, shape)
+    if apart < 0.5:
+        return label, None
+    return label, f"{name}: by the headers label and image lie up to {apart:.1f} voxels apart; taken voxel by voxel, look at them together"
+
+
+def _apart(first: Geometry, second: Geometry, shape: Sequence[int]) -> float:
+    """The largest distance between the corners of two grids of one shape, in voxels of the second."""
+    corners = [np.array([x, y, z]) * (np.array(shape) - 1) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
+    return float(max(np.linalg.norm((first.at(corner) - second.at(corner)) @ second.direction / second.spacing) for corner in corners))
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,194 @@
+"""NIH Pancreas-CT as CoraNet (which BCP uses) and as MC-Net prepared it: two preparations that do not mix."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import affine_transform
+
+from preparation.crop import box_of, label_range, needs_label, not_empty
+from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
+from preparation.geometry import Geometry, lay_onto
+from preparation.lists import write_lists
+from preparation.scans import Scan, files_below, read_label, read_scan
+from recipes.pancreas import PAGE
+from utils.errors import UserError
+
+PANCREAS = PAGE.facts
+
+LOW, HIGH = -125, 275  # HU
+STORED = (0, 1, 2)  # x, y, z
+PATCH = 96
+CASE = re.compile(r"PANCREAS_(\d{4})(\.nii(\.gz)?)?", re.IGNORECASE)
+LABEL = re.compile(r"label(\d{4})\.nii(\.gz)?", re.IGNORECASE)
+# HU. An organ's intensities spread less than that in its own place; a label that lies the wrong way round takes in air, fat and bone:
+# on a real series 375 against 22. Flips are compared by how many times less the spread is in the best of them.
+EVEN, EVENER = 60, 2
+
+
+@dataclass(frozen=True)
+class PancreasPreparation:
+    """`PANCREAS_NNNN/<study>/<series>/*.dcm` (or `PANCREAS_NNNN.nii.gz`) and `labelNNNN.nii.gz`, anywhere below the source.
+
+    coranet: every axis is scaled by the in-plane spacing s in mm, linearly, labels nearest, whole HU staying whole: voxels taken for
+    cubes of s mm and brought to 1 mm, so that a slice is 1 mm wide a voxel but slices keep their distance over s. Beyond the scan lies
+    0 HU. Then the window, the scale to 0..1 over the volume, and the crop in three axes. Float64, uncompressed.
+    mcnet: 1 mm in all axes, B-spline, labels nearest; the window as 0..1; crop in x and y; z-score of the crop. Float32, gzip.
+    """
+
+    variant: str = "coranet"
+    crop: str = "published"
+    facts = PANCREAS
+
+    @property
+    def settings(self) -> dict:
+        return {"dataset": PANCREAS.name, "version": 1, "variant": self.variant, "crop": self.crop}
+
+    def find(self, source: Path) -> list[RawCase]:
+        labels: dict[str, Path] = {}
+        images: dict[str, Path] = {}
+        for path in files_below(source):
+            for pattern, found in ((CASE, images), (LABEL, labels)):
+                if (name := pattern.fullmatch(path.name)) and (path.is_dir() or pattern is LABEL or name[2]):
+                    other = found.setdefault(name[1], path)
+                    if other != path and other not in path.parents:
+                        raise UserError(f"{path}: the same number as {other}; take one of them away")
+        return [RawCase(self.file_name(number), (path,), labels.get(number)) for number, path in images.items()]
+
+    def file_name(self, number: str) -> str:
+        return number if self.variant == "coranet" else f"image{number}_norm"
+
+    def listed(self, line: str) -> str:
+        return self.file_name(line.strip().removesuffix(".h5"))
+
+    def mark(self, case: RawCase) -> str:
+        return PANCREAS.file.format(case.name)
+
+    def prepare(self, case: RawCase, warn) -> Iterator[Output]:
+        needs_label(case, self.crop)
+        scan, label = read_scan(case.images[0]), None
+        if case.label is not None:
+            truth = read_label(case.label, (0, 1), "0 and 1")
+            label, said = lay_onto(str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry)
+            warn(said)
+            warn(fits_better_flipped(case.label, scan.array, label))
+        if self.crop == "published":
+            not_empty(case, label)
+        make = coranet if self.variant == "coranet" else mcnet
+        image, label, geometry, box = make(scan, label, self.crop == "published")
+        attributes = {**grid_attributes(geometry, STORED, "xyz"), **crop_attributes(*box), **source_attributes(scan)}
+        options = {} if self.variant == "coranet" else {"compression": "gzip"}
+        yield Output(self.mark(case), image, label, attributes, options)
+
+    def write_lists(self, root: Path) -> list[str]:
+        keep = self.variant == "coranet"
+        return write_lists(root, PANCREAS.name, lambda line: PANCREAS.file.format(self.listed(line)), str if keep else self.listed)
+
+
+Made = tuple[np.ndarray, np.ndarray | None, Geometry, tuple[np.ndarray, np.ndarray]]
+
+
+def coranet(scan: Scan, label: np.ndarray | None, crop: bool) -> Made:
+    """Image (float64, 0..1), label (uint8), their grid, and the crop box in voxels of the resampled scan."""
+    s = float(scan.geometry.spacing[1])
+    shape = tuple(np.round(np.array(scan.shape) * s).astype(int))
+    if min(shape) < 1:
+        raise UserError(f"{scan.path}: nothing is left at 1 mm of {scan.shape} voxels of {s:g} mm; look at the spacing in its header")
+
+    def scaled(array: np.ndarray, order: int) -> np.ndarray:
+        with warnings.catch_warnings():  # scipy reminds of a change in 0.18 that offsets alone were affected by
+            warnings.simplefilter("ignore", UserWarning)
+            return affine_transform(array, np.full(3, 1 / s), output_shape=shape, order=order, mode="constant", cval=0)
+
+    image = scaled(scan.array, 1).clip(LOW, HIGH).astype(np.float64)
+    label = None if label is None else scaled(label, 0)
+    low, high = image.min(), image.max()
+    if low == high:
+        raise UserError(f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; is it a CT in HU?")
+    image = (image - low) / (high - low)
+    start, stop = np.zeros(3, int), np.array(shape)
+    if crop:
+        _check_left(scan, label)
+        start, stop = np.array([coranet_range(*label_range(label, axis), shape[axis]) for axis in range(3)]).T
+        box = box_of(start, stop)
+        fill = [(0, max(PATCH - (b - a), 0)) for a, b in zip(start, stop, strict=True)]
+        image, label = np.pad(image[box], fill), np.pad(label[box], fill)
+    return image, label, scan.geometry.stepped(np.full(3, 1 / s)).cropped(start), (start, stop)
+
+
+def coranet_range(low: int, high: int, length: int) -> tuple[int, int]:
+    """The crop along one axis: 25 voxels below the label's first and 26 above its last, at least 96, moved inside the scan."""
+    start, stop = max(low - 25, 0), min(high + 27, length)
+    lacking = max(min(PATCH, length) - (stop - start), 0)
+    start, stop = start - lacking // 2, stop + lacking - lacking // 2
+    move = max(-start, 0) - max(stop - length, 0)
+    return start + move, stop + move
+
+
+def mcnet(scan: Scan, label: np.ndarray | None, crop: bool) -> Made:
+    """Image (float32, z-scored), label (uint8), their grid, and the crop box in voxels of the resampled scan."""
+    size = [int(n * mm) for n, mm in zip(scan.shape, scan.geometry.spacing, strict=True)]
+    if min(size) < 1:
+        raise UserError(f"{scan.path}: less than 1 mm of tissue along an axis; look at the spacing in its header")
+
+    def scaled(array: np.ndarray, interpolator: int) -> np.ndarray:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+        image.SetSpacing(scan.geometry.spacing.tolist())
+        same_place = (image.GetOrigin(), (1.0, 1.0, 1.0), image.GetDirection())
+        return sitk.GetArrayFromImage(sitk.Resample(image, size, sitk.Transform(), interpolator, *same_place, 0.0)).T
+
+    image = (scaled(scan.array, sitk.sitkBSpline).astype(np.float64).clip(LOW, HIGH) - LOW) / (HIGH - LOW)
+    label = None if label is None else scaled(label, sitk.sitkNearestNeighbor)
+    start, stop = np.zeros(3, int), np.array(size)
+    if crop:
+        _check_left(scan, label)
+        for axis in (0, 1):
+            low, high = label_range(label, axis)
+            margin = 25 + max(PATCH - (high - low), 0) // 2
+            start[axis], stop[axis] = max(low - margin, 0), min(high + margin, size[axis])
+        box = box_of(start, stop)
+        image, label = image[box], label[box]
+    image = image.astype(np.float32)
+    if image.min() == image.max():
+        raise UserError(f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; is it a CT in HU?")
+    image = (image - image.mean()) / image.std()
+    return (
+        image,
+        None if label is None else np.ascontiguousarray(label),
+        scan.geometry.stepped(1 / scan.geometry.spacing).cropped(start),
+        (start, stop),
+    )
+
+
+def _check_left(scan: Scan, label: np.ndarray) -> None:
+    if not label.any():
+        raise UserError(f"{scan.path}: nothing of the label is left after resampling; mend the label, or --crop none")
+
+
+def spreads(image: np.ndarray, label: np.ndarray) -> dict[tuple[bool, ...], float]:
+    """Standard deviation of the intensities inside the label, for the label as it is and flipped along any of the axes."""
+    found = {}
+    for flips in product((False, True), repeat=3):
+        inside = label[tuple(slice(None, None, -1 if flip else 1) for flip in flips)] > 0
+        found[flips] = float(image[inside].std()) if inside.any() else 0.0
+    return found
+
+
+def fits_better_flipped(path: Path, image: np.ndarray, label: np.ndarray) -> str | None:
+    """A warning where an organ would be much more even in intensity if its label were flipped."""
+    if not label.any():
+        return None
+    found = spreads(image, label)
+    as_it_is, best = found[False, False, False], min(found, key=found.get)
+    if as_it_is < EVEN or found[best] * EVENER > as_it_is:
+        return None
+    axes = ", ".join(axis for axis, flip in zip("xyz", best, strict=True) if flip)
+    return (
+        f"{path}: fits better flipped along {axes}: inside it the image's spread is {found[best]:.0f} instead of {as_it_is:.0f}; "
+        f"look at both together before you train on it"
+    )

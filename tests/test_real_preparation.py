@@ -1,0 +1,104 @@
+"""Real data turned back into raw scans and prepared again: the same bits. ACDC_ROOT and LA_ROOT name the folders with lists and data,
+RAW_ROOT one with a DICOM series and its label. REAL_CASES: how many cases of each list (default 2; all: every one)."""
+
+import filecmp
+import os
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+
+from preparation.command import prepare
+from preparation.geometry import lay_onto
+from preparation.pancreas import spreads
+from preparation.scans import read_scan
+from recipes.registry import pages
+from tests.raw_again import write_acdc, write_la
+
+ACDC, LA = (pages()[name].facts for name in ("ACDC", "LA"))
+
+pytestmark = pytest.mark.real_data
+
+
+def chosen(source: Path, lists: list[str], here) -> list[str]:
+    """The first cases of each list whose files are at hand."""
+    count = os.environ.get("REAL_CASES", "2")
+    found = []
+    for name in lists:
+        cases = [case for case in (source / name).read_text().split() if here(case)]
+        found += cases if count == "all" else cases[: int(count)]
+    return found
+
+
+def assert_same(source: Path, out: Path, paths: list[Path]) -> None:
+    for path in paths:
+        with h5py.File(path) as old, h5py.File(out / path.relative_to(source)) as new:
+            for key in ("image", "label"):
+                assert old[key].dtype == new[key].dtype and old[key].shape == new[key].shape, path
+                assert old[key][()].tobytes() == new[key][()].tobytes(), f"{path}: {key} differs"
+
+
+def same_lists(source: Path, out: Path, cases: list[str]) -> None:
+    """Byte for byte where every case is there, else without the others."""
+    for path in source.glob("*.list"):
+        if os.environ.get("REAL_CASES") == "all":
+            assert filecmp.cmp(path, out / path.name, shallow=False), path.name
+        kept = [line for line in path.read_text().split() if line.split("_slice_")[0] in cases]
+        assert (out / path.name).read_text().split() == kept
+
+
+def test_acdc_is_the_public_preparation_bit_for_bit(tmp_path):
+    source = Path(os.environ["ACDC_ROOT"])
+    slices = source / "data" / "slices"
+    there = {path.name.split("_slice_")[0] for path in slices.iterdir()} | {path.stem for path in (source / "data").glob("*.h5")}
+    cases = chosen(source, ["train.list", "val.list", "test.list"], lambda case: case in there)
+    cases = sorted({f"{case.split('_')[0]}_frame0{frame}" for case in cases for frame in (1, 2)})
+    for case in cases:
+        write_acdc(source, case, tmp_path / "raw")
+    assert prepare(["--dataset", "ACDC", "--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "out")]) == 0
+    paths = [path for case in cases for path in [*slices.glob(f"{case}_slice_*.h5"), *(source / "data").glob(f"{case}.h5")]]
+    assert len(paths) >= len(cases)
+    assert_same(source, tmp_path / "out", paths)
+    same_lists(source, tmp_path / "out", cases)
+    with h5py.File(tmp_path / "out" / ACDC.file.format(cases[0])) as file:
+        assert np.allclose(file.attrs["spacing_mm"], (10, 1.5625, 1.5625))
+
+
+def test_la_is_the_public_preparation_bit_for_bit(tmp_path):
+    source = Path(os.environ["LA_ROOT"])
+    cases = chosen(source, ["train.list", "test.list"], lambda case: LA.path(source, case).is_file())
+    for case in cases:
+        write_la(source, case, tmp_path / "raw")
+    assert prepare(["--dataset", "LA", "--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "out")]) == 0
+    assert_same(source, tmp_path / "out", [LA.path(source, case) for case in cases])
+    same_lists(source, tmp_path / "out", cases)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_real_dicom_series_prepares_as_pancreas_under_its_label(tmp_path, capsys, flipped):
+    """The series reads L, P, S and its label is stored L, A, S; a label that was flipped fits better flipped back, and that is said."""
+    if "RAW_ROOT" not in os.environ:
+        pytest.skip("RAW_ROOT names no folder")
+    folder = Path(os.environ["RAW_ROOT"]) / "totalsegmentator"
+    raw = tmp_path / "raw" / "PANCREAS_0001" / "study"
+    raw.mkdir(parents=True)
+    (raw / "series").symlink_to(folder / "example_ct_dicom", target_is_directory=True)
+    stored = nibabel.load(folder / "example_seg_dicom.nii.gz")
+    organ = (np.asarray(stored.dataobj) == 5).astype(np.uint8)  # the liver: a large organ, in which the spread says most
+    nibabel.save(nibabel.Nifti1Image(organ[:, ::-1] if flipped else organ, stored.affine), tmp_path / "raw" / "label0001.nii.gz")
+    scan, label = read_scan(raw), read_scan(tmp_path / "raw" / "label0001.nii.gz")
+    assert scan.shape == (512, 512, 20) and np.allclose(scan.geometry.spacing, (0.9765625, 0.9765625, 2))  # not the slice thickness, 3 mm
+    laid, warning = lay_onto("label", label.array, label.geometry, scan.shape, scan.geometry)
+    assert warning is None
+    found = spreads(scan.array, laid)
+    assert min(found, key=found.get) == (False, flipped, False)
+    assert round(found[False, flipped, False]) == 22 and round(found[False, not flipped, False]) == 375
+    assert prepare(["--dataset", "Pancreas", "--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "out")]) == 0
+    assert ("fits better flipped along y: inside it the image's spread is 22 instead of 375" in capsys.readouterr().out) == flipped
+    with h5py.File(tmp_path / "out" / "data" / "0001.h5") as file:
+        image, truth = file["image"][()], file["label"][()]
+    assert image.dtype == np.float64 and (image.min(), image.max()) == (0, 1) and min(image.shape) >= 96
+    if not flipped:
+        assert 400 * image[truth > 0].std() < 30
