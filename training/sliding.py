@@ -1,14 +1,16 @@
 """Predicting a volume by a window that slides over it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from training.device import place
+from training.evaluate import class_probabilities
 from utils.components import largest_component_per_class
 from utils.errors import UserError
 from utils.progress import progress
@@ -16,8 +18,7 @@ from utils.progress import progress
 
 def window_count(shape: Sequence[int], patch_size: Sequence[int], stride: Sequence[int]) -> int:
     """How many windows cover a volume of `shape`: one each `stride` voxels, the last flush with the border."""
-    axes = zip(shape, patch_size, stride, strict=True)
-    return math.prod(max(-(-(side - patch) // step), 0) + 1 for side, patch, step in axes)
+    return math.prod(len(window_starts(max(side, patch), patch, step)) for side, patch, step in zip(shape, patch_size, stride, strict=True))
 
 
 def check_stride(stride: Sequence[int], flag: str) -> None:
@@ -33,6 +34,7 @@ class VolumePredictor:
 
     Windows lie each `stride` voxels, the last flush with the border; a scan smaller than the window is zero-padded evenly.
     `batch` windows go through the network at a time; in eval mode that gives what one at a time gives, to float32 rounding.
+    `mirror`: the mean over flipped windows too.
     """
 
     patch_size: tuple[int, ...]
@@ -41,28 +43,75 @@ class VolumePredictor:
     connectivity: int | None = None
     batch: int = 4
     progress: bool = False
+    mirror: bool = False
 
     def __call__(self, net: nn.Module, image: np.ndarray) -> np.ndarray:
         """(C, X, Y, Z) float32 to (X, Y, Z) uint8 class numbers; `net` must be in eval mode."""
-        probability = self.probability(net, image)
-        labels = probability.argmax(0).to(torch.uint8).numpy()
+        parts, classes = [], 0
+        for slab in self.slabs(net, image):
+            classes = len(slab)
+            parts.append(slab.argmax(0).to(torch.uint8))
+        labels = torch.cat(parts).numpy()
         if self.connectivity is None:
             return labels
-        return largest_component_per_class(labels[None], len(probability), self.connectivity)[0]
+        return largest_component_per_class(labels[None], classes, self.connectivity)[0]
 
-    @torch.inference_mode()
     def probability(self, net: nn.Module, image: np.ndarray) -> Tensor:
         """(C, X, Y, Z) to (K, X, Y, Z) mean probabilities on the CPU."""
-        from monai.inferers import sliding_window_inference  # takes seconds to import, and only volumes need it
+        return torch.cat(list(self.slabs(net, image)), 1)
 
-        # monai turns an overlap back into a stride by cutting off, which 1 - stride / side can miss by one; half a voxel more cannot.
-        overlap = [max(1 - (step + 0.5) / side, 0.0) for step, side in zip(self.stride, self.patch_size, strict=True)]
-        total = window_count(image.shape[1:], self.patch_size, self.stride)
-        with progress(total=total, desc="windows", unit="window", leave=False, delay=1.0, disable=not self.progress) as bar:
+    @torch.inference_mode()
+    def slabs(self, net: nn.Module, image: np.ndarray) -> Iterator[Tensor]:
+        """(C, X, Y, Z) to mean probabilities (K, n, Y, Z) on the CPU, of those n planes along x that no later window touches, in order.
 
-            def predict(windows: Tensor) -> Tensor:
-                bar.update(len(windows))
-                return net(place(windows, self.device, 3)).float().softmax(1).cpu()
+        So there are never more of them in memory than a window is deep, however many classes and planes there are.
+        """
+        spare = [max(patch - side, 0) for patch, side in zip(self.patch_size, image.shape[1:], strict=True)]
+        if any(spare):
+            image = np.pad(image, [(0, 0), *((n // 2, n - n // 2) for n in spare)])
+        # without what was padded; where x was, all its planes are in one slab
+        inside = [slice(n // 2, side - (n - n // 2) if n else None) for n, side in zip(spare, image.shape[1:], strict=True)]
+        starts = [window_starts(*axis) for axis in zip(image.shape[1:], self.patch_size, self.stride, strict=True)]
+        counts = [covering(*axis) for axis in zip(starts, self.patch_size, image.shape[1:], strict=True)]
+        plane_counts = (counts[1][:, None] * counts[2]).to(self.device)
+        corners = list(product(*starts))
+        sums, first = None, 0  # of the probabilities of all windows so far, of the planes from `first` on
+        with progress(total=len(corners), desc="windows", unit="window", leave=False, delay=1.0, disable=not self.progress) as bar:
+            for begin in range(0, len(corners), self.batch):
+                some = corners[begin : begin + self.batch]
+                windows = torch.from_numpy(np.stack([image[self._window(corner)] for corner in some]))
+                found = class_probabilities(net, place(windows, self.device, 3), self.mirror)
+                bar.update(len(some))
+                for (x, *rest), probability in zip(some, found, strict=True):
+                    if sums is None:
+                        sums = probability.new_zeros(len(probability), self.patch_size[0], *image.shape[2:])
+                    if ready := x - first:
+                        yield self._mean(sums[:, :ready], counts[0][first:x], plane_counts, inside)
+                        sums[:, :-ready] = sums[:, ready:].clone()
+                        sums[:, -ready:] = 0
+                        first = x
+                    sums[self._window((0, *rest))] += probability
+            yield self._mean(sums, counts[0][first:], plane_counts, inside)
 
-            volume = torch.from_numpy(image)[None]  # (1, C, X, Y, Z)
-            return sliding_window_inference(volume, self.patch_size, self.batch, predict, overlap=overlap)[0]
+    def _window(self, corner: Sequence[int]) -> tuple[slice, ...]:
+        return slice(None), *(slice(start, start + side) for start, side in zip(corner, self.patch_size, strict=True))
+
+    @staticmethod
+    def _mean(sums: Tensor, along: Tensor, plane_counts: Tensor, inside: Sequence[slice]) -> Tensor:
+        """Sums (K, n, Y, Z) over the number of windows."""
+        mean = sums / (along.to(sums.device)[:, None, None] * plane_counts)
+        return mean[:, inside[0], inside[1], inside[2]].cpu()
+
+
+def window_starts(side: int, patch: int, step: int) -> list[int]:
+    """Where windows begin along an axis: each `step` voxels (at most a window's side), the last flush with the border."""
+    step = min(step, patch)
+    return [min(number * step, side - patch) for number in range(max(-(-(side - patch) // step), 0) + 1)]
+
+
+def covering(starts: Sequence[int], patch: int, side: int) -> Tensor:
+    """How many windows lie over each voxel of an axis."""
+    counts = torch.zeros(side)
+    for start in starts:
+        counts[start : start + patch] += 1
+    return counts

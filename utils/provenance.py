@@ -9,7 +9,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "numpy", "scipy", "h5py", "connected-components-3d", "monai", "antspyx")
+PACKAGES = ("torch", "numpy", "scipy", "h5py", "connected-components-3d", "antspyx")
 
 
 def provenance() -> dict:
