@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from scipy.ndimage import label as components
 from scipy.ndimage import maximum_filter
 
-from preparation.crop import box_of, label_range, needs_label, not_empty
+from preparation.crop import Box, box_of, checked_box, label_range, needs_label, not_empty
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import write_lists
@@ -30,6 +30,7 @@ class AbdomenPreparation:
 
     size: tuple[int, int, int]
     crop: str = "published"
+    box: Box | None = None
 
     @property
     def settings(self) -> dict:
@@ -54,7 +55,10 @@ class AbdomenPreparation:
         warn(self.slices_lie_elsewhere(scan))
         array = scan.array.transpose(self.stored)
         masks = np.stack([body_mask(self.windowed(plane)) for plane in array])
-        start, stop = crop_box(masks, label) if self.crop == "published" else ((0, 0, 0), array.shape)
+        if self.crop == "published":
+            start, stop = crop_box(masks, label)
+        else:
+            start, stop = (np.array(end)[list(self.stored)] for end in checked_box(self.box, str(scan.path), scan.shape))
         box = box_of(start, stop)
         image = self.windowed(array[box]) * masks[box]
         label = None if label is None else resampled(np.ascontiguousarray(label[box]), self.size, sitk.sitkNearestNeighbor)

@@ -62,7 +62,7 @@ class ACDCPreparation:
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
         scan, label = read_scan(case.images[0]), None
         if case.label is None:
-            warn(f"{case.images[0]}: no label beside it, prepared without one")
+            warn(f"{case.images[0]}: no label beside it, prepared without one" if case.part != "predict" else None)
         else:
             truth = read_label(case.label, (0, 1, 2, 3), "0 to 3")
             label, said = lay_onto(str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dataloaders.plan import FILE, read_plan
 from preparation.acdc import ACDCPreparation
+from preparation.crop import Box
 from preparation.files import RawCase, claim, finished, provenance_attributes, remove_unfinished, write_output
 from preparation.kits19 import KiTS19Preparation
 from preparation.la import LAPreparation
@@ -44,7 +45,8 @@ def prepare(argv: Sequence[str] | None = None, description: str | None = None) -
     """Prepare a data set; see `PrepareSettings`. Returns 2 where a case could not be prepared, else 0."""
     s = parse(PrepareSettings, argv, description=description)
     _check_flags(s)
-    preparation = _own(s) if s.dataset == "own" else _published(s)
+    check_variant(s.dataset, s.variant, s.size)
+    preparation = _own(s) if s.dataset == "own" else published_preparation(s.dataset, s.crop, s.variant, s.size)
     cases = _chosen(s, preparation)
     _make_root(s.root_path)
     if s.dataset == "own":
@@ -85,15 +87,8 @@ def _own(s: PrepareSettings) -> Preparation:
 
 
 def _check_flags(s: PrepareSettings) -> None:
-    for flag, given, known in (
-        ("--variant", s.variant, ("Pancreas",)),
-        ("--size", s.size, ("KiTS19", "LiTS")),
-        ("--dims", s.dims, ("own",)),
-    ):
-        if given is not None and s.dataset not in known:
-            raise UserError(f"{flag} is for {' and '.join(known)} alone; leave it out for {s.dataset}")
-    if s.size and not all(8 <= voxels <= 1024 for voxels in s.size):
-        raise UserError(f"--size {' '.join(map(str, s.size))}: name three numbers from 8 to 1024")
+    if s.dims is not None and s.dataset != "own":
+        raise UserError(f"--dims is for own alone; leave it out for {s.dataset}")
     if s.workers < 0:
         raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one a processor")
     if not s.source.is_dir():
@@ -102,16 +97,28 @@ def _check_flags(s: PrepareSettings) -> None:
         raise UserError(f"--root_path {s.root_path}: is the source itself; name another folder to write to")
 
 
-def _published(s: PrepareSettings) -> Preparation:
-    size = {"size": s.size} if s.size else {}
-    if s.dataset == "LA":
-        return LAPreparation(s.crop)
-    if s.dataset == "Pancreas":
-        return PancreasPreparation(s.variant or "coranet", s.crop)
-    if s.dataset == "KiTS19":
-        return KiTS19Preparation(crop=s.crop, **size)
-    if s.dataset == "LiTS":
-        return LiTSPreparation(crop=s.crop, **size)
+def check_variant(dataset: str, variant: str | None, size: tuple[int, int, int] | None) -> None:
+    """Raise UserError for a variant or size that the data set does not have."""
+    for flag, given, known in (("--variant", variant, ("Pancreas",)), ("--size", size, ("KiTS19", "LiTS"))):
+        if given is not None and dataset not in known:
+            raise UserError(f"{flag} is for {' and '.join(known)} alone; leave it out for {dataset}")
+    if size and not all(8 <= voxels <= 1024 for voxels in size):
+        raise UserError(f"--size {' '.join(map(str, size))}: name three numbers from 8 to 1024")
+
+
+def published_preparation(
+    dataset: str, crop: str, variant: str | None, size: tuple[int, int, int] | None, box: Box | None = None
+) -> Preparation:
+    """How one of the five published data sets is prepared; `box`: what is kept where `crop` is none."""
+    sized = {"size": size} if size else {}
+    if dataset == "LA":
+        return LAPreparation(crop, box)
+    if dataset == "Pancreas":
+        return PancreasPreparation(variant or "coranet", crop, box)
+    if dataset == "KiTS19":
+        return KiTS19Preparation(crop=crop, box=box, **sized)
+    if dataset == "LiTS":
+        return LiTSPreparation(crop=crop, box=box, **sized)
     return ACDCPreparation()
 
 

@@ -7,6 +7,9 @@ import numpy as np
 from preparation.files import RawCase
 from utils.errors import UserError
 
+Box = tuple[tuple[int, int, int], tuple[int, int, int]]
+"""First voxel and the one after the last, in the order of the source file's indices."""
+
 
 def needs_label(case: RawCase, crop: str) -> None:
     """UserError where the crop goes by a label and the scan has none."""
@@ -18,6 +21,15 @@ def not_empty(case: RawCase, label: np.ndarray) -> np.ndarray:
     if not label.any():
         raise UserError(f"{case.label}: the label is empty, and the published crop goes by it; mend it, or --crop none")
     return label
+
+
+def checked_box(box: Box | None, name: str, shape: Sequence[int]) -> Box:
+    """The box that somebody names in place of the published crop, or the whole scan where there is none; UserError for one outside of it."""
+    start, stop = box or ((0, 0, 0), tuple(shape))
+    if not all(0 <= a < b <= n for a, b, n in zip(start, stop, shape, strict=True)):
+        given = " ".join(f"{a} {b}" for a, b in zip(start, stop, strict=True))
+        raise UserError(f"--box {given}: not inside {name} of {' x '.join(map(str, shape))} voxels; give start and end of each axis")
+    return start, stop
 
 
 def label_range(label: np.ndarray, axis: int) -> tuple[int, int]:

@@ -18,14 +18,15 @@ from utils.errors import UserError, writing
 from utils.files import replacing
 
 PACKAGES = ("SimpleITK", "numpy", "scipy", "h5py")
-UNFINISHED = re.compile(r"\.(\d+)-.+\.(h5|json|list|txt)")
+UNFINISHED = re.compile(r"\.(\d+)-.+\.(h5|json|list|txt|nii\.gz|nrrd|png|npy|npz)")
 
 
 @dataclass(frozen=True)
 class RawCase:
     """Where one case lies in the download: its image, or one a modality, each a file or the folder of a DICOM series; its label.
 
-    `part`: which split it belongs to, where that matters for its files; `fault`: why it cannot be prepared, where that shows from outside.
+    `part`: which split it belongs to, where that matters for its files, or predict; `fault`: why it cannot be prepared, where that shows
+    from outside.
     """
 
     name: str

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.hdf5 import SPLITS
-from preparation.crop import box_of, label_range, needs_label, not_empty
+from preparation.crop import Box, box_of, checked_box, label_range, needs_label, not_empty
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import write_lists
@@ -35,6 +35,7 @@ class LAPreparation:
     """
 
     crop: str = "published"
+    box: Box | None = None
     facts = LA
 
     @property
@@ -59,7 +60,7 @@ class LAPreparation:
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
         needs_label(case, self.crop)
         scan, label = read_scan(case.images[0]), None
-        start, stop = (0, 0, 0), scan.shape
+        start, stop = checked_box(self.box, str(scan.path), scan.shape)
         if case.label is not None:
             truth = read_label(case.label, (0, 255), "0 and 255 (laendo as downloaded)")
             label, said = lay_onto(str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry)

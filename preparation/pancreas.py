@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import affine_transform
 
-from preparation.crop import box_of, label_range, needs_label, not_empty
+from preparation.crop import Box, box_of, checked_box, label_range, needs_label, not_empty
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import Geometry, lay_onto
 from preparation.lists import write_lists
@@ -43,6 +43,7 @@ class PancreasPreparation:
 
     variant: str = "coranet"
     crop: str = "published"
+    box: Box | None = None
     facts = PANCREAS
 
     @property
@@ -80,7 +81,7 @@ class PancreasPreparation:
         if self.crop == "published":
             not_empty(case, label)
         make = coranet if self.variant == "coranet" else mcnet
-        image, label, geometry, box = make(scan, label, self.crop == "published")
+        image, label, geometry, box = make(scan, label, self.crop == "published", checked_box(self.box, str(scan.path), scan.shape))
         attributes = {**grid_attributes(geometry, STORED, "xyz"), **crop_attributes(*box), **source_attributes(scan)}
         options = {} if self.variant == "coranet" else {"compression": "gzip"}
         yield Output(self.mark(case), image, label, attributes, options)
@@ -93,8 +94,8 @@ class PancreasPreparation:
 Made = tuple[np.ndarray, np.ndarray | None, Geometry, tuple[np.ndarray, np.ndarray]]
 
 
-def coranet(scan: Scan, label: np.ndarray | None, crop: bool) -> Made:
-    """Image (float64, 0..1), label (uint8), their grid, and the crop box in voxels of the resampled scan."""
+def coranet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Made:
+    """Image (float64, 0..1), label (uint8), their grid, and the crop box in voxels of the resampled scan; `part` is kept if not `crop`."""
     s = float(scan.geometry.spacing[1])
     shape = tuple(np.round(np.array(scan.shape) * s).astype(int))
     if min(shape) < 1:
@@ -111,13 +112,15 @@ def coranet(scan: Scan, label: np.ndarray | None, crop: bool) -> Made:
     if low == high:
         raise UserError(f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; is it a CT in HU?")
     image = (image - low) / (high - low)
-    start, stop = np.zeros(3, int), np.array(shape)
+    start, stop = _scaled_box(part, np.full(3, s), shape)
     if crop:
         _check_left(scan, label)
         start, stop = np.array([coranet_range(*label_range(label, axis), shape[axis]) for axis in range(3)]).T
         box = box_of(start, stop)
         fill = [(0, max(PATCH - (b - a), 0)) for a, b in zip(start, stop, strict=True)]
         image, label = np.pad(image[box], fill), np.pad(label[box], fill)
+    else:
+        image, label = _part(image, label, start, stop)
     return image, label, scan.geometry.stepped(np.full(3, 1 / s)).cropped(start), (start, stop)
 
 
@@ -130,8 +133,8 @@ def coranet_range(low: int, high: int, length: int) -> tuple[int, int]:
     return start + move, stop + move
 
 
-def mcnet(scan: Scan, label: np.ndarray | None, crop: bool) -> Made:
-    """Image (float32, z-scored), label (uint8), their grid, and the crop box in voxels of the resampled scan."""
+def mcnet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Made:
+    """Image (float32, z-scored), label (uint8), their grid, and the crop box in voxels of the resampled scan; `part` as in `coranet`."""
     size = [int(n * mm) for n, mm in zip(scan.shape, scan.geometry.spacing, strict=True)]
     if min(size) < 1:
         raise UserError(f"{scan.path}: less than 1 mm of tissue along an axis; look at the spacing in its header")
@@ -144,15 +147,14 @@ def mcnet(scan: Scan, label: np.ndarray | None, crop: bool) -> Made:
 
     image = (scaled(scan.array, sitk.sitkBSpline).astype(np.float64).clip(LOW, HIGH) - LOW) / (HIGH - LOW)
     label = None if label is None else scaled(label, sitk.sitkNearestNeighbor)
-    start, stop = np.zeros(3, int), np.array(size)
+    start, stop = _scaled_box(part, scan.geometry.spacing, size)
     if crop:
         _check_left(scan, label)
         for axis in (0, 1):
             low, high = label_range(label, axis)
             margin = 25 + max(PATCH - (high - low), 0) // 2
             start[axis], stop[axis] = max(low - margin, 0), min(high + margin, size[axis])
-        box = box_of(start, stop)
-        image, label = image[box], label[box]
+    image, label = _part(image, label, start, stop)
     image = image.astype(np.float32)
     if image.min() == image.max():
         raise UserError(f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; is it a CT in HU?")
@@ -163,6 +165,17 @@ def mcnet(scan: Scan, label: np.ndarray | None, crop: bool) -> Made:
         scan.geometry.stepped(1 / scan.geometry.spacing).cropped(start),
         (start, stop),
     )
+
+
+def _scaled_box(part: Box, scale: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """A box of the scan in voxels of the resampled one, which has `scale` of them a voxel and is of `shape`."""
+    stop = np.minimum(np.ceil(np.array(part[1]) * scale), shape).astype(int)
+    return np.minimum(np.floor(np.array(part[0]) * scale).astype(int), stop - 1), stop
+
+
+def _part(image: np.ndarray, label: np.ndarray | None, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    box = box_of(start, stop)
+    return image[box], None if label is None else label[box]
 
 
 def _check_left(scan: Scan, label: np.ndarray) -> None:

@@ -18,7 +18,7 @@ Predict = Callable[[nn.Module, np.ndarray], np.ndarray]
 
 
 def class_probabilities(net: nn.Module, images: Tensor, mirror: bool = False) -> Tensor:
-    """Softmax of the network's answer, (N, C, ...) to (N, K, ...); with `mirror` its mean over the images flipped along every set of axes."""
+    """Softmax of the network's answer, (N, C, ...) to (N, K, ...); with `mirror` its mean over all flips of the images."""
     if not mirror:
         return net(images).float().softmax(1)
     axes = range(2, images.ndim)

@@ -1,0 +1,194 @@
+"""What predict.py predicts with: one or several checkpoints, and how scans are prepared for them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor, nn
+
+from dataloaders.cases import in_memory
+from dataloaders.facts import DatasetFacts
+from dataloaders.plan import Plan
+from preparation.acdc import unit_range
+from preparation.command import check_variant, published_preparation
+from preparation.crop import Box
+from preparation.files import RawCase
+from preparation.own import OwnPreparation
+from preparation.settings import Preparation
+from programs.evaluation import default_options
+from programs.networks import build_network, check_patch, load_network
+from programs.predict_settings import PredictSettings
+from recipes.page import Page
+from recipes.registry import find_page
+from training.checkpoint import Checkpoint, load, read
+from training.device import place
+from training.evaluate import SlicePredictor
+from training.sliding import VolumePredictor, check_stride
+from utils.errors import UserError
+from utils.provenance import sha256
+
+CROPPED = ("LA", "Pancreas", "KiTS19", "LiTS")
+RAW_VALUES = {"LA": (0, 255)}
+"""Label values of downloads that differ from the class numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One checkpoint's network, and what cuts an image into pieces for it."""
+
+    net: nn.Module
+    predictor: SlicePredictor | VolumePredictor
+    about: dict
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Networks that are averaged, all of the same data; `values`: the label value of each class; `box`: what of a scan is looked at."""
+
+    facts: DatasetFacts
+    plan: Plan | None
+    preparation: Preparation | None
+    values: np.ndarray
+    members: tuple[Member, ...]
+    box: Box | None
+
+    def prepared(self, case: RawCase, warn: Callable[[str | None], None]) -> tuple[np.ndarray, Mapping]:
+        """The scan as the networks see it, (C, ...) float32, and the attributes that its file would have."""
+        if self.preparation is None:
+            raise UserError(f"{case.images[0]}: how raw scans of {self.facts.name} are prepared is not known here; only pictures can be predicted")
+        for output in self.preparation.prepare(case, warn):
+            last = output  # the volume; slices come before it
+        image = last.image.astype(np.float32, copy=False)
+        image = image if image.ndim == 4 else image[None]
+        return in_memory(self.facts, image, None)[0], last.attributes
+
+    def picture(self, case: RawCase) -> np.ndarray:
+        """Pictures as the networks see them, (C, 1, H, W) float32: by the plan, ACDC's to 0..1, others as they are."""
+        image = np.concatenate([read_picture(path) for path in case.images])
+        if len(image) in (3, 4) and self.facts.channels == 1 and (image[:3] == image[0]).all():
+            image = image[:1]  # grey, stored in colours
+        if len(image) == 4 and self.facts.channels == 3:
+            image = image[:3]  # without opacity
+        if len(image) != self.facts.channels:
+            raise UserError(f"{case.images[0]}: has {len(image)} channels, the network takes {self.facts.channels}; convert it")
+        if self.plan is not None:
+            image = np.stack([one.apply(channel) for one, channel in zip(self.plan.normalisation, image, strict=True)])
+        elif self.facts.name == "ACDC":
+            image = unit_range(case.images[0], image)
+        return in_memory(self.facts, image.astype(np.float32)[:, None], None)[0]
+
+    def planes(self, image: np.ndarray) -> Iterator[Tensor]:
+        """Probabilities (K, rows, columns) along the first axis of the image, the mean of all networks."""
+        for found in zip(*(planes_of(member, image) for member in self.members), strict=True):
+            yield found[0] if len(found) == 1 else torch.stack(found).mean(0)
+
+
+def planes_of(member: Member, image: np.ndarray) -> Iterator[Tensor]:
+    for slab in member.predictor.slabs(member.net, image):
+        yield from slab.unbind(1)
+
+
+def read_picture(path) -> np.ndarray:
+    """(C, H, W) of whatever type the file has."""
+    try:
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError:
+        raise UserError(f"{path}: cannot be read as a picture; convert or copy it again") from None
+    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+
+
+def read_model(s: PredictSettings, device: torch.device) -> Model:
+    """The checkpoints that the flags name; raises UserError where they are none of one data set, or flags do not suit them."""
+    found = [_read(s, path) for path in s.checkpoint]
+    first, facts, plan, page = found[0]
+    for other, its_facts, its_plan, _ in found[1:]:
+        alike = (its_facts.name, its_facts.class_names, its_facts.channels, its_facts.dims) == (
+            facts.name, facts.class_names, facts.channels, facts.dims,
+        )  # fmt: skip
+        if not alike or _decided(its_plan) != _decided(plan):
+            raise UserError(f"{other.path}: of other data, or data prepared in another way, than {first.path}; predict with each by itself")
+    members = tuple(_member(s, checkpoint, facts, page, device) for checkpoint, *_ in found)
+    box = _box(s, facts)
+    check_variant(facts.name, s.variant, s.size)
+    preparation = None
+    if plan is not None:
+        preparation = OwnPreparation(plan, ())
+    elif facts.name in ("ACDC", *CROPPED):
+        preparation = published_preparation(facts.name, "none", s.variant, s.size, box)
+    values = plan.label_values if plan is not None else RAW_VALUES.get(facts.name, tuple(range(facts.classes)))
+    return Model(facts, plan, preparation, np.array(values, np.min_scalar_type(max(values))), members, box)
+
+
+def plan_of(checkpoint: Checkpoint) -> Plan | None:
+    """The plan that a checkpoint of somebody's own data carries."""
+    content = load(checkpoint.path).get("plan") if checkpoint.ours else None
+    try:
+        return None if content is None else Plan.from_dict(content)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"{checkpoint.path}: its plan is not understood ({error}); train again, or use the version that trained it") from None
+
+
+def _read(s: PredictSettings, path) -> tuple[Checkpoint, DatasetFacts, Plan | None, Page | None]:
+    """A checkpoint with the facts of its data, its plan if it has one, and the page of a published one."""
+    checkpoint = read(path)
+    if checkpoint.ours:
+        known = {field.name for field in fields(DatasetFacts)}
+        content = {key: tuple(value) if isinstance(value, list) else value for key, value in checkpoint.facts.items() if key in known}
+        facts = DatasetFacts(**content)
+        if s.dataset and s.dataset != facts.name and not s.dataset.endswith(".py"):
+            raise UserError(f"--dataset {s.dataset}: {path} is a checkpoint of {facts.name}; leave --dataset out")
+        return checkpoint, facts, plan_of(checkpoint), None
+    if not s.dataset:
+        raise UserError(f"{path}: a published checkpoint does not say of what data set it is; name it with --dataset")
+    page = find_page(s.dataset)
+    return checkpoint, page.facts, None, page
+
+
+def _member(s: PredictSettings, checkpoint: Checkpoint, facts: DatasetFacts, page: Page | None, device: torch.device) -> Member:
+    numbers = {} if page is None else page.numbers
+    model = checkpoint.settings.get("model", numbers.get("model"))
+    net = build_network(facts, model, default_options(model) | checkpoint.settings)
+    patch_size = s.patch_size or tuple(checkpoint.settings.get("patch_size", numbers.get("patch_size")))
+    check_patch(net, patch_size)
+    load_network(net, checkpoint)
+    net = place(net, device, facts.dims).eval()
+    mirror = s.tta == "mirror"
+    if facts.dims == 2:
+        if s.stride:
+            raise UserError(f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out")
+        predictor = SlicePredictor(patch_size, device, s.batch or SlicePredictor.batch, mirror)
+    else:
+        stride = s.stride or tuple(max(side // 2, 1) for side in patch_size)
+        check_stride(stride, "stride")
+        predictor = VolumePredictor(patch_size, stride, device, batch=s.batch or VolumePredictor.batch, progress=True, mirror=mirror)
+    about = {"path": str(checkpoint.path), "sha256": sha256(checkpoint.path), "selection": checkpoint.selection}
+    return Member(net, predictor, about)
+
+
+def _box(s: PredictSettings, facts: DatasetFacts) -> Box | None:
+    if not s.box:
+        return None
+    if facts.name not in CROPPED:
+        raise UserError(f"--box: {facts.name} is not cropped by the label; leave it out")
+    if len(s.box) != 6:
+        raise UserError(f"--box {' '.join(map(str, s.box))}: give six numbers, start and end of each axis of the file, as in 100 250 120 260 0 88")
+    return tuple(s.box[::2]), tuple(s.box[1::2])
+
+
+def _decided(plan: Plan | None) -> dict | None:
+    """What of a plan decides about prepared scans and label values."""
+    if plan is None:
+        return None
+    return {**OwnPreparation(replace(plan, why={}), ()).settings, "class_names": plan.class_names}
+
+
+def largest_components(labels: np.ndarray, classes: int) -> np.ndarray:
+    from utils.components import largest_component_per_class
+
+    return largest_component_per_class(labels[None], classes, 26)[0]
+
+
+def sizes(model: Model) -> Sequence[tuple[int, ...]]:
+    return [member.predictor.patch_size for member in model.members]
