@@ -24,7 +24,7 @@ def not_empty(case: RawCase, label: np.ndarray) -> np.ndarray:
 
 
 def checked_box(box: Box | None, name: str, shape: Sequence[int]) -> Box:
-    """The box that somebody names in place of the published crop, or the whole scan where there is none; UserError for one outside of it."""
+    """The box that somebody names in place of the published crop, or the whole scan for none; UserError if it reaches beyond."""
     start, stop = box or ((0, 0, 0), tuple(shape))
     if not all(0 <= a < b <= n for a, b, n in zip(start, stop, shape, strict=True)):
         given = " ".join(f"{a} {b}" for a, b in zip(start, stop, strict=True))

@@ -77,6 +77,11 @@ def source_attributes(scan: Scan) -> dict:
     }
 
 
+def source_geometry(attributes: Mapping) -> Geometry:
+    """The inverse of `source_attributes`."""
+    return Geometry(*(np.asarray(attributes[f"source_{key}"]) for key in ("spacing_mm", "origin_mm", "direction")))
+
+
 def provenance_attributes(settings: Mapping, names: Sequence[str], hashes: Sequence[str], others: Sequence[str]) -> dict:
     """What a file was made of; equal attributes but for the versions mean that it need not be made again."""
     return {

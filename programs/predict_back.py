@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from preparation.crop import Box
-from preparation.geometry import Geometry
+from preparation.files import source_geometry
 
 # voxels; what two grids that differ by turns alone may be apart, by the rounding of the numbers in headers
 SAME = 1e-3
@@ -79,10 +79,9 @@ def way_back(shape: Sequence[int], attributes: Mapping, dims: int, box: Box | No
     """
     # affines are for indices x, y, z; volumes of 2-D data sets lie in memory slices first
     order = (0, 1, 2) if dims == 3 else (2, 1, 0)
-    source = Geometry(*(np.asarray(attributes[f"source_{key}"]) for key in ("spacing_mm", "origin_mm", "direction")))
     whole = tuple(int(n) for n in attributes["source_shape"])
     start, stop = box or ((0, 0, 0), whole)
-    matrix = np.linalg.inv(np.asarray(attributes["affine"])) @ source.affine
+    matrix = np.linalg.inv(np.asarray(attributes["affine"])) @ source_geometry(attributes).affine
     lines = []
     for side, prepared in zip(shape, order, strict=True):
         row = matrix[prepared, :3]
@@ -92,3 +91,8 @@ def way_back(shape: Sequence[int], attributes: Mapping, dims: int, box: Box | No
         places = np.where(np.abs(places - whole_places) < SAME, whole_places, places).clip(0, side - 1)
         lines.append(Line(axis, start[axis], places))
     return WayBack(tuple(lines), whole)
+
+
+def identical(shape: Sequence[int]) -> WayBack:
+    """The way back of a volume that is on its source's grid already."""
+    return WayBack(tuple(Line(axis, 0, np.arange(side, dtype=float)) for axis, side in enumerate(shape)), tuple(shape))

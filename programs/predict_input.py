@@ -16,8 +16,8 @@ PICTURES = (".png",)
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
-def find_inputs(source: Path, channels: int, pictures: bool, labels: Collection[Path] = ()) -> list[RawCase]:
-    """The cases of a folder (files wherever they lie below it, `labels` left out), or the one of a file.
+def find_inputs(source: Path, channels: int, pictures: bool, output: Path, labels: Collection[Path] = ()) -> list[RawCase]:
+    """The cases of a folder (files wherever they lie below it, without `labels` and what lies in `output`), or the one of a file.
 
     A case is named by its path below the folder, without ending. Of several modalities every file's name ends in its channel's number,
     as nnU-Net has it; with one modality that ending is cut off where all names have it. Raises UserError where there is no scan.
@@ -30,6 +30,7 @@ def find_inputs(source: Path, channels: int, pictures: bool, labels: Collection[
     if (source / "dataset.json").is_file():
         raise UserError(f"--input {source}: is a whole data set; name the folder of the scans to predict, such as {source / 'imagesTs'}")
     files = [path for path in files_below(source) if path.is_file() and not _hidden(path.relative_to(source)) and path not in labels]
+    files = [path for path in files if not path.resolve().is_relative_to(output.resolve())]
     scans = {path: name for path in files if (name := _stem(path, endings))}
     cases = _cases(source, scans, channels)
     if channels == 1:

@@ -1,6 +1,6 @@
 """What predict.py predicts with: one or several checkpoints, and how scans are prepared for them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -57,7 +57,9 @@ class Model:
     def prepared(self, case: RawCase, warn: Callable[[str | None], None]) -> tuple[np.ndarray, Mapping]:
         """The scan as the networks see it, (C, ...) float32, and the attributes that its file would have."""
         if self.preparation is None:
-            raise UserError(f"{case.images[0]}: how raw scans of {self.facts.name} are prepared is not known here; only pictures can be predicted")
+            raise UserError(
+                f"{case.images[0]}: how scans of {self.facts.name} are prepared is not known here, only pictures can be predicted"
+            )
         for output in self.preparation.prepare(case, warn):
             last = output  # the volume; slices come before it
         image = last.image.astype(np.float32, copy=False)
@@ -104,9 +106,7 @@ def read_model(s: PredictSettings, device: torch.device) -> Model:
     found = [_read(s, path) for path in s.checkpoint]
     first, facts, plan, page = found[0]
     for other, its_facts, its_plan, _ in found[1:]:
-        alike = (its_facts.name, its_facts.class_names, its_facts.channels, its_facts.dims) == (
-            facts.name, facts.class_names, facts.channels, facts.dims,
-        )  # fmt: skip
+        alike = all(getattr(its_facts, key) == getattr(facts, key) for key in ("name", "class_names", "channels", "dims"))
         if not alike or _decided(its_plan) != _decided(plan):
             raise UserError(f"{other.path}: of other data, or data prepared in another way, than {first.path}; predict with each by itself")
     members = tuple(_member(s, checkpoint, facts, page, device) for checkpoint, *_ in found)
@@ -127,7 +127,7 @@ def plan_of(checkpoint: Checkpoint) -> Plan | None:
     try:
         return None if content is None else Plan.from_dict(content)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{checkpoint.path}: its plan is not understood ({error}); train again, or use the version that trained it") from None
+        raise UserError(f"{checkpoint.path}: its plan is not understood ({error}); use the version that trained it") from None
 
 
 def _read(s: PredictSettings, path) -> tuple[Checkpoint, DatasetFacts, Plan | None, Page | None]:
@@ -173,7 +173,7 @@ def _box(s: PredictSettings, facts: DatasetFacts) -> Box | None:
     if facts.name not in CROPPED:
         raise UserError(f"--box: {facts.name} is not cropped by the label; leave it out")
     if len(s.box) != 6:
-        raise UserError(f"--box {' '.join(map(str, s.box))}: give six numbers, start and end of each axis of the file, as in 100 250 120 260 0 88")
+        raise UserError(f"--box {' '.join(map(str, s.box))}: give start and end of each axis of the file, as in --box 100 250 120 260 0 88")
     return tuple(s.box[::2]), tuple(s.box[1::2])
 
 
@@ -182,13 +182,3 @@ def _decided(plan: Plan | None) -> dict | None:
     if plan is None:
         return None
     return {**OwnPreparation(replace(plan, why={}), ()).settings, "class_names": plan.class_names}
-
-
-def largest_components(labels: np.ndarray, classes: int) -> np.ndarray:
-    from utils.components import largest_component_per_class
-
-    return largest_component_per_class(labels[None], classes, 26)[0]
-
-
-def sizes(model: Model) -> Sequence[tuple[int, ...]]:
-    return [member.predictor.patch_size for member in model.members]

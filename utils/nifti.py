@@ -37,6 +37,22 @@ def write_nifti(
         image.to_filename(unfinished)
 
 
+def write_nifti_like(path: Path, labels: np.ndarray, source: Path) -> None:
+    """Write a label map (unsigned integers) to a .nii.gz file that has shape, affine, qform, sform and codes of the NIfTI file `source`.
+
+    The axes are those of the source's indices; what its header says of intensities goes. Nothing is written in part, as in `write_nifti`.
+    """
+    image = nibabel.load(source)
+    header = image.header.copy()
+    header.set_data_dtype(labels.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    header.extensions.clear()
+    written = type(image)(labels.reshape(image.shape), image.affine, header)
+    with replacing(path) as unfinished:
+        written.to_filename(unfinished)
+
+
 def _storable(volume: np.ndarray) -> np.ndarray:
     if volume.dtype.kind == "f":
         return volume.astype(np.float32)

@@ -1,0 +1,165 @@
+"""Predict raw scans: each prepared as its network's training data were, and its prediction laid back onto its own grid."""
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from preparation.command import terminated
+from preparation.files import RawCase, remove_unfinished
+from programs.predict_back import identical, way_back
+from programs.predict_files import Records, made_of, output_name, probability_file, write_labels
+from programs.predict_input import PICTURES, find_inputs, part_of
+from programs.predict_memory import say_memory
+from programs.predict_model import CROPPED, Model, read_model
+from programs.predict_settings import PredictSettings
+from training.device import choose_device
+from utils.cli import parse
+from utils.components import largest_component_per_class
+from utils.errors import UserError, writing
+from utils.progress import progress
+from utils.provenance import provenance
+
+
+def predict(argv: Sequence[str] | None = None, description: str | None = None) -> int:
+    """Predict the scans that the flags name; see `PredictSettings`. Returns 2 where one could not be predicted, else 0."""
+    s = parse(PredictSettings, argv, description=description)
+    s.check()
+    device = choose_device(s.device, s.gpu)
+    model = read_model(s, device)
+    cases = part_of(find_inputs(s.input, model.facts.channels, model.facts.dims == 2, s.output, _labels(model, s.input)), s.part)
+    if s.box and len(cases) > 1:
+        raise UserError(f"--box: there are {len(cases)} scans below {s.input}; give each its own, one --input file after another")
+    for member in model.members:
+        print(f"checkpoint {member.about['path']}\nselection: {member.about['selection']}")
+    if model.facts.name in CROPPED and not s.box and cases and not _picture(cases[0]):
+        print(
+            f"warning: {model.facts.name}'s training scans were cropped by the label, and networks have seen nothing else; "
+            f"--box names the part of a scan to look at"
+        )
+    say_memory(model, cases, s.probabilities)
+    return run_cases(s, model, cases)
+
+
+def run_cases(s: PredictSettings, model: Model, cases: Sequence[RawCase]) -> int:
+    done, kept, failed = 0, 0, []
+    mend = "free space or name another place with --output"
+    with terminated(), writing(s.output, mend):
+        s.output.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(s.output)
+        records = Records(s.output, s.part, _about(model), _made_with(s, model), s.overwrite)
+        with progress(cases, desc="predicting", unit="scan") as bar:
+            for case in bar:
+                warnings: list[str] = []
+                try:
+                    fault = case.fault
+                    if not fault:
+                        source = made_of(case, s.box)
+                        if records.finished(s.output, case, source, s.probabilities):
+                            kept += 1
+                            continue
+                        predicted = predict_case(s, model, case, warnings)
+                except (UserError, MemoryError, torch.OutOfMemoryError) as error:
+                    fault = str(error) if isinstance(error, UserError) else f"{case.images[0]}: no memory left; try again with --batch 1"
+                if fault:
+                    failed.append(f"not predicted: {case.name}: {fault}")
+                    continue
+                for line in warnings:
+                    bar.write(f"warning: {line}")
+                predicted.write(s.output, case, source, records)
+                done += 1
+    for line in failed:
+        print(line, file=sys.stderr)
+    print(f"{done} predicted, {kept} kept, {len(failed)} not predicted; they lie below {s.output}")
+    return 2 if failed else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Class numbers in the order of the source's indices, and what predict.json says of them."""
+
+    labels: np.ndarray
+    values: np.ndarray
+    attributes: dict
+    record: dict
+
+    def write(self, folder: Path, case: RawCase, source: dict, records: Records) -> None:
+        """The label map, its record first: a file without a record is somebody else's, a record without a file is not finished."""
+        path, begin = folder / output_name(case), time.perf_counter()
+        path.unlink(missing_ok=True)
+        records.add(case.name, source | self.record)
+        write_labels(path, self.values[self.labels], case.images[0], self.attributes)
+        self.record["seconds"]["write"] = round(time.perf_counter() - begin, 3)
+        records.add(case.name, source | self.record)
+
+
+def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list[str]) -> Predicted:
+    """Prepare, predict and lay back one scan, its probabilities being written meanwhile where they are wanted."""
+    begin = time.perf_counter()
+    if _picture(case):
+        image, attributes = model.picture(case), {}
+        back, voxel = identical(image.shape[1:]), None
+    else:
+        image, attributes = model.prepared(case, lambda line: warnings.append(line) if line else None)
+        back = way_back(image.shape[1:], attributes, model.facts.dims, model.box)
+        voxel = float(np.prod(attributes["source_spacing_mm"])) / 1000
+    ready = time.perf_counter()
+    labels = np.zeros(back.shape, np.uint8)
+    part = back.view(labels)
+    path = s.output / output_name(case)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with probability_file(s.output / f"{case.name}.npz" if s.probabilities else None, (model.facts.classes, *back.shape)) as kept:
+        for index, plane in back.planes(model.planes(image)):
+            part[index] = plane.argmax(0).numpy()
+            if kept is not None:
+                back.view(kept)[:, index] = plane.numpy()
+    if s.largest_component:
+        labels = largest_component_per_class(labels[None], model.facts.classes, 26)[0]
+    end = time.perf_counter()
+    counts = np.bincount(labels.ravel(), minlength=model.facts.classes)
+    classes = {
+        name: {"voxels": int(count), "ml": None if voxel is None else round(float(count * voxel), 4)}
+        for name, count in list(zip(model.facts.class_names, counts, strict=True))[1:]
+    }
+    seconds = {"prepare": round(ready - begin, 3), "predict": round(end - ready, 3)}
+    record = {"file": output_name(case), "shape": list(back.shape), "seconds": seconds, "classes": classes, "warnings": warnings}
+    return Predicted(labels, model.values, attributes, record)
+
+
+def _labels(model: Model, source: Path) -> set[Path]:
+    """The labels that lie beside the scans of a published download; they are not to be predicted."""
+    found = set()
+    with suppress(UserError):
+        if source.is_dir() and model.preparation is not None:
+            found = {case.label for case in model.preparation.find(source)}
+    return found - {None}
+
+
+def _picture(case: RawCase) -> bool:
+    return case.images[0].name.endswith(PICTURES)
+
+
+def _about(model: Model) -> dict:
+    return {
+        "dataset": model.facts.name,
+        "label_values": dict(zip(model.facts.class_names, model.values.tolist(), strict=True)),
+        "checkpoints": [member.about for member in model.members],
+        **provenance(),
+    }
+
+
+def _made_with(s: PredictSettings, model: Model) -> dict:
+    """What of the settings decides about predictions."""
+    return {
+        "checkpoints": [member.about["sha256"] for member in model.members],
+        "preparation": None if model.preparation is None else model.preparation.settings,
+        "patch_size": [member.predictor.patch_size for member in model.members],
+        "stride": [getattr(member.predictor, "stride", None) for member in model.members],
+        "tta": s.tta,
+        "largest_component": s.largest_component,
+    }
