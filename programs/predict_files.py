@@ -4,11 +4,13 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from preparation.files import RawCase, source_geometry
 from preparation.scans import sha256
@@ -33,8 +35,9 @@ def write_labels(path: Path, labels: np.ndarray, source: Path, attributes: Mappi
             sitk.WriteImage(sitk.GetImageFromArray(labels[0]), str(unfinished))
         return
     if source.name.endswith(NIFTI):
-        write_nifti_like(path, labels, source)
-        return
+        with suppress(ImageFileError, HeaderDataError):  # ITK reads headers that nibabel refuses; what it made of them is in the attributes
+            write_nifti_like(path, labels, source)
+            return
     geometry = source_geometry(attributes)
     if path.suffix != ".nrrd":
         write_nifti(path, labels.T, affine=geometry.affine)

@@ -1,0 +1,251 @@
+"""Predicting many scans: formats, work that continues, shares of it, and what a user can do wrong."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from dataloaders.facts import DatasetFacts
+from preparation.scans import read_scan
+from programs import predict as program
+from programs.predict import predict
+from tests import threshold
+from tests.raw_scans import ORIENTATIONS, write_scan
+from utils.errors import UserError
+
+SHAPE, PATCH = (14, 12, 10), (8, 8, 6)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    threshold.register(monkeypatch)
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    plan = threshold.plan()
+    return threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), PATCH, plan)
+
+
+def run(checkpoint, source: Path, output: Path, *flags) -> int:
+    paths = [str(path) for path in (checkpoint if isinstance(checkpoint, list) else [checkpoint])]
+    return predict(["--checkpoint", *paths, "--input", str(source), "--output", str(output), "--device", "cpu", *map(str, flags)])
+
+
+def scans(folder: Path, *names: str) -> list[np.ndarray]:
+    """Files of noise; what is above the mean of each."""
+    arrays = [np.random.default_rng(seed).integers(0, 500, SHAPE).astype(np.int16) for seed in range(len(names))]
+    for name, array in zip(names, arrays, strict=True):
+        write_scan(folder / name, array, (1, 2, 3), (5, 6, 7), ORIENTATIONS["LAS"])
+    return [array > array.mean() for array in arrays]
+
+
+def cases(output: Path, name: str = "predict.json") -> dict:
+    return json.loads((output / name).read_text())["cases"]
+
+
+def written(output: Path) -> list[str]:
+    return sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+
+
+def test_formats_and_folders(tmp_path, model):
+    """Each scan's prediction lies below the output as the scan below the input; NRRD stays NRRD, the rest becomes NIfTI."""
+    expected = scans(tmp_path / "in", "a.nii.gz", "b.nii", "c.nrrd", "deep/d.mha", ".hidden.nii.gz")
+    assert run(model, tmp_path / "in", tmp_path / "out") == 0
+    assert written(tmp_path / "out") == ["a.nii.gz", "b.nii.gz", "c.nrrd", "deep/d.nii.gz", "predict.json"]
+    for name, source, mask in zip(
+        ("a.nii.gz", "b.nii.gz", "c.nrrd", "deep/d.nii.gz"), ("a.nii.gz", "b.nii", "c.nrrd", "deep/d.mha"), expected
+    ):
+        found, scan = read_scan(tmp_path / "out" / name), read_scan(tmp_path / "in" / source)
+        assert found.array.dtype == np.uint8 and np.array_equal(found.array, mask)
+        np.testing.assert_allclose(found.geometry.affine, scan.geometry.affine, atol=1e-5)
+    assert cases(tmp_path / "out")["c"]["classes"]["organ 1"]["ml"] == pytest.approx(expected[2].sum() * 6 / 1000, abs=1e-4)
+    assert set(cases(tmp_path / "out")["c"]["seconds"]) == {"prepare", "predict", "write"}
+
+
+def test_a_dicom_series_becomes_nifti_in_its_place(tmp_path, model):
+    array = np.random.default_rng(0).integers(0, 500, SHAPE).astype(np.int16)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    folder = tmp_path / "in" / "patient" / "series"
+    folder.mkdir(parents=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k in range(SHAPE[2]):
+        part = image[:, :, k]
+        tags = {"0008|0060": "CT", "0020|000e": "1.2.3", "0020|000d": "1.2", "0008|0018": f"1.2.3.{k + 1}", "0020|0013": str(k)}
+        tags |= {"0020|0032": f"-10\\20\\{2.5 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0028|0030": "0.5\\0.5"}
+        for key, value in tags.items():
+            part.SetMetaData(key, value)
+        writer.SetFileName(str(folder / f"{k:03d}.dcm"))
+        writer.Execute(part)
+    assert run(model, tmp_path / "in", tmp_path / "out") == 0
+    found = nibabel.load(tmp_path / "out" / "patient" / "series.nii.gz")
+    assert np.array_equal(np.asarray(found.dataobj), array > array.mean())
+    np.testing.assert_allclose(found.affine, read_scan(folder).geometry.affine, atol=1e-5)
+    assert cases(tmp_path / "out")["patient/series"]["sources"] == ["series"]
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_pictures(tmp_path, colours):
+    """A network for slices takes PNG; class k + 1 where the k-th colour, z-scored, is the largest above 0."""
+    values = (0, 40, 80, 120)[: colours + 1]
+    plan = threshold.plan(2, channels=("R", "G", "B")[:colours], values=values)
+    model = threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), (20, 30), plan)
+    picture = np.random.default_rng(0).integers(0, 255, (20, 30, colours)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(picture.squeeze(), isVector=colours > 1), str(tmp_path / "in" / "p.png"))
+    assert run(model, tmp_path / "in", tmp_path / "out", "--probabilities") == 0
+    z = (picture - picture.mean((0, 1))) / picture.std((0, 1))
+    expected = np.array(values)[np.argmax(np.concatenate([np.zeros((20, 30, 1)), z], 2), 2)]
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "p.png")))
+    assert found.dtype == np.uint8 and np.array_equal(found, expected)
+    assert cases(tmp_path / "out")["p"]["classes"]["organ 40"] == {"voxels": int((expected == 40).sum()), "ml": None}
+    with np.load(tmp_path / "out" / "p.npz") as file:
+        assert file["probabilities"].shape == (colours + 1, 1, 20, 30)
+
+
+def test_pictures_for_a_page_of_ones_own(tmp_path):
+    """Their values are as they are; raw scans of such data cannot be prepared."""
+    facts = DatasetFacts(name="Polyps", class_names=("a", "b"), dims=2, file="{}.h5", train_list="t", test_list="t")
+    model = threshold.checkpoint(tmp_path / "c.pth", facts, (8, 8), level=99.5)
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(picture), str(tmp_path / "in" / "p.png"))
+    assert run(model, tmp_path / "in", tmp_path / "out") == 0
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "p.png"))), picture > 99)
+    scans(tmp_path / "volumes", "a.nii.gz")
+    assert run(model, tmp_path / "volumes", tmp_path / "other") == 2
+
+
+def test_finished_predictions_are_kept(tmp_path, model, capsys, monkeypatch):
+    scans(tmp_path / "in", "a.nii.gz", "b.nii.gz")
+    out = tmp_path / "out"
+    assert run(model, tmp_path / "in", out) == 0
+    before = (out / "a.nii.gz").stat().st_mtime_ns
+    (out / "b.nii.gz").unlink()  # as if it had been interrupted there
+    assert run(model, tmp_path / "in", out) == 0 and "1 predicted, 1 kept" in capsys.readouterr().out
+    assert run(model, tmp_path / "in", out, "--probabilities") == 0 and "2 predicted, 0 kept" in capsys.readouterr().out
+    assert run(model, tmp_path / "in", out, "--probabilities") == 0 and "0 predicted, 2 kept" in capsys.readouterr().out
+    assert run(model, tmp_path / "in", out, "--overwrite") == 0 and "2 predicted, 0 kept" in capsys.readouterr().out
+    assert (out / "a.nii.gz").stat().st_mtime_ns > before and set(cases(out)) == {"a", "b"}
+
+
+def test_work_that_is_interrupted_continues_and_leaves_nothing_half_written(tmp_path, model, capsys, monkeypatch):
+    expected = scans(tmp_path / "in", "a.nii.gz", "b.nii.gz", "c.nii.gz")
+    out, whole = tmp_path / "out", program.write_labels
+
+    def interrupted(path, *rest):
+        if path.name.startswith("b"):
+            raise KeyboardInterrupt
+        whole(path, *rest)
+
+    monkeypatch.setattr(program, "write_labels", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path / "in", out)
+    assert written(out) == ["a.nii.gz", "predict.json"]
+    monkeypatch.setattr(program, "write_labels", whole)
+    (out / ".99999999-b.nii.gz").write_text("what a killed process leaves")
+    assert run(model, tmp_path / "in", out) == 0 and "2 predicted, 1 kept" in capsys.readouterr().out
+    assert written(out) == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "predict.json"]
+    assert all(np.array_equal(read_scan(out / f"{name}.nii.gz").array, mask) for name, mask in zip("abc", expected, strict=True))
+
+
+def test_parts_share_the_work_and_a_later_run_knows_of_all(tmp_path, model, capsys):
+    scans(tmp_path / "in", *(f"{name}.nii.gz" for name in "abcde"))
+    out = tmp_path / "out"
+    assert run(model, tmp_path / "in", out, "--part", "1/2") == 0 and run(model, tmp_path / "in", out, "--part", "2/2") == 0
+    assert list(cases(out, "predict_1of2.json")) == ["a", "c", "e"] and list(cases(out, "predict_2of2.json")) == ["b", "d"]
+    capsys.readouterr()
+    scans(tmp_path / "in", *(f"{name}.nii.gz" for name in "abcdef"))
+    assert run(model, tmp_path / "in", out) == 0 and "1 predicted, 5 kept" in capsys.readouterr().out
+    assert list(cases(out)) == list("abcdef")
+
+
+def test_one_bad_scan_stops_no_other(tmp_path, model, capsys):
+    scans(tmp_path / "in", "a.nii.gz", "c.nii.gz")
+    (tmp_path / "in" / "b.nii.gz").write_bytes(b"no scan")
+    assert run(model, tmp_path / "in", tmp_path / "out") == 2
+    said = capsys.readouterr()
+    assert f"not predicted: b: {tmp_path / 'in' / 'b.nii.gz'}: " in said.err and "2 predicted, 0 kept, 1 not predicted" in said.out
+    assert written(tmp_path / "out") == ["a.nii.gz", "c.nii.gz", "predict.json"]
+
+
+def test_predictions_of_another_network_or_scan_are_not_touched(tmp_path, model, capsys):
+    scans(tmp_path / "in", "a.nii.gz")
+    out = tmp_path / "out"
+    run(model, tmp_path / "in", out)
+    before = (out / "a.nii.gz").read_bytes()
+    plan = threshold.plan()
+    other = threshold.checkpoint(tmp_path / "other.pth", threshold.facts_of(plan), PATCH, plan, level=0.3)
+    with pytest.raises(UserError, match=r"predict\.json: of predictions with other checkpoints; name another --output, or --overwrite"):
+        run(other, tmp_path / "in", out)
+    with pytest.raises(UserError, match="other tta"):
+        run(model, tmp_path / "in", out, "--tta", "mirror")
+    capsys.readouterr()
+    write_scan(tmp_path / "in" / "a.nii.gz", np.arange(1680).reshape(SHAPE).astype(np.int16))
+    assert run(model, tmp_path / "in", out) == 2 and "was made of another scan" in capsys.readouterr().err
+    (out / "predict.json").unlink()
+    assert run(model, tmp_path / "in", out) == 2 and "a.nii.gz: is there, but not in predict.json" in capsys.readouterr().err
+    assert (out / "a.nii.gz").read_bytes() == before
+    assert run(model, tmp_path / "in", out, "--overwrite") == 0 and (out / "a.nii.gz").read_bytes() != before
+
+
+def test_labels_beside_published_scans_are_no_input(tmp_path):
+    from helpers import LA
+
+    scans(tmp_path / "in", "x/lgemri.nrrd", "x/laendo.nrrd")
+    model = threshold.checkpoint(tmp_path / "c.pth", LA, PATCH)
+    assert run(model, tmp_path / "in", tmp_path / "in" / "out") == 0  # an output inside the input is no input either
+    assert run(model, tmp_path / "in", tmp_path / "in" / "out") == 0
+    assert written(tmp_path / "in" / "out") == ["predict.json", "x/lgemri.nrrd"]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--input", "nowhere"], "no such file or folder"),
+        (["--input", "empty"], "no scan below it"),
+        (["--input", "pictures"], "pictures are for 2-D networks"),
+        (["--input", "nnunet"], "name the folder of the scans to predict"),
+        (["--input", "twice"], "would be called as that of"),
+        (["--input", "notes.txt"], "of a DICOM series name the folder"),
+        (["--output", "in"], "is the input itself"),
+        (["--output", "notes.txt"], "is a file; name a folder"),
+        (["--part", "3/2"], "expected i/n"),
+        (["--part", "half"], "expected i/n"),
+        (["--batch", "-1"], "a number of windows"),
+        (["--stride", "4", "4"], "give three steps"),
+        (["--box", "0", "4", "0", "4", "0", "4"], "mine is not cropped by the label"),
+        (["--variant", "mcnet"], "is for Pancreas alone"),
+        (["--dataset", "LA"], "is a checkpoint of mine; leave --dataset out"),
+        (["--checkpoint", "plain.pth"], "name it with --dataset"),
+        (["--checkpoint", "none.pth"], "no such checkpoint"),
+        (["--checkpoint", "c.pth", "two.pth"], "of other data, or data prepared in another way"),
+        (["--checkpoint", "broken.pth"], "its plan is not understood"),
+    ],
+)
+def test_mistakes_are_named_in_one_line_and_nothing_is_written(tmp_path, model, monkeypatch, flags, words):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    scans(Path("in"), "a.nii.gz")
+    scans(Path("twice"), "a.nii.gz", "a.nii")
+    for folder in ("empty", "pictures", "nnunet"):
+        Path(folder).mkdir()
+    Path("pictures/p.png").touch()
+    Path("nnunet/dataset.json").touch()
+    Path("notes.txt").write_text("no scan")
+    torch.save(threshold.Threshold3(1, 2).state_dict(), "plain.pth")
+    plan = threshold.plan(spacing=(1.0, 1.0, 1.0))
+    threshold.checkpoint(Path("two.pth"), threshold.facts_of(plan), PATCH, plan)
+    content = torch.load("c.pth", weights_only=True)
+    torch.save({**content, "plan": {"version": 9}}, "broken.pth")
+    given = {"--checkpoint": ["c.pth"], "--input": ["in"], "--output": ["out"]}
+    given[flags[0]] = flags[1:]
+    with pytest.raises(UserError) as caught:
+        predict([word for flag, values in given.items() for word in (flag, *values)] + ["--device", "cpu"])
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert not Path("out").exists()
