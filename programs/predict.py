@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def predict(argv: Sequence[str] | None = None, description: str | None = None) -
     s.check()
     device = choose_device(s.device, s.gpu)
     model = read_model(s, device)
-    cases = part_of(find_inputs(s.input, model.facts.channels, model.facts.dims == 2, s.output, _labels(model, s.input)), s.part)
+    cases = part_of(find_inputs(s.input, model.facts.channels, model.facts.dims == 2, s.output, model.plan is None), s.part)
     if s.box and len(cases) > 1:
         raise UserError(f"--box: there are {len(cases)} scans below {s.input}; give each its own, one --input file after another")
     for member in model.members:
@@ -129,15 +128,6 @@ def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list
     seconds = {"prepare": round(ready - begin, 3), "predict": round(end - ready, 3)}
     record = {"file": output_name(case), "shape": list(back.shape), "seconds": seconds, "classes": classes, "warnings": warnings}
     return Predicted(labels, model.values, attributes, record)
-
-
-def _labels(model: Model, source: Path) -> set[Path]:
-    """The labels that lie beside the scans of a published download; they are not to be predicted."""
-    found = set()
-    with suppress(UserError):
-        if source.is_dir() and model.preparation is not None:
-            found = {case.label for case in model.preparation.find(source)}
-    return found - {None}
 
 
 def _picture(case: RawCase) -> bool:

@@ -14,13 +14,16 @@ from utils.errors import UserError
 SCANS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURES = (".png",)
 CHANNEL = re.compile(r"(.+)_(\d{4})")
+# labels as they lie beside their scans in the published downloads
+LABELS = re.compile(r"(.+_gt|laendo|label\d{4}|segmentation(-\d+)?)\.(nii|nii\.gz|nrrd)", re.IGNORECASE)
 
 
-def find_inputs(source: Path, channels: int, pictures: bool, output: Path, labels: Collection[Path] = ()) -> list[RawCase]:
-    """The cases of a folder (files wherever they lie below it, without `labels` and what lies in `output`), or the one of a file.
+def find_inputs(source: Path, channels: int, pictures: bool, output: Path, download: bool) -> list[RawCase]:
+    """The cases of a folder (files wherever they lie below it, but for those in `output`), or the one of a file.
 
     A case is named by its path below the folder, without ending. Of several modalities every file's name ends in its channel's number,
-    as nnU-Net has it; with one modality that ending is cut off where all names have it. Raises UserError where there is no scan.
+    as nnU-Net has it; with one modality that ending is cut off where all names have it. A picture holds all its channels. `download`:
+    labels named as in a published download are left out. Raises UserError where there is no scan.
     """
     if not source.exists():
         raise UserError(f"--input {source}: no such file or folder")
@@ -29,8 +32,9 @@ def find_inputs(source: Path, channels: int, pictures: bool, output: Path, label
         return _one_file(source, channels, endings)
     if (source / "dataset.json").is_file():
         raise UserError(f"--input {source}: is a whole data set; name the folder of the scans to predict, such as {source / 'imagesTs'}")
-    files = [path for path in files_below(source) if path.is_file() and not _hidden(path.relative_to(source)) and path not in labels]
+    files = [path for path in files_below(source) if path.is_file() and not _hidden(path.relative_to(source))]
     files = [path for path in files if not path.resolve().is_relative_to(output.resolve())]
+    files = [path for path in files if not (download and LABELS.fullmatch(path.name))]
     scans = {path: name for path in files if (name := _stem(path, endings))}
     cases = _cases(source, scans, channels)
     if channels == 1:
@@ -59,7 +63,7 @@ def _one_file(path: Path, channels: int, endings: Collection[str]) -> list[RawCa
     stem = _stem(path, endings)
     if not stem:
         raise UserError(f"--input {path}: does not end in {', '.join(endings)}; of a DICOM series name the folder")
-    if channels == 1:
+    if channels == 1 or path.name.endswith(PICTURES):
         return [RawCase(_without_number(stem), (path,), part="predict")]
     ending, found = path.name.removeprefix(stem), CHANNEL.fullmatch(stem)
     if not found:
@@ -75,11 +79,13 @@ def _cases(source: Path, scans: dict[Path, str], channels: int) -> list[RawCase]
         cut = all(name.endswith("_0000") for name in names.values())
         return [RawCase(_without_number(name) if cut else name, (path,), part="predict") for path, name in names.items()]
     groups: dict[str, dict[int, Path]] = {}
+    cases = [RawCase(name, (path,), part="predict") for path, name in names.items() if path.name.endswith(PICTURES)]
     for path, name in names.items():
+        if path.name.endswith(PICTURES):
+            continue
         if not (found := CHANNEL.fullmatch(name)):
             raise UserError(f"{path}: the network takes {channels} modalities, so its name must end in a channel number, such as _0000")
         groups.setdefault(found[1], {})[int(found[2])] = path
-    cases = []
     for name, mine in groups.items():
         there = sorted(mine)
         fault = "" if there == list(range(channels)) else f"{source / name}: channels {there} are there, expected 0 to {channels - 1}"

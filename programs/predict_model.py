@@ -67,8 +67,8 @@ class Model:
         return in_memory(self.facts, image, None)[0], last.attributes
 
     def picture(self, case: RawCase) -> np.ndarray:
-        """Pictures as the networks see them, (C, 1, H, W) float32: by the plan, ACDC's to 0..1, others as they are."""
-        image = np.concatenate([read_picture(path) for path in case.images])
+        """A picture as the networks see it, (C, 1, H, W) float32: by the plan, ACDC's to 0..1, others as they are."""
+        image = read_picture(case.images[0])
         if len(image) in (3, 4) and self.facts.channels == 1 and (image[:3] == image[0]).all():
             image = image[:1]  # grey, stored in colours
         if len(image) == 4 and self.facts.channels == 3:

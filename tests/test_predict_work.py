@@ -7,6 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
+from helpers import LA
 
 from dataloaders.facts import DatasetFacts
 from preparation.scans import read_scan
@@ -56,9 +58,8 @@ def test_formats_and_folders(tmp_path, model):
     expected = scans(tmp_path / "in", "a.nii.gz", "b.nii", "c.nrrd", "deep/d.mha", ".hidden.nii.gz")
     assert run(model, tmp_path / "in", tmp_path / "out") == 0
     assert written(tmp_path / "out") == ["a.nii.gz", "b.nii.gz", "c.nrrd", "deep/d.nii.gz", "predict.json"]
-    for name, source, mask in zip(
-        ("a.nii.gz", "b.nii.gz", "c.nrrd", "deep/d.nii.gz"), ("a.nii.gz", "b.nii", "c.nrrd", "deep/d.mha"), expected
-    ):
+    names = ("a.nii.gz", "b.nii.gz", "c.nrrd", "deep/d.nii.gz"), ("a.nii.gz", "b.nii", "c.nrrd", "deep/d.mha")
+    for name, source, mask in zip(*names, expected[:4], strict=True):
         found, scan = read_scan(tmp_path / "out" / name), read_scan(tmp_path / "in" / source)
         assert found.array.dtype == np.uint8 and np.array_equal(found.array, mask)
         np.testing.assert_allclose(found.geometry.affine, scan.geometry.affine, atol=1e-5)
@@ -194,8 +195,6 @@ def test_predictions_of_another_network_or_scan_are_not_touched(tmp_path, model,
 
 
 def test_labels_beside_published_scans_are_no_input(tmp_path):
-    from helpers import LA
-
     scans(tmp_path / "in", "x/lgemri.nrrd", "x/laendo.nrrd")
     model = threshold.checkpoint(tmp_path / "c.pth", LA, PATCH)
     assert run(model, tmp_path / "in", tmp_path / "in" / "out") == 0  # an output inside the input is no input either
@@ -228,8 +227,6 @@ def test_labels_beside_published_scans_are_no_input(tmp_path):
     ],
 )
 def test_mistakes_are_named_in_one_line_and_nothing_is_written(tmp_path, model, monkeypatch, flags, words):
-    import torch
-
     monkeypatch.chdir(tmp_path)
     scans(Path("in"), "a.nii.gz")
     scans(Path("twice"), "a.nii.gz", "a.nii")
