@@ -518,7 +518,9 @@ def test_report_on_predictions_of_other_data(phantom_root, data, run):
 
 
 def script(name, *flags, **options):
-    return subprocess.run([sys.executable, CODE / name, *map(str, flags)], capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(
+        [sys.executable, CODE / name, *map(str, flags)], capture_output=True, text=True, encoding="utf-8", timeout=120, **options
+    )
 
 
 def test_scripts_exit_2_with_one_line(tmp_path):

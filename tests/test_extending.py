@@ -158,7 +158,9 @@ def test_two_students_in_two_processes(phantom_root, tmp_path):
     tests = Path(__file__).parent
     (tmp_path / "spy.py").write_text(SPY.format(repository=str(tests.parent), tests=str(tests), folder=str(tmp_path), numbers=numbers))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "spy.py")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    result = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert_same({name: dict(state) for name, state in first.items()}, {name: dict(state) for name, state in second.items()})
