@@ -139,7 +139,6 @@ def test_selection_by_ones_own_list(tiny, tmp_path):
         (["--patch_size", "40", "32", "16"], "multiples of 16"),
         (["--val_stride", "16", "16"], "--val_stride 16 16: give three steps"),
         (["--val_stride", "16", "16", "0"], "--val_stride 16 16 0: give three steps"),
-        (["--batch_size", "200", "--labeled_bs", "100"], "--labeled_bs 100: the training list has"),
         (["--lr_drop_every", "-1"], "--lr_drop_every"),
         (["--model", "unet"], "--model unet: takes 2-D images"),
         (["--upsampling", "nearest"], "--upsampling: it belongs to --model unet"),
