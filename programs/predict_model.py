@@ -22,7 +22,7 @@ from programs.networks import build_network, check_patch, load_network
 from programs.predict_settings import PredictSettings
 from recipes.page import Page
 from recipes.registry import find_page
-from training.checkpoint import Checkpoint, load, read
+from training.checkpoint import Checkpoint, read
 from training.device import place
 from training.evaluate import SlicePredictor
 from training.sliding import VolumePredictor, check_stride
@@ -123,9 +123,8 @@ def read_model(s: PredictSettings, device: torch.device) -> Model:
 
 def plan_of(checkpoint: Checkpoint) -> Plan | None:
     """The plan that a checkpoint of somebody's own data carries."""
-    content = load(checkpoint.path).get("plan") if checkpoint.ours else None
     try:
-        return None if content is None else Plan.from_dict(content)
+        return Plan.from_dict(checkpoint.plan) if checkpoint.plan else None
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{checkpoint.path}: its plan is not understood ({error}); use the version that trained it") from None
 
