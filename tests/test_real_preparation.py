@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from preparation.command import prepare
+from preparation.flips import spreads
 from preparation.geometry import lay_onto
-from preparation.pancreas import spreads
 from preparation.scans import read_scan
 from recipes.registry import pages
 from tests.raw_again import write_acdc, write_la
