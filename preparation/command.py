@@ -1,13 +1,10 @@
 """From raw scans to the HDF5 files that training reads: processes in parallel, finished files kept, one bad case stops no other."""
 
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +22,9 @@ from preparation.planning import make_plan
 from preparation.scans import sha256
 from preparation.settings import Preparation, PrepareSettings
 from utils.cli import parse
-from utils.errors import Interrupted, UserError, writing
+from utils.errors import UserError, writing
 from utils.progress import progress
-from utils.workers import worker_pool
+from utils.workers import ended_processes, terminated, worker_pool
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def _own(s: PrepareSettings) -> Preparation:
                 )
     else:
         workers = s.workers or os.cpu_count() or 1
-        with _ended_processes(), terminated(), worker_pool(min(workers, max(len(dataset.cases), 1))) as pool:
+        with ended_processes(), terminated(), worker_pool(min(workers, max(len(dataset.cases), 1))) as pool:
             plan = make_plan(dataset, s.dims, pool)
         print(f"--dims {plan.dims} ({plan.why['dims']})")
     return OwnPreparation(plan, dataset.cases)
@@ -141,7 +138,7 @@ def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, wo
     done = []
     try:
         with (
-            _ended_processes(),
+            ended_processes(),
             terminated(),
             progress(total=len(cases), desc="preparing", unit="case") as bar,
             worker_pool(min(workers or os.cpu_count() or 1, max(len(cases), 1))) as pool,
@@ -190,25 +187,3 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
     for output in outputs:
         write_output(root, output, made_of)
     return Done(case.name, warnings=tuple(warnings))
-
-
-@contextmanager
-def _ended_processes() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool:
-        raise UserError("a process ended unexpectedly (no memory left?); run again with fewer --workers, finished cases are kept") from None
-
-
-@contextmanager
-def terminated() -> Iterator[None]:
-    """A scheduler's SIGTERM ends the work as Ctrl-C does: with nothing half-written, and no process left behind."""
-
-    def stop(number: int, frame) -> None:
-        raise Interrupted("terminated; the same command continues", 128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
