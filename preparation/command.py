@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from dataloaders.plan import FILE, read_plan
 from preparation.acdc import ACDCPreparation
+from preparation.faults import told
 from preparation.files import RawCase, claim, finished, provenance_attributes, remove_unfinished, write_output
 from preparation.kits19 import KiTS19Preparation
 from preparation.la import LAPreparation
@@ -165,23 +165,15 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
     if case.fault:
         return Done(case.name, failed=case.fault)
     warnings: list[str] = []
-    settings, outputs = preparation.settings, None
-    try:
+    failed: list[str] = []
+    settings = preparation.settings
+    with told(case.images[0], failed.append):
         hashes = [sha256(path) for path in case.sources]
         if finished(root, preparation.mark(case), settings, hashes, redo):
             return Done(case.name, kept=True)
         outputs = list(preparation.prepare(case, lambda line: warnings.append(line) if line else None))
-    except UserError as error:
-        return Done(case.name, failed=str(error))
-    except MemoryError:
-        return Done(case.name, failed=f"{case.images[0]}: too large for the memory that is left; try again with --workers 1")
-    except Exception as error:  # ours to mend, but no reason to leave the other cases unprepared
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        text = " ".join(str(error).split())[:200]
-        return Done(
-            case.name,
-            failed=f"{case.images[0]}: {type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno}); please report it",
-        )
+    if failed:
+        return Done(case.name, failed=failed[0])
     others = [output.file for output in outputs[:-1]]
     made_of = provenance_attributes(settings, [path.name for path in case.sources], hashes, others)
     for output in outputs:

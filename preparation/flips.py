@@ -39,11 +39,8 @@ def better_flip(image: np.ndarray, found: dict[Flips, float]) -> Flips | None:
     return best
 
 
-def fits_better_flipped(path: Path, image: np.ndarray, label: np.ndarray, axes: str = "xyz") -> str | None:
-    """A warning where a label would be much more even in intensity if it were flipped; `axes` names those of the arrays."""
-    if not label.any():
-        return None
-    found = spreads(image, label)
+def fits_better_flipped(path: Path, image: np.ndarray, found: dict[Flips, float], axes: str = "xyz") -> str | None:
+    """A warning where a label would be much more even in intensity if it were flipped; `found`: its `spreads`, `axes`: of both arrays."""
     best = better_flip(image, found)
     if best is None:
         return None

@@ -12,7 +12,7 @@ from scipy.ndimage import affine_transform
 
 from preparation.crop import box_of, label_range, needs_label, not_empty
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
-from preparation.flips import fits_better_flipped
+from preparation.flips import fits_better_flipped, spreads
 from preparation.geometry import Geometry, lay_onto
 from preparation.lists import write_lists
 from preparation.scans import Scan, files_below, read_label, read_scan
@@ -73,7 +73,7 @@ class PancreasPreparation:
             truth = read_label(case.label, (0, 1), "0 and 1")
             label, said = lay_onto(str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry)
             warn(said)
-            warn(fits_better_flipped(case.label, scan.array, label))
+            warn(fits_better_flipped(case.label, scan.array, spreads(scan.array, label)))
         if self.crop == "published":
             not_empty(case, label)
         make = coranet if self.variant == "coranet" else mcnet
