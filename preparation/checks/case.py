@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from preparation.flips import Flips, fits_better_flipped, spreads
+from preparation.flips import fits_better_flipped, named, spreads
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFound:
     """`shape` and `spacing_mm` in the order of the file's axes; `axes`: where those run, such as RAS; `low`, `high`: the image's range;
-    `voxels`: of each label value, None without label; `images`: hash of the voxels by file; `spreads`: see `preparation.flips`;
-    `preparation`: the settings that a prepared file was made with. What could not be found out is None or empty."""
+    `voxels`: of each label value, None without label; `images`: hash of the voxels by file; `spreads`: of `preparation.flips`, by the
+    axes that are flipped; `preparation`: the settings that a prepared file was made with. What could not be found out is None or empty."""
 
     name: str
     split: str
@@ -27,16 +27,12 @@ class CaseFound:
     high: float | None = None
     voxels: Mapping[int, int] | None = None
     images: Mapping[str, str] = field(default_factory=dict)
-    spreads: Mapping[Flips, float] | None = None
+    spreads: Mapping[str, float] | None = None
     preparation: str = ""
 
     def plain(self) -> dict:
-        """Plain types, for check.json; the flips by the axes that they turn: "", "x", "yz" ..."""
-        content = {key: value for key, value in asdict(self).items() if key != "preparation"}
-        if self.spreads is not None:
-            named = {"".join(letter for letter, flip in zip("xyz", flips, strict=True) if flip): s for flips, s in self.spreads.items()}
-            content["spreads"] = {flips: round(spread, 6) for flips, spread in named.items()}
-        return content
+        """Plain types, for check.json."""
+        return {key: value for key, value in asdict(self).items() if key != "preparation"}
 
 
 def voxel_hash(array: np.ndarray) -> str:
@@ -49,11 +45,12 @@ def voxel_hash(array: np.ndarray) -> str:
 def look_at_label(path: Path, image: np.ndarray, label: np.ndarray, axes: str, warnings: list[str]) -> dict:
     """`voxels` and `spreads` of a label that lies on its image, both with these axes; what is to be said goes to `warnings`."""
     found = spreads(image, label)
-    counts = sum(np.bincount(part.ravel(), minlength=int(label.max()) + 1) for part in label)
+    most = int(label.max()) + 1
+    counts = sum(np.bincount(part.ravel(), minlength=most) for part in label)  # part by part: it counts in 8 bytes a voxel
     voxels = {value: int(count) for value, count in enumerate(counts) if count}
     if set(voxels) <= {0}:
         warnings.append(f"{path}: the label is empty; draw it, or give the case as one without label")
         return {"voxels": voxels}
     if said := fits_better_flipped(path, image, found, axes):
         warnings.append(said)
-    return {"voxels": voxels, "spreads": found}
+    return {"voxels": voxels, "spreads": {named(flips, axes): round(spread, 6) for flips, spread in found.items()}}

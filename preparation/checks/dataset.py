@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from preparation.checks.case import CaseFound
-from preparation.flips import MANY, MOST, named
+from preparation.flips import MANY, MOST
 
 FAR = 2  # times the median spacing, along any axis
 
@@ -48,18 +48,16 @@ def missing_classes(cases: Sequence[CaseFound], classes: Mapping[int, str]) -> l
 
 def flipped_together(cases: Sequence[CaseFound]) -> list[str]:
     """Labels that were all flipped by one reader, though no case alone need be striking."""
-    found = [case.spreads for case in cases if case.spreads]
-    found = [spreads for spreads in found if len(next(iter(spreads))) == 3]
+    found = [case.spreads for case in cases if case.spreads and len(case.spreads) == 8]
     if len(found) < MANY:
         return []
-    as_they_are = (False, False, False)
-    counts = {flips: sum(one[flips] < one[as_they_are] for one in found) for flips in found[0]}
+    counts = {flips: sum(spreads[flips] < spreads[""] for spreads in found) for flips in found[0]}
     best = max(counts, key=counts.get)
     if counts[best] < MOST * len(found):
         return []
     return [
-        f"{counts[best]} of {len(found)} labels fit better flipped along {named(best, 'xyz')} (check.json: spreads); "
-        "two readers turned images and labels differently: look at pictures (--pictures)"
+        f"{counts[best]} of {len(found)} labels fit better flipped along {', '.join(best)}: images and labels went through readers that "
+        "turn them differently; look at --pictures"
     ]
 
 

@@ -57,9 +57,10 @@ def _raw(root: Path) -> Found:
         return Found(root.resolve().name, "raw", (), {}, (*errors, str(error)), ())
     values, warnings = tuple(value for value, _ in about.labels), list(about.said)
     if values != tuple(range(len(values))):
+        shown = ", ".join(map(str, values[:8])) + (" ..." if len(values) > 8 else "")
         warnings.append(
-            f"{root / 'dataset.json'}: label values {', '.join(map(str, values))} have gaps; prepare_data.py closes them and predictions "
-            "get them back, nnU-Net would refuse them"
+            f"{root / 'dataset.json'}: the label values {shown} have gaps; prepare_data.py closes them and predictions get them back, "
+            "nnU-Net would refuse them"
         )
     jobs = [Job(case.name, check_raw, (case, values)) for case in about.cases]
     return Found(about.name, "raw", tuple(jobs), dict(about.labels[1:]), tuple(errors), tuple(warnings))
