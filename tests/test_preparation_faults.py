@@ -338,6 +338,15 @@ def test_a_scan_that_ends_too_early_is_never_read(tmp_path, name, share):
     refused(name, "again", call=lambda: read_scan(path))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mha", "a.nrrd"])
+def test_a_voxel_that_is_no_number_is_never_read_as_zero(tmp_path, name, value):
+    """ITK's reader of NIfTI writes 0 in its place."""
+    array = noise((30, 20, 10)).astype(np.float32)
+    array[-1, -1, -1] = value
+    refused(name, "holds NaN or infinite values", call=lambda: read_scan(write_scan(tmp_path / name, array)))
+
+
 def test_no_training_case_at_all_is_one_line(raw, tmp_path):
     for folder in ("imagesTr", "imagesUn"):
         for path in (raw / folder).iterdir():
