@@ -12,6 +12,7 @@ import pytest
 
 from methods.registry import METHODS
 from networks.registry import NETWORKS
+from preparation.checks.command import CheckSettings
 from preparation.settings import PrepareSettings
 from programs.evaluation import EvaluationSettings
 from programs.export import ExportSettings
@@ -90,7 +91,16 @@ def attributes_read() -> set[str]:
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings, *sorted(OPTIONS, key=str), EvaluationSettings, RegistrationSettings, ReportSettings, ExportSettings, PrepareSettings],
+    [
+        Settings,
+        *sorted(OPTIONS, key=str),
+        EvaluationSettings,
+        RegistrationSettings,
+        ReportSettings,
+        ExportSettings,
+        PrepareSettings,
+        CheckSettings,
+    ],
     ids=lambda settings: f"{settings.__module__}.{settings.__name__}",
 )
 def test_every_setting_is_read_somewhere(settings):

@@ -31,6 +31,7 @@ def in_process(monkeypatch):
             yield pool
 
     monkeypatch.setattr(command, "worker_pool", threads)
+    monkeypatch.setattr(command, "provenance", dict)  # asks git, each time
 
 
 @pytest.fixture(scope="module")
@@ -360,3 +361,4 @@ def test_the_script_with_processes_of_its_own(raw):
     done = subprocess.run([sys.executable, script, "--root_path", raw, "--workers", "2"], capture_output=True, text=True)
     assert done.returncode == 2 and "5 cases, 1 errors, 0 warnings" in done.stdout
     assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
+    assert json.loads((raw / "check.json").read_text())["command"].startswith("check_data.py --root_path")

@@ -23,15 +23,14 @@ def across(cases: Sequence[CaseFound], classes: Mapping[int, str]) -> tuple[list
 
 
 def twice(cases: Sequence[CaseFound]) -> list[str]:
-    """The same voxels in two files, whatever their names."""
-    seen: dict[str, tuple[str, str]] = {}
+    """The same voxels in two files or cases, whatever their names; a case that two lists name is told by these."""
+    seen: dict[str, tuple[str, CaseFound]] = {}
     faults = []
     for case in cases:
         for path, digest in case.images.items():
-            if digest in seen:
-                other, split = seen[digest]
-                faults.append(f"{path}: the same image as {other} ({case.split} and {split}); take one of them away")
-            seen.setdefault(digest, (path, case.split))
+            other, owner = seen.setdefault(digest, (path, case))
+            if (path, case.name) != (other, owner.name):
+                faults.append(f"{path}: the same image as {other} ({case.split} and {owner.split}); take one of them away")
     return faults
 
 

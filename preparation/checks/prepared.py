@@ -29,7 +29,8 @@ def check_prepared(
             image, truth, attributes = read_case(path, facts, 2 if sliced else 3, _has_label(path) if label is None else label)
             images.append(image)
             labels += [] if truth is None else [truth]
-            about = _place(facts, path, attributes, 2 if sliced else 3, warnings) | {"preparation": attributes.get("preparation", "")}
+            about["preparation"] = attributes.get("preparation", "")
+            about |= _place(facts, path, attributes, 2 if sliced else 3, warnings)
     if images:
         first = paths[0]
         low, high = float(min(image.min() for image in images)), float(max(image.max() for image in images))
