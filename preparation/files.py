@@ -18,7 +18,7 @@ from utils.errors import UserError, writing
 from utils.files import replacing
 
 PACKAGES = ("SimpleITK", "numpy", "scipy", "h5py")
-UNFINISHED = re.compile(r"\.(\d+)-.+\.(h5|json|list|txt)")
+UNFINISHED = re.compile(r"\.(\d+)-.+\.(h5|json|list|txt|png)")
 
 
 @dataclass(frozen=True)

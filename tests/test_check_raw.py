@@ -14,7 +14,9 @@ import pytest
 import SimpleITK as sitk
 
 from preparation.checks import command
+from preparation.checks.case import CaseFound
 from preparation.checks.command import check
+from preparation.checks.dataset import flipped_alone
 from preparation.flips import fits_better_flipped, spreads
 from tests.raw_scans import ORIENTATIONS, blob, noise, own_case, own_dataset, write_scan
 from utils.errors import UserError
@@ -323,6 +325,21 @@ def test_the_spread_inside_flipped_labels_by_the_plain_formula():
     assert len(found) == 8 and np.isclose(spreads(image, label // 2)[False, False, False], image[label == 2].std())
 
 
+def test_one_label_among_many_is_told_by_how_the_others_lie():
+    flips = ("x", "y", "z", "xy", "xz", "yz", "xyz")
+
+    def case(number: int, as_it_is: float, **flipped: float) -> CaseFound:
+        return CaseFound(name=f"case{number}", split="train", spreads={"": as_it_is, **dict.fromkeys(flips, 20.0), **flipped})
+
+    cases = [case(number, 10) for number in range(19)]
+    assert flipped_alone([*cases, case(19, 20, yz=12.6)]) == []  # 1.59 times better
+    (line,) = flipped_alone([*cases, case(19, 20, yz=12)])
+    assert line.startswith("case19: its label fits 1.7 times better flipped along y, z, 95 % of the others no more than 1.0 times")
+    rough = [case(number, 20, x=14) for number in range(19)]  # where all fit a little better, that is how they are
+    assert flipped_alone([*rough, case(19, 20, yz=12)]) == []
+    assert flipped_alone([*cases[:18], case(19, 20, yz=12)]) == []  # too few to say
+
+
 def test_a_ragged_tumour_that_lies_right_is_not_told():
     """More even wherever else it is laid, as a tumour in an organ is: no single flip stands out."""
     rng = np.random.default_rng(0)
@@ -337,6 +354,8 @@ def test_a_ragged_tumour_that_lies_right_is_not_told():
 def test_pictures_show_every_case_that_can_be_read(raw, tmp_path):
     cut(image(raw, "b"))
     cut(image(raw, "b", 1))
+    (tmp_path / "out" / "check_pictures").mkdir(parents=True)
+    (tmp_path / "out" / "check_pictures" / ".99999999-a.png").touch()  # left by a process that was killed
     assert check(["--root_path", str(raw), "--pictures", "--output", str(tmp_path / "out")]) == 2
     assert {path.name for path in (tmp_path / "out" / "check_pictures").iterdir()} == {"a.png", "c.png", "u.png", "t.png"}
     assert not (raw / "check.json").exists() and (tmp_path / "out" / "check.json").is_file()

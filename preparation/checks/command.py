@@ -11,6 +11,7 @@ from pathlib import Path
 from preparation.checks.case import CaseFound
 from preparation.checks.dataset import across
 from preparation.checks.layout import Found, find
+from preparation.files import remove_unfinished
 from utils.cli import parse
 from utils.errors import writing
 from utils.files import replacing
@@ -42,7 +43,11 @@ def check(argv: Sequence[str] | None = None, description: str | None = None) -> 
     pictures = output / "check_pictures" if s.pictures else None
     with writing(output, "name another place with --output"):
         (pictures or output).mkdir(parents=True, exist_ok=True)
-    cases = _look(found, pictures, s.workers)
+    try:
+        cases = _look(found, pictures, s.workers)
+    finally:
+        if pictures:
+            remove_unfinished(pictures)
     errors, warnings = across(cases, found.classes)
     errors = [*found.errors, *(line for case in cases for line in case.errors), *errors]
     warnings = [*found.warnings, *(line for case in cases for line in case.warnings), *warnings]
@@ -64,8 +69,8 @@ def check(argv: Sequence[str] | None = None, description: str | None = None) -> 
 def _look(found: Found, pictures: Path | None, workers: int) -> list[CaseFound]:
     """The cases, in the order of the jobs."""
     with (
-        ended_processes(),
-        terminated("nothing was written"),
+        ended_processes(""),
+        terminated("check.json was not written"),
         progress(total=len(found.jobs), desc="checking", unit="case") as bar,
         worker_pool(min(workers or os.cpu_count() or 1, max(len(found.jobs), 1))) as pool,
     ):

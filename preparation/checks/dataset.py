@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from preparation.checks.case import CaseFound
-from preparation.flips import MANY, MOST
+from preparation.flips import APART, ENOUGH, MANY, MOST
 
 FAR = 2  # times the median spacing, along any axis
 
@@ -15,7 +15,7 @@ def across(cases: Sequence[CaseFound], classes: Mapping[int, str]) -> tuple[list
     """Errors and warnings; `classes`: name by label value, the background left out."""
     return twice(cases), [
         *missing_classes(cases, classes),
-        *flipped_together(cases),
+        *(flipped_together(cases) or flipped_alone(cases)),
         *far_spacings(cases),
         *mixed(cases, "axes", "orientations", "prepare_data.py turns them to one, other readers may not"),
         *mixed(cases, "preparation", "settings of the preparation", "prepare all with the same, --redo"),
@@ -58,6 +58,26 @@ def flipped_together(cases: Sequence[CaseFound]) -> list[str]:
         f"{counts[best]} of {len(found)} labels fit better flipped along {', '.join(best)}: images and labels went through readers that "
         "turn them differently; look at --pictures"
     ]
+
+
+def flipped_alone(cases: Sequence[CaseFound]) -> list[str]:
+    """Labels that a flip makes more even than it does the others, though too little to be striking in a case by itself."""
+    found = {case.name: case.spreads for case in cases if case.spreads and len(case.spreads) == 8 and not _told(case)}
+    if len(found) < ENOUGH:
+        return []
+    best = {name: min((flips for flips in spreads if flips), key=spreads.get) for name, spreads in found.items()}
+    better = {name: spreads[""] / max(spreads[best[name]], 1e-9) for name, spreads in found.items()}
+    usual = max(float(np.quantile(list(better.values()), 0.95)), 1)
+    return [
+        f"{name}: its label fits {times:.1f} times better flipped along {', '.join(best[name])}, 95 % of the others no more than "
+        f"{usual:.1f} times; look at it (--pictures)"
+        for name, times in better.items()
+        if times > APART * usual
+    ]
+
+
+def _told(case: CaseFound) -> bool:
+    return any("fits better flipped" in line for line in case.warnings)
 
 
 def far_spacings(cases: Sequence[CaseFound]) -> list[str]:
