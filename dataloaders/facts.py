@@ -59,6 +59,10 @@ class DatasetFacts:
         """The case names of one of the data set's lists; see `dataloaders.hdf5.read_list`."""
         return read_list(root, self.name, name, f"{Path(name).stem}_{self.list_suffix}.txt" if self.list_suffix else "")
 
+    def never_labelled(self, root: Path) -> list[str]:
+        """The training cases that `unlabelled_list` names beside those of `train_list`."""
+        return self.read_list(root, self.unlabelled_list) if self.unlabelled_list else []
+
     def plain(self) -> dict:
         """The facts as plain types, for a checkpoint."""
         facts = {key: value for key, value in asdict(self).items() if key != "planes"}

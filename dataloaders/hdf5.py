@@ -20,15 +20,20 @@ def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
     """
     for path in (root / name, *([root / also] if also else []), SPLITS / dataset / name):
         if path.is_file():
-            try:
-                lines = path.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{path}: not a readable text file ({error}); a case name per line is expected") from None
-            cases = [line.split(",")[0].strip().removesuffix(".h5") for line in lines if line.strip()]
+            cases = list_lines(path)
             if not cases:
-                raise UserError(f"{path}: the list is empty")
+                raise UserError(f"{path}: the list is empty; write a case name per line")
             return cases
     raise UserError(f"{root / name}: no such list, and none in {SPLITS / dataset}")
+
+
+def list_lines(path: Path) -> list[str]:
+    """The case names in a list's file, none where it is missing; raises UserError for one that is no text."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable text file ({error}); a case name per line is expected") from None
+    return [line.split(",")[0].strip().removesuffix(".h5") for line in lines if line.strip()]
 
 
 def check_root(root: Path, dataset: str) -> None:

@@ -15,18 +15,25 @@ from utils.errors import UserError
 from utils.progress import progress
 
 
-def first_patients(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[str], int]:
+def before_underscore(name: str) -> str:
+    return name.split("_")[0]
+
+
+def first_patients(
+    root: Path, facts: DatasetFacts, labelnum: int, patient: Callable[[str], str] = before_underscore
+) -> tuple[list[str], int]:
     """Names of the training slices, and how many at the head of the list belong to its first `labelnum` patients (ACDC: 3 patients 68,
-    7 patients 136). A patient is what a name holds before its first underscore.
+    7 patients 136). A slice's `patient` is what its name holds before its first underscore.
 
     Raises UserError where `labelnum` is not between 1 and the number of patients in the list.
     """
     slices = facts.read_list(root, facts.train_list)
-    patients = list(dict.fromkeys(name.split("_")[0] for name in slices))
+    patients = list(dict.fromkeys(patient(name) for name in slices))
     if not 1 <= labelnum <= len(patients):
         raise UserError(f"--labelnum {labelnum}: the training list has {len(patients)} patients, choose 1 to {len(patients)}")
     chosen = set(patients[:labelnum])
-    return slices, next((i for i, name in enumerate(slices) if name.split("_")[0] not in chosen), len(slices))
+    labelled = next((i for i, name in enumerate(slices) if patient(name) not in chosen), len(slices))
+    return [*slices, *facts.never_labelled(root)], labelled
 
 
 class Slices(Dataset):

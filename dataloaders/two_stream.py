@@ -83,17 +83,20 @@ class StreamSampler:
 
 class TwoStreamSampler(StreamSampler):
     """An epoch is one shuffled pass over the labelled cases in full batches; its unlabelled cases come from shuffled passes that begin
-    anew with every epoch, as published."""
+    anew with every epoch, as published. Fewer labelled cases than a batch holds (where the published code has no epoch) fill it anyway."""
 
     @property
     def epoch(self) -> int:
-        return self.labelled // self.labelled_bs
+        return max(self.labelled // self.labelled_bs, 1)
 
     def cases(self, step: int, loader: tuple[int, ...] = ()) -> tuple[list[int], list[int]]:
         """`loader`: a number that sets apart what several loaders of one seed draw."""
         epoch, place = divmod(step, self.epoch)
-        shuffled = np.random.default_rng((*self.seed, 0, epoch, *loader)).permutation(self.labelled)
-        chosen = shuffled[place * self.labelled_bs : (place + 1) * self.labelled_bs].tolist()
+        if self.labelled < self.labelled_bs:
+            chosen = endless(self.labelled, 0, self.labelled_bs, (*self.seed, 0, epoch, *loader))
+        else:
+            shuffled = np.random.default_rng((*self.seed, 0, epoch, *loader)).permutation(self.labelled)
+            chosen = shuffled[place * self.labelled_bs : (place + 1) * self.labelled_bs].tolist()
         others = endless(self.unlabelled, place * self.unlabelled_bs, self.unlabelled_bs, (*self.seed, 1, epoch, *loader))
         return chosen, [self.labelled + i for i in others]
 

@@ -25,7 +25,7 @@ def first_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[st
     names = facts.read_list(root, facts.train_list)
     if not 1 <= labelnum <= len(names):
         raise UserError(f"--labelnum {labelnum}: the training list has {len(names)} cases, choose 1 to {len(names)}")
-    return names, labelnum
+    return [*names, *facts.never_labelled(root)], labelnum
 
 
 def percent_of_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[str], int]:
@@ -34,7 +34,7 @@ def percent_of_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[li
     Other percentages take so many of train_lab.txt and train_unlab.txt together, in that order.
     """
     labelled = facts.read_list(root, facts.train_list)
-    names = [*labelled, *facts.read_list(root, facts.unlabelled_list)]
+    names = [*labelled, *facts.never_labelled(root)]
     if labelnum == 20:
         return names, len(labelled)
     count = len(names) * labelnum // 100

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from networks.egm import EGM, EdgeOptions, check_channels
+from networks.egm import EGM, EdgeOptions
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
 
 WIDTHS = (16, 32, 64, 128, 256)
@@ -156,7 +156,6 @@ class VNet(_VNetBase):
 
     def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True, recompute: bool = False):
         super().__init__(egm, recompute)
-        check_channels(in_chns, egm)
         self.encoder, self.decoder = nn.Module(), nn.Module()
         _add_encoder(self.encoder, in_chns, "conv", nn.BatchNorm3d, (None, None))
         _add_decoder(self.decoder, "conv", nn.BatchNorm3d, blocks=4)
@@ -185,7 +184,6 @@ class VNetPancreas(_VNetBase):
 
     def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True, recompute: bool = False):
         super().__init__(egm, recompute)
-        check_channels(in_chns, egm)
         name, dropouts = ("conv", (None, None)) if egm == "none" else ("ops", (0.4, 0.5) if has_dropout else (0.0, 0.0))
         _add_encoder(self, in_chns, name, nn.InstanceNorm3d, dropouts)
         _add_decoder(self, name, nn.InstanceNorm3d, blocks=3)

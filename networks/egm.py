@@ -29,19 +29,11 @@ BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 def grey(image: Tensor) -> Tensor:
-    """An image (N, C, ...) of 1 or 3 channels as one channel (N, 1, ...); ValueError for another number."""
+    """An image (N, C, ...) as one channel (N, 1, ...): 3 channels are red, green and blue, any other number are averaged."""
     if image.shape[1] == 3:
         weights = image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, *[1] * (image.ndim - 2))
         return (image * weights).sum(1, keepdim=True)
-    if image.shape[1] != 1:
-        raise ValueError(f"the edge map needs an image of 1 or 3 channels, not {image.shape[1]}")
-    return image
-
-
-def check_channels(in_chns: int, egm: EGM) -> None:
-    """Raise ValueError for images that have no edge map."""
-    if egm != "none" and in_chns not in (1, 3):
-        raise ValueError(f"the edge map needs an image of 1 or 3 channels, not {in_chns}; use --egm none")
+    return image if image.shape[1] == 1 else image.mean(1, keepdim=True)
 
 
 class _Kernel(nn.Module):

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from networks.egm import EGM, EdgeGuidedModule, EdgeMap, EdgeOptions, check_channels
+from networks.egm import EGM, EdgeGuidedModule, EdgeMap, EdgeOptions
 
 Upsampling = Literal["published", "nearest", "bilinear"]
 
@@ -105,7 +105,6 @@ class UNet(nn.Module):
 
     def __init__(self, in_chns: int = 1, class_num: int = 4, egm: EGM = "published", upsampling: Upsampling = "published"):
         super().__init__()
-        check_channels(in_chns, egm)
         bilinear = upsampling == "bilinear" or (upsampling == "published" and egm == "none")
         self.encoder = Encoder(in_chns)
         self.decoder = Decoder(class_num, egm, bilinear)

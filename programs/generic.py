@@ -4,9 +4,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataloaders.plan import FILE as PLAN
+from dataloaders.plan import read_plan
 from programs.evaluation import evaluate
-from programs.settings import last_value
+from programs.settings import last_value, settings_from_flags
 from programs.training import train
+from recipes.own import own_page, own_two_slices
 from recipes.page import Page
 from recipes.registry import find_page, pages
 from training.checkpoint import read
@@ -14,9 +17,23 @@ from utils.errors import UserError
 
 
 def train_any(argv: Sequence[str] | None = None, description: str = "") -> None:
-    """Train on the page that --dataset names."""
+    """Train on the page that --dataset names, or on own data below --root_path; with --seeds once with each of them, in runs of their
+    own named <exp>_seed<seed>."""
     page, argv = _chosen(argv, "PAGE")
-    train(page, argv, description)
+    words, argv = taken(argv, "seeds")
+    if not words:
+        return train(page, argv, description)
+    exp = settings_from_flags(page, {}, argv, description).exp
+    for seed in _seeds(words):
+        print(f"--seeds: {seed}")
+        train(page, [*argv, "--seed", str(seed), "--exp", f"{exp}_seed{seed}"], description)
+
+
+def _seeds(words: Sequence[str]) -> list[int]:
+    wrong = [word for word in words if not word.isdecimal()]
+    if wrong:
+        raise UserError(f"--seeds {wrong[0]}: whole numbers are expected, as in --seeds 1337 1338 1339")
+    return [int(word) for word in dict.fromkeys(words)]
 
 
 def test_any(argv: Sequence[str] | None = None, description: str = "") -> None:
@@ -24,10 +41,14 @@ def test_any(argv: Sequence[str] | None = None, description: str = "") -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     file = last_value(argv, "checkpoint")
     if file and not last_value(argv, "dataset"):
-        name = read(Path(file)).facts.get("name")
-        if not name:
+        checkpoint = read(Path(file))
+        if checkpoint.plan:
+            if not own_root(argv):
+                raise UserError(f"{file}: trained on data of somebody's own; name their folder with --root_path")
+        elif name := checkpoint.facts.get("name"):
+            argv = [*argv, "--dataset", name]
+        else:
             raise UserError(f"{file}: a published checkpoint does not say of what data set it is; name it with --dataset")
-        argv = [*argv, "--dataset", name]
     page, argv = _chosen(argv, "PAGE")
     evaluate(page, argv, description)
 
@@ -44,16 +65,36 @@ def test_two_slices(argv: Sequence[str] | None = None, description: str = "") ->
     evaluate(page, argv, description)
 
 
+def own_root(argv: Sequence[str]) -> Path | None:
+    """The --root_path of own data: a folder with a plan, where no --dataset is named."""
+    root = last_value(argv, "root_path")
+    return Path(root) if root and not last_value(argv, "dataset") and (Path(root) / PLAN).is_file() else None
+
+
+def taken(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """The values that the words of a command line give a flag, and the other words."""
+    values, rest, inside = [], [], False
+    for word in argv:
+        if word == f"--{flag}" or word.startswith(f"--{flag}="):
+            inside = True
+            values = [word.partition("=")[2]] if "=" in word else []
+        elif inside and not word.startswith("--"):
+            values.append(word)
+        else:
+            inside = False
+            rest.append(word)
+    return values, rest
+
+
 def _chosen(argv: Sequence[str] | None, attribute: str, default: str = "") -> tuple[Page, list[str]]:
     """The page, and the other words of the command line."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    name = last_value(argv, "dataset") or default
+    if root := own_root(argv):
+        return {"PAGE": own_page, "TWO_SLICES": own_two_slices}[attribute](read_plan(root), root), argv
+    (*_, name), rest = (default, *taken(argv, "dataset")[0]), taken(argv, "dataset")[1]
     if not name and not {"-h", "--help"} & set(argv):
-        raise UserError(f"--dataset: name one of {', '.join(pages(attribute))}, or a page's file (docs/extending.md)")
-    rest = []
-    skip = False
-    for word in argv:
-        if not (skip or word == "--dataset" or word.startswith("--dataset=")):
-            rest.append(word)
-        skip = word == "--dataset"
+        raise UserError(
+            f"--dataset: name one of {', '.join(pages(attribute))}, a page's file (docs/extending.md), or with --root_path the folder of "
+            "own data that prepare_data.py wrote (docs/data.md)"
+        )
     return find_page(name or "ACDC", attribute), rest

@@ -66,6 +66,7 @@ class Frame:
         self.selection = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
         self._move_aside()
         about = {"settings": s.computed(), "facts": page.facts.plain(), "selection": self.selection}
+        about |= {"plan": page.plan} if page.plan else {}
         best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
         defaults = default_settings(page, s.method, s.model).computed()
         self.run = Run(self.folder, best_name, about, device, page.facts.dims, bf16, RunLog(self.folder), defaults)

@@ -74,6 +74,7 @@ class Page:
     published_pretraining: str | None = None
     published_layout: str = "plain"
     module_prefix: bool = False
+    plan: Mapping[str, Any] | None = None  # own data: how scans were prepared, for the checkpoints
     commands: str = ""  # whose published command lines are understood (programs/published_flags.py)
 
     def best(self, folder: Path, stage: str, model: str, labelnum: int) -> Path:

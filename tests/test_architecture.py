@@ -148,7 +148,9 @@ def test_files_are_small_and_packages_form_no_circle():
 def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_path):
     assert len(script.read_text().splitlines()) <= 50
     environment = {**os.environ, "PYTHONPATH": ""}
-    result = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    result = subprocess.run(
+        [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", env=environment
+    )
     assert result.returncode == 0, result.stderr
     assert "usage" in result.stdout and ("RUN OUT" if script.name == "export_weights.py" else "--root") in result.stdout  # it reads no data
     assert f"python {script.parent.name}/{script.name}" in script.read_text()

@@ -151,7 +151,6 @@ def test_parser_faults_are_short_lines(tmp_path, flags, names):
         (["--labelnum", "0"], ["--labelnum 0", "choose 1 to 3"]),
         (["--labelnum", "4"], ["--labelnum 4", "choose 1 to 3"]),
         (["--labelnum", "3"], ["--labelnum 3", "no unlabelled", "--method supervised"]),
-        (["--batch_size", "24", "--labeled_bs", "12"], ["--labeled_bs 12", "10 labelled slices", "--batch_size"]),
         (["--labeled_bs", "3"], ["--labeled_bs 3", "half of --batch_size 4"]),
         (["--labeled_bs", "3", "--batch_size", "6"], ["--labeled_bs 3", "multiple of 2"]),
         (["--labeled_bs", "0", "--batch_size", "0"], ["--labeled_bs 0"]),
@@ -519,7 +518,9 @@ def test_report_on_predictions_of_other_data(phantom_root, data, run):
 
 
 def script(name, *flags, **options):
-    return subprocess.run([sys.executable, CODE / name, *map(str, flags)], capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(
+        [sys.executable, CODE / name, *map(str, flags)], capture_output=True, text=True, encoding="utf-8", timeout=120, **options
+    )
 
 
 def test_scripts_exit_2_with_one_line(tmp_path):

@@ -42,7 +42,7 @@ def tested(root, tmp_path_factory):
     place.parent.mkdir(parents=True)
     torch.save(filled_state_dict("unet"), place)
     command = [sys.executable, str(SCRIPT), "--labelnum", "3", "--root_path", str(root), "--output_root", str(output), "--device", "cpu"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert result.returncode == 0, result.stderr
     return result.stdout, place.parents[1] / "unet_predictions"
 

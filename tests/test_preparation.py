@@ -326,7 +326,9 @@ def test_interrupted_work_continues_and_leaves_nothing_half_written(tmp_path, nu
         la_scan(tmp_path / "raw", name, (200, 200, 40), (50, 50, 5), (150, 150, 30))
     out = tmp_path / "out"
     flags = ["--dataset", "LA", "--source", str(tmp_path / "raw"), "--root_path", str(out), "--workers", "2"]
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *flags], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *flags], stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True
+    )
     while not list(out.rglob("mri_norm2.h5")):
         time.sleep(0.02)
         assert process.poll() is None

@@ -138,7 +138,7 @@ def test_published_launcher(pancreas_root, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.launch", "--master_port=0", "pancreas_labelnum20_train.py"]
     command += ["--root_path", str(pancreas_root), "--output_root", str(tmp_path), *small.split(), *length.split()]
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    result = subprocess.run(command, cwd=CODE / "pancreas", env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=CODE / "pancreas", env=environment, capture_output=True, text=True, encoding="utf-8")
     assert result.returncode == 0, result.stderr
     assert "--local-rank 0: accepted, changes nothing" in result.stdout
     assert load(tmp_path / "cutmix" / "pre_train" / "last.pth")["progress"]["step"] == 2

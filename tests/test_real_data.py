@@ -51,7 +51,7 @@ def test_training_and_testing_from_the_command_line(root, tmp_path):
     size = ["--patch_size", "80", "80", "--batch_size", "4", "--labeled_bs", "2"]
     lengths = ["--pre_iterations", "2", "--max_iterations", "2"]
     for script, flags in (("ACDC_labelnum3_train.py", [*size, *lengths]), ("test_ACDC.py", [])):
-        result = subprocess.run([sys.executable, str(CODE / script), *place, *flags], capture_output=True, text=True)
+        result = subprocess.run([sys.executable, str(CODE / script), *place, *flags], capture_output=True, text=True, encoding="utf-8")
         assert result.returncode == 0, result.stderr
     with open(next(tmp_path.rglob("metrics.csv"))) as file:
         rows = list(csv.DictReader(file))

@@ -289,7 +289,7 @@ def test_stopped_and_killed_runs_continue_to_the_same_bytes(made, tmp_path):
         # a shell that runs the tests in the background hands SIGINT down ignored
         listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
         command = [sys.executable, str(SCRIPT), *flags(root)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen)
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True, preexec_fn=listen)
 
     stopped = start()
     while not files(root)[1].exists():

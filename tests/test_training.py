@@ -111,7 +111,7 @@ def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
     numbers = {**TINY, "root_path": root, "output_root": tmp_path, "device": "cpu", "pre_iterations": 2000, "num_workers": 2}
     script = KILLED.format(repository=str(REPOSITORY), stage="none", delay=0, numbers=numbers)
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True
     ) as run:
         while "pre_train 4" not in (line := run.stdout.readline()):
             assert line, run.stderr.read()
@@ -152,7 +152,7 @@ def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
                 delay=rng.uniform(0, 0.6),
                 numbers=killed,
             )
-            result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+            result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8", timeout=300)
             kills.append(result.returncode)
     assert kills.count(-signal.SIGKILL) >= 5, kills
     assert_same(train(root, tmp_path / "killed", **numbers), train(root, tmp_path / "whole", **numbers))
@@ -209,7 +209,7 @@ def test_two_processes_train_and_resume(root, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(spy)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for flags in (["--run_mode", "pretrain"], []):
-        result = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300, env=environment)
+        result = subprocess.run([*command, *flags], capture_output=True, text=True, encoding="utf-8", timeout=300, env=environment)
         assert result.returncode == 0, result.stderr[-2000:]
     assert "cpu x 2" in result.stdout
     for stage in ("pre_train", "self_train"):

@@ -65,8 +65,9 @@ def load(path: Path) -> dict:
 class Checkpoint:
     """What a checkpoint says, ours or a published one, which holds weights and perhaps an optimiser alone.
 
-    `weights`: the student's, under the names that the file has; `optimizer`: its state, numbered as its author's torch did; `phase`: the
-    rest of the method's state. Of a published file `settings` hold the `egm` that its weights tell, and `stage` is None.
+    `weights`: the student's, under the names that the file has; `optimizer`: its state, numbered as its author's torch did; `plan`: how
+    own data were prepared (dataloaders/plan.py); `phase`: the rest of the method's state. Of a published file `settings` hold the `egm`
+    that its weights tell, and `stage` is None.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class Checkpoint:
     optimizer: Mapping | None
     settings: dict
     facts: dict
+    plan: dict | None = None
     stage: str | None = None
     rule: str = ""
     progress: dict | None = None
@@ -105,6 +107,7 @@ def read(path: Path) -> Checkpoint:
             optimizer=content["optimizer"],
             settings=upgraded(content["settings"]),
             facts=content["facts"],
+            plan=content.get("plan"),
             stage=content["stage"],
             rule=content["selection"],
             progress=content["progress"],
