@@ -1,19 +1,16 @@
 """From raw scans to the HDF5 files that training reads: processes in parallel, finished files kept, one bad case stops no other."""
 
 import os
-import signal
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dataloaders.plan import FILE, read_plan
 from preparation.acdc import ACDCPreparation
 from preparation.crop import Box
+from preparation.faults import told
 from preparation.files import RawCase, claim, finished, provenance_attributes, remove_unfinished, write_output
 from preparation.kits19 import KiTS19Preparation
 from preparation.la import LAPreparation
@@ -26,9 +23,9 @@ from preparation.planning import make_plan
 from preparation.scans import sha256
 from preparation.settings import Preparation, PrepareSettings
 from utils.cli import parse
-from utils.errors import Interrupted, UserError, writing
+from utils.errors import UserError, writing
 from utils.progress import progress
-from utils.workers import worker_pool
+from utils.workers import ended_processes, terminated, worker_pool
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def _own(s: PrepareSettings) -> Preparation:
                 )
     else:
         workers = s.workers or os.cpu_count() or 1
-        with _ended_processes(), terminated(), worker_pool(min(workers, max(len(dataset.cases), 1))) as pool:
+        with ended_processes(), terminated(), worker_pool(min(workers, max(len(dataset.cases), 1))) as pool:
             plan = make_plan(dataset, s.dims, pool)
         print(f"--dims {plan.dims} ({plan.why['dims']})")
     return OwnPreparation(plan, dataset.cases)
@@ -148,7 +145,7 @@ def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, wo
     done = []
     try:
         with (
-            _ended_processes(),
+            ended_processes(),
             terminated(),
             progress(total=len(cases), desc="preparing", unit="case") as bar,
             worker_pool(min(workers or os.cpu_count() or 1, max(len(cases), 1))) as pool,
@@ -175,47 +172,17 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
     if case.fault:
         return Done(case.name, failed=case.fault)
     warnings: list[str] = []
-    settings, outputs = preparation.settings, None
-    try:
+    failed: list[str] = []
+    settings = preparation.settings
+    with told(case.images[0], failed.append):
         hashes = [sha256(path) for path in case.sources]
         if finished(root, preparation.mark(case), settings, hashes, redo):
             return Done(case.name, kept=True)
         outputs = list(preparation.prepare(case, lambda line: warnings.append(line) if line else None))
-    except UserError as error:
-        return Done(case.name, failed=str(error))
-    except MemoryError:
-        return Done(case.name, failed=f"{case.images[0]}: too large for the memory that is left; try again with --workers 1")
-    except Exception as error:  # ours to mend, but no reason to leave the other cases unprepared
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        text = " ".join(str(error).split())[:200]
-        return Done(
-            case.name,
-            failed=f"{case.images[0]}: {type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno}); please report it",
-        )
+    if failed:
+        return Done(case.name, failed=failed[0])
     others = [output.file for output in outputs[:-1]]
     made_of = provenance_attributes(settings, [path.name for path in case.sources], hashes, others)
     for output in outputs:
         write_output(root, output, made_of)
     return Done(case.name, warnings=tuple(warnings))
-
-
-@contextmanager
-def _ended_processes() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool:
-        raise UserError("a process ended unexpectedly (no memory left?); run again with fewer --workers, finished cases are kept") from None
-
-
-@contextmanager
-def terminated() -> Iterator[None]:
-    """A scheduler's SIGTERM ends the work as Ctrl-C does: with nothing half-written, and no process left behind."""
-
-    def stop(number: int, frame) -> None:
-        raise Interrupted("terminated; the same command continues", 128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

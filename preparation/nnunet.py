@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +23,18 @@ class RawDataset:
     said: tuple[str, ...]
 
 
-def read_dataset(source: Path) -> RawDataset:
-    """What the folder holds; UserError where dataset.json or the folders are not as expected. A fault of one case is noted in the case."""
+Tell = Callable[[str], None]
+
+
+def refuse(fault: str) -> None:
+    raise UserError(fault)
+
+
+def read_dataset(source: Path, tell: Tell = refuse) -> RawDataset:
+    """What the folder holds; UserError where dataset.json or the folders are not as expected. A fault of one case is noted in the case.
+
+    `tell` is given each fault that leaves the rest readable; where it returns, the reading goes on without the part at fault.
+    """
     path = source / "dataset.json"
     about = _json(path)
     missing = [key for key in KEYS if key not in about] if isinstance(about, dict) else list(KEYS)
@@ -38,22 +49,22 @@ def read_dataset(source: Path) -> RawDataset:
     if "dataset" in about:
         train = _explicit(path, source, about["dataset"], len(channels))
     else:
-        train = _folder(source, "imagesTr", "labelsTr", ending, len(channels), said)
+        train = _folder(source, "imagesTr", "labelsTr", ending, len(channels), said, tell)
     if about["numTraining"] != len(train):
-        raise UserError(f"{path}: numTraining is {about['numTraining']}, but there are {len(train)} training cases; correct that")
-    unlabelled = _folder(source, "imagesUn", None, ending, len(channels), said)
-    test = _folder(source, "imagesTs", "labelsTs", ending, len(channels), said)
+        tell(f"{path}: numTraining is {about['numTraining']}, but there are {len(train)} training cases; correct that")
+    unlabelled = _folder(source, "imagesUn", None, ending, len(channels), said, tell)
+    test = _folder(source, "imagesTs", "labelsTs", ending, len(channels), said, tell)
     parts = {"train": train, "unlabelled": unlabelled, "test": test}
     seen: dict[str, str] = {}
     for part, cases in parts.items():
         for case in cases:
             if case.name in seen:
-                raise UserError(f"{source}: case {case.name} is in {seen[case.name]} and in {part}; give one of them another name")
-            seen[case.name] = part
+                tell(f"{source}: case {case.name} is in {seen[case.name]} and in {part}; take one of them away, or give it another name")
+            seen.setdefault(case.name, part)
     bare = [case for case in test if case.label is None]
     if bare:
         said.append(f"{len(bare)} cases of imagesTs have no label ({bare[0].name} ...): not prepared")
-    split = _split(source, train, said)
+    split = _split(source, train, said, tell)
     cases = [replace(case, part=split[case.name]) for case in train if case.name in split]
     cases += [replace(case, part="unlabelled") for case in unlabelled]
     cases += [replace(case, part="test") for case in test if case.label is not None]
@@ -95,12 +106,12 @@ def _labels(path: Path, labels) -> tuple[tuple[int, str], ...]:
 
 
 def _explicit(path: Path, source: Path, cases, channels: int) -> list[RawCase]:
-    """Cases whose files dataset.json names, each relative to it."""
+    """Cases whose files, or folders of DICOM series, dataset.json names, each relative to it."""
     found = []
     try:
         for name, files in cases.items():
             images, label = tuple(source / file for file in files["images"]), source / files["label"]
-            gone = [file for file in (*images, label) if not file.is_file()]
+            gone = [file for file in (*images, label) if not file.exists()]  # a DICOM series is a folder
             fault = f"{gone[0]}: no such file, though {path} names it" if gone else ""
             if len(images) != channels:
                 fault = f"{path}: names {len(images)} images for {name}, but there are {channels} modalities"
@@ -110,7 +121,7 @@ def _explicit(path: Path, source: Path, cases, channels: int) -> list[RawCase]:
     return found
 
 
-def _folder(source: Path, images: str, labels: str | None, ending: str, channels: int, said: list[str]) -> list[RawCase]:
+def _folder(source: Path, images: str, labels: str | None, ending: str, channels: int, said: list[str], tell: Tell) -> list[RawCase]:
     """The cases of one folder of images; every case of imagesTr needs a label, and of imagesUn none is ever looked for."""
     place, needed = source / images, images == "imagesTr"
     if not place.is_dir():
@@ -123,7 +134,7 @@ def _folder(source: Path, images: str, labels: str | None, ending: str, channels
             said.append(f"{path}: left out, it does not end in {ending}")
         elif not (name := pattern.fullmatch(path.name)):
             better = path.name.removesuffix(ending) + "_0000" + ending
-            raise UserError(f"{path}: the name ends in no channel number; rename it, such as {better}")
+            tell(f"{path}: the name ends in no channel number; rename it, such as {better}")
         else:
             files.setdefault(name[1], {})[int(name[2])] = path
     if needed and not files:
@@ -145,7 +156,7 @@ def _folder(source: Path, images: str, labels: str | None, ending: str, channels
     return found
 
 
-def _split(source: Path, train: list[RawCase], said: list[str]) -> dict[str, str]:
+def _split(source: Path, train: list[RawCase], said: list[str], tell: Tell) -> dict[str, str]:
     """Labelled case to train or val: fold 0 of splits_final.json, or else the last fifth in order of the names is held out."""
     names, path = sorted(case.name for case in train), source / "splits_final.json"
     if not path.is_file():
@@ -159,16 +170,17 @@ def _split(source: Path, train: list[RawCase], said: list[str]) -> dict[str, str
     try:
         fold = {part: [str(name) for name in splits[0][part]] for part in ("train", "val")}
     except (TypeError, KeyError, IndexError):
-        raise UserError(f'{path}: expected a list of folds, each {{"train": [...], "val": [...]}}; mend it, or take it away') from None
+        tell(f'{path}: expected a list of folds, each {{"train": [...], "val": [...]}}; mend it, or take it away')
+        return dict.fromkeys(names, "train")
     chosen: dict[str, str] = {}
     for part, some in fold.items():
         for name in some:
             if name not in names:
-                raise UserError(f"{path}: fold 0 names {name}, which is no case of imagesTr; mend it, or take it away")
-            if chosen.setdefault(name, part) != part:
-                raise UserError(f"{path}: {name} is in train and in val of fold 0; take it out of one")
+                tell(f"{path}: fold 0 names {name}, which is no case of imagesTr; mend it, or take it away")
+            elif chosen.setdefault(name, part) != part:
+                tell(f"{path}: {name} is in train and in val of fold 0; take it out of one")
     if "train" not in chosen.values():
-        raise UserError(f"{path}: fold 0 has no training case; mend it, or take it away")
+        tell(f"{path}: fold 0 has no training case; mend it, or take it away")
     if len(chosen) < len(names):
         said.append(f"{path.name}: {len(names) - len(chosen)} cases of imagesTr are in no part of fold 0, and left out")
     return chosen

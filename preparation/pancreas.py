@@ -4,7 +4,6 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy.ndimage import affine_transform
 
 from preparation.crop import Box, box_of, checked_box, label_range, needs_label, not_empty
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
+from preparation.flips import fits_better_flipped, spreads
 from preparation.geometry import Geometry, lay_onto
 from preparation.lists import write_lists
 from preparation.scans import Scan, files_below, read_label, read_scan
@@ -26,9 +26,6 @@ STORED = (0, 1, 2)  # x, y, z
 PATCH = 96
 CASE = re.compile(r"PANCREAS_(\d{4})(\.nii(\.gz)?)?", re.IGNORECASE)
 LABEL = re.compile(r"label(\d{4})\.nii(\.gz)?", re.IGNORECASE)
-# HU. An organ's intensities spread less than that in its own place; a label that lies the wrong way round takes in air, fat and bone:
-# on a real series 375 against 22. Flips are compared by how many times less the spread is in the best of them.
-EVEN, EVENER = 60, 2
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class PancreasPreparation:
             truth = read_label(case.label, (0, 1), "0 and 1")
             label, said = lay_onto(str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry)
             warn(said)
-            warn(fits_better_flipped(case.label, scan.array, label))
+            warn(fits_better_flipped(case.label, scan.array, spreads(scan.array, label)))
         if self.crop == "published":
             not_empty(case, label)
         make = coranet if self.variant == "coranet" else mcnet
@@ -181,27 +178,3 @@ def _part(image: np.ndarray, label: np.ndarray | None, start: np.ndarray, stop: 
 def _check_left(scan: Scan, label: np.ndarray) -> None:
     if not label.any():
         raise UserError(f"{scan.path}: nothing of the label is left after resampling; mend the label, or --crop none")
-
-
-def spreads(image: np.ndarray, label: np.ndarray) -> dict[tuple[bool, ...], float]:
-    """Standard deviation of the intensities inside the label, for the label as it is and flipped along any of the axes."""
-    found = {}
-    for flips in product((False, True), repeat=3):
-        inside = label[tuple(slice(None, None, -1 if flip else 1) for flip in flips)] > 0
-        found[flips] = float(image[inside].std()) if inside.any() else 0.0
-    return found
-
-
-def fits_better_flipped(path: Path, image: np.ndarray, label: np.ndarray) -> str | None:
-    """A warning where an organ would be much more even in intensity if its label were flipped."""
-    if not label.any():
-        return None
-    found = spreads(image, label)
-    as_it_is, best = found[False, False, False], min(found, key=found.get)
-    if as_it_is < EVEN or found[best] * EVENER > as_it_is:
-        return None
-    axes = ", ".join(axis for axis, flip in zip("xyz", best, strict=True) if flip)
-    return (
-        f"{path}: fits better flipped along {axes}: inside it the image's spread is {found[best]:.0f} instead of {as_it_is:.0f}; "
-        f"look at both together before you train on it"
-    )

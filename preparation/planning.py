@@ -118,6 +118,9 @@ def measure(case: RawCase, values: tuple[int, ...], intensities: bool) -> Measur
             if chosen.size > SAMPLE:
                 chosen = np.random.default_rng(zlib.crc32(case.name.encode())).choice(chosen, SAMPLE, replace=False)
             return _measured(scans[0].geometry, scans[0].shape, np.stack([scan.array.ravel()[chosen] for scan in scans]))
+        if case.images[0].is_dir():  # the header of a series is in all of its files
+            scan = read_scan(case.images[0])
+            return _measured(scan.geometry, scan.shape, None)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(case.images[0]))
         reader.ReadImageInformation()

@@ -17,6 +17,8 @@ from utils.errors import UserError
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK prints lines of its own about headers; ours say what to do
 
+NOT_FINITE = "holds NaN or infinite values; replace them, or export the scan again"
+
 
 @dataclass(frozen=True, eq=False)
 class Scan:
@@ -44,7 +46,7 @@ def read_scan(path: Path) -> Scan:
     if array.dtype.kind not in "iuf":
         raise UserError(f"{path}: voxels of type {array.dtype}, numbers are expected; convert it")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{path}: holds NaN or infinite values; replace them, or export the scan again")
+        raise UserError(f"{path}: {NOT_FINITE}")
     geometry = Geometry(*(np.array(part) for part in (image.GetSpacing(), image.GetOrigin())), np.array(image.GetDirection()).reshape(3, 3))
     if not (np.isfinite(geometry.spacing).all() and (geometry.spacing > 0).all() and abs(np.linalg.det(geometry.direction)) > 0.5):
         raise UserError(f"{path}: the header has no usable spacing or direction (spacing {geometry.spacing}); export the scan again")
@@ -106,25 +108,32 @@ def _read_file(path: Path) -> sitk.Image:
 
 
 def _check_whole(path: Path) -> None:
-    """UserError for a NIfTI file that ends too early: ITK reads one without complaint and leaves chance values in the rest."""
+    """UserError for a NIfTI file that ends too early or holds NaN or infinite values: ITK reads both without complaint, and leaves chance
+    values in the rest of the one, zeros in the other."""
     if not path.name.endswith((".nii", ".nii.gz")):
         return
     try:
         header = nibabel.load(path).header
-        expected = int(header.get_data_offset()) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+        offset, dtype = int(header.get_data_offset()), header.get_data_dtype()
+        expected = offset + math.prod(header.get_data_shape()) * dtype.itemsize
     except Exception:  # whatever is wrong with a header, ITK says it
         return
-    there = path.stat().st_size
-    if path.suffix == ".gz":
+    there, finite = path.stat().st_size, True
+    if path.suffix == ".gz" or dtype.kind == "f":
         there = 0
         try:
-            with gzip.open(path) as stream:  # to the end, where the checksum is
-                while block := stream.read(1 << 20):
+            with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
+                there = len(stream.read(offset))
+                while block := stream.read(1 << 20):  # to the end, where gzip's checksum is
                     there += len(block)
+                    if dtype.kind == "f":
+                        finite &= bool(np.isfinite(np.frombuffer(block[: len(block) // dtype.itemsize * dtype.itemsize], dtype)).all())
         except (EOFError, OSError, zlib.error):
             raise UserError(f"{path}: cannot be read, it is damaged or incomplete; copy or download it again") from None
     if there < expected:
         raise UserError(f"{path}: ends after {there} of {expected} bytes, it is incomplete; copy or download it again")
+    if not finite:
+        raise UserError(f"{path}: {NOT_FINITE}")
 
 
 def _read_series(folder: Path) -> sitk.Image:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from preparation.command import terminated
 from preparation.files import RawCase, remove_unfinished
 from programs.predict_back import identical, way_back
 from programs.predict_files import Records, made_of, output_name, probability_file, write_labels
@@ -23,6 +22,7 @@ from utils.components import largest_component_per_class
 from utils.errors import UserError, writing
 from utils.progress import progress
 from utils.provenance import provenance
+from utils.workers import terminated
 
 
 def predict(argv: Sequence[str] | None = None, description: str | None = None) -> int:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from dataloaders.augment import INTENSITIES, Augmentation
 from dataloaders.cases import read_cases
+from dataloaders.splits import check_lists
 from dataloaders.two_stream import StreamSampler, collate
 from methods.registry import METHODS
 from programs.networks import build_network, check_patch, load_network
@@ -58,9 +59,9 @@ class Frame:
         self.root = data_root(page.facts.name, s.root_path)
         self.plans = self._plans()
         self.unlabelled = any(plan.unlabelled for plan in self.plans)
-        self.data = self._read()
-        self._check_counts()
         split, rule = page.selection(s.select)
+        self.data = self._read(split)
+        self._check_counts()
         self.validation_cases = read_cases(page.facts, self.root, split)
         self.selection = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
         self._move_aside()
@@ -119,9 +120,11 @@ class Frame:
     def _build(self) -> torch.nn.Module:
         return build_network(self.page.facts, self.settings.model, vars(self.settings))
 
-    def _read(self):
+    def _read(self, validation: str):
         s, page = self.settings, self.page
         names, labelled = page.cases(self.root, page.facts, s.labelnum)
+        lists = {"labelled": names[:labelled], "unlabelled": names[labelled:] if self.unlabelled else []}
+        check_lists(self.root, page.facts, {**lists, validation: page.facts.read_list(self.root, page.facts.list_name(validation))})
         intensity = tuple(INTENSITIES[name] for name in s.intensity)
         augment = tuple(Augmentation(spatial, intensity) for spatial in page.spatial(s.patch_size))
         say = print if is_main() else lambda message: None

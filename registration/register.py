@@ -2,13 +2,10 @@
 
 import hashlib
 import os
-import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,10 +20,10 @@ from registration.labels import AGAIN, Case, assemble, directions
 from registration.report import report
 from registration.settings import RegistrationSettings
 from utils.cli import parse
-from utils.errors import Interrupted, UserError, writing
+from utils.errors import UserError, writing
 from utils.progress import progress
 from utils.registration import carry, scale_255
-from utils.workers import worker_pool
+from utils.workers import ended_processes, terminated, worker_pool
 
 
 def register(argv: Sequence[str] | None = None, description: str | None = None) -> None:
@@ -114,39 +111,23 @@ def _make(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], t
     if not cases:
         return seconds
     waiting: deque = deque()
-    try:
-        with (
-            _terminated(),
-            progress(total=4 * total, initial=4 * (total - len(cases)), desc="registering", unit="direction") as bar,
-            worker_pool(min(workers, 4 * len(cases))) as pool,
-        ):
-            for case in cases:
-                (image,), _, kept = read_case(case.path, facts, facts.dims, label=False)
-                jobs = _submit(s, pool, case, image)
-                for job in jobs:
-                    job.add_done_callback(lambda job: job.cancelled() or bar.update())
-                waiting.append((case, image, kept, jobs))
-                if len(waiting) > workers // 4 + 1:  # no more volumes in memory than keep every process busy
-                    seconds |= _write(s, *waiting.popleft())
-            while waiting:
+    with (
+        ended_processes(),
+        terminated(),
+        progress(total=4 * total, initial=4 * (total - len(cases)), desc="registering", unit="direction") as bar,
+        worker_pool(min(workers, 4 * len(cases))) as pool,
+    ):
+        for case in cases:
+            (image,), _, kept = read_case(case.path, facts, facts.dims, label=False)
+            jobs = _submit(s, pool, case, image)
+            for job in jobs:
+                job.add_done_callback(lambda job: job.cancelled() or bar.update())
+            waiting.append((case, image, kept, jobs))
+            if len(waiting) > workers // 4 + 1:  # no more volumes in memory than keep every process busy
                 seconds |= _write(s, *waiting.popleft())
-    except BrokenProcessPool:
-        raise UserError("a process ended unexpectedly (no memory left?); run again with fewer --workers, finished cases are kept") from None
+        while waiting:
+            seconds |= _write(s, *waiting.popleft())
     return seconds
-
-
-@contextmanager
-def _terminated() -> Iterator[None]:
-    """A scheduler's SIGTERM ends the work as Ctrl-C does: with nothing half-written, and no process left behind."""
-
-    def stop(number: int, frame) -> None:
-        raise Interrupted("terminated; the same command continues", 128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _submit(s: RegistrationSettings, pool: ProcessPoolExecutor, case: Case, image: np.ndarray) -> list[Future]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from contextlib import contextmanager
 from functools import partial
 
@@ -72,3 +73,8 @@ class Recorder(nn.Module):
     def forward(self, x):
         self.seen.append(x.detach().clone())
         return -self.scale * (3 * x - torch.arange(4.0).view(1, 4, 1, 1)).square()
+
+
+def listening(command, **keywords) -> subprocess.Popen:
+    """A process in a session of its own that hears SIGINT; a shell that runs the tests in the background hands it down ignored."""
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **keywords)

@@ -83,3 +83,27 @@ def own_case(root: Path, folder: str, name: str, values, spacing, shape, seed: i
         write_scan(root / folder / f"{name}_{channel:04d}.nii.gz", image, spacing, (5, -7, 9), direction)
     if folder != "imagesUn":
         write_scan(root / f"labels{folder[6:]}" / f"{name}.nii.gz", label, spacing, (5, -7, 9), direction)
+
+
+def series(folder: Path, number: int, skip: int | None = None, uid: str = "1.2.3") -> None:
+    """CT slices as a DICOM series, 2 mm apart, one left out."""
+    folder.mkdir(parents=True)
+    for k in range(number):
+        if k == skip:
+            continue
+        image = sitk.GetImageFromArray(noise((16, 16, 1), seed=k).T)
+        image.SetOrigin((0, 0, 2.0 * k))
+        for key, value in {
+            "0008|0060": "CT",
+            "0020|000e": uid,
+            "0020|000d": "1.2",
+            "0020|0032": f"0\\0\\{2.0 * k}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0020|0013": str(k),
+            "0008|0018": f"{uid}.{k}",
+        }.items():
+            image.SetMetaData(key, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"1-{k:03d}.dcm"))
+        writer.Execute(image)

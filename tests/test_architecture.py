@@ -12,6 +12,7 @@ import pytest
 
 from methods.registry import METHODS
 from networks.registry import NETWORKS
+from preparation.checks.command import CheckSettings
 from preparation.settings import PrepareSettings
 from programs.evaluation import EvaluationSettings
 from programs.export import ExportSettings
@@ -90,7 +91,16 @@ def attributes_read() -> set[str]:
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings, *sorted(OPTIONS, key=str), EvaluationSettings, RegistrationSettings, ReportSettings, ExportSettings, PrepareSettings],
+    [
+        Settings,
+        *sorted(OPTIONS, key=str),
+        EvaluationSettings,
+        RegistrationSettings,
+        ReportSettings,
+        ExportSettings,
+        PrepareSettings,
+        CheckSettings,
+    ],
     ids=lambda settings: f"{settings.__module__}.{settings.__name__}",
 )
 def test_every_setting_is_read_somewhere(settings):
@@ -142,7 +152,8 @@ def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_pat
         [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", env=environment
     )
     assert result.returncode == 0, result.stderr
-    assert "usage" in result.stdout and ("RUN OUT" if script.name == "export_weights.py" else "--root") in result.stdout  # it reads no data
+    reads = {"export_weights.py": "RUN OUT", "predict.py": "--input"}.get(script.name, "--root")
+    assert "usage" in result.stdout and reads in result.stdout
     assert f"python {script.parent.name}/{script.name}" in script.read_text()
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from raw_scans import ORIENTATIONS, blob, body, noise, own_case, own_dataset, series, write_scan
 
 from dataloaders.plan import Normalisation, Plan, read_plan
 from preparation import command, own
 from preparation.command import prepare
 from preparation.scans import read_scan
-from tests.raw_scans import ORIENTATIONS, blob, body, noise, own_case, own_dataset, write_scan
 from utils.errors import UserError
 
 CASES = {"imagesTr": 3, "imagesUn": 2, "imagesTs": 1}
@@ -199,6 +199,18 @@ def test_explicit_paths(tmp_path):
     content = json.loads((raw / "dataset.json").read_text())
     (raw / "dataset.json").write_text(json.dumps({**content, "numTraining": 1, "dataset": {"a": files}}))
     assert run(raw, tmp_path / "out") == 0 and lines(tmp_path / "out" / "train.list") == ["a"]
+
+
+@pytest.mark.parametrize("channel", ["CT", "MR"])
+def test_a_case_of_explicit_paths_may_be_a_dicom_series(tmp_path, channel):
+    raw, shape = tmp_path / "raw", (16, 16, 20)
+    series(raw / "study", 20)
+    truth = write_scan(raw / "label.nii.gz", blob(shape, (4, 5, 6), (9, 12, 14)), (1, 1, 2))
+    about = {"channel_names": {"0": channel}, "numTraining": 1, "dataset": {"a": {"images": ["study"], "label": truth.name}}}
+    own_dataset(raw, {}, values=(1,), **about)
+    assert run(raw, tmp_path / "out") == 0
+    image, label, attributes = read(tmp_path / "out" / "data" / "a.h5")
+    assert image.shape == shape and label.sum() == 6 * 8 * 9 and np.allclose(attributes["spacing_mm"], (1, 1, 2))
 
 
 def test_a_plan_is_its_own_copy_after_a_checkpoint_and_maps_back():

@@ -6,8 +6,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import threshold
 import torch
 from helpers import KITS19, LA, PANCREAS
+from raw_scans import ORIENTATIONS, write_scan
 from scipy.ndimage import map_coordinates
 from scipy.special import expit
 
@@ -21,8 +23,6 @@ from preparation.scans import read_scan
 from programs.predict import predict
 from programs.predict_back import way_back
 from recipes.registry import pages
-from tests import threshold
-from tests.raw_scans import ORIENTATIONS, write_scan
 from training.evaluate import SlicePredictor
 from training.sliding import VolumePredictor
 

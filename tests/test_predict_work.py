@@ -7,15 +7,15 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import threshold
 import torch
 from helpers import LA
+from raw_scans import ORIENTATIONS, write_scan
 
 from dataloaders.facts import DatasetFacts
 from preparation.scans import read_scan
 from programs import predict as program
 from programs.predict import predict
-from tests import threshold
-from tests.raw_scans import ORIENTATIONS, write_scan
 from utils.errors import UserError
 
 SHAPE, PATCH = (14, 12, 10), (8, 8, 6)

@@ -11,12 +11,12 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from raw_scans import acdc_patient, blob, la_scan, noise, own_case, own_dataset, series, write_scan
 
 from preparation import command
 from preparation.command import prepare
 from preparation.scans import read_scan
 from recipes.la import FACTS as LA
-from tests.raw_scans import acdc_patient, blob, la_scan, noise, own_case, own_dataset, write_scan
 from utils.errors import UserError
 
 GOOD, BAD = "06SR5RBREL16DQ6M8LWS", "0RZDK210BSMWAA6467LU"
@@ -141,30 +141,6 @@ def test_a_header_of_slanted_axes_is_refused(tmp_path, capsys):
     assert run("ACDC", tmp_path / "raw", tmp_path / "out") == 2
     (line,) = faults(capsys.readouterr().err)
     assert "patient099_frame01.nii.gz: the header's axes are not at right angles; resample" in line
-
-
-def series(folder: Path, number: int, skip: int | None = None, uid: str = "1.2.3") -> None:
-    """CT slices as a DICOM series, 2 mm apart, one left out."""
-    folder.mkdir(parents=True)
-    for k in range(number):
-        if k == skip:
-            continue
-        image = sitk.GetImageFromArray(noise((16, 16, 1), seed=k).T)
-        image.SetOrigin((0, 0, 2.0 * k))
-        for key, value in {
-            "0008|0060": "CT",
-            "0020|000e": uid,
-            "0020|000d": "1.2",
-            "0020|0032": f"0\\0\\{2.0 * k}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-            "0020|0013": str(k),
-            "0008|0018": f"{uid}.{k}",
-        }.items():
-            image.SetMetaData(key, value)
-        writer = sitk.ImageFileWriter()
-        writer.KeepOriginalImageUIDOn()
-        writer.SetFileName(str(folder / f"1-{k:03d}.dcm"))
-        writer.Execute(image)
 
 
 @pytest.mark.parametrize("kind", ["missing slice", "two series", "no series"])
@@ -336,6 +312,15 @@ def test_a_scan_that_ends_too_early_is_never_read(tmp_path, name, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     refused(name, "again", call=lambda: read_scan(path))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mha", "a.nrrd"])
+def test_a_voxel_that_is_no_number_is_never_read_as_zero(tmp_path, name, value):
+    """ITK's reader of NIfTI writes 0 in its place."""
+    array = noise((30, 20, 10)).astype(np.float32)
+    array[-1, -1, -1] = value
+    refused(name, "holds NaN or infinite values", call=lambda: read_scan(write_scan(tmp_path / name, array)))
 
 
 def test_no_training_case_at_all_is_one_line(raw, tmp_path):

@@ -2,6 +2,7 @@
 RAW_ROOT one with a DICOM series and its label. REAL_CASES: how many cases of each list (default 2; all: every one)."""
 
 import filecmp
+import json
 import os
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from preparation.checks.command import check
 from preparation.command import prepare
+from preparation.flips import spreads
 from preparation.geometry import lay_onto
-from preparation.pancreas import spreads
 from preparation.scans import read_scan
 from recipes.registry import pages
 from tests.raw_again import write_acdc, write_la
@@ -76,29 +78,60 @@ def test_la_is_the_public_preparation_bit_for_bit(tmp_path):
     same_lists(source, tmp_path / "out", cases)
 
 
-@pytest.mark.parametrize("flipped", [False, True])
-def test_a_real_dicom_series_prepares_as_pancreas_under_its_label(tmp_path, capsys, flipped):
-    """The series reads L, P, S and its label is stored L, A, S; a label that was flipped fits better flipped back, and that is said."""
+@pytest.fixture
+def liver(tmp_path):
+    """Give `liver(flipped)` -> a folder: a real DICOM series, and its label, as it is or turned round in y."""
     if "RAW_ROOT" not in os.environ:
         pytest.skip("RAW_ROOT names no folder")
     folder = Path(os.environ["RAW_ROOT"]) / "totalsegmentator"
-    raw = tmp_path / "raw" / "PANCREAS_0001" / "study"
-    raw.mkdir(parents=True)
-    (raw / "series").symlink_to(folder / "example_ct_dicom", target_is_directory=True)
-    stored = nibabel.load(folder / "example_seg_dicom.nii.gz")
-    organ = (np.asarray(stored.dataobj) == 5).astype(np.uint8)  # the liver: a large organ, in which the spread says most
-    nibabel.save(nibabel.Nifti1Image(organ[:, ::-1] if flipped else organ, stored.affine), tmp_path / "raw" / "label0001.nii.gz")
-    scan, label = read_scan(raw), read_scan(tmp_path / "raw" / "label0001.nii.gz")
+
+    def make(flipped: bool) -> Path:
+        raw = tmp_path / "raw"
+        (raw / "PANCREAS_0001" / "study").mkdir(parents=True)
+        (raw / "PANCREAS_0001" / "study" / "series").symlink_to(folder / "example_ct_dicom", target_is_directory=True)
+        stored = nibabel.load(folder / "example_seg_dicom.nii.gz")
+        organ = (np.asarray(stored.dataobj) == 5).astype(np.uint8)  # the liver: a large organ, in which the spread says most
+        nibabel.save(nibabel.Nifti1Image(organ[:, ::-1] if flipped else organ, stored.affine), raw / "label0001.nii.gz")
+        return raw
+
+    return make
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_real_dicom_series_prepares_as_pancreas_under_its_label(liver, tmp_path, capsys, flipped):
+    """The series reads L, P, S and its label is stored L, A, S; a label that was flipped fits better flipped back, and that is said."""
+    raw = liver(flipped)
+    scan, label = read_scan(raw / "PANCREAS_0001"), read_scan(raw / "label0001.nii.gz")
     assert scan.shape == (512, 512, 20) and np.allclose(scan.geometry.spacing, (0.9765625, 0.9765625, 2))  # not the slice thickness, 3 mm
     laid, warning = lay_onto("label", label.array, label.geometry, scan.shape, scan.geometry)
     assert warning is None
     found = spreads(scan.array, laid)
     assert min(found, key=found.get) == (False, flipped, False)
     assert round(found[False, flipped, False]) == 22 and round(found[False, not flipped, False]) == 375
-    assert prepare(["--dataset", "Pancreas", "--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "out")]) == 0
+    assert prepare(["--dataset", "Pancreas", "--source", str(raw), "--root_path", str(tmp_path / "out")]) == 0
     assert ("fits better flipped along y: inside it the image's spread is 22 instead of 375" in capsys.readouterr().out) == flipped
     with h5py.File(tmp_path / "out" / "data" / "0001.h5") as file:
         image, truth = file["image"][()], file["label"][()]
     assert image.dtype == np.float64 and (image.min(), image.max()) == (0, 1) and min(image.shape) >= 96
     if not flipped:
         assert 400 * image[truth > 0].std() < 30
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_real_dicom_series_and_its_label_are_found_good_and_flipped_ones_not(liver, flipped):
+    raw = liver(flipped)
+    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 1, "file_ending": ".nii.gz"}
+    case = {"scan": {"images": ["PANCREAS_0001"], "label": "label0001.nii.gz"}}
+    (raw / "dataset.json").write_text(json.dumps({**about, "dataset": case}))
+    assert check(["--root_path", str(raw)]) == 0
+    found = json.loads((raw / "check.json").read_text())
+    warnings = [line for line in found["warnings"] if "left for validation" not in line]
+    assert found["errors"] == [] and len(warnings) == flipped
+    assert not flipped or "fits better flipped along y: inside it the image's spread is 22 instead of 375" in warnings[0]
+
+
+@pytest.mark.parametrize("name", ["ACDC", "LA"])
+def test_real_data_are_found_good(tmp_path, name):
+    assert check(["--root_path", os.environ[f"{name}_ROOT"], "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "check.json").read_text())
+    assert found["dataset"] == name and found["errors"] == found["warnings"] == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import KITS19, LA, LITS
+from helpers import KITS19, LA, LITS, listening
 from scipy.ndimage import gaussian_filter
 
 from dataloaders.coarse import Annotation, coarse_path, read_annotation, read_coarse, training_label
@@ -286,10 +286,7 @@ def test_stopped_and_killed_runs_continue_to_the_same_bytes(made, tmp_path):
     root = build(tmp_path / "again")
 
     def start() -> subprocess.Popen:
-        # a shell that runs the tests in the background hands SIGINT down ignored
-        listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-        command = [sys.executable, str(SCRIPT), *flags(root)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True, preexec_fn=listen)
+        return listening([sys.executable, str(SCRIPT), *flags(root)], stderr=subprocess.PIPE, text=True, encoding="utf-8")
 
     stopped = start()
     while not files(root)[1].exists():

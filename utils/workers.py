@@ -7,7 +7,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+
+from utils.errors import Interrupted, UserError
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
@@ -38,6 +41,29 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+@contextmanager
+def ended_processes(then: str = ", finished cases are kept") -> Iterator[None]:
+    """A UserError where a process of the pool was killed, by a system out of memory for one; `then` ends its line."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise UserError(f"a process ended unexpectedly (no memory left?); run again with fewer --workers{then}") from None
+
+
+@contextmanager
+def terminated(then: str = "the same command continues") -> Iterator[None]:
+    """A scheduler's SIGTERM ends the work as Ctrl-C does: with nothing half-written, and no process left behind; `then` is said."""
+
+    def stop(number: int, frame) -> None:
+        raise Interrupted(f"terminated; {then}", 128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave_signals_to_parent() -> None:
