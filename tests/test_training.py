@@ -140,12 +140,12 @@ train(PAGE, [], **{numbers!r})
 
 
 def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
-    """SIGKILL three times in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2)."""
-    numbers = {"pre_iterations": 90, "max_iterations": 90, "val_every": 2}
+    """SIGKILL twice in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2)."""
+    numbers = {"pre_iterations": 50, "max_iterations": 50, "val_every": 2}
     killed = {**TINY, **numbers, "root_path": root, "output_root": tmp_path / "killed", "device": "cpu"}
     rng, kills = np.random.default_rng(0), []
     for stage in ("pre_train", "self_train"):
-        for _ in range(3):
+        for _ in range(2):
             script = KILLED.format(
                 repository=str(REPOSITORY),
                 stage=stage,
@@ -154,7 +154,7 @@ def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
             )
             result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8", timeout=300)
             kills.append(result.returncode)
-    assert kills.count(-signal.SIGKILL) >= 5, kills
+    assert kills.count(-signal.SIGKILL) >= 3, kills
     assert_same(train(root, tmp_path / "killed", **numbers), train(root, tmp_path / "whole", **numbers))
 
 

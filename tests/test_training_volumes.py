@@ -13,7 +13,6 @@ import torch
 from helpers import LA, LOSS_3D, PANCREAS, assert_same, signalled, stages
 from torch import nn
 
-from dataloaders.cases import read_cases
 from methods.edge_guided import DualTeacher
 from methods.supervised import Supervised
 from networks.net_factory_la_ega import net_factory
@@ -28,8 +27,8 @@ from utils.phase import Phase
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = {
-    "egm": "none", "patch_size": (32, 32, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 4, "max_iterations": 4, "val_every": 2,
-    "val_stride": (32, 32, 16), "static_start": 2, "static_step": 1, "static_range": (1, 3),
+    "egm": "none", "patch_size": (32, 16, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 4, "max_iterations": 4, "val_every": 2,
+    "val_stride": (32, 16, 16), "static_start": 2, "static_step": 1, "static_range": (1, 3),
 }  # fmt: skip
 PAGES = {
     "LA": (la.PAGE, TINY | {"labelnum": 2, "lr_drop_every": 2}),
@@ -205,15 +204,15 @@ def test_estimating_memory_takes_none():
     assert sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()) == before
 
 
-def test_two_volumes_can_be_learnt_by_heart(la_root):
-    """The edge-guided V-Net reaches Dice 0.95 on the two patches that it is shown again and again."""
-    cases = read_cases(LA, la_root, "test")
-    image = torch.stack([torch.from_numpy(case.image[:, :32, :32, :16].copy()) for case in cases])
-    label = torch.stack([torch.from_numpy(case.label[:32, :32, :16].copy()).long() for case in cases])
+def test_a_volume_can_be_learnt_by_heart():
+    """The edge-guided V-Net reaches Dice 0.95 on a noisy ball that it is shown again and again."""
+    places = torch.stack(torch.meshgrid(*(torch.arange(side) - side / 2 for side in (32, 32, 16)), indexing="ij"))
+    label = (places.square().sum(0) < 32)[None].long()
+    image = (label + 0.3 * torch.randn(label.shape, generator=torch.Generator().manual_seed(1)))[:, None]
     torch.manual_seed(0)
     net, image = (place(item, torch.device("cpu"), 3) for item in (net_factory("VNet", mode="test"), image))
-    phase, optimizer, dice = Supervised(net, LOSS_3D), torch.optim.Adam(net.parameters(), 3e-3), 0.0
-    for step in range(150):
+    phase, optimizer, dice = Supervised(net, LOSS_3D), torch.optim.Adam(net.parameters(), 5e-3), 0.0
+    for step in range(100):
         loss = phase.losses({"image": image, "label": label}, 0)["loss"]
         optimizer.zero_grad()
         loss.backward()
