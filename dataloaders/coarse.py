@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from dataloaders.facts import DatasetFacts
-from dataloaders.hdf5 import numbers, opened, read_label
+from dataloaders.hdf5 import ANNOTATED, numbers, opened, read_attribute, read_case, read_label
 from utils.errors import UserError, writing
 from utils.files import replacing
 
@@ -71,7 +71,8 @@ def read_coarse(path: Path, remedy: str) -> Coarse:
 
 
 def write_coarse(path: Path, image: np.ndarray, label: np.ndarray, alone: np.ndarray, attributes: dict) -> None:
-    """Write a coarse file, whole or not at all: `image` and `label` as in the case's own file; `alone` where it is another array."""
+    """Write a coarse file, whole or not at all: `image` as registered, one channel, `label` with its axes; `alone` where it is another
+    array."""
     data = {"image": image, "label": label, **({} if alone is label else {"carried": alone})}
     with (
         writing(path, "free space, or copy the data where files can be written"),
@@ -83,21 +84,40 @@ def write_coarse(path: Path, image: np.ndarray, label: np.ndarray, alone: np.nda
         file.attrs.update(attributes)
 
 
+def read_image(path: Path, facts: DatasetFacts) -> tuple[np.ndarray, dict]:
+    """What registration goes by, the first modality of a case (three axes as stored, float32), and the file's attributes."""
+    image, _, attributes = read_case(path, facts, facts.dims, label=False)
+    return image[0], attributes
+
+
 def read_annotation(path: Path, facts: DatasetFacts, planes: Sequence[int | str | None] = ()) -> tuple[Annotation, Annotation]:
     """The two annotated slices of the case in `path`; of the label nothing else is read, of the image only its shape.
 
     `planes`: slice number of each plane, default the published ones; None and "middle" are the middle of the axis. "object" (the
     middle of the object) and "drawn" (the slice that holds most of it: the annotated one in a file that holds only two) are for
-    an annotator who sees the object: only they read the whole label, and use it to choose the slice number alone.
+    an annotator who sees the object: only they read the whole label, and use it to choose the slice number alone. A file of own data
+    says itself which slices are drawn.
     Raises UserError naming the file where there is no such slice, nothing is drawn on it, or the file is damaged.
     """
     with opened(path) as file:
         image, label = (numbers(path, file, key) for key in ("image", "label"))
-        if label.shape != image.shape or label.ndim != facts.dims:
+        shape = image.shape[1:] if image.ndim > facts.dims else image.shape
+        if label.shape != shape or label.ndim != facts.dims:
             raise UserError(f"{path}: image {image.shape} and label {label.shape}, expected one shape of {facts.dims} axes; draw it again")
-        chosen = planes or [index for _, index in facts.planes]
-        first, second = (_annotated_slice(path, label, facts, axis, place) for (axis, _), place in zip(facts.planes, chosen, strict=True))
+        first, second = (_annotated_slice(path, label, facts, axis, place) for axis, place in _chosen(path, file, facts, planes))
         return first, second
+
+
+def _chosen(path: Path, file: h5py.File, facts: DatasetFacts, planes: Sequence[int | str | None]) -> list[tuple[int, int | str | None]]:
+    """Axis and place of both slices."""
+    drawn = read_attribute(path, dict(file.attrs), ANNOTATED, (2, 2))
+    if drawn is None:
+        return [(axis, place) for (axis, _), place in zip(facts.planes, planes or [index for _, index in facts.planes], strict=True)]
+    known = [(int(axis), int(index)) for axis, index in drawn]
+    if set(planes) - {"drawn"}:
+        said = " and ".join(f"{index} along axis {axis}" for axis, index in known)
+        raise UserError(f"{path}: slices {said} are drawn, no other; leave --planes out")
+    return known
 
 
 def _annotated_slice(path: Path, label: h5py.Dataset, facts: DatasetFacts, axis: int, place: int | str | None) -> Annotation:

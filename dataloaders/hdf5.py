@@ -10,6 +10,8 @@ import numpy as np
 
 from utils.errors import UserError
 
+ANNOTATED = "annotated"
+"""Attribute of a file whose label is two drawn slices in an otherwise empty volume: axis and number of each, (2, 2)."""
 SPLITS = Path(__file__).resolve().parents[1] / "data_split"
 
 
@@ -88,9 +90,14 @@ def read_case(path: Path, layout: Layout, dims: int, label: bool = True) -> tupl
     """Image (C, ...) float32, label (...) uint8 (None and never touched unless asked for), of `dims` axes, and attributes of one file.
 
     An image of one channel may be stored with or without an axis for it. Raises UserError where the file is missing or damaged, a
-    data set is missing, shapes differ, an image is not finite or a label lies outside 0..label_values-1.
+    data set is missing, shapes differ, an image is not finite, a label lies outside 0..label_values-1 or is two drawn slices alone.
     """
     with opened(path) as file:
+        if label and ANNOTATED in file.attrs:
+            raise UserError(
+                f"{path}: two slices of the label are drawn, the rest is empty; carry them through the volume with "
+                f"code/CoGRNet_register.py and train with code/CoGRNet_train.py, or give a whole label"
+            )
         image = numbers(path, file, "image")[()].astype(np.float32, copy=False)
         truth = read_label(path, file, layout.label_values) if label else None
         attributes = dict(file.attrs)

@@ -13,6 +13,7 @@ from dataloaders.cases import read_volume, turned
 from dataloaders.coarse import coarse_path, read_coarse, training_label
 from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root
+from dataloaders.plan import FILE as PLAN
 from dataloaders.two_stream import Draw, sample
 from utils.errors import UserError
 from utils.progress import progress
@@ -107,5 +108,6 @@ class CoarsePatches(VolumePatches):
 
     def _remedy(self, redo: bool = False) -> str:
         """The command that makes coarse labels."""
-        command = f"python code/CoGRNet_register.py --dataset {self.facts.name} --root_path {self.root} --labelnum {self.labelled}"
+        dataset = "" if (self.root / PLAN).is_file() else f"--dataset {self.facts.name} "  # own data have a plan instead of a name
+        command = f"python code/CoGRNet_register.py {dataset}--root_path {self.root} --labelnum {self.labelled}"
         return f"make it: {command}{' --redo' if redo else ''}"

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from dataloaders.hdf5 import ANNOTATED
 from dataloaders.plan import Plan
+from preparation.drawn import Slice, drawn_slices, only_slice, place_slices
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import Geometry, lay_onto, to_canonical, turn
 from preparation.lists import write_list
@@ -55,14 +57,22 @@ class OwnPreparation:
             if scan.array.min() == scan.array.max():
                 raise UserError(f"{scan.path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export it again")
         image, geometry = prepare_image(plan, scans)
-        label = None
+        label = annotated = None
         if case.label is not None:
             truth = read_label(case.label, plan.label_values, f"what dataset.json declares: {', '.join(map(str, plan.label_values))}")
             label, said = lay_onto(str(case.label), truth.array, truth.geometry, first.shape, first.geometry)
             warn(said)
-            label = prepare_label(plan, label, first.geometry)
+            label, annotated = prepare_label(plan, label, first.geometry)
+            self._check_whole(case, annotated)
+            if annotated is None and label.any() and (single := only_slice(label)):
+                warn(
+                    f"{case.label}: one slice alone holds a label, number {single[1]} along {'xyz'[single[0]]} once turned, and is learnt "
+                    f"as if the others were empty; draw the others, or a second one at a right angle for CoGRNet (docs/cogrnet.md)"
+                )
         axes = plan.stored
         grid = {**grid_attributes(geometry, axes, "xyz" if plan.dims == 3 else "zyx"), **source_attributes(first)}
+        if annotated:
+            grid[ANNOTATED] = np.array(annotated)
         image = np.ascontiguousarray(image.transpose(0, *(1 + axis for axis in axes)))
         label = None if label is None else np.ascontiguousarray(label.transpose(axes))
         if plan.dims == 2 and case.part in ("train", "unlabelled"):
@@ -72,6 +82,14 @@ class OwnPreparation:
                 yield Output(file, one_or_more(image[:, k]), None if label is None else label[k], within, GZIP)
         whole = crop_attributes((0, 0, 0), first.shape)
         yield Output(self.mark(case), one_or_more(image), label, {**grid, **whole}, GZIP)
+
+    def _check_whole(self, case: RawCase, annotated: tuple[Slice, Slice] | None) -> None:
+        """UserError for a label of two drawn slices where a whole one is needed."""
+        if annotated and self.plan.dims == 2:
+            raise UserError(f"{case.label}: two drawn slices, from which CoGRNet learns volumes; prepare with --dims 3 elsewhere")
+        if annotated and case.part != "train":
+            which = {"val": "validation case (splits_final.json says which are)"}.get(case.part, "test case")
+            raise UserError(f"{case.label}: two drawn slices alone, but it is a {which}; those need whole labels")
 
     def write_lists(self, root: Path) -> list[str]:
         """The lists that the plan names, of the cases that are there, in order of their names."""
@@ -113,17 +131,31 @@ def prepare_image(plan: Plan, scans: Sequence[Scan]) -> tuple[np.ndarray, Geomet
     return np.stack(channels), turned if size is None else resampled_grid(turned, channels[0].shape, plan, shape, axes)
 
 
-def prepare_label(plan: Plan, label: np.ndarray, grid: Geometry) -> np.ndarray:
-    """A label on its image's grid, original values, as class numbers (uint8) on the grid of `prepare_image`.
+def prepare_label(plan: Plan, label: np.ndarray, grid: Geometry) -> tuple[np.ndarray, tuple[Slice, Slice] | None]:
+    """A label on its image's grid, original values, as class numbers (uint8) on the grid of `prepare_image`; and of a label that is two
+    drawn slices alone, where those lie in it.
 
-    Where it is resampled every class is, linearly, and the strongest one wins: borders do not get steps as with nearest neighbours.
+    Drawn slices are resampled within themselves and stay one voxel thick.
     """
     axes, flipped = to_canonical(grid)
     classes = plan.to_classes(turn(label, axes, flipped))
     spacing = grid.spacing[list(axes)]
-    size = target_size(plan, classes.shape, spacing)
+    size, drawn = target_size(plan, classes.shape, spacing), drawn_slices(classes)
     if size is None:
-        return classes
+        return classes, drawn
+    if drawn is None:
+        return _resampled_classes(classes, size, plan, spacing), None
+    step, first = _steps(plan, classes.shape, spacing, size)
+    planes, places = [], []
+    for axis, number in drawn:
+        flat = tuple(1 if along == axis else side for along, side in enumerate(size))
+        planes.append(_resampled_classes(classes.take([number], axis), flat, plan, spacing).squeeze(axis))
+        places.append((axis, int(np.clip(round((number - first[axis]) / step[axis]), 0, size[axis] - 1))))
+    return place_slices(planes, places, size), tuple(places)
+
+
+def _resampled_classes(classes: np.ndarray, size: Sequence[int], plan: Plan, spacing: Sequence[float]) -> np.ndarray:
+    """Every class is resampled, linearly, and the strongest one wins: borders do not get steps as with nearest neighbours."""
     found, best = np.zeros(size, np.uint8), np.zeros(size, np.float32)
     for number in np.unique(classes):
         share = resample((classes == number).astype(np.float32), size, plan, spacing, sitk.sitkLinear)

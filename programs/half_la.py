@@ -37,7 +37,7 @@ def halve(argv: Sequence[str] | None = None, description: str = "") -> None:
     lists = {"train.list": train[: -flags.validation], "val.list": train[-flags.validation :], "test.list": test}
     flags.dest.mkdir(parents=True, exist_ok=True)
     for name, cases in lists.items():
-        (flags.dest / name).write_text("\n".join(cases) + "\n")
+        (flags.dest / name).write_text("\n".join(cases) + "\n", encoding="utf-8")
     for name in progress([*train, *test], desc="halving", unit="scan"):
         case = read_volume(LA, LA.path(flags.root_path, name), name)
         image = halved(case.image[0])

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.coarse import WORDS, read_annotation, read_coarse, write_coarse
+from dataloaders.coarse import WORDS, read_annotation, read_coarse, read_image, write_coarse
 from dataloaders.facts import DatasetFacts
-from dataloaders.hdf5 import check_root, read_case
-from recipes.page import data_root
+from dataloaders.hdf5 import ANNOTATED, check_root
+from dataloaders.plan import read_plan
+from recipes.own import own_two_slices
+from recipes.page import Page, data_root
 from recipes.registry import find_page
 from registration.labels import AGAIN, Case, assemble, directions
 from registration.report import report
@@ -29,9 +31,10 @@ from utils.workers import ended_processes, terminated, worker_pool
 def register(argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Make and report coarse labels; see `RegistrationSettings`."""
     s = parse(RegistrationSettings, argv, description=description)
-    facts, root = find_page(s.dataset).facts, data_root(s.dataset, s.root_path)
-    check_root(root, s.dataset)
-    cases = _labelled_cases(s, facts, root)
+    page, root = _page(s)
+    facts = page.facts
+    check_root(root, facts.name)
+    cases = _labelled_cases(s, page, root)
     output = s.output_dir or root / "coarse_report"
     with writing(output, "free space or name another place with --output_dir"):
         output.mkdir(parents=True, exist_ok=True)
@@ -40,15 +43,28 @@ def register(argv: Sequence[str] | None = None, description: str | None = None) 
     print(f"coarse labels of {len(cases)} cases lie beside their files; registration.csv, summary.json and pictures are in {output}")
 
 
-def _labelled_cases(s: RegistrationSettings, facts: DatasetFacts, root: Path) -> list[Case]:
+def _page(s: RegistrationSettings) -> tuple[Page, Path]:
+    """The page and the folder of the data."""
+    if s.dataset:
+        return find_page(s.dataset, "TWO_SLICES"), data_root(s.dataset, s.root_path)
+    if s.root_path is None:
+        raise UserError("--dataset: name LA, KiTS19 or LiTS, or with --root_path the folder of own data that prepare_data.py wrote")
+    return own_two_slices(read_plan(s.root_path), s.root_path), s.root_path
+
+
+def _labelled_cases(s: RegistrationSettings, page: Page, root: Path) -> list[Case]:
+    facts, labelnum = page.facts, page.numbers["labelnum"] if s.labelnum is None else s.labelnum
     names = facts.read_list(root, facts.train_list)
-    if not 1 <= s.labelnum <= len(names):
-        raise UserError(f"--labelnum {s.labelnum}: {facts.train_list} has {len(names)} cases, name 1 to {len(names)}")
+    if not 1 <= labelnum <= len(names):
+        raise UserError(f"--labelnum {labelnum}: {facts.train_list} has {len(names)} cases, name 1 to {len(names)}")
     if s.workers < 0:
         raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one per processor")
     planes = [_plane(word) for word in s.planes or ()]
-    paths = [(name, facts.path(root, name)) for name in names[: s.labelnum]]
+    paths = [(name, facts.path(root, name)) for name in names[:labelnum]]
     # every case is looked at before the first is registered: a fault in the last must not show after hours
+    for _, path in paths:
+        if s.report_against_truth and ANNOTATED in read_image(path, facts)[1]:
+            raise UserError(f"--report_against_truth: {path} holds two drawn slices, there is no dense label; leave the flag out")
     return [Case(name, path, read_annotation(path, facts, planes)) for name, path in paths]
 
 
@@ -88,7 +104,7 @@ def _finished(s: RegistrationSettings, facts: DatasetFacts, case: Case) -> bool:
         except UserError as error:
             print(f"made again: {error}")
             continue
-        image = read_case(case.path, facts, facts.dims, label=False)[0][0] if image is None else image
+        image = read_image(case.path, facts)[0] if image is None else image
         for key, value in _attributes(s, case, plane, image).items():
             if attributes.get(key) == value:
                 continue
@@ -118,7 +134,7 @@ def _make(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], t
         worker_pool(min(workers, 4 * len(cases))) as pool,
     ):
         for case in cases:
-            (image,), _, kept = read_case(case.path, facts, facts.dims, label=False)
+            image, kept = read_image(case.path, facts)
             jobs = _submit(s, pool, case, image)
             for job in jobs:
                 job.add_done_callback(lambda job: job.cancelled() or bar.update())

@@ -36,7 +36,7 @@ def report(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], 
     rows, warnings = [], []
     with writing(output, "free space or name another place with --output_dir"):
         for case in progress(cases, desc="reporting", unit="case"):
-            (image,), truth, _ = read_case(case.path, facts, facts.dims, label=s.report_against_truth)
+            (image, *_), truth, _ = read_case(case.path, facts, facts.dims, label=s.report_against_truth)
             truth = None if truth is None else facts.task_label(truth)
             planes = [read_coarse(path, AGAIN) for path in case.coarse]
             labels, alone = [coarse.label for coarse in planes], [coarse.alone for coarse in planes]

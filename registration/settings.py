@@ -7,16 +7,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class RegistrationSettings:
-    dataset: Literal["LA", "KiTS19", "LiTS"]
-    """The data set."""
-    labelnum: int = 5
-    """How many cases of the train list are labelled: the first ones."""
+    dataset: Literal["LA", "KiTS19", "LiTS"] | None = None
+    """The data set; none for own data that prepare_data.py wrote to --root_path."""
+    labelnum: int | None = None
+    """How many cases of the train list are labelled: the first ones; default: 5, of own data all."""
     root_path: Path | None = None
-    """Folder of the data set; default: data_split/<dataset> in the repository. The coarse labels are written beside its files."""
+    """Folder of the data; default: data_split/<dataset> in the repository. The coarse labels are written beside its files."""
     planes: tuple[str, str] | None = None
     """The annotated slice of each plane: its number, or middle (of the axis). For an annotator who sees the object also: object (its
     middle) or drawn (the slice that holds most of it: the annotated one where only two are drawn); to choose, these two read the whole
-    label. Default: the published ones."""
+    label. Default: the published ones; of own data those that are drawn, or the middle."""
     transform: Literal["SyN", "SyNRA"] = "SyN"
     """ANTs registration: affine and SyN (what the published code really ran), or rigid, affine and SyN (what it meant to)."""
     propagation: Literal["published", "improved"] = "published"

@@ -20,7 +20,7 @@ def published_shapes(network: str) -> dict[str, list[int]]:
     """Names and shapes of a published state dict; `vnet_pancreas_bcp`, BCP's own, by the rule that leads to it from the edge-guided one."""
     if network == "vnet_pancreas_bcp":
         return _without_edge_guidance(published_shapes("vnet_pancreas"))
-    return json.loads((VECTORS / f"{network}.keys.json").read_text())
+    return json.loads((VECTORS / f"{network}.keys.json").read_text(encoding="utf-8"))
 
 
 def _without_edge_guidance(shapes: dict[str, list[int]]) -> dict[str, list[int]]:

@@ -46,7 +46,7 @@ SCRIPTS = sorted([*(REPOSITORY / "code").glob("*.py"), *(REPOSITORY / "pancreas"
 def imported(path: Path) -> set[str]:
     """Top-level names of what a file imports."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -86,7 +86,9 @@ def test_script_folders_are_no_packages():
 
 def attributes_read() -> set[str]:
     files = [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")] + SCRIPTS
-    return {node.attr for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    return {
+        node.attr for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
+    }
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_a_foreign_flag_names_its_owner():
 def test_files_are_small_and_packages_form_no_circle():
     for package in PACKAGES:
         for path in (REPOSITORY / package).rglob("*.py"):
-            assert "phantom" in str(path) or len(path.read_text().splitlines()) <= 250, path
+            assert "phantom" in str(path) or len(path.read_text(encoding="utf-8").splitlines()) <= 250, path
     seen: set[str] = set()
     left = {package: ARROWS[package] - {package} for package in PACKAGES}
     while left:
@@ -146,7 +148,7 @@ def test_files_are_small_and_packages_form_no_circle():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_path):
-    assert len(script.read_text().splitlines()) <= 50
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 50
     environment = {**os.environ, "PYTHONPATH": ""}
     result = subprocess.run(
         [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", env=environment
@@ -154,12 +156,12 @@ def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_pat
     assert result.returncode == 0, result.stderr
     reads = {"export_weights.py": "RUN OUT", "predict.py": "--input"}.get(script.name, "--root")
     assert "usage" in result.stdout and reads in result.stdout
-    assert f"python {script.parent.name}/{script.name}" in script.read_text()
+    assert f"python {script.parent.name}/{script.name}" in script.read_text(encoding="utf-8")
 
 
 def test_no_device_is_wired_in():
     for path in [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")] + SCRIPTS:
-        assert ".cuda()" not in path.read_text(), path
+        assert ".cuda()" not in path.read_text(encoding="utf-8"), path
 
 
 @pytest.mark.parametrize(
@@ -170,5 +172,7 @@ def test_no_device_is_wired_in():
     ],
 )
 def test_label_recipes_differ_in_labels_and_decay_alone(name, counts, differences):
-    few, more = ((REPOSITORY / "code" / f"{name}_labelnum{k}_train.py").read_text().split('"""')[2].splitlines() for k in counts)
+    few, more = (
+        (REPOSITORY / "code" / f"{name}_labelnum{k}_train.py").read_text(encoding="utf-8").split('"""')[2].splitlines() for k in counts
+    )
     assert [(a.strip(), b.strip()) for a, b in zip(few, more, strict=True) if a != b] == differences

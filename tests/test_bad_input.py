@@ -216,7 +216,7 @@ def rewrite(path, **changes):
 
 
 def first(data, name):
-    return (data / name).read_text().split()[0]
+    return (data / name).read_text(encoding="utf-8").split()[0]
 
 
 SLICE, VOLUME = "train_slices.list", "val.list"
@@ -454,7 +454,7 @@ def test_a_file_where_a_folder_should_be(phantom_root, run, tmp_path):
     refused(stage, "--output_root", call=lambda: train(phantom_root, tmp_path / "out"))
     refused(file, "--output_dir", call=lambda: run_test(script_flags(phantom_root, run, "--output_dir", file)))
     refused(file, "--output", call=lambda: report(script_flags(phantom_root, run, "--output", file / "run.png")))
-    assert file.read_text() == stage.read_text() == "mine"
+    assert file.read_text(encoding="utf-8") == stage.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_loss_that_is_no_number(phantom_root, tmp_path):
@@ -505,7 +505,7 @@ def test_report_on_a_run_that_is_not_complete(phantom_root, run, tmp_path):
     refused(prediction, "test_ACDC.py", call=call())
     put(run / SELF / "last.pth", {"net": {"w": torch.ones(1)}})
     refused(run / SELF / "last.pth", call=call())
-    assert picture.read_text() == "an earlier picture"
+    assert picture.read_text(encoding="utf-8") == "an earlier picture"
 
 
 def test_report_on_predictions_of_other_data(phantom_root, data, run):

@@ -63,7 +63,7 @@ def sliced(_outs, tmp_path):
 def looked(root: Path, *flags) -> tuple[int, dict]:
     status = check(["--root_path", str(root), *map(str, flags)])
     assert not list(root.rglob(".*")), "something half-written"
-    return status, json.loads((root / "check.json").read_text())
+    return status, json.loads((root / "check.json").read_text(encoding="utf-8"))
 
 
 def rewrite(root: Path, case: str = "a", **changes) -> None:
@@ -228,7 +228,7 @@ def test_a_page_may_be_named(tmp_path):
 
 def test_files_of_the_other_pancreas_preparation_are_told(tmp_path):
     root = phantom(tmp_path / "pancreas", PANCREAS, train=3, test=1, size=(32, 32, 32), labelled=1)
-    name = (root / "train_lab.txt").read_text().split()[0].removesuffix(".h5")
+    name = (root / "train_lab.txt").read_text(encoding="utf-8").split()[0].removesuffix(".h5")
     rewrite(root, name, image=lambda old: (old - old.mean()) / old.std())
     shutil.copy(root / "data" / f"{name}.h5", root / "data" / "image0077_norm.h5")
     status, content = looked(root)

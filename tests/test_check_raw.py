@@ -53,7 +53,7 @@ def raw(_raw, tmp_path):
 
 def looked(raw: Path, *flags) -> tuple[int, dict]:
     status = check(["--root_path", str(raw), *map(str, flags)])
-    content = json.loads((raw / "check.json").read_text())
+    content = json.loads((raw / "check.json").read_text(encoding="utf-8"))
     assert not list(raw.rglob(".*")), "something half-written"
     return status, content
 
@@ -67,7 +67,7 @@ def label(raw: Path, name: str = "a") -> Path:
 
 
 def edit(raw: Path, **about) -> None:
-    content = {**json.loads((raw / "dataset.json").read_text()), **about}
+    content = {**json.loads((raw / "dataset.json").read_text(encoding="utf-8")), **about}
     (raw / "dataset.json").write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
 
 
@@ -380,4 +380,4 @@ def test_the_script_with_processes_of_its_own(raw):
     done = subprocess.run([sys.executable, script, "--root_path", raw, "--workers", "2"], capture_output=True, text=True)
     assert done.returncode == 2 and "5 cases, 1 errors, 0 warnings" in done.stdout
     assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
-    assert json.loads((raw / "check.json").read_text())["command"].startswith("check_data.py --root_path")
+    assert json.loads((raw / "check.json").read_text(encoding="utf-8"))["command"].startswith("check_data.py --root_path")

@@ -78,7 +78,7 @@ def test_what_the_test_script_writes(root, tested):
     with open(folder / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS and len(rows) == 2 * 3
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert {"as_published", "honest", "checkpoint", "command", "versions", "git_commit"} <= set(summary)
     mean = np.mean([np.mean([float(r["dice"]) for r in rows if r["class"] == name]) for name in NAMES[1:]])
     assert summary["as_published"]["mean"]["dice"] == pytest.approx(mean, abs=1e-6)

@@ -216,7 +216,7 @@ def test_our_test_script_finds_the_same_in_an_exported_file(acdc, tmp_path):
     for path in (acdc.best("self_train"), tmp_path / "weights.pth"):
         flags = ["--root_path", acdc.root, "--checkpoint", path, "--patch_size", 80, 80, "--device", "cpu"]
         evaluate(acdc.page, list(map(str, [*flags, "--output_dir", tmp_path / path.stem])))
-        results.append((tmp_path / path.stem / "metrics.csv").read_text())
+        results.append((tmp_path / path.stem / "metrics.csv").read_text(encoding="utf-8"))
     assert results[0] == results[1]
 
 

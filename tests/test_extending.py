@@ -25,7 +25,7 @@ from utils.errors import Interrupted
 from utils.losses import TERMS
 from utils.schedules import SCHEDULES
 
-PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
 SHORT = {"pre_iterations": 1, "max_iterations": 1, "val_every": 1}
 ACDC = {"labelnum": 1, "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, **SHORT}
@@ -111,7 +111,7 @@ def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, 
 
 def test_two_students_train_are_stopped_resume_and_are_tested(phantom_root, tmp_path, monkeypatch, registries):
     """A method file of at most 60 lines and one line to name it."""
-    assert len(Path(cps.__file__).read_text().splitlines()) <= 60
+    assert len(Path(cps.__file__).read_text(encoding="utf-8").splitlines()) <= 60
     METHODS["cps"] = cps
     flags = ["--method", "cps", "--max_iterations", "2", "--val_every", "2"]
     numbers = {key: value for key, value in ACDC.items() if key not in ("max_iterations", "val_every")}
@@ -129,7 +129,7 @@ def test_two_students_train_are_stopped_resume_and_are_tested(phantom_root, tmp_
     evaluate(acdc.PAGE, place)
     (best,) = (tmp_path / "whole").rglob("cross_train/unet_best_model.pth")
     evaluate_any(words(checkpoint=best, root_path=phantom_root, output_dir=tmp_path / "again", device="cpu"))  # the file alone
-    metrics = [path.read_text() for path in tmp_path.rglob("metrics.csv")]
+    metrics = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("metrics.csv")]
     assert len(metrics) == 2 and metrics[0] == metrics[1]
 
 

@@ -39,7 +39,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
 
 
 def lines(path: Path) -> list[str]:
-    return path.read_text().split()
+    return path.read_text(encoding="utf-8").split()
 
 
 def test_volumes(tmp_path, capsys):
@@ -196,7 +196,7 @@ def test_explicit_paths(tmp_path):
     raw = own_dataset(tmp_path / "raw", {})
     own_case(raw / "there", "imagesTr", "a", (1, 5, 7), (1, 1, 1), (26, 24, 20))
     files = {"images": ["there/imagesTr/a_0000.nii.gz", "there/imagesTr/a_0001.nii.gz"], "label": "there/labelsTr/a.nii.gz"}
-    content = json.loads((raw / "dataset.json").read_text())
+    content = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     (raw / "dataset.json").write_text(json.dumps({**content, "numTraining": 1, "dataset": {"a": files}}))
     assert run(raw, tmp_path / "out") == 0 and lines(tmp_path / "out" / "train.list") == ["a"]
 

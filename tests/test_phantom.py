@@ -51,7 +51,7 @@ def around(mask: np.ndarray) -> np.ndarray:
 
 
 def test_lists_name_exactly_the_files(phantom):
-    lines = {part: (phantom / f"{part}.list").read_text().splitlines() for part in ("train", "val", "test", "train_slices")}
+    lines = {part: (phantom / f"{part}.list").read_text(encoding="utf-8").splitlines() for part in ("train", "val", "test", "train_slices")}
     assert lines["train"] == [f"patient00{i}_frame0{k}" for i in (1, 2) for k in (1, 2)]
     assert lines["val"] == ["patient003_frame01", "patient003_frame02"]
     assert lines["test"] == ["patient004_frame01", "patient004_frame02"]
@@ -110,9 +110,9 @@ def test_heart_beats_and_ends_within_the_stack(hearts):
 
 
 def test_rerun_is_fine_but_other_data_are_left_alone(phantom, tmp_path):
-    before = (phantom / "train_slices.list").read_text()
+    before = (phantom / "train_slices.list").read_text(encoding="utf-8")
     write_acdc_phantom(phantom, **TINY)
-    assert (phantom / "train_slices.list").read_text() == before
+    assert (phantom / "train_slices.list").read_text(encoding="utf-8") == before
     with pytest.raises(UserError, match=r"phantom\.json"):
         write_acdc_phantom(phantom, **TINY, seed=1)
     (tmp_path / "train_slices.list").write_text("patient001_frame01_slice_1\n")
@@ -185,7 +185,7 @@ def test_volume_lists_name_exactly_the_files(la_root, pancreas_root, kits_root, 
         lits_root: {"train.txt": [f"volume-{i}" for i in range(1, 7)], "test.txt": ["volume-7", "volume-8"]},
     }
     for facts, (root, lists) in zip((LA, PANCREAS, KITS19, LITS), expected.items(), strict=True):
-        found = {path.name: path.read_text().splitlines() for path in root.iterdir() if path.suffix in (".list", ".txt")}
+        found = {path.name: path.read_text(encoding="utf-8").splitlines() for path in root.iterdir() if path.suffix in (".list", ".txt")}
         assert found == lists
         assert set(root.rglob("*.h5")) == {facts.path(root, name) for names in lists.values() for name in names}
         assert {facts.train_list, facts.test_list} <= set(lists)
@@ -237,9 +237,9 @@ def test_same_seed_same_volumes_and_more_cases_change_nothing(facts, tmp_path):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(first[2]["spacing_mm"], again[2]["spacing_mm"])
         assert first[0].shape != other[0].shape or (first[0] != other[0]).any()
-    stamps = {path: path.read_text() for path in (tmp_path / "one").iterdir() if path.is_file() and path.suffix != ".h5"}
+    stamps = {path: path.read_text(encoding="utf-8") for path in (tmp_path / "one").iterdir() if path.is_file() and path.suffix != ".h5"}
     write_volume_phantom(facts, tmp_path / "one", **SMALL)
-    assert stamps == {path: path.read_text() for path in stamps}
+    assert stamps == {path: path.read_text(encoding="utf-8") for path in stamps}
     with pytest.raises(UserError, match=r"phantom\.json"):
         write_volume_phantom(facts, tmp_path / "one", **SMALL, seed=2)
 
@@ -301,5 +301,5 @@ def test_script_writes_volumes(tmp_path):
     flags = ["--dataset", "Pancreas", "--root", tmp_path, "--train", "3", "--labelled", "2", "--test", "1", "--size", "32", "32", "16"]
     done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1 and (tmp_path / "train_lab.txt").read_text() == "0001\n0002\n"
+    assert done.stdout.count("\n") == 1 and (tmp_path / "train_lab.txt").read_text(encoding="utf-8") == "0001\n0002\n"
     assert read(tmp_path / "data" / "0001.h5")[0].shape == (32, 32, 16)

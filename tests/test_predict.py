@@ -60,7 +60,7 @@ def array_of(path: Path) -> np.ndarray:
 
 
 def record(output: Path, name: str = "predict.json") -> dict:
-    return json.loads((output / name).read_text())
+    return json.loads((output / name).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("letters", ORIENTATIONS)

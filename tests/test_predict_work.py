@@ -46,7 +46,7 @@ def scans(folder: Path, *names: str) -> list[np.ndarray]:
 
 
 def cases(output: Path, name: str = "predict.json") -> dict:
-    return json.loads((output / name).read_text())["cases"]
+    return json.loads((output / name).read_text(encoding="utf-8"))["cases"]
 
 
 def written(output: Path) -> list[str]:

@@ -82,8 +82,10 @@ def test_acdc(tmp_path):
         plane, truth, _ = read(out / "data" / "slices" / f"patient099_frame02_slice_{k + 1}.h5")
         assert np.array_equal(plane, image[k]) and np.array_equal(truth, label[k])
     assert not (out / "data" / "slices" / "patient028_frame01_slice_1.h5").exists()
-    assert (out / "train.list").read_text().split() == ["patient099_frame01", "patient099_frame02"]
-    assert sorted((out / "train_slices.list").read_text().split()) == [f"patient099_frame0{f}_slice_{n}" for f in (1, 2) for n in (1, 2, 3)]
+    assert (out / "train.list").read_text(encoding="utf-8").split() == ["patient099_frame01", "patient099_frame02"]
+    assert sorted((out / "train_slices.list").read_text(encoding="utf-8").split()) == [
+        f"patient099_frame0{f}_slice_{n}" for f in (1, 2) for n in (1, 2, 3)
+    ]
     assert [case.name for case in read_cases(ACDC, out, "val")] == ["patient028_frame01", "patient028_frame02"]
 
 
@@ -184,7 +186,7 @@ def test_pancreas_as_coranet(tmp_path):
     assert np.allclose(attributes["spacing_mm"], (1, 1, 2)) and attributes["crop_start"].tolist() == list(start)
     with h5py.File(tmp_path / "out" / "data" / "0001.h5") as file:
         assert file["image"].compression is None
-    assert (tmp_path / "out" / "train_lab.txt").read_text() == "0001.h5\n"
+    assert (tmp_path / "out" / "train_lab.txt").read_text(encoding="utf-8") == "0001.h5\n"
 
 
 def test_pancreas_as_mcnet(tmp_path):
@@ -195,7 +197,7 @@ def test_pancreas_as_mcnet(tmp_path):
     expected = ((image.clip(-125, 275) + 125) / 400)[box].astype(np.float32)
     assert np.allclose(stored, (expected - expected.mean()) / expected.std(), atol=0.02)  # ITK cuts HU off to whole ones
     assert np.array_equal(truth, label[box])
-    assert (tmp_path / "out" / "train_lab.txt").read_text() == "image0001_norm\n"
+    assert (tmp_path / "out" / "train_lab.txt").read_text(encoding="utf-8") == "image0001_norm\n"
 
 
 def test_pancreas_at_one_millimetre(tmp_path):
@@ -322,7 +324,7 @@ def test_a_missing_slice_is_made_again(tmp_path):
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_work_continues_and_leaves_nothing_half_written(tmp_path, number, status):
-    names = (Path(__file__).parents[1] / "data_split" / "LA" / "train.list").read_text().split()[:12]
+    names = (Path(__file__).parents[1] / "data_split" / "LA" / "train.list").read_text(encoding="utf-8").split()[:12]
     for name in names:
         la_scan(tmp_path / "raw", name, (180, 180, 24), (50, 50, 5), (150, 150, 20))
     out = tmp_path / "out"
@@ -341,4 +343,4 @@ def test_interrupted_work_continues_and_leaves_nothing_half_written(tmp_path, nu
     assert run("LA", tmp_path / "raw", out) == 0
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
     assert len(list(out.rglob("*.h5"))) == len(names) and not list(out.rglob(".*"))
-    assert (out / "train.list").read_text().split() == names
+    assert (out / "train.list").read_text(encoding="utf-8").split() == names

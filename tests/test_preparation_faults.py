@@ -129,7 +129,7 @@ def test_a_bad_scan_is_named_and_the_others_are_prepared(la, tmp_path, capsys, k
     (line,) = faults(capsys.readouterr().err)
     assert BAD in line and says in line and len(line) < 500
     assert LA.path(out, GOOD).is_file() and not LA.path(out, BAD).exists()
-    assert not list(out.rglob(".*")) and (out / "train.list").read_text().split() == [GOOD]
+    assert not list(out.rglob(".*")) and (out / "train.list").read_text(encoding="utf-8").split() == [GOOD]
 
 
 def test_a_header_of_slanted_axes_is_refused(tmp_path, capsys):
@@ -218,7 +218,7 @@ def raw(_own, tmp_path):
 
 
 def edit(raw: Path, **about) -> None:
-    content = {**json.loads((raw / "dataset.json").read_text()), **about}
+    content = {**json.loads((raw / "dataset.json").read_text(encoding="utf-8")), **about}
     (raw / "dataset.json").write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
 
 
@@ -299,7 +299,11 @@ def test_a_bad_case_of_own_data_is_named_and_the_others_are_prepared(raw, tmp_pa
     assert run("own", raw, out) == 2
     (line,) = faults(capsys.readouterr().err)
     assert says in line and len(line) < 500, line
-    assert (out / "train.list").read_text().split() == ["tr1"] and not list(out.rglob(".*")) and not (out / "data" / "tr0.h5").exists()
+    assert (
+        (out / "train.list").read_text(encoding="utf-8").split() == ["tr1"]
+        and not list(out.rglob(".*"))
+        and not (out / "data" / "tr0.h5").exists()
+    )
     with h5py.File(out / "data" / "tr1.h5") as file:
         assert file["image"].shape[0] == 2
 

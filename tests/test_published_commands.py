@@ -169,7 +169,7 @@ def test_nms_and_detail_of_test_la(la_root, tmp_path, typed):
         assert status == 0, error
         said.append(" ".join(out.split()))
         masks.append([np.asarray(nibabel.load(path).dataobj) for path in sorted(output.glob("*_pred.nii.gz"))])
-        assert json.loads((output / "summary.json").read_text())["largest_component"] is ("--nms 0" not in flags)
+        assert json.loads((output / "summary.json").read_text(encoding="utf-8"))["largest_component"] is ("--nms 0" not in flags)
     default, one, everything = masks
     assert len(default) == 2
     for a, b, c in zip(default, one, everything, strict=True):

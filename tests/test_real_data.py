@@ -25,7 +25,7 @@ def root(tmp_path_factory):
     source, root = Path(os.environ["ACDC_ROOT"]), tmp_path_factory.mktemp("acdc")
     (root / "data").symlink_to(source / "data", target_is_directory=True)
     for name, folder in (("train_slices", "data/slices"), ("val", "data"), ("test", "data")):
-        cases = (source / f"{name}.list").read_text().split()
+        cases = (source / f"{name}.list").read_text(encoding="utf-8").split()
         there = [case for case in cases if (source / folder / f"{case}.h5").is_file()]
         (root / f"{name}.list").write_text("\n".join(there[:200] if name == "train_slices" else there[:2]))
     return root
@@ -63,7 +63,7 @@ def la(tmp_path_factory):
     """Two training scans and a test scan behind lists of their own, their folders linked, so that coarse labels stay out of the data."""
     source, root = Path(os.environ["LA_ROOT"]), tmp_path_factory.mktemp("la")
     for split, count in (("train", 3), ("test", 1)):
-        names = [name for name in (source / f"{split}.list").read_text().split() if LA.path(source, name).is_file()][:count]
+        names = [name for name in (source / f"{split}.list").read_text(encoding="utf-8").split() if LA.path(source, name).is_file()][:count]
         (root / f"{split}.list").write_text("\n".join(names) + "\n")
         for name in names:
             LA.path(root, name).parent.mkdir(parents=True)

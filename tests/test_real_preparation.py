@@ -29,7 +29,7 @@ def chosen(source: Path, lists: list[str], here) -> list[str]:
     count = os.environ.get("REAL_CASES", "2")
     found = []
     for name in lists:
-        cases = [case for case in (source / name).read_text().split() if here(case)]
+        cases = [case for case in (source / name).read_text(encoding="utf-8").split() if here(case)]
         found += cases if count == "all" else cases[: int(count)]
     return found
 
@@ -47,8 +47,8 @@ def same_lists(source: Path, out: Path, cases: list[str]) -> None:
     for path in source.glob("*.list"):
         if os.environ.get("REAL_CASES") == "all":
             assert filecmp.cmp(path, out / path.name, shallow=False), path.name
-        kept = [line for line in path.read_text().split() if line.split("_slice_")[0] in cases]
-        assert (out / path.name).read_text().split() == kept
+        kept = [line for line in path.read_text(encoding="utf-8").split() if line.split("_slice_")[0] in cases]
+        assert (out / path.name).read_text(encoding="utf-8").split() == kept
 
 
 def test_acdc_is_the_public_preparation_bit_for_bit(tmp_path):
@@ -124,7 +124,7 @@ def test_a_real_dicom_series_and_its_label_are_found_good_and_flipped_ones_not(l
     case = {"scan": {"images": ["PANCREAS_0001"], "label": "label0001.nii.gz"}}
     (raw / "dataset.json").write_text(json.dumps({**about, "dataset": case}))
     assert check(["--root_path", str(raw)]) == 0
-    found = json.loads((raw / "check.json").read_text())
+    found = json.loads((raw / "check.json").read_text(encoding="utf-8"))
     warnings = [line for line in found["warnings"] if "left for validation" not in line]
     assert found["errors"] == [] and len(warnings) == flipped
     assert not flipped or "fits better flipped along y: inside it the image's spread is 22 instead of 375" in warnings[0]
@@ -133,5 +133,5 @@ def test_a_real_dicom_series_and_its_label_are_found_good_and_flipped_ones_not(l
 @pytest.mark.parametrize("name", ["ACDC", "LA"])
 def test_real_data_are_found_good(tmp_path, name):
     assert check(["--root_path", os.environ[f"{name}_ROOT"], "--output", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "check.json").read_text())
+    found = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))
     assert found["dataset"] == name and found["errors"] == found["warnings"] == []

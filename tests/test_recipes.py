@@ -108,7 +108,7 @@ def test_published_checkpoints_at_their_places(page, network, keys, place, wrap,
     flags += ["--stage_name", "pre_train"] if "pretrain" in place else []
     evaluate(page, flags, root_path=root, output_root=tmp_path)
     (folder,) = tmp_path.rglob("*_predictions")
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert summary["checkpoint"]["selection"].startswith("a published state dict") and summary["cases"] == 2
     net = net_factory(network, egm="none" if keys.endswith("bcp") else "published").eval()
     import_state_dict(net, weights)

@@ -253,7 +253,7 @@ def test_report_without_truth(made):
         assert int(row["first_slice"]) <= int(row["annotated_slice"]) <= int(row["last_slice"]) < int(row["slices"])
         assert row["died_below"] == ("" if row["first_slice"] == "0" else str(int(row["first_slice"]) - 1))
         assert 0.2 < float(row["agreement"]) <= 1 and float(row["seconds"]) > 0
-    summary = json.loads((made / "coarse_report" / "summary.json").read_text())
+    summary = json.loads((made / "coarse_report" / "summary.json").read_text(encoding="utf-8"))
     assert summary["dense_truth"] == "not read" and "antspyx" in summary["versions"]
     assert all((made / "coarse_report" / f"{name}.png").stat().st_size > 10_000 for name in CASES)
 
@@ -324,7 +324,7 @@ def test_a_damaged_coarse_file_is_made_again_and_improved_reports_truth(tmp_path
             coarse, alone = file["label"][()], file["carried"][()]
         assert float(row["dice_coarse"]) == pytest.approx(dice(coarse, label), abs=1e-4) and float(row["dice_coarse"]) > 0.75
         assert int(row["beyond_other_plane"]) == 0 and not np.array_equal(coarse, alone)
-    assert "report alone" in json.loads((root / "coarse_report" / "summary.json").read_text())["dense_truth"]
+    assert "report alone" in json.loads((root / "coarse_report" / "summary.json").read_text(encoding="utf-8"))["dense_truth"]
 
 
 def test_what_training_reads():
@@ -357,7 +357,7 @@ def test_planes_that_disagree_are_named(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report, "write_picture", lambda *_: None)
     register(flags(made, "--output_dir", str(tmp_path)))
     assert "warning: second: the two planes' labels agree badly" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "summary.json").read_text())["warnings"]) == 2
+    assert len(json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["warnings"]) == 2
 
 
 # --- what a user can do wrong, and what is read
@@ -474,5 +474,5 @@ def test_a_damaged_image_is_named_and_finished_cases_stay(made, tmp_path):
 
 
 def test_every_setting_is_read():
-    text = "".join(Path(module.__file__).read_text() for module in (program, report))
+    text = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (program, report))
     assert all(f"s.{name}" in text for name in RegistrationSettings.__dataclass_fields__)

@@ -53,7 +53,7 @@ def test_missing_files_come_first(tmp_path):
 def test_training_refuses_a_leaking_list_before_it_begins(tmp_path):
     root, out = tmp_path / "data", tmp_path / "out"
     write_phantom(LA, root, train=4, test=2, size=(32, 32, 32))
-    stolen = (root / "test.list").read_text().split()[0]
+    stolen = (root / "test.list").read_text(encoding="utf-8").split()[0]
     with open(root / "train.list", "a") as file:
         file.write(f"{stolen}\n")
     with pytest.raises(UserError, match=f"case {stolen} is listed for unlabelled and for test; take it out of one$"):

@@ -123,7 +123,7 @@ CASES = {
 def test_trajectory_as_published(name, tmp_path, monkeypatch):
     # the published memory format: the faster one rounds differently, which training multiplies to 1e-4 of la_self's loss
     monkeypatch.setattr("training.device.memory_format", lambda device, dims: torch.contiguous_format)
-    case, published = CASES[name], json.loads((VECTORS / f"trajectory_{name}.json").read_text())
+    case, published = CASES[name], json.loads((VECTORS / f"trajectory_{name}.json").read_text(encoding="utf-8"))
     corners, dims = published["corners"], 2 if case.network.startswith("unet") else 3
     boxes = GivenCorners(case.kind, case.end_ratio, len(corners), seed=(0,), corners=tuple(map(tuple, corners)))
     pasting = (acdc if dims == 2 else la).PAGE.pasting

@@ -149,7 +149,7 @@ def test_volumes_in_memory_are_x_y_z(kits_root, lits_root):
     """KiTS19 and LiTS lie on disk slices first; kidney and tumour are one object, of the liver the tumour is not part; both are
     z-scored on reading."""
     for facts, root in ((KITS19, kits_root), (LITS, lits_root)):
-        name = (root / facts.test_list).read_text().split()[0]
+        name = (root / facts.test_list).read_text(encoding="utf-8").split()[0]
         with h5py.File(facts.path(root, name)) as file:
             image, label, spacing = file["image"][()], file["label"][()], file.attrs["spacing_mm"]
         case = read_cases(facts, root, "test")[0]

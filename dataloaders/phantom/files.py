@@ -29,7 +29,7 @@ def claimed(root: Path, settings: dict, taken: Iterable[str]) -> Iterator[None]:
     mark = root / "phantom.json"
     with writing(root, "name another folder with --root"):
         if mark.exists():
-            if mark.read_text() != recipe:
+            if mark.read_text(encoding="utf-8") != recipe:
                 raise UserError(f"{mark} was written with other settings; name another folder with --root or delete this one")
         elif any(next(root.glob(pattern), None) for pattern in taken):
             raise UserError(f"--root {root} already holds data that is no phantom; name another folder")
@@ -54,4 +54,4 @@ def write_lists(root: Path, lists: dict[str, list[str]]) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")

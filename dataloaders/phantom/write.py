@@ -36,7 +36,7 @@ def write_phantom(
             raise UserError(f"--size takes one number for {facts.name}, the mean side of an image in pixels, not {len(size)}")
         val = 4 if val is None else val
         write_acdc_phantom(root, train, val, test, *(size or (128,)), seed)
-        slices = len((root / facts.train_list).read_text().split())
+        slices = len((root / facts.train_list).read_text(encoding="utf-8").split())
         wrote = f"{slices} training slices of {train} patients, {2 * val} validation and {2 * test} test volumes"
     else:
         if val is not None:
