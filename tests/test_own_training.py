@@ -52,7 +52,9 @@ def test_from_raw_scans_to_predictions_on_their_own_grid(raw, prepared, tmp_path
     assert load(best)["plan"] == read_plan(root).as_dict()
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["cases"] == 4 and "organ 5" in json.dumps(summary)
-    assert predict(["--checkpoint", str(best), "--input", str(raw / "imagesTs"), "--output", str(tmp_path / "back"), "--device", "cpu"]) == 0
+    assert (
+        predict(["--checkpoint", str(best), "--input", str(raw / "imagesTs"), "--output", str(tmp_path / "back"), "--device", "cpu"]) == 0
+    )
     found = set()
     for number in range(4):
         there = nibabel.load(tmp_path / "out" / f"ts{number}_pred.nii.gz")
