@@ -77,6 +77,7 @@ def test_signals_save_and_the_same_command_resumes(tiny, tmp_path, monkeypatch, 
     assert_same(train(tiny, tmp_path), uninterrupted)
 
 
+@pytest.mark.parametrize("tiny", ["LA"], indirect=True)
 def test_place_and_memory_settings_change_no_number(tiny, tmp_path, uninterrupted):
     """--recompute, --cache none and workers: the same run bit for bit."""
     again = train(tiny, tmp_path, "--recompute", "--cache", "none", "--num_workers", "1")
@@ -88,13 +89,10 @@ def words(numbers):
     return [word for name, value in numbers.items() for word in (f"--{name}", *map(str, value if isinstance(value, tuple) else [value]))]
 
 
-def test_scripts_survive_sigkill_and_torchrun(tiny, tmp_path, uninterrupted):
-    """The script, killed as soon as it has saved, ends as if it had not been; torchrun with two processes runs the same command."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    script = str(REPOSITORY / SCRIPT[tiny[0].facts.name])
-    page, numbers, root = tiny
-    own = words({**numbers, "root_path": root, "device": "cpu"})
-    command = [sys.executable, script, *own, "--output_root", str(tmp_path / "killed")]
+@pytest.mark.parametrize("tiny", ["LA"], indirect=True)
+def test_a_killed_script_ends_as_if_it_had_not_been(tiny, tmp_path, uninterrupted):
+    """Killed as soon as it has saved."""
+    command, environment = script(tiny, tmp_path / "killed"), {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     while not list(tmp_path.rglob("last.pth")) and process.poll() is None:
         time.sleep(0.02)
@@ -104,14 +102,22 @@ def test_scripts_survive_sigkill_and_torchrun(tiny, tmp_path, uninterrupted):
     assert result.returncode == 0, result.stderr[-2000:]
     assert_same(stages(tmp_path / "killed"), uninterrupted)
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
-    flags = [*own, "--output_root", str(tmp_path / "two"), "--batch_size", "8", "--labeled_bs", "4"]
-    flags += ["--labelnum", "4" if page.facts is LA else "50"]
-    result = subprocess.run(
-        [*command, *flags], capture_output=True, text=True, encoding="utf-8", env=environment | {"OMP_NUM_THREADS": "1"}, timeout=300
-    )
+
+def test_torchrun_runs_the_same_command_with_two_processes(tiny, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    flags = ["--batch_size", "8", "--labeled_bs", "4", "--labelnum", "4" if tiny[0].facts is LA else "50"]
+    command = [*launch, *script(tiny, tmp_path / "two")[1:], *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "cpu x 2" in result.stdout and "self_train/last.pth" in stages(tmp_path / "two")
+
+
+def script(tiny, output):
+    """The command of a recipe script with tiny numbers."""
+    page, numbers, root = tiny
+    own = words({**numbers, "root_path": root, "device": "cpu", "output_root": output})
+    return [sys.executable, str(REPOSITORY / SCRIPT[page.facts.name]), *own]
 
 
 def test_both_checkpoints_are_tested_and_named(tiny, tmp_path, uninterrupted, capsys):
