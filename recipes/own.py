@@ -38,6 +38,7 @@ def own_page(plan: Plan, root: Path) -> Page:
     template, like, options = (slices, ACDC, SliceOptions) if plan.dims == 2 else (volumes, LA, VolumeOptions)
     patch = patch_size(plan, like.numbers["patch_size"])
     stride = () if plan.dims == 2 else tuple(side // 2 for side in patch)
+    labelled = max(len(list_lines(root / plan.lists["train"])), 1)
     own = {"cases": partial(first_patients, patient=case_of_slice)} if plan.dims == 2 else {"stride": stride}
     return template(
         facts=facts(plan, root),
@@ -48,13 +49,13 @@ def own_page(plan: Plan, root: Path) -> Page:
         numbers={
             **_numbers(like, TAKEN + SCHEDULE),
             "patch_size": patch,
-            "labelnum": max(len(list_lines(root / plan.lists["train"])), 1),
+            "labelnum": labelled,
             "select": "val",
             "dims": plan.dims,
             **({"val_stride": stride} if stride else {}),
         },
         methods={"bcp": {"dice_background": "masked"}} if plan.dims == 2 else {"bcp": {"pre_weight_decay": 1e-4}},
-        test_numbers={"model": like.numbers["model"]},
+        test_numbers={"model": like.numbers["model"], "labelnum": labelled},
     )
 
 
@@ -80,7 +81,9 @@ def own_two_slices(plan: Plan, root: Path) -> Page:
     labelled = max(len(list_lines(root / plan.lists["train"])), 1)
     numbers = {**page.numbers, "labelnum": labelled, "select": "val", "dims": plan.dims, "val_stride": stride}
     settled = partial(_as_prepared, plan.dims, settled=page.settled)
-    return replace(page, plan=plan.as_dict(), options=(OwnOptions, *page.options), numbers=numbers, stride=stride, settled=settled)
+    tested = {**page.test_numbers, "labelnum": labelled}
+    page = replace(page, numbers=numbers, test_numbers=tested, stride=stride, settled=settled)
+    return replace(page, plan=plan.as_dict(), options=(OwnOptions, *page.options))
 
 
 def facts(plan: Plan, root: Path) -> DatasetFacts:

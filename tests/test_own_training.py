@@ -15,6 +15,7 @@ from preparation.command import prepare
 from preparation.drawn import drawn_slices, only_slice
 from preparation.scans import read_scan
 from programs.generic import test_any as run_test
+from programs.generic import test_two_slices as run_test_two_slices
 from programs.generic import train_any, train_two_slices
 from programs.predict import predict
 from recipes.own import own_two_slices
@@ -45,8 +46,8 @@ def prepared(raw, tmp_path_factory):
 def test_from_raw_scans_to_predictions_on_their_own_grid(raw, prepared, tmp_path, dims, capsys):
     """Predictions of the raw test scans are those that the test program made of the prepared ones, turned back, in original values."""
     root, common = prepared[dims], ["--root_path", str(prepared[dims]), "--output_root", str(tmp_path)]
-    train_any([*common, "--labelnum", "2", *RUN])
-    run_test([*common, "--labelnum", "2", "--output_dir", str(tmp_path / "out")])
+    train_any([*common, *RUN])  # all 3 of train.list are labelled, if no --labelnum says otherwise
+    run_test([*common, "--output_dir", str(tmp_path / "out")])
     assert "selection: best mean Dice on val.list" in capsys.readouterr().out
     best = next(path for path in tmp_path.rglob("self_train/*best*.pth"))
     assert load(best)["plan"] == read_plan(root).as_dict()
@@ -157,6 +158,9 @@ def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys)
     assert np.array_equal(training_label(coarse, Annotation(2, 8, first.mask)), coarse)
     train_two_slices([*flags, *RUN, "--labelnum", "1", "--max_iterations", "1", "--pre_iterations", "1"])
     assert len(list((tmp_path / "runs").rglob("self_train/last.pth"))) == 1
+    run_test_two_slices([*flags, "--labelnum", "1", "--output_dir", str(tmp_path / "tested")])
+    assert json.loads((tmp_path / "tested" / "summary.json").read_text(encoding="utf-8"))["cases"] == 1
+    assert own_two_slices(read_plan(root), root).test_numbers["labelnum"] == 3  # all of train.list, as training and registration
 
 
 def test_two_slices_where_whole_labels_are_needed(sparse, tmp_path, capsys):
