@@ -21,6 +21,7 @@ from training.sliding import check_stride
 from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
+from utils.files import check_plain
 from utils.nifti import write_nifti
 from utils.progress import progress
 from utils.provenance import provenance, sha256
@@ -75,6 +76,8 @@ def evaluate(page: Page, argv: Sequence[str] | None = None, description: str = "
 
 def checkpoints(page: Page, s: EvaluationSettings) -> list[tuple[Path, Path]]:
     """The checkpoints that the flags name, each with its output folder; raises UserError where one is missing."""
+    for flag in ("exp", "stage_name", "model"):
+        check_plain(flag, getattr(s, flag))
     run = page.folder(s.output_root, s.exp, s.labelnum)
     best, last = page.best(run, s.stage_name, s.model, s.labelnum), run / s.stage_name / "last.pth"
     paths = [s.checkpoint] if s.checkpoint else {"best": [best], "last": [last], "both": [best, last]}[s.which]

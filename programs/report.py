@@ -15,7 +15,7 @@ from training.checkpoint import read_ours
 from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
-from utils.files import replacing
+from utils.files import check_plain, replacing
 from utils.metrics import mask_metrics
 from utils.pictures import COLOURS, grey_picture, overlay
 
@@ -46,6 +46,7 @@ def report(argv: Sequence[str] | None = None, description: str | None = None) ->
     s = parse(ReportSettings, argv, description=description)
     if s.output.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise UserError(f"--output {s.output}: the name must end in .png, .pdf, .svg or .jpg")
+    check_plain("exp", s.exp)
     folder = acdc.PAGE.folder(s.output_root, s.exp, s.labelnum)
     history = read_history(folder)
     scored = sorted(

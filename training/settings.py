@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from utils.errors import UserError
+from utils.files import check_plain
 from utils.losses import TERMS
 from utils.schedules import SCHEDULES
+from utils.workers import check_processes
 
 RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
 OPTIMIZERS = ("sgd", "adam")
@@ -85,9 +87,11 @@ class Settings:
 
     def check(self) -> None:
         """Raise UserError for numbers that no run can have; options that join the settings check theirs in the same way."""
+        check_plain("exp", self.exp)
         for name in ("pre_iterations", "max_iterations", "val_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+            if not 1 <= getattr(self, name) <= 10**9:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1, and at most 10^9")
+        check_processes("num_workers", self.num_workers)
         for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "seed"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 0, and below 2^63")
