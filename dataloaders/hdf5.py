@@ -24,13 +24,18 @@ def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
 
     A .h5 ending or a trailing comma field is cut off. Raises UserError where there is no list, nothing in it, or no plain name.
     """
-    for path in (root / name, *([root / also] if also else []), SPLITS / dataset / name):
-        if os.path.lexists(path):
-            cases = list_lines(path)
-            if not cases:
-                raise UserError(f"{path}: the list is empty; write a case name per line")
-            return cases
-    raise UserError(f"{root / name}: no such list, and none in {SPLITS / dataset}")
+    path = find_list(root, dataset, name, also)
+    if path is None:
+        raise UserError(f"{root / name}: no such list, and none in {SPLITS / dataset}")
+    if cases := list_lines(path):
+        return cases
+    raise UserError(f"{path}: the list is empty; write a case name per line")
+
+
+def find_list(root: Path, dataset: str, name: str, also: str = "") -> Path | None:
+    """Where `read_list` finds the list, whatever lies there; None where there is none."""
+    paths = (root / name, *([root / also] if also else []), SPLITS / dataset / name)
+    return next((path for path in paths if os.path.lexists(path)), None)
 
 
 def list_lines(path: Path) -> list[str]:

@@ -60,7 +60,7 @@ def find_checkpoint(run: Path) -> Path:
     if not run.is_dir():
         raise UserError(f"{run}: no such run; give a run's folder, a stage's folder or a checkpoint")
     folder = next((run / stage for stage in ("self_train", "supervised") if (run / stage).is_dir()), run)
-    best = [path for path in sorted(folder.glob("*.pth")) if path.name not in ("last.pth", "previous.pth")]
+    best = [path for path in sorted(folder.glob("*.pth")) if path.name not in ("last.pth", "previous.pth") and path.name[0] != "."]
     if len(best) != 1:
         raise UserError(f"{folder}: {len(best)} files that may be a best checkpoint, expected one; name a checkpoint or a stage's folder")
     return best[0]

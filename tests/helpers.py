@@ -29,7 +29,11 @@ def train(page, root, output, *flags, **numbers):
 
 def stages(output):
     """What each stage left behind: its last and its best checkpoint."""
-    return {f"{p.parent.name}/{p.name}": load(p) for p in sorted(output.rglob("*.pth")) if p.name != "previous.pth"}
+    return {
+        f"{p.parent.name}/{p.name}": load(p)
+        for p in sorted(output.rglob("*.pth"))
+        if p.name != "previous.pth" and not p.name.startswith(".")
+    }
 
 
 def assert_same(a, b, where=""):

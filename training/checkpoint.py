@@ -66,7 +66,8 @@ class Checkpoint:
     """What a checkpoint says, ours or a published one, which holds weights and perhaps an optimiser alone.
 
     `weights`: the student's, under the names that the file has; `optimizer`: its state, numbered as its author's torch did; `plan`: how
-    own data were prepared (dataloaders/plan.py); `phase`: the rest of the method's state. Of a published file `settings` hold the `egm`
+    own data were prepared (dataloaders/plan.py); `phase`: the rest of the method's state; `data`: a digest of the run's lists and files
+    (dataloaders/digest.py), None in older ones. Of a published file `settings` hold the `egm`
     that its weights tell, and `stage` is None.
     """
 
@@ -81,6 +82,7 @@ class Checkpoint:
     progress: dict | None = None
     losses: tuple[float, ...] = ()
     phase: Mapping | None = None
+    data: dict | None = None
 
     @property
     def ours(self) -> bool:
@@ -113,6 +115,7 @@ def read(path: Path) -> Checkpoint:
             progress=content["progress"],
             losses=tuple(content["losses"]),
             phase=content["phase"],
+            data=content.get("data"),
         )
     weights = content["net"] if isinstance(content.get("net"), Mapping) else content
     egm = "published" if any("compute_edge_feature." in str(key) for key in weights) else "none"
@@ -130,9 +133,17 @@ def read_ours(path: Path, remedy: str) -> Checkpoint:
 class Store:
     """The checkpoints of one stage: `last` and the one before it, to resume from, and the best, to test."""
 
-    def __init__(self, folder: Path, best_name: str, computed: dict, defaults: dict):
-        """`computed`: settings that a checkpoint must agree with; one that it does not have, being older, counts as its default."""
-        self.folder, self.computed, self.defaults = folder, computed, defaults
+    def __init__(
+        self,
+        folder: Path,
+        best_name: str,
+        computed: dict,
+        defaults: dict,
+        check: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    ):
+        """`computed`: settings that a checkpoint must agree with; one that it does not have, being older, counts as its default.
+        `check` raises UserError for another run's."""
+        self.folder, self.computed, self.defaults, self.check = folder, computed, defaults, check
         self.last, self.previous, self.best = folder / "last.pth", folder / "previous.pth", folder / best_name
 
     def resume(self, say: Callable[[str], None] = print) -> Checkpoint | None:
@@ -170,6 +181,7 @@ class Store:
                 f"{checkpoint.path}: of a run with other settings (--{key} {there.get(key)}, now {self.computed[key]}); "
                 "use another --exp, or --fresh to move it aside"
             )
+        self.check(checkpoint)
 
     def save_last(self, content: dict) -> None:
         save(self.last, content, keep=self.previous)

@@ -13,7 +13,7 @@ from utils.workers import check_processes
 RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
 OPTIMIZERS = ("sgd", "adam")
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
-WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute")
+WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "other_data")
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class Settings:
     fresh: bool = False
     """Start over: an earlier run of this name is moved aside, not deleted (with --run_mode selftrain its self-training alone). Without
     it the same command resumes where it stopped."""
+    other_data: bool = False
+    """Resume although lists or files are not those that the run began with; without it that is an error."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None

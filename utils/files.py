@@ -55,14 +55,15 @@ def remove_unfinished(root: Path) -> None:
 def left_behind(path: Path, computer: str, process: int) -> bool:
     """Whether nobody works on `path` any more, which was made by that process of that computer."""
     if computer == machine():
-        return not _alive(process)
+        return not alive(process)
     try:
         return time.time() - path.stat().st_mtime > ABANDONED
     except OSError:
         return False
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
+    """Whether a process of that number runs on this machine."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
