@@ -77,7 +77,7 @@ def _check_out(out: Path, path: Path, overwrite: bool) -> None:
 
 def _layout(checkpoint: Checkpoint, s: ExportSettings) -> tuple[str, bool]:
     """The layout's name and whether names get a prefix: as the flags say, else as the published code of its page leaves it."""
-    page = pages("TWO_SLICES" if checkpoint.settings["method"] == "cogrnet" or "labels" in checkpoint.settings else "PAGE").get(
+    page = pages("TWO_SLICES" if checkpoint.settings.get("method") == "cogrnet" or "labels" in checkpoint.settings else "PAGE").get(
         checkpoint.facts["name"]
     )
     own, prefix = (page.published_layout, page.module_prefix) if page else ("plain", False)

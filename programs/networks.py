@@ -18,7 +18,7 @@ def build_network(facts: DatasetFacts, model: str, options: Mapping[str, object]
     """The network `model` on the CPU, with those of the `options` that it has; raises UserError for one that does not suit the data."""
     try:
         net = registry.build(model, facts.channels, facts.classes, options)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a forged checkpoint may name any option
         raise UserError(f"--model {model}: {error}") from None
     if net.dims != facts.dims:
         names = [name for name, network in registry.NETWORKS.items() if network.dims == facts.dims]

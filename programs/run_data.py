@@ -7,6 +7,7 @@ from pathlib import Path
 from dataloaders.digest import Digest, Named, difference, hashed, seen_in_training, take, twins
 from dataloaders.facts import DatasetFacts
 from dataloaders.splits import WHOLE, case_of, listed_path
+from recipes.page import Page
 from training.checkpoint import Checkpoint
 from training.distributed import from_main, is_main
 from utils.errors import UserError
@@ -16,25 +17,45 @@ ANYWAY = "or go on all the same with --other_data"
 
 @dataclass(frozen=True)
 class RunData:
-    """`digest` goes into checkpoints; `files` are what it was taken of; `read`: the splits that the run reads; `other`: whether
-    checkpoints of other data are taken."""
+    """`facts` and `plan`: of the page; `digest`: of lists and files; `files` are what it was taken of; `read`: the splits that the
+    run reads; `other`: whether checkpoints of other data are taken."""
 
+    facts: Mapping
+    plan: Mapping | None
     digest: Digest
     files: Named
     read: Sequence[str]
     other: bool
 
+    def about(self) -> dict:
+        """What of it goes into a checkpoint."""
+        return {"facts": dict(self.facts), "data": self.digest, **({"plan": self.plan} if self.plan else {})}
+
     def check(self, checkpoint: Checkpoint) -> None:
-        """UserError for a checkpoint that was made with other data; older ones, which do not say, are taken."""
-        if self.other or not checkpoint.data:
+        """UserError for a checkpoint that was made with other data; what older ones do not say is taken."""
+        for key, value in self.facts.items():
+            if checkpoint.facts.get(key, value) != value:
+                raise UserError(f"{checkpoint.path}: of other data ({key} {checkpoint.facts[key]}, here {value}); use another --exp")
+        if self.other:
             return
-        if said := difference(checkpoint.data, self.digest, self.files, self.read):
+        said = "" if checkpoint.plan == self.plan else "they were prepared otherwise"
+        if not said and checkpoint.data:
+            said = _told(checkpoint, lambda data: difference(data, self.digest, self.files, self.read))
+        if said:
             raise UserError(f"{checkpoint.path}: of a run on other data: {said}; put them back, use another --exp, {ANYWAY}")
+
+
+def _told(checkpoint: Checkpoint, compare: Callable[[Digest], str]) -> str:
+    """What comparing says; UserError for a digest that is none."""
+    try:
+        return compare(checkpoint.data)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(f"{checkpoint.path}: what it says of its data is damaged; take another checkpoint") from None
 
 
 def run_data(
     root: Path,
-    facts: DatasetFacts,
+    page: Page,
     labelled: Sequence[tuple[str, Path]],
     lists: Mapping[str, Sequence[str]],
     read: Sequence[str],
@@ -45,6 +66,7 @@ def run_data(
 
     UserError where a case to train on is one to validate or test on under another name; copies beyond that are told.
     """
+    facts = page.facts
     named = {
         split: list(labelled) if split == "labelled" else [(name, listed_path(root, facts, split, name)) for name in names]
         for split, names in lists.items()
@@ -55,7 +77,7 @@ def run_data(
         raise UserError(leaks[0] + (f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""))
     for line in copies[:3]:
         say(f"warning: {line}")
-    return RunData(digest, named, read, other)
+    return RunData(facts.plain(), page.plan, digest, named, read, other)
 
 
 def _taken(root: Path, named: Named, lists: Mapping[str, Sequence[str]]) -> Digest:
@@ -70,8 +92,8 @@ def check_tested(checkpoint: Checkpoint, root: Path, facts: DatasetFacts, split:
         return ""
     files = {split: [(name, facts.path(root, name)) for name in names]}
     now = take(root, files)
-    said = seen_in_training(checkpoint.data, now, files, split)
-    said = f"it was trained on {said}" if said else difference(checkpoint.data, now, files, (split,))
+    said = _told(checkpoint, lambda data: seen_in_training(data, now, files, split))
+    said = f"it was trained on {said}" if said else _told(checkpoint, lambda data: difference(data, now, files, (split,)))
     if said and not other:
         raise UserError(f"{checkpoint.path}: {said}; test it on the data of its run, {ANYWAY}")
     return f"warning: {said}; --other_data allows it" if said else ""

@@ -70,7 +70,7 @@ class Frame:
         self.data = self._read(names if self.unlabelled else names[:labelled], labelled, say)
         self._check_counts()
         files = self.data.files[: len(self.data.files) - self.data.unlabelled]
-        self.run_data = run_data(self.root, page.facts, files, lists, read, s.other_data, say)
+        self.run_data = run_data(self.root, page, files, lists, read, s.other_data, say)
         self.validation_cases = read_cases(page.facts, self.root, split, say)
         self.selection = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
 
@@ -117,8 +117,7 @@ class Frame:
 
     def _run(self) -> Run:
         s, page = self.settings, self.page
-        about = {"settings": s.computed(), "facts": page.facts.plain(), "selection": self.selection, "data": self.run_data.digest}
-        about |= {"plan": page.plan} if page.plan else {}
+        about = {"settings": s.computed(), "selection": self.selection, **self.run_data.about()}
         best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
         defaults = default_settings(page, s.method, s.model).computed()
         log, check = RunLog(self.folder), self.run_data.check

@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.content import check_tensors, check_whole
 from training.settings import upgraded
 from utils.errors import UserError
+from utils.files import shown, unfinished_path
 
 FORMAT = "edge-guided-copy-paste/1"
 
@@ -21,7 +23,7 @@ def save(path: Path, content: dict, keep: Path | None = None) -> None:
 
     Raises UserError where it cannot be written (a full disk); what was there before is left as it was.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = unfinished_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "wb") as file:
@@ -35,9 +37,9 @@ def save(path: Path, content: dict, keep: Path | None = None) -> None:
         unfinished.unlink(missing_ok=True)
         cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch.save's own error hides the disk's
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
+        earlier = " the earlier checkpoint is intact:" if path.exists() or (keep is not None and keep.exists()) else ""
         raise UserError(
-            f"{path}: could not be written ({reason}); the earlier checkpoint is intact: "
-            "free space or mend the folder, then start the same command again"
+            f"{path}: could not be written ({reason});{earlier} free space or mend the folder, then start the same command again"
         ) from None
 
 
@@ -102,7 +104,15 @@ class Checkpoint:
 def read(path: Path) -> Checkpoint:
     """The checkpoint in `path`; raises UserError as `load` does."""
     content = load(path)
-    if content.get("format") == FORMAT:
+    form = content.get("format")
+    if isinstance(form, str) and form != FORMAT and form.startswith(FORMAT.split("/")[0]):
+        raise UserError(f"{path}: written by another version of this program ({shown(form)}); use that one")
+    weights = content["net"] if isinstance(content.get("net"), Mapping) else content
+    try:
+        check_whole(content) if form == FORMAT else check_tensors(weights)
+    except ValueError as error:
+        raise UserError(f"{path}: not usable, {error}") from None
+    if form == FORMAT:
         return Checkpoint(
             path=path,
             weights=content["student"],
@@ -117,7 +127,6 @@ def read(path: Path) -> Checkpoint:
             phase=content["phase"],
             data=content.get("data"),
         )
-    weights = content["net"] if isinstance(content.get("net"), Mapping) else content
     egm = "published" if any("compute_edge_feature." in str(key) for key in weights) else "none"
     return Checkpoint(path, weights, content.get("opt"), {"egm": egm}, {})
 
@@ -146,22 +155,35 @@ class Store:
         self.folder, self.computed, self.defaults, self.check = folder, computed, defaults, check
         self.last, self.previous, self.best = folder / "last.pth", folder / "previous.pth", folder / best_name
 
-    def resume(self, say: Callable[[str], None] = print) -> Checkpoint | None:
-        """The newest intact checkpoint, None where there is none at all.
+    def resume(self, say: Callable[[str], None] = print, fits: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
+        """The newest intact checkpoint, None where there is none at all. `fits` raises ValueError for one that the stage cannot take;
+        where it is given, damaged files newer than the one returned are renamed, so that no save puts them in the place of a good one.
 
         The best one will do too: a stage killed between its first two files has no other. Raises UserError where the folder holds
         another run's, or where files are there and not one is intact.
         """
-        faults = []
+        faults, damaged = [], []
         for path in (self.last, self.previous, self.best):
             if not path.exists():
                 continue
             try:
                 checkpoint = read_ours(path, "")
+                self._check_stage(checkpoint)
             except UserError as error:
                 faults.append(str(error))
+                damaged.append(path)
                 continue
             self._check_same_run(checkpoint)
+            try:
+                if fits is not None:
+                    fits(checkpoint)
+            except ValueError as error:
+                faults.append(f"{path}: not usable, {error}")
+                damaged.append(path)
+                continue
+            if faults and fits is not None:
+                for file in damaged:
+                    file.replace(file.with_name(f"{file.name}.damaged"))
             if faults:
                 say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {checkpoint.progress['step']}")
             return checkpoint
@@ -171,6 +193,10 @@ class Store:
                 "use another --exp, or --fresh, which moves them all aside"
             )
         return None
+
+    def _check_stage(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.stage != self.folder.name:
+            raise UserError(f"{checkpoint.path}: of the stage {shown(checkpoint.stage)}, which lies elsewhere")
 
     def _check_same_run(self, checkpoint: Checkpoint) -> None:
         there = {**self.defaults, **checkpoint.settings}

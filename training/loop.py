@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from training.checkpoint import FORMAT, Checkpoint, Store
+from training.content import check_fits
 from training.device import place
 from training.distributed import any_process, average_buffers, from_main, is_main, rank, wrap
 from training.log import RunLog, StageLog, hours
@@ -234,7 +235,8 @@ class _StageRunner:
         }
 
     def _resume(self) -> None:
-        checkpoint = self.store.resume(self.run_info.log.say)
+        stage = self.stage
+        checkpoint = self.store.resume(self.run_info.log.say, lambda c: check_fits(c, self.phase, stage.optimizer, stage.steps))
         if checkpoint is None:
             self.stage.begin(self.stage)
             return
