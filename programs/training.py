@@ -24,6 +24,7 @@ from training.checkpoint import read
 from training.device import choose_device, place, set_deterministic, use_bf16
 from training.distributed import check_batch, is_main, process_group, rank, world
 from training.evaluate import validate
+from training.faults import LOADER_TIMEOUT
 from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from training.memory import step_memory
@@ -241,5 +242,6 @@ class Frame:
             collate_fn=collate,
             num_workers=workers,
             worker_init_fn=leave_to_main_process,
+            timeout=LOADER_TIMEOUT if workers else 0,
             pin_memory=self.device.type == "cuda",
         )

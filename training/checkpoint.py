@@ -4,6 +4,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +70,8 @@ class Checkpoint:
 
     `weights`: the student's, under the names that the file has; `optimizer`: its state, numbered as its author's torch did; `plan`: how
     own data were prepared (dataloaders/plan.py); `phase`: the rest of the method's state; `data`: a digest of the run's lists and files
-    (dataloaders/digest.py), None in older ones. Of a published file `settings` hold the `egm`
-    that its weights tell, and `stage` is None.
+    (dataloaders/digest.py), None in older ones; `buffers`: of a run of several processes, each one's statistics. Of a published file
+    `settings` hold the `egm` that its weights tell, and `stage` is None.
     """
 
     path: Path
@@ -85,6 +86,7 @@ class Checkpoint:
     losses: tuple[float, ...] = ()
     phase: Mapping | None = None
     data: dict | None = None
+    buffers: list | None = None
 
     @property
     def ours(self) -> bool:
@@ -126,6 +128,7 @@ def read(path: Path) -> Checkpoint:
             losses=tuple(content["losses"]),
             phase=content["phase"],
             data=content.get("data"),
+            buffers=content.get("buffers"),
         )
     egm = "published" if any("compute_edge_feature." in str(key) for key in weights) else "none"
     return Checkpoint(path, weights, content.get("opt"), {"egm": egm}, {})
@@ -183,7 +186,8 @@ class Store:
                 continue
             if faults and fits is not None:
                 for file in damaged:
-                    file.replace(file.with_name(f"{file.name}.damaged"))
+                    with suppress(FileNotFoundError):  # another process of the run was quicker
+                        file.replace(file.with_name(f"{file.name}.damaged"))
             if faults:
                 say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {checkpoint.progress['step']}")
             return checkpoint

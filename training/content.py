@@ -40,7 +40,7 @@ def check_whole(content: Mapping) -> None:
         raise ValueError("it does not say of what data set it is")
     _check_settings(content["settings"])
     _check_progress(content["progress"], content["losses"])
-    check_tensors({key: content[key] for key in ("student", "phase", "optimizer")})
+    check_tensors({key: content.get(key) for key in ("student", "phase", "optimizer", "buffers")})
 
 
 def check_tensors(parts: object) -> None:
@@ -134,6 +134,7 @@ def check_fits(checkpoint, phase: Phase, optimizer: torch.optim.Optimizer, steps
             raise ValueError(f"'{key}' is not what it should be")
     if checkpoint.phase.keys() - own.keys():
         raise ValueError(f"it has the unexpected '{min(map(str, checkpoint.phase.keys() - own.keys()))}'")
+    _check_buffers(checkpoint.buffers or (), phase)
     _check_optimizer(checkpoint.optimizer, optimizer, checkpoint.progress["step"])
 
 
@@ -145,6 +146,17 @@ def _check_state(what: str, given: object, own: Mapping[str, Tensor]) -> None:
         if not isinstance(given[key], Tensor) or given[key].shape != value.shape or given[key].dtype != value.dtype:
             shown = f"{tuple(given[key].shape)} {given[key].dtype}" if isinstance(given[key], Tensor) else type(given[key]).__name__
             raise ValueError(f"'{what}.{key}' is {shown}, expected {tuple(value.shape)} {value.dtype}")
+
+
+def _check_buffers(gathered: Sequence, phase: Phase) -> None:
+    own = {(name, key): buffer.shape for name, net in phase.networks.items() for key, buffer in net.named_buffers()}
+    for mine in gathered:
+        if not isinstance(mine, Mapping) or not all(isinstance(buffers, Mapping) for buffers in mine.values()):
+            raise ValueError("the statistics of its processes are not what they should be")
+        for name, buffers in mine.items():
+            for key, value in buffers.items():
+                if not isinstance(value, Tensor) or own.get((name, key)) != value.shape:
+                    raise ValueError(f"the statistics of its processes hold '{name}.{key}', which is another network's")
 
 
 def _check_optimizer(given: Mapping, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from utils.errors import UserError
 
 LARGEST = 2**16
+PEER_GONE = ("connection closed by peer", "connection reset", "broken pipe", "connection refused", "nccl", "gloo")
 
 
 def world() -> int:
@@ -39,6 +40,10 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
+    except RuntimeError as error:
+        if not any(words in str(error).lower() for words in PEER_GONE):
+            raise
+        raise UserError("another process of this run has ended; the last checkpoint is kept: start the same command again") from None
     finally:
         dist.destroy_process_group()
 
@@ -75,6 +80,29 @@ def average_buffers(net: nn.Module) -> None:
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer.div_(world())
+
+
+def gathered_buffers(networks: Mapping[str, nn.Module]) -> list[dict] | None:
+    """The floating-point statistics of every process's networks, by process: they differ between two averages. None with one process."""
+    if world() == 1:
+        return None
+    mine = {
+        name: {key: buffer.detach().cpu().clone() for key, buffer in net.named_buffers() if buffer.is_floating_point()}
+        for name, net in networks.items()
+    }
+    everybodys: list[dict] = [{} for _ in range(world())]
+    dist.all_gather_object(everybodys, mine)
+    return everybodys
+
+
+@torch.no_grad()
+def restore_buffers(networks: Mapping[str, nn.Module], gathered: Sequence[Mapping] | None) -> None:
+    """What `gathered_buffers` gathered goes back into this process's networks, if as many processes run now."""
+    if gathered and len(gathered) == world() > 1:
+        for name, net in networks.items():
+            for key, buffer in net.named_buffers():
+                if key in gathered[rank()].get(name, {}):
+                    buffer.copy_(gathered[rank()][name][key])
 
 
 def any_process(flag: int) -> int:

@@ -17,7 +17,8 @@ from torch import nn
 from training.checkpoint import FORMAT, Checkpoint, Store
 from training.content import check_fits
 from training.device import place
-from training.distributed import any_process, average_buffers, from_main, is_main, rank, wrap
+from training.distributed import any_process, average_buffers, from_main, gathered_buffers, is_main, rank, restore_buffers, wrap
+from training.faults import told
 from training.log import RunLog, StageLog, hours
 from training.signals import StopSignals
 from utils.errors import Interrupted, UserError
@@ -110,15 +111,8 @@ class _StageRunner:
         self.phase.calls = {name: wrap(net) for name, net in self.phase.learners.items()}
         log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
         try:
-            with StopSignals() as signals:
+            with StopSignals() as signals, told(self.run_info.device, self.run_info.dims):
                 self._loop(log, signals)
-        except RuntimeError as error:
-            if not any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
-                raise
-            raise UserError(
-                f"{self.run_info.device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size"
-                f"{', or use --recompute' if self.run_info.dims == 3 else ''}; the last checkpoint is kept"
-            ) from None
         finally:
             log.close()
             self.phase.calls = self.phase.learners
@@ -200,8 +194,8 @@ class _StageRunner:
         log.pictures(p.step, self.phase)
         note = " (best)" if best else "" if counts else " (after the last step, not scored as published: selects nothing)"
         self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}{note}")
+        content = self._content()
         if is_main():
-            content = self._content()
             if best:
                 self.store.save_best(content)
             self.store.save_last(content)
@@ -210,9 +204,11 @@ class _StageRunner:
     def _stop(self, signals: StopSignals) -> None:
         """Save and leave: the same command goes on from here."""
         number = any_process(signals.received)
+        buffers = gathered_buffers(self.phase.networks)  # the average is for whoever tests the file; the run goes on with each its own
         self._average_buffers()
+        content = self._content() | ({} if buffers is None else {"buffers": buffers})
         if is_main():
-            self.store.save_last(self._content())
+            self.store.save_last(content)
         raise Interrupted(
             f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}; the same command goes on from there",
             128 + number,
@@ -223,7 +219,10 @@ class _StageRunner:
             average_buffers(net)
 
     def _content(self) -> dict:
+        """What a checkpoint holds; all processes of a run ask for it, one saves it."""
+        buffers = gathered_buffers(self.phase.networks)
         return {
+            **({} if buffers is None else {"buffers": buffers}),
             "format": FORMAT,
             **self.run_info.about,
             "stage": self.phase.name,
@@ -244,5 +243,6 @@ class _StageRunner:
         self.phase.student.load_state_dict(checkpoint.weights)
         self.phase.load_state_dict(checkpoint.phase)
         self.stage.optimizer.load_state_dict(checkpoint.optimizer)
+        restore_buffers(self.phase.networks, checkpoint.buffers)
         if self.progress.step < self.stage.steps:
             self.run_info.log.say(f"{self.phase.name}: resuming at iteration {self.progress.step}")
