@@ -89,8 +89,8 @@ def test_a_file_that_vanishes_while_a_worker_reads_it_is_one_line(la_root, tmp_p
 
     root = shutil.copytree(la_root, tmp_path / "data")
     numbers = {
-        "egm": "none", "patch_size": (32, 16, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2, "val_every": 2,
-        "val_stride": (32, 16, 16), "labelnum": 2, "cache": "none", "num_workers": 1, "run_mode": "pretrain",
+        "egm": "none", "patch_size": (32, 16, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2,
+        "val_every": 2, "val_stride": (32, 16, 16), "labelnum": 2, "cache": "none", "num_workers": 1, "run_mode": "pretrain",
     }  # fmt: skip
     path = la.PAGE.facts.path(root, (root / "train.list").read_text().split()[0])
     begin = CopyPastePretrain.begin

@@ -3,6 +3,7 @@
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ def load(path: Path) -> dict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a pickle protocol that damage made up
+            _check_sums(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused, it is damaged or holds code beside its weights; save it again as a plain state dict") from None
@@ -62,6 +64,14 @@ def load(path: Path) -> dict:
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint of this project")
     return dict(content)
+
+
+def _check_sums(path: Path) -> None:
+    """ValueError where a part's checksum is wrong: torch itself looks at none and would load a flipped bit."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if part := archive.testzip():
+                raise ValueError(part)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,9 @@ def check_whole(content: Mapping) -> None:
             raise ValueError(f"'{key}' is not what it should be")
     if not isinstance(content["facts"].get("name"), str):
         raise ValueError("it does not say of what data set it is")
+    selected = content.get("selected", "student")
+    if not isinstance(selected, str) or (selected != "student" and not isinstance(content["phase"].get(selected), Mapping)):
+        raise ValueError("the network that was validated is not in it")
     _check_settings(content["settings"])
     _check_progress(content["progress"], content["losses"])
     check_tensors({key: content.get(key) for key in ("student", "phase", "optimizer", "buffers")})
@@ -118,7 +121,7 @@ def check_fits(checkpoint, phase: Phase, optimizer: torch.optim.Optimizer, steps
         raise ValueError(f"of the stage {checkpoint.stage!r}, expected {phase.name!r}")
     if checkpoint.progress["step"] > steps:
         raise ValueError(f"at step {checkpoint.progress['step']} of a stage that has {steps}")
-    _check_state("student", checkpoint.weights, phase.student.state_dict())
+    _check_state("student", checkpoint.student, phase.student.state_dict())
     own = phase.state_dict()
     for key, value in own.items():
         if key not in checkpoint.phase:
