@@ -96,6 +96,7 @@ class _Tested:
             raise UserError(f"{path}: a checkpoint of {checkpoint.facts['name']}, expected one of {facts.name}")
         self.page, self.split, self.checkpoint, self.device, self.output = page, s.split, checkpoint, device, output
         self.detail = s.detail
+        self.root_path = None if s.root_path is None else str(s.root_path)
         model = checkpoint.settings.get("model", s.model)
         net = build_network(facts, model, default_options(model) | checkpoint.settings)
         self.patch_size = s.patch_size or tuple(checkpoint.settings.get("patch_size", page.numbers["patch_size"]))
@@ -138,6 +139,7 @@ class _Tested:
             "dataset": facts.name,
             "split": facts.list_name(self.split),
             "cases": len(cases),
+            "root_path": self.root_path,
             "patch_size": list(self.patch_size),
             **({"stride": list(self.stride), "largest_component": self.connectivity is not None} if self.stride else {}),
             **summarise(scores),

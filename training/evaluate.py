@@ -81,14 +81,18 @@ class ClassScore:
 
 def score_case(case: Case, prediction: np.ndarray, class_names: Sequence[str], with_mm: bool = True) -> list[ClassScore]:
     """Score each foreground class of a case; `class_names` start with the background."""
-    scores = []
-    for number, name in list(enumerate(class_names))[1:]:
-        masks = prediction == number, case.label == number
-        spacing = case.spacing_mm if with_mm else None
-        mm = None if spacing is None else mask_metrics(*masks, spacing)
-        worst_mm = None if spacing is None else image_diagonal(case.label.shape, spacing)
-        scores.append(ClassScore(case.name, name, mask_metrics(*masks), mm, image_diagonal(case.label.shape), worst_mm))
-    return scores
+    spacing = case.spacing_mm if with_mm else None
+    return [
+        score_masks(case.name, name, prediction == number, case.label == number, spacing)
+        for number, name in list(enumerate(class_names))[1:]
+    ]
+
+
+def score_masks(case: str, class_name: str, prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None) -> ClassScore:
+    """Score one class of a case by its two masks; `spacing` (mm, in the axis order of the masks) where it is known."""
+    mm = None if spacing is None else mask_metrics(prediction, truth, spacing)
+    worst_mm = None if spacing is None else image_diagonal(truth.shape, spacing)
+    return ClassScore(case, class_name, mask_metrics(prediction, truth), mm, image_diagonal(truth.shape), worst_mm)
 
 
 def predictions(net: nn.Module, cases: Sequence[Case], predict: Predict) -> Iterator[tuple[Case, np.ndarray]]:
