@@ -525,7 +525,7 @@ def test_report_says_why_it_has_no_pictures(phantom_root, data, run, tmp_path, c
     assert "not a readable HDF5" in capsys.readouterr().out
     halve(prediction)
     report(script_flags(phantom_root, run, "--output", tmp_path))
-    assert f"{prediction}: cannot be read" in capsys.readouterr().out
+    assert f"{prediction}: cannot be read, it is damaged or incomplete" in capsys.readouterr().out
     prediction.unlink()
     report(script_flags(phantom_root, run, "--output", tmp_path))
     assert f"{prediction}: no such prediction" in capsys.readouterr().out and page.stat().st_size > 10_000
