@@ -53,20 +53,18 @@ def conventions(figures: Sequence[Mapping]) -> list[dict]:
     ]
 
 
-def interval_plots(groups: Sequence[Group], against: Sequence[Mapping], rows: Sequence[dict], distances: Mapping) -> list[plots.Plot]:
-    """Differences of honest Dice and HD95, where they are known."""
+def interval_plots(parts: Sequence[Mapping], rows: Sequence[dict], distances: Mapping) -> list[plots.Plot]:
+    """Differences of honest Dice and HD95, where they are known; `parts`: the groups as compare.json has them."""
     found = []
     for title, convention, figure in (
         ("Dice (higher is better)", "honest", "dice"),
         (f"HD95, {distances['unit']} (lower is better)", distances["name"], distances["figure"]),
     ):
-        lines = [
-            (number, group.name, [part[convention][row["name"]][figure] for row in rows])
-            for number, (group, part) in enumerate(zip(groups[1:], against, strict=True), 1)
-            if part[convention] and all(part[convention][row["name"]][figure] for row in rows)
-        ]
+        known = [(number, part["name"], part["against_first"][convention]) for number, part in enumerate(parts) if number]
+        known = [(number, name, [some[row["name"]][figure] for row in rows]) for number, name, some in known if some]
+        lines = [line for line in known if all(line[2])]
         if lines:
-            found.append(plots.intervals(title, [row["title"] for row in rows], lines))
+            found.append(plots.intervals(title, [row["name"] for row in rows], lines))
     return found
 
 

@@ -42,11 +42,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture as a data URI, its heading and what it shows in words."""
+    """A picture as a data URI, its heading, what it shows in words, and of a prediction the honest Dice of the case."""
 
     heading: str
     words: str
     source: str
+    dice: float | None
 
 
 def chosen_cases(groups: Sequence[Group]) -> dict[str, int]:
@@ -59,21 +60,22 @@ def chosen_cases(groups: Sequence[Group]) -> dict[str, int]:
     return {word: case for word, case in chosen.items() if len(order) > 2 or word != "median"}
 
 
-def panels(groups: Sequence[Group], case: str, root_path: Path | None) -> list[list[Panel]]:
-    """For each plane the pictures of one case: image, truth, each group's first run. UserError where they are not at hand."""
+def panels(groups: Sequence[Group], number: int, root_path: Path | None) -> list[list[Panel]]:
+    """For each plane the pictures of case `number`: image, truth, each group's first run. UserError where they are not at hand."""
+    case = groups[0].results[0].cases[number]
     scene = _scene(groups, case, root_path)
-    heads = [("image", "the image")] * (scene.image is not None) + [("truth", "the true label")]
-    heads += [(group.name, f"predicted by {group.name}, {seed_of(group.results[0])}the true outline in white") for group in groups]
+    heads = [("image", "the image", None)] * (scene.image is not None) + [("truth", "the true label", None)]
+    for group in groups:
+        dice = float(group.results[0].values["honest"]["dice"][number].mean())
+        seed = group.seeds[0]
+        words = f"predicted by {group.name}{'' if seed is None else f', seed {seed}'}, the true outline in white"
+        heads.append((group.name, words, None if np.isnan(dice) else dice))
     rows = []
     for axis in scene.planes:
-        name = ("sagittal", "coronal", "axial")[axis]
-        pictures = _plane(scene, axis)
-        rows.append([Panel(head, f"{case}, {name}: {words}", _data_uri(one)) for (head, words), one in zip(heads, pictures, strict=True)])
+        view = ("sagittal", "coronal", "axial")[axis]
+        pictures = zip(heads, _plane(scene, axis), strict=True)
+        rows.append([Panel(head, f"{case}, {view}: {words}", _data_uri(one), dice) for (head, words, dice), one in pictures])
     return rows
-
-
-def seed_of(result: Result) -> str:
-    return f"seed {result.settings['seed']}, " if "seed" in result.settings else ""
 
 
 def _scene(groups: Sequence[Group], case: str, root_path: Path | None) -> Scene:
@@ -157,8 +159,8 @@ def _plane(scene: Scene, axis: int) -> list[np.ndarray]:
             break
     place = int(areas.argmax()) if areas.any() else scene.truth.shape[axis] // 2
     labels = [array.take(place, axis) for array in (scene.truth, *scene.predictions)]
-    box = _box(np.any([label > 0 for label in labels], axis=0))
     spacing = [scene.spacing[k] for k in others]
+    box = _box(np.any([label > 0 for label in labels], axis=0), spacing)
     scale = SIDE / max(step * (part.stop - part.start) for step, part in zip(spacing, box, strict=True))
     factors = [step * scale for step in spacing]
     turned = (lambda picture: picture[:, ::-1].T) if scene.upright or axis != 2 else (lambda picture: picture.T)
@@ -175,16 +177,15 @@ def _plane(scene: Scene, axis: int) -> list[np.ndarray]:
     return pictures
 
 
-def _box(found: np.ndarray) -> tuple[slice, slice]:
-    """The part of a plane that holds something, with a margin; all of it where nothing is."""
+def _box(found: np.ndarray, spacing: Sequence[float]) -> tuple[slice, slice]:
+    """The part of a plane that holds something, with a margin and nearly square; all of the plane where nothing is."""
+    ends = [np.flatnonzero(found.any(1 - axis))[[0, -1]] if found.any() else np.array([0, found.shape[axis] - 1]) for axis in (0, 1)]
+    sizes = [(high - low + 1) * step for (low, high), step in zip(ends, spacing, strict=True)]
     box = []
-    for axis, size in enumerate(found.shape):
-        there = np.flatnonzero(found.any(1 - axis))
-        if not there.size:
-            return tuple(slice(0, n) for n in found.shape)
-        low, high = there[0], there[-1] + 1
-        room = max(round((high - low) * MARGIN), 8)
-        box.append(slice(max(low - room, 0), min(high + room, size)))
+    for (low, high), step, size, limit in zip(ends, spacing, sizes, found.shape, strict=True):
+        wanted = max(size, 0.85 * max(sizes)) / step * (1 + 2 * MARGIN)
+        room = round((wanted - (high - low + 1)) / 2)
+        box.append(slice(max(low - room, 0), min(high + 1 + room, limit)))
     return tuple(box)
 
 

@@ -96,7 +96,7 @@ def span(values: Iterable[float], least: float = 0.0, around: float = 0.05) -> t
     return low - room, high + room
 
 
-def cut(name: str, length: int = 17) -> str:
+def cut(name: str, length: int = 16) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 

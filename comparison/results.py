@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -60,13 +60,14 @@ class Result:
 
     @cached_property
     def stages(self) -> dict[str, Checkpoint]:
-        """The last checkpoint of each stage that led to the tested one, in order; empty where they are not at hand."""
+        """The last checkpoint, without weights, of each stage that led to the tested one, in order; empty where they are not at hand."""
         if self.run is None:
             return {}
         paths = sorted(self.run.glob("*/last.pth"), key=lambda path: (path.parent.name not in STAGES, _order(path.parent.name)))
         names = [path.parent.name for path in paths]
         paths = paths[: names.index(self.stage) + 1] if self.stage in names else paths
-        return {path.parent.name: read_ours(path, ", so it tells nothing of how training went") for path in paths}
+        found = {path.parent.name: read_ours(path, ", so it tells nothing of how training went") for path in paths}
+        return {name: replace(checkpoint, weights={}, optimizer=None, phase=None) for name, checkpoint in found.items()}  # they are large
 
     def means(self, convention: str) -> Mapping | None:
         """`mean` over the classes and `classes`, each with the means over the cases; None where the spacing is unknown."""

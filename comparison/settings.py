@@ -51,8 +51,8 @@ class CompareSettings(PageSettings):
 class ReportSettings(PageSettings):
     run: Path | None = None
     """Folder of the run, instead of --output_root, --exp and --labelnum."""
-    dataset: str = "ACDC"
-    """Data set of the run, or a page's file."""
+    dataset: str = ""
+    """Data set of the run, or a page's file; default: own data where --root_path has a plan.json, else ACDC."""
     output_root: Path | None = None
     """Folder below which runs are kept; default: code/model in the repository."""
     exp: str = "BCP"
