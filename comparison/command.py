@@ -66,6 +66,8 @@ def _shown(groups: Sequence[Group], content: dict) -> dict:
     rows = rows[1:] if len(classes) == 1 else rows
     mm = all(one["honest_mm"] for one in mine)
     distances = {"name": "honest_mm" if mm else "honest", "figure": "hd95_mm" if mm else "hd95_voxel", "unit": "mm" if mm else "voxels"}
+    columns = [column for convention in page.conventions(mine) for column in convention["columns"]]
+    main = [column for column in columns if (column["convention"], column["name"]) in (("honest", "dice"), tuple(distances.values())[:2])]
     curves, by_class = page.curve_plots(groups, classes)
     return {
         "title": words.title(groups, content["dataset"]),
@@ -75,6 +77,7 @@ def _shown(groups: Sequence[Group], content: dict) -> dict:
         "cases": len(content["cases"]),
         "rows": rows,
         "conventions": page.conventions(mine),
+        "main_columns": main,
         "distances": distances,
         "bootstrap": content["bootstrap"],
         "notes": words.notes(groups),

@@ -43,7 +43,7 @@ def conventions(figures: Sequence[Mapping]) -> list[dict]:
             "title": title,
             "note": note,
             "columns": [
-                {"name": key, "head": HEADS[key], "digits": 3 if key in ("dice", "jaccard") else 2}
+                {"name": key, "convention": name, "head": HEADS[key], "digits": 3 if key in ("dice", "jaccard") else 2}
                 for key in figures[0][name][MEAN]
                 if name != "honest_mm" or key not in ("dice", "jaccard")
             ],

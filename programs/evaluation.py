@@ -15,7 +15,7 @@ from programs.published_flags import test_rules, translated
 from recipes.page import Page, data_root
 from training.checkpoint import read
 from training.device import choose_device, place
-from training.evaluate import predictions, score_case
+from training.evaluate import predictions
 from training.results import detail, detail_head, summarise, table, write_json, write_metrics_csv
 from training.sliding import check_stride
 from utils.case import Case
@@ -24,6 +24,7 @@ from utils.errors import UserError, writing
 from utils.nifti import write_nifti
 from utils.progress import progress
 from utils.provenance import provenance, sha256
+from utils.scores import score_case
 
 
 @dataclass(frozen=True)

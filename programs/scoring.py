@@ -4,7 +4,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from preparation.scans import Scan, files_below, read_label, read_scan
 from programs.predict_input import SCANS, file_stem
 from programs.scoring_classes import Classes, classes_of_values, find_classes
 from programs.scoring_settings import ScoringSettings
-from training.evaluate import ClassScore, score_masks
 from training.results import summarise, table, write_json, write_metrics_csv
 from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.progress import progress
 from utils.provenance import provenance
+from utils.scores import ClassScore, score_masks
 from utils.workers import ended_processes, terminated, worker_pool
 
 SHOWN = 20  # faults of one kind that are printed
@@ -52,11 +53,7 @@ def score(argv: Sequence[str] | None = None, description: str | None = None) -> 
     _leave_foreign(output / "summary.json")
     pairs, faults, left_out = find_pairs(s.predictions, s.labels, s.subset)
     classes = find_classes(s.classes, s.labels, s.predictions)
-    with (
-        ended_processes(""),
-        terminated("nothing was written"),
-        worker_pool(min(s.workers or os.cpu_count() or 1, max(len(pairs), 1))) as pool,
-    ):
+    with ended_processes(""), terminated("nothing was written"), _pool(s.workers, len(pairs)) as pool:
         if classes is None:
             found = _each(pool, "reading labels", pairs, label_values)
             faults += [one.fault for one in found if isinstance(one, Scored)]
@@ -165,9 +162,17 @@ def _onto(pair: Pair, prediction: Scan, truth: Scan, ignore_geometry: bool) -> t
     return prediction.array, f"{line}; compared voxel by voxel"
 
 
-def _each(pool, desc: str, pairs: Sequence[Pair], work: Callable, *more) -> list:
+def _pool(workers: int, cases: int):
+    """A pool of processes; None for one, whose start would only cost time."""
+    workers = min(workers or os.cpu_count() or 1, cases)
+    return worker_pool(workers) if workers > 1 else nullcontext()
+
+
+def _each(pool: ProcessPoolExecutor | None, desc: str, pairs: Sequence[Pair], work: Callable, *more) -> list:
     """What `work` makes of each pair, in their order; a `Scored` with the fault of one that it could not do."""
     with progress(total=len(pairs), desc=desc, unit="case") as bar:
+        if pool is None:
+            return [bar.update() or _told(work, pair, *more) for pair in pairs]
         jobs = [pool.submit(_told, work, pair, *more) for pair in pairs]
         for _ in as_completed(jobs):
             bar.update()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.evaluate import ClassScore
 from utils.files import replacing
 from utils.metrics import MaskMetrics
+from utils.scores import ClassScore
 
 FIGURES = ("dice", "jaccard", "hd95_voxel", "asd_voxel")
 MILLIMETRES = ("hd95_mm", "asd_mm")
