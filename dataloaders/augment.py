@@ -26,14 +26,17 @@ class Augmentation:
     spatial: tuple[SpatialDraw, ...]
     intensity: tuple[IntensityDraw, ...] = ()
 
-    def __call__(self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """An image (C, ...) and its label (...), contiguous."""
+    def __call__(self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Of an image (C, ...) and its label (...), contiguous: "image"; "label", if there is one; and with intensity transforms "plain", the
+        image without them."""
         for draw in self.spatial:
             transform = draw(rng, image.shape[1:])
             image, label = transform(image), None if label is None else transform(label)
+        views = {"plain": image} if self.intensity else {}
         for draw in self.intensity:
             image = draw(rng)(image)
-        return np.ascontiguousarray(image), None if label is None else np.ascontiguousarray(label)
+        views |= {"image": image} | ({} if label is None else {"label": label})
+        return {name: np.ascontiguousarray(view) for name, view in views.items()}
 
 
 def intensity(draw: IntensityDraw) -> IntensityDraw:
