@@ -27,8 +27,8 @@ class Augmentation:
     intensity: tuple[IntensityDraw, ...] = ()
 
     def __call__(self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Of an image (C, ...) and its label (...), contiguous: "image"; "label", if there is one; and with intensity transforms "plain", the
-        image without them."""
+        """Of an image (C, ...) and its label (...), contiguous: "image"; "label", if there is one; with intensity transforms "plain" too,
+        the image without them."""
         for draw in self.spatial:
             transform = draw(rng, image.shape[1:])
             image, label = transform(image), None if label is None else transform(label)

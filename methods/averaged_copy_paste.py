@@ -1,9 +1,9 @@
 """Bidirectional copy-paste whose product is the average: the EMA teacher is validated, selected and tested, in pre-training too.
 
-Beside BCP (CVPR 2023), each piece a flag: the averaged network is kept (`--keep`), its decay warms up in pre-training (`--ema_warmup`), the
-teacher looks at unlabelled images without dropout and without intensity changes (`--teacher_mode`, `--teacher_view`), every pixel of a pseudo
-label counts as much as the teacher believes it (`--pseudo_weight`), pre-training pastes both ways (`--pre_paste`). Both kinds of mixed
-images go through the student in one pass, so that batch normalisation sees all of them.
+Beside BCP (CVPR 2023), each piece a flag: the averaged network is kept (`--keep`), its decay warms up in pre-training
+(`--ema_warmup`), the teacher looks at unlabelled images without dropout and without intensity changes (`--teacher_mode`,
+`--teacher_view`), every pixel of a pseudo label counts as much as the teacher believes it (`--pseudo_weight`), pre-training pastes
+both ways (`--pre_paste`). Both kinds of mixed images go through the student in one pass, so that batch normalisation sees all of them.
 """
 
 import copy

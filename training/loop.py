@@ -178,7 +178,8 @@ class _StageRunner:
         """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
         p = self.progress
         self._average_buffers()
-        result = from_main(self.stage.validate(self.phase.networks[self.phase.selected], lambda: bool(signals.received)) if is_main() else None)
+        selected = self.phase.networks[self.phase.selected]
+        result = from_main(self.stage.validate(selected, lambda: bool(signals.received)) if is_main() else None)
         if result is None:
             return False
         counts = not self.stage.val_lead or self.stage.scheduled(p.step)
