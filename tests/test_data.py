@@ -232,9 +232,8 @@ def test_channels_come_first_from_reading_on(tmp_path):
 def test_intensity_transforms_change_images_alone(name):
     image, label = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32), np.eye(8, dtype=np.uint8)
     augment = Augmentation((), (INTENSITIES[name],))
-    changed, same = augment(np.random.default_rng(3), image, label)
-    again, _ = augment(np.random.default_rng(3), image, label)
-    other, _ = augment(np.random.default_rng(4), image, label)
+    views = augment(np.random.default_rng(3), image, label)
+    changed, again, other = views["image"], *(augment(np.random.default_rng(seed), image, label)["image"] for seed in (3, 4))
     assert changed.dtype == np.float32 and changed.shape == image.shape and np.isfinite(changed).all()
-    assert np.array_equal(same, label) and np.array_equal(changed, again)
+    assert np.array_equal(views["label"], label) and np.array_equal(views["plain"], image) and np.array_equal(changed, again)
     assert not np.array_equal(changed, image) and not np.array_equal(changed, other)
