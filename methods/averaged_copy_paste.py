@@ -36,6 +36,9 @@ class Options(TeacherOptions):
     """Weight of a pixel of the pseudo label: the teacher's probability of that class, or 1."""
     pre_paste: Literal["both", "one"] = "both"
     """Pre-training: half b of the labelled images into half a and a into b, or b into a alone as in BCP."""
+    paste: Literal["both", "one"] = "one"
+    """Self-training: every labelled image and its unlabelled partner into each other, twice the mixed images, or one of them into the
+    other as in BCP."""
 
 
 PRESET = {
@@ -96,7 +99,10 @@ class AveragedSelfTrain(DualTeacher):
         order = -1 if self.pasting.crossed else 1
         image, label = (torch.cat(halves(x)[::order]) for x in (labelled, batch["label"]))
         true = torch.cat([(1 - box if outside else box).expand(len(half), *box.shape) for outside, half in self._pairs(label)])
-        mixed = paste(image, unlabelled, true.unsqueeze(1))  # (N / 2, C, ...)
+        if self.options.paste == "both":
+            true = torch.cat([true, 1 - true])
+            image, label, unlabelled, pseudo, trust = (torch.cat([x, x]) for x in (image, label, unlabelled, pseudo, trust))
+        mixed = paste(image, unlabelled, true.unsqueeze(1))  # (N / 2 or N, C, ...)
         logits = self.forward(mixed)
         self.show(mixed, logits, paste(label, pseudo, true))
         parts = self.loss.mixed(logits, label, pseudo, true, 1.0, self.u_weight, trust)

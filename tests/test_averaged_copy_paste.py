@@ -25,7 +25,7 @@ from utils.pseudo_label import class_pseudo_label
 
 PIECES = {
     "keep": "teacher", "ema_warmup": "on", "ema_decay": 0.8, "teacher_mode": "eval", "teacher_view": "plain",
-    "pseudo_weight": "probability", "pre_paste": "both", "u_weight": 0.5,
+    "pseudo_weight": "probability", "pre_paste": "both", "paste": "one", "u_weight": 0.5,
 }  # fmt: skip
 TINY = {
     "method": "averaged_copy_paste", "patch_size": (32, 32), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 6, "max_iterations": 8,
@@ -107,6 +107,20 @@ def test_self_training_mixes_both_kinds_in_one_pass(page, order, outside):
     expected += 0.5 * (ce(answer, pseudo, reduction="none") * (1 - true) * trust).sum() / sure
     dice = LOSS_2D.dice(*_parts(answer, label), true) + 0.5 * LOSS_2D.dice(*_parts(answer, pseudo), (1 - true) * trust)
     torch.testing.assert_close(loss, (expected + dice) / 2)
+
+
+def test_self_training_may_paste_both_ways():
+    """Every pair twice, the second time with the mask turned about; the loss is that of the eight images together."""
+    training, data = phase(AveragedSelfTrain, paste="both", pseudo_weight="one"), batch()
+    loss = training.losses(data, 2)["loss"]
+    (labelled, unlabelled), box = data["image"].split(4), training.copy_paste.mask(data["image"], 2)
+    true = torch.cat([(1 - box).expand(2, 32, 32), box.expand(2, 32, 32)])
+    true = torch.cat([true, 1 - true])
+    mixed = torch.where(true.bool()[:, None], labelled.repeat(2, 1, 1, 1), unlabelled.repeat(2, 1, 1, 1))
+    torch.testing.assert_close(training.student.seen[0], mixed)
+    pseudo = class_pseudo_label(Recorder()(data["plain"][4:]))
+    parts = LOSS_2D.mixed(Recorder()(mixed), data["label"].repeat(2, 1, 1), pseudo.repeat(2, 1, 1), true, 1.0, 0.5)
+    torch.testing.assert_close(loss, (parts["dice"] + parts["ce"]) / 2)
 
 
 def _parts(logits, label):

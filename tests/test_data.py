@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from dataloaders.augment import INTENSITIES, Augmentation, SliceTransform, resize, turn_or_rotate
+from dataloaders.augment import INTENSITIES, Augmentation, SliceTransform, resize, scale, turn_or_rotate
 from dataloaders.cases import read_cases, read_volume
 from dataloaders.hdf5 import SPLITS, read_case, read_list
 from dataloaders.slices import Slices, first_patients
@@ -226,6 +226,25 @@ def test_channels_come_first_from_reading_on(tmp_path):
     assert np.array_equal(case.image, pair) and case.label.shape == (9, 8, 7)
     with pytest.raises(UserError, match=r"shape \(2, 9, 8, 7\), expected 3 dimensions"):
         read_volume(LA, tmp_path / "v.h5", "v")
+
+
+def test_scale_is_about_the_middle_and_pads_with_zeros():
+    class Draws:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def uniform(self, low, high):
+            assert np.exp([low, high]) == pytest.approx([0.8, 1.25])
+            return np.log(self.factor)
+
+    row = np.array([[1, 2, 3, 4, 5]])
+    # half the size: positions -2..2 about the middle read from -4, -2, 0, 2, 4; twice: from -1, -0.5, 0, 0.5, 1, halves to the even one
+    assert scale(Draws(0.5), (1, 5))(row).tolist() == [[0, 1, 3, 5, 0]]
+    assert scale(Draws(2.0), (1, 5))(row).tolist() == [[2, 3, 3, 3, 4]]
+    image = np.random.default_rng(0).random((2, 40, 40)).astype(np.float32)
+    transform = scale(np.random.default_rng(0), (40, 40))
+    assert np.array_equal(transform(image)[1], transform(image[1])) and transform(image).dtype == np.float32
+    assert not np.array_equal(transform(image), image)
 
 
 @pytest.mark.parametrize("name", sorted(INTENSITIES))

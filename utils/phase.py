@@ -50,8 +50,8 @@ class Phase:
         """The stage starts for the first time; what the student takes over from an earlier stage is in it already."""
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
-        """Scalars of the step `step` (from 0), "loss" among them, from a batch on the networks' device: "image" of labelled, then unlabelled
-        cases, "label" of the labelled ones, and with --intensity "plain", the images without its changes."""
+        """Scalars of the step `step` (from 0), "loss" among them, from a batch on the networks' device: "image" of labelled, then of
+        unlabelled cases, "label" of the labelled ones, and with --intensity "plain", the images without its changes."""
         raise TypeError(f"{type(self).__name__} defines no losses")
 
     def after_step(self, step: int) -> None:
