@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader
 
-from dataloaders.augment import INTENSITIES, Augmentation
+from dataloaders.augment import INTENSITIES, SPATIAL, Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.splits import check_lists
 from dataloaders.two_stream import StreamSampler, collate
@@ -50,8 +50,9 @@ class Frame:
         self.page, self.settings, self.device = page, settings, device
         s = settings
         check_batch(s.batch_size, s.labeled_bs)
-        for name in s.intensity:
-            known("intensity", name, INTENSITIES)
+        for flag, names, there in (("intensity", s.intensity, INTENSITIES), ("spatial", s.spatial, SPATIAL)):
+            for name in names:
+                known(flag, name, there)
         check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
         bf16 = use_bf16(s.amp, device)
         set_deterministic(s.deterministic)
@@ -126,7 +127,8 @@ class Frame:
         lists = {"labelled": names[:labelled], "unlabelled": names[labelled:] if self.unlabelled else []}
         check_lists(self.root, page.facts, {**lists, validation: page.facts.read_list(self.root, page.facts.list_name(validation))})
         intensity = tuple(INTENSITIES[name] for name in s.intensity)
-        augment = tuple(Augmentation(spatial, intensity) for spatial in page.spatial(s.patch_size))
+        spatial = tuple(SPATIAL[name] for name in s.spatial)
+        augment = tuple(Augmentation((*own, *spatial), intensity) for own in page.spatial(s.patch_size))
         say = print if is_main() else lambda message: None
         return page.data(s)(page.facts, self.root, names if self.unlabelled else names[:labelled], labelled, augment, say=say)
 

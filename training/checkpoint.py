@@ -65,7 +65,8 @@ def load(path: Path) -> dict:
 class Checkpoint:
     """What a checkpoint says, ours or a published one, which holds weights and perhaps an optimiser alone.
 
-    `weights`: the student's, under the names that the file has; `optimizer`: its state, numbered as its author's torch did; `plan`: how
+    `weights`: those of the network that was validated, the student or one of the phase's own, under the names that the file has; `student`:
+    the student's, to resume from; `optimizer`: its state, numbered as its author's torch did; `plan`: how
     own data were prepared (dataloaders/plan.py); `phase`: the rest of the method's state. Of a published file `settings` hold the `egm`
     that its weights tell, and `stage` is None.
     """
@@ -81,6 +82,7 @@ class Checkpoint:
     progress: dict | None = None
     losses: tuple[float, ...] = ()
     phase: Mapping | None = None
+    student: Mapping[str, Tensor] | None = None
 
     @property
     def ours(self) -> bool:
@@ -101,9 +103,10 @@ def read(path: Path) -> Checkpoint:
     """The checkpoint in `path`; raises UserError as `load` does."""
     content = load(path)
     if content.get("format") == FORMAT:
+        selected = content.get("selected", "student")  # older ones know the student alone
         return Checkpoint(
             path=path,
-            weights=content["student"],
+            weights=content["student"] if selected == "student" else content["phase"][selected],
             optimizer=content["optimizer"],
             settings=upgraded(content["settings"]),
             facts=content["facts"],
@@ -113,6 +116,7 @@ def read(path: Path) -> Checkpoint:
             progress=content["progress"],
             losses=tuple(content["losses"]),
             phase=content["phase"],
+            student=content["student"],
         )
     weights = content["net"] if isinstance(content.get("net"), Mapping) else content
     egm = "published" if any("compute_edge_feature." in str(key) for key in weights) else "none"
