@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from preparation.files import RawCase, remove_unfinished
+from preparation.files import RawCase
 from programs.predict_back import identical, way_back
 from programs.predict_files import Records, made_of, output_name, probability_file, write_labels
 from programs.predict_input import PICTURES, find_inputs, part_of
@@ -20,6 +20,7 @@ from training.device import choose_device
 from utils.cli import parse
 from utils.components import largest_component_per_class
 from utils.errors import UserError, writing
+from utils.files import remove_unfinished
 from utils.progress import progress
 from utils.provenance import provenance
 from utils.workers import terminated

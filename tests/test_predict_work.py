@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import threshold
 import torch
-from helpers import LA
+from helpers import LA, unfinished
 from raw_scans import ORIENTATIONS, write_scan
 
 from dataloaders.facts import DatasetFacts
@@ -153,7 +153,7 @@ def test_work_that_is_interrupted_continues_and_leaves_nothing_half_written(tmp_
         run(model, tmp_path / "in", out)
     assert written(out) == ["a.nii.gz", "predict.json"]
     monkeypatch.setattr(program, "write_labels", whole)
-    (out / ".99999999-b.nii.gz").write_text("what a killed process leaves")
+    unfinished(out / "b.nii.gz", 99999999).write_text("what a killed process leaves")
     assert run(model, tmp_path / "in", out) == 0 and "2 predicted, 1 kept" in capsys.readouterr().out
     assert written(out) == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "predict.json"]
     assert all(np.array_equal(read_scan(out / f"{name}.nii.gz").array, mask) for name, mask in zip("abc", expected, strict=True))
