@@ -1,7 +1,9 @@
 """What is true of a data set whatever is done with it."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +78,12 @@ class DatasetFacts:
         """The facts as plain types, for a checkpoint."""
         facts = {key: value for key, value in asdict(self).items() if key != "planes"}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any]) -> "DatasetFacts":
+        """The inverse of `plain`, for checkpoints; what this version does not know is left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items() if key in known})
 
     @property
     def swapped(self) -> bool:

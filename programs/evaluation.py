@@ -16,7 +16,7 @@ from programs.run_data import check_tested
 from recipes.page import Page, data_root
 from training.checkpoint import read
 from training.device import choose_device, place
-from training.evaluate import predictions, score_case
+from training.evaluate import predictions
 from training.results import detail, detail_head, summarise, table, write_json, write_metrics_csv
 from training.sliding import check_stride
 from utils.case import Case
@@ -26,6 +26,7 @@ from utils.files import check_plain
 from utils.nifti import write_nifti
 from utils.progress import progress
 from utils.provenance import provenance, sha256
+from utils.scores import score_case
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class _Tested:
             raise UserError(f"{path}: a checkpoint of {checkpoint.facts['name']}, expected one of {facts.name}")
         self.page, self.split, self.checkpoint, self.device, self.output = page, s.split, checkpoint, device, output
         self.detail = s.detail
+        self.root_path = None if s.root_path is None else str(s.root_path)
         model = checkpoint.settings.get("model", s.model)
         net = build_network(facts, model, default_options(model) | checkpoint.settings)
         self.patch_size = s.patch_size or tuple(checkpoint.settings.get("patch_size", page.numbers["patch_size"]))
@@ -148,6 +150,7 @@ class _Tested:
             "dataset": facts.name,
             "split": facts.list_name(self.split),
             "cases": len(cases),
+            "root_path": self.root_path,
             "patch_size": list(self.patch_size),
             **({"stride": list(self.stride), "largest_component": self.connectivity is not None} if self.stride else {}),
             **summarise(scores),

@@ -42,7 +42,7 @@ def predict(argv: Sequence[str] | None = None, description: str | None = None) -
             f"warning: {model.facts.name}'s training scans were cropped by the label, and networks have seen nothing else; "
             f"--box names the part of a scan to look at"
         )
-    say_memory(model, cases, s.probabilities)
+    say_memory(model, cases)
     return run_cases(s, model, cases)
 
 

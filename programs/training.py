@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dataloaders.augment import INTENSITIES, Augmentation
+from dataloaders.augment import INTENSITIES, SPATIAL, Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.splits import check_lists
 from dataloaders.two_stream import StreamSampler, collate
@@ -55,8 +55,9 @@ class Frame:
         self.page, self.settings, self.device = page, settings, device
         s = settings
         check_batch(s.batch_size, s.labeled_bs)
-        for name in s.intensity:
-            known("intensity", name, INTENSITIES)
+        for flag, names, there in (("intensity", s.intensity, INTENSITIES), ("spatial", s.spatial, SPATIAL)):
+            for name in names:
+                known(flag, name, there)
         check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
         self.bf16 = use_bf16(s.amp, device)
         set_deterministic(s.deterministic)
@@ -150,7 +151,8 @@ class Frame:
     def _read(self, names: Sequence[str], labelled: int, say: Callable[[str], None]) -> Dataset:
         s, page = self.settings, self.page
         intensity = tuple(INTENSITIES[name] for name in s.intensity)
-        augment = tuple(Augmentation(spatial, intensity) for spatial in page.spatial(s.patch_size))
+        spatial = tuple(SPATIAL[name] for name in s.spatial)
+        augment = tuple(Augmentation((*own, *spatial), intensity) for own in page.spatial(s.patch_size))
         return page.data(s)(page.facts, self.root, names, labelled, augment, say=say)
 
     def _check_counts(self) -> None:

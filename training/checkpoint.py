@@ -78,8 +78,9 @@ def _check_sums(path: Path) -> None:
 class Checkpoint:
     """What a checkpoint says, ours or a published one, which holds weights and perhaps an optimiser alone.
 
-    `weights`: the student's, under the names that the file has; `optimizer`: its state, numbered as its author's torch did; `plan`: how
-    own data were prepared (dataloaders/plan.py); `phase`: the rest of the method's state; `data`: a digest of the run's lists and files
+    `weights`: those of the network that was validated, the student or one of the phase's own, under the names that the file has;
+    `student`: the student's, to resume from; `optimizer`: its state, numbered as its author's torch did; `plan`: how own data were
+    prepared (dataloaders/plan.py); `phase`: the rest of the method's state; `data`: a digest of the run's lists and files
     (dataloaders/digest.py), None in older ones; `buffers`: of a run of several processes, each one's statistics. Of a published file
     `settings` hold the `egm` that its weights tell, and `stage` is None.
     """
@@ -95,6 +96,7 @@ class Checkpoint:
     progress: dict | None = None
     losses: tuple[float, ...] = ()
     phase: Mapping | None = None
+    student: Mapping[str, Tensor] | None = None
     data: dict | None = None
     buffers: list | None = None
 
@@ -125,9 +127,10 @@ def read(path: Path) -> Checkpoint:
     except ValueError as error:
         raise UserError(f"{path}: not usable, {error}") from None
     if form == FORMAT:
+        selected = content.get("selected", "student")  # older ones know the student alone
         return Checkpoint(
             path=path,
-            weights=content["student"],
+            weights=content["student"] if selected == "student" else content["phase"][selected],
             optimizer=content["optimizer"],
             settings=upgraded(content["settings"]),
             facts=content["facts"],
@@ -137,6 +140,7 @@ def read(path: Path) -> Checkpoint:
             progress=content["progress"],
             losses=tuple(content["losses"]),
             phase=content["phase"],
+            student=content["student"],
             data=content.get("data"),
             buffers=content.get("buffers"),
         )

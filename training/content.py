@@ -39,8 +39,8 @@ def check_whole(content: Mapping) -> None:
     if not isinstance(content["facts"].get("name"), str):
         raise ValueError("it does not say of what data set it is")
     selected = content.get("selected", "student")
-    if not isinstance(selected, str) or (selected != "student" and not isinstance(content["phase"].get(selected), Mapping)):
-        raise ValueError("the network that was validated is not in it")
+    if selected != "student" and not isinstance(content["phase"].get(selected) if isinstance(selected, str) else None, Mapping):
+        raise ValueError(f"it says that {selected!r} was validated, which it does not hold")
     _check_settings(content["settings"])
     _check_progress(content["progress"], content["losses"])
     check_tensors({key: content.get(key) for key in ("student", "phase", "optimizer", "buffers")})

@@ -149,7 +149,7 @@ class _StageRunner:
         torch.manual_seed(int(np.random.SeedSequence((*stage.seed, p.step, rank())).generate_state(1, np.uint64)[0]))
         for group in stage.optimizer.param_groups:
             group["lr"] = stage.learning_rate(p.step)
-        batch = {key: place(x, run.device, run.dims) if key == "image" else x.to(run.device) for key, x in batch.items()}
+        batch = {key: x.to(run.device) if key == "label" else place(x, run.device, run.dims) for key, x in batch.items()}
         for net in self.phase.learners.values():
             net.train()
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
@@ -175,7 +175,8 @@ class _StageRunner:
         """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
         p = self.progress
         self._average_buffers()
-        result = from_main(self.stage.validate(self.phase.student, lambda: bool(signals.received)) if is_main() else None)
+        selected = self.phase.networks[self.phase.selected]
+        result = from_main(self.stage.validate(selected, lambda: bool(signals.received)) if is_main() else None)
         if result is None:
             return False
         counts = not self.stage.val_lead or self.stage.scheduled(p.step)
@@ -215,7 +216,7 @@ class _StageRunner:
         )
 
     def _average_buffers(self) -> None:
-        for net in self.phase.learners.values():
+        for net in {**self.phase.learners, self.phase.selected: self.phase.networks[self.phase.selected]}.values():
             average_buffers(net)
 
     def _content(self) -> dict:
@@ -229,6 +230,7 @@ class _StageRunner:
             "progress": {**vars(self.progress), "history": list(self.progress.history)},
             "losses": list(self.losses),
             "student": self.phase.student.state_dict(),
+            "selected": self.phase.selected,
             "phase": self.phase.state_dict(),
             "optimizer": self.stage.optimizer.state_dict(),
         }
@@ -240,7 +242,7 @@ class _StageRunner:
             self.stage.begin(self.stage)
             return
         self.progress, self.losses = Progress(**checkpoint.progress), list(checkpoint.losses)
-        self.phase.student.load_state_dict(checkpoint.weights)
+        self.phase.student.load_state_dict(checkpoint.student)
         self.phase.load_state_dict(checkpoint.phase)
         self.stage.optimizer.load_state_dict(checkpoint.optimizer)
         restore_buffers(self.phase.networks, checkpoint.buffers)

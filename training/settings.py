@@ -62,6 +62,8 @@ class Settings:
     """Terms of pre-training's loss with their weights, and of supervised training's."""
     intensity: tuple[str, ...] = ()
     """Intensity augmentation beside the spatial one, of: gamma, brightness, noise. The published codes have none."""
+    spatial: tuple[str, ...] = ()
+    """Spatial augmentation beside the data set's own, of: scale. The published codes have none."""
     val_every: int = 200
     """Iterations or epochs between two validations; a checkpoint is written at each."""
     select: Literal["test", "val", "published"] = "val"

@@ -34,7 +34,7 @@ def claimed(root: Path, settings: dict, taken: Iterable[str]) -> Iterator[None]:
         elif any(next(root.glob(pattern), None) for pattern in taken):
             raise UserError(f"--root {root} already holds data that is no phantom; name another folder")
         root.mkdir(parents=True, exist_ok=True)
-        _write_text(mark, recipe)
+        write_text(mark, recipe)
         yield
 
 
@@ -46,9 +46,9 @@ def write_case(path: Path, image: np.ndarray, label: np.ndarray, spacing: tuple[
 
 def write_lists(root: Path, lists: dict[str, list[str]]) -> None:
     for name, lines in lists.items():
-        _write_text(root / name, "\n".join(lines) + "\n")
+        write_text(root / name, "\n".join(lines) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
