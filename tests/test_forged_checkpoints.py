@@ -28,7 +28,7 @@ class Made:
     def __init__(self):
         self.phase = DualTeacher(network(), LOSS_2D, PAGE.pasting, None, 0.5, 0.9, "state", RefreshRule(1, 1, 1, 3))
         self.optimizer = torch.optim.SGD(self.phase.student.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
-        self.history, self.contents = [], []
+        self.steps, self.history, self.contents = 2, [], []
         for step in (1, 2):
             self.phase.student(torch.ones(2, 1, 5, 5)).square().sum().backward()
             self.optimizer.step()
@@ -44,7 +44,7 @@ class Made:
         }  # fmt: skip
 
     def fits(self, checkpoint):
-        check_fits(checkpoint, self.phase, self.optimizer, 2)
+        check_fits(checkpoint, self)
 
     def store(self, folder):
         """The stage's folder after both steps."""

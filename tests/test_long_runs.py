@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import ExitStack
 
 import helpers
 import pytest
@@ -125,14 +126,16 @@ def test_a_hang_is_told_until_it_is_over():
 
 def together(work, *arguments):
     """Run `work(*arguments)` in two processes that are to meet; their exit statuses. They are forked, so that torch is loaded once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for one in free:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in free]
 
     def run(rank):
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
         torch.set_num_threads(1)
-        work(rank, *arguments)
+        work(rank, ports, *arguments)
 
     processes = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in (0, 1)]
     for process in processes:
@@ -158,14 +161,20 @@ def stop_at(phase, step, what):
     phase.after_step = after
 
 
-def _interrupted(rank, root, output):
-    helpers.train(PAGE, root, output / "whole", **NUMBERS)
-    for phase, step in ((CopyPastePretrain, 0), (DualTeacher, 3)):
+def train_at(port, root, output):
+    """Meet at a port of its own: the earlier call's may still be open, and be taken for this one's."""
+    os.environ["MASTER_PORT"] = str(port)
+    helpers.train(PAGE, root, output, **NUMBERS)
+
+
+def _interrupted(rank, ports, root, output):
+    train_at(ports[0], root, output / "whole")
+    for phase, step, port in ((CopyPastePretrain, 0, ports[1]), (DualTeacher, 3, ports[2])):
         if rank == 0:
             stop_at(phase, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Interrupted):
-            helpers.train(PAGE, root, output / "stopped", **NUMBERS)
-    helpers.train(PAGE, root, output / "stopped", **NUMBERS)
+            train_at(port, root, output / "stopped")
+    train_at(ports[3], root, output / "stopped")
 
 
 def test_two_processes_stopped_between_validations_end_bit_for_bit_where_they_would_have(phantom_root, tmp_path):
@@ -176,13 +185,13 @@ def test_two_processes_stopped_between_validations_end_bit_for_bit_where_they_wo
     assert any(not torch.equal(first["ema_teacher"][key], second["ema_teacher"][key]) for key in first["ema_teacher"])
 
 
-def _deserted(rank, root, output):
+def _deserted(rank, ports, root, output):
     if rank == 1:
         stop_at(CopyPastePretrain, 0, lambda: os._exit(9))
     with pytest.raises(
         UserError, match=r"another process of this run has ended; the last checkpoint is kept: start the same command again$"
     ):
-        helpers.train(PAGE, root, output, **NUMBERS)
+        train_at(ports[0], root, output)
 
 
 def test_the_others_end_with_one_line_when_a_process_dies(phantom_root, tmp_path):

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from utils.errors import UserError
 
 LARGEST = 2**16
-PEER_GONE = ("connection closed by peer", "connection reset", "broken pipe", "connection refused", "nccl", "gloo")
+PEER_GONE = ("connection closed by peer", "connection reset", "broken pipe", "connection refused", "ncclremoteerror", "process exiting")
 
 
 def world() -> int:

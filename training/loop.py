@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,12 +104,13 @@ class _StageRunner:
 
     def run(self) -> None:
         say = self.run_info.log.say
-        self._resume()
+        buffers = self._resume()
         p, stage = self.progress, self.stage
         if p.step == p.validated == stage.steps:
             say(f"{self.phase.name}: complete, best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})")
             return
         self.phase.calls = {name: wrap(net) for name, net in self.phase.learners.items()}
+        restore_buffers(self.phase.networks, buffers)  # wrapping gives all processes the first one's
         log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
         try:
             with StopSignals() as signals, told(self.run_info.device, self.run_info.dims):
@@ -207,7 +209,7 @@ class _StageRunner:
         number = any_process(signals.received)
         buffers = gathered_buffers(self.phase.networks)  # the average is for whoever tests the file; the run goes on with each its own
         self._average_buffers()
-        content = self._content() | ({} if buffers is None else {"buffers": buffers})
+        content = self._content() | {"buffers": buffers}
         if is_main():
             self.store.save_last(content)
         raise Interrupted(
@@ -220,10 +222,8 @@ class _StageRunner:
             average_buffers(net)
 
     def _content(self) -> dict:
-        """What a checkpoint holds; all processes of a run ask for it, one saves it."""
-        buffers = gathered_buffers(self.phase.networks)
         return {
-            **({} if buffers is None else {"buffers": buffers}),
+            "buffers": gathered_buffers(self.phase.networks),  # so all processes ask for the content, though one saves it
             "format": FORMAT,
             **self.run_info.about,
             "stage": self.phase.name,
@@ -235,16 +235,16 @@ class _StageRunner:
             "optimizer": self.stage.optimizer.state_dict(),
         }
 
-    def _resume(self) -> None:
-        stage = self.stage
-        checkpoint = self.store.resume(self.run_info.log.say, lambda c: check_fits(c, self.phase, stage.optimizer, stage.steps))
+    def _resume(self) -> list[dict] | None:
+        """Go on from the last checkpoint, or begin; what `restore_buffers` is to put back."""
+        checkpoint = self.store.resume(self.run_info.log.say, partial(check_fits, stage=self.stage))
         if checkpoint is None:
             self.stage.begin(self.stage)
-            return
+            return None
         self.progress, self.losses = Progress(**checkpoint.progress), list(checkpoint.losses)
         self.phase.student.load_state_dict(checkpoint.student)
         self.phase.load_state_dict(checkpoint.phase)
         self.stage.optimizer.load_state_dict(checkpoint.optimizer)
-        restore_buffers(self.phase.networks, checkpoint.buffers)
         if self.progress.step < self.stage.steps:
             self.run_info.log.say(f"{self.phase.name}: resuming at iteration {self.progress.step}")
+        return checkpoint.buffers

@@ -1,4 +1,4 @@
-"""Kills, full disks, rubbish, two writers and a long soak, by the hundred (docs/reliability.md): python -m pytest -m campaign tests/campaign
+"""Kills, full disks, rubbish, two writers and a long soak, by the hundred: python -m pytest -m campaign tests/campaign
 
 CAMPAIGN_SEED draws other moments and bytes, CAMPAIGN_SHARE=0.1 takes a tenth of the numbers.
 """
