@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.checkpoint import FORMAT, Store
+from training.checkpoint import FORMAT, Checkpoint, Store
+from training.content import check_fits
 from training.device import place
 from training.distributed import any_process, average_buffers, from_main, is_main, rank, wrap
 from training.log import RunLog, StageLog, hours
@@ -50,7 +51,8 @@ class Stage:
 @dataclass(frozen=True)
 class Run:
     """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint, `best_name` is the
-    file name of a stage's best one; `defaults` are the settings' own, for checkpoints older than a setting."""
+    file name of a stage's best one; `defaults` are the settings' own, for checkpoints older than a setting; `check` raises UserError for
+    one of other data."""
 
     folder: Path
     best_name: Callable[[str], str]
@@ -60,6 +62,7 @@ class Run:
     bf16: bool
     log: RunLog
     defaults: dict = field(default_factory=dict)
+    check: Callable[[Checkpoint], None] = lambda checkpoint: None
 
 
 @dataclass
@@ -86,7 +89,7 @@ def run_stages(run: Run, stages: dict[str, Callable[[], Stage]]) -> None:
 
 
 def _store(run: Run, stage: str) -> Store:
-    return Store(run.folder / stage, run.best_name(stage), run.about["settings"], run.defaults)
+    return Store(run.folder / stage, run.best_name(stage), run.about["settings"], run.defaults, run.check)
 
 
 class _StageRunner:
@@ -234,7 +237,8 @@ class _StageRunner:
         }
 
     def _resume(self) -> None:
-        checkpoint = self.store.resume(self.run_info.log.say)
+        stage = self.stage
+        checkpoint = self.store.resume(self.run_info.log.say, lambda c: check_fits(c, self.phase, stage.optimizer, stage.steps))
         if checkpoint is None:
             self.stage.begin(self.stage)
             return
