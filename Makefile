@@ -27,4 +27,4 @@ demo: .venv/ready
 	@echo "open report/index.html in a browser    TensorBoard: .venv/bin/tensorboard --logdir $(DEMO)/model"
 
 clean-demo:
-	rm -rf $(DEMO) report
+	rm -rf $(DEMO) report/index.html report/report.json
