@@ -2,7 +2,7 @@
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -21,7 +21,7 @@ from recipes.page import Page, data_root
 from training.checkpoint import read
 from training.device import choose_device, place, set_deterministic, use_bf16
 from training.distributed import check_batch, from_main, is_main, process_group, rank, world
-from training.evaluate import validate
+from training.evaluate import Classes, validate
 from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from training.memory import step_memory
@@ -169,11 +169,16 @@ class Frame:
             val_every=s.val_every * unit,
             val_lead=unit if unit > 1 else 0,
             batches=partial(self._batches, phase.name, plan.unlabelled),
-            validate=lambda net, stopped: validate(net, stopped, self.validation_cases, predict, page.facts.class_names),
+            validate=partial(self._validate, predict.classes, s.val_every * unit, unit if unit > 1 else 0, steps),
             learning_rate=lambda step: s.base_lr * factor(step, steps),
             seed=self.seed(phase.name, 2),
             begin=partial(self._begin, plan),
         )
+
+    def _validate(self, classes: Classes, every: int, lead: int, steps: int, net: torch.nn.Module, stopped: Callable[[], bool], step: int):
+        number, wanted = (step + lead) // every, self.settings.distances_every
+        distances = step == steps or (wanted > 0 and number % wanted == 0)
+        return validate(net, stopped, self.validation_cases, classes, self.page.facts.class_names, distances)
 
     def _optimizer(self, phase: Phase, weight_decay: float) -> torch.optim.Optimizer:
         parameters = [parameter for net in phase.learners.values() for parameter in net.parameters()]

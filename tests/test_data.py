@@ -3,6 +3,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+import torch
 from helpers import ACDC, KITS19, LA, LITS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from dataloaders.hdf5 import SPLITS, read_case, read_list
 from dataloaders.slices import Slices, first_patients
 from dataloaders.two_stream import Draw, TwoPassSampler, TwoStreamSampler, collate
 from utils.errors import UserError
-from utils.zoom import zoom_nearest
+from utils.zoom import zoom_nearest, zoom_nearest_on_device
 
 
 @pytest.mark.parametrize("labelnum, slices", [(1, 32), (3, 68), (7, 136), (14, 256), (21, 396), (28, 512), (35, 664), (70, 1312)])
@@ -34,6 +35,9 @@ def test_zoom_equals_scipy(height, width, new_height, new_width):
     array = 1 + np.arange(height * width, dtype=np.float32).reshape(height, width)
     expected = ndimage.zoom(array, (new_height / height, new_width / width), order=0)
     np.testing.assert_array_equal(zoom_nearest(array, (new_height, new_width)), expected)
+    for dtype in (np.float32, np.uint8):
+        here = zoom_nearest_on_device(torch.from_numpy(array.astype(dtype)), (new_height, new_width))
+        np.testing.assert_array_equal(here.numpy(), expected.astype(dtype))
 
 
 def test_transforms_by_hand():

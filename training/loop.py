@@ -18,6 +18,7 @@ from training.checkpoint import FORMAT, Store
 from training.device import place
 from training.distributed import any_process, average_buffers, from_main, is_main, rank, wrap
 from training.log import RunLog, StageLog, hours
+from training.saving import Saver
 from training.signals import StopSignals
 from utils.errors import Interrupted, UserError
 from utils.phase import Batch, Phase, Validation
@@ -25,7 +26,8 @@ from utils.phase import Batch, Phase, Validation
 
 @dataclass
 class Stage:
-    """One stage of a run. `begin` is called with it when it starts for the first time, not when it resumes.
+    """One stage of a run. `begin` is called with it when it starts for the first time, not when it resumes. `validate` is called in every
+    process, with the student, whether to give up, and the step; all must get the same answer.
 
     A validation is due after step t where (t + `val_lead`) is a multiple of `val_every`, and after the last step. Where there is a
     lead, the one after the last step is an extra that neither selects nor reaches the phase (Pancreas: the published code validates
@@ -37,7 +39,7 @@ class Stage:
     steps: int
     val_every: int
     batches: Callable[[range], Iterable[Batch]]
-    validate: Callable[[nn.Module, Callable[[], bool]], Validation | None]
+    validate: Callable[[nn.Module, Callable[[], bool], int], Validation | None]
     learning_rate: Callable[[int], float]
     seed: tuple[int, ...]
     begin: Callable[["Stage"], None] = lambda stage: stage.phase.begin()
@@ -94,6 +96,7 @@ class _StageRunner:
         self.run_info, self.stage, self.phase = run, stage, stage.phase
         self.folder = run.folder / self.phase.name
         self.store = _store(run, self.phase.name)
+        self.saver = Saver(self.store)
         self.progress = Progress()
         self.losses: list[float] = []  # since the last validation
 
@@ -109,6 +112,7 @@ class _StageRunner:
         try:
             with StopSignals() as signals:
                 self._loop(log, signals)
+                self.saver.wait()
         except RuntimeError as error:
             if not any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
                 raise
@@ -117,6 +121,7 @@ class _StageRunner:
                 f"{', or use --recompute' if self.run_info.dims == 3 else ''}; the last checkpoint is kept"
             ) from None
         finally:
+            self.saver.close()
             log.close()
             self.phase.calls = self.phase.learners
         from_main(None)  # the next stage of every process starts from files that the main process has just written
@@ -137,6 +142,7 @@ class _StageRunner:
                     return
                 if any_process(signals.received):
                     self._stop(signals)
+                self.saver.check()
                 scalars = self._train_step(next(batches))
                 log.step(p.step, scalars)
         finally:
@@ -178,7 +184,8 @@ class _StageRunner:
         """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
         p = self.progress
         self._average_buffers()
-        result = from_main(self.stage.validate(self.phase.student, lambda: bool(signals.received)) if is_main() else None)
+        with torch.autocast(self.run_info.device.type, torch.bfloat16, enabled=self.run_info.bf16):
+            result = self.stage.validate(self.phase.student, lambda: bool(signals.received), p.step)
         if result is None:
             return False
         counts = not self.stage.val_lead or self.stage.scheduled(p.step)
@@ -198,10 +205,7 @@ class _StageRunner:
         note = " (best)" if best else "" if counts else " (after the last step, not scored as published: selects nothing)"
         self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}{note}")
         if is_main():
-            content = self._content()
-            if best:
-                self.store.save_best(content)
-            self.store.save_last(content)
+            self.saver.save(self._content(), best)
         return True
 
     def _stop(self, signals: StopSignals) -> None:
@@ -209,7 +213,8 @@ class _StageRunner:
         number = any_process(signals.received)
         self._average_buffers()
         if is_main():
-            self.store.save_last(self._content())
+            self.saver.save(self._content(), best=False)
+            self.saver.wait()
         raise Interrupted(
             f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}; the same command goes on from there",
             128 + number,

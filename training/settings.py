@@ -11,7 +11,7 @@ from utils.schedules import SCHEDULES
 RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
 OPTIMIZERS = ("sgd", "adam")
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
-WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute")
+WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "distances_every")
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ class Settings:
     """Intensity augmentation beside the spatial one, of: gamma, brightness, noise. The published codes have none."""
     val_every: int = 200
     """Iterations or epochs between two validations; a checkpoint is written at each."""
+    distances_every: int = 10
+    """Validations from one that logs HD95 and ASD to the next; 0: the last of a stage alone, which always does. They select nothing, and
+    computing them takes longer than the rest of a validation."""
     select: Literal["test", "val", "published"] = "val"
     """The list that the best checkpoint is chosen on; published: as the published code does, ACDC on val, all others on test, so that
     their test figures are too good. val needs a list val.list (or val.txt, as the data set's other lists end)."""
@@ -88,7 +91,7 @@ class Settings:
         for name in ("pre_iterations", "max_iterations", "val_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
-        for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "seed"):
+        for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "distances_every", "seed"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 0, and below 2^63")
         for name in ("lr_schedule", "pre_lr_schedule"):
