@@ -7,10 +7,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from dataloaders.augment import Augmentation
 
 
 class Draw(NamedTuple):
@@ -131,18 +127,3 @@ class FourStreamSampler(StreamSampler):
         windows = [(cases, slice(place * half, (place + 1) * half)) for cases, half in self._streams()]
         labelled, unlabelled = ([*cases[window], *cases[::-1][window]] for cases, window in windows)
         return labelled, unlabelled
-
-
-def sample(draw: Draw, augment: Augmentation, image: np.ndarray, label: np.ndarray | None) -> dict[str, Tensor]:
-    """An augmented sample of an image (C, ...) and its label (...), as every data set gives it."""
-    image, label = augment(np.random.default_rng(draw.seed), image, label)
-    item = {"image": torch.from_numpy(image)}
-    return item if label is None else item | {"label": torch.from_numpy(label.astype(np.int64))}
-
-
-def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack a batch whose labelled samples come first: "image" of all of them, "label" of the labelled ones."""
-    return {
-        "image": torch.stack([item["image"] for item in items]),
-        "label": torch.stack([item["label"] for item in items if "label" in item]),
-    }

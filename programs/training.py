@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 
 from dataloaders.augment import INTENSITIES, Augmentation
 from dataloaders.cases import read_cases
+from dataloaders.samples import as_it_is
 from dataloaders.splits import check_lists
-from dataloaders.two_stream import StreamSampler, collate
+from dataloaders.two_stream import StreamSampler
 from methods.registry import METHODS
 from programs.networks import build_network, check_patch, load_network
 from programs.published_flags import training_rules, translated
@@ -62,6 +63,8 @@ class Frame:
         split, rule = page.selection(s.select)
         self.data = self._read(split)
         self._check_counts()
+        if getattr(s, "cache", None) == "device":
+            self._cache_on_device()
         self.validation_cases = read_cases(page.facts, self.root, split)
         self.selection = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
         self._move_aside()
@@ -129,6 +132,14 @@ class Frame:
         augment = tuple(Augmentation(spatial, intensity) for spatial in page.spatial(s.patch_size))
         say = print if is_main() else lambda message: None
         return page.data(s)(page.facts, self.root, names if self.unlabelled else names[:labelled], labelled, augment, say=say)
+
+    def _cache_on_device(self) -> None:
+        if self.settings.intensity:
+            raise UserError(f"--intensity {self.settings.intensity[0]}: is computed on the host; leave --cache device out")
+        try:
+            self.data.place(self.device)
+        except torch.OutOfMemoryError:
+            raise UserError(f"--cache device: the training images do not fit into the memory of {self.device}; leave it out") from None
 
     def _check_counts(self) -> None:
         s, data, counted = self.settings, self.data, self.page.counted
@@ -219,14 +230,14 @@ class Frame:
         return self.page.sampler(s)(data.labelled, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world())
 
     def _batches(self, stage: str, unlabelled: bool, steps: range) -> DataLoader:
-        workers = self.settings.num_workers
-        if workers < 0:
-            workers = 4 if self.device.type == "cuda" else 0
+        workers, cached = self.settings.num_workers, getattr(self.settings, "cache", None) == "device"
+        if workers < 0 or cached:
+            workers = 4 if self.device.type == "cuda" and not cached else 0
         return DataLoader(
             self.data,
             batch_sampler=self._sampler(self.seed(stage, 0), unlabelled, steps),
-            collate_fn=collate,
+            collate_fn=as_it_is,
             num_workers=workers,
             worker_init_fn=leave_to_main_process,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type == "cuda" and not cached,
         )

@@ -36,8 +36,8 @@ def root(tmp_path_factory):
 def test_every_slice_and_volume_reads(root):
     data = Slices(ACDC, root, *first_patients(root, ACDC, 1), 2 * (Augmentation(()),))
     assert data.labelled == 32 and data.unlabelled > 0
-    assert all(image.min() >= 0 and image.max() <= 1 for image in data.images)
-    assert set(np.unique(np.concatenate([label.ravel() for label in data.labels[: data.labelled]]))) == {0, 1, 2, 3}
+    assert all(image.min() >= 0 and image.max() <= 1 for image, _ in data.kept)
+    assert set(np.unique(np.concatenate([label.ravel() for _, labels in data.kept for label in labels]))) == {0, 1, 2, 3}
     for case in read_cases(ACDC, root, "val"):
         assert case.image.shape == (1, *case.label.shape) and case.label.max() == ACDC.classes - 1
 

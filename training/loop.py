@@ -158,7 +158,7 @@ class _StageRunner:
         torch.manual_seed(int(np.random.SeedSequence((*stage.seed, p.step, rank())).generate_state(1, np.uint64)[0]))
         for group in stage.optimizer.param_groups:
             group["lr"] = stage.learning_rate(p.step)
-        batch = {key: place(x, run.device, run.dims) if key == "image" else x.to(run.device) for key, x in batch.items()}
+        batch = {key: place(x, run.device, run.dims) if key == "image" else x.to(run.device).long() for key, x in batch.items()}
         for net in self.phase.learners.values():
             net.train()
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
