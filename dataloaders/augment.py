@@ -16,6 +16,7 @@ from utils.errors import UserError
 SpatialDraw = Callable[[np.random.Generator, Sequence[int]], Transform]  # (rng, spatial shape) -> transform
 IntensityDraw = Callable[[np.random.Generator], Transform]
 INTENSITIES: dict[str, IntensityDraw] = {}
+SPATIAL: dict[str, SpatialDraw] = {}
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class Augmentation:
     spatial: tuple[SpatialDraw, ...]
     intensity: tuple[IntensityDraw, ...] = ()
 
-    def __call__(self, rng: np.random.Generator, image: Array, label: Array | None) -> tuple[Array, Array | None]:
-        """An image (C, ...) and its label (...), or views of them. Raises UserError for tensors and a transform that takes arrays alone."""
+    def __call__(self, rng: np.random.Generator, image: Array, label: Array | None) -> dict[str, Array]:
+        """Of an image (C, ...) and its label (...), or views of them: "image"; "label", if there is one; with intensity transforms "plain"
+        too, the image without them. Raises UserError for tensors and a transform that takes arrays alone."""
         joined = Picks((), tuple(image.shape[1:]))
         for draw in self.spatial:
             transform = draw(rng, joined.shape_after)
@@ -36,9 +38,10 @@ class Augmentation:
             image, label = _both(transform, *_both(joined, image, label))
             joined = Picks((), tuple(image.shape[1:]))
         image, label = _both(joined, image, label)
+        views = {"plain": image} if self.intensity else {}
         for draw in self.intensity:
             image, _ = _both(draw(rng), image, None)
-        return image, label
+        return views | {"image": image} | ({} if label is None else {"label": label})
 
 
 def _both(transform: Transform, image: Array, label: Array | None) -> tuple[Array, Array | None]:
@@ -77,6 +80,29 @@ def noise(rng: np.random.Generator) -> Transform:
     """Normal noise of up to 0.1 of the image's standard deviation."""
     scale, seed = rng.uniform(0, 0.1), rng.integers(2**63)
     return lambda image: (image + scale * image.std() * np.random.default_rng(seed).normal(size=image.shape)).astype(image.dtype)
+
+
+def spatial(draw: SpatialDraw) -> SpatialDraw:
+    """Makes a spatial transform known by its name to `--spatial`."""
+    SPATIAL[draw.__name__] = draw
+    return draw
+
+
+@spatial
+def scale(rng: np.random.Generator, shape: Sequence[int]) -> Transform:
+    """Everything 0.8 to 1.25 times as large about the middle, by nearest neighbour; zeros beyond the image's edge."""
+    factor, dims = np.exp(rng.uniform(np.log(0.8), np.log(1.25))), len(shape)
+
+    def transform(array: np.ndarray) -> np.ndarray:
+        for axis, side in zip(range(-dims, 0), array.shape[-dims:], strict=True):
+            middle = (side - 1) / 2
+            source = np.rint((np.arange(side) - middle) / factor + middle).astype(int)
+            array = np.take(array, source.clip(0, side - 1), axis)
+            edge = ((source < 0) | (source >= side)).reshape(-1, *[1] * (-1 - axis))
+            array = np.where(edge, array.dtype.type(0), array)
+        return array
+
+    return transform
 
 
 def resize(size: tuple[int, int]) -> SpatialDraw:

@@ -39,19 +39,16 @@ class Samples(Dataset):
             self.kept[index] = moved(image), tuple(map(moved, labels))
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
-        return {key: stacked[0] for key, stacked in self.__getitems__([draw]).items() if len(stacked)}
+        return {key: stacked[0] for key, stacked in self.__getitems__([draw]).items()}
 
     def __getitems__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
-        """A batch whose labelled samples come first: "image" of all of them, "label" of the labelled ones."""
-        images, labels = [], []
+        """A batch whose labelled samples come first: "image" and perhaps "plain" of all of them, "label" of the labelled ones."""
+        items = []
         for draw in draws:
-            image, drawn_from = self.case(draw.index)
-            label = drawn_from[draw.half % len(drawn_from)] if drawn_from else None
-            image, label = self.augment[draw.index >= self.labelled](np.random.default_rng(draw.seed), image, label)
-            images.append(image)
-            if label is not None:
-                labels.append(label)
-        return {"image": _stacked(images), "label": _stacked(labels)}
+            image, labels = self.case(draw.index)
+            label = labels[draw.half % len(labels)] if labels else None
+            items.append(self.augment[draw.index >= self.labelled](np.random.default_rng(draw.seed), image, label))
+        return {name: _stacked([item[name] for item in items if name in item]) for name in items[0]}
 
 
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -61,6 +58,4 @@ def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _stacked(arrays: Sequence[Array]) -> Tensor:
     """Arrays, or views of them, copied once."""
-    if not arrays or isinstance(arrays[0], Tensor):
-        return torch.stack(arrays) if arrays else torch.empty(0)
-    return torch.from_numpy(np.stack(arrays))
+    return torch.stack(arrays) if isinstance(arrays[0], Tensor) else torch.from_numpy(np.stack(arrays))

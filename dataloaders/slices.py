@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dataloaders.augment import Augmentation
+from dataloaders.contents import Contents
 from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root, read_case
 from dataloaders.samples import Samples
@@ -33,7 +34,10 @@ def first_patients(
 
 
 class Slices(Samples):
-    """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`) without, their labels never read."""
+    """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`) without, their labels never read.
+
+    `files`: name and path of each, the labelled ones first; `say` is told what is strange.
+    """
 
     def __init__(
         self,
@@ -47,11 +51,15 @@ class Slices(Samples):
         check_root(root, facts.name)
         self.augment, self.labelled, self.unlabelled = augment, labelled, len(names) - labelled
         self.kept = []
-        with progress(names, desc="reading slices", unit="file", leave=False, delay=0.5) as bar:
-            for index, name in enumerate(bar):
-                path = root / (facts.slice_file or facts.file).format(name)
+        self.files = [(name, root / (facts.slice_file or facts.file).format(name)) for name in names]
+        contents = Contents("training slices", False, say)
+        with progress(self.files, desc="reading slices", unit="file", leave=False, delay=0.5) as bar:
+            for index, (_, path) in enumerate(bar):
                 image, label, _ = read_case(path, facts, 2, label=index < labelled)
-                self.kept.append((image, () if label is None else (label,)))
+                labels = () if label is None else (label,)
+                contents.look(path, image, labels)
+                self.kept.append((image, labels))
+        contents.tell()
 
     def __len__(self) -> int:
         return len(self.kept)

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.checkpoint import FORMAT, Store
+from training.checkpoint import FORMAT, Checkpoint, Store
+from training.content import check_fits
 from training.device import place
 from training.distributed import any_process, average_buffers, from_main, is_main, rank, wrap
 from training.log import RunLog, StageLog, hours
+from training.memory import running_out_told
 from training.saving import Saver
 from training.signals import StopSignals
 from utils.errors import Interrupted, UserError
@@ -52,7 +54,8 @@ class Stage:
 @dataclass(frozen=True)
 class Run:
     """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint, `best_name` is the
-    file name of a stage's best one; `defaults` are the settings' own, for checkpoints older than a setting."""
+    file name of a stage's best one; `defaults` are the settings' own, for checkpoints older than a setting; `check` raises UserError for
+    one of other data."""
 
     folder: Path
     best_name: Callable[[str], str]
@@ -62,6 +65,7 @@ class Run:
     bf16: bool
     log: RunLog
     defaults: dict = field(default_factory=dict)
+    check: Callable[[Checkpoint], None] = lambda checkpoint: None
 
 
 @dataclass
@@ -88,7 +92,7 @@ def run_stages(run: Run, stages: dict[str, Callable[[], Stage]]) -> None:
 
 
 def _store(run: Run, stage: str) -> Store:
-    return Store(run.folder / stage, run.best_name(stage), run.about["settings"], run.defaults)
+    return Store(run.folder / stage, run.best_name(stage), run.about["settings"], run.defaults, run.check)
 
 
 class _StageRunner:
@@ -110,16 +114,9 @@ class _StageRunner:
         self.phase.calls = {name: wrap(net) for name, net in self.phase.learners.items()}
         log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
         try:
-            with StopSignals() as signals:
+            with StopSignals() as signals, running_out_told(self.run_info.device, self.run_info.dims):
                 self._loop(log, signals)
                 self.saver.wait()
-        except RuntimeError as error:
-            if not any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
-                raise
-            raise UserError(
-                f"{self.run_info.device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size"
-                f"{', or use --recompute' if self.run_info.dims == 3 else ''}; the last checkpoint is kept"
-            ) from None
         finally:
             self.saver.close()
             log.close()
@@ -158,7 +155,7 @@ class _StageRunner:
         torch.manual_seed(int(np.random.SeedSequence((*stage.seed, p.step, rank())).generate_state(1, np.uint64)[0]))
         for group in stage.optimizer.param_groups:
             group["lr"] = stage.learning_rate(p.step)
-        batch = {key: place(x, run.device, run.dims) if key == "image" else x.to(run.device).long() for key, x in batch.items()}
+        batch = {key: x.to(run.device).long() if key == "label" else place(x, run.device, run.dims) for key, x in batch.items()}
         for net in self.phase.learners.values():
             net.train()
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
@@ -184,8 +181,9 @@ class _StageRunner:
         """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
         p = self.progress
         self._average_buffers()
+        selected = self.phase.networks[self.phase.selected]
         with torch.autocast(self.run_info.device.type, torch.bfloat16, enabled=self.run_info.bf16):
-            result = self.stage.validate(self.phase.student, lambda: bool(signals.received), p.step)
+            result = self.stage.validate(selected, lambda: bool(signals.received), p.step)
         if result is None:
             return False
         counts = not self.stage.val_lead or self.stage.scheduled(p.step)
@@ -221,7 +219,7 @@ class _StageRunner:
         )
 
     def _average_buffers(self) -> None:
-        for net in self.phase.learners.values():
+        for net in {**self.phase.learners, self.phase.selected: self.phase.networks[self.phase.selected]}.values():
             average_buffers(net)
 
     def _content(self) -> dict:
@@ -232,17 +230,19 @@ class _StageRunner:
             "progress": {**vars(self.progress), "history": list(self.progress.history)},
             "losses": list(self.losses),
             "student": self.phase.student.state_dict(),
+            "selected": self.phase.selected,
             "phase": self.phase.state_dict(),
             "optimizer": self.stage.optimizer.state_dict(),
         }
 
     def _resume(self) -> None:
-        checkpoint = self.store.resume(self.run_info.log.say)
+        stage = self.stage
+        checkpoint = self.store.resume(self.run_info.log.say, lambda c: check_fits(c, self.phase, stage.optimizer, stage.steps))
         if checkpoint is None:
             self.stage.begin(self.stage)
             return
         self.progress, self.losses = Progress(**checkpoint.progress), list(checkpoint.losses)
-        self.phase.student.load_state_dict(checkpoint.weights)
+        self.phase.student.load_state_dict(checkpoint.student)
         self.phase.load_state_dict(checkpoint.phase)
         self.stage.optimizer.load_state_dict(checkpoint.optimizer)
         if self.progress.step < self.stage.steps:

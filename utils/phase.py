@@ -24,10 +24,12 @@ class Phase:
     step of a stage, not when it resumes.
 
     `networks` are all networks with a state to keep; `learners` are those of them that learn. These are called through `calls`, where
-    the loop may have wrapped them for several processes. The student is validated, selected and saved for the test.
+    the loop may have wrapped them for several processes. `selected` names the network that is validated, that the best checkpoint is chosen
+    by, and that test, prediction, export and a later stage read from it: the student, unless a method says otherwise.
     """
 
     name: ClassVar[str]
+    selected: str = "student"
 
     def __init__(self, **learners: nn.Module):
         """`learners`: "student" among them; methods add teachers to `self.networks`."""
@@ -48,7 +50,8 @@ class Phase:
         """The stage starts for the first time; what the student takes over from an earlier stage is in it already."""
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
-        """Scalars of the step `step` (from 0), "loss" among them, from a batch on the networks' device."""
+        """Scalars of the step `step` (from 0), "loss" among them, from a batch on the networks' device: "image" of labelled, then of
+        unlabelled cases, "label" of the labelled ones, and with --intensity "plain", the images without its changes."""
         raise TypeError(f"{type(self).__name__} defines no losses")
 
     def after_step(self, step: int) -> None:
