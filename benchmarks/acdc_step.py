@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     benches["ours"].student.eval()
     for _ in range(3):
         began = time.perf_counter()
-        validate(benches["ours"].student, lambda: False, cases, SlicePredictor(flags.patch_size, device), CLASSES)
+        validate(benches["ours"].student, lambda: False, cases, SlicePredictor(flags.patch_size, device).classes, CLASSES)
         seconds.append(time.perf_counter() - began)
     print(f"one validation of 20 volumes of 10 slices: {5 * statistics.median(seconds):.1f} s")
     peak = (

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from dataloaders.augment import INTENSITIES, SPATIAL, Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.splits import check_lists
-from dataloaders.two_stream import StreamSampler, collate
+from dataloaders.two_stream import StreamSampler
 from methods.registry import METHODS
+from programs.batches import loader, move_to_device, on_device
 from programs.networks import build_network, check_patch, load_network
 from programs.published_flags import training_rules, translated
 from programs.published_optimizer import take_over_momentum
@@ -23,12 +24,11 @@ from recipes.page import Page, data_root
 from training.checkpoint import read
 from training.device import choose_device, place, set_deterministic, use_bf16
 from training.distributed import check_batch, is_main, process_group, rank, world
-from training.evaluate import validate
+from training.evaluate import Classes, validate
 from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from training.memory import step_memory
 from training.settings import Settings, known
-from training.signals import leave_to_main_process
 from utils.errors import UserError
 from utils.losses import Loss
 from utils.phase import Phase, Plan
@@ -72,6 +72,8 @@ class Frame:
         self._check_counts()
         files = self.data.files[: len(self.data.files) - self.data.unlabelled]
         self.run_data = run_data(self.root, page, files, lists, read, s.other_data, say)
+        if on_device(s):
+            move_to_device(self.data, s, device)
         self.validation_cases = read_cases(page.facts, self.root, split, say)
         self.selection = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
 
@@ -187,11 +189,16 @@ class Frame:
             val_every=s.val_every * unit,
             val_lead=unit if unit > 1 else 0,
             batches=partial(self._batches, phase.name, plan.unlabelled),
-            validate=lambda net, stopped: validate(net, stopped, self.validation_cases, predict, page.facts.class_names),
+            validate=partial(self._validate, predict.classes, s.val_every * unit, unit if unit > 1 else 0, steps),
             learning_rate=lambda step: s.base_lr * factor(step, steps),
             seed=self.seed(phase.name, 2),
             begin=partial(self._begin, plan),
         )
+
+    def _validate(self, classes: Classes, every: int, lead: int, steps: int, net: torch.nn.Module, stopped: Callable[[], bool], step: int):
+        number, wanted = (step + lead) // every, self.settings.distances_every
+        distances = step == steps or (wanted > 0 and number % wanted == 0)
+        return validate(net, stopped, self.validation_cases, classes, self.page.facts.class_names, distances)
 
     def _optimizer(self, phase: Phase, weight_decay: float) -> torch.optim.Optimizer:
         parameters = [parameter for net in phase.learners.values() for parameter in net.parameters()]
@@ -234,14 +241,4 @@ class Frame:
         return self.page.sampler(s)(data.labelled, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world())
 
     def _batches(self, stage: str, unlabelled: bool, steps: range) -> DataLoader:
-        workers = self.settings.num_workers
-        if workers < 0:
-            workers = 4 if self.device.type == "cuda" else 0
-        return DataLoader(
-            self.data,
-            batch_sampler=self._sampler(self.seed(stage, 0), unlabelled, steps),
-            collate_fn=collate,
-            num_workers=workers,
-            worker_init_fn=leave_to_main_process,
-            pin_memory=self.device.type == "cuda",
-        )
+        return loader(self.data, self._sampler(self.seed(stage, 0), unlabelled, steps), self.settings, self.device)

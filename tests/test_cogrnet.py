@@ -11,9 +11,10 @@ import torch
 from helpers import KITS19, LA, LITS, LOSS_3D, Recorder, assert_same, signalled
 from torch import nn
 
-from dataloaders.augment import Augmentation, VolumeAugmentation, VolumeTransform
+from dataloaders.augment import Augmentation, VolumeAugmentation
 from dataloaders.coarse import coarse_path
 from dataloaders.hdf5 import read_list
+from dataloaders.transforms import VolumeTransform
 from dataloaders.two_stream import Draw, TwoStreamSampler
 from dataloaders.volumes import CoarsePatches
 from methods.cogrnet import CoGRNet, CoGRNetPretrain, focus_ratio

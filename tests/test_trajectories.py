@@ -146,7 +146,7 @@ def test_trajectory_as_published(name, tmp_path, monkeypatch):
         steps=len(corners),
         val_every=2,
         batches=partial(batches, dims, pretraining),
-        validate=lambda net, stopped: Validation(next(scores), {}),
+        validate=lambda net, stopped, step: Validation(next(scores), {}),
         learning_rate=lambda step: 0.01 * 0.1 ** (step // case.lr_drop if case.lr_drop else 0),
         seed=(0,),
     )

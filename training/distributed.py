@@ -93,3 +93,12 @@ def from_main(value):
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def all_parts(value) -> list:
+    """Every process's plain Python value, in the processes' order; every process gets the same list."""
+    if world() == 1:
+        return [value]
+    parts = [None] * world()
+    dist.all_gather_object(parts, value)
+    return parts

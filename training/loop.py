@@ -19,6 +19,8 @@ from training.content import check_fits
 from training.device import place
 from training.distributed import any_process, average_buffers, from_main, is_main, rank, wrap
 from training.log import RunLog, StageLog, hours
+from training.memory import running_out_told
+from training.saving import Saver
 from training.signals import StopSignals
 from utils.errors import Interrupted, UserError
 from utils.phase import Batch, Phase, Validation
@@ -26,7 +28,8 @@ from utils.phase import Batch, Phase, Validation
 
 @dataclass
 class Stage:
-    """One stage of a run. `begin` is called with it when it starts for the first time, not when it resumes.
+    """One stage of a run. `begin` is called with it when it starts for the first time, not when it resumes. `validate` is called in every
+    process, with the student, whether to give up, and the step; all must get the same answer.
 
     A validation is due after step t where (t + `val_lead`) is a multiple of `val_every`, and after the last step. Where there is a
     lead, the one after the last step is an extra that neither selects nor reaches the phase (Pancreas: the published code validates
@@ -38,7 +41,7 @@ class Stage:
     steps: int
     val_every: int
     batches: Callable[[range], Iterable[Batch]]
-    validate: Callable[[nn.Module, Callable[[], bool]], Validation | None]
+    validate: Callable[[nn.Module, Callable[[], bool], int], Validation | None]
     learning_rate: Callable[[int], float]
     seed: tuple[int, ...]
     begin: Callable[["Stage"], None] = lambda stage: stage.phase.begin()
@@ -97,6 +100,7 @@ class _StageRunner:
         self.run_info, self.stage, self.phase = run, stage, stage.phase
         self.folder = run.folder / self.phase.name
         self.store = _store(run, self.phase.name)
+        self.saver = Saver(self.store)
         self.progress = Progress()
         self.losses: list[float] = []  # since the last validation
 
@@ -110,16 +114,11 @@ class _StageRunner:
         self.phase.calls = {name: wrap(net) for name, net in self.phase.learners.items()}
         log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
         try:
-            with StopSignals() as signals:
+            with StopSignals() as signals, running_out_told(self.run_info.device, self.run_info.dims):
                 self._loop(log, signals)
-        except RuntimeError as error:
-            if not any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
-                raise
-            raise UserError(
-                f"{self.run_info.device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size"
-                f"{', or use --recompute' if self.run_info.dims == 3 else ''}; the last checkpoint is kept"
-            ) from None
+                self.saver.wait()
         finally:
+            self.saver.close()
             log.close()
             self.phase.calls = self.phase.learners
         from_main(None)  # the next stage of every process starts from files that the main process has just written
@@ -140,6 +139,7 @@ class _StageRunner:
                     return
                 if any_process(signals.received):
                     self._stop(signals)
+                self.saver.check()
                 scalars = self._train_step(next(batches))
                 log.step(p.step, scalars)
         finally:
@@ -155,7 +155,7 @@ class _StageRunner:
         torch.manual_seed(int(np.random.SeedSequence((*stage.seed, p.step, rank())).generate_state(1, np.uint64)[0]))
         for group in stage.optimizer.param_groups:
             group["lr"] = stage.learning_rate(p.step)
-        batch = {key: x.to(run.device) if key == "label" else place(x, run.device, run.dims) for key, x in batch.items()}
+        batch = {key: x.to(run.device).long() if key == "label" else place(x, run.device, run.dims) for key, x in batch.items()}
         for net in self.phase.learners.values():
             net.train()
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
@@ -182,7 +182,8 @@ class _StageRunner:
         p = self.progress
         self._average_buffers()
         selected = self.phase.networks[self.phase.selected]
-        result = from_main(self.stage.validate(selected, lambda: bool(signals.received)) if is_main() else None)
+        with torch.autocast(self.run_info.device.type, torch.bfloat16, enabled=self.run_info.bf16):
+            result = self.stage.validate(selected, lambda: bool(signals.received), p.step)
         if result is None:
             return False
         counts = not self.stage.val_lead or self.stage.scheduled(p.step)
@@ -202,10 +203,7 @@ class _StageRunner:
         note = " (best)" if best else "" if counts else " (after the last step, not scored as published: selects nothing)"
         self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}{note}")
         if is_main():
-            content = self._content()
-            if best:
-                self.store.save_best(content)
-            self.store.save_last(content)
+            self.saver.save(self._content(), best)
         return True
 
     def _stop(self, signals: StopSignals) -> None:
@@ -213,7 +211,8 @@ class _StageRunner:
         number = any_process(signals.received)
         self._average_buffers()
         if is_main():
-            self.store.save_last(self._content())
+            self.saver.save(self._content(), best=False)
+            self.saver.wait()
         raise Interrupted(
             f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}; the same command goes on from there",
             128 + number,

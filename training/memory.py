@@ -3,7 +3,8 @@
 import copy
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from utils.errors import UserError
 from utils.phase import Phase
 
 PROBE_SIDE = 32
@@ -109,3 +111,17 @@ def _kept_bytes(phase: Phase, batch: dict[str, torch.Tensor]) -> int:
         counted = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights)
         del losses
     return counted
+
+
+@contextmanager
+def running_out_told(device: torch.device, dims: int) -> Iterator[None]:
+    """A UserError where training runs out of memory; `dims` of the images."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
+            raise
+        raise UserError(
+            f"{device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size"
+            f"{', or use --recompute' if dims == 3 else ''}; the last checkpoint is kept"
+        ) from None

@@ -14,6 +14,7 @@ RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
 OPTIMIZERS = ("sgd", "adam")
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
 WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "other_data")
+WHERE += ("distances_every",)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ class Settings:
     """Spatial augmentation beside the data set's own, of: scale. The published codes have none."""
     val_every: int = 200
     """Iterations or epochs between two validations; a checkpoint is written at each."""
+    distances_every: int = 10
+    """Validations from one that logs HD95 and ASD to the next; 0: the last of a stage alone, which always does. They select nothing, and
+    computing them takes longer than the rest of a validation."""
     select: Literal["test", "val", "published"] = "val"
     """The list that the best checkpoint is chosen on; published: as the published code does, ACDC on val, all others on test, so that
     their test figures are too good. val needs a list val.list (or val.txt, as the data set's other lists end)."""
@@ -96,7 +100,7 @@ class Settings:
             if not 1 <= getattr(self, name) <= 10**9:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 1, and at most 10^9")
         check_processes("num_workers", self.num_workers)
-        for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "seed"):
+        for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "distances_every", "seed"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 0, and below 2^63")
         for name in ("lr_schedule", "pre_lr_schedule"):
