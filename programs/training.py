@@ -69,7 +69,8 @@ class Frame:
         about |= {"plan": page.plan} if page.plan else {}
         best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
         defaults = default_settings(page, s.method, s.model).computed()
-        self.run = Run(self.folder, best_name, about, device, page.facts.dims, bf16, RunLog(self.folder), defaults)
+        read_every = s.log_every or (1 if device.type == "cpu" else 20)
+        self.run = Run(self.folder, best_name, about, device, page.facts.dims, bf16, RunLog(self.folder), defaults, read_every)
 
     # what methods call
 

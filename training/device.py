@@ -61,5 +61,5 @@ def memory_format(device: torch.device, dims: int) -> torch.memory_format:
 
 
 def place(item: nn.Module | Tensor, device: torch.device, dims: int) -> nn.Module | Tensor:
-    """A network or an image batch on the device, in the memory format that suits it."""
-    return item.to(device=device, memory_format=memory_format(device, dims))
+    """A network or an image batch on the device, in the memory format that suits it; from pinned memory without waiting for it."""
+    return item.to(device=device, memory_format=memory_format(device, dims), non_blocking=True)

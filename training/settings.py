@@ -11,7 +11,7 @@ from utils.schedules import SCHEDULES
 RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
 OPTIMIZERS = ("sgd", "adam")
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
-WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute")
+WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "log_every")
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ class Settings:
     """Number of the CUDA device to use (published flag), the same as --device cuda:N; of a list, as in 0,1, the first."""
     amp: Literal["off", "auto", "bf16"] = "off"
     """bfloat16 autocast; auto: where the hardware computes in bfloat16. Off is the published arithmetic."""
+    log_every: int = 0
+    """Iterations between two looks at what steps reported, for which the host waits for a GPU: losses are logged for every iteration all
+    the same, but a loss that is not finite, or a signal, is noticed only then. 0: 20 on a GPU, each one on the CPU."""
     num_workers: int = -1
     """Processes that prepare batches; -1: 4 with CUDA, else none."""
 
@@ -88,7 +91,7 @@ class Settings:
         for name in ("pre_iterations", "max_iterations", "val_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
-        for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "seed"):
+        for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "seed", "log_every"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 0, and below 2^63")
         for name in ("lr_schedule", "pre_lr_schedule"):

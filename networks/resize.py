@@ -1,0 +1,43 @@
+"""Linear maps along the rows and columns of an image as matrices: a resize or blur is two matrix products.
+
+On CUDA this takes two launches either way, and its gradient is deterministic; that of torch's bilinear resize is not, and its substitute in
+deterministic mode takes dozens of small operations.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Line = Callable[[Tensor], Tensor]  # (1, m, n) to (1, m, k): a linear map of the last axis
+
+
+def both_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """x (N, C, H, W) mapped along both axes, by matrices (H, h) and (W, w), to (N, C, h, w)."""
+    return rows.t() @ (x @ columns)
+
+
+@torch.compiler.assume_constant_result
+@cache
+def matrix(line: Line, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The matrix (side, k) of a linear map, made once: x @ matrix is the map of the last axis of x.
+
+    `line` is a function of a module or a `partial` that is kept, so that it is the same one at the next call.
+    """
+    with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode could not be trained with later
+        return line(torch.eye(side, dtype=torch.float64)[None])[0].to(device, dtype)
+
+
+@cache
+def bilinear_line(size: int) -> Line:
+    """Linear interpolation to `size` places, the ends aligned."""
+    return lambda x: F.interpolate(x, size=size, mode="linear", align_corners=True)
+
+
+def bilinear(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """x (N, C, H, W) resized to `size`, corners aligned, as F.interpolate does."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return both_axes(x, *(matrix(bilinear_line(new), old, x.device, x.dtype) for old, new in zip(x.shape[-2:], size, strict=True)))
