@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.norm import BatchNorm2d, BatchNorm3d
-from networks.resize import bilinear, both_axes, matrix
+from networks.resize import bilinear, both_axes, matrix, spread
 
 EGM = Literal["published", "corrected", "none"]
 
@@ -68,15 +68,12 @@ def _blur(line: Tensor) -> Tensor:
 
 
 def _published_line(line: Tensor) -> Tensor:
-    small = _blur(line)[..., ::2]
-    spread = torch.stack([small, torch.zeros_like(small)], -1).flatten(-2)
-    return F.interpolate(2 * _blur(spread), size=line.shape[-1], mode="nearest")
+    return F.interpolate(2 * _blur(spread(_blur(line)[..., ::2])), size=line.shape[-1], mode="nearest")
 
 
 def _corrected_line(line: Tensor) -> Tensor:
     small = _blur(F.pad(line, (2, 2), "reflect"))[..., ::2]
-    spread = torch.stack([small, torch.zeros_like(small)], -1).flatten(-2)
-    return 2 * _blur(F.pad(spread, (2, 2), "reflect"))[..., : line.shape[-1]]
+    return 2 * _blur(F.pad(spread(small), (2, 2), "reflect"))[..., : line.shape[-1]]
 
 
 def smooth_part(g: Tensor, variant: EGM) -> Tensor:
@@ -110,8 +107,36 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         everywhere = tuple(range(2, x.ndim))
-        gate = torch.sigmoid(self.mlp(x.mean(everywhere)) + self.mlp(x.amax(everywhere)))
+        mean, largest = self.mlp(torch.cat([x.mean(everywhere), x.amax(everywhere)])).chunk(2)
+        gate = torch.sigmoid(mean + largest)
         return x * gate.view(*gate.shape, *[1] * (x.ndim - 2))
+
+
+class _Shifted(torch.autograd.Function):
+    """(N, D, T, H, W), T odd, to (N, D, H, W): the sum over t of plane d + t - T // 2 of each, planes beyond the ends being zero.
+
+    Of the padded planes plane d + t of t is a diagonal, which strides can name: one sum instead of a shift and an addition for each t.
+    """
+
+    @staticmethod
+    def diagonal(padded: Tensor, d: int) -> Tensor:
+        n, _, taps, h, w = padded.shape
+        batch, plane, tap, row, column = padded.stride()
+        return padded.as_strided((n, d, taps, h, w), (batch, plane, plane + tap, row, column))
+
+    @staticmethod
+    def forward(ctx, each):
+        half = each.shape[2] // 2
+        padded = F.pad(each, (0, 0, 0, 0, 0, 0, half, half))
+        ctx.shape = padded.shape
+        return _Shifted.diagonal(padded, each.shape[1]).sum(2)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        d, half = gradient.shape[1], ctx.shape[2] // 2
+        padded = gradient.new_zeros(ctx.shape)
+        _Shifted.diagonal(padded, d).copy_(gradient.unsqueeze(2).expand(-1, -1, ctx.shape[2], -1, -1))
+        return padded[:, half : half + d]
 
 
 def to_one_channel(x: Tensor, conv: nn.Module) -> Tensor:
@@ -126,12 +151,7 @@ def to_one_channel(x: Tensor, conv: nn.Module) -> Tensor:
     taps = conv.weight.shape[2]
     planes = x.transpose(1, 2).reshape(n * d, c, h, w)
     each = F.conv2d(planes, conv.weight[0].transpose(0, 1), padding=conv.padding[1:]).view(n, d, taps, h, w)
-    total = conv.bias.view(1, 1, 1, 1)
-    for tap, part in enumerate(each.unbind(2)):  # (N, D, H, W)
-        shift = tap - taps // 2
-        kept = part[:, max(shift, 0) : d + min(shift, 0)]
-        total = total + F.pad(kept, (0, 0, 0, 0, max(-shift, 0), max(shift, 0)))
-    return total.unsqueeze(1)
+    return _Shifted.apply(each).unsqueeze(1) + conv.bias.to(each.dtype)
 
 
 class ChannelMax(torch.autograd.Function):

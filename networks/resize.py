@@ -19,7 +19,13 @@ def both_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return rows.t() @ (x @ columns)
 
 
-@torch.compiler.assume_constant_result
+def all_axes(x: Tensor, *matrices: Tensor) -> Tensor:
+    """x (N, 1, D, H, W) mapped along its three axes, by matrices (D, d), (H, h) and (W, w), to (N, 1, d, h, w)."""
+    planes, rows, columns = matrices
+    mapped = rows.t() @ (x @ columns)  # (N, 1, D, h, w)
+    return (planes.t() @ mapped.flatten(3)).unflatten(3, mapped.shape[3:])
+
+
 @cache
 def matrix(line: Line, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The matrix (side, k) of a linear map, made once: x @ matrix is the map of the last axis of x.
@@ -28,6 +34,11 @@ def matrix(line: Line, side: int, device: torch.device, dtype: torch.dtype) -> T
     """
     with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode could not be trained with later
         return line(torch.eye(side, dtype=torch.float64)[None])[0].to(device, dtype)
+
+
+def spread(line: Tensor) -> Tensor:
+    """The last axis of (1, m, n) with a zero behind each place, (1, m, 2n)."""
+    return torch.stack([line, torch.zeros_like(line)], -1).flatten(-2)
 
 
 @cache
