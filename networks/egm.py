@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.norm import BatchNorm2d, BatchNorm3d
-from networks.resize import bilinear, both_axes, matrix, spread
+from networks.resize import bilinear, both_axes, matrix, spread, whole_precision
 
 EGM = Literal["published", "corrected", "none"]
 
@@ -57,8 +57,9 @@ class EdgeMap(nn.Module):
         self.sobel_y = _Kernel(sobel.t().contiguous()[None, None])
 
     def forward(self, image: Tensor) -> Tensor:
-        gradient = F.conv2d(grey(image), torch.cat([self.sobel_x.weight, self.sobel_y.weight]), padding=1)  # (N, 2, H, W)
-        return gradient.square().sum(1, keepdim=True).sqrt()
+        with whole_precision(image.device):
+            gradient = F.conv2d(grey(image), torch.cat([self.sobel_x.weight, self.sobel_y.weight]), padding=1)  # (N, 2, H, W)
+            return gradient.square().sum(1, keepdim=True).sqrt()
 
 
 def _blur(line: Tensor) -> Tensor:
@@ -223,7 +224,9 @@ class EdgeGuidedModule(EdgeGuidedBase):
 
     def forward(self, x: Tensor, edge: Tensor) -> Tensor:
         p = torch.sigmoid(x)  # (N, C, H, W); the published code takes the feature itself for the prediction
-        e = bilinear(edge, x.shape[-2:])  # (N, 1, H, W)
+        with whole_precision(x.device):
+            e = bilinear(edge, x.shape[-2:]).to(x.dtype)  # (N, 1, H, W)
+            smooth = smooth_part(p.mean(1, keepdim=True, dtype=edge.dtype), self.variant).to(x.dtype)
         xp = x * p
-        background, boundary, edges = x - xp, xp - x * smooth_part(p.mean(1, keepdim=True), self.variant), x * e
+        background, boundary, edges = x - xp, xp - x * smooth, x * e
         return self.refine(x, torch.cat([background, boundary, edges], 1))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.egm import EGM, EdgeGuidedBase, grey
-from networks.resize import all_axes, matrix, spread
+from networks.resize import all_axes, matrix, spread, whole_precision
 
 EDGE_CHANNELS = 128
 
@@ -33,8 +33,9 @@ class EdgeMap3d(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         sobel_z = self.sobel_z if self.variant == "published" else self.sobel_x.transpose(2, 4)
-        gradient = F.conv3d(grey(image), torch.cat([self.sobel_x, self.sobel_y, sobel_z]), padding=1)  # (N, 3, D, H, W)
-        return gradient.square().sum(1, keepdim=True).sqrt()
+        with whole_precision(image.device):
+            gradient = F.conv3d(grey(image), torch.cat([self.sobel_x, self.sobel_y, sobel_z]), padding=1)  # (N, 3, D, H, W)
+            return gradient.square().sum(1, keepdim=True).sqrt()
 
 
 def _blur(line: Tensor) -> Tensor:
@@ -148,6 +149,8 @@ class EdgeGuidedModule3d(EdgeGuidedBase):
 
     def forward(self, x: Tensor, edge: Tensor, conv_adjust: nn.Conv3d) -> Tensor:
         e = F.interpolate(edge, size=x.shape[-3:], mode="nearest")  # (N, 1, D, H, W)
-        w, b = (v.view(1, -1, 1, 1, 1) for v in self.edge_weights(conv_adjust))
-        smooth = smooth_part_3d(_MeanSigmoid.apply(x), self.variant)
+        mean = _MeanSigmoid.apply(x)
+        with whole_precision(x.device):
+            w, b = (v.view(1, -1, 1, 1, 1) for v in self.edge_weights(conv_adjust))
+            smooth = smooth_part_3d(mean.to(edge.dtype), self.variant)
         return self.refine(x, _Answers.apply(x, smooth.to(x.dtype), e.to(x.dtype), w.to(x.dtype), b.to(x.dtype)))

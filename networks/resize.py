@@ -5,6 +5,7 @@ deterministic mode takes dozens of small operations.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -12,6 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Line = Callable[[Tensor], Tensor]  # (1, m, n) to (1, m, k): a linear map of the last axis
+
+
+def whole_precision(device: torch.device) -> AbstractContextManager:
+    """Within it autocast, if on, computes as it is told: maps of a few values a pixel are cheap, and rounded ones shift edges."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def both_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

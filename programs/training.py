@@ -18,6 +18,7 @@ from programs.published_flags import training_rules, translated
 from programs.published_optimizer import take_over_momentum
 from programs.settings import default_settings, settings_from_flags
 from recipes.page import Page, data_root
+from training.accelerate import check_accelerate
 from training.checkpoint import read
 from training.device import choose_device, place, set_deterministic, use_bf16
 from training.distributed import check_batch, from_main, is_main, process_group, rank, world
@@ -54,6 +55,7 @@ class Frame:
             known("intensity", name, INTENSITIES)
         check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
         bf16 = use_bf16(s.amp, device)
+        check_accelerate(s.accelerate, device, getattr(s, "recompute", False))
         set_deterministic(s.deterministic)
         self.folder = page.folder(s.output_root, s.exp, s.labelnum)
         self.root = data_root(page.facts.name, s.root_path)
@@ -70,7 +72,9 @@ class Frame:
         best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
         defaults = default_settings(page, s.method, s.model).computed()
         read_every = s.log_every or (1 if device.type == "cpu" else 20)
-        self.run = Run(self.folder, best_name, about, device, page.facts.dims, bf16, RunLog(self.folder), defaults, read_every)
+        self.run = Run(
+            self.folder, best_name, about, device, page.facts.dims, bf16, RunLog(self.folder), defaults, read_every, s.accelerate
+        )
 
     # what methods call
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from training.accelerate import accelerated
 from training.checkpoint import FORMAT, Store
 from training.distributed import any_process, average_buffers, from_main, is_main, rank, share_state, world
 from training.finite import check_finite
@@ -55,6 +56,7 @@ class _StageRunner:
             say(f"{self.phase.name}: complete, best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})")
             return
         share_state(self.phase.networks.values())
+        self.phase.faster = accelerated(self.phase, self.run_info.accelerate)
         log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
         try:
             with StopSignals() as signals:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from training.accelerate import Accelerate
 from utils.errors import UserError
 from utils.losses import TERMS
 from utils.schedules import SCHEDULES
@@ -11,7 +12,7 @@ from utils.schedules import SCHEDULES
 RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
 OPTIMIZERS = ("sgd", "adam")
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
-WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "log_every")
+WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "log_every", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class Settings:
     log_every: int = 0
     """Iterations between two looks at what steps reported, for which the host waits for a GPU: losses are logged for every iteration all
     the same, but a loss that is not finite, or a signal, is noticed only then. 0: 20 on a GPU, each one on the CPU."""
+    accelerate: Accelerate = "off"
+    """compile: networks as torch.compile makes them, once at the start, which takes minutes (CUDA, and the CPU with a C++ compiler); graph:
+    recorded as CUDA graphs too. Losses differ by rounding. Not with --recompute."""
     num_workers: int = -1
     """Processes that prepare batches; -1: 4 with CUDA, else none."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from training.accelerate import Accelerate
 from training.log import RunLog
 from utils.phase import Batch, Phase, Validation
 
@@ -52,6 +53,7 @@ class Run:
     log: RunLog
     defaults: dict = field(default_factory=dict)
     read_every: int = 1
+    accelerate: Accelerate = "off"
 
 
 @dataclass

@@ -21,6 +21,8 @@ def learn(phase: Phase, optimizer: torch.optim.Optimizer, batch: Batch, step: in
         if not net.training:  # a validation was made
             net.train()
     optimizer.zero_grad(set_to_none=True)
+    if phase.faster:
+        torch.compiler.cudagraph_mark_step_begin()  # what recorded graphs gave in the last step may be overwritten
     device = next(phase.student.parameters()).device
     scalars = added(_backward_passes(phase, batch, step, torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()))
     average_gradients(phase.learners.values())

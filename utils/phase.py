@@ -80,7 +80,7 @@ class Phase:
 
     def show(self, image: Tensor, logits: Tensor, label: Tensor) -> None:
         """Keep the first sample of a mixed batch for `pictures`: image (N, C, ...), logits (N, K, ...), label (N, ...)."""
-        self._shown = image[0, 0].detach(), logits[0].detach(), label[0]
+        self._shown = image[0, 0].detach(), logits[0].detach().clone(), label[0]  # recorded graphs write over their logits
 
     def pictures(self) -> dict[str, Tensor]:
         """The last step's first sample: "image" (H, W), "prediction" and "label" (H, W) class numbers; of a volume its middle slice."""
