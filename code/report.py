@@ -1,8 +1,9 @@
-"""Draw a run: worst, median and best test case beside their truth, training loss and validation Dice.
+"""The page of one tested run: figures, training curves, case by case, worst, median and best case beside their truth.
 
-    python code/report.py --labelnum 3 --output report/run.png
+    python code/report.py --labelnum 3 --output report
+    python code/report.py --run RUN --output report
 
-Needs the predictions that code/test_ACDC.py writes.
+Needs what the test script writes. code/compare.py puts several runs on such a page.
 """
 
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from programs.report import report
+from comparison.command import report
 from utils.cli import run
 
 if __name__ == "__main__":

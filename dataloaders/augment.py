@@ -17,6 +17,7 @@ Transform = Callable[[np.ndarray], np.ndarray]
 SpatialDraw = Callable[[np.random.Generator, Sequence[int]], Transform]  # (rng, spatial shape) -> transform
 IntensityDraw = Callable[[np.random.Generator], Transform]
 INTENSITIES: dict[str, IntensityDraw] = {}
+SPATIAL: dict[str, SpatialDraw] = {}
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,17 @@ class Augmentation:
     spatial: tuple[SpatialDraw, ...]
     intensity: tuple[IntensityDraw, ...] = ()
 
-    def __call__(self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """An image (C, ...) and its label (...), contiguous."""
+    def __call__(self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Of an image (C, ...) and its label (...), contiguous: "image"; "label", if there is one; with intensity transforms "plain" too,
+        the image without them."""
         for draw in self.spatial:
             transform = draw(rng, image.shape[1:])
             image, label = transform(image), None if label is None else transform(label)
+        views = {"plain": image} if self.intensity else {}
         for draw in self.intensity:
             image = draw(rng)(image)
-        return np.ascontiguousarray(image), None if label is None else np.ascontiguousarray(label)
+        views |= {"image": image} | ({} if label is None else {"label": label})
+        return {name: np.ascontiguousarray(view) for name, view in views.items()}
 
 
 def intensity(draw: IntensityDraw) -> IntensityDraw:
@@ -66,6 +70,29 @@ def noise(rng: np.random.Generator) -> Transform:
     """Normal noise of up to 0.1 of the image's standard deviation."""
     scale, seed = rng.uniform(0, 0.1), rng.integers(2**63)
     return lambda image: (image + scale * image.std() * np.random.default_rng(seed).normal(size=image.shape)).astype(image.dtype)
+
+
+def spatial(draw: SpatialDraw) -> SpatialDraw:
+    """Makes a spatial transform known by its name to `--spatial`."""
+    SPATIAL[draw.__name__] = draw
+    return draw
+
+
+@spatial
+def scale(rng: np.random.Generator, shape: Sequence[int]) -> Transform:
+    """Everything 0.8 to 1.25 times as large about the middle, by nearest neighbour; zeros beyond the image's edge."""
+    factor, dims = np.exp(rng.uniform(np.log(0.8), np.log(1.25))), len(shape)
+
+    def transform(array: np.ndarray) -> np.ndarray:
+        for axis, side in zip(range(-dims, 0), array.shape[-dims:], strict=True):
+            middle = (side - 1) / 2
+            source = np.rint((np.arange(side) - middle) / factor + middle).astype(int)
+            array = np.take(array, source.clip(0, side - 1), axis)
+            edge = ((source < 0) | (source >= side)).reshape(-1, *[1] * (-1 - axis))
+            array = np.where(edge, array.dtype.type(0), array)
+        return array
+
+    return transform
 
 
 def resize(size: tuple[int, int]) -> SpatialDraw:

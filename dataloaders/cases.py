@@ -1,9 +1,11 @@
 """Whole cases: volumes to validate and test on, and what training volumes are cut from."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from dataloaders.contents import Contents
 from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root, read_attribute, read_case
 from utils.case import Case
@@ -36,9 +38,16 @@ def read_volume(facts: DatasetFacts, path: Path, name: str, label: bool = True) 
     return Case(name, image, truth, spacing, affine)
 
 
-def read_cases(facts: DatasetFacts, root: Path, split: str) -> list[Case]:
-    """The volumes of the split `val` or `test`, in list order."""
+def read_cases(facts: DatasetFacts, root: Path, split: str, say: Callable[[str], None] = print) -> list[Case]:
+    """The volumes of the split `val` or `test`, in list order; `say` is told what is strange about them."""
     check_root(root, facts.name)
     names = facts.read_list(root, facts.list_name(split))
+    contents, cases = Contents(f"{split} volumes", True, say), []
     with progress(names, desc=f"reading {split} volumes", unit="file", leave=False, delay=0.5) as bar:
-        return [read_volume(facts, facts.path(root, name), name) for name in bar]
+        for name in bar:
+            path = facts.path(root, name)
+            case = read_volume(facts, path, name)
+            contents.look(path, case.image, [case.label])
+            cases.append(case)
+    contents.tell()
+    return cases

@@ -11,9 +11,8 @@ import h5py
 import numpy as np
 
 from dataloaders.facts import DatasetFacts
-from dataloaders.hdf5 import ANNOTATED, numbers, opened, read_attribute, read_case, read_label
+from dataloaders.hdf5 import ANNOTATED, numbers, opened, read_attribute, read_attributes, read_case, read_label, write_hdf5
 from utils.errors import UserError, writing
-from utils.files import replacing
 
 WORDS = ("middle", "object", "drawn")
 
@@ -67,21 +66,15 @@ def read_coarse(path: Path, remedy: str) -> Coarse:
     with opened(path, f"no such coarse label; {remedy}") as file:
         label = read_label(path, file, 2)
         alone = read_label(path, file, 2, "carried") if "carried" in file else label
-        return Coarse(path, label, alone, dict(file.attrs))
+        return Coarse(path, label, alone, read_attributes(file))
 
 
 def write_coarse(path: Path, image: np.ndarray, label: np.ndarray, alone: np.ndarray, attributes: dict) -> None:
     """Write a coarse file, whole or not at all: `image` as registered, one channel, `label` with its axes; `alone` where it is another
     array."""
     data = {"image": image, "label": label, **({} if alone is label else {"carried": alone})}
-    with (
-        writing(path, "free space, or copy the data where files can be written"),
-        replacing(path) as unfinished,
-        h5py.File(unfinished, "w") as file,
-    ):
-        for key, array in data.items():
-            file.create_dataset(key, data=array, compression="gzip")
-        file.attrs.update(attributes)
+    with writing(path, "free space, or copy the data where files can be written"):
+        write_hdf5(path, data, attributes, compression="gzip")
 
 
 def read_image(path: Path, facts: DatasetFacts) -> tuple[np.ndarray, dict]:
@@ -110,7 +103,7 @@ def read_annotation(path: Path, facts: DatasetFacts, planes: Sequence[int | str 
 
 def _chosen(path: Path, file: h5py.File, facts: DatasetFacts, planes: Sequence[int | str | None]) -> list[tuple[int, int | str | None]]:
     """Axis and place of both slices."""
-    drawn = read_attribute(path, dict(file.attrs), ANNOTATED, (2, 2))
+    drawn = read_attribute(path, read_attributes(file), ANNOTATED, (2, 2))
     if drawn is None:
         return [(axis, place) for (axis, _), place in zip(facts.planes, planes or [index for _, index in facts.planes], strict=True)]
     known = [(int(axis), int(index)) for axis, index in drawn]

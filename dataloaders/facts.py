@@ -1,11 +1,13 @@
 """What is true of a data set whatever is done with it."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dataloaders.hdf5 import read_list
+from dataloaders.hdf5 import find_list, list_lines, read_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,16 @@ class DatasetFacts:
 
     def read_list(self, root: Path, name: str) -> list[str]:
         """The case names of one of the data set's lists; see `dataloaders.hdf5.read_list`."""
-        return read_list(root, self.name, name, f"{Path(name).stem}_{self.list_suffix}.txt" if self.list_suffix else "")
+        return read_list(root, self.name, name, self._other_name(name))
+
+    def _other_name(self, name: str) -> str:
+        return f"{Path(name).stem}_{self.list_suffix}.txt" if self.list_suffix else ""
+
+    def held_out(self, root: Path, split: str) -> list[str]:
+        """The case names of the split `val` or `test`; none where it has no list, or an empty one."""
+        name = self.list_name(split)
+        path = find_list(root, self.name, name, self._other_name(name))
+        return [] if path is None else list_lines(path)
 
     def never_labelled(self, root: Path) -> list[str]:
         """The training cases that `unlabelled_list` names beside those of `train_list`."""
@@ -67,6 +78,12 @@ class DatasetFacts:
         """The facts as plain types, for a checkpoint."""
         facts = {key: value for key, value in asdict(self).items() if key != "planes"}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
+
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any]) -> "DatasetFacts":
+        """The inverse of `plain`, for checkpoints; what this version does not know is left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items() if key in known})
 
     @property
     def swapped(self) -> bool:

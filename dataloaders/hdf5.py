@@ -1,41 +1,60 @@
 """Reading the HDF5 files and case lists of the public preparations, with every fault named in one line."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import name_fault, replacing, shown
 
 ANNOTATED = "annotated"
 """Attribute of a file whose label is two drawn slices in an otherwise empty volume: axis and number of each, (2, 2)."""
 SPLITS = Path(__file__).resolve().parents[1] / "data_split"
+SMALL = 64 * 2**20
+DENSEST = 2000  # bytes that a byte of a file may stand for; gzip comes to 1030 at best
 
 
 def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
     """Case names of the list `name`, from `root` (where it may be called `also`) or else from the repository's data_split.
 
-    A .h5 ending or a trailing comma field is cut off. Raises UserError where there is no list, or nothing in it.
+    A .h5 ending or a trailing comma field is cut off. Raises UserError where there is no list, nothing in it, or no plain name.
     """
-    for path in (root / name, *([root / also] if also else []), SPLITS / dataset / name):
-        if path.is_file():
-            cases = list_lines(path)
-            if not cases:
-                raise UserError(f"{path}: the list is empty; write a case name per line")
-            return cases
-    raise UserError(f"{root / name}: no such list, and none in {SPLITS / dataset}")
+    path = find_list(root, dataset, name, also)
+    if path is None:
+        raise UserError(f"{root / name}: no such list, and none in {SPLITS / dataset}")
+    if cases := list_lines(path):
+        return cases
+    raise UserError(f"{path}: the list is empty; write a case name per line")
+
+
+def find_list(root: Path, dataset: str, name: str, also: str = "") -> Path | None:
+    """Where `read_list` finds the list, whatever lies there; None where there is none."""
+    paths = (root / name, *([root / also] if also else []), SPLITS / dataset / name)
+    return next((path for path in paths if os.path.lexists(path)), None)
 
 
 def list_lines(path: Path) -> list[str]:
-    """The case names in a list's file, none where it is missing; raises UserError for one that is no text."""
+    """The case names in a list's file, none where it is missing; raises UserError for one that is no text, and for a name that would
+    lead out of the data's folder or that no file can have."""
+    if not os.path.lexists(path):
+        return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        if not path.is_file():
+            raise OSError("a folder or a broken link, say")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable text file ({error}); a case name per line is expected") from None
-    return [line.split(",")[0].strip().removesuffix(".h5") for line in lines if line.strip()]
+    lines = [line.strip(" \t\r") for line in text.split("\n")]
+    names = {number: line.split(",")[0].strip(" \t").removesuffix(".h5") for number, line in enumerate(lines, 1) if line}
+    for number, name in names.items():
+        if fault := name_fault(name):
+            raise UserError(f"{path}: line {number}: the case name {shown(name)} {fault}; write a plain name, as its file has it")
+    return list(names.values())
 
 
 def check_root(root: Path, dataset: str) -> None:
@@ -54,18 +73,60 @@ def opened(path: Path, missing: str = "no such file, though a case list names it
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py raises for damaged files
-        raise UserError(f"{path}: not a readable HDF5 file ({error}); copy or prepare it again") from None
+    except (OSError, RuntimeError, KeyError, ValueError, MemoryError) as error:  # what h5py raises for damaged files
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable HDF5 file ({reason}); copy or prepare it again") from None
 
 
 def numbers(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
-    """The data set of that name, not yet read; raises UserError where it is missing or holds no numbers."""
+    """The data set of that name, not yet read; raises UserError where it is missing, holds no numbers, lies in another file, or asks for
+    memory that its file cannot fill."""
+    if isinstance(file.get(key, getlink=True), h5py.ExternalLink):
+        raise UserError(f"{path}: '{key}' leads to another file; prepare the case again, with its numbers inside")
     if key not in file:
-        raise UserError(f"{path}: no data set of numbers '{key}' in it (found: {', '.join(file) or 'nothing'}); prepare the case again")
+        found = ", ".join(map(shown, file)) or "nothing"
+        raise UserError(f"{path}: no data set of numbers '{key}' in it (found: {found}); prepare the case again")
     item = file[key]
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "biuf":
+    if not isinstance(item, h5py.Dataset) or _kind(item) not in "biuf" or item.shape is None:
         raise UserError(f"{path}: '{key}' is no data set of numbers; prepare the case again")
+    if item.external or item.is_virtual or item.file.filename != file.filename:
+        raise UserError(f"{path}: '{key}' leads to another file; prepare the case again, with its numbers inside")
+    asked = item.dtype.itemsize * int(np.prod(item.shape, dtype=object))
+    if asked > max(SMALL, DENSEST * path.stat().st_size):
+        raise UserError(f"{path}: '{key}' claims {asked / 2**30:.0f} GiB, more than the file can hold; copy or prepare it again")
     return item
+
+
+def _kind(item: h5py.Dataset) -> str:
+    """The kind of its numbers, - where numpy has no type for them."""
+    try:
+        return item.dtype.kind
+    except TypeError:
+        return "-"
+
+
+def read_attributes(file: h5py.File) -> dict[str, Any]:
+    """A file's attributes, those left out that are of no type that numpy knows."""
+    found = {}
+    for key in file.attrs:
+        try:
+            found[key] = file.attrs[key]
+        except TypeError:
+            continue
+    return found
+
+
+def write_hdf5(path: Path, data: Mapping[str, np.ndarray], attributes: Mapping[str, Any], **options) -> None:
+    """Write data sets, each with the `options` of h5py's create_dataset, and attributes; whole or not at all. Raises OSError where the
+    disk does not take it: the file is made in memory, because HDF5 itself ends the process when it closes one on a full disk."""
+    with h5py.File("memory", "w", driver="core", backing_store=False) as file:
+        for key, array in data.items():
+            file.create_dataset(key, data=array, **options)
+        file.attrs.update(attributes)
+        file.flush()
+        image = file.id.get_file_image()
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(image)
 
 
 def read_label(path: Path, file: h5py.File, values: int, key: str = "label") -> np.ndarray:
@@ -100,7 +161,7 @@ def read_case(path: Path, layout: Layout, dims: int, label: bool = True) -> tupl
             )
         image = numbers(path, file, "image")[()].astype(np.float32, copy=False)
         truth = read_label(path, file, layout.label_values) if label else None
-        attributes = dict(file.attrs)
+        attributes = read_attributes(file)
     stored = image.shape
     image = np.moveaxis(image, layout.channel_axis, 0) if image.ndim == dims + 1 else image[None]
     if image.ndim != dims + 1 or not image.size or len(image) != layout.channels:

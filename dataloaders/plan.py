@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError, writing
-from utils.files import replacing
+from utils.files import replacing, shown
 
 FILE = "plan.json"
 
@@ -97,6 +97,9 @@ class Plan:
             raise ValueError("dims, axes or class names are none of a plan")
         if len(plan.normalisation) != plan.channels or len(plan.spacing_mm) != 3:
             raise ValueError("a modality without normalisation, or not three spacings")
+        for pattern in (plan.file, plan.slice_file, *plan.lists.values()):
+            if Path(pattern).is_absolute() or ".." in Path(pattern).parts or not pattern.isprintable():
+                raise ValueError(f"{shown(pattern)} leads out of the folder")
         return plan
 
     def write(self, root: Path) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataloaders.augment import Augmentation
+from dataloaders.contents import Contents
 from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root, read_case
 from dataloaders.two_stream import Draw, sample
@@ -40,7 +41,7 @@ class Slices(Dataset):
     """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`) without, their labels never read.
 
     Item `Draw(index, seed)`: {"image": (C, h, w) float32, and for labelled slices "label": (h, w) int64}, augmented by the first
-    augmentation if labelled, else by the second.
+    augmentation if labelled, else by the second. `files`: name and path of each, the labelled ones first; `say` is told what is strange.
     """
 
     def __init__(
@@ -54,14 +55,17 @@ class Slices(Dataset):
     ):
         check_root(root, facts.name)
         self.augment, self.labelled, self.unlabelled = augment, labelled, len(names) - labelled
+        self.files = [(name, root / (facts.slice_file or facts.file).format(name)) for name in names]
         self.images: list[np.ndarray] = []
         self.labels: list[np.ndarray | None] = []
-        with progress(names, desc="reading slices", unit="file", leave=False, delay=0.5) as bar:
-            for index, name in enumerate(bar):
-                path = root / (facts.slice_file or facts.file).format(name)
+        contents = Contents("training slices", False, say)
+        with progress(self.files, desc="reading slices", unit="file", leave=False, delay=0.5) as bar:
+            for index, (_, path) in enumerate(bar):
                 image, label, _ = read_case(path, facts, 2, label=index < labelled)
+                contents.look(path, image, [] if label is None else [label])
                 self.images.append(image)
                 self.labels.append(label)
+        contents.tell()
 
     def __len__(self) -> int:
         return len(self.images)

@@ -1,7 +1,7 @@
 """What is wrong with a data set's lists, before any image is read."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from dataloaders.facts import DatasetFacts
@@ -21,12 +21,20 @@ def listed_path(root: Path, facts: DatasetFacts, split: str, name: str) -> Path:
     return root / facts.slice_file.format(name) if facts.slice_file and split not in WHOLE else facts.path(root, name)
 
 
-def cheap_check(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[str]]) -> list[str]:
-    """A line for each name twice in a list, each case in two and each name without a file; `lists` by split: labelled, val, test ..."""
+def cheap_check(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[str]], unread: Collection[str] = ()) -> list[str]:
+    """A line for each name twice in a list, each case in two and each name without a file; `lists` by split: labelled, val, test ...
+    Of the splits `unread` files may be missing. Lists for val and test that name the same cases are one fault."""
     gone, faults, seen = [], [], {}
+    if lists.get("val") and set(lists["val"]) == set(lists.get("test", ())):
+        faults.append(
+            f"{root}: the lists for val and for test name the same cases, what is chosen on one has seen the other; hold out others, or "
+            "train with --select test, which every result then says, without the list for val"
+        )
+        lists = {split: names for split, names in lists.items() if split != "val"}
     for split, names in lists.items():
         counts = Counter(names)
-        paths = [path for path in (listed_path(root, facts, split, name) for name in counts) if not path.is_file()]
+        there = counts if split not in unread else ()
+        paths = [path for path in (listed_path(root, facts, split, name) for name in there) if not path.is_file()]
         gone += [f"{path}: no such file, though a case list names it ({split}); put it there, or take its line away" for path in paths]
         faults += [f"{root}: {name} is listed twice for {split}; take one line away" for name, count in counts.items() if count > 1]
         cases = dict.fromkeys(map(case_of, counts))
@@ -35,10 +43,10 @@ def cheap_check(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[st
     return gone + faults  # a list of other data is known by its missing files
 
 
-def check_lists(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[str]]) -> None:
+def check_lists(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[str]], unread: Collection[str] = ()) -> None:
     """Raises UserError with the first fault that `cheap_check` finds, and how many more there are."""
     check_root(root, facts.name)
-    faults = cheap_check(root, facts, lists)
+    faults = cheap_check(root, facts, lists, unread)
     if faults:
         more = f" (and {len(faults) - 1} more: python code/check_data.py --root_path {root})" if len(faults) > 1 else ""
         raise UserError(faults[0] + more)

@@ -135,14 +135,10 @@ class FourStreamSampler(StreamSampler):
 
 def sample(draw: Draw, augment: Augmentation, image: np.ndarray, label: np.ndarray | None) -> dict[str, Tensor]:
     """An augmented sample of an image (C, ...) and its label (...), as every data set gives it."""
-    image, label = augment(np.random.default_rng(draw.seed), image, label)
-    item = {"image": torch.from_numpy(image)}
-    return item if label is None else item | {"label": torch.from_numpy(label.astype(np.int64))}
+    views = augment(np.random.default_rng(draw.seed), image, label)
+    return {name: torch.from_numpy(view.astype(np.int64) if name == "label" else view) for name, view in views.items()}
 
 
 def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack a batch whose labelled samples come first: "image" of all of them, "label" of the labelled ones."""
-    return {
-        "image": torch.stack([item["image"] for item in items]),
-        "label": torch.stack([item["label"] for item in items if "label" in item]),
-    }
+    """Stack a batch whose labelled samples come first: "image" and perhaps "plain" of all of them, "label" of the labelled ones."""
+    return {name: torch.stack([item[name] for item in items if name in item]) for name in items[0]}

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from dataloaders.augment import Augmentation
 from dataloaders.cases import read_volume, turned
 from dataloaders.coarse import coarse_path, read_coarse, training_label
+from dataloaders.contents import Contents
 from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root
 from dataloaders.plan import FILE as PLAN
@@ -71,8 +72,17 @@ class VolumePatches(Dataset):
             return
         with progress(range(len(names)), desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
             self._kept = [self._read(index) for index in bar]
+        contents = Contents("training volumes", True, say)
+        for (path, _), (image, labels) in zip(self.cases, self._kept, strict=True):
+            contents.look(path, image, labels)
+        contents.tell()
         gib = sum(array.nbytes for image, labels in self._kept for array in (image, *labels)) / 2**30
         say(f"{facts.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)")
+
+    @property
+    def files(self) -> list[tuple[str, Path]]:
+        """Name and path of each file that is read, those of labelled cases first."""
+        return [(name, path) for path, name in self.cases]
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """The image of a case and its labels: none, or one per half of the batch."""
@@ -105,6 +115,11 @@ class CoarsePatches(VolumePatches):
             if label.shape != case.image.shape[1:]:
                 raise UserError(f"{coarse_path(path, plane)}: a label of another shape than {path}; {self._remedy(redo=True)}")
         return case.image, labels
+
+    @property
+    def files(self) -> list[tuple[str, Path]]:
+        labels = [(path.name, path) for case, _ in self.cases[: self.labelled] for path in (coarse_path(case, 0), coarse_path(case, 1))]
+        return super().files[: self.labelled] + labels + super().files[self.labelled :]
 
     def _remedy(self, redo: bool = False) -> str:
         """The command that makes coarse labels."""

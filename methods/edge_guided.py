@@ -99,12 +99,12 @@ class DualTeacher(Phase):
     ):
         super().__init__(student=student)
         self.loss, self.pasting, self.copy_paste, self.u_weight = loss, pasting, copy_paste, u_weight
-        self.ema_decay, self.ema_scope, self.refresh = ema_decay, ema_scope, refresh
-        self.ema: Ema | None = None
+        self.ema_decay, self.refresh = ema_decay, refresh
         self.interval = refresh.start if refresh else 0
         self.counter = 1 if refresh and refresh.epoch else 0  # an epoch is counted before it begins, the first one too
         for teacher in ("ema_teacher", *(["static_teacher"] if refresh else [])):
             self.networks[teacher] = copy.deepcopy(student).requires_grad_(False).train()
+        self.ema = Ema(self.networks["ema_teacher"], student, ema_scope)
 
     @property
     def teachers(self) -> list[nn.Module]:
@@ -140,9 +140,7 @@ class DualTeacher(Phase):
             yield {"teacher_interval": self.interval}
 
     def after_step(self, step: int) -> None:
-        if self.ema is None:  # by now the networks are where they stay
-            self.ema = Ema(self.networks["ema_teacher"], self.student, self.ema_decay, self.ema_scope)
-        self.ema.update()
+        self.ema.update(self.ema_decay)
 
     def after_validation(self, improved: bool) -> None:
         if self.refresh:

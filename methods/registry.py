@@ -3,5 +3,5 @@ stages (`stages(frame)`)."""
 
 from importlib import import_module
 
-NAMES = ("edge_guided", "bcp", "supervised", "mean_teacher", "cogrnet")
+NAMES = ("edge_guided", "bcp", "averaged_copy_paste", "supervised", "mean_teacher", "cogrnet")
 METHODS = {name: import_module(f"methods.{name}") for name in NAMES}

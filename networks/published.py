@@ -33,6 +33,8 @@ def import_state_dict(net: nn.Module, state_dict: Mapping) -> None:
     for key, value in weights.items():
         if value.shape != own[key].shape:
             raise ValueError(f"the state dict does not fit the network: '{key}' is {tuple(value.shape)}, expected {tuple(own[key].shape)}")
+        if value.dtype != own[key].dtype:
+            raise ValueError(f"the state dict does not fit the network: '{key}' holds {value.dtype}, expected {own[key].dtype}")
     net.load_state_dict(weights)
 
 

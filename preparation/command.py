@@ -11,7 +11,7 @@ from dataloaders.plan import FILE, read_plan
 from preparation.acdc import ACDCPreparation
 from preparation.crop import Box
 from preparation.faults import told
-from preparation.files import RawCase, claim, finished, provenance_attributes, remove_unfinished, write_output
+from preparation.files import RawCase, claim, finished, provenance_attributes, write_output
 from preparation.kits19 import KiTS19Preparation
 from preparation.la import LAPreparation
 from preparation.lists import published_lists
@@ -24,8 +24,9 @@ from preparation.scans import sha256
 from preparation.settings import Preparation, PrepareSettings
 from utils.cli import parse
 from utils.errors import UserError, writing
+from utils.files import remove_unfinished
 from utils.progress import progress
-from utils.workers import ended_processes, terminated, worker_pool
+from utils.workers import check_processes, ended_processes, terminated, worker_pool
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def _check_flags(s: PrepareSettings) -> None:
         raise UserError(f"--dims is for own alone; leave it out for {s.dataset}")
     if s.workers < 0:
         raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one a processor")
+    check_processes("workers", s.workers)
     if not s.source.is_dir():
         raise UserError(f"--source {s.source}: no such folder; name the one that holds the {s.dataset} scans")
     if s.root_path.resolve() == s.source.resolve():

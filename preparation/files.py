@@ -1,8 +1,6 @@
 """Prepared files: HDF5 with what they were made of, whole or not there, and known again when they are finished."""
 
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,13 +10,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from dataloaders.hdf5 import write_hdf5
 from preparation.geometry import Geometry
 from preparation.scans import Scan
 from utils.errors import UserError, writing
 from utils.files import replacing
 
 PACKAGES = ("SimpleITK", "numpy", "scipy", "h5py")
-UNFINISHED = re.compile(r"\.(\d+)-.+\.(h5|json|list|txt|nii\.gz|nrrd|png|npy|npz)")
 
 
 @dataclass(frozen=True)
@@ -118,11 +116,8 @@ def write_output(root: Path, output: Output, attributes: Mapping) -> None:
     path = root / output.file
     with writing(path, "free space or name another place with --root_path"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:
-            file.create_dataset("image", data=output.image, **output.options)
-            if output.label is not None:
-                file.create_dataset("label", data=output.label, **output.options)
-            file.attrs.update({**output.attributes, **attributes})
+        label = {} if output.label is None else {"label": output.label}
+        write_hdf5(path, {"image": output.image, **label}, {**output.attributes, **attributes}, **output.options)
 
 
 def finished(root: Path, mark: str, settings: Mapping, hashes: Sequence[str], redo: bool) -> bool:
@@ -159,21 +154,3 @@ def _made_alike(attributes: Mapping, settings: Mapping, hashes: Sequence[str]) -
 def _difference(before: Mapping, settings: Mapping) -> str:
     keys = [key for key in {**before, **settings} if before.get(key) != json.loads(json.dumps(settings.get(key)))]
     return ", ".join(f"{key} {before.get(key)}, now {settings.get(key)}" for key in keys)[:200]
-
-
-def remove_unfinished(root: Path) -> None:
-    """Take away what processes that were killed while they wrote have left; files of living processes stay."""
-    for path in root.rglob(".*-*") if root.is_dir() else ():
-        found = UNFINISHED.fullmatch(path.name)
-        if found and not _alive(int(found[1])):
-            path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True

@@ -10,6 +10,7 @@ from utils.errors import UserError
 
 # ITK's world has x to the patient's left and y to the back, NIfTI's the other way round
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+SAME_GRID = 0.5  # voxels; corners that are less apart belong to one grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,12 @@ def turn(array: np.ndarray, axes: Sequence[int], flipped: Sequence[bool]) -> np.
 
 def to_canonical(geometry: Geometry) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """`turn`'s arguments that make the array's axes run right, front, head (RAS), as closely as turning by right angles can."""
-    found = nibabel.io_orientation(geometry.affine)
+    return canonical(geometry.affine)
+
+
+def canonical(affine: np.ndarray) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """As `to_canonical`, of an array whose indices `affine` (4, 4) takes to millimetres in NIfTI's world (RAS)."""
+    found = nibabel.io_orientation(affine)
     axes = tuple(int(np.flatnonzero(found[:, 0] == world)[0]) for world in range(3))
     return axes, tuple(bool(found[axis, 1] < 0) for axis in axes)
 
@@ -69,26 +75,33 @@ def lay_onto(name: str, label: np.ndarray, where: Geometry, shape: tuple[int, ..
     label is turned. Where they say anything else the arrays are taken as they are, as every published preparation does, with a
     warning. Raises UserError where the shapes differ.
     """
-    relative = np.linalg.inv(target.direction) @ where.direction
-    axes = [int(np.abs(row).argmax()) for row in relative]
-    flipped = [bool(relative[i, axis] < 0) for i, axis in enumerate(axes)]
-    if sorted(axes) == [0, 1, 2] and (axes != [0, 1, 2] or any(flipped)):
-        turned, there = turn(label, axes, flipped), where.turned(axes, flipped, label.shape)
-        if turned.shape == shape and _apart(there, target, shape) < 0.5:
-            return turned, None
+    turned = turned_onto(label, where, shape, target)
+    if turned is not None:
+        return turned, None
     if label.shape != shape:
-        raise UserError(f"{name}: the label has {_size(label.shape)} voxels, its image {_size(shape)}; put its own label there")
-    apart = _apart(where, target, shape)
-    if apart < 0.5:
+        raise UserError(f"{name}: the label has {size(label.shape)} voxels, its image {size(shape)}; put its own label there")
+    apart = voxels_apart(where, target, shape)
+    if apart < SAME_GRID:
         return label, None
     return label, f"{name}: by the headers label and image lie up to {apart:.1f} voxels apart; taken voxel by voxel, look at them together"
 
 
-def _apart(first: Geometry, second: Geometry, shape: Sequence[int]) -> float:
+def turned_onto(array: np.ndarray, where: Geometry, shape: tuple[int, ...], target: Geometry) -> np.ndarray | None:
+    """The array on the grid `shape`, `target`, where the headers say that both are the same voxels in another order, else None."""
+    relative = np.linalg.inv(target.direction) @ where.direction
+    axes = [int(np.abs(row).argmax()) for row in relative]
+    flipped = [bool(relative[i, axis] < 0) for i, axis in enumerate(axes)]
+    if sorted(axes) != [0, 1, 2] or (axes == [0, 1, 2] and not any(flipped)):
+        return None
+    turned, there = turn(array, axes, flipped), where.turned(axes, flipped, array.shape)
+    return turned if turned.shape == shape and voxels_apart(there, target, shape) < SAME_GRID else None
+
+
+def voxels_apart(first: Geometry, second: Geometry, shape: Sequence[int]) -> float:
     """The largest distance between the corners of two grids of one shape, in voxels of the second."""
     corners = [np.array([x, y, z]) * (np.array(shape) - 1) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
     return float(max(np.linalg.norm((first.at(corner) - second.at(corner)) @ second.direction / second.spacing) for corner in corners))
 
 
-def _size(shape: Sequence[int]) -> str:
+def size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))

@@ -125,10 +125,13 @@ def prepare_image(plan: Plan, scans: Sequence[Scan]) -> tuple[np.ndarray, Geomet
     channels = []
     for scan, normalisation in zip(scans, plan.normalisation, strict=True):
         volume = normalisation.apply(turn(scan.array, axes, flipped))
-        channels.append(
-            volume if size is None else resample(volume, size, plan, turned.spacing, sitk.sitkBSpline).clip(volume.min(), volume.max())
-        )
-    return np.stack(channels), turned if size is None else resampled_grid(turned, channels[0].shape, plan, shape, axes)
+        if size is not None:
+            low, high = volume.min(), volume.max()
+            volume = resample(volume, size, plan, turned.spacing, sitk.sitkBSpline)
+            volume.clip(low, high, out=volume)
+        channels.append(volume)
+    grid = turned if size is None else resampled_grid(turned, channels[0].shape, plan, shape, axes)
+    return channels[0][None] if len(channels) == 1 else np.stack(channels), grid
 
 
 def prepare_label(plan: Plan, label: np.ndarray, grid: Geometry) -> tuple[np.ndarray, tuple[Slice, Slice] | None]:

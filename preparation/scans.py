@@ -116,8 +116,8 @@ def _check_whole(path: Path) -> None:
         header = nibabel.load(path).header
         offset, dtype = int(header.get_data_offset()), header.get_data_dtype()
         expected = offset + math.prod(header.get_data_shape()) * dtype.itemsize
-    except Exception:  # whatever is wrong with a header, ITK says it
-        return
+    except Exception:  # whatever is wrong with a header, ITK says it; but not that the file ends
+        offset, dtype, expected = 0, np.dtype(np.uint8), 0
     there, finite = path.stat().st_size, True
     if path.suffix == ".gz" or dtype.kind == "f":
         there = 0

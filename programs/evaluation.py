@@ -12,18 +12,21 @@ from dataloaders.cases import read_cases
 from networks.registry import NETWORKS
 from programs.networks import build_network, check_patch, load_network
 from programs.published_flags import test_rules, translated
+from programs.run_data import check_tested
 from recipes.page import Page, data_root
 from training.checkpoint import read
 from training.device import choose_device, place
-from training.evaluate import predictions, score_case
+from training.evaluate import predictions
 from training.results import detail, detail_head, summarise, table, write_json, write_metrics_csv
 from training.sliding import check_stride
 from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
+from utils.files import check_plain
 from utils.nifti import write_nifti
 from utils.progress import progress
 from utils.provenance import provenance, sha256
+from utils.scores import score_case
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class EvaluationSettings:
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
     """Number of the CUDA device to use; of a list, as in 0,1, the first."""
+    other_data: bool = False
+    """Test although the cases are not those that the run knew, or were trained on; without it that is an error."""
     detail: bool = False
     """Print the figures of each case too, as published (published flag; 0 or 1 may follow)."""
 
@@ -68,13 +73,19 @@ def evaluate(page: Page, argv: Sequence[str] | None = None, description: str = "
     s = parse(kind, translated(test_rules(page.commands), argv), kind(**{**page.test_numbers, **numbers}), description)
     device = choose_device(s.device, s.gpu)
     chosen = [_Tested(page, s, path, device, output) for path, output in checkpoints(page, s)]
-    cases = read_cases(page.facts, data_root(page.facts.name, s.root_path), s.split)
+    root = data_root(page.facts.name, s.root_path)
+    cases = read_cases(page.facts, root, s.split)
+    for tested in chosen:
+        if said := check_tested(tested.checkpoint, root, page.facts, s.split, [case.name for case in cases], s.other_data):
+            print(said)
     for tested in chosen:
         tested.run(cases)
 
 
 def checkpoints(page: Page, s: EvaluationSettings) -> list[tuple[Path, Path]]:
     """The checkpoints that the flags name, each with its output folder; raises UserError where one is missing."""
+    for flag in ("exp", "stage_name", "model"):
+        check_plain(flag, getattr(s, flag))
     run = page.folder(s.output_root, s.exp, s.labelnum)
     best, last = page.best(run, s.stage_name, s.model, s.labelnum), run / s.stage_name / "last.pth"
     paths = [s.checkpoint] if s.checkpoint else {"best": [best], "last": [last], "both": [best, last]}[s.which]
@@ -96,6 +107,7 @@ class _Tested:
             raise UserError(f"{path}: a checkpoint of {checkpoint.facts['name']}, expected one of {facts.name}")
         self.page, self.split, self.checkpoint, self.device, self.output = page, s.split, checkpoint, device, output
         self.detail = s.detail
+        self.root_path = None if s.root_path is None else str(s.root_path)
         model = checkpoint.settings.get("model", s.model)
         net = build_network(facts, model, default_options(model) | checkpoint.settings)
         self.patch_size = s.patch_size or tuple(checkpoint.settings.get("patch_size", page.numbers["patch_size"]))
@@ -138,6 +150,7 @@ class _Tested:
             "dataset": facts.name,
             "split": facts.list_name(self.split),
             "cases": len(cases),
+            "root_path": self.root_path,
             "patch_size": list(self.patch_size),
             **({"stride": list(self.stride), "largest_component": self.connectivity is not None} if self.stride else {}),
             **summarise(scores),

@@ -60,7 +60,7 @@ def find_checkpoint(run: Path) -> Path:
     if not run.is_dir():
         raise UserError(f"{run}: no such run; give a run's folder, a stage's folder or a checkpoint")
     folder = next((run / stage for stage in ("self_train", "supervised") if (run / stage).is_dir()), run)
-    best = [path for path in sorted(folder.glob("*.pth")) if path.name not in ("last.pth", "previous.pth")]
+    best = [path for path in sorted(folder.glob("*.pth")) if path.name not in ("last.pth", "previous.pth") and path.name[0] != "."]
     if len(best) != 1:
         raise UserError(f"{folder}: {len(best)} files that may be a best checkpoint, expected one; name a checkpoint or a stage's folder")
     return best[0]
@@ -77,7 +77,7 @@ def _check_out(out: Path, path: Path, overwrite: bool) -> None:
 
 def _layout(checkpoint: Checkpoint, s: ExportSettings) -> tuple[str, bool]:
     """The layout's name and whether names get a prefix: as the flags say, else as the published code of its page leaves it."""
-    page = pages("TWO_SLICES" if checkpoint.settings["method"] == "cogrnet" or "labels" in checkpoint.settings else "PAGE").get(
+    page = pages("TWO_SLICES" if checkpoint.settings.get("method") == "cogrnet" or "labels" in checkpoint.settings else "PAGE").get(
         checkpoint.facts["name"]
     )
     own, prefix = (page.published_layout, page.module_prefix) if page else ("plain", False)

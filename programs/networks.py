@@ -1,5 +1,6 @@
 """Networks from settings, and weights from checkpoints."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import nn
@@ -10,12 +11,14 @@ from networks.published import import_state_dict
 from training.checkpoint import Checkpoint
 from utils.errors import UserError
 
+LARGEST = 2**28
+
 
 def build_network(facts: DatasetFacts, model: str, options: Mapping[str, object]) -> nn.Module:
     """The network `model` on the CPU, with those of the `options` that it has; raises UserError for one that does not suit the data."""
     try:
         net = registry.build(model, facts.channels, facts.classes, options)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a forged checkpoint may name any option
         raise UserError(f"--model {model}: {error}") from None
     if net.dims != facts.dims:
         names = [name for name, network in registry.NETWORKS.items() if network.dims == facts.dims]
@@ -28,6 +31,8 @@ def check_patch(net: nn.Module, patch_size: Sequence[int], images: int = 2) -> N
     given = f"--patch_size {' '.join(map(str, patch_size))}"
     if len(patch_size) != net.dims:
         raise UserError(f"{given}: give {net.dims} sides, as in --patch_size {' '.join(['96'] * net.dims)}")
+    if math.prod(patch_size) > LARGEST:
+        raise UserError(f"{given}: {LARGEST} voxels are the most that a patch may have, more than memory holds; give smaller sides")
     try:
         net.check_size(tuple(patch_size), images)
     except ValueError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from preparation.files import RawCase, remove_unfinished
+from preparation.files import RawCase
 from programs.predict_back import identical, way_back
 from programs.predict_files import Records, made_of, output_name, probability_file, write_labels
 from programs.predict_input import PICTURES, find_inputs, part_of
@@ -20,6 +20,7 @@ from training.device import choose_device
 from utils.cli import parse
 from utils.components import largest_component_per_class
 from utils.errors import UserError, writing
+from utils.files import remove_unfinished
 from utils.progress import progress
 from utils.provenance import provenance
 from utils.workers import terminated
@@ -41,7 +42,7 @@ def predict(argv: Sequence[str] | None = None, description: str | None = None) -
             f"warning: {model.facts.name}'s training scans were cropped by the label, and networks have seen nothing else; "
             f"--box names the part of a scan to look at"
         )
-    say_memory(model, cases, s.probabilities)
+    say_memory(model, cases)
     return run_cases(s, model, cases)
 
 

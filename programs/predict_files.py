@@ -1,7 +1,6 @@
 """Predictions as files: label maps on their scans' grids, probabilities, and predict.json, which says how each was made."""
 
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from preparation.files import RawCase, source_geometry
 from preparation.scans import sha256
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import replacing, unfinished_path
 from utils.nifti import write_nifti, write_nifti_like
 
 NIFTI = (".nii", ".nii.gz")
@@ -59,7 +58,7 @@ def probability_file(path: Path | None, shape: tuple[int, ...]) -> Iterator[np.n
     if path is None:
         yield None
         return
-    scratch = path.with_name(f".{os.getpid()}-{path.name}.npy")
+    scratch = unfinished_path(path.with_name(f"{path.name}.npy"))
     try:
         array = np.lib.format.open_memmap(scratch, "w+", np.float32, shape)
         array[0] = 1

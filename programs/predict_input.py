@@ -35,7 +35,7 @@ def find_inputs(source: Path, channels: int, pictures: bool, output: Path, downl
     files = [path for path in files_below(source) if path.is_file() and not _hidden(path.relative_to(source))]
     files = [path for path in files if not path.resolve().is_relative_to(output.resolve())]
     files = [path for path in files if not (download and LABELS.fullmatch(path.name))]
-    scans = {path: name for path in files if (name := _stem(path, endings))}
+    scans = {path: name for path in files if (name := file_stem(path, endings))}
     cases = _cases(source, scans, channels)
     if channels == 1:
         cases += _series(source, [path for path in files if not path.name.endswith((*SCANS, *PICTURES))])
@@ -60,7 +60,7 @@ def part_of(cases: list[RawCase], part: str | None) -> list[RawCase]:
 
 
 def _one_file(path: Path, channels: int, endings: Collection[str]) -> list[RawCase]:
-    stem = _stem(path, endings)
+    stem = file_stem(path, endings)
     if not stem:
         raise UserError(f"--input {path}: does not end in {', '.join(endings)}; of a DICOM series name the folder")
     if channels == 1 or path.name.endswith(PICTURES):
@@ -100,7 +100,7 @@ def _series(source: Path, files: Collection[Path]) -> list[RawCase]:
     return [RawCase(name, (place,), part="predict") for place, name in zip(places, names, strict=True)]
 
 
-def _stem(path: Path, endings: Collection[str]) -> str:
+def file_stem(path: Path, endings: Collection[str]) -> str:
     """The file's name without its ending; empty where it has none of these."""
     return next((path.name.removesuffix(ending) for ending in endings if path.name.endswith(ending)), "")
 

@@ -1,10 +1,91 @@
-"""How much memory predicting will take, told before it begins."""
+"""How much memory predicting will take, told before it begins: from headers, no voxel is read."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
 
 from preparation.files import RawCase
+from preparation.geometry import Geometry, to_canonical
+from preparation.own import target_size
 from programs.predict_model import Model
+from training.evaluate import SlicePredictor
+from training.memory import forward_bytes
+
+PROGRAM = 400 * 2**20
+"""Bytes of Python and its libraries."""
+READ = 24
+"""Bytes per voxel while a scan is read and normalised, in float64 for a moment; measured: 512 x 512 x 600 voxels took 3.6 GiB in all."""
+RESAMPLED = (16, 8)
+"""Bytes per voxel of a scan and of what it becomes, while a B-spline resamples the one to the other."""
 
 
-def say_memory(model: Model, cases: Sequence[RawCase], probabilities: bool) -> None:
-    """Print what the largest scan will take."""
+@dataclass(frozen=True, eq=False)
+class Header:
+    """Of a scan: its file or folder; voxels along the file's axes, and where these lie."""
+
+    path: Path
+    shape: tuple[int, ...]
+    geometry: Geometry
+
+
+def say_memory(model: Model, cases: Sequence[RawCase]) -> None:
+    """Print what the scan that takes most will take; nothing where there is no scan that can be read."""
+    needed = {header: needed_bytes(model, header) for case in cases if (header := read_header(case)) is not None}
+    if needed:
+        header = max(needed, key=needed.get)
+        size = " x ".join(map(str, header.shape))
+        print(f"memory: about {needed[header] / 2**30:.1f} GiB, for {header.path} ({size})")
+
+
+def read_header(case: RawCase) -> Header | None:
+    """None for pictures, which are small, and where there is a fault, which is told when its turn comes."""
+    path = case.images[0]
+    reader = sitk.ImageFileReader()
+    try:
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)) if path.is_dir() else ()
+        reader.SetFileName(names[0] if names else str(path))
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    shape, dims = reader.GetSize(), reader.GetDimension()
+    if case.fault or dims != 3:
+        return None
+    geometry = Geometry(*map(np.array, (reader.GetSpacing(), reader.GetOrigin())), np.array(reader.GetDirection()).reshape(3, 3))
+    return Header(path, (*shape[:2], len(names)) if names else shape, geometry)
+
+
+def needed_bytes(model: Model, header: Header) -> int:
+    """What a scan of one file or several modalities takes: the larger of preparing it and of predicting what that makes of it.
+
+    Probabilities that are to be kept lie on disk (`predict_files.probability_file`).
+    """
+    facts, scan, made = model.facts, int(np.prod(header.shape)), prepared_shape(model, header)
+    prepared = int(np.prod(made))
+    before = (facts.channels - 1) * (4 * prepared + 4 * scan)  # modalities that are ready, and those that are read
+    preparing = before + max(READ * scan, RESAMPLED[0] * scan + RESAMPLED[1] * prepared if sorted(made) != sorted(header.shape) else 0)
+    predicting = 4 * facts.channels * prepared + scan
+    for member in model.members:
+        predictor = member.predictor
+        depth = predictor.batch if isinstance(predictor, SlicePredictor) else predictor.patch_size[0]
+        planes = 4 * facts.classes * depth * prepared // made[0 if facts.dims == 3 else 2]
+        predicting += 3 * planes  # sums over windows, their mean, and its planes on the scan's grid
+        predicting += forward_bytes(member.net, facts.channels, predictor.patch_size, predictor.batch)
+    return PROGRAM + max(preparing, predicting)
+
+
+def prepared_shape(model: Model, header: Header) -> tuple[int, ...]:
+    """Voxels of the scan as the network sees it along x, y, z; of scans of the published data sets in the order of their files' axes."""
+    shape, spacing, facts = header.shape, header.geometry.spacing, model.facts
+    if model.plan is not None:
+        axes = list(to_canonical(header.geometry)[0])
+        shape = tuple(shape[axis] for axis in axes)
+        return target_size(model.plan, shape, spacing[axes]) or shape
+    if model.box is not None:
+        shape = tuple(stop - start for start, stop in zip(*model.box, strict=True))
+    if facts.name == "Pancreas":
+        return tuple(max(round(side * mm), 1) for side, mm in zip(shape, spacing, strict=True))
+    settings = model.preparation.settings if model.preparation is not None else {}
+    return tuple(settings.get("size", shape))

@@ -1,7 +1,7 @@
 """What predict.py predicts with: one or several checkpoints, and how scans are prepared for them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -133,9 +133,7 @@ def _read(s: PredictSettings, path) -> tuple[Checkpoint, DatasetFacts, Plan | No
     """A checkpoint with the facts of its data, its plan if it has one, and the page of a published one."""
     checkpoint = read(path)
     if checkpoint.ours:
-        known = {field.name for field in fields(DatasetFacts)}
-        content = {key: tuple(value) if isinstance(value, list) else value for key, value in checkpoint.facts.items() if key in known}
-        facts = DatasetFacts(**content)
+        facts = DatasetFacts.from_plain(checkpoint.facts)
         if s.dataset and s.dataset != facts.name and not s.dataset.endswith(".py"):
             raise UserError(f"--dataset {s.dataset}: {path} is a checkpoint of {facts.name}; leave --dataset out")
         return checkpoint, facts, plan_of(checkpoint), None
@@ -163,6 +161,7 @@ def _member(s: PredictSettings, checkpoint: Checkpoint, facts: DatasetFacts, pag
         check_stride(stride, "stride")
         predictor = VolumePredictor(patch_size, stride, device, batch=s.batch or VolumePredictor.batch, progress=True, mirror=mirror)
     about = {"path": str(checkpoint.path), "sha256": sha256(checkpoint.path), "selection": checkpoint.selection}
+    about["settings"] = checkpoint.settings if checkpoint.ours else None
     return Member(net, predictor, about)
 
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from networks.published import parameter_names, published_state_dict
 from training.checkpoint import Checkpoint
-
-ENTRIES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
+from training.content import ENTRIES
 
 
 def take_over_momentum(optimizer: torch.optim.Optimizer, net: nn.Module, checkpoint: Checkpoint) -> str:

@@ -1,14 +1,14 @@
 """A training run: from settings and a page to stages for the one loop. Methods are handed the `Frame`."""
 
-import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from dataloaders.augment import INTENSITIES, Augmentation
+from dataloaders.augment import INTENSITIES, SPATIAL, Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.splits import check_lists
 from dataloaders.two_stream import StreamSampler, collate
@@ -16,19 +16,21 @@ from methods.registry import METHODS
 from programs.networks import build_network, check_patch, load_network
 from programs.published_flags import training_rules, translated
 from programs.published_optimizer import take_over_momentum
+from programs.run_data import run_data
+from programs.run_folder import claimed
 from programs.settings import default_settings, settings_from_flags
 from recipes.page import Page, data_root
 from training.accelerate import check_accelerate
 from training.checkpoint import read
 from training.device import choose_device, place, set_deterministic, use_bf16
-from training.distributed import check_batch, from_main, is_main, process_group, rank, world
+from training.distributed import check_batch, is_main, process_group, rank, world
 from training.evaluate import validate
 from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from training.memory import step_memory
 from training.settings import Settings, known
 from training.signals import leave_to_main_process
-from utils.errors import UserError, writing
+from utils.errors import UserError
 from utils.losses import Loss
 from utils.phase import Phase, Plan
 from utils.schedules import schedule
@@ -40,7 +42,9 @@ def train(page: Page, argv: Sequence[str] | None = None, description: str = "", 
     """Train on a data set with a script's numbers, changed by the flags in `argv`; resumes what an earlier call began."""
     settings = settings_from_flags(page, numbers, translated(training_rules(page.commands), argv), description)
     with process_group(choose_device(settings.device, settings.gpu)) as device:
-        run_stages(*Frame(page, settings, device).stages())
+        frame = Frame(page, settings, device)
+        with claimed(frame.folder, frame.aside()):
+            run_stages(*frame.stages())
 
 
 class Frame:
@@ -51,10 +55,11 @@ class Frame:
         self.page, self.settings, self.device = page, settings, device
         s = settings
         check_batch(s.batch_size, s.labeled_bs)
-        for name in s.intensity:
-            known("intensity", name, INTENSITIES)
+        for flag, names, there in (("intensity", s.intensity, INTENSITIES), ("spatial", s.spatial, SPATIAL)):
+            for name in names:
+                known(flag, name, there)
         check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
-        bf16 = use_bf16(s.amp, device)
+        self.bf16 = use_bf16(s.amp, device)
         check_accelerate(s.accelerate, device, getattr(s, "recompute", False))
         set_deterministic(s.deterministic)
         self.folder = page.folder(s.output_root, s.exp, s.labelnum)
@@ -62,19 +67,15 @@ class Frame:
         self.plans = self._plans()
         self.unlabelled = any(plan.unlabelled for plan in self.plans)
         split, rule = page.selection(s.select)
-        self.data = self._read(split)
+        say = print if is_main() else lambda message: None
+        names, labelled = page.cases(self.root, page.facts, s.labelnum)
+        lists, read = self._lists(names, labelled, split)
+        self.data = self._read(names if self.unlabelled else names[:labelled], labelled, say)
         self._check_counts()
-        self.validation_cases = read_cases(page.facts, self.root, split)
+        files = self.data.files[: len(self.data.files) - self.data.unlabelled]
+        self.run_data = run_data(self.root, page, files, lists, read, s.other_data, say)
+        self.validation_cases = read_cases(page.facts, self.root, split, say)
         self.selection = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
-        self._move_aside()
-        about = {"settings": s.computed(), "facts": page.facts.plain(), "selection": self.selection}
-        about |= {"plan": page.plan} if page.plan else {}
-        best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
-        defaults = default_settings(page, s.method, s.model).computed()
-        read_every = s.log_every or (1 if device.type == "cpu" else 20)
-        self.run = Run(
-            self.folder, best_name, about, device, page.facts.dims, bf16, RunLog(self.folder), defaults, read_every, s.accelerate
-        )
 
     # what methods call
 
@@ -107,6 +108,7 @@ class Frame:
 
     def stages(self) -> tuple[Run, dict]:
         """The run and its stages by name, each built when its turn comes."""
+        self.run = self._run()
         s, data, page, say = self.settings, self.data, self.page, self.run.log.say
         say(
             f"{page.facts.name}, --labelnum {s.labelnum}: {data.labelled} labelled and {data.unlabelled} unlabelled {page.counted}, "
@@ -115,6 +117,15 @@ class Frame:
         )
         say(f"checkpoints are selected by: {self.selection}; the last one is kept beside the best")
         return self.run, {plan.phase.name: partial(self._stage, plan) for plan in self.plans}
+
+    def _run(self) -> Run:
+        s, page = self.settings, self.page
+        about = {"settings": s.computed(), "selection": self.selection, **self.run_data.about()}
+        best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
+        defaults = default_settings(page, s.method, s.model).computed()
+        log, check, every = RunLog(self.folder), self.run_data.check, s.log_every or (1 if self.device.type == "cpu" else 20)
+        dims, bf16 = page.facts.dims, self.bf16
+        return Run(self.folder, best_name, about, self.device, dims, bf16, log, defaults, check, every, s.accelerate)
 
     def _plans(self) -> list[Plan]:
         """The method's stages that --run_mode asks for; one that has no self-training runs whole."""
@@ -125,15 +136,26 @@ class Frame:
     def _build(self) -> torch.nn.Module:
         return build_network(self.page.facts, self.settings.model, vars(self.settings))
 
-    def _read(self, validation: str):
+    def _lists(self, names: Sequence[str], labelled: int, validation: str) -> tuple[dict[str, Sequence[str]], list[str]]:
+        """Names by split, and which splits this run reads; UserError where lists or files do not fit."""
+        root, facts = self.root, self.page.facts
+        lists = {
+            "labelled": names[:labelled],
+            "unlabelled": names[labelled:],
+            validation: facts.read_list(root, facts.list_name(validation)),
+        }
+        read = [split for split in lists if split != "unlabelled" or self.unlabelled]
+        if validation != "test":
+            lists["test"] = facts.held_out(root, "test")
+        check_lists(root, facts, lists, unread=lists.keys() - read)
+        return lists, read
+
+    def _read(self, names: Sequence[str], labelled: int, say: Callable[[str], None]) -> Dataset:
         s, page = self.settings, self.page
-        names, labelled = page.cases(self.root, page.facts, s.labelnum)
-        lists = {"labelled": names[:labelled], "unlabelled": names[labelled:] if self.unlabelled else []}
-        check_lists(self.root, page.facts, {**lists, validation: page.facts.read_list(self.root, page.facts.list_name(validation))})
         intensity = tuple(INTENSITIES[name] for name in s.intensity)
-        augment = tuple(Augmentation(spatial, intensity) for spatial in page.spatial(s.patch_size))
-        say = print if is_main() else lambda message: None
-        return page.data(s)(page.facts, self.root, names if self.unlabelled else names[:labelled], labelled, augment, say=say)
+        spatial = tuple(SPATIAL[name] for name in s.spatial)
+        augment = tuple(Augmentation((*own, *spatial), intensity) for own in page.spatial(s.patch_size))
+        return page.data(s)(page.facts, self.root, names, labelled, augment, say=say)
 
     def _check_counts(self) -> None:
         s, data, counted = self.settings, self.data, self.page.counted
@@ -148,18 +170,12 @@ class Frame:
                 f"{f' and {data.unlabelled} unlabelled ones' if self.unlabelled else ''}, too few; lower it, and --batch_size"
             )
 
-    def _move_aside(self) -> None:
-        """With --fresh, rename an earlier run's folder, or its self-training's, so that nothing is lost."""
+    def aside(self) -> list[Path]:
+        """What of an earlier run is moved away first: with --fresh its folder, or its self-training's."""
         s = self.settings
-        if s.fresh and is_main():
-            selftrain = s.run_mode == "selftrain" and not any(plan.pretraining for plan in self.plans)
-            for folder in [self.folder / plan.phase.name for plan in self.plans] if selftrain else [self.folder]:
-                if folder.exists():
-                    aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-                    with writing(aside, "move it by hand or use another --exp"):
-                        folder.rename(aside)
-                    print(f"the earlier run is now {aside}")
-        from_main(None)  # the other processes wait until the folder is ready
+        selftrain = s.run_mode == "selftrain" and not any(plan.pretraining for plan in self.plans)
+        folders = [self.folder / plan.phase.name for plan in self.plans] if selftrain else [self.folder]
+        return folders if s.fresh else []
 
     def _stage(self, plan: Plan) -> Stage:
         s, page = self.settings, self.page
@@ -182,8 +198,8 @@ class Frame:
 
     def _optimizer(self, phase: Phase, weight_decay: float) -> torch.optim.Optimizer:
         parameters = [parameter for net in phase.learners.values() for parameter in net.parameters()]
-        # one launch for all weights on CUDA; elsewhere torch's own choice
-        numbers = {"lr": self.settings.base_lr, "weight_decay": weight_decay, "fused": True if self.device.type == "cuda" else None}
+        fused = True if self.device.type == "cuda" else None  # one launch for all weights; elsewhere torch's own choice
+        numbers = {"lr": self.settings.base_lr, "weight_decay": weight_decay, "fused": fused}
         if self.settings.optimizer == "adam":
             return torch.optim.Adam(parameters, **numbers)
         return torch.optim.SGD(parameters, momentum=0.9, **numbers)
@@ -195,6 +211,8 @@ class Frame:
             if not path.is_file():
                 raise UserError(f"{path}: no pre-trained network; run with --run_mode pretrain first, or put a published one there")
             checkpoint = read(path)
+            if checkpoint.ours:
+                self.run_data.check(checkpoint)
             load_network(stage.phase.student, checkpoint)
             keeps = self.page.keeps_optimizer and len(stage.phase.learners) == 1
             momentum = take_over_momentum(stage.optimizer, stage.phase.student, checkpoint) if keeps else ""

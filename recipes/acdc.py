@@ -29,7 +29,7 @@ PAGE = slices(
         "static_range": (500, 2000),
         "select": "val",
     },
-    methods={"bcp": {"dice_background": "masked"}},
+    methods={name: {"dice_background": "masked"} for name in ("bcp", "averaged_copy_paste")},
     commands="ACDC",
     test_numbers={"model": "unet"},
 )

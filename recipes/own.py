@@ -54,7 +54,7 @@ def own_page(plan: Plan, root: Path) -> Page:
             "dims": plan.dims,
             **({"val_stride": stride} if stride else {}),
         },
-        methods={"bcp": {"dice_background": "masked"}} if plan.dims == 2 else {"bcp": {"pre_weight_decay": 1e-4}},
+        methods=like.methods if plan.dims == 2 else {"bcp": {"pre_weight_decay": 1e-4}},
         test_numbers={"model": like.numbers["model"], "labelnum": labelled},
     )
 

@@ -25,7 +25,7 @@ from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.progress import progress
 from utils.registration import carry, scale_255
-from utils.workers import ended_processes, terminated, worker_pool
+from utils.workers import check_processes, ended_processes, terminated, worker_pool
 
 
 def register(argv: Sequence[str] | None = None, description: str | None = None) -> None:
@@ -59,6 +59,7 @@ def _labelled_cases(s: RegistrationSettings, page: Page, root: Path) -> list[Cas
         raise UserError(f"--labelnum {labelnum}: {facts.train_list} has {len(names)} cases, name 1 to {len(names)}")
     if s.workers < 0:
         raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one per processor")
+    check_processes("workers", s.workers)
     planes = [_plane(word) for word in s.planes or ()]
     paths = [(name, facts.path(root, name)) for name in names[:labelnum]]
     # every case is looked at before the first is registered: a fault in the last must not show after hours

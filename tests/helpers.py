@@ -12,6 +12,7 @@ from torch import nn
 from programs.training import train as train_page
 from recipes import acdc, kits19, la, lits, pancreas
 from training.checkpoint import load
+from utils.files import machine
 from utils.losses import Loss, dice_2d, dice_3d
 
 ACDC, LA, PANCREAS, KITS19, LITS = (module.PAGE.facts for module in (acdc, la, pancreas, kits19, lits))
@@ -28,7 +29,11 @@ def train(page, root, output, *flags, **numbers):
 
 def stages(output):
     """What each stage left behind: its last and its best checkpoint."""
-    return {f"{p.parent.name}/{p.name}": load(p) for p in sorted(output.rglob("*.pth")) if p.name != "previous.pth"}
+    return {
+        f"{p.parent.name}/{p.name}": load(p)
+        for p in sorted(output.rglob("*.pth"))
+        if p.name != "previous.pth" and not p.name.startswith(".")
+    }
 
 
 def assert_same(a, b, where=""):
@@ -60,6 +65,11 @@ def signalled(monkeypatch, phase, step, number=signal.SIGTERM):
     with monkeypatch.context() as patch:
         patch.setattr(phase, "after_step", interrupt)
         yield
+
+
+def unfinished(path, process):
+    """What that process of this machine would have left of `path`, killed while it wrote."""
+    return path.with_name(f".unfinished-{machine()}-{process}-{path.name}")
 
 
 class Recorder(nn.Module):

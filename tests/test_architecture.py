@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from comparison.settings import CompareSettings, ReportSettings
 from methods.registry import METHODS
 from networks.registry import NETWORKS
 from preparation.checks.command import CheckSettings
 from preparation.settings import PrepareSettings
 from programs.evaluation import EvaluationSettings
 from programs.export import ExportSettings
-from programs.report import ReportSettings
+from programs.scoring_settings import ScoringSettings
 from programs.settings import elsewhere, settings_type
 from recipes.registry import pages
 from registration.settings import RegistrationSettings
 from training.settings import WHERE, Settings
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("networks", "dataloaders", "preparation", "utils", "methods", "training", "recipes", "programs", "registration")
+PACKAGES = ("networks", "dataloaders", "preparation", "utils", "methods", "training", "recipes", "programs", "registration", "comparison")
 # who may import whom: scripts -> programs -> recipes -> {methods, training, dataloaders, networks} -> utils, preparation -> recipes
 ARROWS = {
     "networks": {"networks"},
@@ -34,7 +35,8 @@ ARROWS = {
     "preparation": {"preparation", "recipes", "dataloaders", "utils"},
     "recipes": {"recipes", "methods", "training", "dataloaders", "utils"},
     "registration": {"registration", "recipes", "dataloaders", "utils"},
-    "programs": set(PACKAGES) - {"registration"},
+    "programs": set(PACKAGES) - {"registration", "comparison"},
+    "comparison": set(PACKAGES) - {"registration"},
 }
 PAGES = [*pages().values(), *pages("TWO_SLICES").values()]
 OPTIONS = {owner.Options for owner in (*METHODS.values(), *NETWORKS.values())} | {
@@ -99,6 +101,8 @@ def attributes_read() -> set[str]:
         EvaluationSettings,
         RegistrationSettings,
         ReportSettings,
+        CompareSettings,
+        ScoringSettings,
         ExportSettings,
         PrepareSettings,
         CheckSettings,
@@ -154,7 +158,7 @@ def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_pat
         [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", env=environment
     )
     assert result.returncode == 0, result.stderr
-    reads = {"export_weights.py": "RUN OUT", "predict.py": "--input"}.get(script.name, "--root")
+    reads = {"export_weights.py": "RUN OUT", "predict.py": "--input", "evaluate.py": "--predictions"}.get(script.name, "--root")
     assert "usage" in result.stdout and reads in result.stdout
     assert f"python {script.parent.name}/{script.name}" in script.read_text(encoding="utf-8")
 

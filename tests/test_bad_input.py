@@ -19,8 +19,8 @@ from reference import filled_state_dict
 
 import training.checkpoint
 import training.device
+from comparison.command import report
 from programs.evaluation import evaluate
-from programs.report import report
 from recipes.acdc import PAGE
 from training.checkpoint import load, save
 from training.log import RunLog
@@ -201,8 +201,7 @@ def test_bf16_where_the_hardware_has_none(phantom_root, tmp_path, monkeypatch):
 def test_missing_root(run, tmp_path):
     absent = tmp_path / "absent"
     refused(absent, "--root_path", "make_phantom.py", call=lambda: train(absent, tmp_path / "out"))
-    for output, script in ((run, run_test), (run, report)):
-        refused(absent, "--root_path", call=lambda o=output, s=script: s(script_flags(absent, o)))
+    refused(absent, "--root_path", call=lambda: run_test(script_flags(absent, run)))
 
 
 def rewrite(path, **changes):
@@ -258,8 +257,7 @@ def test_faulty_geometry(data, run, key, value):
 def test_damaged_cases(data, run, tmp_path):
     path = data / "data" / f"{first(data, 'test.list')}.h5"
     halve(path)
-    for script in (run_test, report):
-        refused(path, "not a readable HDF5", call=lambda script=script: script(script_flags(data, run)))
+    refused(path, "not a readable HDF5", call=lambda: run_test(script_flags(data, run)))
     path = data / "data" / "slices" / f"{first(data, SLICE)}.h5"
     put(path, b"")
     refused(path, "not a readable HDF5", call=lambda: train(data, tmp_path / "out"))
@@ -406,7 +404,6 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(phantom_root, tmp_path, how
     for place, flags in ((PRE / BEST, ["--run_mode", "selftrain"]), (PRE / "last.pth", [])):
         path = put(tmp_path / place, evil.read_bytes())
         refused(path, "refused", call=lambda flags=flags: train(phantom_root, tmp_path, *flags))
-    refused(path, "refused", call=lambda: report(script_flags(phantom_root, tmp_path)))
     assert not marker.exists()
 
 
@@ -453,7 +450,8 @@ def test_a_file_where_a_folder_should_be(phantom_root, run, tmp_path):
     stage = put(tmp_path / "out" / PRE, "mine")
     refused(stage, "--output_root", call=lambda: train(phantom_root, tmp_path / "out"))
     refused(file, "--output_dir", call=lambda: run_test(script_flags(phantom_root, run, "--output_dir", file)))
-    refused(file, "--output", call=lambda: report(script_flags(phantom_root, run, "--output", file / "run.png")))
+    for place in (file, file / "page"):
+        refused(file, "--output", call=lambda place=place: report(script_flags(phantom_root, run, "--output", place)))
     assert file.read_text(encoding="utf-8") == stage.read_text(encoding="utf-8") == "mine"
 
 
@@ -488,30 +486,49 @@ def test_checkpoints_that_cannot_be_tested(phantom_root, run, tmp_path, publishe
 
 
 def test_report_on_a_run_that_is_not_complete(phantom_root, run, tmp_path):
-    picture = put(tmp_path / "run.png", "an earlier picture")
+    page = put(tmp_path / "index.html", "an earlier page")
+    tested = run / RUN / "unet_predictions"
 
     def call(*flags, output=run):
-        return lambda: report(script_flags(phantom_root, output, "--output", picture, *flags))
+        return lambda: report(script_flags(phantom_root, output, "--output", tmp_path, *flags))
 
-    refused(tmp_path, "train first", call=call(output=tmp_path))
-    refused(tmp_path / "none", "test_ACDC.py", call=call("--predictions", tmp_path / "none"))
-    refused("--output", ".png", call=call("--output", tmp_path / "run.xyz"))
-    prediction = run / RUN / "unet_predictions" / f"{first(phantom_root, 'test.list')}_pred.nii.gz"
-    other = next(run.rglob(f"{first(phantom_root, VOLUME)}*"), None)
-    assert other is None and prediction.is_file()
-    for content in (b"", b"garbage", prediction.read_bytes()[: prediction.stat().st_size // 2]):
-        refused(put(prediction, content), "test_ACDC.py again", call=call())
-    prediction.unlink()
-    refused(prediction, "test_ACDC.py", call=call())
+    refused(tmp_path / RUN, "no such folder", call=call(output=tmp_path))
+    refused(tmp_path / "none", "no such folder", call=call("--predictions", tmp_path / "none"))
+    refused(run / RUN, "last checkpoint", "run the test script first", call=call("--which", "last"))
+    summary = (tested / "summary.json").read_bytes()
+    for content in (b"", b"garbage", summary[: len(summary) // 2], b"{}", b"[]"):
+        refused(put(tested / "summary.json", content), call=call())
+    put(tested / "summary.json", summary)
+    metrics = (tested / "metrics.csv").read_bytes()
+    for content in (b"", b"garbage", metrics[: len(metrics) // 2], metrics.replace(b"0.", b"x.", 1)):
+        refused(put(tested / "metrics.csv", content), "test again", call=call())
+    (tested / "metrics.csv").unlink()
+    refused(tested / "metrics.csv", "test again", call=call())
+    put(tested / "metrics.csv", metrics)
     put(run / SELF / "last.pth", {"net": {"w": torch.ones(1)}})
     refused(run / SELF / "last.pth", call=call())
-    assert picture.read_text(encoding="utf-8") == "an earlier picture"
+    (tested / "summary.json").unlink()
+    refused(run / RUN, "run the test script first", call=call())
+    assert page.read_text(encoding="utf-8") == "an earlier page"
 
 
-def test_report_on_predictions_of_other_data(phantom_root, data, run):
-    path = data / "data" / f"{first(data, 'test.list')}.h5"
-    rewrite(path, image=np.zeros((2, 48, 48)), label=np.zeros((2, 48, 48), np.uint8))
-    refused("_pred.nii.gz", "(2, 48, 48)", call=lambda: report(script_flags(data, run)))
+def test_report_says_why_it_has_no_pictures(phantom_root, data, run, tmp_path, capsys):
+    """Everything else of the page is there."""
+    name, page = first(phantom_root, "test.list"), tmp_path / "index.html"
+    prediction = run / RUN / "unet_predictions" / f"{name}_pred.nii.gz"
+    rewrite(data / "data" / f"{name}.h5", image=np.zeros((2, 48, 48)), label=np.zeros((2, 48, 48), np.uint8))
+    report(script_flags(data, run, "--output", tmp_path))
+    assert "the case (48, 48, 2); run the test again" in capsys.readouterr().out
+    assert f"Not shown: {run / RUN / 'unet_predictions'}" in page.read_text(encoding="utf-8")
+    halve(data / "data" / f"{name}.h5")
+    report(script_flags(data, run, "--output", tmp_path))
+    assert "not a readable HDF5" in capsys.readouterr().out
+    halve(prediction)
+    report(script_flags(phantom_root, run, "--output", tmp_path))
+    assert f"{prediction}: cannot be read, it is damaged or incomplete" in capsys.readouterr().out
+    prediction.unlink()
+    report(script_flags(phantom_root, run, "--output", tmp_path))
+    assert f"{prediction}: no such prediction" in capsys.readouterr().out and page.stat().st_size > 10_000
 
 
 # the scripts themselves

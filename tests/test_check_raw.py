@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from helpers import unfinished
 from raw_scans import ORIENTATIONS, blob, noise, own_case, own_dataset, write_scan
 
 from preparation.checks import command
@@ -355,7 +356,7 @@ def test_pictures_show_every_case_that_can_be_read(raw, tmp_path):
     cut(image(raw, "b"))
     cut(image(raw, "b", 1))
     (tmp_path / "out" / "check_pictures").mkdir(parents=True)
-    (tmp_path / "out" / "check_pictures" / ".99999999-a.png").touch()  # left by a process that was killed
+    unfinished(tmp_path / "out" / "check_pictures" / "a.png", 99999999).touch()  # left by a process that was killed
     assert check(["--root_path", str(raw), "--pictures", "--output", str(tmp_path / "out")]) == 2
     assert {path.name for path in (tmp_path / "out" / "check_pictures").iterdir()} == {"a.png", "c.png", "u.png", "t.png"}
     assert not (raw / "check.json").exists() and (tmp_path / "out" / "check.json").is_file()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from dataloaders.augment import INTENSITIES, Augmentation, SliceTransform, resize, turn_or_rotate
+from dataloaders.augment import INTENSITIES, Augmentation, SliceTransform, resize, scale, turn_or_rotate
 from dataloaders.cases import read_cases, read_volume
 from dataloaders.hdf5 import SPLITS, read_case, read_list
 from dataloaders.slices import Slices, first_patients
@@ -228,13 +228,31 @@ def test_channels_come_first_from_reading_on(tmp_path):
         read_volume(LA, tmp_path / "v.h5", "v")
 
 
+def test_scale_is_about_the_middle_and_pads_with_zeros():
+    class Draws:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def uniform(self, low, high):
+            assert np.exp([low, high]) == pytest.approx([0.8, 1.25])
+            return np.log(self.factor)
+
+    row = np.array([[1, 2, 3, 4, 5]])
+    # half the size: positions -2..2 about the middle read from -4, -2, 0, 2, 4; twice: from -1, -0.5, 0, 0.5, 1, halves to the even one
+    assert scale(Draws(0.5), (1, 5))(row).tolist() == [[0, 1, 3, 5, 0]]
+    assert scale(Draws(2.0), (1, 5))(row).tolist() == [[2, 3, 3, 3, 4]]
+    image = np.random.default_rng(0).random((2, 40, 40)).astype(np.float32)
+    transform = scale(np.random.default_rng(0), (40, 40))
+    assert np.array_equal(transform(image)[1], transform(image[1])) and transform(image).dtype == np.float32
+    assert not np.array_equal(transform(image), image)
+
+
 @pytest.mark.parametrize("name", sorted(INTENSITIES))
 def test_intensity_transforms_change_images_alone(name):
     image, label = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32), np.eye(8, dtype=np.uint8)
     augment = Augmentation((), (INTENSITIES[name],))
-    changed, same = augment(np.random.default_rng(3), image, label)
-    again, _ = augment(np.random.default_rng(3), image, label)
-    other, _ = augment(np.random.default_rng(4), image, label)
+    views = augment(np.random.default_rng(3), image, label)
+    changed, again, other = views["image"], *(augment(np.random.default_rng(seed), image, label)["image"] for seed in (3, 4))
     assert changed.dtype == np.float32 and changed.shape == image.shape and np.isfinite(changed).all()
-    assert np.array_equal(same, label) and np.array_equal(changed, again)
+    assert np.array_equal(views["label"], label) and np.array_equal(views["plain"], image) and np.array_equal(changed, again)
     assert not np.array_equal(changed, image) and not np.array_equal(changed, other)

@@ -19,9 +19,10 @@ from dataloaders.cases import read_cases
 from dataloaders.phantom.write import write_acdc_phantom
 from networks.net_factory_ega import net_factory
 from networks.published import import_state_dict
-from training.evaluate import SlicePredictor, score_case, validate
+from training.evaluate import SlicePredictor, validate
 from training.results import COLUMNS, summarise, table, write_metrics_csv
 from utils.case import Case
+from utils.scores import score_case
 
 SCRIPT = Path(__file__).parents[1] / "code" / "test_ACDC.py"
 NAMES = ("background", "right ventricle", "myocardium", "left ventricle")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 from helpers import ACDC, KITS19, LA, LITS, PANCREAS
@@ -13,8 +14,11 @@ from scipy.ndimage import label as components
 
 from dataloaders.phantom.heart import DIASTOLE, LEFT, MYOCARDIUM, RIGHT, SYSTOLE, draw_patient, render
 from dataloaders.phantom.organs import RECIPES, draw_case
+from dataloaders.phantom.raw import write_raw_phantom
 from dataloaders.phantom.volumes import write_volume_phantom
 from dataloaders.phantom.write import write_acdc_phantom, write_phantom
+from preparation.checks.command import check
+from preparation.nnunet import read_dataset
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "code" / "make_phantom.py"
@@ -303,3 +307,44 @@ def test_script_writes_volumes(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1 and (tmp_path / "train_lab.txt").read_text(encoding="utf-8") == "0001\n0002\n"
     assert read(tmp_path / "data" / "0001.h5")[0].shape == (32, 32, 16)
+
+
+# --- raw scans
+
+
+@pytest.mark.parametrize("facts, size, frames", [(ACDC, (48,), 2), (LA, (32, 24, 16), 1)], ids=["hearts", "atria"])
+def test_raw_scans_are_those_of_the_public_layout_in_nnunets(tmp_path, facts, size, frames):
+    """Patients 1 and 2 are labelled, 3 and 4 are not, 5 validates, 6 is the test; found good by nnU-Net's rules and ours."""
+    counts = {"train": 4, "val": 1, "test": 1, "labelled": 2, "size": size}
+    write_raw_phantom(facts, tmp_path / "raw", **counts)
+    found = {folder.name: len(list(folder.iterdir())) for folder in (tmp_path / "raw").iterdir() if folder.is_dir()}
+    drawn = {"imagesTr": 3 * frames, "labelsTr": 3 * frames, "imagesUn": 2 * frames, "imagesTs": frames, "labelsTs": frames}
+    assert found == drawn
+    dataset = read_dataset(tmp_path / "raw")
+    assert [len([case for case in dataset.cases if case.part == part]) for part in ("train", "val")] == [2 * frames, frames]
+    assert check(["--root_path", str(tmp_path / "raw")]) == 0
+    name = next(case.name for case in dataset.cases if case.part == "test")
+    scan, label = (nibabel.load(tmp_path / "raw" / file) for file in (f"imagesTs/{name}_0000.nii.gz", f"labelsTs/{name}.nii.gz"))
+    assert nibabel.aff2axcodes(scan.affine) == ("L", "P", "S") and np.allclose(scan.affine, label.affine)
+    if facts is ACDC:
+        patient = draw_patient(np.random.default_rng([1337, 6]), *size)
+        image, truth = render(patient, DIASTOLE)
+        assert np.array_equal(np.asarray(label.dataobj), truth.T) and np.allclose(scan.header.get_zooms(), patient.spacing[::-1])
+        assert np.abs(np.asarray(scan.dataobj) - 1000 * image.T).max() <= 0.5 + 1e-3
+    before = {path: path.read_bytes() for path in (tmp_path / "raw").rglob("*.nii.gz")}
+    write_raw_phantom(facts, tmp_path / "raw", **counts)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize(
+    "facts, flags, message",
+    [
+        (LITS, {}, "--raw: there are raw phantoms of ACDC and LA, not of LiTS"),
+        (ACDC, {"labelled": 5}, "--labelled must be from 1 to 4, not 5"),
+        (LA, {"size": (48,)}, "--size: LA takes 3 numbers, not 1"),
+    ],
+)
+def test_raw_scans_that_cannot_be(tmp_path, facts, flags, message):
+    with pytest.raises(UserError, match=message):
+        write_raw_phantom(facts, tmp_path / "raw", **{"train": 4, "val": 1, "test": 1, "labelled": 2, **flags})
+    assert not (tmp_path / "raw").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import listening
+from helpers import listening, unfinished
 from raw_scans import ORIENTATIONS, acdc_patient, blob, body, la_scan, noise, write_scan
 from scipy.ndimage import binary_dilation, binary_fill_holes, map_coordinates
 from scipy.ndimage import label as label_pieces
@@ -339,7 +339,7 @@ def test_interrupted_work_continues_and_leaves_nothing_half_written(tmp_path, nu
     finished = {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")}
     assert not list(out.rglob(".*")) and not list(out.glob("*.list")) and 0 < len(finished) < len(names)
     # what a killed process would have left is taken away as well
-    (out / ".999999999-mri_norm2.h5").write_bytes(b"half")
+    unfinished(out / "mri_norm2.h5", 99999999).write_bytes(b"half")
     assert run("LA", tmp_path / "raw", out) == 0
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
     assert len(list(out.rglob("*.h5"))) == len(names) and not list(out.rglob(".*"))

@@ -10,12 +10,15 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import threshold
 
+from dataloaders.splits import listed_path
 from preparation.checks.command import check
 from preparation.command import prepare
 from preparation.flips import spreads
 from preparation.geometry import lay_onto
 from preparation.scans import read_scan
+from programs.predict import predict
 from recipes.registry import pages
 from tests.raw_again import write_acdc, write_la
 
@@ -78,12 +81,16 @@ def test_la_is_the_public_preparation_bit_for_bit(tmp_path):
     same_lists(source, tmp_path / "out", cases)
 
 
+def raw_root() -> Path:
+    if "RAW_ROOT" not in os.environ:
+        pytest.skip("RAW_ROOT names no folder")
+    return Path(os.environ["RAW_ROOT"])
+
+
 @pytest.fixture
 def liver(tmp_path):
     """Give `liver(flipped)` -> a folder: a real DICOM series, and its label, as it is or turned round in y."""
-    if "RAW_ROOT" not in os.environ:
-        pytest.skip("RAW_ROOT names no folder")
-    folder = Path(os.environ["RAW_ROOT"]) / "totalsegmentator"
+    folder = raw_root() / "totalsegmentator"
 
     def make(flipped: bool) -> Path:
         raw = tmp_path / "raw"
@@ -130,8 +137,61 @@ def test_a_real_dicom_series_and_its_label_are_found_good_and_flipped_ones_not(l
     assert not flipped or "fits better flipped along y: inside it the image's spread is 22 instead of 375" in warnings[0]
 
 
+@pytest.mark.parametrize(
+    "path, letters",
+    [
+        ("sct/t1w.nii.gz", "RAS"),
+        ("sct/t2.nii.gz", "PSR"),
+        ("sct/t2s.nii.gz", "LAS"),
+        ("totalsegmentator/example_ct_sm.nii.gz", "RAS"),
+        ("totalsegmentator/example_mr_sm.nii.gz", "LPS"),
+        ("totalsegmentator/example_ct_dicom", "LPS"),
+        ("pyradiomics/brain1_image.nrrd", None),
+        ("pyradiomics/breast1_image.nrrd", None),
+        ("kits19/case_00002/segmentation.nii.gz", "IPL"),
+    ],
+)
+def test_real_headers_come_back_on_their_own_grid(tmp_path, monkeypatch, path, letters):
+    """A network that copies a threshold of its input: the prediction is the thresholded scan, voxel by voxel. KiTS19's is a label, taken
+    for a scan as its header is what matters."""
+    source = raw_root() / path
+    if not source.exists():
+        pytest.skip(f"{path} is not at hand")
+    threshold.register(monkeypatch)
+    plan = threshold.plan()
+    model = threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), (64, 64, 32), plan)
+    source = tmp_path.joinpath("in", source.name) if source.is_dir() else source
+    if source.parent == tmp_path / "in":
+        source.parent.mkdir()
+        source.symlink_to(raw_root() / path, target_is_directory=True)
+    given = source.parent if source.is_dir() else source
+    flags = ["--output", str(tmp_path / "out"), "--stride", "64", "64", "32", "--device", "cpu"]
+    assert predict(["--checkpoint", str(model), "--input", str(given), *flags]) == 0
+    scan = read_scan(source)
+    written = next(path for path in (tmp_path / "out").iterdir() if path.name.endswith((".nii.gz", ".nrrd")))
+    found = read_scan(written)
+    assert found.array.dtype == np.uint8 and found.array.any()
+    assert np.array_equal(found.array, scan.array > scan.array.mean(dtype=np.float64))
+    np.testing.assert_allclose(found.geometry.affine, scan.geometry.affine, atol=1e-4)
+    if not source.is_dir() and source.name.endswith(".nii.gz"):
+        before, after = nibabel.load(source).header, nibabel.load(written).header
+        assert "".join(nibabel.aff2axcodes(nibabel.load(written).affine)) == letters
+        for key in ("qform_code", "sform_code", "pixdim", "srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d"):
+            assert np.array_equal(before[key], after[key]), key
+
+
 @pytest.mark.parametrize("name", ["ACDC", "LA"])
 def test_real_data_are_found_good(tmp_path, name):
-    assert check(["--root_path", os.environ[f"{name}_ROOT"], "--output", str(tmp_path)]) == 0
+    """All cases at hand; where only some are, the lists name these."""
+    facts, source, root = pages()[name].facts, Path(os.environ[f"{name}_ROOT"]), tmp_path / "data"
+    root.mkdir()
+    for path in source.iterdir():
+        if path.is_dir():
+            (root / path.name).symlink_to(path)
+    for split, file in {"train": facts.train_list, "val": facts.list_name("val"), "test": facts.test_list}.items():
+        if (source / file).is_file():
+            names = [case for case in facts.read_list(source, file) if listed_path(source, facts, split, case).is_file()]
+            (root / file).write_text("".join(f"{case}\n" for case in names), encoding="utf-8")
+    assert check(["--root_path", str(root), "--dataset", name, "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))
-    assert found["dataset"] == name and found["errors"] == found["warnings"] == []
+    assert found["cases"] and found["dataset"] == name and found["errors"] == found["warnings"] == []

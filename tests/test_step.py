@@ -10,14 +10,15 @@ from benchmarks.counts import Counting, runner
 from networks.egm import EdgeMap
 from networks.net_factory_la_ega import net_factory
 from recipes.registry import pages
-from training.finite import check_finite
+from training.log import RunLog
+from training.loop import Run, Stage, run_stages
 from training.memory import step_memory
 from training.readings import Readings
 from utils.errors import UserError
-from utils.phase import Phase, added, parts
+from utils.phase import Phase, Validation, added, parts
 
 META = torch.device("meta")
-METHODS = ("edge_guided", "mean_teacher", "supervised", "cogrnet")  # bcp is edge_guided with one teacher
+METHODS = ("edge_guided", "mean_teacher", "supervised", "cogrnet", "bcp", "averaged_copy_paste")
 SMALL = {"ACDC": (96, 96), "LA": (32, 32, 16)}
 
 
@@ -39,7 +40,7 @@ def test_a_step_sends_its_batch_and_waits_for_nothing(dataset, method):
     unlabelled images one after the other, mean teacher's in one."""
     egm = {"egm": "published"} if method in ("edge_guided", "supervised") else {}
     counting, scalars = step(dataset, method, **egm)
-    pseudo = {"supervised": 0, "mean_teacher": 1}.get(method, 2)
+    pseudo = {"supervised": 0, "mean_teacher": 1, "averaged_copy_paste": 1}.get(method, 2)
     assert counting.count("to device") == 2 + pseudo
     assert (counting.count("to host"), counting.count("wait")) == (pseudo, 0)
     assert scalars["loss"].is_meta
@@ -129,9 +130,50 @@ def test_readings_are_the_steps_scalars_in_order():
     assert readings.read() == expected and readings.read() == []
 
 
-def test_a_state_that_is_not_finite_is_no_checkpoint():
-    good = {"student": {"w": torch.tensor([3e38, 3e38])}, "optimizer": {"state": {0: {"m": [torch.zeros(2), torch.tensor(5)]}}}}
-    check_finite(good, "after iteration 3 of pre_train")  # a sum that overflows is no fault
-    for bad in (math.nan, math.inf):
-        with pytest.raises(UserError, match="no longer finite after iteration 3 of pre_train"):
-            check_finite({**good, "phase": {"teacher": {"w": torch.tensor([0.0, bad])}}}, "after iteration 3 of pre_train")
+def run_alone(folder, phase, steps, read_every=1):
+    """The phase as a run's only stage, validated at its end."""
+    stage = Stage(
+        phase=phase,
+        optimizer=torch.optim.SGD(phase.student.parameters(), lr=0.1),
+        steps=steps,
+        val_every=steps,
+        batches=lambda steps: ({} for _ in steps),
+        validate=lambda *arguments: Validation(0.5, {}),
+        learning_rate=lambda step: 0.1,
+        seed=(0,),
+    )
+    about = {"settings": {}, "facts": {}, "selection": ""}
+    run = Run(folder, lambda name: "best.pth", about, torch.device("cpu"), 2, False, RunLog(folder), read_every=read_every)
+    run_stages(run, {phase.name: lambda: stage})
+
+
+def test_a_state_that_is_not_finite_is_no_checkpoint(tmp_path):
+    """The loss of the only step is finite, its gradients are not."""
+
+    class Spoiling(Phase):
+        name = "spoiling"
+
+        def losses(self, batch, step):
+            weight = self.student.weight.sum()
+            return {"loss": (weight - weight.detach()).sqrt()}  # 0, of slope infinity
+
+    with pytest.raises(UserError, match=r"spoiling, iteration 1: 'student.weight' holds NaN or infinite values.*last checkpoint is kept"):
+        run_alone(tmp_path, Spoiling(student=nn.Linear(1, 1)), steps=1)
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize("every, told", [(1, 3), (4, 4)])
+def test_a_loss_that_is_no_number_is_told_with_its_iteration(tmp_path, every, told):
+    """It comes at iteration 2 (from 0) and is noticed when losses are read."""
+
+    class Failing(Phase):
+        name = "failing"
+
+        def losses(self, batch, step):
+            made.append(step)
+            return {"loss": self.student.weight.sum() * (math.nan if step == 2 else 1.0)}
+
+    made = []
+    with pytest.raises(UserError, match="the loss is nan at iteration 2 of failing"):
+        run_alone(tmp_path, Failing(student=nn.Linear(1, 1)), steps=8, read_every=every)
+    assert len(made) == told and not list(tmp_path.rglob("*.pth"))

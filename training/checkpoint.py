@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.content import check_tensors, check_whole
 from training.settings import upgraded
 from utils.errors import UserError
+from utils.files import shown, unfinished_path
 
 FORMAT = "edge-guided-copy-paste/1"
 
@@ -21,7 +23,7 @@ def save(path: Path, content: dict, keep: Path | None = None) -> None:
 
     Raises UserError where it cannot be written (a full disk); what was there before is left as it was.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = unfinished_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "wb") as file:
@@ -35,9 +37,9 @@ def save(path: Path, content: dict, keep: Path | None = None) -> None:
         unfinished.unlink(missing_ok=True)
         cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch.save's own error hides the disk's
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
+        earlier = " the earlier checkpoint is intact:" if path.exists() or (keep is not None and keep.exists()) else ""
         raise UserError(
-            f"{path}: could not be written ({reason}); the earlier checkpoint is intact: "
-            "free space or mend the folder, then start the same command again"
+            f"{path}: could not be written ({reason});{earlier} free space or mend the folder, then start the same command again"
         ) from None
 
 
@@ -65,8 +67,10 @@ def load(path: Path) -> dict:
 class Checkpoint:
     """What a checkpoint says, ours or a published one, which holds weights and perhaps an optimiser alone.
 
-    `weights`: the student's, under the names that the file has; `optimizer`: its state, numbered as its author's torch did; `plan`: how
-    own data were prepared (dataloaders/plan.py); `phase`: the rest of the method's state. Of a published file `settings` hold the `egm`
+    `weights`: those of the network that was validated, the student or one of the phase's own, under the names that the file has; `student`:
+    the student's, to resume from; `optimizer`: its state, numbered as its author's torch did; `plan`: how own data were prepared
+    (dataloaders/plan.py); `phase`: the rest of the method's state; `data`: a digest of the run's lists and files (dataloaders/digest.py),
+    None in older ones. Of a published file `settings` hold the `egm`
     that its weights tell, and `stage` is None.
     """
 
@@ -81,6 +85,8 @@ class Checkpoint:
     progress: dict | None = None
     losses: tuple[float, ...] = ()
     phase: Mapping | None = None
+    student: Mapping[str, Tensor] | None = None
+    data: dict | None = None
 
     @property
     def ours(self) -> bool:
@@ -100,10 +106,19 @@ class Checkpoint:
 def read(path: Path) -> Checkpoint:
     """The checkpoint in `path`; raises UserError as `load` does."""
     content = load(path)
-    if content.get("format") == FORMAT:
+    form = content.get("format")
+    if isinstance(form, str) and form != FORMAT and form.startswith(FORMAT.split("/")[0]):
+        raise UserError(f"{path}: written by another version of this program ({shown(form)}); use that one")
+    weights = content["net"] if isinstance(content.get("net"), Mapping) else content
+    try:
+        check_whole(content) if form == FORMAT else check_tensors(weights)
+    except ValueError as error:
+        raise UserError(f"{path}: not usable, {error}") from None
+    if form == FORMAT:
+        selected = content.get("selected", "student")  # older ones know the student alone
         return Checkpoint(
             path=path,
-            weights=content["student"],
+            weights=content["student"] if selected == "student" else content["phase"][selected],
             optimizer=content["optimizer"],
             settings=upgraded(content["settings"]),
             facts=content["facts"],
@@ -113,8 +128,9 @@ def read(path: Path) -> Checkpoint:
             progress=content["progress"],
             losses=tuple(content["losses"]),
             phase=content["phase"],
+            student=content["student"],
+            data=content.get("data"),
         )
-    weights = content["net"] if isinstance(content.get("net"), Mapping) else content
     egm = "published" if any("compute_edge_feature." in str(key) for key in weights) else "none"
     return Checkpoint(path, weights, content.get("opt"), {"egm": egm}, {})
 
@@ -130,27 +146,48 @@ def read_ours(path: Path, remedy: str) -> Checkpoint:
 class Store:
     """The checkpoints of one stage: `last` and the one before it, to resume from, and the best, to test."""
 
-    def __init__(self, folder: Path, best_name: str, computed: dict, defaults: dict):
-        """`computed`: settings that a checkpoint must agree with; one that it does not have, being older, counts as its default."""
-        self.folder, self.computed, self.defaults = folder, computed, defaults
+    def __init__(
+        self,
+        folder: Path,
+        best_name: str,
+        computed: dict,
+        defaults: dict,
+        check: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    ):
+        """`computed`: settings that a checkpoint must agree with; one that it does not have, being older, counts as its default.
+        `check` raises UserError for another run's."""
+        self.folder, self.computed, self.defaults, self.check = folder, computed, defaults, check
         self.last, self.previous, self.best = folder / "last.pth", folder / "previous.pth", folder / best_name
 
-    def resume(self, say: Callable[[str], None] = print) -> Checkpoint | None:
-        """The newest intact checkpoint, None where there is none at all.
+    def resume(self, say: Callable[[str], None] = print, fits: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
+        """The newest intact checkpoint, None where there is none at all. `fits` raises ValueError for one that the stage cannot take;
+        where it is given, damaged files newer than the one returned are renamed, so that no save puts them in the place of a good one.
 
         The best one will do too: a stage killed between its first two files has no other. Raises UserError where the folder holds
         another run's, or where files are there and not one is intact.
         """
-        faults = []
+        faults, damaged = [], []
         for path in (self.last, self.previous, self.best):
             if not path.exists():
                 continue
             try:
                 checkpoint = read_ours(path, "")
+                self._check_stage(checkpoint)
             except UserError as error:
                 faults.append(str(error))
+                damaged.append(path)
                 continue
             self._check_same_run(checkpoint)
+            try:
+                if fits is not None:
+                    fits(checkpoint)
+            except ValueError as error:
+                faults.append(f"{path}: not usable, {error}")
+                damaged.append(path)
+                continue
+            if faults and fits is not None:
+                for file in damaged:
+                    file.replace(file.with_name(f"{file.name}.damaged"))
             if faults:
                 say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {checkpoint.progress['step']}")
             return checkpoint
@@ -161,6 +198,10 @@ class Store:
             )
         return None
 
+    def _check_stage(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.stage != self.folder.name:
+            raise UserError(f"{checkpoint.path}: of the stage {shown(checkpoint.stage)}, which lies elsewhere")
+
     def _check_same_run(self, checkpoint: Checkpoint) -> None:
         there = {**self.defaults, **checkpoint.settings}
         other = [key for key, value in self.computed.items() if there.get(key) != value]
@@ -170,6 +211,7 @@ class Store:
                 f"{checkpoint.path}: of a run with other settings (--{key} {there.get(key)}, now {self.computed[key]}); "
                 "use another --exp, or --fresh to move it aside"
             )
+        self.check(checkpoint)
 
     def save_last(self, content: dict) -> None:
         save(self.last, content, keep=self.previous)

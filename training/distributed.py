@@ -10,6 +10,8 @@ from torch import nn
 
 from utils.errors import UserError
 
+LARGEST = 2**16
+
 
 def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -45,6 +47,8 @@ def check_batch(batch_size: int, labeled_bs: int) -> None:
         raise UserError(
             f"--labeled_bs {labeled_bs} must be half of --batch_size {batch_size}: labelled and unlabelled images are mixed in pairs"
         )
+    if batch_size > LARGEST:
+        raise UserError(f"--batch_size {batch_size}: {LARGEST} images are the most that a step may have; lower it, and --labeled_bs")
     if labeled_bs % (2 * world()):
         raise UserError(f"--labeled_bs {labeled_bs}: must be a multiple of {2 * world()}, two halves for each of {world()} process(es)")
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from training.device import place
 from utils.case import Case
-from utils.metrics import MaskMetrics, as_published, honest, image_diagonal, mask_metrics
 from utils.phase import Validation
+from utils.scores import ClassScore, score_case
 from utils.zoom import zoom_nearest
 
 Predict = Callable[[nn.Module, np.ndarray], np.ndarray]
@@ -53,42 +53,6 @@ class SlicePredictor:
             slices = torch.from_numpy(zoom_nearest(image[:, first : first + self.batch], self.patch_size)).transpose(0, 1)  # (n, C, h, w)
             probability = class_probabilities(net, place(slices, self.device, 2), self.mirror).transpose(0, 1).cpu()
             yield torch.from_numpy(zoom_nearest(probability.numpy(), image.shape[-2:]))
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """One class of one case: raw metrics in voxels, in mm where the spacing is known, and the worst distance in either unit."""
-
-    case: str
-    class_name: str
-    voxel: MaskMetrics
-    mm: MaskMetrics | None
-    worst_voxel: float
-    worst_mm: float | None
-
-    @property
-    def published(self) -> MaskMetrics:
-        return as_published(self.voxel, self.worst_voxel)
-
-    @property
-    def honest(self) -> MaskMetrics:
-        return honest(self.voxel, self.worst_voxel)
-
-    @property
-    def honest_mm(self) -> MaskMetrics | None:
-        return None if self.mm is None else honest(self.mm, self.worst_mm)
-
-
-def score_case(case: Case, prediction: np.ndarray, class_names: Sequence[str], with_mm: bool = True) -> list[ClassScore]:
-    """Score each foreground class of a case; `class_names` start with the background."""
-    scores = []
-    for number, name in list(enumerate(class_names))[1:]:
-        masks = prediction == number, case.label == number
-        spacing = case.spacing_mm if with_mm else None
-        mm = None if spacing is None else mask_metrics(*masks, spacing)
-        worst_mm = None if spacing is None else image_diagonal(case.label.shape, spacing)
-        scores.append(ClassScore(case.name, name, mask_metrics(*masks), mm, image_diagonal(case.label.shape), worst_mm))
-    return scores
 
 
 def predictions(net: nn.Module, cases: Sequence[Case], predict: Predict) -> Iterator[tuple[Case, np.ndarray]]:

@@ -13,8 +13,8 @@ import torch
 
 from training.accelerate import accelerated
 from training.checkpoint import FORMAT, Store
+from training.content import check_fits, check_tensors
 from training.distributed import any_process, average_buffers, from_main, is_main, rank, share_state, world
-from training.finite import check_finite
 from training.log import StageLog, hours
 from training.readings import Readings
 from training.signals import StopSignals
@@ -36,7 +36,7 @@ def run_stages(run: Run, stages: dict[str, Callable[[], Stage]]) -> None:
 
 
 def _store(run: Run, stage: str) -> Store:
-    return Store(run.folder / stage, run.best_name(stage), run.about["settings"], run.defaults)
+    return Store(run.folder / stage, run.best_name(stage), run.about["settings"], run.defaults, run.check)
 
 
 class _StageRunner:
@@ -130,7 +130,8 @@ class _StageRunner:
         """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
         p = self.progress
         self._average_buffers()
-        result = from_main(self.stage.validate(self.phase.student, lambda: bool(signals.received)) if is_main() else None)
+        selected = self.phase.networks[self.phase.selected]
+        result = from_main(self.stage.validate(selected, lambda: bool(signals.received)) if is_main() else None)
         if result is None:
             return False
         counts = not self.stage.val_lead or self.stage.scheduled(p.step)
@@ -169,7 +170,7 @@ class _StageRunner:
         )
 
     def _average_buffers(self) -> None:
-        for net in self.phase.learners.values():
+        for net in {**self.phase.learners, self.phase.selected: self.phase.networks[self.phase.selected]}.values():
             average_buffers(net)
 
     def _content(self) -> dict:
@@ -181,19 +182,24 @@ class _StageRunner:
             "progress": {**vars(self.progress), "history": list(self.progress.history)},
             "losses": list(self.losses),
             "student": self.phase.student.state_dict(),
+            "selected": self.phase.selected,
             "phase": self.phase.state_dict(),
             "optimizer": self.stage.optimizer.state_dict(),
         }
-        check_finite(content, f"after iteration {self.progress.step} of {self.phase.name}")
+        try:  # a loss is computed before the weights that its own gradients spoil, so it tells of them a step late
+            check_tensors({key: content[key] for key in ("student", "phase", "optimizer")})
+        except ValueError as error:
+            raise UserError(f"{self.phase.name}, iteration {self.progress.step}: {error}; the last checkpoint is kept") from None
         return content
 
     def _resume(self) -> None:
-        checkpoint = self.store.resume(self.run_info.log.say)
+        stage = self.stage
+        checkpoint = self.store.resume(self.run_info.log.say, lambda c: check_fits(c, self.phase, stage.optimizer, stage.steps))
         if checkpoint is None:
             self.stage.begin(self.stage)
             return
         self.progress, self.losses = Progress(**checkpoint.progress), list(checkpoint.losses)
-        self.phase.student.load_state_dict(checkpoint.weights)
+        self.phase.student.load_state_dict(checkpoint.student)
         self.phase.load_state_dict(checkpoint.phase)
         self.stage.optimizer.load_state_dict(checkpoint.optimizer)
         if self.progress.step < self.stage.steps:

@@ -1,10 +1,15 @@
-"""What a training step will take in memory, told before it begins."""
+"""What a training step or a prediction will take in memory, told before it begins."""
 
 import copy
 import math
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from utils.phase import Phase, parts
 
@@ -38,6 +43,55 @@ def step_memory(phase: Phase, labelled: int, unlabelled: int, channels: int, pat
     kept = _kept_bytes(probe, batch) * math.prod(patch_size) // math.prod(small)
     networks, learners = ([sum(p.nbytes for p in net.parameters()) for net in nets.values()] for nets in (phase.networks, phase.learners))
     return StepMemory(int(1.1 * kept) + sum(networks) + (1 + moments) * sum(learners), min(passes))
+
+
+@torch.inference_mode()
+def forward_bytes(net: nn.Module, channels: int, patch_size: Sequence[int], images: int) -> int:
+    """What a pass of `images` patches through the network holds at its fullest, without gradients, the network itself included.
+
+    Counted on a patch of the smallest sides that it takes and scaled up, as in `step_memory`.
+    """
+    small = _smallest(net, patch_size)
+    probe = copy.deepcopy(net).cpu().eval()
+    with LiveBytes() as live:
+        probe(torch.zeros(1, channels, *small))
+    weights = sum(tensor.nbytes for tensor in (*net.parameters(), *net.buffers()))
+    return weights + live.most * images * math.prod(patch_size) // math.prod(small)
+
+
+def _smallest(net: nn.Module, patch_size: Sequence[int]) -> tuple[int, ...]:
+    """Sides of a small patch that the network takes: PROBE_SIDE or, if that is too few for it, more."""
+    for side in (PROBE_SIDE, 3 * PROBE_SIDE):
+        small = tuple(min(whole, side) for whole in patch_size)
+        try:
+            net.check_size(small)
+        except ValueError:
+            continue
+        return small
+    return tuple(patch_size)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts bytes of tensors that are alive at a time; `most`: the most there were."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and (key := (storage := tensor.untyped_storage())._cdata) not in self._known:
+                self._known.add(key)  # views share one storage, which counts once
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._freed, key, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return made
+
+    def _freed(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
 
 
 def _kept_bytes(phase: Phase, batch: dict[str, torch.Tensor]) -> int:

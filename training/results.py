@@ -7,24 +7,28 @@ from pathlib import Path
 
 import numpy as np
 
-from training.evaluate import ClassScore
 from utils.files import replacing
 from utils.metrics import MaskMetrics
+from utils.scores import ClassScore
 
-COLUMNS = ("case", "class", "dice", "jaccard", "hd95_voxel", "asd_voxel", "hd95_mm", "asd_mm", "empty_prediction")
+FIGURES = ("dice", "jaccard", "hd95_voxel", "asd_voxel")
+MILLIMETRES = ("hd95_mm", "asd_mm")
+HONEST = tuple(f"honest_{name}" for name in FIGURES)
+COLUMNS = ("case", "class", *FIGURES, *MILLIMETRES, "empty_prediction", "empty_truth", *HONEST)
 
 
 def write_metrics_csv(path: Path, scores: Sequence[ClassScore]) -> None:
-    """One row per case and class: Dice, Jaccard and voxel distances as published (an empty prediction scores 0 on all four),
-    millimetres honestly (it gets the image's diagonal); mm columns stay empty where the spacing is unknown."""
+    """One row per case and class: Dice, Jaccard and voxel distances as published (an empty prediction scores 0 on all four), then
+    millimetres and the columns `honest_` honestly (it gets the image's diagonal); mm columns stay empty where the spacing is unknown."""
     with replacing(path) as unfinished, open(unfinished, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for score in scores:
             m, mm = score.published, score.honest_mm
             distances = ("", "") if mm is None else (f"{mm.hd95:.6f}", f"{mm.asd:.6f}")
-            figures = [f"{value:.6f}" for value in (m.dice, m.jaccard, m.hd95, m.asd)]
-            writer.writerow([score.case, score.class_name, *figures, *distances, int(m.empty_prediction)])
+            figures, honest = ([f"{x:.6f}" for x in (one.dice, one.jaccard, one.hd95, one.asd)] for one in (m, score.honest))
+            empty = int(m.empty_prediction), int(m.empty_truth)
+            writer.writerow([score.case, score.class_name, *figures, *distances, *empty, *honest])
 
 
 def detail_head() -> str:
@@ -52,11 +56,24 @@ def summarise(scores: Sequence[ClassScore]) -> dict:
             "empty_predictions": sum(s.voxel.empty_prediction and not s.voxel.empty_truth for s in scores),
             "absent_in_truth": sum(s.voxel.empty_truth for s in scores),
         },
+        "nnunet": {"mean": _overlaps(scores, names), "classes": {name: _overlaps(mine, [name]) for name, mine in by_class.items()}},
         "conventions": {
             "as_published": "an empty prediction scores 0 on all four figures, the best possible distance",
             "honest": "an empty prediction scores Dice 0 and the worst distance, the diagonal of the image; both empty is a perfect score",
+            "nnunet": "overlap alone; cases where prediction and truth are both empty are left out of a class's mean",
         },
     }
+
+
+def _overlaps(scores: Sequence[ClassScore], names: Sequence[str]) -> dict[str, float | None]:
+    """Dice and Jaccard as nnU-Net averages them: over the cases that have the class in prediction or truth, then over the classes; None
+    where a class is in no case."""
+    found = {
+        name: [s.voxel for s in scores if s.class_name == name and not (s.voxel.empty_truth and s.voxel.empty_prediction)] for name in names
+    }
+    if not all(found.values()):
+        return {"dice": None, "jaccard": None}
+    return {key: float(np.mean([np.mean([getattr(m, key) for m in mine]) for mine in found.values()])) for key in ("dice", "jaccard")}
 
 
 def _means(by_class: dict[str, list[MaskMetrics]], unit: str) -> dict:

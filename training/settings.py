@@ -6,13 +6,18 @@ from typing import Literal
 
 from training.accelerate import Accelerate
 from utils.errors import UserError
+from utils.files import check_plain
 from utils.losses import TERMS
 from utils.schedules import SCHEDULES
+from utils.workers import check_processes
 
 RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
 OPTIMIZERS = ("sgd", "adam")
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
-WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "log_every", "accelerate")
+WHERE = (
+    *("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "other_data"),
+    *("log_every", "accelerate"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Settings:
     """Terms of pre-training's loss with their weights, and of supervised training's."""
     intensity: tuple[str, ...] = ()
     """Intensity augmentation beside the spatial one, of: gamma, brightness, noise. The published codes have none."""
+    spatial: tuple[str, ...] = ()
+    """Spatial augmentation beside the data set's own, of: scale. The published codes have none."""
     val_every: int = 200
     """Iterations or epochs between two validations; a checkpoint is written at each."""
     select: Literal["test", "val", "published"] = "val"
@@ -75,6 +82,8 @@ class Settings:
     fresh: bool = False
     """Start over: an earlier run of this name is moved aside, not deleted (with --run_mode selftrain its self-training alone). Without
     it the same command resumes where it stopped."""
+    other_data: bool = False
+    """Resume although lists or files are not those that the run began with; without it that is an error."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
@@ -92,9 +101,11 @@ class Settings:
 
     def check(self) -> None:
         """Raise UserError for numbers that no run can have; options that join the settings check theirs in the same way."""
+        check_plain("exp", self.exp)
         for name in ("pre_iterations", "max_iterations", "val_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+            if not 1 <= getattr(self, name) <= 10**9:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1, and at most 10^9")
+        check_processes("num_workers", self.num_workers)
         for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "seed", "log_every"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 0, and below 2^63")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from training.accelerate import Accelerate
+from training.checkpoint import Checkpoint
 from training.log import RunLog
 from utils.phase import Batch, Phase, Validation
 
@@ -41,8 +42,9 @@ class Stage:
 @dataclass(frozen=True)
 class Run:
     """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint, `best_name` is the
-    file name of a stage's best one; `defaults` are the settings' own, for checkpoints older than a setting. Every `read_every` steps
-    the host waits for the device, reads what the steps since then reported, and asks the other processes for signals."""
+    file name of a stage's best one; `defaults` are the settings' own, for checkpoints older than a setting; `check` raises UserError for
+    one of other data. Every `read_every` steps the host waits for the device, reads what the steps since then reported, and asks the
+    other processes for signals."""
 
     folder: Path
     best_name: Callable[[str], str]
@@ -52,6 +54,7 @@ class Run:
     bf16: bool
     log: RunLog
     defaults: dict = field(default_factory=dict)
+    check: Callable[[Checkpoint], None] = lambda checkpoint: None
     read_every: int = 1
     accelerate: Accelerate = "off"
 

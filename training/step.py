@@ -12,7 +12,7 @@ from utils.phase import Batch, Losses, Phase, added, parts
 
 def placed(batch: Batch, device: torch.device, dims: int) -> Batch:
     """A batch on the device, class numbers as int64; from pinned memory the host does not wait for it."""
-    return {key: place(x, device, dims) if key == "image" else x.to(device, non_blocking=True).long() for key, x in batch.items()}
+    return {key: x.to(device, non_blocking=True).long() if key == "label" else place(x, device, dims) for key, x in batch.items()}
 
 
 def learn(phase: Phase, optimizer: torch.optim.Optimizer, batch: Batch, step: int, bf16: bool = False) -> Losses:

@@ -16,6 +16,8 @@ import tyro
 from utils.errors import Interrupted, UserError
 
 T = TypeVar("T")
+LARGEST = 2**63
+LESS = "take smaller images or batches, or fewer processes"
 
 
 def parse(
@@ -42,7 +44,16 @@ def parse(
         raise UserError(_fault(said.getvalue())) from None
     if unknown:
         raise UserError(_unknown(unknown, [f"--{field.name}" for field in fields(cls)], elsewhere))
+    for field in fields(value):
+        _check_whole(field.name, getattr(value, field.name))
     return value
+
+
+def _check_whole(flag: str, value: object) -> None:
+    """UserError for a whole number that torch and numpy have no room for, alone or in a tuple."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int) and not -LARGEST <= number < LARGEST:
+            raise UserError(f"--{flag} {number}: must be below 2^63")
 
 
 def _fault(box: str) -> str:
@@ -83,6 +94,13 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except MemoryError as error:
+        print(f"error: out of memory ({' '.join(str(error).split()) or 'nothing left'}); {LESS}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # what nobody nearer could say better: a folder that vanished, a name too long, no process left to start
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}; mend that, then start the same command again", file=sys.stderr)
+        sys.exit(2)
 
 
 def _quiet_about_files(args: threading.ExceptHookArgs) -> None:

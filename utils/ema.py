@@ -17,24 +17,33 @@ class Ema:
 
     `state`: every entry of the state dict, batch-norm statistics among them (ACDC); whole numbers are cut off as the published code does.
     `parameters`: the parameters only, each network keeping its own statistics (3-D).
-    The tensors are looked up once, so neither network may be moved or given other tensors afterwards; loading a state is fine.
+    The tensors are looked up at the first update, so neither network may be moved after it; loading a state is fine.
     """
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, decay: float, scope: EmaScope = "state"):
-        self.decay = decay
-        pairs = list(zip(_entries(teacher, scope), _entries(student, scope), strict=True))
-        kinds = [[pair for pair in pairs if pair[0].is_floating_point() == kind] for kind in (True, False)]
-        self.floats, self.wholes = ([list(column) for column in zip(*kind, strict=True)] or [[], []] for kind in kinds)
+    def __init__(self, teacher: nn.Module, student: nn.Module, scope: EmaScope = "state"):
+        self.nets, self.scope = (teacher, student), scope
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] | None = (
+            None  # the teacher's and the student's, of fractions, of whole numbers
+        )
 
     @torch.no_grad()
-    def update(self) -> None:
-        mine, theirs = self.floats
-        torch._foreach_mul_(mine, self.decay)
-        torch._foreach_add_(mine, theirs, alpha=1 - self.decay)
-        counters, others = self.wholes
+    def update(self, decay: float) -> None:
+        if self._pairs is None:
+            pairs = list(zip(*(_entries(net, self.scope) for net in self.nets), strict=True))
+            kinds = ([pair for pair in pairs if pair[0].is_floating_point() == kind] for kind in (True, False))
+            self._pairs = [([mine for mine, _ in kind], [theirs for _, theirs in kind]) for kind in kinds]
+        (mine, theirs), (counters, others) = self._pairs
+        torch._foreach_mul_(mine, decay)
+        torch._foreach_add_(mine, theirs, alpha=1 - decay)
         if counters:  # all of them in one tensor: a handful of launches, not a handful for each
-            mean = self.decay * torch.stack(counters) + (1 - self.decay) * torch.stack(others)
+            mean = decay * torch.stack(counters) + (1 - decay) * torch.stack(others)
             torch._foreach_copy_(counters, mean.to(counters[0].dtype).unbind())
+
+
+def warmed_up(decay: float, step: int) -> float:
+    """The decay after step `step` (from 0): min(1 - 1 / (step + 1), decay), the plain mean of all steps until `decay` is reached
+    (Tarvainen & Valpola, NeurIPS 2017, their code)."""
+    return min(1 - 1 / (step + 1), decay)
 
 
 @torch.no_grad()

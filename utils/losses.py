@@ -95,12 +95,19 @@ class Loss:
         return self._parts(predicted(logits), label, torch.ones(label.shape[1:], device=logits.device))
 
     def mixed(
-        self, logits: Tensor, outside: Tensor, inside: Tensor, mask: Tensor, weight_outside: float = 1.0, weight_inside: float = 1.0
+        self,
+        logits: Tensor,
+        outside: Tensor,
+        inside: Tensor,
+        mask: Tensor,
+        weight_outside: float = 1.0,
+        weight_inside: float = 1.0,
+        trust_inside: Tensor | float = 1.0,
     ) -> Parts:
         """The terms of mixed images: label `outside` where mask = 1, `inside` where mask = 0, each with its own weight, which is 1 for
-        true labels and u_weight for pseudo labels."""
+        true labels and u_weight for pseudo labels; `trust_inside` (N, ...) weights every pixel of the inside."""
         prediction = predicted(logits)
-        parts = self._parts(prediction, outside, mask), self._parts(prediction, inside, 1 - mask)
+        parts = self._parts(prediction, outside, mask), self._parts(prediction, inside, (1 - mask) * trust_inside)
         return weighted_sum(*zip(parts, (weight_outside, weight_inside), strict=True))
 
     def scalars(self, parts: Parts) -> dict[str, Tensor]:

@@ -25,10 +25,12 @@ class Phase:
     called once, before the first step of a stage, not when it resumes.
 
     `networks` are all networks with a state to keep; `learners` are those of them that learn. In `losses` they are called through
-    `call`, so that the loop may hand out faster ones. The student is validated, selected and saved for the test.
+    `call`, so that the loop may hand out faster ones. `selected` names the network that is validated, that the best checkpoint is chosen
+    by, and that test, prediction, export and a later stage read from it: the student, unless a method says otherwise.
     """
 
     name: ClassVar[str]
+    selected: str = "student"
 
     def __init__(self, **learners: nn.Module):
         """`learners`: "student" among them; methods add teachers to `self.networks`."""
@@ -53,7 +55,9 @@ class Phase:
         """The stage starts for the first time; what the student takes over from an earlier stage is in it already."""
 
     def losses(self, batch: Batch, step: int) -> Losses | Iterator[Losses]:
-        """Scalars of the step `step` (from 0), "loss" among them, from a batch on the networks' device; tensors are not read here.
+        """Scalars of the step `step` (from 0), "loss" among them, from a batch on the networks' device: "image" of labelled, then of
+        unlabelled cases, "label" of the labelled ones, and with --intensity "plain", the images without its changes. Tensors are not
+        read here.
 
         A loss that is a sum may be yielded term by term, each with its own "loss": the backward pass of one is made before the next is
         asked for, so what only one of them keeps is in memory. Scalars of one name are added up; a yield without "loss" is logged alone.

@@ -23,3 +23,8 @@ def overlay(image: np.ndarray, label: np.ndarray, opacity: float = 0.45) -> np.n
     grey = grey_picture(image)
     tinted = ((1 - opacity) * grey + opacity * label_picture(label)).astype(np.uint8)
     return np.where((label > 0)[..., None], tinted, grey)
+
+
+def colour(number: int) -> str:
+    """A class's colour as CSS writes it."""
+    return "#" + "".join(f"{part:02x}" for part in COLOURS[number % len(COLOURS)])

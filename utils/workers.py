@@ -15,6 +15,13 @@ from utils.errors import Interrupted, UserError
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
+def check_processes(flag: str, count: int) -> None:
+    """UserError for more processes than a machine of this size can do anything with."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if count > most:
+        raise UserError(f"--{flag} {count}: more processes than {os.cpu_count()} processors can use; give at most {most}")
+
+
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of `workers` processes. Where the block is left by an exception, Ctrl-C among them, they are ended at once."""

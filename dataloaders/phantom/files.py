@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from dataloaders.hdf5 import write_hdf5
 from utils.errors import UserError, writing
 from utils.files import replacing
 
@@ -34,24 +34,21 @@ def claimed(root: Path, settings: dict, taken: Iterable[str]) -> Iterator[None]:
         elif any(next(root.glob(pattern), None) for pattern in taken):
             raise UserError(f"--root {root} already holds data that is no phantom; name another folder")
         root.mkdir(parents=True, exist_ok=True)
-        _write_text(mark, recipe)
+        write_text(mark, recipe)
         yield
 
 
 def write_case(path: Path, image: np.ndarray, label: np.ndarray, spacing: tuple[float, ...] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:
-        file.create_dataset("image", data=image, compression="gzip")
-        file.create_dataset("label", data=label, compression="gzip")
-        if spacing is not None:
-            file.attrs["spacing_mm"] = np.array(spacing, np.float64)
+    attributes = {} if spacing is None else {"spacing_mm": np.array(spacing, np.float64)}
+    write_hdf5(path, {"image": image, "label": label}, attributes, compression="gzip")
 
 
 def write_lists(root: Path, lists: dict[str, list[str]]) -> None:
     for name, lines in lists.items():
-        _write_text(root / name, "\n".join(lines) + "\n")
+        write_text(root / name, "\n".join(lines) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")

@@ -11,13 +11,12 @@ from pathlib import Path
 from preparation.checks.case import CaseFound
 from preparation.checks.dataset import across
 from preparation.checks.layout import Found, find
-from preparation.files import remove_unfinished
 from utils.cli import parse
 from utils.errors import writing
-from utils.files import replacing
+from utils.files import remove_unfinished, replacing
 from utils.progress import progress
 from utils.provenance import provenance
-from utils.workers import ended_processes, terminated, worker_pool
+from utils.workers import check_processes, ended_processes, terminated, worker_pool
 
 SHOWN = 20  # lines of one kind that are printed; check.json has all
 
@@ -39,6 +38,7 @@ class CheckSettings:
 def check(argv: Sequence[str] | None = None, description: str | None = None) -> int:
     """Check a data set; see `CheckSettings`. Returns 2 where there is an error, else 0."""
     s = parse(CheckSettings, argv, description=description)
+    check_processes("workers", s.workers)
     found, output = find(s.root_path, s.dataset), s.output or s.root_path
     pictures = output / "check_pictures" if s.pictures else None
     with writing(output, "name another place with --output"):

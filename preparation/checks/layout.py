@@ -1,5 +1,6 @@
 """What kind of data lie in a folder, and which cases there are to be looked at."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def _published(root: Path, facts: DatasetFacts) -> Found:
     there = {
         split: file
         for split, file in lists.items()
-        if file and (split != "val" or (root / file).is_file() or (SPLITS / facts.name / file).is_file())
+        if file and (split != "val" or os.path.lexists(root / file) or (SPLITS / facts.name / file).is_file())
     }
     names = {split: facts.read_list(root, file) for split, file in there.items()}
     # without a list of its own, which training cases are unlabelled depends on --labelnum

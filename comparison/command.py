@@ -1,0 +1,111 @@
+"""From tested runs to a page: the programs behind compare.py and report.py."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from comparison import page, words
+from comparison.groups import MEAN, Group, make_groups
+from comparison.numbers import numbers
+from comparison.pictures import chosen_cases, panels
+from comparison.results import find_result
+from comparison.settings import CompareSettings, PageSettings, ReportSettings
+from dataloaders.plan import read_plan
+from programs.generic import own_root
+from recipes.own import own_page
+from recipes.registry import find_page
+from training.results import write_json
+from utils.cli import parse
+from utils.errors import UserError, writing
+from utils.pictures import colour
+from utils.progress import progress
+from utils.provenance import provenance
+
+
+def compare(argv: Sequence[str] | None = None, description: str | None = None) -> None:
+    """Group and compare tested runs; see `CompareSettings`."""
+    s = parse(CompareSettings, argv, description=description)
+    s.check()
+    groups = make_groups([find_result(path, s.which) for path in s.run], s.names)
+    write(s, groups, "compare.json", s.seed, s.draws)
+
+
+def report(argv: Sequence[str] | None = None, description: str | None = None) -> None:
+    """The page of one run; see `ReportSettings`."""
+    s = parse(ReportSettings, argv, description=description)
+    s.check()
+    write(s, make_groups([find_result(s.predictions or s.run or _run_folder(s), s.which)]), "report.json")
+
+
+def write(s: PageSettings, groups: Sequence[Group], name: str, seed: int = 1337, draws: int = 10_000) -> None:
+    """index.html and its numbers, in a file of that name, below `s.output`; the page's path is printed."""
+    with progress([one for group in groups for one in group.results], desc="reading checkpoints", unit="run", leave=False) as bar:
+        for result in bar:
+            result.stages  # noqa: B018 (kept from now on)
+    content = numbers(groups, seed, draws, provenance())
+    shown = _shown(groups, content) | _pictures(s, groups) | {"numbers": name}
+    with writing(s.output, "free space or name another place with --output"):
+        s.output.mkdir(parents=True, exist_ok=True)
+        write_json(s.output / name, content)
+        page.write_page(s.output / "index.html", shown)
+    print(words.table(content))
+    print(f"the page: {s.output / 'index.html'}    its numbers: {s.output / name}")
+
+
+def _run_folder(s: ReportSettings) -> Path:
+    """The run's folder as training names it."""
+    own = not s.dataset and s.root_path is not None and own_root(["--root_path", str(s.root_path)])
+    data = own_page(read_plan(s.root_path), s.root_path) if own else find_page(s.dataset or "ACDC")
+    return data.folder(s.output_root, s.exp, s.labelnum)
+
+
+def _shown(groups: Sequence[Group], content: dict) -> dict:
+    """What the template is given, but for pictures."""
+    parts, classes, names = content["groups"], content["classes"], [group.name for group in groups]
+    mine = [part["figures"] for part in parts]
+    rows = [{"name": name, "title": "mean over the classes" if name == MEAN else name} for name in (MEAN, *classes)]
+    rows = rows[1:] if len(classes) == 1 else rows
+    mm = all(one["honest_mm"] for one in mine)
+    distances = {"name": "honest_mm" if mm else "honest", "figure": "hd95_mm" if mm else "hd95_voxel", "unit": "mm" if mm else "voxels"}
+    columns = [column for convention in page.conventions(mine) for column in convention["columns"]]
+    main = [column for column in columns if (column["convention"], column["name"]) in (("honest", "dice"), tuple(distances.values())[:2])]
+    curves, by_class = page.curve_plots(groups, classes)
+    return {
+        "title": words.title(groups, content["dataset"]),
+        "subtitle": words.subtitle(content),
+        "groups": [{**part, "seeds": words.seeds(group)} for group, part in zip(groups, parts, strict=True)],
+        "several_seeds": any(len(group.results) > 1 for group in groups),
+        "cases": len(content["cases"]),
+        "rows": rows,
+        "conventions": page.conventions(mine),
+        "main_columns": main,
+        "distances": distances,
+        "bootstrap": content["bootstrap"],
+        "notes": words.notes(groups),
+        "keys": [page.key(number) for number in range(len(groups))],
+        "keys_list": page.keys_list(names),
+        "interval_plots": page.interval_plots(parts, rows, distances),
+        "case_plots": page.case_plots(groups, rows),
+        "curve_plots": curves,
+        "curve_keys": page.keys_list(classes if by_class else names),
+        "swatches": [(name, colour(number)) for number, name in enumerate(classes, 1)],
+        "differing": words.differing(groups),
+        "commands": [content["command"], *dict.fromkeys(run["command"] for part in parts for run in part["runs"] if run["command"])],
+        "versions": words.versions(groups, content),
+        "date": content["date"],
+    }
+
+
+def _pictures(s: PageSettings, groups: Sequence[Group]) -> dict:
+    """`pictures`: worst, median and best case, each with a heading, rows of panels, or why there is none; `no_pictures`: why of all."""
+    found = []
+    for word, number in progress(chosen_cases(groups).items(), desc="drawing", unit="case", leave=False) if s.pictures else ():
+        name, rows, fault = groups[0].results[0].cases[number], [], ""
+        try:
+            rows = panels(groups, number, s.root_path)
+        except UserError as error:
+            fault = str(error)
+            print(f"warning: no pictures of {name}: {fault}")
+        found.append({"word": word, "name": name, "rows": rows, "fault": fault})
+    if all(case["fault"] for case in found):
+        return {"pictures": [], "no_pictures": found[0]["fault"] if found else "left out by --no-pictures"}
+    return {"pictures": found, "no_pictures": ""}

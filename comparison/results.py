@@ -1,0 +1,137 @@
+"""Tested runs as they lie on disk: summary.json and metrics.csv of a test, and how the training of its checkpoint went."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from training.checkpoint import Checkpoint, read_ours
+from training.results import FIGURES, HONEST, MILLIMETRES
+from utils.errors import UserError
+
+STAGES = ("supervised", "pre_train", "self_train")
+# conventions with their figures and the columns of metrics.csv that hold them
+CONVENTIONS = {
+    "honest": dict(zip(FIGURES, HONEST, strict=True)),
+    "honest_mm": {name: name for name in MILLIMETRES},
+    "as_published": {name: name for name in FIGURES},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One test: the `folder` with its files, the `summary`, and of each convention and figure the values (cases, classes), nan where a
+    file does not tell."""
+
+    folder: Path
+    summary: Mapping
+    cases: tuple[str, ...]
+    classes: tuple[str, ...]
+    values: Mapping[str, Mapping[str, np.ndarray]]
+
+    @property
+    def checkpoint(self) -> Mapping:
+        """What the summary says of the network: path, sha256, selection, settings; empty where it does not."""
+        return self.summary.get("checkpoint") or {}
+
+    @property
+    def settings(self) -> Mapping:
+        return self.checkpoint.get("settings") or {}
+
+    @property
+    def is_last(self) -> bool:
+        return Path(self.checkpoint.get("path", "")).name in ("last.pth", "previous.pth")
+
+    @property
+    def stage(self) -> str:
+        return Path(self.checkpoint.get("path", "")).parent.name
+
+    @cached_property
+    def run(self) -> Path | None:
+        """The run's folder, where its checkpoints still are."""
+        if not self.settings:
+            return None
+        places = (self.folder.parent, self.folder.parent.parent, Path(self.checkpoint["path"]).parent.parent)
+        return next((place for place in places if any(place.glob("*/last.pth"))), None)
+
+    @cached_property
+    def stages(self) -> dict[str, Checkpoint]:
+        """The last checkpoint, without weights, of each stage that led to the tested one, in order; empty where they are not at hand."""
+        if self.run is None:
+            return {}
+        paths = sorted(self.run.glob("*/last.pth"), key=lambda path: (path.parent.name not in STAGES, _order(path.parent.name)))
+        names = [path.parent.name for path in paths]
+        paths = paths[: names.index(self.stage) + 1] if self.stage in names else paths
+        found = {path.parent.name: read_ours(path, ", so it tells nothing of how training went") for path in paths}
+        return {name: replace(checkpoint, weights={}, optimizer=None, phase=None) for name, checkpoint in found.items()}  # they are large
+
+    def means(self, convention: str) -> Mapping | None:
+        """`mean` over the classes and `classes`, each with the means over the cases; None where the spacing is unknown."""
+        honest = self.summary["honest"]
+        return {"honest": honest, "honest_mm": honest["millimetres"], "as_published": self.summary["as_published"]}[convention]
+
+
+def find_result(path: Path, which: str = "best") -> Result:
+    """The test that a folder stands for: itself, or the one below a run's or stage's folder; UserError where there is none, or several."""
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; name a tested run, or a folder with summary.json and metrics.csv")
+    if (path / "summary.json").is_file():
+        return read_result(path)
+    stage = path.name if any(path.glob("*.pth")) else None
+    folders = sorted(path.glob("*_predictions")) + (sorted(path.parent.glob("*_predictions")) if stage else [])
+    found = [read_result(place) for folder in folders for place in (folder, folder / "last") if (place / "summary.json").is_file()]
+    found = [one for one in found if stage in (None, one.stage)]
+    chosen = [one for one in found if one.is_last == (which == "last")] or (found if which == "best" else [])
+    if not chosen:
+        other = f" of its {which} checkpoint" if found else ""
+        raise UserError(f"{path}: no test{other} in it; run the test script first (code/test.py, test_ACDC.py ...), or code/evaluate.py")
+    if len(chosen) > 1:
+        raise UserError(f"{path}: holds several tests; name one of {', '.join(str(one.folder) for one in chosen)}")
+    return chosen[0]
+
+
+def read_result(folder: Path) -> Result:
+    """The test in the folder; UserError where its files are missing, damaged or another program's."""
+    path, rows = folder / "summary.json", folder / "metrics.csv"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); test again") from None
+    if not isinstance(summary, dict) or not {"as_published", "honest", "cases"} <= summary.keys():
+        raise UserError(f"{path}: not of a test of this project; score other predictions with code/evaluate.py")
+    if not rows.is_file():
+        raise UserError(f"{rows}: no such file, and without it cases cannot be paired; test again")
+    try:
+        with open(rows, newline="", encoding="utf-8") as file:
+            table = [(row["case"], row["class"], _figures(row)) for row in csv.DictReader(file)]
+        cases, classes = (tuple(dict.fromkeys(row[i] for row in table)) for i in (0, 1))
+        by_place = {(case, name): figures for case, name, figures in table}
+        values = {
+            convention: {
+                figure: np.array([[by_place[case, name][column] for name in classes] for case in cases])
+                for figure, column in columns.items()
+            }
+            for convention, columns in CONVENTIONS.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{rows}: damaged ({type(error).__name__}: {error}); test again") from None
+    if len(table) != len(cases) * len(classes) or len(cases) != summary["cases"] or not cases:
+        raise UserError(f"{rows}: {len(cases)} cases, summary.json has {summary['cases']}; test again")
+    return Result(folder, summary, cases, classes, values)
+
+
+def _figures(row: Mapping[str, str]) -> dict[str, float]:
+    """The numbers of a row, nan where there is none. Files older than the honest columns hold the same figures for what was found."""
+    columns = [column for columns in CONVENTIONS.values() for column in columns.values()]
+    figures = {column: float(row[column]) if row.get(column) else np.nan for column in columns}
+    if HONEST[0] not in row and row["empty_prediction"] == "0":
+        figures |= {honest: figures[name] for name, honest in zip(FIGURES, HONEST, strict=True)}
+    return figures
+
+
+def _order(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else 0

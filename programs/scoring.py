@@ -1,0 +1,218 @@
+"""Scoring label maps that somebody predicted against the true ones: our figures, in both conventions, for everybody's networks."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preparation.faults import told
+from preparation.geometry import SAME_GRID, size, turned_onto, voxels_apart
+from preparation.scans import Scan, files_below, read_label, read_scan
+from programs.predict_input import SCANS, file_stem
+from programs.scoring_classes import Classes, classes_of_values, find_classes
+from programs.scoring_settings import ScoringSettings
+from training.results import summarise, table, write_json, write_metrics_csv
+from utils.cli import parse
+from utils.errors import UserError, writing
+from utils.progress import progress
+from utils.provenance import provenance
+from utils.scores import ClassScore, score_masks
+from utils.workers import ended_processes, terminated, worker_pool
+
+SHOWN = 20  # faults of one kind that are printed
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case: its prediction and its label."""
+
+    name: str
+    prediction: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class Scored:
+    scores: tuple[ClassScore, ...] = ()
+    fault: str = ""
+    warning: str = ""
+
+
+def score(argv: Sequence[str] | None = None, description: str | None = None) -> int:
+    """Score a folder of predictions; see `ScoringSettings`. Returns 2 where a case could not be scored, and then writes nothing: means over
+    the other cases would be those of another test list."""
+    s = parse(ScoringSettings, argv, description=description)
+    s.check()
+    output = s.output or s.predictions
+    _leave_foreign(output / "summary.json")
+    pairs, faults, left_out = find_pairs(s.predictions, s.labels, s.subset)
+    classes = find_classes(s.classes, s.labels, s.predictions)
+    with ended_processes(""), terminated("nothing was written"), _pool(s.workers, len(pairs)) as pool:
+        if classes is None:
+            found = _each(pool, "reading labels", pairs, label_values)
+            faults += [one.fault for one in found if isinstance(one, Scored)]
+            classes = classes_of_values({value for one in found if not isinstance(one, Scored) for value in one})
+            if not classes.values and not faults:
+                raise UserError(f"--labels {s.labels}: all labels are empty; name the folder of the true ones, or --classes")
+        scored = _each(pool, "scoring", pairs, score_pair, classes, s.ignore_geometry) if not faults else []
+    faults += [one.fault for one in scored if one.fault]
+    for line in [one.warning for one in scored if one.warning]:
+        print(f"warning: {line}")
+    for line in faults[:SHOWN]:
+        print(f"not scored: {line}", file=sys.stderr)
+    if faults:
+        more = f" ({len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
+        print(
+            f"{len(faults)} faults{more}: nothing was written, since means over some of the cases are those of another list",
+            file=sys.stderr,
+        )
+        return 2
+    scores = [score for one in scored for score in one.scores]
+    summary = {
+        "dataset": classes.name or s.labels.resolve().parent.name,
+        "split": s.labels.name,
+        "cases": len(pairs),
+        "left_out": left_out,
+        "classes": classes.plain(),
+        "predictions": str(s.predictions),
+        "labels": str(s.labels),
+        **summarise(scores),
+        "checkpoint": _checkpoint(s.predictions),
+        **provenance(),
+    }
+    with writing(output, "free space or name another place with --output"):
+        output.mkdir(parents=True, exist_ok=True)
+        write_metrics_csv(output / "metrics.csv", scores)
+        write_json(output / "summary.json", summary)
+    print(f"{len(pairs)} cases; classes from {classes.source}: {', '.join(classes.values)}")
+    print(table(summary))
+    print(f"metrics.csv and summary.json are in {output}")
+    return 0
+
+
+def find_pairs(predictions: Path, labels: Path, subset: bool) -> tuple[list[Pair], list[str], list[str]]:
+    """The cases that both folders have, what is wrong with the folders (a line each), and the cases left out on purpose."""
+    truth, predicted = by_case(labels), by_case(predictions)
+    if not truth:
+        raise UserError(f"--labels {labels}: no label below it; {', '.join(SCANS)} files are taken")
+    if not predicted:
+        raise UserError(f"--predictions {predictions}: no prediction below it; {', '.join(SCANS)} files are taken")
+    missing = [name for name in truth if name not in predicted]
+    faults = (
+        []
+        if subset
+        else [f"{predictions}: no prediction of {name}; predict it, or --subset scores the cases that have one" for name in missing]
+    )
+    surplus = [name for name in predicted if name not in truth]
+    if surplus:
+        some = ", ".join(surplus[:3]) + (" ..." if len(surplus) > 3 else "")
+        print(f"warning: {predictions}: {len(surplus)} predictions without label are left out ({some})")
+    pairs = [Pair(name, predicted[name], path) for name, path in truth.items() if name in predicted]
+    if not pairs:
+        raise UserError(
+            f"--predictions {predictions}: none is named as a label of {labels} ({next(iter(predicted))} ..., {next(iter(truth))} ...)"
+        )
+    return pairs, faults, missing if subset else []
+
+
+def label_values(pair: Pair) -> tuple[int, ...]:
+    """The values that a label holds; UserError unless they are whole numbers."""
+    found = np.unique(read_scan(pair.label).array)
+    if (found % 1).any() or found[0] < 0 or found[-1] > 65535 or found.size > 256:
+        raise UserError(
+            f"{pair.label}: holds {found.size} values from {found[0]:g} to {found[-1]:g}, no label map; name the labels' folder"
+        )
+    return tuple(int(value) for value in found)
+
+
+def score_pair(pair: Pair, classes: Classes, ignore_geometry: bool) -> Scored:
+    """The figures of one case; UserError where the two files do not belong together."""
+    extra = () if classes.ignore is None else (classes.ignore,)
+    truth = read_label(pair.label, classes.declared + extra, f"values of {classes.source}")
+    prediction, warning = _onto(pair, read_label(pair.prediction, classes.declared, f"values of {classes.source}"), truth, ignore_geometry)
+    counted = True if classes.ignore is None else truth.array != classes.ignore
+    spacing = truth.geometry.spacing
+    scores = []
+    for name, values in classes.values.items():
+        masks = (np.isin(array, values) & counted for array in (prediction, truth.array))
+        scores.append(score_masks(pair.name, name, *masks, spacing))
+    return Scored(tuple(scores), warning=warning)
+
+
+def _onto(pair: Pair, prediction: Scan, truth: Scan, ignore_geometry: bool) -> tuple[np.ndarray, str]:
+    """The prediction voxel by voxel as the truth has it, turned where the headers say so, and a warning."""
+    turned = turned_onto(prediction.array, prediction.geometry, truth.shape, truth.geometry)
+    if turned is not None:
+        return turned, ""
+    if prediction.shape != truth.shape:
+        sizes = f"{size(prediction.shape)} voxels, its label {size(truth.shape)}"
+        raise UserError(f"{pair.prediction}: has {sizes}; predict on the grid of the scan, or resample")
+    apart = voxels_apart(prediction.geometry, truth.geometry, truth.shape)
+    if apart < SAME_GRID:
+        return prediction.array, ""
+    line = f"{pair.prediction}: by the headers it lies up to {apart:.1f} voxels from its label"
+    if not ignore_geometry:
+        raise UserError(f"{line}; mend the header, or compare voxel by voxel with --ignore_geometry")
+    return prediction.array, f"{line}; compared voxel by voxel"
+
+
+def _pool(workers: int, cases: int):
+    """A pool of processes; None for one, whose start would only cost time."""
+    workers = min(workers or os.cpu_count() or 1, cases)
+    return worker_pool(workers) if workers > 1 else nullcontext()
+
+
+def _each(pool: ProcessPoolExecutor | None, desc: str, pairs: Sequence[Pair], work: Callable, *more) -> list:
+    """What `work` makes of each pair, in their order; a `Scored` with the fault of one that it could not do."""
+    with progress(total=len(pairs), desc=desc, unit="case") as bar:
+        if pool is None:
+            return [bar.update() or _told(work, pair, *more) for pair in pairs]
+        jobs = [pool.submit(_told, work, pair, *more) for pair in pairs]
+        for _ in as_completed(jobs):
+            bar.update()
+        return [job.result() for job in jobs]
+
+
+def _told(work: Callable, pair: Pair, *more):
+    faults: list[str] = []
+    with told(pair.prediction, faults.append):
+        return work(pair, *more)
+    return Scored(fault=faults[0])
+
+
+def by_case(folder: Path) -> dict[str, Path]:
+    """The scans below the folder by case: their path in it without ending and `_pred`; UserError where two are one case."""
+    found: dict[str, Path] = {}
+    for path in files_below(folder):
+        stem = file_stem(path, SCANS)
+        if path.is_file() and stem and not path.name.startswith("."):
+            name = (path.parent.relative_to(folder) / stem.removesuffix("_pred")).as_posix()
+            if (other := found.setdefault(name, path)) is not path:
+                raise UserError(f"{path}: is of the same case as {other}; take one of them away")
+    return found
+
+
+def _leave_foreign(path: Path) -> None:
+    """UserError for a summary.json that is not ours; nnU-Net leaves its own beside validation predictions."""
+    if path.exists():
+        try:
+            ours = "as_published" in json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            ours = False
+        if not ours:
+            raise UserError(f"{path}: is another program's, nnU-Net's perhaps, and would be lost; name another folder with --output")
+
+
+def _checkpoint(predictions: Path) -> dict | None:
+    """What predict.py says of the one network that made the predictions; None for other programs' and for several networks."""
+    try:
+        (about,) = json.loads((predictions / "predict.json").read_text(encoding="utf-8"))["checkpoints"]
+        return dict(about)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

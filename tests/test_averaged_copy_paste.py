@@ -1,0 +1,200 @@
+"""Averaged copy-paste: every piece by hand, and the averaged network as the one that is validated, saved, tested and resumed beside."""
+
+from types import SimpleNamespace
+
+import helpers
+import numpy as np
+import pytest
+import torch
+from helpers import LOSS_2D, Recorder, assert_same, signalled
+from torch import nn
+
+from dataloaders.cases import read_cases
+from methods.averaged_copy_paste import AveragedPretrain, AveragedSelfTrain
+from methods.copy_paste import CopyPaste
+from networks.net_factory_ega import net_factory
+from programs.export import export
+from programs.networks import build_network, load_network
+from recipes import acdc, la, pancreas
+from training.checkpoint import load, read
+from training.evaluate import SlicePredictor, validate
+from utils.ema import warmed_up
+from utils.errors import Interrupted
+from utils.phase import halves
+from utils.pseudo_label import class_pseudo_label
+
+PIECES = {
+    "keep": "teacher", "ema_warmup": "on", "ema_decay": 0.8, "teacher_mode": "eval", "teacher_view": "plain",
+    "pseudo_weight": "probability", "pre_paste": "both", "paste": "one", "u_weight": 0.5,
+}  # fmt: skip
+TINY = {
+    "method": "averaged_copy_paste", "patch_size": (32, 32), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 6, "max_iterations": 8,
+    "val_every": 4, "ema_decay": 0.9, "labelnum": 1,
+}  # fmt: skip
+
+
+def phase(kind, student=None, page=acdc.PAGE, **changes):
+    box = CopyPaste("fixed", 1 / 3, 10, seed=(3, 1))
+    return kind(student or Recorder(), LOSS_2D, page.pasting, box, SimpleNamespace(**{**PIECES, **changes}))
+
+
+def batch(n=4, size=32):
+    torch.manual_seed(1)
+    image = torch.rand(2 * n, 1, size, size)
+    return {"image": image, "plain": 0.9 * image, "label": torch.randint(0, 4, (n, size, size))}
+
+
+def train(root, output, *flags, **changes):
+    return helpers.train(acdc.PAGE, root, output, *flags, **{**TINY, **changes})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(phantom_root, tmp_path_factory):
+    return train(phantom_root, tmp_path_factory.mktemp("uninterrupted"))
+
+
+def test_the_decay_warms_up_from_a_plain_mean():
+    assert [warmed_up(0.75, step) for step in range(6)] == [0, 1 / 2, pytest.approx(2 / 3), 0.75, 0.75, 0.75]
+
+
+@pytest.mark.parametrize("warmup, expected", [("on", (10 + 20 + 30) / 3), ("off", 5 * 0.8**3 + 0.2 * (10 * 0.64 + 20 * 0.8 + 30))])
+def test_pretraining_averages_its_steps(warmup, expected):
+    """Three steps to 10, 20 and 30 from 5: their mean while the decay warms up."""
+    pretraining = phase(AveragedPretrain, ema_warmup=warmup)
+    for step in range(3):
+        with torch.no_grad():
+            pretraining.student.scale.fill_(10.0 * (step + 1))
+        pretraining.after_step(step)
+    assert pretraining.networks["ema_teacher"].scale.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("pasted, images", [("both", 4), ("one", 2)])
+def test_pretraining_pastes_both_ways(pasted, images):
+    data = batch()
+    image, label = data["image"][:4], data["label"]
+    pretraining = phase(AveragedPretrain, pre_paste=pasted)
+    losses = pretraining.losses({"image": image, "label": label}, step=3)
+    mask = pretraining.copy_paste.mask(image, 3)
+    (a, b), (label_a, label_b) = halves(image), halves(label)
+    mixed = torch.cat([a * mask + b * (1 - mask), b * mask + a * (1 - mask)])[:images]
+    torch.testing.assert_close(pretraining.student.seen[0], mixed)
+    outside, inside = torch.cat([label_a, label_b])[:images], torch.cat([label_b, label_a])[:images]
+    parts = LOSS_2D.mixed(pretraining.student(mixed), outside, inside, mask)
+    torch.testing.assert_close(losses["loss"], (parts["dice"] + parts["ce"]) / 2)
+
+
+@pytest.mark.parametrize("page, order, outside", [(acdc.PAGE, 1, (True, False)), (pancreas.PAGE, -1, (True, False))])
+def test_self_training_mixes_both_kinds_in_one_pass(page, order, outside):
+    """By hand: where an image is unlabelled the pseudo label counts, half, times the probability that the teacher gives it."""
+    page = SimpleNamespace(pasting=SimpleNamespace(**{**vars(page.pasting), "pseudo_label": class_pseudo_label}))
+    assert page.pasting.unlabelled_outside == outside
+    training, data = phase(AveragedSelfTrain, page=page), batch()
+    loss = training.losses(data, 2)["loss"]
+    box = training.copy_paste.mask(data["image"], 2)
+    labelled = torch.cat(data["image"][:4].split(2)[::order])
+    label = torch.cat(data["label"].split(2)[::order])
+    unlabelled, logits = data["image"][4:], Recorder()(data["plain"][4:])
+    pseudo = class_pseudo_label(logits)()
+    trust = logits.softmax(1).gather(1, pseudo[:, None])[:, 0]
+    true = torch.cat([(1 - box).expand(2, 32, 32), box.expand(2, 32, 32)])  # the first half has the unlabelled image outside
+    mixed = torch.where(true.bool()[:, None], labelled, unlabelled)
+    (seen,) = training.student.seen
+    torch.testing.assert_close(seen, mixed)
+    answer = Recorder()(mixed)
+    ce = nn.functional.cross_entropy
+    sure = ((1 - true) * trust).sum()
+    expected = (ce(answer, label, reduction="none") * true).sum() / true.sum()
+    expected += 0.5 * (ce(answer, pseudo, reduction="none") * (1 - true) * trust).sum() / sure
+    dice = LOSS_2D.dice(*_parts(answer, label), true) + 0.5 * LOSS_2D.dice(*_parts(answer, pseudo), (1 - true) * trust)
+    torch.testing.assert_close(loss, (expected + dice) / 2)
+
+
+def test_self_training_may_paste_both_ways():
+    """Every pair twice, the second time with the mask turned about; the loss is that of the eight images together."""
+    training, data = phase(AveragedSelfTrain, paste="both", pseudo_weight="one"), batch()
+    loss = training.losses(data, 2)["loss"]
+    (labelled, unlabelled), box = data["image"].split(4), training.copy_paste.mask(data["image"], 2)
+    true = torch.cat([(1 - box).expand(2, 32, 32), box.expand(2, 32, 32)])
+    true = torch.cat([true, 1 - true])
+    mixed = torch.where(true.bool()[:, None], labelled.repeat(2, 1, 1, 1), unlabelled.repeat(2, 1, 1, 1))
+    torch.testing.assert_close(training.student.seen[0], mixed)
+    pseudo = class_pseudo_label(Recorder()(data["plain"][4:]))()
+    parts = LOSS_2D.mixed(Recorder()(mixed), data["label"].repeat(2, 1, 1), pseudo.repeat(2, 1, 1), true, 1.0, 0.5)
+    torch.testing.assert_close(loss, (parts["dice"] + parts["ce"]) / 2)
+
+
+def _parts(logits, label):
+    probabilities = logits.softmax(1)
+    return SimpleNamespace(probabilities=probabilities), nn.functional.one_hot(label, 4).permute(0, 3, 1, 2).float()
+
+
+def test_the_pseudo_label_is_the_plain_images_and_may_count_whole():
+    training, data = phase(AveragedSelfTrain, pseudo_weight="one"), batch()
+    teacher = training.networks["ema_teacher"]
+    training.losses(data, 0)
+    assert torch.equal(teacher.seen[0], data["plain"][4:])
+    _, trust = training.trusted_pseudo_label(data["image"][4:])()
+    assert torch.equal(trust, torch.ones(4, 32, 32)) and not trust.requires_grad
+    training.options.teacher_view = "same"
+    training.losses(data, 0)
+    assert torch.equal(teacher.seen[-1], data["image"][4:])
+
+
+def test_the_teacher_s_mode_is_set_at_every_step():
+    """The loop validates it in eval mode, so a step after a validation would otherwise differ."""
+    training = phase(AveragedSelfTrain, net_factory("unet", egm="none"), teacher_mode="train")
+    training.networks["ema_teacher"].eval()
+    training.losses(batch(), 0)
+    assert training.networks["ema_teacher"].training
+    training.options.teacher_mode = "eval"
+    training.losses(batch(), 0)
+    assert not training.networks["ema_teacher"].training
+
+
+def test_the_averaged_network_is_what_test_and_export_read(uninterrupted, tmp_path):
+    content = uninterrupted["self_train/unet_best_model.pth"]
+    assert content["selected"] == "ema_teacher"
+    path = tmp_path / "best.pth"
+    torch.save(content, path)
+    checkpoint = read(path)
+    average, student = content["phase"]["ema_teacher"], content["student"]
+    assert_same(dict(checkpoint.weights), dict(average))
+    assert_same(dict(checkpoint.student), dict(student))
+    assert not torch.equal(average["decoder.out_conv.weight"], student["decoder.out_conv.weight"])
+    export([str(path), str(tmp_path / "out.pth")])
+    assert any(torch.equal(value, average["decoder.out_conv.weight"]) for value in load(tmp_path / "out.pth").values())
+
+
+def test_keeping_the_student_is_a_flag(phantom_root, tmp_path):
+    content = train(phantom_root, tmp_path, "--keep", "student", pre_iterations=2, max_iterations=2)["self_train/last.pth"]
+    assert content["selected"] == "student"
+
+
+@pytest.mark.parametrize("kind, step", [(AveragedPretrain, 2), (AveragedSelfTrain, 5)])
+def test_interrupted_it_resumes_bit_for_bit(phantom_root, tmp_path, monkeypatch, uninterrupted, kind, step):
+    with signalled(monkeypatch, kind, step), pytest.raises(Interrupted):
+        train(phantom_root, tmp_path)
+    assert_same(train(phantom_root, tmp_path), uninterrupted)
+
+
+def test_the_score_is_the_averaged_network_s(phantom_root, tmp_path, uninterrupted):
+    """The last validation of the file is what its averaged network scores now."""
+    content = uninterrupted["self_train/last.pth"]
+    torch.save(content, tmp_path / "last.pth")
+    net = build_network(acdc.PAGE.facts, "unet", {"egm": "none"})
+    load_network(net, read(tmp_path / "last.pth"))
+    cases = read_cases(acdc.PAGE.facts, phantom_root, "val")
+    names = acdc.PAGE.facts.class_names
+    result = validate(net, lambda: False, cases, SlicePredictor((32, 32), torch.device("cpu")), names)
+    assert result.score == content["progress"]["history"][-1]["score"]
+    assert np.isfinite(result.score)
+
+
+@pytest.mark.parametrize("page, labelnum, flags", [(la.PAGE, 2, []), (la.TWO_SLICES, 2, ["--labels", "dense"]), (pancreas.PAGE, 25, [])])
+def test_it_runs_on_volumes(page, labelnum, flags, la_root, pancreas_root, tmp_path):
+    root = pancreas_root if page is pancreas.PAGE else la_root
+    numbers = {"patch_size": (32, 32, 16), "val_stride": (32, 32, 16), "labelnum": labelnum, "batch_size": 4, "labeled_bs": 2}
+    numbers |= {"method": "averaged_copy_paste", "pre_iterations": 1, "max_iterations": 1, "val_every": 1}
+    last = helpers.train(page, root, tmp_path, *flags, **numbers)["self_train/last.pth"]
+    assert last["selected"] == "ema_teacher"
+    assert all(value.isfinite().all() for value in last["phase"]["ema_teacher"].values())

@@ -1,0 +1,181 @@
+"""What a checkpoint must hold before anything of it is used: a damaged or forged one is told in words, never half loaded.
+
+Each function raises ValueError, in words that follow the file's name.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from utils.phase import Phase
+
+KINDS = {
+    "settings": Mapping,
+    "facts": Mapping,
+    "stage": str,
+    "selection": str,
+    "progress": Mapping,
+    "losses": Sequence,
+    "student": Mapping,
+    "phase": Mapping,
+    "optimizer": Mapping,
+}
+OPTIONAL = {"plan": Mapping, "data": Mapping, "buffers": Sequence}
+ENTRIES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
+ARITHMETIC = {"momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "amsgrad", "maximize"}
+DEEPEST = 8
+
+
+def check_whole(content: Mapping) -> None:
+    """All parts of a checkpoint of ours are there, of their kinds, and finite."""
+    for key, kind in KINDS.items():
+        if not isinstance(content.get(key), kind):
+            raise ValueError(f"'{key}' is missing, or not what it should be")
+    for key, kind in OPTIONAL.items():
+        if content.get(key) is not None and not isinstance(content[key], kind):
+            raise ValueError(f"'{key}' is not what it should be")
+    if not isinstance(content["facts"].get("name"), str):
+        raise ValueError("it does not say of what data set it is")
+    selected = content.get("selected", "student")
+    if selected != "student" and not isinstance(content["phase"].get(selected) if isinstance(selected, str) else None, Mapping):
+        raise ValueError(f"it says that {selected!r} was validated, which it does not hold")
+    _check_settings(content["settings"])
+    _check_progress(content["progress"], content["losses"])
+    check_tensors({key: content[key] for key in ("student", "phase", "optimizer")})
+
+
+def check_tensors(parts: object) -> None:
+    """Every tensor, however deep, is a plain one, and it and every number finite."""
+    for name, value in _leaves(parts):
+        if isinstance(value, Tensor):
+            if not _plain(value):
+                raise ValueError(f"'{name}' is no plain tensor")
+            if not value.isfinite().all():
+                raise ValueError(
+                    f"'{name}' holds NaN or infinite values, the training has diverged; take an earlier checkpoint, or train again with "
+                    "a lower --base_lr"
+                )
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"'{name}' is {value}")
+
+
+def _leaves(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    if depth > DEEPEST:
+        raise ValueError(f"'{name[:80]}' is nested too deep")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}.{key}" if name else str(key), depth + 1)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _leaves(item, f"{name}.{number}", depth + 1)
+    else:
+        yield name, value
+
+
+def _plain(tensor: Tensor) -> bool:
+    """In memory, dense, and no larger than what was stored of it."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _check_settings(settings: Mapping) -> None:
+    for key in ("method", "model", "egm", "exp"):
+        if not isinstance(settings.get(key, ""), str):
+            raise ValueError(f"its setting '{key}' is no word")
+    sides = settings.get("patch_size", [1])
+    if not isinstance(sides, list | tuple) or not sides or not all(_whole(side) and side > 0 for side in sides):
+        raise ValueError("its setting 'patch_size' is no size")
+
+
+def _check_progress(progress: Mapping, losses: Sequence) -> None:
+    step, validated, best = (progress.get(key) for key in ("step", "validated", "best_step"))
+    if not all(map(_whole, (step, validated, best))) or not 0 <= validated <= step or not 0 <= best <= step:
+        raise ValueError(f"its progress makes no sense (step {step}, validated {validated}, best {best})")
+    if not _number(progress.get("best_score")) or not isinstance(progress.get("history"), list):
+        raise ValueError("its progress lacks the best score or the validations")
+    if progress.keys() - {"draws"} != {"step", "validated", "best_step", "best_score", "history"}:
+        raise ValueError("its progress holds something unknown")
+    before = 0
+    for row in progress["history"]:
+        if not isinstance(row, Mapping) or not all(map(_number, row.values())) or not before < row.get("step", 0) <= step:
+            raise ValueError("its validations make no sense")
+        before = row["step"]
+    if isinstance(losses, str) or not all(map(_number, losses)) or len(losses) != step - validated:
+        raise ValueError(f"it holds {len(losses)} losses since the last validation, expected {step - validated}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_fits(checkpoint, phase: Phase, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """A `Checkpoint` of ours is of this stage of `steps` steps: networks, the rest of the phase, optimiser and progress."""
+    if checkpoint.stage != phase.name:
+        raise ValueError(f"of the stage {checkpoint.stage!r}, expected {phase.name!r}")
+    if checkpoint.progress["step"] > steps:
+        raise ValueError(f"at step {checkpoint.progress['step']} of a stage that has {steps}")
+    _check_state("student", checkpoint.student, phase.student.state_dict())
+    own = phase.state_dict()
+    for key, value in own.items():
+        if key not in checkpoint.phase:
+            raise ValueError(f"it lacks '{key}'")
+        given = checkpoint.phase[key]
+        if key in phase.networks:
+            _check_state(key, given, value)
+        elif _whole(value) and not (_whole(given) and given >= 0):
+            raise ValueError(f"'{key}' is {given!r}, expected a whole number")
+        elif isinstance(value, float) and not _number(given):
+            raise ValueError(f"'{key}' is {given!r}, expected a number")
+        elif (value is None or isinstance(value, Tensor)) and not (given is None or isinstance(given, Tensor | int | float)):
+            raise ValueError(f"'{key}' is not what it should be")
+    if checkpoint.phase.keys() - own.keys():
+        raise ValueError(f"it has the unexpected '{min(map(str, checkpoint.phase.keys() - own.keys()))}'")
+    _check_optimizer(checkpoint.optimizer, optimizer, checkpoint.progress["step"])
+
+
+def _check_state(what: str, given: object, own: Mapping[str, Tensor]) -> None:
+    """A network's state dict has the keys, shapes and types of `own`."""
+    if not isinstance(given, Mapping) or given.keys() != own.keys():
+        raise ValueError(f"'{what}' is not the network that is trained here: other names")
+    for key, value in own.items():
+        if not isinstance(given[key], Tensor) or given[key].shape != value.shape or given[key].dtype != value.dtype:
+            shown = f"{tuple(given[key].shape)} {given[key].dtype}" if isinstance(given[key], Tensor) else type(given[key]).__name__
+            raise ValueError(f"'{what}.{key}' is {shown}, expected {tuple(value.shape)} {value.dtype}")
+
+
+def _check_optimizer(given: Mapping, optimizer: torch.optim.Optimizer, step: int) -> None:
+    own, groups, state = optimizer.state_dict(), given.get("param_groups"), given.get("state")
+    if not isinstance(groups, list) or len(groups) != len(own["param_groups"]) or not isinstance(state, Mapping):
+        raise ValueError("its optimiser is another")
+    for mine, theirs in zip(own["param_groups"], groups, strict=True):
+        if not isinstance(theirs, Mapping) or theirs.get("params") != mine["params"] or not _number(theirs.get("lr")):
+            raise ValueError("its optimiser is that of other parameters")
+        other = [key for key in mine.keys() & theirs.keys() & ARITHMETIC if _listed(mine[key]) != _listed(theirs[key])]
+        if other:
+            raise ValueError(f"its optimiser has {min(other)} {theirs[min(other)]}, expected {mine[min(other)]}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    wanted = ENTRIES.get(type(optimizer))
+    if step and not state:
+        raise ValueError("its optimiser has forgotten everything")
+    for number, entry in state.items():
+        if not _whole(number) or not 0 <= number < len(parameters) or not isinstance(entry, Mapping):
+            raise ValueError("its optimiser is that of other parameters")
+        if wanted is not None and entry.keys() != wanted:
+            raise ValueError(
+                f"its optimiser keeps {', '.join(map(str, entry))} of parameter {number}, expected {', '.join(sorted(wanted))}"
+            )
+        for key, value in entry.items():
+            shape = () if key == "step" else parameters[number].shape
+            if not isinstance(value, Tensor) or value.shape != shape or value.dtype != parameters[number].dtype:
+                raise ValueError(f"its optimiser's '{key}' of parameter {number} has another shape or type")
+
+
+def _listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

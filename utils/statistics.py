@@ -1,0 +1,29 @@
+"""Means over seeds, and whether two methods differ on the same cases."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation (n - 1); None for the deviation of a single value."""
+    values = np.asarray(values, float)
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def bootstrap_interval(differences: Sequence[float], seed: int, draws: int = 10_000, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the mean difference (cases,) when cases are drawn again, with replacement; the same for the same seed."""
+    differences = np.asarray(differences, float)
+    drawn = np.random.default_rng(seed).integers(len(differences), size=(draws, len(differences)))
+    low, high = np.quantile(differences[drawn].mean(1), ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
+
+
+def wilcoxon_p(differences: Sequence[float]) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test of the paired differences (cases,), cases without difference left out; 1 if all are.
+
+    Differences are compared to nine decimals, so that equal ones of rounded figures are ties.
+    """
+    differences = np.round(np.asarray(differences, float), 9)
+    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
