@@ -96,6 +96,9 @@ class Settings:
     accelerate: Accelerate = "off"
     """compile: networks as torch.compile makes them, once at the start, which takes minutes (CUDA, and the CPU with a C++ compiler); graph:
     recorded as CUDA graphs too. Losses differ by rounding. Not with --recompute."""
+    tf32: bool = True
+    """With CUDA: convolutions round their inputs to TF32 where the card can, which is torch's own default and faster. Without,
+    float32 throughout, as on the published code's card."""
     num_workers: int = -1
     """Processes that prepare batches; -1: 4 with CUDA, else none."""
 
