@@ -50,8 +50,7 @@ class Made:
         """The stage's folder after both steps."""
         store = Store(folder / "self_train", "best.pth", {}, {})
         for content in self.contents:
-            store.save_last(content)
-        store.save_best(self.contents[0])
+            store.save(content, best=content is self.contents[0])
         return store
 
 
@@ -160,7 +159,7 @@ def test_a_forged_checkpoint_is_one_line_and_the_one_before_is_taken(how, made, 
     assert found.path == store.previous and found.progress["step"] == 1
     (line,) = said
     assert line.startswith(f"warning: {store.last}: ") and line.isprintable() and len(line) < 500, line
-    store.save_last(made.contents[1])  # it goes nowhere near the good ones
+    store.save(made.contents[1], best=False)  # it goes nowhere near the good ones
     assert store.previous.read_bytes() == before["previous.pth"] and store.best.read_bytes() == before["best.pth"]
     assert store.last.with_name("last.pth.damaged").read_bytes() == before["last.pth"]
     assert store.resume(said.append, made.fits).progress["step"] == 2 and len(said) == 1

@@ -4,7 +4,6 @@ import os
 import pickle
 import shutil
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.content import check_tensors, check_whole
+from training.content import check_sums, check_tensors, check_whole
 from training.settings import upgraded
 from utils.errors import UserError
 from utils.files import shown, unfinished_path
@@ -74,7 +73,7 @@ def load(path: Path) -> dict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a pickle protocol that damage made up
-            _check_sums(path)
+            check_sums(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused, it is damaged or holds code beside its weights; save it again as a plain state dict") from None
@@ -83,14 +82,6 @@ def load(path: Path) -> dict:
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint of this project")
     return dict(content)
-
-
-def _check_sums(path: Path) -> None:
-    """ValueError where a part's checksum is wrong: torch itself looks at none and would load a flipped bit."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if part := archive.testzip():
-                raise ValueError(part)
 
 
 @dataclass(frozen=True)
