@@ -5,15 +5,14 @@ Intensity transforms change the image only.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
+from torch import Tensor
 
-from utils.zoom import zoom_nearest
+from dataloaders.transforms import Array, Picks, Resize, SliceTransform, Transform, VolumeTransform
+from utils.errors import UserError
 
-Transform = Callable[[np.ndarray], np.ndarray]
 SpatialDraw = Callable[[np.random.Generator, Sequence[int]], Transform]  # (rng, spatial shape) -> transform
 IntensityDraw = Callable[[np.random.Generator], Transform]
 INTENSITIES: dict[str, IntensityDraw] = {}
@@ -27,17 +26,28 @@ class Augmentation:
     spatial: tuple[SpatialDraw, ...]
     intensity: tuple[IntensityDraw, ...] = ()
 
-    def __call__(self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Of an image (C, ...) and its label (...), contiguous: "image"; "label", if there is one; with intensity transforms "plain" too,
-        the image without them."""
+    def __call__(self, rng: np.random.Generator, image: Array, label: Array | None) -> dict[str, Array]:
+        """Of an image (C, ...) and its label (...), or views of them: "image"; "label", if there is one; with intensity transforms "plain"
+        too, the image without them. Raises UserError for tensors and a transform that takes arrays alone."""
+        joined = Picks((), tuple(image.shape[1:]))
         for draw in self.spatial:
-            transform = draw(rng, image.shape[1:])
-            image, label = transform(image), None if label is None else transform(label)
+            transform = draw(rng, joined.shape_after)
+            if isinstance(transform, (Resize, SliceTransform)):
+                joined = replace(joined, transforms=(*joined.transforms, transform))
+                continue
+            image, label = _both(transform, *_both(joined, image, label))
+            joined = Picks((), tuple(image.shape[1:]))
+        image, label = _both(joined, image, label)
         views = {"plain": image} if self.intensity else {}
         for draw in self.intensity:
-            image = draw(rng)(image)
-        views |= {"image": image} | ({} if label is None else {"label": label})
-        return {name: np.ascontiguousarray(view) for name, view in views.items()}
+            image, _ = _both(draw(rng), image, None)
+        return views | {"image": image} | ({} if label is None else {"label": label})
+
+
+def _both(transform: Transform, image: Array, label: Array | None) -> tuple[Array, Array | None]:
+    if isinstance(image, Tensor) and not isinstance(transform, (Picks, VolumeTransform)):
+        raise UserError(f"--cache device: the augmentation {transform} takes arrays on the host alone; leave --cache device out")
+    return transform(image), None if label is None else transform(label)
 
 
 def intensity(draw: IntensityDraw) -> IntensityDraw:
@@ -97,27 +107,7 @@ def scale(rng: np.random.Generator, shape: Sequence[int]) -> Transform:
 
 def resize(size: tuple[int, int]) -> SpatialDraw:
     """No draw: (..., H, W) to `size` by nearest neighbour."""
-    return lambda rng, shape: partial(zoom_nearest, size=size)
-
-
-@dataclass(frozen=True)
-class SliceTransform:
-    """2-D: quarter turns (counter-clockwise), then a flip along an axis, then a rotation by `angle` degrees; None and 0 change nothing."""
-
-    quarter_turns: int = 0
-    flip_axis: int | None = None
-    angle: int = 0
-
-    def __call__(self, array: np.ndarray) -> np.ndarray:
-        """Transform (..., H, W); order 0, the shape is kept but for odd quarter turns."""
-        array = _turn_and_flip(array, 2, self.quarter_turns, self.flip_axis)
-        return ndimage.rotate(array, self.angle, axes=(-1, -2), order=0, reshape=False) if self.angle else array
-
-
-def _turn_and_flip(array: np.ndarray, dims: int, quarter_turns: int, flip_axis: int | None) -> np.ndarray:
-    """A view of `array`, turned in the first two of its `dims` trailing axes, then flipped along one of them."""
-    array = np.rot90(array, quarter_turns, axes=(-dims, 1 - dims))
-    return array if flip_axis is None else np.flip(array, flip_axis - dims)
+    return lambda rng, shape: Resize(size)
 
 
 def turn_or_rotate(rng: np.random.Generator, shape: Sequence[int]) -> SliceTransform:
@@ -127,28 +117,6 @@ def turn_or_rotate(rng: np.random.Generator, shape: Sequence[int]) -> SliceTrans
     if rng.random() > 0.5:
         return SliceTransform(angle=int(rng.integers(-20, 20)))
     return SliceTransform()
-
-
-@dataclass(frozen=True)
-class VolumeTransform:
-    """3-D: quarter turns in the first two axes, a flip along one of them, zeros on both sides of each axis, then a patch from `start`;
-    with `crop_first` the patch comes before turns and flip."""
-
-    start: tuple[int, ...]
-    patch_size: tuple[int, ...]
-    margin: tuple[int, ...] = (0, 0, 0)
-    quarter_turns: int = 0
-    flip_axis: int | None = None
-    crop_first: bool = False
-
-    def __call__(self, array: np.ndarray) -> np.ndarray:
-        """The patch of (..., X, Y, Z)."""
-        if not self.crop_first:
-            array = _turn_and_flip(array, 3, self.quarter_turns, self.flip_axis)
-        if any(self.margin):
-            array = np.pad(array, [(0, 0)] * (array.ndim - 3) + [(side, side) for side in self.margin])
-        patch = array[(..., *(slice(first, first + side) for first, side in zip(self.start, self.patch_size, strict=True)))]
-        return _turn_and_flip(patch, 3, self.quarter_turns, self.flip_axis) if self.crop_first else patch
 
 
 @dataclass(frozen=True)

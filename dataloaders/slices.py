@@ -3,15 +3,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
-from torch.utils.data import Dataset
-
 from dataloaders.augment import Augmentation
 from dataloaders.contents import Contents
 from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root, read_case
-from dataloaders.two_stream import Draw, sample
+from dataloaders.samples import Samples
 from utils.errors import UserError
 from utils.progress import progress
 
@@ -37,11 +33,10 @@ def first_patients(
     return [*slices, *facts.never_labelled(root)], labelled
 
 
-class Slices(Dataset):
+class Slices(Samples):
     """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`) without, their labels never read.
 
-    Item `Draw(index, seed)`: {"image": (C, h, w) float32, and for labelled slices "label": (h, w) int64}, augmented by the first
-    augmentation if labelled, else by the second. `files`: name and path of each, the labelled ones first; `say` is told what is strange.
+    `files`: name and path of each, the labelled ones first; `say` is told what is strange.
     """
 
     def __init__(
@@ -55,20 +50,16 @@ class Slices(Dataset):
     ):
         check_root(root, facts.name)
         self.augment, self.labelled, self.unlabelled = augment, labelled, len(names) - labelled
+        self.kept = []
         self.files = [(name, root / (facts.slice_file or facts.file).format(name)) for name in names]
-        self.images: list[np.ndarray] = []
-        self.labels: list[np.ndarray | None] = []
         contents = Contents("training slices", False, say)
         with progress(self.files, desc="reading slices", unit="file", leave=False, delay=0.5) as bar:
             for index, (_, path) in enumerate(bar):
                 image, label, _ = read_case(path, facts, 2, label=index < labelled)
-                contents.look(path, image, [] if label is None else [label])
-                self.images.append(image)
-                self.labels.append(label)
+                labels = () if label is None else (label,)
+                contents.look(path, image, labels)
+                self.kept.append((image, labels))
         contents.tell()
 
     def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
-        return sample(draw, self.augment[draw.index >= self.labelled], self.images[draw.index], self.labels[draw.index])
+        return len(self.kept)

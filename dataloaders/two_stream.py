@@ -7,10 +7,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from dataloaders.augment import Augmentation
 
 
 class Draw(NamedTuple):
@@ -131,14 +127,3 @@ class FourStreamSampler(StreamSampler):
         windows = [(cases, slice(place * half, (place + 1) * half)) for cases, half in self._streams()]
         labelled, unlabelled = ([*cases[window], *cases[::-1][window]] for cases, window in windows)
         return labelled, unlabelled
-
-
-def sample(draw: Draw, augment: Augmentation, image: np.ndarray, label: np.ndarray | None) -> dict[str, Tensor]:
-    """An augmented sample of an image (C, ...) and its label (...), as every data set gives it."""
-    views = augment(np.random.default_rng(draw.seed), image, label)
-    return {name: torch.from_numpy(view.astype(np.int64) if name == "label" else view) for name, view in views.items()}
-
-
-def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack a batch whose labelled samples come first: "image" and perhaps "plain" of all of them, "label" of the labelled ones."""
-    return {name: torch.stack([item[name] for item in items if name in item]) for name in items[0]}

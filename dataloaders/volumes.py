@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from dataloaders.augment import Augmentation
 from dataloaders.cases import read_volume, turned
@@ -15,11 +13,11 @@ from dataloaders.contents import Contents
 from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root
 from dataloaders.plan import FILE as PLAN
-from dataloaders.two_stream import Draw, sample
+from dataloaders.samples import Samples
 from utils.errors import UserError
 from utils.progress import progress
 
-CacheKind = Literal["ram", "none"]
+CacheKind = Literal["ram", "device", "none"]
 
 
 def first_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[str], int]:
@@ -45,11 +43,10 @@ def percent_of_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[li
     return names, count
 
 
-class VolumePatches(Dataset):
+class VolumePatches(Samples):
     """Patches of training volumes: the first `labelled` with labels, the others (`unlabelled`) without, their labels never opened.
 
-    Item `Draw(index, seed)`: {"image": (C, X, Y, Z) float32, and for labelled cases "label": (X, Y, Z) int64}, augmented by the first
-    augmentation if labelled, else by the second. `cache` "ram" reads every file once, "none" at every draw; `say` is told what it takes.
+    `cache` "none" reads files at every draw, all others every file once; `say` is told what it takes.
     """
 
     def __init__(
@@ -66,17 +63,16 @@ class VolumePatches(Dataset):
         self.facts, self.root, self.augment = facts, root, augment
         self.labelled, self.unlabelled = labelled, len(names) - labelled
         self.cases = [(facts.path(root, name), name) for name in names]
-        self._kept = None
         if cache == "none":
             say(f"{facts.name}: {len(names)} training volumes, every draw reads its file (--cache none)")
             return
         with progress(range(len(names)), desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
-            self._kept = [self._read(index) for index in bar]
+            self.kept = [self._read(index) for index in bar]
         contents = Contents("training volumes", True, say)
-        for (path, _), (image, labels) in zip(self.cases, self._kept, strict=True):
+        for (path, _), (image, labels) in zip(self.cases, self.kept, strict=True):
             contents.look(path, image, labels)
         contents.tell()
-        gib = sum(array.nbytes for image, labels in self._kept for array in (image, *labels)) / 2**30
+        gib = sum(array.nbytes for image, labels in self.kept for array in (image, *labels)) / 2**30
         say(f"{facts.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)")
 
     @property
@@ -92,10 +88,8 @@ class VolumePatches(Dataset):
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
-        image, labels = self._kept[draw.index] if self._kept else self._read(draw.index)
-        label = labels[draw.half % len(labels)] if labels else None
-        return sample(draw, self.augment[draw.index >= self.labelled], image, label)
+    def case(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        return self.kept[index] if self.kept else self._read(index)
 
 
 class CoarsePatches(VolumePatches):

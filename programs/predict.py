@@ -21,6 +21,7 @@ from utils.cli import parse
 from utils.components import largest_component_per_class
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
+from utils.most_probable import most_probable
 from utils.progress import progress
 from utils.provenance import provenance
 from utils.workers import terminated
@@ -115,7 +116,7 @@ def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list
     path.parent.mkdir(parents=True, exist_ok=True)
     with probability_file(s.output / f"{case.name}.npz" if s.probabilities else None, (model.facts.classes, *back.shape)) as kept:
         for index, plane in back.planes(model.planes(image)):
-            part[index] = plane.argmax(0).numpy()
+            part[index] = most_probable(plane).numpy()
             if kept is not None:
                 back.view(kept)[:, index] = plane.numpy()
     if s.largest_component:

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from dataloaders.augment import INTENSITIES, SPATIAL, Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.splits import check_lists
-from dataloaders.two_stream import StreamSampler, collate
+from dataloaders.two_stream import StreamSampler
 from methods.registry import METHODS
+from programs.batches import loader, move_to_device, on_device
 from programs.networks import build_network, check_patch, load_network
 from programs.published_flags import training_rules, translated
 from programs.published_optimizer import take_over_momentum
@@ -20,15 +21,15 @@ from programs.run_data import run_data
 from programs.run_folder import claimed
 from programs.settings import default_settings, settings_from_flags
 from recipes.page import Page, data_root
+from training.accelerate import check_accelerate
 from training.checkpoint import read
-from training.device import choose_device, place, set_deterministic, use_bf16
+from training.device import choose_device, place, precision, set_deterministic, use_bf16
 from training.distributed import check_batch, is_main, process_group, rank, world
-from training.evaluate import validate
+from training.evaluate import Classes, validate
 from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from training.memory import step_memory
 from training.settings import Settings, known
-from training.signals import leave_to_main_process
 from utils.errors import UserError
 from utils.losses import Loss
 from utils.phase import Phase, Plan
@@ -59,7 +60,8 @@ class Frame:
                 known(flag, name, there)
         check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
         self.bf16 = use_bf16(s.amp, device)
-        set_deterministic(s.deterministic)
+        check_accelerate(s.accelerate, device, getattr(s, "recompute", False))
+        set_deterministic(s.deterministic, s.tf32)
         self.folder = page.folder(s.output_root, s.exp, s.labelnum)
         self.root = data_root(page.facts.name, s.root_path)
         self.plans = self._plans()
@@ -72,6 +74,8 @@ class Frame:
         self._check_counts()
         files = self.data.files[: len(self.data.files) - self.data.unlabelled]
         self.run_data = run_data(self.root, page, files, lists, read, s.other_data, say)
+        if on_device(s):
+            move_to_device(self.data, s, device)
         self.validation_cases = read_cases(page.facts, self.root, split, say)
         self.selection = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
 
@@ -111,7 +115,7 @@ class Frame:
         say(
             f"{page.facts.name}, --labelnum {s.labelnum}: {data.labelled} labelled and {data.unlabelled} unlabelled {page.counted}, "
             f"{len(self.validation_cases)} validation volumes; --method {s.method}, --model {s.model}; "
-            f"{self.device} x {world()}; TensorBoard: tensorboard --logdir {self.folder}"
+            f"{self.device} x {world()}, {precision(self.device, self.bf16)}; TensorBoard: tensorboard --logdir {self.folder}"
         )
         say(f"checkpoints are selected by: {self.selection}; the last one is kept beside the best")
         return self.run, {plan.phase.name: partial(self._stage, plan) for plan in self.plans}
@@ -121,8 +125,8 @@ class Frame:
         about = {"settings": s.computed(), "selection": self.selection, **self.run_data.about()}
         best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
         defaults = default_settings(page, s.method, s.model).computed()
-        log, check = RunLog(self.folder), self.run_data.check
-        return Run(self.folder, best_name, about, self.device, page.facts.dims, self.bf16, log, defaults, check)
+        log, check, every = RunLog(self.folder), self.run_data.check, s.log_every or (1 if self.device.type == "cpu" else 20)
+        return Run(self.folder, best_name, about, self.device, page.facts.dims, self.bf16, log, defaults, check, every, s.accelerate)
 
     def _plans(self) -> list[Plan]:
         """The method's stages that --run_mode asks for; one that has no self-training runs whole."""
@@ -187,17 +191,23 @@ class Frame:
             val_every=s.val_every * unit,
             val_lead=unit if unit > 1 else 0,
             batches=partial(self._batches, phase.name, plan.unlabelled),
-            validate=lambda net, stopped: validate(net, stopped, self.validation_cases, predict, page.facts.class_names),
+            validate=partial(self._validate, predict.classes, s.val_every * unit, unit if unit > 1 else 0, steps),
             learning_rate=lambda step: s.base_lr * factor(step, steps),
             seed=self.seed(phase.name, 2),
             begin=partial(self._begin, plan),
         )
 
+    def _validate(self, classes: Classes, every: int, lead: int, steps: int, net: torch.nn.Module, stopped: Callable[[], bool], step: int):
+        number, wanted = (step + lead) // every, self.settings.distances_every
+        distances = step == steps or (wanted > 0 and number % wanted == 0)
+        return validate(net, stopped, self.validation_cases, classes, self.page.facts.class_names, distances)
+
     def _optimizer(self, phase: Phase, weight_decay: float) -> torch.optim.Optimizer:
         parameters = [parameter for net in phase.learners.values() for parameter in net.parameters()]
-        if self.settings.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=self.settings.base_lr, weight_decay=weight_decay)
-        return torch.optim.SGD(parameters, lr=self.settings.base_lr, momentum=0.9, weight_decay=weight_decay)
+        s, fused = self.settings, True if self.device.type == "cuda" else None  # one launch for all weights; else torch's own choice
+        if s.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=s.base_lr, weight_decay=weight_decay, fused=fused)
+        return torch.optim.SGD(parameters, lr=s.base_lr, momentum=0.9, weight_decay=weight_decay, fused=fused)
 
     def _begin(self, plan: Plan, stage: Stage) -> None:
         """The student and, for some data sets, the optimiser take over from an earlier stage's best checkpoint, ours or a published one."""
@@ -234,14 +244,4 @@ class Frame:
         return self.page.sampler(s)(data.labelled, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world())
 
     def _batches(self, stage: str, unlabelled: bool, steps: range) -> DataLoader:
-        workers = self.settings.num_workers
-        if workers < 0:
-            workers = 4 if self.device.type == "cuda" else 0
-        return DataLoader(
-            self.data,
-            batch_sampler=self._sampler(self.seed(stage, 0), unlabelled, steps),
-            collate_fn=collate,
-            num_workers=workers,
-            worker_init_fn=leave_to_main_process,
-            pin_memory=self.device.type == "cuda",
-        )
+        return loader(self.data, self._sampler(self.seed(stage, 0), unlabelled, steps), self.settings, self.device)

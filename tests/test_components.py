@@ -36,6 +36,35 @@ def test_equals_scipy(case):
     np.testing.assert_array_equal(largest, by_scipy(mask, connectivity))
 
 
+@st.composite
+def label_maps(draw):
+    """Batches of label maps as networks answer: smooth, smooth with specks, random, most of it or a corner filled; ties are many."""
+    connectivity = draw(st.sampled_from(sorted(STEPS)))
+    axes = STEPS[connectivity][0]
+    shape = draw(hnp.array_shapes(min_dims=axes, max_dims=axes, min_side=1, max_side=12 if axes == 2 else 7))
+    random, classes = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.integers(2, 5))
+    labels = random.normal(size=(draw(st.integers(1, 4)), classes, *shape))
+    labels = ndimage.gaussian_filter(labels, (0, 0, *[draw(st.sampled_from([0, 1, 2]))] * axes))
+    labels[:, 0] += labels.std() * draw(st.sampled_from([0, 1, 3]))
+    labels = labels.argmax(1).astype(draw(st.sampled_from([np.uint8, np.int64])))
+    specks = random.random(labels.shape) < draw(st.sampled_from([0, 0.05]))
+    labels[specks] = random.integers(0, classes + 1, specks.sum())  # one number that is no class
+    if draw(st.booleans()):
+        labels[:, shape[0] // 2 :] = 0
+    return labels, classes, connectivity
+
+
+@settings(derandomize=True, deadline=None, max_examples=400)
+@given(label_maps())
+def test_batches_equal_scipy_class_by_class(case):
+    labels, classes, connectivity = case
+    expected = np.zeros_like(labels)
+    for sample, result in zip(labels, expected, strict=True):
+        for label in range(1, classes):
+            result[by_scipy(sample == label, connectivity)] = label
+    np.testing.assert_array_equal(largest_component_per_class(labels, classes, connectivity), expected)
+
+
 @pytest.mark.parametrize(("connectivity", "size"), [(4, 2), (8, 3)])
 def test_corners_join_in_8_only(connectivity, size):
     mask = np.array([[1, 1, 0], [0, 0, 1]])

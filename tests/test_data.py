@@ -3,18 +3,21 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from helpers import ACDC, KITS19, LA, LITS
+import torch
+from helpers import ACDC, KITS19, LA, LITS, assert_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from dataloaders.augment import INTENSITIES, Augmentation, SliceTransform, resize, scale, turn_or_rotate
+from dataloaders.augment import INTENSITIES, Augmentation, VolumeAugmentation, resize, scale, turn_or_rotate
 from dataloaders.cases import read_cases, read_volume
 from dataloaders.hdf5 import SPLITS, read_case, read_list
 from dataloaders.slices import Slices, first_patients
-from dataloaders.two_stream import Draw, TwoPassSampler, TwoStreamSampler, collate
+from dataloaders.transforms import SliceTransform
+from dataloaders.two_stream import Draw, TwoPassSampler, TwoStreamSampler
+from dataloaders.volumes import VolumePatches, first_cases
 from utils.errors import UserError
-from utils.zoom import zoom_nearest
+from utils.zoom import zoom_nearest, zoom_nearest_on_device
 
 
 @pytest.mark.parametrize("labelnum, slices", [(1, 32), (3, 68), (7, 136), (14, 256), (21, 396), (28, 512), (35, 664), (70, 1312)])
@@ -34,6 +37,9 @@ def test_zoom_equals_scipy(height, width, new_height, new_width):
     array = 1 + np.arange(height * width, dtype=np.float32).reshape(height, width)
     expected = ndimage.zoom(array, (new_height / height, new_width / width), order=0)
     np.testing.assert_array_equal(zoom_nearest(array, (new_height, new_width)), expected)
+    for dtype in (np.float32, np.uint8):
+        here = zoom_nearest_on_device(torch.from_numpy(array.astype(dtype)), (new_height, new_width))
+        np.testing.assert_array_equal(here.numpy(), expected.astype(dtype))
 
 
 def test_transforms_by_hand():
@@ -43,6 +49,65 @@ def test_transforms_by_hand():
     big = np.zeros((21, 21), np.uint8)
     big[10, 10:] = 3
     np.testing.assert_array_equal(SliceTransform(angle=-17)(big), ndimage.rotate(big, -17, order=0, reshape=False))
+
+
+def test_tables_of_picks_equal_the_transforms_one_by_one():
+    """1500 draws over small slices, one with two channels, every 25th over one of ACDC's, for whose zoom scipy leaves out a row; every
+    pixel has a number of its own."""
+    shapes = [(1, 54, 64), (1, 64, 54), (2, 21, 30), (1, 64, 64), (1, 39, 56)] * 5
+    shapes[0] = (1, 216, 256)
+    images = [np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape) for shape in shapes]
+    for number in range(1500):
+        size = (256, 256) if number % 25 == 0 else (64, 48)
+        augment = Augmentation((turn_or_rotate, resize(size)))
+        image = images[number % len(images)]
+        label = (image[0] % 4).astype(np.uint8)
+        picked, picked_label = augment(np.random.default_rng((3, number)), image, label).values()
+        turned = turn_or_rotate(np.random.default_rng((3, number)), image.shape[1:])
+        assert np.array_equal(picked, zoom_nearest(turned(image), size))
+        assert np.array_equal(picked_label, zoom_nearest(turned(label), size)) and picked_label.dtype == np.uint8
+
+
+def test_transforms_of_other_kinds_keep_their_place_in_the_row():
+    """A page's own function, which must see the shape that those before it leave, between two that are joined."""
+    image, seen = np.arange(6 * 8, dtype=np.float32).reshape(1, 6, 8), []
+
+    def halved(rng, shape):
+        seen.append(tuple(shape))
+        return lambda array: array[..., ::2]
+
+    augment = Augmentation((lambda rng, shape: SliceTransform(quarter_turns=1), resize((8, 4)), halved, resize((4, 4))))
+    expected = zoom_nearest(zoom_nearest(np.rot90(image, 1, (1, 2)), (8, 4))[..., ::2], (4, 4))
+    assert np.array_equal(augment(np.random.default_rng(0), image, None)["image"], expected) and seen == [(8, 4)]
+    with pytest.raises(UserError, match="--cache device: the augmentation"):
+        augment(np.random.default_rng(0), torch.from_numpy(image), None)
+
+
+def same_batches_on_the_device(data, batches):
+    """Batches of the loader against those made where the images lie; on `meta` nothing can be read back."""
+    expected = [data.__getitems__(draws) for draws in batches]
+    kept = list(data.kept)
+    data.place(torch.device("cpu"))
+    for draws, batch in zip(batches, expected, strict=True):
+        assert_same(data.__getitems__(draws), batch)
+    data.kept = kept
+    data.place(torch.device("meta"))
+    for draws, batch in zip(batches, expected, strict=True):
+        there = data.__getitems__(draws)
+        assert {key: (x.shape, x.dtype, x.is_meta) for key, x in there.items()} == {k: (x.shape, x.dtype, True) for k, x in batch.items()}
+
+
+def test_slices_on_the_device_make_the_same_batches(small_root):
+    data = slices(small_root, (16, 32))
+    same_batches_on_the_device(data, list(TwoStreamSampler(data.labelled, data.unlabelled, 2, 2, seed=(0, 0), steps=range(20))))
+
+
+@pytest.mark.parametrize("crop_first", [True, False])
+def test_volumes_on_the_device_make_the_same_batches(la_root, crop_first):
+    """One side of the patch is larger than the scans', so that they are padded."""
+    augment = Augmentation((VolumeAugmentation((32, 48, 16), spare=3, crop_first=crop_first).draw,))
+    data = VolumePatches(LA, la_root, *first_cases(la_root, LA, 2), (augment, augment), say=lambda message: None)
+    same_batches_on_the_device(data, list(TwoStreamSampler(2, 4, 2, 2, seed=(0, 0), steps=range(10))))
 
 
 def test_draws_have_the_published_shares():
@@ -185,14 +250,14 @@ def test_unlabelled_cases_need_no_label_and_every_file_is_read_once(small_root, 
     data = slices(small_root, (16, 32))
     sampler = TwoStreamSampler(data.labelled, data.unlabelled, 2, 2, seed=(0, 0), steps=range(5))
     for batch in sampler:
-        stacked = collate([data[draw] for draw in batch])
+        stacked = data.__getitems__(batch)
         assert stacked["image"].shape == (4, 1, 16, 32) and stacked["label"].shape == (2, 16, 32)
     assert len(opened) == len(set(opened)) == 6
 
 
 def test_image_and_label_move_together(small_root):
     data = slices(small_root, (20, 24))
-    data.labels = [(image[0] * 3).round().astype(np.uint8) for image in data.images[:3]]
+    data.kept[:3] = [(image, ((image[0] * 3).round().astype(np.uint8),)) for image, _ in data.kept[:3]]
     for seed in range(20):
         item = data[Draw(seed % 3, (seed,))]
         assert np.array_equal((item["image"][0].numpy() * 3).round(), item["label"].numpy())
@@ -216,7 +281,7 @@ def test_channels_come_first_from_reading_on(tmp_path):
     image, label, _ = read_case(tmp_path / "p_1.h5", facts, 2)
     assert np.array_equal(image, rgb.transpose(2, 0, 1)) and label.shape == (20, 24)
     data = Slices(facts, tmp_path, ["p_1"], 1, 2 * (Augmentation((turn_or_rotate, resize((20, 20)))),))
-    batch = collate([data[Draw(0, (seed,))] for seed in range(8)])
+    batch = data.__getitems__([Draw(0, (seed,)) for seed in range(8)])
     assert batch["image"].shape == (8, 3, 20, 20)
     assert np.array_equal(batch["image"][:, 1] > 4, batch["label"] == 1)
 

@@ -15,13 +15,17 @@ from helpers import ACDC
 from reference import filled_state_dict
 from scipy import ndimage
 
+import training.evaluate
 from dataloaders.cases import read_cases
 from dataloaders.phantom.write import write_acdc_phantom
 from networks.net_factory_ega import net_factory
 from networks.published import import_state_dict
 from training.evaluate import SlicePredictor, validate
 from training.results import COLUMNS, summarise, table, write_metrics_csv
+from training.sliding import VolumePredictor
 from utils.case import Case
+from utils.metrics import class_overlaps
+from utils.most_probable import most_probable
 from utils.scores import score_case
 
 SCRIPT = Path(__file__).parents[1] / "code" / "test_ACDC.py"
@@ -133,10 +137,64 @@ def test_millimetres_only_where_every_spacing_is_known(tmp_path):
 
 def test_validation_score_is_the_mean_dice_of_the_classes():
     case, prediction = cubes()
-    result = validate(torch.nn.Identity(), lambda: False, [case], lambda net, image: prediction, NAMES)
+    result = validate(torch.nn.Identity(), lambda: False, [case], lambda net, image: torch.from_numpy(prediction), NAMES)
     assert result.score == pytest.approx((2 * 6 / 36) / 3)
     assert result.scalars["dice_myocardium"] == 0 and result.scalars["hd95_voxel_right_ventricle"] == 2
-    assert validate(torch.nn.Identity(), lambda: True, [case], lambda net, image: prediction, NAMES) is None
+    assert validate(torch.nn.Identity(), lambda: True, [case], lambda net, image: torch.from_numpy(prediction), NAMES) is None
+
+
+def several_cases():
+    """Random label maps of four classes, one class missing in the truth of some, in the prediction of others, in both of one."""
+    rng = np.random.default_rng(0)
+    cases, predictions = [], {}
+    for number in range(5):
+        truth, prediction = (rng.integers(0, 4, (3, 9, 8)).astype(np.uint8) for _ in range(2))
+        truth[truth == number] = 0
+        prediction[prediction == (4, 2, 3, 3, 1)[number]] = 0
+        cases.append(Case(str(number), np.full((1, 3, 9, 8), number, np.float32), truth))
+        predictions[number] = torch.from_numpy(prediction)
+    return cases, lambda net, image: predictions[int(image.flat[0])]
+
+
+def test_the_dice_alone_is_the_same_dice():
+    cases, classes = several_cases()
+    whole, alone = (validate(torch.nn.Identity(), lambda: False, cases, classes, NAMES, distances) for distances in (True, False))
+    assert alone.score == whole.score and alone.scalars == {k: v for k, v in whole.scalars.items() if "voxel" not in k}
+    assert set(whole.scalars) - set(alone.scalars) == {f"{kind}_voxel_{n.replace(' ', '_')}" for kind in ("hd95", "asd") for n in NAMES[1:]}
+
+
+@pytest.mark.parametrize("distances", [True, False])
+def test_processes_share_the_cases_and_get_the_whole_result(monkeypatch, distances):
+    cases, classes = several_cases()
+    given = torch.nn.Identity(), lambda: False, cases, classes, NAMES, distances
+    expected, parts = validate(*given), []
+    monkeypatch.setattr(training.evaluate, "world", lambda: 3)
+    for number in range(3):
+        monkeypatch.setattr(training.evaluate, "rank", lambda number=number: number)
+        monkeypatch.setattr(training.evaluate, "all_parts", lambda part: parts.append(part) or [None])
+        assert validate(*given) is None  # as where another process was told to stop
+    assert [len(part) for part in parts] == [2, 2, 1]
+    monkeypatch.setattr(training.evaluate, "all_parts", lambda part: parts)
+    assert validate(*given) == expected
+
+
+def test_a_validation_never_waits_for_the_device():
+    """On `meta` tensors have no values, so whatever reads one fails."""
+    meta = torch.device("meta")
+    slices = SlicePredictor((32, 48), meta, batch=3)
+    volumes = VolumePredictor((16, 16, 16), (8, 8, 8), meta)
+    nets = net_factory("unet", egm="none"), torch.nn.Conv3d(1, 3, 1)
+    for net, predict, shape in zip(nets, (slices, volumes), ((1, 5, 40, 30), (1, 20, 16, 30)), strict=True):
+        found = predict.classes(net.to(meta).eval(), np.zeros(shape, np.float32))
+        assert found.shape == shape[1:] and found.dtype == torch.uint8 and found.is_meta
+        assert class_overlaps(found, torch.zeros(shape[1:], dtype=torch.uint8, device=meta), 4).shape == (3, 3)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_most_probable_class_is_the_first_of_the_largest(classes):
+    scores = torch.randint(0, 4, (classes, 6, 7, 8), generator=torch.Generator().manual_seed(0)).float()  # ties are many
+    for laid_out in (scores, scores.movedim(0, -1).contiguous().movedim(-1, 0)):
+        assert np.array_equal(most_probable(laid_out), scores.numpy().argmax(0))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])

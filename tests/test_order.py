@@ -45,7 +45,7 @@ def run(tmp_path, rule, scores, steps, val_every, val_lead=0):
         val_every=val_every,
         val_lead=val_lead,
         batches=lambda steps: ({} for _ in steps),
-        validate=lambda net, stopped: Validation(next(scores), {}),
+        validate=lambda net, stopped, step: Validation(next(scores), {}),
         learning_rate=lambda step: 1e-3,
         seed=(0,),
     )

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ACDC, LA
+from scipy import ndimage
 
 from dataloaders.augment import Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.slices import Slices, first_patients
+from utils.components import largest_component_per_class
 from utils.metrics import mask_metrics
 
 pytestmark = pytest.mark.real_data
@@ -34,8 +36,8 @@ def root(tmp_path_factory):
 def test_every_slice_and_volume_reads(root):
     data = Slices(ACDC, root, *first_patients(root, ACDC, 1), 2 * (Augmentation(()),))
     assert data.labelled == 32 and data.unlabelled > 0
-    assert all(image.min() >= 0 and image.max() <= 1 for image in data.images)
-    assert set(np.unique(np.concatenate([label.ravel() for label in data.labels[: data.labelled]]))) == {0, 1, 2, 3}
+    assert all(image.min() >= 0 and image.max() <= 1 for image, _ in data.kept)
+    assert set(np.unique(np.concatenate([label.ravel() for _, labels in data.kept for label in labels]))) == {0, 1, 2, 3}
     for case in read_cases(ACDC, root, "val"):
         assert case.image.shape == (1, *case.label.shape) and case.label.max() == ACDC.classes - 1
 
@@ -44,6 +46,20 @@ def test_metrics_of_a_truth_against_itself(root):
     case = read_cases(ACDC, root, "test")[0]
     scores = [mask_metrics(case.label == k, case.label == k) for k in (1, 2, 3)]
     assert [(s.dice, s.hd95, s.asd) for s in scores] == [(1, 0, 0)] * 3
+
+
+def test_the_component_filter_equals_scipy_on_real_labels(root):
+    """As they are and with specks, which tie."""
+    rng = np.random.default_rng(0)
+    for case in read_cases(ACDC, root, "val"):
+        for share in (0, 0.02):
+            labels = np.where(rng.random(case.label.shape) < share, rng.integers(0, 4, case.label.shape), case.label).astype(np.uint8)
+            kept = largest_component_per_class(labels, 4, 8)
+            for sample, result in zip(labels, kept, strict=True):
+                for k in (1, 2, 3):
+                    components, count = ndimage.label(sample == k, np.ones((3, 3)))
+                    sizes = np.bincount(components.ravel(), minlength=2)[1:]
+                    assert np.array_equal(result == k, (components == sizes.argmax() + 1) & (count > 0))
 
 
 def test_training_and_testing_from_the_command_line(root, tmp_path):

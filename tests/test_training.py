@@ -53,6 +53,17 @@ def test_a_run_leaves_what_test_and_resume_need(uninterrupted):
     assert last["settings"]["labelnum"] == 1 and last["facts"]["name"] == "ACDC" and "val.list" in last["selection"]
 
 
+@pytest.mark.parametrize("every, logged", [("10", [12]), ("2", [8, 12]), ("1", [4, 8, 12]), ("0", [12])])
+def test_distances_are_computed_now_and_then_and_at_the_end(root, tmp_path, uninterrupted, every, logged):
+    """The run is the same: they select nothing."""
+    (last, _) = train(root, tmp_path, "--run_mode", "pretrain", "--distances_every", every).values()
+    assert [row["step"] for row in last["progress"]["history"] if "hd95_voxel_myocardium" in row] == logged
+    assert_same(last["student"], uninterrupted["pre_train/last.pth"]["student"])
+    assert [row["score"] for row in last["progress"]["history"]] == [
+        row["score"] for row in uninterrupted["pre_train/last.pth"]["progress"]["history"]
+    ]
+
+
 def test_same_seed_same_run_other_seed_other_run(root, tmp_path, uninterrupted):
     assert_same(train(root, tmp_path / "again"), uninterrupted)
     other = train(root, tmp_path / "other", seed=7)

@@ -9,8 +9,9 @@ import torch
 from helpers import KITS19, LA, LITS, PANCREAS
 from torch import nn
 
-from dataloaders.augment import Augmentation, VolumeAugmentation, VolumeTransform
+from dataloaders.augment import Augmentation, VolumeAugmentation
 from dataloaders.cases import read_cases, read_volume
+from dataloaders.transforms import VolumeTransform
 from dataloaders.two_stream import Draw, FourStreamSampler
 from dataloaders.volumes import VolumePatches, first_cases, percent_of_cases
 from training.sliding import VolumePredictor, window_count
@@ -96,7 +97,7 @@ def test_labels_go_with_their_images(la_root):
     for seed in range(4):
         item = data[Draw(0, (seed,))]
         transform = data.augment[0].spatial[0](np.random.default_rng((seed,)), case.label.shape)
-        assert np.array_equal(item["label"].numpy(), transform(case.label)) and item["label"].dtype == torch.int64
+        assert np.array_equal(item["label"].numpy(), transform(case.label)) and item["label"].dtype == torch.uint8
 
 
 def test_labels_of_unlabelled_cases_are_never_opened(tmp_path, la_root):

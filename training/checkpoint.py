@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from utils.files import shown, unfinished_path
 FORMAT = "edge-guided-copy-paste/1"
 
 
-def save(path: Path, content: dict, keep: Path | None = None) -> None:
+def save(path: Path, content: dict, keep: Path | None = None, also: Path | None = None) -> None:
     """Write `content` (tensors and plain types) to `path`, complete or not at all; the file that was there goes to `keep`, if given.
+    Before that a copy of the new file becomes `also`.
 
     Raises UserError where it cannot be written (a full disk); what was there before is left as it was.
     """
@@ -30,6 +32,8 @@ def save(path: Path, content: dict, keep: Path | None = None) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        if also is not None:
+            _copy(unfinished, also)
         if keep is not None and path.exists():
             os.replace(path, keep)
         os.replace(unfinished, path)
@@ -41,6 +45,21 @@ def save(path: Path, content: dict, keep: Path | None = None) -> None:
         raise UserError(
             f"{path}: could not be written ({reason});{earlier} free space or mend the folder, then start the same command again"
         ) from None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Replace `target` by a copy of `source` in one step.
+
+    No hard link: where somebody copies published weights over the best checkpoint, as the README has it, they would be in the last one too.
+    """
+    unfinished = target.with_name(target.name + ".unfinished")
+    try:
+        shutil.copyfile(source, unfinished)
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict:
@@ -213,8 +232,6 @@ class Store:
             )
         self.check(checkpoint)
 
-    def save_last(self, content: dict) -> None:
-        save(self.last, content, keep=self.previous)
-
-    def save_best(self, content: dict) -> None:
-        save(self.best, content)
+    def save(self, content: dict, best: bool) -> None:
+        """Write `last`; the one before it becomes `previous`. `best`: the file is to be the best one too."""
+        save(self.last, content, keep=self.previous, also=self.best if best else None)

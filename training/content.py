@@ -96,7 +96,7 @@ def _check_progress(progress: Mapping, losses: Sequence) -> None:
         raise ValueError(f"its progress makes no sense (step {step}, validated {validated}, best {best})")
     if not _number(progress.get("best_score")) or not isinstance(progress.get("history"), list):
         raise ValueError("its progress lacks the best score or the validations")
-    if progress.keys() != {"step", "validated", "best_step", "best_score", "history"}:
+    if progress.keys() - {"draws"} != {"step", "validated", "best_step", "best_score", "history"}:
         raise ValueError("its progress holds something unknown")
     before = 0
     for row in progress["history"]:

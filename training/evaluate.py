@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from training.device import place
+from training.distributed import all_parts, rank, world
 from utils.case import Case
+from utils.metrics import class_overlaps, image_diagonal, overlap_metrics
+from utils.most_probable import most_probable
 from utils.phase import Validation
 from utils.scores import ClassScore, score_case
-from utils.zoom import zoom_nearest
+from utils.zoom import zoom_nearest, zoom_nearest_on_device
 
 Predict = Callable[[nn.Module, np.ndarray], np.ndarray]
+Classes = Callable[[nn.Module, np.ndarray], Tensor]
 
 
 def class_probabilities(net: nn.Module, images: Tensor, mirror: bool = False) -> Tensor:
@@ -39,12 +43,17 @@ class SlicePredictor:
     batch: int = 16
     mirror: bool = False
 
-    @torch.inference_mode()
     def __call__(self, net: nn.Module, image: np.ndarray) -> np.ndarray:
         """(C, S, H, W) float32 to (S, H, W) uint8 class numbers; `net` must be in eval mode."""
-        slices = torch.from_numpy(zoom_nearest(image, self.patch_size)).transpose(0, 1)  # (S, C, h, w)
-        parts = [net(place(part, self.device, 2)).argmax(1).to(torch.uint8).cpu() for part in slices.split(self.batch)]
-        return zoom_nearest(torch.cat(parts).numpy(), image.shape[-2:])
+        return self.classes(net, image).cpu().numpy()
+
+    @torch.inference_mode()
+    def classes(self, net: nn.Module, image: np.ndarray) -> Tensor:
+        """The same on the device, which is not waited for."""
+        volume = torch.from_numpy(image).to(self.device, non_blocking=True)
+        slices = zoom_nearest_on_device(volume, self.patch_size).transpose(0, 1)  # (S, C, h, w)
+        parts = [most_probable(net(place(part, self.device, 2)).transpose(0, 1)) for part in slices.split(self.batch)]
+        return zoom_nearest_on_device(torch.cat(parts), image.shape[-2:])
 
     @torch.inference_mode()
     def slabs(self, net: nn.Module, image: np.ndarray) -> Iterator[Tensor]:
@@ -63,20 +72,52 @@ def predictions(net: nn.Module, cases: Sequence[Case], predict: Predict) -> Iter
 
 
 def validate(
-    net: nn.Module, stopped: Callable[[], bool], cases: Sequence[Case], predict: Predict, class_names: Sequence[str]
+    net: nn.Module,
+    stopped: Callable[[], bool],
+    cases: Sequence[Case],
+    classes: Classes,
+    class_names: Sequence[str],
+    distances: bool = True,
 ) -> Validation | None:
-    """Mean Dice over cases, then over foreground classes, an empty prediction scored 0; None if `stopped` says so meanwhile."""
-    scores: list[ClassScore] = []
-    for case, prediction in predictions(net, cases, predict):
-        if stopped():
-            return None
-        scores += score_case(case, prediction, class_names, with_mm=False)
+    """Mean Dice over cases, then over foreground classes, an empty prediction scored 0; None if `stopped` says so meanwhile.
+
+    `classes`: a predictor's class numbers on its device. Only counts of voxels leave it, but with `distances`, which are computed on the
+    host and cost more than all else. With several processes each takes its share of the cases, and all get the result.
+    """
+    parts = all_parts(_scores(net, stopped, cases[rank() :: world()], classes, class_names, distances))
+    if any(part is None for part in parts):
+        return None
+    scores = [score for number in range(len(cases)) for score in parts[number % world()][number // world()]]
+    figures = (("jaccard", ""), ("hd95", "_voxel"), ("asd", "_voxel")) if distances else (("jaccard", ""),)
     scalars = {}
     for name in class_names[1:]:
         mine = [score for score in scores if score.class_name == name]
         name = name.replace(" ", "_")
         scalars[f"dice_{name}"] = float(np.mean([score.published.dice for score in mine]))
-        for figure, unit in (("jaccard", ""), ("hd95", "_voxel"), ("asd", "_voxel")):
+        for figure, unit in figures:
             scalars[f"{figure}{unit}_{name}"] = float(np.mean([getattr(score.honest, figure) for score in mine]))
     score = float(np.mean([value for key, value in scalars.items() if key.startswith("dice_")]))
     return Validation(score, {"dice": score, **scalars})
+
+
+def _scores(
+    net: nn.Module, stopped: Callable[[], bool], cases: Sequence[Case], classes: Classes, class_names: Sequence[str], distances: bool
+) -> list[list[ClassScore]] | None:
+    """The scores of each case, None if `stopped` says so meanwhile."""
+    net.eval()
+    counts, scores = [], []
+    for case in cases:
+        prediction = classes(net, case.image)
+        if distances:
+            scores.append(score_case(case, prediction.cpu().numpy(), class_names, with_mm=False))
+        else:
+            truth = torch.from_numpy(case.label).to(prediction.device, non_blocking=True)
+            counts.append(class_overlaps(prediction, truth, len(class_names)))
+        if stopped():
+            return None
+    # read once for all cases: on a GPU each look would wait for everything before it
+    for case, overlaps in zip(cases, torch.stack(counts).tolist() if counts else (), strict=bool(counts)):
+        worst = image_diagonal(case.label.shape)
+        found = [overlap_metrics(*numbers) for numbers in overlaps]
+        scores.append([ClassScore(case.name, name, m, None, worst, None) for name, m in zip(class_names[1:], found, strict=True)])
+    return scores

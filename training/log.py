@@ -62,7 +62,6 @@ class StageLog:
     def step(self, step: int, scalars: dict[str, float]) -> None:
         """Note what the step that was made as number `step` (from 1) reported."""
         self.bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
-        self.bar.update()
         self.scalars(step, scalars, "train")
 
     def scalars(self, step: int, scalars: dict[str, float], group: str) -> None:
