@@ -1,5 +1,5 @@
 """Batch norm whose network counts the passes: nothing reads these counters but checkpoints and the teachers that average them, and a
-launch a layer and pass is a tenth of all."""
+launch for each layer and pass is one in twenty."""
 
 import torch
 import torch.nn.functional as F

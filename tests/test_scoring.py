@@ -198,7 +198,7 @@ FAULTS = {
         lambda root: (root / "pred" / "a.nii.gz").write_bytes((root / "pred" / "a.nii.gz").read_bytes()[:90]),
         "pred/a.nii.gz: cannot be read",
     ),
-    "no scan": (lambda root: (root / "labelsTs" / "a.nii.gz").write_bytes(b"text"), "labelsTs/a.nii.gz: cannot be read"),
+    "no scan": (lambda root: (root / "labelsTs" / "a.nii.gz").write_bytes(b"text"), "labelsTs/a.nii.gz: no scan in a format"),
 }
 
 
