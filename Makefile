@@ -1,4 +1,4 @@
-# make demo   synthetic data, training with 3 labelled patients, test, one picture (about 5 minutes on 2 CPU cores)
+# make demo   synthetic data, training with 3 labelled patients, test, a page to look at (about 5 minutes on 2 CPU cores)
 # make test   style and tests
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -23,8 +23,8 @@ demo: .venv/ready
 		--patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 250 --max_iterations 650 --val_every 50 \
 		--static_start 100 --static_step 50 --static_range 50 200
 	$(PY) code/test_ACDC.py --labelnum 3 --root_path $(DEMO)/data --output_root $(DEMO)/model
-	$(PY) code/report.py --labelnum 3 --root_path $(DEMO)/data --output_root $(DEMO)/model --output report/demo.png
-	@echo "picture: report/demo.png    TensorBoard: .venv/bin/tensorboard --logdir $(DEMO)/model"
+	$(PY) code/report.py --labelnum 3 --root_path $(DEMO)/data --output_root $(DEMO)/model --output report
+	@echo "open report/index.html in a browser    TensorBoard: .venv/bin/tensorboard --logdir $(DEMO)/model"
 
 clean-demo:
-	rm -rf $(DEMO) report/demo.png
+	rm -rf $(DEMO) report/index.html report/report.json

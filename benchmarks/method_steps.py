@@ -22,6 +22,7 @@ from networks.registry import build
 from programs.settings import make_settings
 from recipes.acdc import PAGE
 from training.device import choose_device, place
+from training.step import learn
 from utils.cli import parse, run
 from utils.losses import Loss
 
@@ -66,12 +67,8 @@ class Stages:
         (phase, unlabelled), optimizer = self.phases[name], self.optimizers[name]
         labelled = len(batch["label"])
         batch = batch if unlabelled else batch | {key: batch[key][:labelled] for key in ("image", "plain")}
-        phase.student.train()
         began = now(self.device)
-        loss = phase.losses(batch, 0)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        learn(phase, optimizer, batch, 0)
         phase.after_step(0)
         return now(self.device) - began
 

@@ -19,6 +19,7 @@ PROGRAMS = (
     ("validation.py",),
     ("data.py",),
     ("filter.py",),
+    ("counts.py",),
     ("metrics.py",),
 )
 

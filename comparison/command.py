@@ -16,6 +16,7 @@ from recipes.registry import find_page
 from training.results import write_json
 from utils.cli import parse
 from utils.errors import UserError, writing
+from utils.files import check_plain
 from utils.pictures import colour
 from utils.progress import progress
 from utils.provenance import provenance
@@ -53,6 +54,7 @@ def write(s: PageSettings, groups: Sequence[Group], name: str, seed: int = 1337,
 
 def _run_folder(s: ReportSettings) -> Path:
     """The run's folder as training names it."""
+    check_plain("exp", s.exp)
     own = not s.dataset and s.root_path is not None and own_root(["--root_path", str(s.root_path)])
     data = own_page(read_plan(s.root_path), s.root_path) if own else find_page(s.dataset or "ACDC")
     return data.folder(s.output_root, s.exp, s.labelnum)

@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from comparison import plots
+from comparison import plots, words
 from comparison.groups import MEAN, Group
 from utils.files import replacing
 
@@ -29,7 +29,7 @@ def write_page(path: Path, content: Mapping) -> None:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"fixed": _fixed, "signed": _signed, "p": _p}
+    environment.filters |= {"fixed": _fixed, "signed": _signed, "p": words.p_value}
     page = environment.get_template("page.html").render(content)
     with replacing(path) as unfinished:
         unfinished.write_text(page.lstrip() + "\n", encoding="utf-8")
@@ -134,7 +134,3 @@ def _fixed(value: float | None, digits: int) -> str:
 
 def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"

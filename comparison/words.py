@@ -64,16 +64,20 @@ def versions(groups: Sequence[Group], about: Mapping) -> list[tuple[str, str]]:
 
 def table(numbers: Mapping) -> str:
     """What the terminal says: a line for each group."""
-    lines = [f"{'honest Dice, mean over the classes':<40}{'mean':>8}{'sd':>9}   difference (95 % interval), p"]
+    lines = [f"{'honest Dice, mean over the classes':<40}{'mean':>8}{'sd':>9}   difference (95 % interval)"]
     for group in numbers["groups"]:
         dice = group["figures"]["honest"][MEAN]["dice"]
         sd = "" if dice["sd"] is None else f"{dice['sd']:.4f}"
         line = f"  {group['name'][:36]:<38}{dice['mean']:>8.4f}{sd:>9}"
         rows = group.get("against_first", {}).get("honest")
         if rows and (one := rows[MEAN]["dice"]):
-            line += f"   {one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f}), {one['p']:.4f}"
+            line += f"   {one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f}), {p_value(one['p'])}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def p_value(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _places(group: Group) -> int:

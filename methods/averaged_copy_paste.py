@@ -4,9 +4,13 @@ Beside BCP (CVPR 2023), each piece a flag: the averaged network is kept (`--keep
 (`--ema_warmup`), the teacher looks at unlabelled images without dropout and without intensity changes (`--teacher_mode`,
 `--teacher_view`), every pixel of a pseudo label counts as much as the teacher believes it (`--pseudo_weight`), pre-training pastes
 both ways (`--pre_paste`). Both kinds of mixed images go through the student in one pass, so that batch normalisation sees all of them.
+
+What to expect (docs/results/recipe.md): ACDC, 3 labelled patients, 600 + 1 200 iterations at 128x128, validation Dice 0.785 where BCP has
+0.693 (seed 1337 alone, no test yet), in half of the edge-guided method's time.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +19,9 @@ from torch import Tensor, nn
 
 from methods.copy_paste import CopyPaste, CopyPastePretrain, Pasting, paste
 from methods.edge_guided import DualTeacher, TeacherOptions
-from utils.ema import copy_state, ema_update, warmed_up
+from utils.ema import Ema, copy_state, warmed_up
 from utils.losses import Loss
-from utils.phase import Batch, Phase, Plan, halves
+from utils.phase import Batch, Losses, Phase, Plan, halves
 
 TEACHER = "ema_teacher"
 
@@ -58,19 +62,20 @@ class AveragedPretrain(CopyPastePretrain):
         super().__init__(student, loss, pasting, copy_paste)
         self.options = options
         self.networks[TEACHER] = copy.deepcopy(student).requires_grad_(False)
+        self.ema = Ema(self.networks[TEACHER], student)
         self.selected = TEACHER if options.keep == "teacher" else "student"
 
     def begin(self) -> None:
         copy_state(self.networks[TEACHER], self.student)
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+    def losses(self, batch: Batch, step: int) -> Losses:
         if self.options.pre_paste == "both":
             batch = {name: torch.cat([a, b, b, a]) for name in ("image", "label") for a, b in [halves(batch[name])]}
         return super().losses(batch, step)
 
     def after_step(self, step: int) -> None:
         decay = self.options.ema_decay
-        ema_update(self.networks[TEACHER], self.student, warmed_up(decay, step) if self.options.ema_warmup == "on" else decay)
+        self.ema.update(warmed_up(decay, step) if self.options.ema_warmup == "on" else decay)
 
 
 class AveragedSelfTrain(DualTeacher):
@@ -82,28 +87,36 @@ class AveragedSelfTrain(DualTeacher):
         self.selected = TEACHER if options.keep == "teacher" else "student"
 
     @torch.no_grad()
-    def trusted_pseudo_label(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Of images (N, C, ...) the pseudo label (N, ...) and the weight of its every pixel (N, ...)."""
-        teacher = self.networks[TEACHER].train(self.options.teacher_mode == "train")
-        logits = teacher(image)
-        label = self.pasting.pseudo_label(logits)
-        if self.options.pseudo_weight == "one":
-            return label, torch.ones(label.shape, device=label.device)
-        return label, logits.float().softmax(1).gather(1, label[:, None])[:, 0]
+    def trusted_pseudo_label(self, image: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+        """Of images (N, C, ...) a call that gives the pseudo label (N, ...) and the weight of its every pixel (N, ...)."""
+        teacher, mode = self.networks[TEACHER], self.options.teacher_mode == "train"
+        if teacher.training != mode:
+            teacher.train(mode)
+        logits = self.call(TEACHER, image).float()
+        pseudo_label = self.pasting.pseudo_label(logits)
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+        def trusted() -> tuple[Tensor, Tensor]:
+            label = pseudo_label()
+            if self.options.pseudo_weight == "one":
+                return label, torch.ones(label.shape, device=label.device)
+            return label, logits.softmax(1).gather(1, label[:, None])[:, 0]
+
+        return trusted
+
+    def losses(self, batch: Batch, step: int) -> Losses:
         labelled, unlabelled = batch["image"].split(len(batch["label"]))
         seen = batch.get("plain", batch["image"]) if self.options.teacher_view == "plain" else batch["image"]
-        pseudo, trust = self.trusted_pseudo_label(seen[len(labelled) :])
+        trusted = self.trusted_pseudo_label(seen[len(labelled) :])
         box = self.copy_paste.mask(labelled, step)  # (...), 1 outside
         order = -1 if self.pasting.crossed else 1
         image, label = (torch.cat(halves(x)[::order]) for x in (labelled, batch["label"]))
         true = torch.cat([(1 - box if outside else box).expand(len(half), *box.shape) for outside, half in self._pairs(label)])
         if self.options.paste == "both":
             true = torch.cat([true, 1 - true])
-            image, label, unlabelled, pseudo, trust = (torch.cat([x, x]) for x in (image, label, unlabelled, pseudo, trust))
+            image, label, unlabelled = (torch.cat([x, x]) for x in (image, label, unlabelled))
         mixed = paste(image, unlabelled, true.unsqueeze(1))  # (N / 2 or N, C, ...)
         logits = self.forward(mixed)
+        pseudo, trust = (torch.cat([x, x]) if self.options.paste == "both" else x for x in trusted())  # asked for last: it is on its way
         self.show(mixed, logits, paste(label, pseudo, true))
         parts = self.loss.mixed(logits, label, pseudo, true, 1.0, self.u_weight, trust)
         logged = {"trust": trust.mean(), "box_side": self.copy_paste.sides(box.shape, step)[0]}

@@ -4,7 +4,7 @@ Half a of every batch comes from stream 1 (labels carried from the first annotat
 stream 2 into stream 1, and self-training mixes each stream with its own unlabelled half, as `CopyPastePretrain` and `DualTeacher` do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +15,7 @@ from methods.edge_guided import DualTeacher, TeacherOptions
 from utils.errors import UserError
 from utils.losses import Loss
 from utils.masks import START_RATIO
-from utils.phase import Batch, Phase, Plan
+from utils.phase import Batch, Losses, Phase, Plan
 
 FOCUS_STEPS = 10
 
@@ -79,8 +79,9 @@ class CoGRNet(DualTeacher):
     def set_focus(self, ratio: float) -> None:
         self.copy_paste = replace(self.copy_paste, kind="fixed", start_ratio=ratio)
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
-        return {**super().losses(batch, step), "focus_ratio": self.copy_paste.start_ratio}
+    def losses(self, batch: Batch, step: int) -> Iterator[Losses]:
+        yield from super().losses(batch, step)
+        yield {"focus_ratio": self.copy_paste.start_ratio}
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "focus_ratio": self.copy_paste.start_ratio}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from utils.losses import Loss
 from utils.masks import START_RATIO, MaskKind, box_mask, box_sides, draw_corner
-from utils.phase import Batch, Phase, halves
+from utils.phase import Batch, Losses, Phase, halves
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class CopyPaste:
     def mask(self, image: Tensor, step: int) -> Tensor:
         """Mask (...) of the spatial shape of `image` (N, C, ...), 1 outside the box and 0 inside, on its device."""
         shape = image.shape[2:]
-        return box_mask(shape, self.sides(shape, step), self.corner(shape, step)).to(image.device)
+        return box_mask(shape, self.sides(shape, step), self.corner(shape, step), image.device)
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Pasting:
     `pretrain_loss`: the mix loss of both parts of a pre-training image, or one loss of the whole against its mixed label.
     `unlabelled_outside`: for the first and the second mixed image of self-training, whether its outside is the unlabelled image.
     `crossed`: whether half a of the unlabelled images meets half b of the labelled ones, and b meets a.
-    `pseudo_label`: logits (N, K, ...) to class numbers (N, ...).
+    `pseudo_label`: logits (N, K, ...) to a call that gives class numbers (N, ...), made when they are needed.
     """
 
     pretrain_loss: Literal["mix", "whole"]
     unlabelled_outside: tuple[bool, bool]
-    pseudo_label: Callable[[Tensor], Tensor]
+    pseudo_label: Callable[[Tensor], Callable[[], Tensor]]
     crossed: bool = False
 
 
@@ -71,7 +71,7 @@ class CopyPastePretrain(Phase):
         super().__init__(student=student)
         self.loss, self.pasting, self.copy_paste = loss, pasting, copy_paste
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+    def losses(self, batch: Batch, step: int) -> Losses:
         (image_a, image_b), (label_a, label_b) = halves(batch["image"]), halves(batch["label"])
         mask = self.copy_paste.mask(image_a, step)
         mixed = paste(image_a, image_b, mask)  # (N / 2, C, ...)

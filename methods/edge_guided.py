@@ -1,7 +1,7 @@
 """Edge-guided copy-paste with a dynamic and a static teacher (Hsu & Hua, on top of BCP, CVPR 2023)."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from methods.copy_paste import CopyPaste, CopyPastePretrain, Pasting, paste
-from utils.ema import EmaScope, copy_state, ema_update
+from utils.ema import Ema, EmaScope, copy_state
 from utils.errors import UserError
-from utils.losses import Loss, weighted_sum
+from utils.losses import Loss
 from utils.masks import MaskKind
-from utils.phase import Batch, Phase, Plan, halves
+from utils.phase import Batch, Losses, Phase, Plan, halves
 from utils.schedules import consistency_weight
 
 
@@ -99,11 +99,12 @@ class DualTeacher(Phase):
     ):
         super().__init__(student=student)
         self.loss, self.pasting, self.copy_paste, self.u_weight = loss, pasting, copy_paste, u_weight
-        self.ema_decay, self.ema_scope, self.refresh = ema_decay, ema_scope, refresh
+        self.ema_decay, self.refresh = ema_decay, refresh
         self.interval = refresh.start if refresh else 0
         self.counter = 1 if refresh and refresh.epoch else 0  # an epoch is counted before it begins, the first one too
         for teacher in ("ema_teacher", *(["static_teacher"] if refresh else [])):
             self.networks[teacher] = copy.deepcopy(student).requires_grad_(False).train()
+        self.ema = Ema(self.networks["ema_teacher"], student, ema_scope)
 
     @property
     def teachers(self) -> list[nn.Module]:
@@ -114,31 +115,32 @@ class DualTeacher(Phase):
             copy_state(teacher, self.student)
 
     @torch.no_grad()
-    def pseudo_label(self, image: Tensor) -> Tensor:
-        """Pseudo label (N, ...) of an unlabelled half (N, C, ...)."""
-        logits = [teacher(image) for teacher in self.teachers]
+    def pseudo_label(self, image: Tensor) -> Callable[[], Tensor]:
+        """A call that gives the pseudo label (N, ...) of unlabelled images (N, C, ...)."""
+        logits = [self.call(name, image).float() for name in self.networks if name not in self.learners]
         return self.pasting.pseudo_label(sum(logits) / len(logits))
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+    def losses(self, batch: Batch, step: int) -> Losses | Iterator[Losses]:
+        """Both mixed images, one after the other. The teachers come first and pseudo labels are asked for last, so that their way
+        through the host overlaps with the student's passes."""
         labelled, unlabelled = batch["image"].split(len(batch["label"]))
         mask = self.copy_paste.mask(labelled, step)
-        parts = []
-        true_halves = list(zip(halves(labelled), halves(batch["label"]), strict=True))
-        pairs = zip(true_halves[:: -1 if self.pasting.crossed else 1], halves(unlabelled), self.pasting.unlabelled_outside, strict=True)
-        for (image, label), other, other_outside in pairs:
-            true, pseudo = (image, label, 1.0), (other, self.pseudo_label(other), self.u_weight)
-            outside, inside = (pseudo, true) if other_outside else (true, pseudo)
-            mixed = paste(outside[0], inside[0], mask)  # (N / 4, C, ...)
+        pseudo_labels = [self.pseudo_label(half) for half in halves(unlabelled)]
+        true_halves = list(zip(halves(labelled), halves(batch["label"]), strict=True))[:: -1 if self.pasting.crossed else 1]
+        pairs = zip(true_halves, halves(unlabelled), pseudo_labels, self.pasting.unlabelled_outside, strict=True)
+        for (image, label), other, pseudo_label, other_outside in pairs:
+            mixed = paste(*((other, image) if other_outside else (image, other)), mask)  # (N / 4, C, ...)
             logits = self.forward(mixed)
-            self.show(mixed, logits, paste(outside[1], inside[1], mask))
-            parts.append((self.loss.mixed(logits, outside[1], inside[1], mask, outside[2], inside[2]), 1.0))
-        logged = {"consistency_weight": consistency_weight(step), "box_side": self.copy_paste.sides(mask.shape, step)[0]}
+            true, pseudo = (label, 1.0), (pseudo_label(), self.u_weight)
+            outside, inside = (pseudo, true) if other_outside else (true, pseudo)
+            self.show(mixed, logits, paste(outside[0], inside[0], mask))
+            yield self.loss.scalars(self.loss.mixed(logits, outside[0], inside[0], mask, outside[1], inside[1]))
+        yield {"consistency_weight": consistency_weight(step), "box_side": self.copy_paste.sides(mask.shape, step)[0]}
         if self.refresh:
-            logged["teacher_interval"] = self.interval
-        return {**self.loss.scalars(weighted_sum(*parts)), **logged}
+            yield {"teacher_interval": self.interval}
 
     def after_step(self, step: int) -> None:
-        ema_update(self.networks["ema_teacher"], self.student, self.ema_decay, self.ema_scope)
+        self.ema.update(self.ema_decay)
 
     def after_validation(self, improved: bool) -> None:
         if self.refresh:

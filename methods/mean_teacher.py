@@ -1,15 +1,14 @@
 """Mean teacher (Tarvainen & Valpola, NeurIPS 2017) without copy-paste, a baseline: pre-training on the labelled images, then
 self-training with the pseudo labels of an EMA teacher."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from methods.copy_paste import CopyPastePretrain
 from methods.edge_guided import DualTeacher, TeacherOptions
 from methods.supervised import Supervised
 from utils.losses import weighted_sum
-from utils.phase import Batch, Phase, Plan
+from utils.phase import Batch, Losses, Phase, Plan
 from utils.schedules import consistency_weight
 
 
@@ -28,14 +27,15 @@ class PlainPretrain(Supervised):
 class MeanTeacher(DualTeacher):
     """Labelled images against their labels, unlabelled ones against the teacher's pseudo labels; nothing is pasted."""
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+    def losses(self, batch: Batch, step: int) -> Iterator[Losses]:
         labelled, unlabelled = batch["image"].split(len(batch["label"]))
-        pseudo = self.pseudo_label(unlabelled)
+        pseudo_label = self.pseudo_label(unlabelled)
         logits = self.forward(labelled)
         self.show(labelled, logits, batch["label"])
-        true, guessed = self.loss.whole(logits, batch["label"]), self.loss.whole(self.forward(unlabelled), pseudo)
-        parts = weighted_sum((true, 1.0), (guessed, self.u_weight))
-        return {**self.loss.scalars(parts), "consistency_weight": consistency_weight(step)}
+        yield self.loss.scalars(self.loss.whole(logits, batch["label"]))
+        logits = self.forward(unlabelled)
+        yield self.loss.scalars(weighted_sum((self.loss.whole(logits, pseudo_label()), self.u_weight)))
+        yield {"consistency_weight": consistency_weight(step)}
 
 
 def stages(frame) -> list[Plan]:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from utils.losses import Loss
-from utils.phase import Batch, Phase, Plan
+from utils.phase import Batch, Losses, Phase, Plan
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Supervised(Phase):
         super().__init__(student=student)
         self.loss = loss
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+    def losses(self, batch: Batch, step: int) -> Losses:
         logits = self.forward(batch["image"])  # (N, K, ...)
         self.show(batch["image"], logits, batch["label"])
         return self.loss.scalars(self.loss.whole(logits, batch["label"]))

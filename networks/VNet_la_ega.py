@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from networks.egm import EGM, EdgeOptions
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
+from networks.norm import BatchNorm3d, PassCounter
 
 WIDTHS = (16, 32, 64, 128, 256)
 DOWN = (("one", 1), ("two", 2), ("three", 3), ("four", 3), ("five", 3))  # block names and their numbers of stages
@@ -76,7 +77,7 @@ def _add_egms(home: nn.Module, egm: EGM, fusion_dropout: float) -> None:
 @contextmanager
 def _counted_already(module: nn.Module) -> Iterator[None]:
     """Batch norm leaves its statistics as they are: this batch, computed a second time, is in them."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm3d)]
+    norms = [m for m in module.modules() if isinstance(m, BatchNorm3d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
@@ -85,7 +86,6 @@ def _counted_already(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked -= 1
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,11 @@ class _VNetBase(nn.Module):
             raise ValueError(f"an input of {'x'.join(map(str, size))} does not fit the V-Net: all three sides must be multiples of 16")
         if max(size) == 16 and images < self.smallest_batch:
             raise ValueError("normalisation needs more than one voxel of one image at the deepest level: use 32 on one side or more images")
+
+    def start(self, x: Tensor) -> None:
+        self.check_size(tuple(x.shape[2:]))
+        if self.training:
+            self.passes.count()
 
     def run(self, module: nn.Module, *arguments) -> Tensor:
         if not (self.recompute and self.training and torch.is_grad_enabled()):
@@ -157,16 +162,17 @@ class VNet(_VNetBase):
     def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True, recompute: bool = False):
         super().__init__(egm, recompute)
         self.encoder, self.decoder = nn.Module(), nn.Module()
-        _add_encoder(self.encoder, in_chns, "conv", nn.BatchNorm3d, (None, None))
-        _add_decoder(self.decoder, "conv", nn.BatchNorm3d, blocks=4)
+        _add_encoder(self.encoder, in_chns, "conv", BatchNorm3d, (None, None))
+        _add_decoder(self.decoder, "conv", BatchNorm3d, blocks=4)
         self.decoder.out_conv = nn.Conv3d(WIDTHS[0], class_num, 1)
         if egm != "none":
             _add_egms(self.decoder, egm, fusion_dropout=0.4)
         rates = (0.0 if egm == "none" else 0.4, 0.5, 0.5)
         self.dropouts = nn.ModuleList([_dropout(rate if has_dropout else 0.0) for rate in rates])
+        self.passes = PassCounter(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.check_size(tuple(x.shape[2:]))
+        self.start(x)
         features = self.encode(self.encoder, x, {3: self.dropouts[0], 4: self.dropouts[1]})
         x = self.decode(self.decoder, features, self.edge_map(x))
         return self.decoder.out_conv(self.dropouts[2](x))
@@ -191,7 +197,8 @@ class VNetPancreas(_VNetBase):
         self.branchs = nn.ModuleList([head])
         if egm != "none":
             _add_egms(self, egm, fusion_dropout=0.3)
+        self.passes = PassCounter(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.check_size(tuple(x.shape[2:]))
+        self.start(x)
         return self.branchs[0](self.decode(self, self.encode(self, x), self.edge_map(x)))

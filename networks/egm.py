@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from networks.norm import BatchNorm2d, BatchNorm3d
+from networks.resize import bilinear, both_axes, matrix, spread, whole_precision
+
 EGM = Literal["published", "corrected", "none"]
 
 
@@ -25,14 +28,14 @@ class EdgeOptions:
 
 SMALLEST_MAP = 9  # pixels a side: below it the published Laplacian band has no pixel left
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+BATCH_NORM = {2: BatchNorm2d, 3: BatchNorm3d}
 
 
 def grey(image: Tensor) -> Tensor:
     """An image (N, C, ...) as one channel (N, 1, ...): 3 channels are red, green and blue, any other number are averaged."""
     if image.shape[1] == 3:
-        weights = image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, *[1] * (image.ndim - 2))
-        return (image * weights).sum(1, keepdim=True)
+        red, green, blue = image.split(1, 1)
+        return 0.299 * red + 0.587 * green + 0.114 * blue
     return image if image.shape[1] == 1 else image.mean(1, keepdim=True)
 
 
@@ -54,14 +57,24 @@ class EdgeMap(nn.Module):
         self.sobel_y = _Kernel(sobel.t().contiguous()[None, None])
 
     def forward(self, image: Tensor) -> Tensor:
-        gradient = F.conv2d(grey(image), torch.cat([self.sobel_x.weight, self.sobel_y.weight]), padding=1)  # (N, 2, H, W)
-        return gradient.square().sum(1, keepdim=True).sqrt()
+        with whole_precision(image.device):
+            gradient = F.conv2d(grey(image), torch.cat([self.sobel_x.weight, self.sobel_y.weight]), padding=1)  # (N, 2, H, W)
+            return gradient.square().sum(1, keepdim=True).sqrt()
 
 
-def _blur(g: Tensor, gain: float = 1.0) -> Tensor:
-    """5x5 binomial blur of (N, 1, H, W) without padding, to (N, 1, H - 4, W - 4)."""
-    row = g.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-    return F.conv2d(g, (gain * torch.outer(row, row))[None, None])
+def _blur(line: Tensor) -> Tensor:
+    """Binomial blur of the last axis without padding, (1, m, n) to (1, m, n - 4)."""
+    n = line.shape[-1] - 4
+    return sum(weight * line[..., tap : tap + n] for tap, weight in enumerate((1, 4, 6, 4, 1))) / 16
+
+
+def _published_line(line: Tensor) -> Tensor:
+    return F.interpolate(2 * _blur(spread(_blur(line)[..., ::2])), size=line.shape[-1], mode="nearest")
+
+
+def _corrected_line(line: Tensor) -> Tensor:
+    small = _blur(F.pad(line, (2, 2), "reflect"))[..., ::2]
+    return 2 * _blur(F.pad(spread(small), (2, 2), "reflect"))[..., : line.shape[-1]]
 
 
 def smooth_part(g: Tensor, variant: EGM) -> Tensor:
@@ -69,18 +82,14 @@ def smooth_part(g: Tensor, variant: EGM) -> Tensor:
 
     `published`: blurs without padding, then stretches the smaller result to the size of g, so it is shifted and scaled against g.
     `corrected`: reflect padding before each blur, so that every pixel of the result lies where it lies in g.
+    Blur, every second pixel, zeros between, blur, stretch: all linear and an axis at a time, so each axis has one matrix.
     Raises ValueError for maps smaller than 9x9.
     """
     height, width = g.shape[-2:]
     if min(height, width) < SMALLEST_MAP:
         raise ValueError(f"the edge-guided module needs feature maps of at least 9x9, got {height}x{width}: use inputs of at least 80x80")
-    aligned = variant == "corrected"
-    small = _blur(F.pad(g, [2] * 4, "reflect") if aligned else g)[..., ::2, ::2]
-    rows, columns = small.shape[-2:]
-    spread = small.new_zeros(*small.shape[:2], 2 * rows, 2 * columns)
-    spread[..., ::2, ::2] = small
-    smooth = _blur(F.pad(spread, [2] * 4, "reflect") if aligned else spread, gain=4)
-    return smooth[..., :height, :width] if aligned else F.interpolate(smooth, size=(height, width), mode="nearest")
+    line = _corrected_line if variant == "corrected" else _published_line
+    return both_axes(g, *(matrix(line, side, g.device, g.dtype) for side in (height, width)))
 
 
 def laplacian_band(p: Tensor, variant: EGM = "published") -> Tensor:
@@ -99,8 +108,36 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         everywhere = tuple(range(2, x.ndim))
-        gate = torch.sigmoid(self.mlp(x.mean(everywhere)) + self.mlp(x.amax(everywhere)))
+        mean, largest = self.mlp(torch.cat([x.mean(everywhere), x.amax(everywhere)])).chunk(2)
+        gate = torch.sigmoid(mean + largest)
         return x * gate.view(*gate.shape, *[1] * (x.ndim - 2))
+
+
+class _Shifted(torch.autograd.Function):
+    """(N, D, T, H, W), T odd, to (N, D, H, W): the sum over t of plane d + t - T // 2 of each, planes beyond the ends being zero.
+
+    Of the padded planes plane d + t of t is a diagonal, which strides can name: one sum instead of a shift and an addition for each t.
+    """
+
+    @staticmethod
+    def diagonal(padded: Tensor, d: int) -> Tensor:
+        n, _, taps, h, w = padded.shape
+        batch, plane, tap, row, column = padded.stride()
+        return padded.as_strided((n, d, taps, h, w), (batch, plane, plane + tap, row, column))
+
+    @staticmethod
+    def forward(ctx, each):
+        half = each.shape[2] // 2
+        padded = F.pad(each, (0, 0, 0, 0, 0, 0, half, half))
+        ctx.shape = padded.shape
+        return _Shifted.diagonal(padded, each.shape[1]).sum(2)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        d, half = gradient.shape[1], ctx.shape[2] // 2
+        padded = gradient.new_zeros(ctx.shape)
+        _Shifted.diagonal(padded, d).copy_(gradient.unsqueeze(2).expand(-1, -1, ctx.shape[2], -1, -1))
+        return padded[:, half : half + d]
 
 
 def to_one_channel(x: Tensor, conv: nn.Module) -> Tensor:
@@ -115,12 +152,27 @@ def to_one_channel(x: Tensor, conv: nn.Module) -> Tensor:
     taps = conv.weight.shape[2]
     planes = x.transpose(1, 2).reshape(n * d, c, h, w)
     each = F.conv2d(planes, conv.weight[0].transpose(0, 1), padding=conv.padding[1:]).view(n, d, taps, h, w)
-    total = conv.bias.view(1, 1, 1, 1)
-    for tap, part in enumerate(each.unbind(2)):  # (N, D, H, W)
-        shift = tap - taps // 2
-        kept = part[:, max(shift, 0) : d + min(shift, 0)]
-        total = total + F.pad(kept, (0, 0, 0, 0, max(-shift, 0), max(shift, 0)))
-    return total.unsqueeze(1)
+    return _Shifted.apply(each).unsqueeze(1) + conv.bias.to(each.dtype)
+
+
+class ChannelMax(torch.autograd.Function):
+    """x.max(1).values, (N, C, ...) to (N, ...), keeping the channel's number in 8 bits.
+
+    Backward it compares numbers where torch scatters: the same gradient, deterministic on CUDA in one launch.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        values, number = x.max(1)
+        ctx.save_for_backward(number.to(torch.uint8))
+        ctx.channels = x.shape[1]
+        return values
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (number,) = ctx.saved_tensors
+        channels = torch.arange(ctx.channels, dtype=torch.uint8, device=number.device).view(1, -1, *[1] * (number.ndim - 1))
+        return gradient.unsqueeze(1) * (number.unsqueeze(1) == channels)
 
 
 class SpatialGate(nn.Module):
@@ -131,7 +183,7 @@ class SpatialGate(nn.Module):
         self.spatial = CONV[dims](2, 1, 7, padding=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(to_one_channel(torch.stack([x.max(1).values, x.mean(1)], 1), self.spatial))
+        return x * torch.sigmoid(to_one_channel(torch.stack([ChannelMax.apply(x), x.mean(1)], 1), self.spatial))
 
 
 class CBAM(nn.Module):
@@ -172,7 +224,9 @@ class EdgeGuidedModule(EdgeGuidedBase):
 
     def forward(self, x: Tensor, edge: Tensor) -> Tensor:
         p = torch.sigmoid(x)  # (N, C, H, W); the published code takes the feature itself for the prediction
-        e = F.interpolate(edge, size=x.shape[-2:], mode="bilinear", align_corners=True)  # (N, 1, H, W)
+        with whole_precision(x.device):
+            e = bilinear(edge, x.shape[-2:]).to(x.dtype)  # (N, 1, H, W)
+            smooth = smooth_part(p.mean(1, keepdim=True, dtype=edge.dtype), self.variant).to(x.dtype)
         xp = x * p
-        background, boundary, edges = x - xp, xp - x * smooth_part(p.mean(1, keepdim=True), self.variant), x * e
+        background, boundary, edges = x - xp, xp - x * smooth, x * e
         return self.refine(x, torch.cat([background, boundary, edges], 1))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.egm import EGM, EdgeGuidedBase, grey
+from networks.resize import all_axes, matrix, spread, whole_precision
 
 EDGE_CHANNELS = 128
 
@@ -32,20 +33,27 @@ class EdgeMap3d(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         sobel_z = self.sobel_z if self.variant == "published" else self.sobel_x.transpose(2, 4)
-        gradient = F.conv3d(grey(image), torch.cat([self.sobel_x, self.sobel_y, sobel_z]), padding=1)  # (N, 3, D, H, W)
-        return gradient.square().sum(1, keepdim=True).sqrt()
+        with whole_precision(image.device):
+            gradient = F.conv3d(grey(image), torch.cat([self.sobel_x, self.sobel_y, sobel_z]), padding=1)  # (N, 3, D, H, W)
+            return gradient.square().sum(1, keepdim=True).sqrt()
 
 
-def _blur(g: Tensor, gain: float = 1.0) -> Tensor:
-    """3x3x3 Gaussian blur (sigma 1.5, normalised, zero padding) of (N, 1, D, H, W), an axis at a time."""
+def _blur(line: Tensor) -> Tensor:
+    """Gaussian blur of three places (sigma 1.5, normalised, zero padding) of the last axis of (1, m, n)."""
     side = math.exp(-1 / (2 * 1.5**2))
-    for axis in (2, 3, 4):
-        n = g.shape[axis]
-        blurred = g.clone()
-        blurred.narrow(axis, 0, n - 1).add_(g.narrow(axis, 1, n - 1), alpha=side)
-        blurred.narrow(axis, 1, n - 1).add_(g.narrow(axis, 0, n - 1), alpha=side)
-        g = blurred
-    return g * (gain / (1 + 2 * side) ** 3)
+    padded = F.pad(line, (1, 1))
+    return (padded[..., 1:-1] + side * (padded[..., :-2] + padded[..., 2:])) / (1 + 2 * side)
+
+
+def _published_line(line: Tensor) -> Tensor:
+    small = _blur(line)[..., ::2]
+    smooth = 4 ** (1 / 3) * _blur(F.pad(small, (0, small.shape[-1])))
+    return smooth if smooth.shape == line.shape else F.interpolate(smooth, size=line.shape[-1], mode="nearest")
+
+
+def _corrected_line(line: Tensor) -> Tensor:
+    small = _blur(line)[..., ::2]
+    return 2 * _blur(spread(small))[..., : line.shape[-1]]
 
 
 def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
@@ -53,17 +61,10 @@ def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
 
     `published`: the halved volume is put into the first octant of an empty one of twice its size and blurred there, so only that
     octant holds anything, at half the scale. `corrected`: its voxels are spread over every second place, gain 8 instead of 4.
+    All of it is linear and an axis at a time, so each axis has one matrix.
     """
-    small = _blur(g)[..., ::2, ::2, ::2]
-    d, h, w = small.shape[-3:]
-    spread = small.new_zeros(*small.shape[:2], 2 * d, 2 * h, 2 * w)
-    if variant == "corrected":
-        spread[..., ::2, ::2, ::2] = small
-        depth, height, width = g.shape[-3:]
-        return _blur(spread, gain=8)[..., :depth, :height, :width]
-    spread[..., :d, :h, :w] = small
-    smooth = _blur(spread, gain=4)
-    return smooth if smooth.shape == g.shape else F.interpolate(smooth, size=g.shape[-3:], mode="nearest")
+    line = _corrected_line if variant == "corrected" else _published_line
+    return all_axes(g, *(matrix(line, side, g.device, g.dtype) for side in g.shape[-3:]))
 
 
 def laplacian_band_3d(p: Tensor, variant: EGM = "published") -> Tensor:
@@ -95,6 +96,9 @@ class _Answers(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, s, e, w, b):
         ctx.save_for_backward(x, s, e, w, b)
+        if torch.compiler.is_compiling():  # which writes them in place by itself, and does not take `out`
+            xp = torch.sigmoid(x) * x
+            return torch.cat([x - xp, xp - x * s, (b + e * w) * x], 1)
         c = x.shape[1]
         layout = torch.channels_last_3d if x.is_contiguous(memory_format=torch.channels_last_3d) else torch.contiguous_format
         out = torch.empty((x.shape[0], 3 * c, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=layout)
@@ -145,6 +149,8 @@ class EdgeGuidedModule3d(EdgeGuidedBase):
 
     def forward(self, x: Tensor, edge: Tensor, conv_adjust: nn.Conv3d) -> Tensor:
         e = F.interpolate(edge, size=x.shape[-3:], mode="nearest")  # (N, 1, D, H, W)
-        w, b = (v.view(1, -1, 1, 1, 1) for v in self.edge_weights(conv_adjust))
-        smooth = smooth_part_3d(_MeanSigmoid.apply(x), self.variant)
+        mean = _MeanSigmoid.apply(x)
+        with whole_precision(x.device):
+            w, b = (v.view(1, -1, 1, 1, 1) for v in self.edge_weights(conv_adjust))
+            smooth = smooth_part_3d(mean.to(edge.dtype), self.variant)
         return self.refine(x, _Answers.apply(x, smooth.to(x.dtype), e.to(x.dtype), w.to(x.dtype), b.to(x.dtype)))

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.egm import EGM, EdgeGuidedModule, EdgeMap, EdgeOptions
+from networks.norm import BatchNorm2d, PassCounter
+from networks.resize import bilinear
 
 Upsampling = Literal["published", "nearest", "bilinear"]
 
@@ -21,11 +24,11 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.conv_conv = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, padding=1),
-            nn.BatchNorm2d(outputs),
+            BatchNorm2d(outputs),
             nn.LeakyReLU(inplace=True),
             nn.Dropout(dropout) if dropout else nn.Identity(),
             nn.Conv2d(outputs, outputs, 3, padding=1),
-            nn.BatchNorm2d(outputs),
+            BatchNorm2d(outputs),
             nn.LeakyReLU(inplace=True),
         )
 
@@ -42,12 +45,20 @@ class DownBlock(nn.Module):
         return self.maxpool_conv(x)
 
 
+class Upsample(nn.Module):
+    """x2 bilinear, corners aligned; by matrices where torch's own gradient is not deterministic, on the CPU the faster way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = tuple(2 * side for side in x.shape[-2:])
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=True) if x.is_cpu else bilinear(x, size)
+
+
 class UpBlock(nn.Module):
     """1x1 conv to the skip's width, x2 upsampling, [skip, upsampled], block, edge-guided module."""
 
     def __init__(self, inputs: int, skip: int, egm: EGM, bilinear: bool):
         super().__init__()
-        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True) if bilinear else nn.Upsample(scale_factor=2)
+        self.up = Upsample() if bilinear else nn.Upsample(scale_factor=2)
         self.conv1x1 = nn.Conv2d(inputs, skip, 1)
         self.conv = ConvBlock(2 * skip, skip)
         self.ega = None if egm == "none" else EdgeGuidedModule(skip, egm)
@@ -109,6 +120,7 @@ class UNet(nn.Module):
         self.encoder = Encoder(in_chns)
         self.decoder = Decoder(class_num, egm, bilinear)
         self.compute_edge_feature = None if egm == "none" else EdgeMap()
+        self.passes = PassCounter(self)
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit the network."""
@@ -124,5 +136,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(tuple(x.shape[2:]))
+        if self.training:
+            self.passes.count()
         edge = None if self.compute_edge_feature is None else self.compute_edge_feature(x)
         return self.decoder(self.encoder(x), edge)

@@ -128,7 +128,9 @@ def _check_whole(path: Path) -> None:
                     there += len(block)
                     if dtype.kind == "f":
                         finite &= bool(np.isfinite(np.frombuffer(block[: len(block) // dtype.itemsize * dtype.itemsize], dtype)).all())
-        except (EOFError, OSError, zlib.error):
+        except (EOFError, OSError, zlib.error) as error:
+            if not expected and isinstance(error, gzip.BadGzipFile):
+                return  # not compressed, and no NIfTI file either
             raise UserError(f"{path}: cannot be read, it is damaged or incomplete; copy or download it again") from None
     if there < expected:
         raise UserError(f"{path}: ends after {there} of {expected} bytes, it is incomplete; copy or download it again")

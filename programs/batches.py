@@ -5,6 +5,7 @@ from torch.utils.data import DataLoader
 
 from dataloaders.samples import Samples, as_it_is
 from dataloaders.two_stream import StreamSampler
+from training.faults import LOADER_TIMEOUT
 from training.settings import Settings
 from training.signals import leave_to_main_process
 from utils.errors import UserError
@@ -37,5 +38,6 @@ def loader(data: Samples, sampler: StreamSampler, settings: Settings, device: to
         collate_fn=as_it_is,
         num_workers=workers,
         worker_init_fn=leave_to_main_process,
+        timeout=LOADER_TIMEOUT if workers else 0,
         pin_memory=cuda,
     )

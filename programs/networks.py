@@ -41,7 +41,7 @@ def check_patch(net: nn.Module, patch_size: Sequence[int], images: int = 2) -> N
 
 
 def load_network(net: nn.Module, checkpoint: Checkpoint) -> None:
-    """A checkpoint's (student) weights into a network; raises UserError where they do not fit."""
+    """A checkpoint's weights, those of the network that was validated, into a network; raises UserError where they do not fit."""
     try:
         import_state_dict(net, checkpoint.weights)
     except ValueError as error:

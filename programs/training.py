@@ -21,8 +21,9 @@ from programs.run_data import run_data
 from programs.run_folder import claimed
 from programs.settings import default_settings, settings_from_flags
 from recipes.page import Page, data_root
+from training.accelerate import check_accelerate
 from training.checkpoint import read
-from training.device import choose_device, place, set_deterministic, use_bf16
+from training.device import choose_device, place, precision, set_deterministic, use_bf16
 from training.distributed import check_batch, is_main, process_group, rank, world
 from training.evaluate import Classes, validate
 from training.log import RunLog
@@ -59,7 +60,8 @@ class Frame:
                 known(flag, name, there)
         check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
         self.bf16 = use_bf16(s.amp, device)
-        set_deterministic(s.deterministic)
+        check_accelerate(s.accelerate, device, getattr(s, "recompute", False))
+        set_deterministic(s.deterministic, s.tf32)
         self.folder = page.folder(s.output_root, s.exp, s.labelnum)
         self.root = data_root(page.facts.name, s.root_path)
         self.plans = self._plans()
@@ -113,7 +115,7 @@ class Frame:
         say(
             f"{page.facts.name}, --labelnum {s.labelnum}: {data.labelled} labelled and {data.unlabelled} unlabelled {page.counted}, "
             f"{len(self.validation_cases)} validation volumes; --method {s.method}, --model {s.model}; "
-            f"{self.device} x {world()}; TensorBoard: tensorboard --logdir {self.folder}"
+            f"{self.device} x {world()}, {precision(self.device, self.bf16)}; TensorBoard: tensorboard --logdir {self.folder}"
         )
         say(f"checkpoints are selected by: {self.selection}; the last one is kept beside the best")
         return self.run, {plan.phase.name: partial(self._stage, plan) for plan in self.plans}
@@ -123,8 +125,8 @@ class Frame:
         about = {"settings": s.computed(), "selection": self.selection, **self.run_data.about()}
         best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
         defaults = default_settings(page, s.method, s.model).computed()
-        log, check = RunLog(self.folder), self.run_data.check
-        return Run(self.folder, best_name, about, self.device, page.facts.dims, self.bf16, log, defaults, check)
+        log, check, every = RunLog(self.folder), self.run_data.check, s.log_every or (1 if self.device.type == "cpu" else 20)
+        return Run(self.folder, best_name, about, self.device, page.facts.dims, self.bf16, log, defaults, check, every, s.accelerate)
 
     def _plans(self) -> list[Plan]:
         """The method's stages that --run_mode asks for; one that has no self-training runs whole."""
@@ -202,9 +204,10 @@ class Frame:
 
     def _optimizer(self, phase: Phase, weight_decay: float) -> torch.optim.Optimizer:
         parameters = [parameter for net in phase.learners.values() for parameter in net.parameters()]
-        if self.settings.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=self.settings.base_lr, weight_decay=weight_decay)
-        return torch.optim.SGD(parameters, lr=self.settings.base_lr, momentum=0.9, weight_decay=weight_decay)
+        s, fused = self.settings, True if self.device.type == "cuda" else None  # one launch for all weights; else torch's own choice
+        if s.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=s.base_lr, weight_decay=weight_decay, fused=fused)
+        return torch.optim.SGD(parameters, lr=s.base_lr, momentum=0.9, weight_decay=weight_decay, fused=fused)
 
     def _begin(self, plan: Plan, stage: Stage) -> None:
         """The student and, for some data sets, the optimiser take over from an earlier stage's best checkpoint, ours or a published one."""

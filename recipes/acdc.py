@@ -29,7 +29,10 @@ PAGE = slices(
         "static_range": (500, 2000),
         "select": "val",
     },
-    methods={name: {"dice_background": "masked"} for name in ("bcp", "averaged_copy_paste")},
+    methods={
+        "bcp": {"dice_background": "masked"},
+        "averaged_copy_paste": {"dice_background": "masked", "base_lr": 0.05},  # docs/results/recipe.md
+    },
     commands="ACDC",
     test_numbers={"model": "unet"},
 )

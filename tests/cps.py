@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from utils.errors import UserError
 from utils.losses import Loss, weighted_sum
-from utils.phase import Batch, Phase, Plan
+from utils.phase import Batch, Losses, Phase, Plan
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class CrossPseudo(Phase):
         super().__init__(student=student, other=other)  # both learn
         self.loss, self.weight = loss, weight
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+    def losses(self, batch: Batch, step: int) -> Losses:
         count = len(batch["label"])
-        logits = [net(batch["image"]) for net in self.calls.values()]  # (N, K, ...) of each
+        logits = [self.call(name, batch["image"]) for name in self.learners]  # (N, K, ...) of each
         parts = []
         for mine, theirs in (logits, logits[::-1]):
             parts.append((self.loss.whole(mine[:count], batch["label"]), 1.0))

@@ -94,7 +94,7 @@ def test_self_training_mixes_both_kinds_in_one_pass(page, order, outside):
     labelled = torch.cat(data["image"][:4].split(2)[::order])
     label = torch.cat(data["label"].split(2)[::order])
     unlabelled, logits = data["image"][4:], Recorder()(data["plain"][4:])
-    pseudo = class_pseudo_label(logits)
+    pseudo = class_pseudo_label(logits)()
     trust = logits.softmax(1).gather(1, pseudo[:, None])[:, 0]
     true = torch.cat([(1 - box).expand(2, 32, 32), box.expand(2, 32, 32)])  # the first half has the unlabelled image outside
     mixed = torch.where(true.bool()[:, None], labelled, unlabelled)
@@ -118,7 +118,7 @@ def test_self_training_may_paste_both_ways():
     true = torch.cat([true, 1 - true])
     mixed = torch.where(true.bool()[:, None], labelled.repeat(2, 1, 1, 1), unlabelled.repeat(2, 1, 1, 1))
     torch.testing.assert_close(training.student.seen[0], mixed)
-    pseudo = class_pseudo_label(Recorder()(data["plain"][4:]))
+    pseudo = class_pseudo_label(Recorder()(data["plain"][4:]))()
     parts = LOSS_2D.mixed(Recorder()(mixed), data["label"].repeat(2, 1, 1), pseudo.repeat(2, 1, 1), true, 1.0, 0.5)
     torch.testing.assert_close(loss, (parts["dice"] + parts["ce"]) / 2)
 
@@ -133,7 +133,7 @@ def test_the_pseudo_label_is_the_plain_images_and_may_count_whole():
     teacher = training.networks["ema_teacher"]
     training.losses(data, 0)
     assert torch.equal(teacher.seen[0], data["plain"][4:])
-    _, trust = training.trusted_pseudo_label(data["image"][4:])
+    _, trust = training.trusted_pseudo_label(data["image"][4:])()
     assert torch.equal(trust, torch.ones(4, 32, 32)) and not trust.requires_grad
     training.options.teacher_view = "same"
     training.losses(data, 0)

@@ -165,7 +165,7 @@ ERRORS = {
         "labelsTr/a.nii.gz: holds NaN or infinite values",
     ),
     "label of four axes": (lambda raw: joined(label(raw)), "labelsTr/a.nii.gz: has 4 axes"),
-    "label cut off": (lambda raw: label(raw).write_bytes(label(raw).read_bytes()[:60]), "labelsTr/a.nii.gz: no scan in a format"),
+    "label cut off": (lambda raw: label(raw).write_bytes(label(raw).read_bytes()[:60]), "labelsTr/a.nii.gz: cannot be read"),
     "no label": (lambda raw: label(raw).unlink(), "labelsTr/a.nii.gz: no such label; a case that has none belongs into imagesUn"),
     "a modality is missing": (lambda raw: image(raw, "a", 1).unlink(), "channels [0] of a are there, expected 0 to 1"),
     "modality on another grid": (

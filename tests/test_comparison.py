@@ -83,7 +83,7 @@ def runs(tmp_path):
     voxels = {("bcp", 1): (4, 5, 6, 7), ("bcp", 2): (6, 5, 4, 7), ("mean_teacher", 1): (8, 8, 8, 7), ("mean_teacher", 2): (8, 10, 8, 0)}
     cases = cubes(4)
     return [
-        tested(
+        make_run(
             tmp_path / f"{method}_{seed}",
             cases,
             [found(case, n) for case, n in zip(cases, some, strict=True)],

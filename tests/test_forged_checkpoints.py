@@ -11,7 +11,7 @@ from methods.edge_guided import DualTeacher, RefreshRule
 from programs.networks import load_network
 from programs.run_data import RunData
 from recipes.acdc import PAGE
-from training.checkpoint import FORMAT, Store, read, save
+from training.checkpoint import FORMAT, Store, load, read, save
 from training.content import check_fits
 from utils.errors import UserError
 
@@ -28,7 +28,7 @@ class Made:
     def __init__(self):
         self.phase = DualTeacher(network(), LOSS_2D, PAGE.pasting, None, 0.5, 0.9, "state", RefreshRule(1, 1, 1, 3))
         self.optimizer = torch.optim.SGD(self.phase.student.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
-        self.history, self.contents = [], []
+        self.steps, self.history, self.contents = 2, [], []
         for step in (1, 2):
             self.phase.student(torch.ones(2, 1, 5, 5)).square().sum().backward()
             self.optimizer.step()
@@ -44,7 +44,7 @@ class Made:
         }  # fmt: skip
 
     def fits(self, checkpoint):
-        check_fits(checkpoint, self.phase, self.optimizer, 2)
+        check_fits(checkpoint, self)
 
     def store(self, folder):
         """The stage's folder after both steps."""
@@ -95,6 +95,8 @@ PARTS = ("settings", "facts", "stage", "selection", "progress", "losses", "stude
 FORGED = {
     **{f"without {key}": drop(key) for key in PARTS},
     **{f"{key} a number": put(key, 3) for key in PARTS},
+    "validated network gone": put("selected", "nobody"),
+    "validated network a list": put("selected", ["student"]),
     "another stage": put("stage", "pre_train"),
     "no data set": put("facts", {}),
     "patch of words": put("settings", "patch_size", "large"),
@@ -176,6 +178,17 @@ def test_a_forged_checkpoint_is_one_line_for_whoever_wants_its_network(how, made
         assert str(error).startswith(str(tmp_path / "x.pth")) and str(error).isprintable() and len(str(error)) < 500, error
     else:
         assert how.startswith(UNUSED), how
+
+
+def test_a_single_flipped_bit_in_a_weight_is_told(tmp_path):
+    """torch looks at no checksum: it loaded a wrong weight without a word."""
+    path = tmp_path / "x.pth"
+    torch.save({"weight": torch.ones(4096)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x.pth: damaged or no PyTorch checkpoint"):
+        load(path)
 
 
 def test_no_good_checkpoint_at_all_changes_nothing(made, tmp_path):

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from helpers import ACDC, LA, unfinished
 
+from comparison.command import report
 from dataloaders.coarse import write_coarse
 from dataloaders.hdf5 import list_lines, numbers, opened, read_attributes, read_case, write_hdf5
 from dataloaders.phantom.files import write_case
 from dataloaders.plan import Plan
 from programs.evaluation import evaluate
 from programs.networks import build_network, check_patch
-from programs.report import report
 from programs.settings import settings_from_flags
 from recipes.acdc import PAGE
 from recipes.la import PAGE as LA_PAGE

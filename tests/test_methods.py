@@ -12,6 +12,7 @@ from methods.edge_guided import DualTeacher, RefreshRule
 from methods.supervised import Supervised
 from networks.net_factory_ega import net_factory
 from recipes import acdc, pancreas
+from utils.phase import added
 from utils.pseudo_label import class_pseudo_label
 
 REFRESH = RefreshRule(start=2, step=1, lowest=1, highest=3)
@@ -48,10 +49,10 @@ def test_self_training_step_as_the_paper_writes_it():
     """Unlabelled a outside and labelled a inside, labelled b outside and unlabelled b inside, pseudo labels weighted 0.5."""
     student, data = Recorder(), batch(4)
     phase = dual_teacher(student)
-    losses = phase.losses(data, step=7)
+    losses = added(phase.losses(data, step=7))
     (la, lb), (ya, yb), (ua, ub) = data["image"][:4].split(2), data["label"].split(2), data["image"][4:].split(2)
     mask = box().mask(la, 7)
-    pa, pb = (class_pseudo_label(student(u)) for u in (ua, ub))
+    pa, pb = (class_pseudo_label(student(u))() for u in (ua, ub))
     mixed = ua * mask + la * (1 - mask), lb * mask + ub * (1 - mask)
     for seen, image in zip(student.seen[:2], mixed, strict=True):
         torch.testing.assert_close(seen, image)
@@ -66,7 +67,9 @@ def test_the_unlabelled_loss_reaches_the_student_and_no_teacher():
         phase = dual_teacher(u_weight=weight)
         teachers = copy.deepcopy(phase.teachers)
         torch.manual_seed(5)  # the same dropout for both weights
-        phase.losses(batch(), step=0)["loss"].backward()
+        for part in phase.losses(batch(), step=0):
+            if "loss" in part:
+                part["loss"].backward()
         gradients.append([p.grad for p in phase.student.parameters()])
         for before, teacher in zip(teachers, phase.teachers, strict=True):
             assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
@@ -78,7 +81,7 @@ def test_the_unlabelled_loss_reaches_the_student_and_no_teacher():
 
 def test_no_gradient_flows_through_the_pseudo_label():
     phase = dual_teacher(Recorder())
-    assert not phase.pseudo_label(batch()["image"][4:6]).requires_grad
+    assert not phase.pseudo_label(batch()["image"][4:6])().requires_grad
 
 
 def test_the_pseudo_label_is_of_the_teachers_mean_logits():
@@ -86,9 +89,9 @@ def test_the_pseudo_label_is_of_the_teachers_mean_logits():
     first, second = phase.teachers
     second.scale.data.fill_(-4.0)  # outvoted by 5
     image = batch()["image"][4:6]
-    assert torch.equal(phase.pseudo_label(image), class_pseudo_label(first(image)))
+    assert torch.equal(phase.pseudo_label(image)(), class_pseudo_label(first(image))())
     second.scale.data.fill_(-6.0)
-    assert torch.equal(phase.pseudo_label(image), class_pseudo_label(second(image)))
+    assert torch.equal(phase.pseudo_label(image)(), class_pseudo_label(second(image))())
 
 
 def test_pseudo_label_keeps_the_largest_component_of_each_class():
@@ -99,7 +102,7 @@ def test_pseudo_label_keeps_the_largest_component_of_each_class():
     expected = label.clone()
     expected[3, 3] = 0
     logits = nn.functional.one_hot(label, 4).permute(2, 0, 1)[None].float()
-    assert torch.equal(class_pseudo_label(logits)[0], expected)
+    assert torch.equal(class_pseudo_label(logits)()[0], expected)
 
 
 def test_teachers_stay_in_training_mode_and_start_as_the_student():
@@ -145,7 +148,7 @@ def test_refresh_interval(rule, improved, intervals):
 def test_one_teacher_is_bcp():
     phase = dual_teacher(refresh=None)
     assert list(phase.networks) == ["student", "ema_teacher"]
-    assert "teacher_interval" not in phase.losses(batch(), step=0)
+    assert "teacher_interval" not in added(phase.losses(batch(), step=0))
 
 
 def test_supervised_uses_the_labelled_images_alone():
@@ -158,7 +161,7 @@ def test_supervised_uses_the_labelled_images_alone():
 
 def test_state_brings_the_phase_back():
     phase, other = dual_teacher(), dual_teacher()
-    phase.losses(batch(), 0)
+    added(phase.losses(batch(), 0))
     phase.after_step(0)
     phase.after_validation(improved=True)
     phase.after_iteration(0)
@@ -183,7 +186,7 @@ def test_the_box_moves_with_the_step_alone():
 
 def test_pictures_show_the_last_mixed_image():
     phase = dual_teacher(Recorder())
-    phase.losses(batch(), 0)
+    added(phase.losses(batch(), 0))
     pictures = phase.pictures()
     assert {name: tuple(x.shape) for name, x in pictures.items()} == dict.fromkeys(("image", "prediction", "label"), (32, 32))
     assert torch.equal(pictures["prediction"], (3 * pictures["image"]).round().long())
@@ -194,7 +197,7 @@ def test_crossed_halves_of_the_pancreas_step():
     student, data = Recorder(), batch(4)
     pasting = dataclasses.replace(pancreas.PAGE.pasting, pseudo_label=class_pseudo_label)
     phase = DualTeacher(student, LOSS_2D, pasting, box(), 0.5, 0.99, "parameters", None)
-    phase.losses(data, 2)
+    added(phase.losses(data, 2))
     (la, lb), (ua, ub), mask = data["image"][:4].split(2), data["image"][4:].split(2), box().mask(data["image"], 2)
     torch.testing.assert_close(student.seen[0], ua * mask + lb * (1 - mask))
     torch.testing.assert_close(student.seen[1], la * mask + ub * (1 - mask))

@@ -7,7 +7,7 @@ import torch
 from reference import pieces
 
 from networks.net_factory_ega import net_factory
-from utils.ema import copy_state, ema_update
+from utils.ema import Ema, copy_state
 from utils.masks import box_mask, box_sides, draw_corner
 from utils.schedules import consistency_weight, schedule, sigmoid_rampup
 
@@ -67,7 +67,7 @@ def test_ema_against_the_plain_formula(scope):
     student, teacher = net_factory("unet", egm="none"), net_factory("unet", egm="none")
     student(torch.rand(2, 1, 32, 32))  # moves the batch-norm statistics
     before, parameters = copy.deepcopy(teacher.state_dict()), dict(teacher.named_parameters())
-    ema_update(teacher, student, 0.9, scope)
+    Ema(teacher, student, scope).update(0.9)
     for key, after in teacher.state_dict().items():
         expected = before[key]
         if scope == "state" or key in parameters:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from raw_scans import ORIENTATIONS, blob, write_scan
+from raw_scans import ORIENTATIONS, blob, noise, write_scan
 
+from comparison.command import compare
 from programs.scoring import score
 from programs.scoring_classes import read_classes
 from training.results import COLUMNS
@@ -197,7 +198,7 @@ FAULTS = {
         lambda root: (root / "pred" / "a.nii.gz").write_bytes((root / "pred" / "a.nii.gz").read_bytes()[:90]),
         "pred/a.nii.gz: cannot be read",
     ),
-    "no scan": (lambda root: (root / "labelsTs" / "a.nii.gz").write_bytes(b"text"), "labelsTs/a.nii.gz: cannot be read"),
+    "no scan": (lambda root: (root / "labelsTs" / "a.nii.gz").write_bytes(b"text"), "labelsTs/a.nii.gz: no scan in a format"),
 }
 
 
@@ -257,6 +258,21 @@ def test_flags_that_name_nothing(folders):
     ):
         with pytest.raises(UserError, match=line):
             run(folders, *flags)
+
+
+def test_two_sets_of_predictions_on_a_page(folders):
+    """The image is found in imagesTs beside labelsTs; a set of predictions that nobody describes is a group of its own."""
+    for name in "abc":
+        write_scan(folders / "imagesTs" / f"{name}_0000.nii.gz", noise(SHAPE, arrays(folders, name)[1].T), (1, 1, 3))
+        write_scan(folders / "other" / f"{name}.nii.gz", arrays(folders, name)[1].T, (1, 1, 3))
+    assert run(folders) == 0 and run(folders, "--predictions", folders / "other") == 0
+    compare([str(folders / "pred"), str(folders / "other"), "--output", str(folders / "page")])
+    numbers = json.loads((folders / "page" / "compare.json").read_text(encoding="utf-8"))
+    assert [group["name"] for group in numbers["groups"]] == ["pred", "other"]
+    assert numbers["groups"][1]["figures"]["honest"]["mean"]["dice"] == {"mean": 1, "sd": None, "values": [1]}
+    page = (folders / "page" / "index.html").read_text(encoding="utf-8")
+    # three cases from above and from the front: image, truth, two predictions
+    assert page.count("<img") == 3 * 2 * 4 and page.count("coronal: the image") == 3 and "No curves" in page
 
 
 def test_two_processes_say_the_same(folders):

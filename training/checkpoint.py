@@ -4,7 +4,9 @@ import os
 import pickle
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +70,7 @@ def load(path: Path) -> dict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a pickle protocol that damage made up
+            _check_sums(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused, it is damaged or holds code beside its weights; save it again as a plain state dict") from None
@@ -78,15 +81,23 @@ def load(path: Path) -> dict:
     return dict(content)
 
 
+def _check_sums(path: Path) -> None:
+    """ValueError where a part's checksum is wrong: torch itself looks at none and would load a flipped bit."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if part := archive.testzip():
+                raise ValueError(part)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint says, ours or a published one, which holds weights and perhaps an optimiser alone.
 
-    `weights`: those of the network that was validated, the student or one of the phase's own, under the names that the file has; `student`:
-    the student's, to resume from; `optimizer`: its state, numbered as its author's torch did; `plan`: how own data were prepared
-    (dataloaders/plan.py); `phase`: the rest of the method's state; `data`: a digest of the run's lists and files (dataloaders/digest.py),
-    None in older ones. Of a published file `settings` hold the `egm`
-    that its weights tell, and `stage` is None.
+    `weights`: those of the network that was validated, the student or one of the phase's own, under the names that the file has;
+    `student`: the student's, to resume from; `optimizer`: its state, numbered as its author's torch did; `plan`: how own data were
+    prepared (dataloaders/plan.py); `phase`: the rest of the method's state; `data`: a digest of the run's lists and files
+    (dataloaders/digest.py), None in older ones; `buffers`: of a run of several processes, each one's statistics. Of a published file
+    `settings` hold the `egm` that its weights tell, and `stage` is None.
     """
 
     path: Path
@@ -102,6 +113,7 @@ class Checkpoint:
     phase: Mapping | None = None
     student: Mapping[str, Tensor] | None = None
     data: dict | None = None
+    buffers: list | None = None
 
     @property
     def ours(self) -> bool:
@@ -145,6 +157,7 @@ def read(path: Path) -> Checkpoint:
             phase=content["phase"],
             student=content["student"],
             data=content.get("data"),
+            buffers=content.get("buffers"),
         )
     egm = "published" if any("compute_edge_feature." in str(key) for key in weights) else "none"
     return Checkpoint(path, weights, content.get("opt"), {"egm": egm}, {})
@@ -202,7 +215,8 @@ class Store:
                 continue
             if faults and fits is not None:
                 for file in damaged:
-                    file.replace(file.with_name(f"{file.name}.damaged"))
+                    with suppress(FileNotFoundError):  # another process of the run was quicker
+                        file.replace(file.with_name(f"{file.name}.damaged"))
             if faults:
                 say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {checkpoint.progress['step']}")
             return checkpoint

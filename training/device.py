@@ -44,8 +44,19 @@ def use_bf16(amp: str, device: torch.device) -> bool:
     return amp != "off" and has_bf16(device)
 
 
-def set_deterministic(on: bool) -> None:
-    """Deterministic algorithms, with a warning where an operation has none."""
+def precision(device: torch.device, bf16: bool) -> str:
+    """In words: what a run computes in."""
+    if bf16:
+        return "bfloat16 autocast"
+    return "float32, convolutions in TF32 where the card can" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
+
+
+def set_deterministic(on: bool, tf32: bool = True) -> None:
+    """Deterministic algorithms, with a warning where an operation has none; with CUDA, whether convolutions may be in TF32.
+
+    Matrix products never are: the few there are here are resizes and folded weights, which rounding would shift.
+    """
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32, False
     torch.use_deterministic_algorithms(on, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a guard against reading what nobody wrote; it fills every new tensor
     torch.backends.cudnn.benchmark = not on
@@ -61,5 +72,5 @@ def memory_format(device: torch.device, dims: int) -> torch.memory_format:
 
 
 def place(item: nn.Module | Tensor, device: torch.device, dims: int) -> nn.Module | Tensor:
-    """A network or an image batch on the device, in the memory format that suits it."""
-    return item.to(device=device, memory_format=memory_format(device, dims))
+    """A network or an image batch on the device, in the memory format that suits it; from pinned memory without waiting for it."""
+    return item.to(device=device, memory_format=memory_format(device, dims), non_blocking=True)

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from training.distributed import is_main
+from training.faults import Watch
 from utils.errors import UserError, writing
 from utils.phase import Phase
 from utils.pictures import grey_picture, label_picture
@@ -57,12 +57,14 @@ class StageLog:
                 # A queue that one step never fills: on a full one tensorboardX waits for its thread, which may have died meanwhile.
                 self._writer = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None, max_queue=1000)
                 self._events = self._writer.file_writer.event_writer
+        self._watch = Watch(lambda line: tqdm.write(line, file=sys.stderr), name) if is_main() else None
         self.bar = progress(total=steps, initial=start, desc=name, unit="it", disable=not is_main())
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
         """Note what the step that was made as number `step` (from 1) reported."""
         self.bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
-        self.bar.update()
+        if self._watch:
+            self._watch.beat()
         self.scalars(step, scalars, "train")
 
     def scalars(self, step: int, scalars: dict[str, float], group: str) -> None:
@@ -82,6 +84,8 @@ class StageLog:
 
     def close(self) -> None:
         self.bar.close()
+        if self._watch:
+            self._watch.close()
         if self._writer:
             try:
                 if self._events._worker.is_alive():
@@ -97,4 +101,6 @@ class StageLog:
 
 
 def hours(seconds: float) -> str:
-    return time.strftime("%H:%M:%S", time.gmtime(seconds))
+    """Hours, minutes and seconds, as many hours as there are."""
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"

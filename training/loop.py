@@ -6,78 +6,35 @@ a validation, and knows nothing of any of them.
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 
-from training.checkpoint import FORMAT, Checkpoint, Store
-from training.content import check_fits
-from training.device import place
-from training.distributed import any_process, average_buffers, from_main, is_main, rank, wrap
-from training.log import RunLog, StageLog, hours
-from training.memory import running_out_told
+from training.accelerate import accelerated
+from training.checkpoint import FORMAT, Store
+from training.content import check_fits, check_tensors
+from training.distributed import (
+    any_process,
+    average_buffers,
+    from_main,
+    gathered_buffers,
+    is_main,
+    rank,
+    restore_buffers,
+    share_state,
+    world,
+)
+from training.faults import told
+from training.log import StageLog, hours
+from training.readings import Readings
 from training.saving import Saver
 from training.signals import StopSignals
+from training.stage import DRAWS, Progress, Run, Stage
+from training.step import learn, placed
 from utils.errors import Interrupted, UserError
-from utils.phase import Batch, Phase, Validation
-
-
-@dataclass
-class Stage:
-    """One stage of a run. `begin` is called with it when it starts for the first time, not when it resumes. `validate` is called in every
-    process, with the student, whether to give up, and the step; all must get the same answer.
-
-    A validation is due after step t where (t + `val_lead`) is a multiple of `val_every`, and after the last step. Where there is a
-    lead, the one after the last step is an extra that neither selects nor reaches the phase (Pancreas: the published code validates
-    before the training of every twentieth epoch, so its last one is never scored).
-    """
-
-    phase: Phase
-    optimizer: torch.optim.Optimizer
-    steps: int
-    val_every: int
-    batches: Callable[[range], Iterable[Batch]]
-    validate: Callable[[nn.Module, Callable[[], bool], int], Validation | None]
-    learning_rate: Callable[[int], float]
-    seed: tuple[int, ...]
-    begin: Callable[["Stage"], None] = lambda stage: stage.phase.begin()
-    val_lead: int = 0
-
-    def scheduled(self, step: int) -> bool:
-        return (step + self.val_lead) % self.val_every == 0
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint, `best_name` is the
-    file name of a stage's best one; `defaults` are the settings' own, for checkpoints older than a setting; `check` raises UserError for
-    one of other data."""
-
-    folder: Path
-    best_name: Callable[[str], str]
-    about: dict
-    device: torch.device
-    dims: int
-    bf16: bool
-    log: RunLog
-    defaults: dict = field(default_factory=dict)
-    check: Callable[[Checkpoint], None] = lambda checkpoint: None
-
-
-@dataclass
-class Progress:
-    """Where a stage stands: steps made, the step last validated, the best validation so far and all of them. The best score starts at 0,
-    so that a first validation of 0 is no improvement, as published."""
-
-    step: int = 0
-    validated: int = 0
-    best_score: float = 0.0
-    best_step: int = 0
-    history: list[dict] = field(default_factory=list)
+from utils.phase import Batch, Losses
 
 
 def run_stages(run: Run, stages: dict[str, Callable[[], Stage]]) -> None:
@@ -101,26 +58,28 @@ class _StageRunner:
         self.folder = run.folder / self.phase.name
         self.store = _store(run, self.phase.name)
         self.saver = Saver(self.store)
-        self.progress = Progress()
+        self.progress = Progress(draws=DRAWS)
         self.losses: list[float] = []  # since the last validation
+        self.readings = Readings()
 
     def run(self) -> None:
         say = self.run_info.log.say
-        self._resume()
+        buffers = self._resume()
         p, stage = self.progress, self.stage
         if p.step == p.validated == stage.steps:
             say(f"{self.phase.name}: complete, best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})")
             return
-        self.phase.calls = {name: wrap(net) for name, net in self.phase.learners.items()}
+        share_state(self.phase.networks.values())
+        restore_buffers(self.phase.networks, buffers)  # each process had its own
+        self.phase.faster = accelerated(self.phase, self.run_info.accelerate)
         log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
         try:
-            with StopSignals() as signals, running_out_told(self.run_info.device, self.run_info.dims):
+            with StopSignals() as signals, told(self.run_info.device, self.run_info.dims):
                 self._loop(log, signals)
                 self.saver.wait()
         finally:
             self.saver.close()
             log.close()
-            self.phase.calls = self.phase.learners
         from_main(None)  # the next stage of every process starts from files that the main process has just written
         seconds = time.monotonic() - began
         say(
@@ -134,14 +93,16 @@ class _StageRunner:
         try:
             while True:
                 if self._due() and not self._validate(log, signals):
-                    self._stop(signals)
+                    self._stop(log, signals)
                 if p.step == steps:
                     return
-                if any_process(signals.received):
-                    self._stop(signals)
+                if (world() == 1 or p.step % self.run_info.read_every == 0) and any_process(signals.received):
+                    self._stop(log, signals)
                 self.saver.check()
-                scalars = self._train_step(next(batches))
-                log.step(p.step, scalars)
+                self.readings.add(p.step + 1, self._train_step(next(batches)))
+                log.bar.update()
+                if p.step % self.run_info.read_every == 0 or self._due():
+                    self._read(log)
         finally:
             del batches  # ends the processes that prepare batches; a traceback would keep them, and Python waits for them for ever
 
@@ -149,33 +110,32 @@ class _StageRunner:
         p, stage = self.progress, self.stage
         return p.step > p.validated and (stage.scheduled(p.step) or p.step == stage.steps)
 
-    def _train_step(self, batch: Batch) -> dict[str, float]:
+    def _train_step(self, batch: Batch) -> Losses:
+        """Make a step and give its scalars, which may still be on their way: the host waits for the device nowhere in here, but for
+        what a method sends through the host itself (pseudo labels)."""
         p, stage, run = self.progress, self.stage, self.run_info
         # Everything random in a step follows from (seed, step, process), so a resumed run needs no stored generator.
         torch.manual_seed(int(np.random.SeedSequence((*stage.seed, p.step, rank())).generate_state(1, np.uint64)[0]))
+        rate = stage.learning_rate(p.step)
         for group in stage.optimizer.param_groups:
-            group["lr"] = stage.learning_rate(p.step)
-        batch = {key: x.to(run.device).long() if key == "label" else place(x, run.device, run.dims) for key, x in batch.items()}
-        for net in self.phase.learners.values():
-            net.train()
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
-            losses = self.phase.losses(batch, p.step)
-        scalars = {key: float(torch.as_tensor(value).detach()) for key, value in losses.items()}
-        scalars["learning_rate"] = stage.learning_rate(p.step)
-        if not math.isfinite(scalars["loss"]):
-            raise UserError(
-                f"the loss is {scalars['loss']} at iteration {p.step} of {self.phase.name}: "
-                "lower --base_lr, with another --exp; the last checkpoint is kept"
-            )
-        stage.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        stage.optimizer.step()
+            group["lr"] = rate
+        scalars = learn(self.phase, stage.optimizer, placed(batch, run.device, run.dims), p.step, run.bf16)
         self.phase.after_step(p.step)
         p.step += 1
         if not self._due():
             self.phase.after_iteration(p.step - 1)
-        self.losses.append(scalars["loss"])
-        return scalars
+        return {**scalars, "learning_rate": rate}
+
+    def _read(self, log: StageLog) -> None:
+        """Wait for the device, note what the steps since the last time reported; raises UserError where a loss is not finite."""
+        for step, scalars in self.readings.read():
+            if not math.isfinite(scalars["loss"]):
+                raise UserError(
+                    f"the loss is {scalars['loss']} at iteration {step - 1} of {self.phase.name}: "
+                    "lower --base_lr, with another --exp; the last checkpoint is kept"
+                )
+            self.losses.append(scalars["loss"])
+            log.step(step, scalars)
 
     def _validate(self, log: StageLog, signals: StopSignals) -> bool:
         """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
@@ -202,16 +162,20 @@ class _StageRunner:
         log.pictures(p.step, self.phase)
         note = " (best)" if best else "" if counts else " (after the last step, not scored as published: selects nothing)"
         self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}{note}")
+        content = self._content()
         if is_main():
-            self.saver.save(self._content(), best)
+            self.saver.save(content, best)
         return True
 
-    def _stop(self, signals: StopSignals) -> None:
+    def _stop(self, log: StageLog, signals: StopSignals) -> None:
         """Save and leave: the same command goes on from here."""
+        self._read(log)
         number = any_process(signals.received)
+        buffers = gathered_buffers(self.phase.networks)  # the average is for whoever tests the file; the run goes on with each its own
         self._average_buffers()
+        content = self._content() | {"buffers": buffers}
         if is_main():
-            self.saver.save(self._content(), best=False)
+            self.saver.save(content, best=False)
             self.saver.wait()
         raise Interrupted(
             f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}; the same command goes on from there",
@@ -223,7 +187,8 @@ class _StageRunner:
             average_buffers(net)
 
     def _content(self) -> dict:
-        return {
+        """What a checkpoint holds; raises UserError where it would hold a number that is not finite."""
+        content = {
             "format": FORMAT,
             **self.run_info.about,
             "stage": self.phase.name,
@@ -233,17 +198,27 @@ class _StageRunner:
             "selected": self.phase.selected,
             "phase": self.phase.state_dict(),
             "optimizer": self.stage.optimizer.state_dict(),
+            "buffers": gathered_buffers(self.phase.networks),  # so all processes ask for the content, though one saves it
         }
+        try:  # a loss is computed before the weights that its own gradients spoil, so it tells of them a step late
+            check_tensors({key: content[key] for key in ("student", "phase", "optimizer")})
+        except ValueError as error:
+            raise UserError(f"{self.phase.name}, iteration {self.progress.step}: {error}; the last checkpoint is kept") from None
+        return content
 
-    def _resume(self) -> None:
-        stage = self.stage
-        checkpoint = self.store.resume(self.run_info.log.say, lambda c: check_fits(c, self.phase, stage.optimizer, stage.steps))
+    def _resume(self) -> list[dict] | None:
+        """Go on from the last checkpoint, or begin; what `restore_buffers` is to put back."""
+        checkpoint = self.store.resume(self.run_info.log.say, partial(check_fits, stage=self.stage))
         if checkpoint is None:
             self.stage.begin(self.stage)
-            return
+            return None
         self.progress, self.losses = Progress(**checkpoint.progress), list(checkpoint.losses)
         self.phase.student.load_state_dict(checkpoint.student)
         self.phase.load_state_dict(checkpoint.phase)
         self.stage.optimizer.load_state_dict(checkpoint.optimizer)
         if self.progress.step < self.stage.steps:
             self.run_info.log.say(f"{self.phase.name}: resuming at iteration {self.progress.step}")
+            if self.progress.draws != DRAWS:
+                self.run_info.log.say("begun by an older version: from here on dropout draws in another order, from the same distribution")
+                self.progress.draws = DRAWS
+        return checkpoint.buffers

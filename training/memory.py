@@ -3,8 +3,7 @@
 import copy
 import math
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from utils.errors import UserError
-from utils.phase import Phase
+from utils.phase import Phase, parts
 
 PROBE_SIDE = 32
 
@@ -27,7 +25,7 @@ class StepMemory:
 
 
 def step_memory(phase: Phase, labelled: int, unlabelled: int, channels: int, patch_size: tuple[int, ...], moments: int) -> StepMemory:
-    """What a step on a batch of `labelled` and `unlabelled` images takes: what its losses keep for the backward pass, all networks, the
+    """What a step on a batch of `labelled` and `unlabelled` images takes: what its losses keep for a backward pass, all networks, the
     learners' gradients and `moments` of the optimiser; a tenth is added for what the backward pass holds meanwhile.
 
     What is kept grows with the number of voxels, so a small step of a copy of the phase is counted and scaled up.
@@ -97,7 +95,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _kept_bytes(phase: Phase, batch: dict[str, torch.Tensor]) -> int:
-    """Bytes that the losses of a batch keep for their backward pass, parameters not counted."""
+    """Bytes that the losses of a batch keep for the largest of their backward passes, parameters not counted."""
     weights = {parameter.untyped_storage()._cdata for net in phase.networks.values() for parameter in net.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -106,22 +104,10 @@ def _kept_bytes(phase: Phase, batch: dict[str, torch.Tensor]) -> int:
         kept[tensor.untyped_storage()._cdata] = tensor  # by storage: views and tensors that several layers keep count once
         return tensor
 
+    most = 0
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = phase.losses(batch, 0)
-        counted = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights)
-        del losses
-    return counted
-
-
-@contextmanager
-def running_out_told(device: torch.device, dims: int) -> Iterator[None]:
-    """A UserError where training runs out of memory; `dims` of the images."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
-            raise
-        raise UserError(
-            f"{device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size"
-            f"{', or use --recompute' if dims == 3 else ''}; the last checkpoint is kept"
-        ) from None
+        for part in parts(phase.losses(batch, 0)):
+            most = max(most, sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights))
+            kept.clear()
+            del part
+    return most

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from training.accelerate import Accelerate
 from utils.errors import UserError
 from utils.files import check_plain
 from utils.losses import TERMS
@@ -13,8 +14,10 @@ from utils.workers import check_processes
 RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
 OPTIMIZERS = ("sgd", "adam")
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
-WHERE = ("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "other_data")
-WHERE += ("distances_every",)
+WHERE = (
+    *("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "other_data"),
+    *("log_every", "distances_every", "accelerate"),
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,15 @@ class Settings:
     """Number of the CUDA device to use (published flag), the same as --device cuda:N; of a list, as in 0,1, the first."""
     amp: Literal["off", "auto", "bf16"] = "off"
     """bfloat16 autocast; auto: where the hardware computes in bfloat16. Off is the published arithmetic."""
+    log_every: int = 0
+    """Iterations between two looks at what steps reported, for which the host waits for a GPU: losses are logged for every iteration all
+    the same, but a loss that is not finite, or a signal, is noticed only then. 0: 20 on a GPU, each one on the CPU."""
+    accelerate: Accelerate = "off"
+    """compile: networks as torch.compile makes them, once at the start, which takes minutes (CUDA, and the CPU with a C++ compiler); graph:
+    recorded as CUDA graphs too. Losses differ by rounding. Not with --recompute."""
+    tf32: bool = True
+    """With CUDA: convolutions round their inputs to TF32 where the card can, which is torch's own default and faster. Without,
+    float32 throughout, as on the published code's card."""
     num_workers: int = -1
     """Processes that prepare batches; -1: 4 with CUDA, else none."""
 
@@ -100,7 +112,7 @@ class Settings:
             if not 1 <= getattr(self, name) <= 10**9:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 1, and at most 10^9")
         check_processes("num_workers", self.num_workers)
-        for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "distances_every", "seed"):
+        for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "distances_every", "seed", "log_every"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 0, and below 2^63")
         for name in ("lr_schedule", "pre_lr_schedule"):

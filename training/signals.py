@@ -1,11 +1,13 @@
-"""Ctrl-C and SIGTERM, turned into a flag that the loop looks at between two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP (the terminal is gone), turned into a flag that the loop looks at between two steps."""
 
 import signal
 import threading
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
 
 class StopSignals:
-    """Within the context, the first SIGINT or SIGTERM only sets `received`; a second Ctrl-C interrupts at once."""
+    """Within the context, the first of these signals only sets `received`; a second Ctrl-C interrupts at once."""
 
     def __init__(self):
         self.received = 0
@@ -13,8 +15,9 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+            for number in STOPPING:
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup has SIGHUP ignored
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_) -> None:
@@ -29,5 +32,5 @@ class StopSignals:
 
 def leave_to_main_process(worker: int) -> None:
     """For processes that prepare batches: Ctrl-C and a scheduler's SIGTERM reach them too, but it is the main process that stops them."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

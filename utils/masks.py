@@ -28,8 +28,8 @@ def draw_corner(shape: Sequence[int], sides: Sequence[int], rng: np.random.Gener
     return tuple(int(rng.integers(max(side - box, 1))) for side, box in zip(shape, sides, strict=True))
 
 
-def box_mask(shape: Sequence[int], sides: Sequence[int], corner: Sequence[int]) -> Tensor:
-    """Mask of `shape` (float32): 0 in the box of `sides` from `corner`, else 1."""
-    mask = torch.ones(tuple(shape))
-    mask[tuple(slice(first, first + box) for first, box in zip(corner, sides, strict=True))] = 0
+def box_mask(shape: Sequence[int], sides: Sequence[int], corner: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Mask of `shape` (float32) on `device`: 0 in the box of `sides` from `corner`, else 1."""
+    mask = torch.ones(tuple(shape), device=device)
+    mask[tuple(slice(first, first + box) for first, box in zip(corner, sides, strict=True))].zero_()  # filled there: nothing is sent
     return mask

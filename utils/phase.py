@@ -1,6 +1,6 @@
 """What the training loop asks of a method: the base of all phases, and the plan of a stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
+Losses = dict[str, Tensor | float]
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Validation:
 
 
 class Phase:
-    """One stage of training. The loop calls `losses`, steps the optimiser on the learners, then calls `after_step`; after every so many
-    iterations it validates and calls `after_validation`; `after_iteration` comes last of all. `begin` is called once, before the first
-    step of a stage, not when it resumes.
+    """One stage of training. The loop calls `losses`, makes the backward pass, steps the optimiser on the learners, then calls
+    `after_step`; after every so many iterations it validates and calls `after_validation`; `after_iteration` comes last of all. `begin` is
+    called once, before the first step of a stage, not when it resumes.
 
-    `networks` are all networks with a state to keep; `learners` are those of them that learn. These are called through `calls`, where
-    the loop may have wrapped them for several processes. `selected` names the network that is validated, that the best checkpoint is chosen
+    `networks` are all networks with a state to keep; `learners` are those of them that learn. In `losses` they are called through
+    `call`, so that the loop may hand out faster ones. `selected` names the network that is validated, that the best checkpoint is chosen
     by, and that test, prediction, export and a later stage read from it: the student, unless a method says otherwise.
     """
 
@@ -35,7 +36,7 @@ class Phase:
         """`learners`: "student" among them; methods add teachers to `self.networks`."""
         self.learners = learners
         self.networks = dict(learners)
-        self.calls: dict[str, nn.Module] = learners
+        self.faster: dict[str, Callable[[Tensor], Tensor]] = {}
         self._shown: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
@@ -44,14 +45,23 @@ class Phase:
 
     def forward(self, x: Tensor) -> Tensor:
         """The student's logits (N, K, ...)."""
-        return self.calls["student"](x)
+        return self.call("student", x)
+
+    def call(self, name: str, x: Tensor) -> Tensor:
+        """The logits (N, K, ...) of one of the networks."""
+        return self.faster.get(name, self.networks[name])(x)
 
     def begin(self) -> None:
         """The stage starts for the first time; what the student takes over from an earlier stage is in it already."""
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor | float]:
+    def losses(self, batch: Batch, step: int) -> Losses | Iterator[Losses]:
         """Scalars of the step `step` (from 0), "loss" among them, from a batch on the networks' device: "image" of labelled, then of
-        unlabelled cases, "label" of the labelled ones, and with --intensity "plain", the images without its changes."""
+        unlabelled cases, "label" of the labelled ones, and with --intensity "plain", the images without its changes. Tensors are not
+        read here.
+
+        A loss that is a sum may be yielded term by term, each with its own "loss": the backward pass of one is made before the next is
+        asked for, so what only one of them keeps is in memory. Scalars of one name are added up; a yield without "loss" is logged alone.
+        """
         raise TypeError(f"{type(self).__name__} defines no losses")
 
     def after_step(self, step: int) -> None:
@@ -74,7 +84,7 @@ class Phase:
 
     def show(self, image: Tensor, logits: Tensor, label: Tensor) -> None:
         """Keep the first sample of a mixed batch for `pictures`: image (N, C, ...), logits (N, K, ...), label (N, ...)."""
-        self._shown = image[0, 0].detach(), logits[0].detach(), label[0]
+        self._shown = image[0, 0].detach(), logits[0].detach().clone(), label[0]  # recorded graphs write over their logits
 
     def pictures(self) -> dict[str, Tensor]:
         """The last step's first sample: "image" (H, W), "prediction" and "label" (H, W) class numbers; of a volume its middle slice."""
@@ -97,6 +107,21 @@ class Plan:
     unlabelled: bool = True
     pretraining: bool = False
     after: str | None = None
+
+
+def parts(losses: Losses | Iterator[Losses]) -> Iterator[Losses]:
+    """What `Phase.losses` gave, one backward pass at a time."""
+    return iter((losses,)) if isinstance(losses, dict) else losses
+
+
+def added(losses: Iterable[Losses]) -> Losses:
+    """Scalars of several parts of a step, those of one name added up; without their graphs."""
+    total: Losses = {}
+    for part in losses:
+        for name, value in part.items():
+            value = value.detach() if isinstance(value, Tensor) else value
+            total[name] = total[name] + value if name in total else value
+    return total
 
 
 def halves(stream: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,16 +61,19 @@ def ended_processes(then: str = ", finished cases are kept") -> Iterator[None]:
 
 @contextmanager
 def terminated(then: str = "the same command continues") -> Iterator[None]:
-    """A scheduler's SIGTERM ends the work as Ctrl-C does: with nothing half-written, and no process left behind; `then` is said."""
+    """A scheduler's SIGTERM, or the end of the terminal, ends the work as Ctrl-C does: with nothing half-written, and no process left
+    behind; `then` is said."""
 
     def stop(number: int, frame) -> None:
         raise Interrupted(f"terminated; {then}", 128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave_signals_to_parent() -> None:

@@ -1,0 +1,206 @@
+"""Count what a training step asks of a device, without one.
+
+    python benchmarks/counts.py
+    python benchmarks/counts.py --dataset LA --method edge_guided --top 20
+
+The loop's own step runs on torch's `meta` device, which computes nothing, while every operation is looked at. Counted are: launches
+(operations that compute or copy on the device; batched `_foreach` operations count once, so the true number is a little higher, and
+a convolution may be more than one kernel), bytes that they read and write (each tensor once, as if no cache held it), copies from
+the host to the device and back, and scalars that the host waits for. `host ms` is measured: seeds, losses, optimiser and EMA of a
+step on the CPU with every network's pass replaced by one operation, all at 16 pixels a side, so that what remains is Python's and
+torch's overhead.
+"""
+
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from methods.registry import METHODS
+from programs.settings import make_settings
+from programs.training import Frame
+from recipes.registry import pages
+from training.loop import Run, Stage, _StageRunner
+from utils.cli import parse, run
+from utils.phase import Phase
+
+NO_KERNEL = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "lift_fresh", "alias", "_reshape_alias"}
+
+
+class _Constants(TorchFunctionMode):
+    """Notes tensors that are made on the `meta` device of Python's numbers: a blocking copy each, and no operation that is dispatched."""
+
+    def __init__(self, events: list[str]):
+        super().__init__()
+        self.events = events
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        made = getattr(function, "__name__", "") in ("new_tensor", "tensor", "as_tensor") and not isinstance(args[-1], Tensor)
+        if made and result.is_meta:
+            self.events.append("to device")
+        return result
+
+
+class Counting(TorchDispatchMode):
+    """Counts what is asked of the `meta` device within its context; a copy to the host gives zeros, a scalar read by the host is 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.launches: Counter[str] = Counter()
+        self.bytes = 0
+        self.events: list[str] = []  # "to device", "to host", "wait", and "convolution", in their order
+        self._constants = _Constants(self.events)
+
+    def __enter__(self) -> "Counting":
+        self._constants.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error) -> None:
+        super().__exit__(*error)
+        self._constants.__exit__(*error)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = function.overloadpacket.__name__
+        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if name in ("_local_scalar_dense", "item") and inputs[0].is_meta:
+            self.events.append("wait")
+            return 1.0 if inputs[0].is_floating_point() else 1
+        if name == "_to_copy" and inputs[0].is_meta and torch.device(kwargs.get("device") or "meta").type == "cpu":
+            self.events.append("to host")
+            return torch.zeros(inputs[0].shape, dtype=kwargs.get("dtype") or inputs[0].dtype)
+        result = function(*args, **kwargs)
+        outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        if not any(x.is_meta for x in (*inputs, *outputs)):
+            return result
+        if name in ("_to_copy", "copy_") and not inputs[-1].is_meta:
+            self.events.append("to device")
+        if "convolution" in name:
+            self.events.append("convolution")
+        if name not in NO_KERNEL and not function.is_view:
+            self.launches[name] += 1
+            self.bytes += sum(x.nbytes for x in {id(x): x for x in (*inputs, *outputs)}.values() if x.is_meta)
+        return result
+
+    def count(self, event: str) -> int:
+        return self.events.count(event)
+
+
+class BareFrame(Frame):
+    """A frame without data, for networks on any device."""
+
+    def __init__(self, page, device: torch.device, **numbers):
+        self.page, self.device = page, device
+        self.settings = make_settings(page, **numbers)
+        self.data = SimpleNamespace(labelled=max(self.settings.labelnum, self.settings.labeled_bs), unlabelled=60)
+
+
+def runner(page, device: torch.device, **numbers) -> tuple[_StageRunner, dict[str, Tensor]]:
+    """The last stage of a method on a data set, ready for a step, and a batch for it on the host."""
+    frame = BareFrame(page, device, **numbers)
+    s, facts = frame.settings, page.facts
+    plan = METHODS[s.method].stages(frame)[-1]
+    phase = plan.build()
+    stage = Stage(
+        phase=phase,
+        optimizer=frame._optimizer(phase, s.weight_decay),
+        steps=1000,
+        val_every=1000,
+        batches=lambda steps: (),
+        validate=lambda net, stopped: None,
+        learning_rate=lambda step: s.base_lr,
+        seed=(0,),
+    )
+    for group in stage.optimizer.param_groups:
+        group["foreach"] = device.type == "meta"  # as torch chooses on CUDA
+    info = Run(Path(), lambda stage: "best.pth", {"settings": {}}, device, facts.dims, False, None)
+    count = s.batch_size if plan.unlabelled else s.labeled_bs
+    batch = {
+        "image": torch.rand(count, facts.channels, *s.patch_size),
+        "label": torch.zeros(s.labeled_bs, *s.patch_size, dtype=torch.uint8),
+    }
+    return _StageRunner(info, stage), batch
+
+
+def counted(page, **numbers) -> Counting:
+    """One step on the meta device, after another that has made what is made once (the optimiser's moments)."""
+    steps, batch = runner(page, torch.device("meta"), **numbers)
+    with Counting():
+        steps._train_step(batch)
+    with Counting() as counting:
+        steps._train_step(batch)
+    return counting
+
+
+def without_passes(phase: Phase) -> None:
+    """Every network answers with one operation, its modules and weights staying as they are."""
+    for net in phase.networks.values():
+        weight, classes = next(net.parameters()), phase.classes
+        net.forward = lambda x, weight=weight, classes=classes: (weight.flatten()[0] * x[:, :1]).expand(-1, classes, *x.shape[2:])
+
+
+def host_ms(page, steps: int, **numbers) -> float:
+    """Milliseconds of a step beside the networks' passes: median of `steps`."""
+    small = {"patch_size": (16,) * page.facts.dims}
+    loop, batch = runner(page, torch.device("cpu"), **{**numbers, **small})
+    loop.phase.classes = page.facts.classes
+    without_passes(loop.phase)
+    seconds = []
+    for _ in range(steps + 5):
+        began = time.thread_time()  # of this processor alone: another process may be in between
+        loop._train_step(batch)
+        seconds.append(time.thread_time() - began)
+    return 1000 * statistics.median(seconds[5:])
+
+
+@dataclass(frozen=True)
+class Flags:
+    dataset: Literal["all", "ACDC", "LA", "Pancreas"] = "all"
+    """Data set whose published numbers a step has."""
+    method: str = "edge_guided"
+    """Method, its last stage."""
+    steps: int = 50
+    """Steps of which the host's time is the median."""
+    top: int = 0
+    """Print so many of the most frequent operations too."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = parse(Flags, argv, description=__doc__)
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, --method {flags.method}, last stage, published sizes")
+    columns = ("", "launches", "GB moved", "host to device", "device to host", "scalars waited for", "host ms")
+    print("".join(f"{column:>{max(len(column) + 2, 10)}}" for column in columns))
+    for name in ("ACDC", "LA", "Pancreas") if flags.dataset == "all" else (flags.dataset,):
+        page = pages()[name]
+        counting = counted(page, method=flags.method)
+        row = (
+            name,
+            sum(counting.launches.values()),
+            f"{counting.bytes / 1e9:.1f}",
+            counting.count("to device"),
+            counting.count("to host"),
+            counting.count("wait"),
+            f"{host_ms(page, flags.steps, method=flags.method):.1f}",
+        )
+        print("".join(f"{value:>{max(len(column) + 2, 10)}}" for value, column in zip(row, columns, strict=True)))
+        for operation, number in counting.launches.most_common(flags.top):
+            print(f"{number:>8} {operation}")
+
+
+if __name__ == "__main__":
+    run(main)

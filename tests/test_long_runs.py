@@ -1,0 +1,200 @@
+"""What befalls a run that takes days or several processes: signals, hangs, a peer that dies, a file that vanishes."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import ExitStack
+
+import helpers
+import pytest
+import torch
+from helpers import assert_same, stages
+
+from methods.copy_paste import CopyPastePretrain
+from methods.edge_guided import DualTeacher
+from recipes.acdc import PAGE
+from training.faults import Watch, told
+from training.log import hours
+from training.signals import StopSignals
+from utils.errors import Interrupted, UserError
+from utils.workers import terminated
+
+NUMBERS = {
+    "patch_size": (32, 32), "egm": "none", "batch_size": 8, "labeled_bs": 4, "pre_iterations": 3, "max_iterations": 6, "val_every": 3,
+    "static_start": 2, "static_step": 1, "static_range": (1, 4), "labelnum": 1,
+}  # fmt: skip
+
+
+def test_days_are_printed_as_hours():
+    assert [hours(seconds) for seconds in (0, 3599.9, 86_399, 86_400, 360_000)] == [
+        "00:00:00",
+        "00:59:59",
+        "23:59:59",
+        "24:00:00",
+        "100:00:00",
+    ]
+
+
+def test_the_end_of_the_terminal_saves_as_sigterm_does_but_not_under_nohup():
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.received == signal.SIGHUP
+    with pytest.raises(Interrupted) as stopped, terminated():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert stopped.value.status == 129
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals, terminated():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    "error, says",
+    [
+        (
+            RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+            "a process that prepares batches ended unexpectedly .*num_workers",
+        ),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "ended unexpectedly"),
+        (RuntimeError("DataLoader timed out after 1800 seconds"), "no batch for 30 minutes"),
+        (MemoryError("Unable to allocate 3 TiB for an array"), "out of memory: lower --batch_size"),
+        (
+            UserError(
+                "Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  x\nutils.errors.UserError: a.h5: no such file\n"
+            ),
+            "^a.h5: no such file$",
+        ),
+    ],
+)
+def test_what_ends_a_training_from_outside_is_one_line(error, says):
+    with pytest.raises(UserError, match=says) as caught, told(torch.device("cpu"), 2):
+        raise error
+    assert str(caught.value).isprintable()
+
+
+def test_an_error_of_ours_is_not_explained_away():
+    with pytest.raises(RuntimeError, match="shapes"), told(torch.device("cpu"), 2):
+        raise RuntimeError("shapes do not match")
+
+
+def test_a_file_that_vanishes_while_a_worker_reads_it_is_one_line(la_root, tmp_path):
+    import shutil
+
+    from recipes import la
+
+    root = shutil.copytree(la_root, tmp_path / "data")
+    numbers = {
+        "egm": "none", "patch_size": (32, 16, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2,
+        "val_every": 2, "val_stride": (32, 16, 16), "labelnum": 2, "cache": "none", "num_workers": 1, "run_mode": "pretrain",
+    }  # fmt: skip
+    path = la.PAGE.facts.path(root, (root / "train.list").read_text().split()[0])
+    begin = CopyPastePretrain.begin
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CopyPastePretrain, "begin", lambda phase: (path.unlink(), begin(phase))[1])
+        with pytest.raises(UserError, match=r"mri_norm2.h5: no such file, though a case list names it$"):
+            helpers.train(la.PAGE, root, tmp_path / "out", **numbers)
+
+
+def test_a_hang_is_told_until_it_is_over():
+    said, told_twice = [], threading.Event()
+
+    def say(line):
+        said.append(line)
+        if len(said) == 2:
+            told_twice.set()
+
+    watch = Watch(say, "self_train", silent=0.02)
+    assert told_twice.wait(20) and "self_train: no step has ended for" in said[0]
+    watch.close()
+    count = len(said)
+    time.sleep(0.1)
+    assert len(said) == count
+    busy = Watch(said.append, "x", silent=600)
+    busy.beat()
+    busy.close()
+    assert len(said) == count
+
+
+# several processes
+
+
+def together(work, *arguments):
+    """Run `work(*arguments)` in two processes that are to meet; their exit statuses. They are forked, so that torch is loaded once."""
+    with ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for one in free:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in free]
+
+    def run(rank):
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        torch.set_num_threads(1)
+        work(rank, ports, *arguments)
+
+    processes = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(400)
+    statuses = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return statuses
+
+
+def stop_at(phase, step, what):
+    """After that step of the phase `what` is called."""
+    after_step = phase.after_step
+
+    def after(self, at):
+        after_step(self, at)
+        if at == step:
+            phase.after_step = after_step
+            what()
+
+    phase.after_step = after
+
+
+def train_at(port, root, output):
+    """Meet at a port of its own: the earlier call's may still be open, and be taken for this one's."""
+    os.environ["MASTER_PORT"] = str(port)
+    helpers.train(PAGE, root, output, **NUMBERS)
+
+
+def _interrupted(rank, ports, root, output):
+    train_at(ports[0], root, output / "whole")
+    for phase, step, port in ((CopyPastePretrain, 0, ports[1]), (DualTeacher, 3, ports[2])):
+        if rank == 0:
+            stop_at(phase, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train_at(port, root, output / "stopped")
+    train_at(ports[3], root, output / "stopped")
+
+
+def test_two_processes_stopped_between_validations_end_bit_for_bit_where_they_would_have(phantom_root, tmp_path):
+    """Each has batch-norm statistics of its own there, teachers of both: they were averaged, and the main process's taken for all."""
+    assert together(_interrupted, phantom_root, tmp_path) == [0, 0]
+    assert_same(stages(tmp_path / "stopped"), stages(tmp_path / "whole"))
+    first, second = stages(tmp_path / "whole")["self_train/last.pth"]["buffers"]
+    assert any(not torch.equal(first["ema_teacher"][key], second["ema_teacher"][key]) for key in first["ema_teacher"])
+
+
+def _deserted(rank, ports, root, output):
+    if rank == 1:
+        stop_at(CopyPastePretrain, 0, lambda: os._exit(9))
+    with pytest.raises(
+        UserError, match=r"another process of this run has ended; the last checkpoint is kept: start the same command again$"
+    ):
+        train_at(ports[0], root, output)
+
+
+def test_the_others_end_with_one_line_when_a_process_dies(phantom_root, tmp_path):
+    began = time.monotonic()
+    assert together(_deserted, phantom_root, tmp_path) == [0, 9]
+    assert time.monotonic() - began < 300  # gloo itself would wait for half an hour

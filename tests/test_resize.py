@@ -1,0 +1,81 @@
+"""Maps along an axis as matrices, against the plain formulas: convolutions with dense kernels, torch's own resizes."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from networks.egm import ChannelMax, smooth_part
+from networks.egm_3d import smooth_part_3d
+from networks.resize import bilinear
+from networks.unet_ega import Upsample
+
+
+def double(*shape):
+    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def assert_same(fast, slow, x):
+    """Values, and gradients of the sum of their squares."""
+    torch.testing.assert_close(fast, slow)
+    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (fast, slow)))
+
+
+@pytest.mark.parametrize("size", [(9, 9), (10, 13), (32, 48)])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_laplacian_band_2d(size, aligned):
+    g, row = double(2, 1, *size), torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=torch.float64) / 16
+    kernel = torch.outer(row, row)[None, None]
+    small = F.conv2d(F.pad(g, [2] * 4, "reflect") if aligned else g, kernel)[..., ::2, ::2]
+    spread = small.new_zeros(2, 1, 2 * small.shape[2], 2 * small.shape[3])
+    spread[..., ::2, ::2] = small
+    smooth = F.conv2d(F.pad(spread, [2] * 4, "reflect") if aligned else spread, 4 * kernel)
+    plain = smooth[..., : size[0], : size[1]] if aligned else F.interpolate(smooth, size=size, mode="nearest")
+    assert_same(smooth_part(g, "corrected" if aligned else "published"), plain, g)
+
+
+@pytest.mark.parametrize("size", [(4, 5, 7), (8, 6, 12)])
+@pytest.mark.parametrize("variant", ["published", "corrected"])
+def test_laplacian_band_3d(size, variant):
+    g, side = double(2, 1, *size), math.exp(-1 / (2 * 1.5**2))
+    row = torch.tensor([side, 1.0, side], dtype=torch.float64)
+    kernel = torch.einsum("i,j,k->ijk", row, row, row)[None, None] / (1 + 2 * side) ** 3
+    small = F.conv3d(g, kernel, padding=1)[..., ::2, ::2, ::2]
+    spread = small.new_zeros(2, 1, *(2 * side for side in small.shape[2:]))
+    if variant == "corrected":
+        spread[..., ::2, ::2, ::2] = small
+        plain = F.conv3d(spread, 8 * kernel, padding=1)[..., : size[0], : size[1], : size[2]]
+    else:
+        spread[tuple(slice(side) for side in small.shape)] = small
+        plain = F.interpolate(F.conv3d(spread, 4 * kernel, padding=1), size=size, mode="nearest")
+    assert_same(smooth_part_3d(g, variant), plain, g)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (20, 5), (6, 8)])
+def test_bilinear(size):
+    x = double(2, 3, 6, 8)
+    assert_same(bilinear(x, size), F.interpolate(x, size=size, mode="bilinear", align_corners=True), x)
+
+
+def test_the_decoders_doubling_is_the_same_on_every_device():
+    """Elsewhere than on the CPU by matrices, which is what a device that computes nothing shows by its operations alone."""
+    x = double(1, 2, 5, 4)
+    assert_same(Upsample()(x), bilinear(x, (10, 8)), x)
+
+
+def test_channel_maximum_and_its_gradient_go_to_the_first_of_equals():
+    x = torch.tensor([[1.0, 3.0, 3.0], [0.0, 0.0, 0.0]]).view(2, 3, 1, 1).requires_grad_()
+    values = ChannelMax.apply(x)
+    assert values.flatten().tolist() == [3.0, 0.0]
+    (gradient,) = torch.autograd.grad((values * torch.tensor([2.0, 5.0]).view(2, 1, 1)).sum(), x)
+    (plain,) = torch.autograd.grad((x.max(1).values * torch.tensor([2.0, 5.0]).view(2, 1, 1)).sum(), x)
+    assert torch.equal(gradient, plain) and gradient.flatten().tolist() == [0, 2, 0, 5, 0, 0]
+
+
+def test_a_matrix_made_while_predicting_can_be_trained_with():
+    with torch.inference_mode():
+        bilinear(torch.rand(1, 1, 6, 5), (11, 17))
+    x = torch.rand(1, 1, 6, 5, requires_grad=True)
+    bilinear(x, (11, 17)).sum().backward()
+    assert x.grad is not None

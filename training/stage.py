@@ -1,0 +1,73 @@
+"""What the loop is handed: a run, its stages, and where a stage stands."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from training.accelerate import Accelerate
+from training.checkpoint import Checkpoint
+from training.log import RunLog
+from utils.phase import Batch, Phase, Validation
+
+DRAWS = 2  # 1, in checkpoints that do not say: teachers and student in turn, half by half; 2: the teachers' passes first
+
+
+@dataclass
+class Stage:
+    """One stage of a run. `begin` is called with it when it starts for the first time, not when it resumes. `validate` is called in every
+    process, with the network, whether to give up, and the step; all must get the same answer.
+
+    A validation is due after step t where (t + `val_lead`) is a multiple of `val_every`, and after the last step. Where there is a
+    lead, the one after the last step is an extra that neither selects nor reaches the phase (Pancreas: the published code validates
+    before the training of every twentieth epoch, so its last one is never scored).
+    """
+
+    phase: Phase
+    optimizer: torch.optim.Optimizer
+    steps: int
+    val_every: int
+    batches: Callable[[range], Iterable[Batch]]
+    validate: Callable[[nn.Module, Callable[[], bool], int], Validation | None]
+    learning_rate: Callable[[int], float]
+    seed: tuple[int, ...]
+    begin: Callable[["Stage"], None] = lambda stage: stage.phase.begin()
+    val_lead: int = 0
+
+    def scheduled(self, step: int) -> bool:
+        return (step + self.val_lead) % self.val_every == 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint, `best_name` is the
+    file name of a stage's best one; `defaults` are the settings' own, for checkpoints older than a setting; `check` raises UserError for
+    one of other data. Every `read_every` steps the host waits for the device, reads what the steps since then reported, and asks the
+    other processes for signals."""
+
+    folder: Path
+    best_name: Callable[[str], str]
+    about: dict
+    device: torch.device
+    dims: int
+    bf16: bool
+    log: RunLog
+    defaults: dict = field(default_factory=dict)
+    check: Callable[[Checkpoint], None] = lambda checkpoint: None
+    read_every: int = 1
+    accelerate: Accelerate = "off"
+
+
+@dataclass
+class Progress:
+    """Where a stage stands: steps made, the step last validated, the best validation so far and all of them. The best score starts at 0,
+    so that a first validation of 0 is no improvement, as published. `draws`: the order of dropout's draws in a step (`DRAWS`)."""
+
+    step: int = 0
+    validated: int = 0
+    best_score: float = 0.0
+    best_step: int = 0
+    history: list[dict] = field(default_factory=list)
+    draws: int = 1
