@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,19 @@ def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_pat
     reads = {"export_weights.py": "RUN OUT", "predict.py": "--input", "evaluate.py": "--predictions"}.get(script.name, "--root")
     assert "usage" in result.stdout and reads in result.stdout
     assert f"python {script.parent.name}/{script.name}" in script.read_text(encoding="utf-8")
+
+
+def test_threads_that_wait_are_told_so_before_torch_is_there():
+    """OpenMP reads its settings once. The user's own choice stands."""
+    show = "import sys, programs, os; print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
+    kept = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    for given, said in (({}, "False 1000"), ({"GOMP_SPINCOUNT": "7"}, "False 7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "False None")):
+        done = subprocess.run([sys.executable, "-c", show], cwd=REPOSITORY, capture_output=True, text=True, env={**kept, **given})
+        assert done.stdout.strip() == said
+    for script in SCRIPTS:
+        text = script.read_text(encoding="utf-8")
+        first = re.search(r"^from (programs|preparation|registration|comparison|recipes|utils)\b", text, re.M)
+        assert first[1] == "programs" or ("_train" not in script.name and "test" not in script.name), script
 
 
 def test_no_device_is_wired_in():

@@ -10,12 +10,15 @@ from torch import nn
 
 import training.checkpoint
 from training.checkpoint import FORMAT, Store, load
+from training.loop import Progress
 from training.saving import Saver, snapshot
 from utils.errors import UserError
+from utils.files import remove_unfinished
 
 
 def content(step: int) -> dict:
-    rest = {"settings": {}, "facts": {}, "stage": "stage", "selection": "", "progress": {"step": step}, "losses": [], "phase": {}}
+    progress = vars(Progress(step=step, validated=step))
+    rest = {"settings": {}, "facts": {"name": "ACDC"}, "stage": "stage", "selection": "", "progress": progress, "losses": [], "phase": {}}
     return {"format": FORMAT, "student": {"w": torch.full((4,), float(step))}, "optimizer": {}, **rest}
 
 
@@ -99,7 +102,8 @@ def test_killed_between_any_two_operations_on_files(store, best):
             break
         store.save(content(2), best=False)
     assert finished and left[0] == 2 and left[-1] == 3 and len(left) >= (6 if best else 4)
-    assert not list(store.folder.glob("*.unfinished"))
+    remove_unfinished(store.folder)
+    assert {path.name for path in store.folder.iterdir()} == {"best.pth", "previous.pth", "last.pth"}
 
 
 def _end_before(number: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from training.content import check_sums, check_tensors, check_whole
 from training.settings import upgraded
 from utils.errors import UserError
-from utils.files import shown, unfinished_path
+from utils.files import replacing, shown, unfinished_path
 
 FORMAT = "edge-guided-copy-paste/1"
 
@@ -53,14 +53,10 @@ def _copy(source: Path, target: Path) -> None:
 
     No hard link: where somebody copies published weights over the best checkpoint, as the README has it, they would be in the last one too.
     """
-    unfinished = unfinished_path(target)
-    try:
+    with replacing(target) as unfinished:
         shutil.copyfile(source, unfinished)
         with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict:
