@@ -185,7 +185,7 @@ def test_the_score_is_the_averaged_network_s(phantom_root, tmp_path, uninterrupt
     load_network(net, read(tmp_path / "last.pth"))
     cases = read_cases(acdc.PAGE.facts, phantom_root, "val")
     names = acdc.PAGE.facts.class_names
-    result = validate(net, lambda: False, cases, SlicePredictor((32, 32), torch.device("cpu")), names)
+    result = validate(net, lambda: False, cases, SlicePredictor((32, 32), torch.device("cpu")).classes, names)
     assert result.score == content["progress"]["history"][-1]["score"]
     assert np.isfinite(result.score)
 

@@ -265,7 +265,8 @@ def test_image_and_label_move_together(small_root):
 
 def test_volumes_carry_spacing_where_the_file_does(tmp_path):
     for name in ("a", "b"):
-        path = write(tmp_path / "data" / f"{name}.h5", image=np.zeros((2, 4, 4), np.float32), label=np.zeros((2, 4, 4), np.uint8))
+        image = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
+        path = write(tmp_path / "data" / f"{name}.h5", image=image, label=(image > 9).astype(np.uint8))
     with h5py.File(path, "a") as file:
         file.attrs["spacing_mm"] = (10.0, 1.5, 1.25)
     (tmp_path / "val.list").write_text("a\nb\n")
