@@ -97,8 +97,9 @@ def test_a_file_that_vanishes_while_a_worker_reads_it_is_one_line(la_root, tmp_p
     begin = CopyPastePretrain.begin
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CopyPastePretrain, "begin", lambda phase: (path.unlink(), begin(phase))[1])
-        with pytest.raises(UserError, match=r"mri_norm2.h5: no such file, though a case list names it$"):
+        with pytest.raises(UserError, match=r"mri_norm2.h5: no such file, though a case list names it$") as caught:
             helpers.train(la.PAGE, root, tmp_path / "out", **numbers)
+    assert caught.traceback and not multiprocessing.active_children()  # else Python would wait for the worker for ever
 
 
 def test_a_hang_is_told_until_it_is_over():

@@ -2,12 +2,14 @@
 
 import re
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from utils.errors import UserError
+from utils.phase import Batch
 
 MEMORY = ("out of memory", "can't allocate memory", "unable to allocate")
 LOADER_TIMEOUT = 1800  # seconds that a batch may take: slow disks are slow, but none is as slow as that
@@ -38,6 +40,17 @@ def told(device: torch.device, dims: int) -> Iterator[None]:
             raise UserError(
                 "a process that prepares batches ended unexpectedly (no memory left?): lower --num_workers; the last checkpoint is kept"
             ) from None
+        raise
+
+
+def next_batch(batches: Iterator[Batch]) -> Batch:
+    """The next of them. Where there is none for a fault, the loader's own frames are emptied: they hold its processes, which pay no heed to
+    signals and would keep Python from ending for as long as somebody looks at the error."""
+    try:
+        return next(batches)
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        del batches  # this frame too
         raise
 
 

@@ -26,7 +26,7 @@ from training.distributed import (
     share_state,
     world,
 )
-from training.faults import told
+from training.faults import next_batch, told
 from training.log import StageLog, hours
 from training.readings import Readings
 from training.saving import Saver
@@ -99,7 +99,7 @@ class _StageRunner:
                 if (world() == 1 or p.step % self.run_info.read_every == 0) and any_process(signals.received):
                     self._stop(log, signals)
                 self.saver.check()
-                self.readings.add(p.step + 1, self._train_step(next(batches)))
+                self.readings.add(p.step + 1, self._train_step(next_batch(batches)))
                 log.bar.update()
                 if p.step % self.run_info.read_every == 0 or self._due():
                     self._read(log)
