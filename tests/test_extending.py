@@ -83,9 +83,9 @@ def test_a_2d_data_set_is_one_page(tmp_path, capsys):
 
 def test_a_3d_data_set_is_one_page(tmp_path):
     rng = np.random.default_rng(0)
-    for name in "abcd":
+    for name in "abcde":
         write(tmp_path / f"{name}.h5", rng.random((2, 18, 34, 36)), rng.integers(0, 3, (18, 34, 36)))
-    for split, names in (("train", "abc"), ("val", "d"), ("test", "d")):
+    for split, names in (("train", "abc"), ("val", "d"), ("test", "e")):
         (tmp_path / f"{split}.list").write_text("\n".join(names))
     (tmp_path / "prostate.py").write_text(BLOCKS["prostate.py"])
     place = words(dataset=tmp_path / "prostate.py", root_path=tmp_path, output_root=tmp_path / "out", labelnum=2, device="cpu")

@@ -152,7 +152,7 @@ train(PAGE, [], **{numbers!r})
 
 def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
     """SIGKILL twice in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2)."""
-    numbers = {"pre_iterations": 50, "max_iterations": 50, "val_every": 2}
+    numbers = {"pre_iterations": 30, "max_iterations": 30, "val_every": 2}
     killed = {**TINY, **numbers, "root_path": root, "output_root": tmp_path / "killed", "device": "cpu"}
     rng, kills = np.random.default_rng(0), []
     for stage in ("pre_train", "self_train"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import helpers
 import pytest
 import torch
-from helpers import LA, LOSS_3D, PANCREAS, assert_same, signalled, stages
+from helpers import LOSS_3D, PANCREAS, assert_same, signalled, stages
 from torch import nn
 
 from methods.edge_guided import DualTeacher
@@ -50,8 +50,16 @@ def train(tiny, output, *flags, **changes):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny, tmp_path_factory):
-    return train(tiny, tmp_path_factory.mktemp("whole"))
+def whole(tiny, tmp_path_factory):
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(tiny, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(whole):
+    return stages(whole)
 
 
 def test_a_run_leaves_what_test_and_resume_need(tiny, uninterrupted):
@@ -103,9 +111,10 @@ def test_a_killed_script_ends_as_if_it_had_not_been(tiny, tmp_path, uninterrupte
     assert_same(stages(tmp_path / "killed"), uninterrupted)
 
 
+@pytest.mark.parametrize("tiny", ["Pancreas"], indirect=True)  # the one that counts epochs, whose length the processes share
 def test_torchrun_runs_the_same_command_with_two_processes(tiny, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    flags = ["--batch_size", "8", "--labeled_bs", "4", "--labelnum", "4" if tiny[0].facts is LA else "50"]
+    flags = ["--batch_size", "8", "--labeled_bs", "4", "--labelnum", "50"]
     command = [*launch, *script(tiny, tmp_path / "two")[1:], *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=300)
@@ -120,11 +129,10 @@ def script(tiny, output):
     return [sys.executable, str(REPOSITORY / SCRIPT[page.facts.name]), *own]
 
 
-def test_both_checkpoints_are_tested_and_named(tiny, tmp_path, uninterrupted, capsys):
+def test_both_checkpoints_are_tested_and_named(tiny, tmp_path, whole, capsys):
     page, numbers, root = tiny
-    train(tiny, tmp_path)
     flags = ["--stride", "32", "32", "16", "--output_dir", str(tmp_path / "out")]
-    evaluate(page, flags, labelnum=numbers["labelnum"], output_root=tmp_path, root_path=root)
+    evaluate(page, flags, labelnum=numbers["labelnum"], output_root=whole, root_path=root)
     said = capsys.readouterr().out
     assert "too good" in said and "not selected" in said
     for folder in ("out", "out/last"):
@@ -207,7 +215,8 @@ def test_estimating_memory_takes_none():
     before = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
     step_memory(phase, 1, 0, 1, (32, 32, 32), 1)
     gc.collect()
-    assert sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()) == before
+    # what is left of other tests may go meanwhile, so there may be fewer
+    assert sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()) <= before
 
 
 def test_a_volume_can_be_learnt_by_heart():

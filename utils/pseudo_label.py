@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from utils.components import largest_component_per_class
+from utils.most_probable import most_probable
 from utils.transfer import to_device, to_host
 
 
@@ -19,5 +19,5 @@ def class_pseudo_label(logits: Tensor, connectivity: int = 8) -> Callable[[], Te
     call "softmax of the foreground at least 0.5", but for a voxel with both logits equal, which counts as background here.
     """
     classes, device = logits.shape[1], logits.device
-    arrived = to_host(logits.argmax(1).to(torch.uint8))
+    arrived = to_host(most_probable(logits.transpose(0, 1)))
     return lambda: to_device(largest_component_per_class(arrived(), classes, connectivity), device).long()
