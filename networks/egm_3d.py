@@ -13,6 +13,7 @@ from networks.egm import EGM, EdgeGuidedBase, grey
 from networks.resize import all_axes, matrix, spread, whole_precision
 
 EDGE_CHANNELS = 128
+ADJUSTED = (64, 32, 16)  # every published module stores an adjustment to each of them
 
 
 class EdgeMap3d(nn.Module):
@@ -134,7 +135,7 @@ class EdgeGuidedModule3d(EdgeGuidedBase):
     def __init__(self, channels: int, variant: EGM = "published", fusion_dropout: float = 0.4, dropout: float = 0.4):
         super().__init__(channels, variant, 3, fusion_dropout, dropout)
         self.channels = channels
-        for width in (64, 32, 16):  # every published module stores all three
+        for width in ADJUSTED:
             adjust = nn.Conv3d(EDGE_CHANNELS, width, 1)
             self.add_module(f"adjust_128_to_{width}", adjust.requires_grad_(width == channels))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers import KITS19, LA, LITS, PANCREAS
+from helpers import KITS19, LA, LITS, PANCREAS, narrowed
 
 from dataloaders.phantom.volumes import write_volume_phantom
 from dataloaders.phantom.write import write_acdc_phantom
@@ -55,3 +55,10 @@ def lits_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("lits_root")
     write_volume_phantom(LITS, root, train=6, test=2, size=(24, 48, 48))
     return root
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """Narrow networks for a whole module, whose own fixtures may train some."""
+    with narrowed():
+        yield

@@ -1,14 +1,18 @@
 """What several test files share: the data sets' facts, losses, runs compared, a process stopped in the middle."""
 
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
+import pytest
 import torch
 from torch import nn
 
+from networks import VNet_la_ega, egm_3d, unet_ega
 from programs.training import train as train_page
 from recipes import acdc, kits19, la, lits, pancreas
 from training.checkpoint import load
@@ -53,6 +57,16 @@ def assert_same(a, b, where=""):
 
 
 @contextmanager
+def narrowed():
+    """U-Net and V-Net a quarter as wide as published, for tests of what happens around them: steps and checkpoints cost a tenth."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((unet_ega, "WIDTHS"), (VNet_la_ega, "WIDTHS"), (egm_3d, "ADJUSTED")):
+            patch.setattr(module, name, tuple(width // 4 for width in getattr(module, name)))
+        patch.setattr(egm_3d, "EDGE_CHANNELS", egm_3d.EDGE_CHANNELS // 4)
+        yield
+
+
+@contextmanager
 def signalled(monkeypatch, phase, step, number=signal.SIGTERM):
     """Within the context, step `step` of `phase` ends with a signal to this process."""
     after_step = phase.after_step
@@ -88,3 +102,27 @@ class Recorder(nn.Module):
 def listening(command, **keywords) -> subprocess.Popen:
     """A process in a session of its own that hears SIGINT; a shell that runs the tests in the background hands it down ignored."""
     return subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **keywords)
+
+
+def together(work, *arguments):
+    """Run `work(*arguments)` in two processes that are to meet; their exit statuses. They are forked, so that torch is loaded once."""
+    with ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for one in free:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in free]
+
+    def run(rank):
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        torch.set_num_threads(1)
+        work(rank, ports, *arguments)
+
+    processes = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(400)
+    statuses = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return statuses

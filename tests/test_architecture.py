@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from started import run_script
 
 from comparison.settings import CompareSettings, ReportSettings
 from methods.registry import METHODS
@@ -144,10 +145,7 @@ def test_files_are_small_and_packages_form_no_circle():
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_path):
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 50
-    environment = {**os.environ, "PYTHONPATH": ""}
-    result = subprocess.run(
-        [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", env=environment
-    )
+    result = run_script(script, "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     reads = {"export_weights.py": "RUN OUT", "predict.py": "--input", "evaluate.py": "--predictions"}.get(script.name, "--root")
     assert "usage" in result.stdout and reads in result.stdout

@@ -23,6 +23,8 @@ from utils.errors import Interrupted
 from utils.phase import halves
 from utils.pseudo_label import class_pseudo_label
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 PIECES = {
     "keep": "teacher", "ema_warmup": "on", "ema_decay": 0.8, "teacher_mode": "eval", "teacher_view": "plain",
     "pseudo_weight": "probability", "pre_paste": "both", "paste": "one", "u_weight": 0.5,

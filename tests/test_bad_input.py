@@ -5,8 +5,6 @@ import os
 import pickle
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from reference import filled_state_dict
+from started import run_script
 
 import training.checkpoint
 import training.device
@@ -535,9 +534,7 @@ def test_report_says_why_it_has_no_pictures(phantom_root, data, run, tmp_path, c
 
 
 def script(name, *flags, **options):
-    return subprocess.run(
-        [sys.executable, CODE / name, *map(str, flags)], capture_output=True, text=True, encoding="utf-8", timeout=120, **options
-    )
+    return run_script(CODE / name, *flags, **options)
 
 
 def test_scripts_exit_2_with_one_line(tmp_path):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from helpers import unfinished
 from raw_scans import ORIENTATIONS, blob, noise, own_case, own_dataset, write_scan
+from started import run_script
 
 from preparation.checks import command
 from preparation.checks.case import CaseFound
@@ -378,7 +377,7 @@ def test_a_place_that_cannot_be_written_and_no_data_are_one_line(raw, tmp_path):
 def test_the_script_with_processes_of_its_own(raw):
     ERRORS["infinite"][0](raw)
     script = Path(__file__).parents[1] / "code" / "check_data.py"
-    done = subprocess.run([sys.executable, script, "--root_path", raw, "--workers", "2"], capture_output=True, text=True, encoding="utf-8")
+    done = run_script(script, "--root_path", raw, "--workers", "2")
     assert done.returncode == 2 and "5 cases, 1 errors, 0 warnings" in done.stdout
     assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
     assert json.loads((raw / "check.json").read_text(encoding="utf-8"))["command"].startswith("check_data.py --root_path")

@@ -27,6 +27,8 @@ from utils.errors import Interrupted, UserError
 from utils.losses import Loss, dice_2d
 from utils.phase import added
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 FACTS = {"LA": LA, "KiTS19": KITS19, "LiTS": LITS}
 PAGES = {"LA": la.TWO_SLICES, "KiTS19": kits19.TWO_SLICES, "LiTS": lits.TWO_SLICES}
 PASTING = la.TWO_SLICES.pasting

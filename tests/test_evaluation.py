@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch
 from helpers import ACDC
 from reference import filled_state_dict
 from scipy import ndimage
+from started import run_script
 
 import training.evaluate
 from dataloaders.cases import read_cases
@@ -46,8 +45,7 @@ def tested(root, tmp_path_factory):
     place = output / "BCP" / "ACDC_BCP_3_labeled" / "self_train" / "unet_best_model.pth"
     place.parent.mkdir(parents=True)
     torch.save(filled_state_dict("unet"), place)
-    command = [sys.executable, str(SCRIPT), "--labelnum", "3", "--root_path", str(root), "--output_root", str(output), "--device", "cpu"]
-    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    result = run_script(SCRIPT, "--labelnum", "3", "--root_path", root, "--output_root", output, "--device", "cpu")
     assert result.returncode == 0, result.stderr
     return result.stdout, place.parents[1] / "unet_predictions"
 

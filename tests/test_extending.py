@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cps
@@ -11,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same, signalled, train
+from helpers import assert_same, signalled, together, train
 
 from dataloaders.augment import INTENSITIES
 from methods.registry import METHODS
@@ -21,9 +19,12 @@ from programs.generic import test_any as evaluate_any
 from programs.generic import train_any
 from recipes import acdc
 from training.checkpoint import load
+from training.loop import _StageRunner
 from utils.errors import Interrupted
 from utils.losses import TERMS
 from utils.schedules import SCHEDULES
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
@@ -133,35 +134,22 @@ def test_two_students_train_are_stopped_resume_and_are_tested(phantom_root, tmp_
     assert len(metrics) == 2 and metrics[0] == metrics[1]
 
 
-SPY = """
-import os, sys, torch
-from pathlib import PosixPath, WindowsPath
-sys.path[:0] = [{repository!r}, {tests!r}]
-import cps
-from methods.registry import METHODS
-from training.loop import _StageRunner
-METHODS["cps"] = cps
-stage = _StageRunner.run
-def run(self):
-    stage(self)
-    torch.save({{name: net.state_dict() for name, net in self.phase.learners.items()}}, {folder!r} + "/" + os.environ["RANK"] + ".pt")
-_StageRunner.run = run
-from programs.training import train
-from recipes.acdc import PAGE
-train(PAGE, ["--method", "cps"], **{numbers!r})
-"""
+def _learners(rank, ports, root, folder):
+    run_stage = _StageRunner.run
+
+    def run(self):
+        run_stage(self)
+        torch.save({name: net.state_dict() for name, net in self.phase.learners.items()}, folder / f"{rank}.pt")
+
+    _StageRunner.run = run
+    METHODS["cps"] = cps
+    os.environ["MASTER_PORT"] = str(ports[0])
+    train(acdc.PAGE, root, folder / "runs", "--method", "cps", **{**ACDC, "batch_size": 8, "labeled_bs": 4})
 
 
 def test_two_students_in_two_processes(phantom_root, tmp_path):
     """Both networks average their gradients and their statistics: the processes end with the same two."""
-    numbers = {**ACDC, "root_path": phantom_root, "output_root": tmp_path / "runs", "device": "cpu", "batch_size": 8, "labeled_bs": 4}
-    tests = Path(__file__).parent
-    (tmp_path / "spy.py").write_text(SPY.format(repository=str(tests.parent), tests=str(tests), folder=str(tmp_path), numbers=numbers))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "spy.py")]
-    result = subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    assert together(_learners, phantom_root, tmp_path) == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert_same({name: dict(state) for name, state in first.items()}, {name: dict(state) for name, state in second.items()})
     assert set(first) == {"student", "other"}

@@ -15,6 +15,8 @@ from training.checkpoint import FORMAT, Store, load, read, save
 from training.content import check_fits
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 WEIGHT = "0.weight"
 
 

@@ -3,15 +3,13 @@
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 import time
-from contextlib import ExitStack
 
 import helpers
 import pytest
 import torch
-from helpers import assert_same, stages
+from helpers import assert_same, stages, together
 
 from methods.copy_paste import CopyPastePretrain
 from methods.edge_guided import DualTeacher
@@ -21,6 +19,8 @@ from training.log import hours
 from training.signals import StopSignals
 from utils.errors import Interrupted, UserError
 from utils.workers import terminated
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 NUMBERS = {
     "patch_size": (32, 32), "egm": "none", "batch_size": 8, "labeled_bs": 4, "pre_iterations": 3, "max_iterations": 6, "val_every": 3,
@@ -39,14 +39,15 @@ def test_days_are_printed_as_hours():
 
 
 def test_the_end_of_the_terminal_saves_as_sigterm_does_but_not_under_nohup():
-    with StopSignals() as signals:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert signals.received == signal.SIGHUP
-    with pytest.raises(Interrupted) as stopped, terminated():
-        os.kill(os.getpid(), signal.SIGHUP)
-    assert stopped.value.status == 129
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup themselves
     try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received == signal.SIGHUP
+        with pytest.raises(Interrupted) as stopped, terminated():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stopped.value.status == 129
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with StopSignals() as signals, terminated():
             os.kill(os.getpid(), signal.SIGHUP)
             assert signals.received == 0
@@ -123,30 +124,6 @@ def test_a_hang_is_told_until_it_is_over():
 
 
 # several processes
-
-
-def together(work, *arguments):
-    """Run `work(*arguments)` in two processes that are to meet; their exit statuses. They are forked, so that torch is loaded once."""
-    with ExitStack() as stack:
-        free = [stack.enter_context(socket.socket()) for _ in range(4)]
-        for one in free:
-            one.bind(("127.0.0.1", 0))
-        ports = [one.getsockname()[1] for one in free]
-
-    def run(rank):
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        torch.set_num_threads(1)
-        work(rank, ports, *arguments)
-
-    processes = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(400)
-    statuses = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    return statuses
 
 
 def stop_at(phase, step, what):

@@ -15,6 +15,8 @@ from recipes import acdc, pancreas
 from utils.phase import added
 from utils.pseudo_label import class_pseudo_label
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 REFRESH = RefreshRule(start=2, step=1, lowest=1, highest=3)
 
 

@@ -17,6 +17,8 @@ from utils import lock
 from utils.errors import UserError
 from utils.lock import HOLDER, only_writer
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 REPOSITORY = Path(__file__).parents[1]
 NUMBERS = {
     "labelnum": 1, "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, "pre_iterations": 1, "max_iterations": 1,

@@ -13,6 +13,8 @@ from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from utils.phase import Validation
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 class Counting(DualTeacher):
     """A student of one number that learns nothing to speak of; notes after which iteration the static teacher was renewed."""

@@ -23,6 +23,8 @@ from registration.register import register
 from training.checkpoint import load
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 CASES = {"imagesTr": 4, "imagesUn": 9, "imagesTs": 4}  # the last by name of imagesTr validates: 3 are labelled
 VALUES = (1, 5, 7)
 RUN = ["--pre_iterations", "2", "--max_iterations", "2", "--val_every", "2", "--batch_size", "4", "--labeled_bs", "2", "--device", "cpu"]

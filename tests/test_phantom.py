@@ -1,7 +1,5 @@
 """The phantoms: layouts as the real data, the same bytes for the same seed, and organs that hold together."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -11,6 +9,7 @@ import pytest
 from helpers import ACDC, KITS19, LA, LITS, PANCREAS
 from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as components
+from started import run_script
 
 from dataloaders.phantom.heart import DIASTOLE, LEFT, MYOCARDIUM, RIGHT, SYSTOLE, draw_patient, render
 from dataloaders.phantom.organs import RECIPES, draw_case
@@ -129,7 +128,7 @@ def test_rerun_is_fine_but_other_data_are_left_alone(phantom, tmp_path):
     "flags", [("--train", "0"), ("--size", "7"), ("--seed", "-1"), ("--dataset", "Heart"), ("--colour", "red"), ("--val", "two")]
 )
 def test_bad_flags_exit_2_with_one_line(tmp_path, flags):
-    done = subprocess.run([sys.executable, SCRIPT, "--root", tmp_path / "new", *flags], capture_output=True, text=True, encoding="utf-8")
+    done = run_script(SCRIPT, "--root", tmp_path / "new", *flags)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and flags[0].strip("-") in done.stderr
     assert not (tmp_path / "new").exists()
@@ -143,7 +142,7 @@ def test_unwritable_root_is_a_user_error(tmp_path):
 
 def test_script_writes_and_names_the_next_command(tmp_path):
     flags = ["--root", tmp_path, "--train", "1", "--val", "1", "--test", "1", "--size", "48"]
-    done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, encoding="utf-8")
+    done = run_script(SCRIPT, *flags)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1 and f"python code/ACDC_labelnum3_train.py --root_path {tmp_path}" in done.stdout
 
@@ -294,16 +293,14 @@ def test_flags_that_do_not_fit_the_data_set_are_refused(tmp_path, dataset, optio
 )
 def test_the_next_command_is_named(tmp_path, dataset, command):
     small = [str(word) for key, value in SMALL.items() for word in (f"--{key}", *(value if isinstance(value, tuple) else (value,)))]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--dataset", dataset, "--root", tmp_path, *small], capture_output=True, text=True, encoding="utf-8"
-    )
+    done = run_script(SCRIPT, "--dataset", dataset, "--root", tmp_path, *small)
     said = done.stdout
     assert said.startswith("wrote 2 training and 1 test volumes") and command.format(tmp_path) in said
 
 
 def test_script_writes_volumes(tmp_path):
     flags = ["--dataset", "Pancreas", "--root", tmp_path, "--train", "3", "--labelled", "2", "--test", "1", "--size", "32", "32", "16"]
-    done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True, encoding="utf-8")
+    done = run_script(SCRIPT, *flags)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1 and (tmp_path / "train_lab.txt").read_text(encoding="utf-8") == "0001\n0002\n"
     assert read(tmp_path / "data" / "0001.h5")[0].shape == (32, 32, 16)

@@ -24,6 +24,8 @@ from recipes.acdc import PAGE
 from training.checkpoint import load
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 NUMBERS = {
     "labelnum": 1, "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, "pre_iterations": 1, "max_iterations": 1,
     "val_every": 1,

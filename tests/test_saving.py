@@ -15,6 +15,8 @@ from training.saving import Saver, snapshot
 from utils.errors import UserError
 from utils.files import remove_unfinished
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def content(step: int) -> dict:
     progress = vars(Progress(step=step, validated=step))

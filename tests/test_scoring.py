@@ -4,13 +4,12 @@ import csv
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from raw_scans import ORIENTATIONS, blob, noise, write_scan
+from started import run_script
 
 from comparison.command import compare
 from programs.scoring import score
@@ -278,19 +277,8 @@ def test_two_sets_of_predictions_on_a_page(folders):
 def test_two_processes_say_the_same(folders):
     """The script itself, once, against one process in this one."""
     assert run(folders, "--output", folders / "one") == 0
-    command = [
-        sys.executable,
-        SCRIPT,
-        "--predictions",
-        folders / "pred",
-        "--labels",
-        folders / "labelsTs",
-        "--output",
-        folders / "two",
-        "--workers",
-        "2",
-    ]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, encoding="utf-8")
+    places = ("--predictions", folders / "pred", "--labels", folders / "labelsTs", "--output", folders / "two")
+    done = run_script(SCRIPT, *places, "--workers", "2")
     assert done.returncode == 0, done.stderr
     assert (folders / "one" / "metrics.csv").read_bytes() == (folders / "two" / "metrics.csv").read_bytes()
     assert "tumour" in done.stdout

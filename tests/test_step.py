@@ -17,6 +17,8 @@ from training.readings import Readings
 from utils.errors import UserError
 from utils.phase import Phase, Validation, added, parts
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 META = torch.device("meta")
 METHODS = ("edge_guided", "mean_teacher", "supervised", "cogrnet", "bcp", "averaged_copy_paste")
 SMALL = {"ACDC": (96, 96), "LA": (32, 32, 16)}

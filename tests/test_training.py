@@ -10,7 +10,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same, signalled
+from helpers import assert_same, signalled, together
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloaders.phantom.write import write_acdc_phantom
@@ -18,9 +18,11 @@ from methods.copy_paste import CopyPastePretrain
 from methods.edge_guided import DualTeacher
 from recipes.acdc import PAGE
 from training.checkpoint import load
+from training.loop import _StageRunner
 from utils.errors import Interrupted, UserError
 
-REPOSITORY = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("narrow")
+
 TINY = {
     "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, "pre_iterations": 12, "max_iterations": 12, "val_every": 4,
     "static_start": 3, "static_step": 1, "static_range": (2, 4), "ema_decay": 0.9, "labelnum": 1,
@@ -120,7 +122,7 @@ def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, 
 def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
     """As a terminal's Ctrl-C and a scheduler's SIGTERM do: the processes that prepare batches get it too."""
     numbers = {**TINY, "root_path": root, "output_root": tmp_path, "device": "cpu", "pre_iterations": 2000, "num_workers": 2}
-    script = KILLED.format(repository=str(REPOSITORY), stage="none", delay=0, numbers=numbers)
+    script = KILLED.format(tests=str(Path(__file__).parent), stage="none", delay=0, numbers=numbers)
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True
     ) as run:
@@ -135,7 +137,8 @@ def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
 KILLED = """
 import os, signal, sys, threading, time
 from pathlib import PosixPath, WindowsPath
-sys.path.insert(0, {repository!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
+from helpers import narrowed
 from training.loop import _StageRunner
 step, armed = _StageRunner._train_step, []
 def train_step(self, batch):
@@ -146,26 +149,21 @@ def train_step(self, batch):
 _StageRunner._train_step = train_step
 from programs.training import train
 from recipes.acdc import PAGE
-train(PAGE, [], **{numbers!r})
+with narrowed():
+    train(PAGE, [], **{numbers!r})
 """
 
 
 def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
-    """SIGKILL twice in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2)."""
-    numbers = {"pre_iterations": 30, "max_iterations": 30, "val_every": 2}
+    """SIGKILL in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2); tests/campaign kills more often."""
+    numbers = {"pre_iterations": 24, "max_iterations": 24, "val_every": 2}
     killed = {**TINY, **numbers, "root_path": root, "output_root": tmp_path / "killed", "device": "cpu"}
     rng, kills = np.random.default_rng(0), []
     for stage in ("pre_train", "self_train"):
-        for _ in range(2):
-            script = KILLED.format(
-                repository=str(REPOSITORY),
-                stage=stage,
-                delay=rng.uniform(0, 0.6),
-                numbers=killed,
-            )
-            result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8", timeout=300)
-            kills.append(result.returncode)
-    assert kills.count(-signal.SIGKILL) >= 3, kills
+        script = KILLED.format(tests=str(Path(__file__).parent), stage=stage, delay=rng.uniform(0, 0.3), numbers=killed)
+        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8", timeout=300)
+        kills.append(result.returncode)
+    assert -signal.SIGKILL in kills, kills
     assert_same(train(root, tmp_path / "killed", **numbers), train(root, tmp_path / "whole", **numbers))
 
 
@@ -196,33 +194,22 @@ def test_baselines_train(root, tmp_path, flags):
         assert checkpoints["supervised/last.pth"]["progress"]["step"] == 4
 
 
-SPY = """
-import os, sys, torch
-from pathlib import PosixPath, WindowsPath
-sys.path.insert(0, {repository!r})
-from training.loop import _StageRunner
-stage = _StageRunner.run
-def run(self):
-    stage(self)
-    torch.save(self.phase.student.state_dict(), {folder!r} + "/" + self.phase.name + "-" + os.environ["RANK"] + ".pt")
-_StageRunner.run = run
-from programs.training import train
-from recipes.acdc import PAGE
-train(PAGE, sys.argv[1:], **{numbers!r})
-"""
+def _resumed(rank, ports, root, folder):
+    run_stage = _StageRunner.run
+
+    def run(self):
+        run_stage(self)
+        torch.save(self.phase.student.state_dict(), folder / f"{self.phase.name}-{rank}.pt")
+
+    _StageRunner.run = run
+    for port, flags in zip(ports, (["--run_mode", "pretrain"], []), strict=False):
+        os.environ["MASTER_PORT"] = str(port)
+        train(root, folder / "runs", *flags, batch_size=8, labeled_bs=4)
 
 
 def test_two_processes_train_and_resume(root, tmp_path):
-    """torchrun, gloo: the batch is split between the processes and both end with the same student."""
-    numbers = {**TINY, "root_path": root, "output_root": tmp_path / "runs", "device": "cpu", "batch_size": 8, "labeled_bs": 4}
-    spy = tmp_path / "spy.py"
-    spy.write_text(SPY.format(repository=str(REPOSITORY), folder=str(tmp_path), numbers=numbers))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(spy)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for flags in (["--run_mode", "pretrain"], []):
-        result = subprocess.run([*command, *flags], capture_output=True, text=True, encoding="utf-8", timeout=300, env=environment)
-        assert result.returncode == 0, result.stderr[-2000:]
-    assert "cpu x 2" in result.stdout
+    """gloo: the batch is split between the processes and both end with the same student."""
+    assert together(_resumed, root, tmp_path) == [0, 0]
     for stage in ("pre_train", "self_train"):
         first, second = (torch.load(tmp_path / f"{stage}-{rank}.pt") for rank in (0, 1))
         assert_same(first, second)

@@ -25,6 +25,8 @@ from training.memory import step_memory
 from utils.errors import Interrupted, UserError
 from utils.phase import Phase
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 REPOSITORY = Path(__file__).parents[1]
 TINY = {
     "egm": "none", "patch_size": (32, 16, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 4, "max_iterations": 4, "val_every": 2,
@@ -122,11 +124,23 @@ def test_torchrun_runs_the_same_command_with_two_processes(tiny, tmp_path):
     assert "cpu x 2" in result.stdout and "self_train/last.pth" in stages(tmp_path / "two")
 
 
+NARROW = """
+import runpy, sys
+sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
+from helpers import narrowed
+sys.argv = sys.argv[1:]
+with narrowed():
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def script(tiny, output):
-    """The command of a recipe script with tiny numbers."""
+    """The command of a recipe script with tiny numbers and narrow networks."""
     page, numbers, root = tiny
     own = words({**numbers, "root_path": root, "device": "cpu", "output_root": output})
-    return [sys.executable, str(REPOSITORY / SCRIPT[page.facts.name]), *own]
+    narrow = output.parent / "narrow.py"
+    narrow.write_text(NARROW.format(tests=str(Path(__file__).parent)), encoding="utf-8")
+    return [sys.executable, str(narrow), str(REPOSITORY / SCRIPT[page.facts.name]), *own]
 
 
 def test_both_checkpoints_are_tested_and_named(tiny, tmp_path, whole, capsys):

@@ -54,10 +54,11 @@ def precision(device: torch.device, bf16: bool) -> str:
 def set_deterministic(on: bool, tf32: bool = True) -> None:
     """Deterministic algorithms, with a warning where an operation has none; with CUDA, whether convolutions may be in TF32.
 
-    Matrix products never are: the few there are here are resizes and folded weights, which rounding would shift.
+    Matrix products never are: the few there are here are resizes and folded weights, which rounding would shift. Said by
+    `set_deterministic_debug_mode`, since `use_deterministic_algorithms` imports torch's compiler, 1.6 s of every start.
     """
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32, False
-    torch.use_deterministic_algorithms(on, warn_only=True)
+    torch.set_deterministic_debug_mode("warn" if on else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # a guard against reading what nobody wrote; it fills every new tensor
     torch.backends.cudnn.benchmark = not on
     if on:
