@@ -15,15 +15,20 @@ import numpy as np
 import pytest
 from campaign.conftest import SEED
 from campaign.processes import Forked
-from helpers import LA, assert_same, stages
+from helpers import ACDC, LA, assert_same, stages
 from torch import nn
 
-from dataloaders.coarse import coarse_path
+from comparison.command import compare
+from dataloaders.coarse import coarse_path, write_coarse
+from dataloaders.hdf5 import read_case
+from dataloaders.phantom.raw import write_raw_phantom
 from dataloaders.phantom.volumes import write_volume_phantom
 from dataloaders.phantom.write import write_acdc_phantom
 from networks import registry
+from preparation.command import prepare
 from programs.evaluation import evaluate
 from programs.export import export
+from programs.predict import predict
 from programs.training import train as train_page
 from recipes import acdc, la
 from registration.register import register
@@ -55,9 +60,6 @@ test_acdc.__test__ = False
 @pytest.fixture(scope="module")
 def coarse_root(la_root, tmp_path_factory):
     """LA's phantom with its dense labels as coarse ones: how they were made does not matter here."""
-    from dataloaders.coarse import write_coarse
-    from dataloaders.hdf5 import read_case
-
     root = Path(shutil.copytree(la_root, tmp_path_factory.mktemp("coarse") / "data"))
     for name in LA.read_list(root, "train.list")[:2]:
         image, label, _ = read_case(LA.path(root, name), LA, 3)
@@ -75,6 +77,23 @@ def runs(phantom_root, la_root, coarse_root):
         "LA": partial(train, la.PAGE, VOLUMES, la_root),
         "CoGRNet": partial(train, la.TWO_SLICES, VOLUMES, coarse_root),
     }
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Raw scans in nnU-Net's layout."""
+    root = tmp_path_factory.mktemp("raw")
+    write_raw_phantom(ACDC, root, 2, 1, 2, 1, (48,), 1337)
+    return root
+
+
+@pytest.fixture(scope="module")
+def network(phantom_root, tmp_path_factory):
+    """A checkpoint, the best one of a run on slices that has been tested."""
+    made = tmp_path_factory.mktemp("made")
+    whole(partial(train, acdc.PAGE, SLICES, phantom_root), made)
+    assert Forked(lambda: test_acdc(phantom_root, made)).ended().status == 0
+    return next(made.rglob("self_train/unet_best_model.pth"))
 
 
 def whole(work, output):
@@ -104,8 +123,7 @@ def test_kills_at_random(name, full, runs, tmp_path, tally, number):
         if kills < number(full):
             child.process.join(rng.uniform(0, seconds))
             if child.process.is_alive():
-                child.process.kill()
-                child.process.join()
+                child.kill()
                 kills, pending = kills + 1, pending + 1
                 continue
         ended = child.ended()
@@ -161,27 +179,28 @@ def test_kills_of_a_registration(la_root, tmp_path, tally, number):
     for _ in range(kills):
         child = Forked(lambda: work(root))
         child.process.join(rng.uniform(0, seconds))
-        child.process.kill()
-        child.process.join()
+        child.kill()
     ended = Forked(lambda: work(root)).ended(1200)
     for _ in range(kills):
         tally.note(ended.status == 0 and labels(root) == labels(good) and not list(root.rglob(".unfinished-*")), ended.said[-500:])
 
 
-def test_full_disks(runs, phantom_root, la_root, tmp_path, tally, number):
+def test_full_disks(runs, network, raw, phantom_root, la_root, tmp_path, tally, number):
     """A quota by file size, at every writer; then there is room again, and the same command does it."""
-    made = tmp_path / "made"
-    whole(runs["ACDC"], made)
-    best = next(made.rglob("self_train/unet_best_model.pth"))
-    tested = ["--root_path", str(phantom_root), "--checkpoint", str(best), "--device", "cpu"]
+    tested = ["--root_path", str(phantom_root), "--checkpoint", str(network), "--device", "cpu"]
+    scans = ["--checkpoint", str(network), "--input", str(raw / "imagesTs"), "--device", "cpu"]
+    own = ["--dataset", "own", "--source", str(raw), "--workers", "1"]
     writers = {
         "training": (lambda out: runs["ACDC"](out), (0, 3000, 100_000, 2**21, 2**24)),
         "training on volumes": (lambda out: runs["LA"](out), (3000, 2**22)),
         "test": (lambda out: evaluate(acdc.PAGE, [*tested, "--output_dir", str(out)]), (0, 300)),
-        "export": (lambda out: (out.mkdir(exist_ok=True), export([str(best), str(out / "x.pth"), "--overwrite"])), (0, 2**20)),
+        "export": (lambda out: export([str(network), str(out / "x.pth"), "--overwrite"]), (0, 2**20)),
         "slices": (lambda out: write_acdc_phantom(out, 1, 1, 1, 48), (0, 2000, 6000)),
         "volumes": (lambda out: write_volume_phantom(LA, out, 1, 1, (40, 40, 24)), (0, 2000, 40_000)),
         "registration": (lambda out: register([*REGISTER, "--root_path", str(copied(la_root, out))]), (0, 5000)),
+        "preparation": (lambda out: prepare([*own, "--root_path", str(out)]), (0, 4000)),
+        "prediction": (lambda out: predict([*scans, "--output", str(out)]), (0, 2000)),
+        "page": (lambda out: compare([str(network.parents[1]), "--output", str(out)]), (0, 20_000)),
     }  # fmt: skip
     trials = [(name, work, size) for name, (work, sizes) in writers.items() for size in sizes]
     for index, (name, work, size) in enumerate(trials[: number(len(trials))]):
@@ -189,7 +208,7 @@ def test_full_disks(runs, phantom_root, la_root, tmp_path, tally, number):
         if name == "registration":
             copied(la_root, output)
         first = Forked(partial(work, output), file_size=size).ended()
-        left = [path for path in output.rglob("*") if ".unfinished-" in path.name] if output.exists() else []
+        left = list(output.rglob(".unfinished-*")) if output.exists() else []
         again = Forked(partial(work, output)).ended()
         fine = first.status == 2 and first.clean and not left and again.status == 0
         tally.note(fine, f"{name}, {size} bytes: {first.status}, then {again.status}, left {left}: {first.said[-300:]} {again.said[-300:]}")
@@ -213,14 +232,14 @@ def damaged(content: bytes, rng) -> bytes:
     elif how == 3:
         content[:] = rng.bytes(int(rng.integers(1, 4096)))
     else:
-        content += content
+        content *= 2
     return bytes(content)
 
 
 @pytest.mark.parametrize("what", ["checkpoints", "volumes", "slices", "lists"])
 def test_damaged(what, runs, phantom_root, tmp_path, tally, number):
-    """No traceback, and whatever is taken all the same gives the figures that the whole file gives."""
-    made, data = tmp_path / "made", Path(shutil.copytree(phantom_root, tmp_path / "data"))
+    """No traceback, and whatever is taken all the same gives the figures that the whole file gives; a run does not go on with it."""
+    made, data, fresh = tmp_path / "made", Path(shutil.copytree(phantom_root, tmp_path / "data")), tmp_path / "fresh"
     whole(partial(train, acdc.PAGE, SLICES, data), made)
     assert Forked(lambda: test_acdc(data, made)).ended().status == 0
     results = next(made.rglob("metrics.csv"))
@@ -231,15 +250,41 @@ def test_damaged(what, runs, phantom_root, tmp_path, tally, number):
         "slices": sorted((data / "data" / "slices").glob("*.h5")),
         "lists": [data / name for name in ("test.list", "val.list", "train_slices.list")],
     }[what]
-    for _ in range(number(40)):
+    short = {**SLICES, "pre_iterations": 1, "max_iterations": 1}
+    for index in range(number(40)):
         path = paths[rng.integers(len(paths))]
         good = path.read_bytes()
         path.write_bytes(damaged(good, rng))
         results.unlink(missing_ok=True)
-        tests = what in ("checkpoints", "volumes") or path.name == "test.list"
-        ended = Forked(lambda tests=tests: test_acdc(data, made) if tests else train(acdc.PAGE, SLICES, data, made)).ended()
-        wrong = tests and ended.status == 0 and results.read_bytes() != expected
-        tally.note(ended.clean and not wrong, f"{path}: {ended.status}, wrong figures: {wrong}: {ended.said[-400:]}")
+        if what in ("checkpoints", "volumes") or path.name == "test.list":
+            ended = Forked(lambda: test_acdc(data, made)).ended()
+            wrong = ended.status == 0 and results.read_bytes() != expected
+        elif index % 2:  # a run that knows the data already
+            ended = Forked(lambda: train(acdc.PAGE, SLICES, data, made)).ended()
+            wrong = ended.status == 0 and path.read_bytes().split() != good.split()
+        else:
+            shutil.rmtree(fresh, ignore_errors=True)
+            ended, wrong = Forked(lambda: train(acdc.PAGE, short, data, fresh)).ended(), False
+        tally.note(ended.clean and not wrong, f"{index} {path}: {ended.status}, wrong: {wrong}: {ended.said[-400:]}")
+        path.write_bytes(good)
+
+
+def test_damaged_raw_scans(raw, network, tmp_path, tally, number):
+    """Not predicted, or predicted as the whole file is."""
+    scans, out = Path(shutil.copytree(raw / "imagesTs", tmp_path / "scans")), tmp_path / "out"
+    work = partial(predict, ["--checkpoint", str(network), "--input", str(scans), "--output", str(out), "--device", "cpu"])
+    assert Forked(work).ended().status == 0
+    expected, rng = {path: path.read_bytes() for path in out.glob("*.nii.gz")}, np.random.default_rng(SEED)
+    for index in range(number(20)):
+        path = sorted(scans.iterdir())[rng.integers(len(expected))]
+        good = path.read_bytes()
+        path.write_bytes(damaged(good, rng))
+        shutil.rmtree(out)
+        ended = Forked(work).ended()
+        wrong = any(found.read_bytes() != expected[found] for found in out.glob("*.nii.gz"))
+        told = ended.status == 2 and f"not predicted: {path.name.removesuffix('_0000.nii.gz')}: " in ended.said
+        fine = "Traceback" not in ended.said and not wrong and (ended.status == 0 or told)
+        tally.note(fine, f"{index} {path}: {ended.status}, wrong: {wrong}: {ended.said[-400:]}")
         path.write_bytes(good)
 
 
@@ -271,31 +316,29 @@ class Pebble(nn.Module):
 
 
 def test_soak(phantom_root, tmp_path, tally, number, monkeypatch):
-    """Twenty thousand steps of both stages: memory and descriptors level out, event files do not multiply."""
+    """Twenty thousand steps of all stages: memory and descriptors level out, event files do not multiply."""
     from training import loop
 
     monkeypatch.setitem(registry.NETWORKS, "pebble", Pebble)
-    steps, seen, step = number(10_000), [], loop._StageRunner._train_step
+    steps, step = {"supervised": 2 * number(2000), "pre_train": number(8000), "self_train": number(8000)}, loop._StageRunner._train_step
+    seen: dict[str, list] = {name: [] for name in steps}
 
     def watched(self, batch):
-        if self.progress.step % max(steps // 10, 1) == 0:
+        if self.progress.step % max(steps[self.phase.name] // 20, 1) == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            seen.append((pages * resource.getpagesize() / 2**20, len(os.listdir("/proc/self/fd"))))
+            seen[self.phase.name].append((pages * resource.getpagesize() / 2**20, len(os.listdir("/proc/self/fd"))))
         return step(self, batch)
 
     monkeypatch.setattr(loop._StageRunner, "_train_step", watched)
-    numbers = {
-        **SLICES,
-        "model": "pebble",
-        "patch_size": (16, 16),
-        "pre_iterations": steps,
-        "max_iterations": steps,
-        "val_every": max(steps // 5, 1),
-    }
-    train(acdc.PAGE, numbers, phantom_root, tmp_path)
-    memory, files = zip(*seen[len(seen) // 4 :], strict=True)
-    print(f"memory {memory[0]:.1f} to {memory[-1]:.1f} MiB, descriptors {files[0]} to {files[-1]}, {2 * steps} steps")
-    tally.note(memory[-1] <= 1.02 * memory[0], f"memory grew from {memory[0]:.1f} to {memory[-1]:.1f} MiB")
-    tally.note(max(files) <= files[0] + 2, f"descriptors: {files}")
+    pebbles = {**SLICES, "model": "pebble", "patch_size": (16, 16), "val_every": max(steps["self_train"] // 5, 1)}
+    supervised = {"method": "supervised", "exp": "supervised"}
+    half = dict.fromkeys(("pre_iterations", "max_iterations"), steps["supervised"] // 2)
+    train(acdc.PAGE, {**pebbles, **supervised, **half}, phantom_root, tmp_path)
+    train(acdc.PAGE, {**pebbles, "pre_iterations": steps["pre_train"], "max_iterations": steps["self_train"]}, phantom_root, tmp_path)
+    for name, watch in seen.items():
+        memory, files = zip(*watch[len(watch) // 4 :], strict=True)  # what a stage needs is there by then
+        print(f"{name}: memory {memory[0]:.1f} to {memory[-1]:.1f} MiB, descriptors {files[0]} to {files[-1]}, {steps[name]} steps")
+        tally.note(memory[-1] <= 1.02 * memory[0], f"{name}: memory grew from {memory[0]:.1f} to {memory[-1]:.1f} MiB")
+        tally.note(max(files) <= files[0] + 2, f"{name}: descriptors {files}")
     events = list(tmp_path.rglob("events*"))
-    tally.note(len(events) == 2, f"event files: {events}")
+    tally.note(len(events) == len(steps), f"event files: {events}")
