@@ -85,7 +85,7 @@ def raw(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(phantom_root, tmp_path_factory):
-    """A checkpoint, the best one of a run on slices that has been evaluated."""
+    """A checkpoint, the best one of a run on slices that has been tested."""
     made = tmp_path_factory.mktemp("made")
     whole(partial(train, acdc.PAGE, SLICES, phantom_root), made)
     assert Forked(lambda: evaluated(phantom_root, made)).ended().status == 0
