@@ -16,7 +16,7 @@ from recipes.registry import find_page
 from training.results import write_json
 from utils.cli import parse
 from utils.errors import UserError, writing
-from utils.files import check_plain
+from utils.files import check_plain, remove_unfinished
 from utils.pictures import colour
 from utils.progress import progress
 from utils.provenance import provenance
@@ -46,6 +46,7 @@ def write(s: PageSettings, groups: Sequence[Group], name: str, seed: int = 1337,
     shown = _shown(groups, content) | _pictures(s, groups) | {"numbers": name}
     with writing(s.output, "free space or name another place with --output"):
         s.output.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(s.output, below=False)
         write_json(s.output / name, content)
         page.write_page(s.output / "index.html", shown)
     print(words.table(content))

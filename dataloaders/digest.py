@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from utils.files import replacing, shown
+from utils.files import remove_unfinished, replacing, shown
 from utils.progress import progress
 
 Digest = dict[str, list[list[str]]]
@@ -111,5 +111,6 @@ class _Cache:
         if self.changed:
             with suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                remove_unfinished(self.path.parent, below=False)
                 with replacing(self.path) as unfinished:
                     unfinished.write_text(json.dumps(self.known), encoding="utf-8")

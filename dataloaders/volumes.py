@@ -46,7 +46,8 @@ def percent_of_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[li
 class VolumePatches(Samples):
     """Patches of training volumes: the first `labelled` with labels, the others (`unlabelled`) without, their labels never opened.
 
-    `cache` "none" reads files at every draw, all others every file once; `say` is told what it takes.
+    `cache` "none" reads files at every draw, and the labelled ones once before that, to look at them; all others every file once. `say` is
+    told what it takes.
     """
 
     def __init__(
@@ -63,15 +64,19 @@ class VolumePatches(Samples):
         self.facts, self.root, self.augment = facts, root, augment
         self.labelled, self.unlabelled = labelled, len(names) - labelled
         self.cases = [(facts.path(root, name), name) for name in names]
-        if cache == "none":
+        keep = cache != "none"
+        contents, kept = Contents("training volumes" if keep else "labelled volumes", True, say), []
+        looked_at = range(len(names) if keep else labelled)  # an unlabelled one is read for every draw, a wrong label spoils the run
+        with progress(looked_at, desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
+            for index in bar:
+                case = self._read(index)
+                contents.look(self.cases[index][0], *case)
+                kept += [case] if keep else []
+        contents.tell()
+        if not keep:
             say(f"{facts.name}: {len(names)} training volumes, every draw reads its file (--cache none)")
             return
-        with progress(range(len(names)), desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
-            self.kept = [self._read(index) for index in bar]
-        contents = Contents("training volumes", True, say)
-        for (path, _), (image, labels) in zip(self.cases, self.kept, strict=True):
-            contents.look(path, image, labels)
-        contents.tell()
+        self.kept = kept
         gib = sum(array.nbytes for image, labels in self.kept for array in (image, *labels)) / 2**30
         say(f"{facts.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)")
 

@@ -22,7 +22,7 @@ from training.sliding import check_stride
 from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
-from utils.files import check_plain
+from utils.files import check_plain, remove_unfinished
 from utils.nifti import write_nifti
 from utils.progress import progress
 from utils.provenance import provenance, sha256
@@ -132,6 +132,7 @@ class _Tested:
             progress(predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case") as bar,
         ):
             output.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(output)
             if self.detail:
                 bar.write(detail_head())
             for case, prediction in bar:

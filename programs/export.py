@@ -13,6 +13,7 @@ from recipes.registry import pages
 from training.checkpoint import Checkpoint, read_ours, save
 from utils.cli import parse
 from utils.errors import UserError
+from utils.files import remove_unfinished
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
         raise UserError("--module_prefix and --no_module_prefix contradict each other; give one of them")
     path = find_checkpoint(s.run)
     _check_out(s.out, path, s.overwrite)
+    remove_unfinished(s.out.parent, below=False)
     checkpoint = read_ours(path, "; if it is a published one, use it as it is, it needs no export")
     layout, prefix = _layout(checkpoint, s)
     net = {f"module.{name}" if prefix else name: value for name, value in published_state_dict(checkpoint.weights).items()}

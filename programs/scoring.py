@@ -20,6 +20,7 @@ from programs.scoring_settings import ScoringSettings
 from training.results import summarise, table, write_json, write_metrics_csv
 from utils.cli import parse
 from utils.errors import UserError, writing
+from utils.files import remove_unfinished
 from utils.progress import progress
 from utils.provenance import provenance
 from utils.scores import ClassScore, score_masks
@@ -88,6 +89,7 @@ def score(argv: Sequence[str] | None = None, description: str | None = None) -> 
     }
     with writing(output, "free space or name another place with --output"):
         output.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(output, below=False)
         write_metrics_csv(output / "metrics.csv", scores)
         write_json(output / "summary.json", summary)
     print(f"{len(pairs)} cases; classes from {classes.source}: {', '.join(classes.values)}")

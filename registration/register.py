@@ -23,6 +23,7 @@ from registration.report import report
 from registration.settings import RegistrationSettings
 from utils.cli import parse
 from utils.errors import UserError, writing
+from utils.files import remove_unfinished
 from utils.progress import progress
 from utils.registration import carry, scale_255
 from utils.workers import check_processes, ended_processes, terminated, worker_pool
@@ -38,6 +39,8 @@ def register(argv: Sequence[str] | None = None, description: str | None = None) 
     output = s.output_dir or root / "coarse_report"
     with writing(output, "free space or name another place with --output_dir"):
         output.mkdir(parents=True, exist_ok=True)
+    for folder in (root, output):
+        remove_unfinished(folder)
     seconds = _make(s, facts, [case for case in cases if not _finished(s, facts, case)], len(cases))
     report(s, facts, cases, seconds, output)
     print(f"coarse labels of {len(cases)} cases lie beside their files; registration.csv, summary.json and pictures are in {output}")

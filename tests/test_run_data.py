@@ -19,6 +19,7 @@ from dataloaders.cases import read_cases
 from dataloaders.digest import difference, seen_in_training, take, twins
 from dataloaders.slices import Slices
 from dataloaders.splits import cheap_check
+from dataloaders.volumes import VolumePatches
 from programs.evaluation import evaluate
 from recipes.acdc import PAGE
 from training.checkpoint import load
@@ -255,3 +256,24 @@ def test_a_split_without_a_list_is_empty(tmp_path):
     assert LA.held_out(tmp_path, "val") == []
     (tmp_path / "val.list").write_text("\n")
     assert LA.held_out(tmp_path, "val") == []
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_volumes_are_looked_at_whether_they_are_kept_or_not(la_root, tmp_path, cache):
+    """Of those that are not kept, the labelled ones: no draw of a label without foreground would ever be noticed."""
+    root = Path(shutil.copytree(la_root, tmp_path / "data"))
+    paths = [LA.path(root, name) for name in names(root, "train.list")]
+    with h5py.File(paths[0], "a") as file:
+        file["image"][...] = 5
+        file["label"][...] = 0
+    said = []
+
+    def read(labelled):
+        return VolumePatches(LA, root, names(root, "train.list"), labelled, 2 * (Augmentation(()),), said.append, cache)
+
+    assert len(read(2)) == len(paths)
+    looked_at, what = (len(paths), "training") if cache == "ram" else (2, "labelled")
+    assert f"warning: 1 of {looked_at} ({paths[0]}) {what} volumes hold one value alone, nothing to see; look at them" in said
+    assert f"warning: 1 of 2 ({paths[0]}) {what} volumes have a label without foreground; look at them" in said
+    with pytest.raises(UserError, match="a label without foreground, and so are all" if cache == "ram" else "an image of one value"):
+        read(1)

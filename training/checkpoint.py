@@ -39,7 +39,8 @@ def save(path: Path, content: dict, keep: Path | None = None, also: Path | None 
             os.replace(path, keep)
         os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone
+            unfinished.unlink()
         cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch.save's own error hides the disk's
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
         earlier = " the earlier checkpoint is intact:" if path.exists() or (keep is not None and keep.exists()) else ""

@@ -1,5 +1,6 @@
 """What ends a training from outside, each in one line: memory, the processes that prepare batches, the other processes of the run."""
 
+import multiprocessing
 import re
 import threading
 import traceback
@@ -32,6 +33,8 @@ def told(device: torch.device, dims: int) -> Iterator[None]:
                 f"{', or use --recompute' if dims == 3 else ''}; the last checkpoint is kept"
             ) from None
         if "DataLoader timed out" in text:
+            for process in multiprocessing.active_children():  # they heed no other signal, and Python waits for them at its end
+                process.kill()
             raise UserError(
                 f"no batch for {LOADER_TIMEOUT // 60} minutes, a disk or a process hangs: look at the disk, or use --num_workers 0; the "
                 "last checkpoint is kept"

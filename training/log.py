@@ -54,8 +54,10 @@ class StageLog:
         self.folder, self._writer = folder / "log", None
         if is_main():
             with writing(self.folder, MEND):
-                # A queue that one step never fills: on a full one tensorboardX waits for its thread, which may have died meanwhile.
-                self._writer = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None, max_queue=1000)
+                # A queue that one step never fills: on a full one tensorboardX waits for its thread, which may have died meanwhile. The
+                # ending keeps two files apart that a clock put back would give one name.
+                purge, ending = start + 1 if start else None, f".{start}"
+                self._writer = SummaryWriter(str(self.folder), purge_step=purge, max_queue=1000, filename_suffix=ending)
                 self._events = self._writer.file_writer.event_writer
         self._watch = Watch(lambda line: tqdm.write(line, file=sys.stderr), name) if is_main() else None
         self.bar = progress(total=steps, initial=start, desc=name, unit="it", disable=not is_main())

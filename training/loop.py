@@ -68,6 +68,7 @@ class _StageRunner:
         p, stage = self.progress, self.stage
         if p.step == p.validated == stage.steps:
             say(f"{self.phase.name}: complete, best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})")
+            self._miss_best()
             return
         share_state(self.phase.networks.values())
         restore_buffers(self.phase.networks, buffers)  # each process had its own
@@ -86,6 +87,13 @@ class _StageRunner:
             f"{self.phase.name}: {p.step - first} iterations in {hours(seconds)}, "
             f"best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})"
         )
+        self._miss_best()
+
+    def _miss_best(self) -> None:
+        """Somebody may have deleted the best checkpoint meanwhile: a later stage, or a test, would say only that there is none."""
+        if not self.store.best.exists():
+            remedy = f"put it back, or copy {self.store.last.name} to its name to go on with the last network"
+            self.run_info.log.say(f"warning: {self.store.best} is gone, deleted since it was written; {remedy}")
 
     def _loop(self, log: StageLog, signals: StopSignals) -> None:
         p, steps = self.progress, self.stage.steps
@@ -164,7 +172,7 @@ class _StageRunner:
         self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}{note}")
         content = self._content()
         if is_main():
-            self.saver.save(content, best)
+            self._save(content, best)
         return True
 
     def _stop(self, log: StageLog, signals: StopSignals) -> None:
@@ -175,12 +183,19 @@ class _StageRunner:
         self._average_buffers()
         content = self._content() | {"buffers": buffers}
         if is_main():
-            self.saver.save(content, best=False)
+            self._save(content, best=False)
             self.saver.wait()
         raise Interrupted(
             f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}; the same command goes on from there",
             128 + number,
         )
+
+    def _save(self, content: dict, best: bool) -> None:
+        """UserError where the folder has vanished: one made anew would not be locked, and hold the end of a run without its beginning."""
+        if not self.folder.is_dir():
+            where = f"{self.folder}: gone, moved or deleted while the run was going on"
+            raise UserError(f"{where}; put it back and start the same command again, or that begins anew")
+        self.saver.save(content, best)
 
     def _average_buffers(self) -> None:
         for net in {**self.phase.learners, self.phase.selected: self.phase.networks[self.phase.selected]}.values():

@@ -5,6 +5,7 @@ import difflib
 import io
 import os
 import re
+import select
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -88,6 +89,9 @@ def run(main: Callable[[], int | None]) -> None:
         print(stop, file=sys.stderr)
         sys.exit(stop.status)
     except BrokenPipeError:
+        if _read_from():
+            print("error: a process that was started cannot run; can you read and run Python's own files?", file=sys.stderr)
+            sys.exit(2)
         # whoever read our output has had enough (`| head`); without this Python would complain once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -101,6 +105,16 @@ def run(main: Callable[[], int | None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}; mend that, then start the same command again", file=sys.stderr)
         sys.exit(2)
+
+
+def _read_from() -> bool:
+    """Whether somebody still reads what we print."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    return not any(said & select.POLLERR for _, said in poll.poll(0))
 
 
 def _quiet_about_files(args: threading.ExceptHookArgs) -> None:

@@ -4,9 +4,10 @@ import hashlib
 import os
 import platform
 import re
-import time
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield unfinished
         os.replace(unfinished, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # moved, or the folder is gone
+            unfinished.unlink()
 
 
 def unfinished_path(path: Path) -> Path:
@@ -43,21 +45,34 @@ def machine() -> str:
     return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 
 
-def remove_unfinished(root: Path) -> None:
-    """Take away what processes that were killed while they wrote have left below `root`; what living ones write stays, and so does what
-    other machines began less than a week ago."""
-    for path in root.rglob(".unfinished-*") if root.is_dir() else ():
+@contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """Yield a new folder among the system's temporary ones, which goes when the block ends; what killed processes left there goes now."""
+    remove_unfinished(Path(tempfile.gettempdir()), below=False)
+    with tempfile.TemporaryDirectory(prefix=f".unfinished-{machine()}-{os.getpid()}-{purpose}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def remove_unfinished(root: Path, below: bool = True) -> None:
+    """Take away the files that processes which were killed while they wrote have left below `root`; without `below`, those right in it,
+    and scratch folders. What living ones write stays, and so does what other machines began less than a week ago, and what cannot be
+    removed."""
+    for path in root.rglob(".unfinished-*") if below else root.glob(".unfinished-*"):
         found = UNFINISHED.fullmatch(path.name)
-        if found and path.is_file() and left_behind(path, found[1], int(found[2])):
-            path.unlink(missing_ok=True)
+        folder = not below and path.is_dir()
+        if found and not path.is_symlink() and (folder or path.is_file()) and left_behind(path, found[1], int(found[2])):
+            with suppress(OSError):
+                shutil.rmtree(path) if folder else path.unlink()
 
 
 def left_behind(path: Path, computer: str, process: int) -> bool:
-    """Whether nobody works on `path` any more, which was made by that process of that computer."""
+    """Whether nobody works on `path` any more, which was made by that process of that computer. The age of another computer's is by the
+    clock that the disk goes by: this one's may be wrong."""
     if computer == machine():
         return not alive(process)
     try:
-        return time.time() - path.stat().st_mtime > ABANDONED
+        with tempfile.TemporaryFile(dir=path.parent) as now:
+            return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime > ABANDONED
     except OSError:
         return False
 

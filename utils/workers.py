@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 from utils.errors import Interrupted, UserError
+from utils.files import scratch
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
@@ -26,28 +26,27 @@ def check_processes(flag: str, count: int) -> None:
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of `workers` processes. Where the block is left by an exception, Ctrl-C among them, they are ended at once."""
     before = {key: os.environ.get(key) for key in (*ONE_THREAD, "TMPDIR")}
-    scratch = tempfile.TemporaryDirectory(prefix="workers-", ignore_cleanup_errors=True)
-    # libraries read these when they are loaded, so they must be set before a process starts; what an ended process leaves goes too
-    os.environ.update({**dict.fromkeys(ONE_THREAD, "1"), "TMPDIR": scratch.name})
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_signals_to_parent)
-    try:
-        yield pool
-        pool.shutdown()
-    except BaseException:
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join(10)
-        raise
-    finally:
-        scratch.cleanup()
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+    with scratch("workers") as folder:
+        # libraries read these when they are loaded, so they must be set before a process starts; what an ended process leaves goes too
+        os.environ.update({**dict.fromkeys(ONE_THREAD, "1"), "TMPDIR": str(folder)})
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_signals_to_parent)
+        try:
+            yield pool
+            pool.shutdown()
+        except BaseException:
+            processes = list((pool._processes or {}).values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join(10)
+            raise
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value
 
 
 @contextmanager

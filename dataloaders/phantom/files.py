@@ -9,7 +9,7 @@ import numpy as np
 
 from dataloaders.hdf5 import write_hdf5
 from utils.errors import UserError, writing
-from utils.files import replacing
+from utils.files import remove_unfinished, replacing
 
 
 def within(flag: str, value: int, least: int, most: int) -> None:
@@ -34,6 +34,7 @@ def claimed(root: Path, settings: dict, taken: Iterable[str]) -> Iterator[None]:
         elif any(next(root.glob(pattern), None) for pattern in taken):
             raise UserError(f"--root {root} already holds data that is no phantom; name another folder")
         root.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(root)
         write_text(mark, recipe)
         yield
 

@@ -43,6 +43,7 @@ def check(argv: Sequence[str] | None = None, description: str | None = None) -> 
     pictures = output / "check_pictures" if s.pictures else None
     with writing(output, "name another place with --output"):
         (pictures or output).mkdir(parents=True, exist_ok=True)
+    remove_unfinished(output, below=False)
     try:
         cases = _look(found, pictures, s.workers)
     finally:

@@ -1,9 +1,24 @@
-"""The campaign's table: what was tried, what survived, what was lost."""
+"""The campaign: kills, full disks, rubbish, two writers and a long soak, by the hundred: python -m pytest -m campaign tests/campaign
+
+CAMPAIGN_SEED draws other moments and bytes, CAMPAIGN_SHARE=0.1 takes a tenth of the numbers. At the end a table says what was tried, what
+survived, what was lost.
+"""
 
 import os
+import shutil
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
 import pytest
+from campaign.processes import Forked
+from campaign.works import SLICES, VOLUMES, evaluated, train, whole
+from helpers import ACDC, LA
+
+from dataloaders.coarse import coarse_path, write_coarse
+from dataloaders.hdf5 import read_case
+from dataloaders.phantom.raw import write_raw_phantom
+from recipes import acdc, la
 
 SEED = int(os.environ.get("CAMPAIGN_SEED", "0"))
 SHARE = float(os.environ.get("CAMPAIGN_SHARE", "1"))  # of the full numbers, for a quick look
@@ -36,6 +51,45 @@ def tally(request):
 def number():
     """As many as this share of the full campaign has, one at least."""
     return lambda full: max(1, round(full * SHARE))
+
+
+@pytest.fixture(scope="module")
+def coarse_root(la_root, tmp_path_factory):
+    """LA's phantom with its dense labels as coarse ones: how they were made does not matter here."""
+    root = Path(shutil.copytree(la_root, tmp_path_factory.mktemp("coarse") / "data"))
+    for name in LA.read_list(root, "train.list")[:2]:
+        image, label, _ = read_case(LA.path(root, name), LA, 3)
+        for plane, (axis, _) in enumerate(LA.planes):
+            index = int(label.sum(tuple(k for k in range(3) if k != axis)).argmax())
+            attributes = {"coarse_axis": axis, "coarse_slice": index}
+            write_coarse(coarse_path(LA.path(root, name), plane), image[0], label, label, attributes)
+    return root
+
+
+@pytest.fixture
+def runs(phantom_root, la_root, coarse_root):
+    return {
+        "ACDC": partial(train, acdc.PAGE, SLICES, phantom_root),
+        "LA": partial(train, la.PAGE, VOLUMES, la_root),
+        "CoGRNet": partial(train, la.TWO_SLICES, VOLUMES, coarse_root),
+    }
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Raw scans in nnU-Net's layout."""
+    root = tmp_path_factory.mktemp("raw")
+    write_raw_phantom(ACDC, root, 2, 1, 2, 1, (48,), 1337)
+    return root
+
+
+@pytest.fixture(scope="module")
+def network(phantom_root, tmp_path_factory):
+    """A checkpoint, the best one of a run on slices that has been tested."""
+    made = tmp_path_factory.mktemp("made")
+    whole(partial(train, acdc.PAGE, SLICES, phantom_root), made)
+    assert Forked(lambda: evaluated(phantom_root, made)).ended().status == 0
+    return next(made.rglob("self_train/unet_best_model.pth"))
 
 
 def pytest_terminal_summary(terminalreporter):

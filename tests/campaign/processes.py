@@ -5,12 +5,12 @@ import multiprocessing
 import os
 import resource
 import sys
-import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from utils.cli import run
 
@@ -25,18 +25,22 @@ class Ended:
     @property
     def clean(self) -> bool:
         """Done, or one line and status 2."""
-        lines = self.said.splitlines()
-        return self.status == 0 or (self.status == 2 and "Traceback" not in self.said and lines[-1].startswith("error: "))
+        last = self.said.splitlines()[-1] if self.said else ""  # progress bars go back to the start of their line
+        return "Traceback" not in self.said and (self.status == 0 or (self.status == 2 and last.startswith("error: ")))
 
 
 class Forked:
-    """`work` as a script would run it, in a process of its own; `seconds` until it is ended if it does not end by itself."""
+    """`work` as a script would run it, in a process of its own; `file_size`: the most that a file may hold, a full disk beyond it."""
 
     def __init__(self, work: Callable[[], object], file_size: int | None = None):
-        self._said = tempfile.NamedTemporaryFile("w+", encoding="utf-8", suffix=".txt", delete=False)  # noqa: SIM115
+        self._heard, tell = os.pipe()  # no file: a full disk must not silence it
+        self._said: list[bytes] = []
 
         def child() -> None:
-            sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(self._said.name, "w"), encoding="utf-8", write_through=True)
+            os.dup2(tell, 1)
+            os.dup2(tell, 2)
+            sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
+            tqdm.set_lock(threading.RLock())  # its own is shared by all forked processes: one that is killed may hold it for ever
             torch.set_num_threads(1)
             if file_size is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
@@ -44,14 +48,24 @@ class Forked:
 
         self.process = multiprocessing.get_context("fork").Process(target=child)
         self.process.start()
+        os.close(tell)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        while heard := os.read(self._heard, 2**16):
+            self._said.append(heard)
+        os.close(self._heard)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
 
     def ended(self, seconds: float = 600) -> Ended:
+        """What became of it; after `seconds` it counts as hung."""
         self.process.join(seconds)
         if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+            self.kill()
             return Ended(None, "hung")
-        said = Path(self._said.name).read_text(encoding="utf-8", errors="replace")
-        os.unlink(self._said.name)
-        self._said.close()
-        return Ended(self.process.exitcode, said)
+        self._listener.join(30)
+        return Ended(self.process.exitcode, b"".join(self._said).decode("utf-8", "replace"))

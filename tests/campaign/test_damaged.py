@@ -1,0 +1,86 @@
+"""Files that are damaged at random."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from campaign.conftest import SEED
+from campaign.processes import Forked
+from campaign.works import SLICES, evaluated, train, whole
+
+from programs.predict import predict
+from recipes import acdc
+
+pytestmark = pytest.mark.campaign
+
+
+def damaged(content: bytes, rng) -> bytes:
+    """Bits flipped, an end missing, a hole of zeros, rubbish, or twice the same."""
+    content, how = bytearray(content), rng.integers(5)
+    if how == 0:
+        for place in rng.integers(len(content), size=rng.integers(1, 9)):
+            content[place] ^= 1 << int(rng.integers(8))
+    elif how == 1:
+        del content[int(rng.integers(len(content))) :]
+    elif how == 2:
+        start = int(rng.integers(len(content)))
+        content[start : start + 512] = bytes(len(content[start : start + 512]))
+    elif how == 3:
+        content[:] = rng.bytes(int(rng.integers(1, 4096)))
+    else:
+        content *= 2
+    return bytes(content)
+
+
+@pytest.mark.parametrize("what", ["checkpoints", "volumes", "slices", "lists"])
+def test_damaged(what, runs, phantom_root, tmp_path, tally, number):
+    """No traceback, and whatever is taken all the same gives the figures that the whole file gives; a run does not go on with it."""
+    made, data, fresh = tmp_path / "made", Path(shutil.copytree(phantom_root, tmp_path / "data")), tmp_path / "fresh"
+    whole(partial(train, acdc.PAGE, SLICES, data), made)
+    assert Forked(lambda: evaluated(data, made)).ended().status == 0
+    results = next(made.rglob("metrics.csv"))
+    expected, rng = results.read_bytes(), np.random.default_rng([SEED, len(what)])
+    paths = {
+        "checkpoints": [next(made.rglob("self_train/unet_best_model.pth"))],
+        "volumes": [data / "data" / f"{name}.h5" for name in (data / "test.list").read_text().split()],
+        "slices": sorted((data / "data" / "slices").glob("*.h5")),
+        "lists": [data / name for name in ("test.list", "val.list", "train_slices.list")],
+    }[what]
+    short = {**SLICES, "pre_iterations": 1, "max_iterations": 1}
+    for index in range(number(40)):
+        path = paths[rng.integers(len(paths))]
+        good = path.read_bytes()
+        path.write_bytes(damaged(good, rng))
+        results.unlink(missing_ok=True)
+        if what in ("checkpoints", "volumes") or path.name == "test.list":
+            ended = Forked(lambda: evaluated(data, made)).ended()
+            wrong = ended.status == 0 and results.read_bytes() != expected
+        elif index % 2:  # a run that knows the data already
+            ended = Forked(lambda: train(acdc.PAGE, SLICES, data, made)).ended()
+            wrong = ended.status == 0 and path.read_bytes().split() != good.split()
+        else:
+            shutil.rmtree(fresh, ignore_errors=True)
+            ended, wrong = Forked(lambda: train(acdc.PAGE, short, data, fresh)).ended(), False
+        tally.note(ended.clean and not wrong, f"{index} {path}: {ended.status}, wrong: {wrong}: {ended.said[-400:]}")
+        path.write_bytes(good)
+
+
+def test_damaged_raw_scans(raw, network, tmp_path, tally, number):
+    """Not predicted, or predicted as the whole file is."""
+    scans, out = Path(shutil.copytree(raw / "imagesTs", tmp_path / "scans")), tmp_path / "out"
+    work = partial(predict, ["--checkpoint", str(network), "--input", str(scans), "--output", str(out), "--device", "cpu"])
+    assert Forked(work).ended().status == 0
+    expected, rng = {path: path.read_bytes() for path in out.glob("*.nii.gz")}, np.random.default_rng(SEED)
+    for index in range(number(20)):
+        path = sorted(scans.iterdir())[rng.integers(len(expected))]
+        good = path.read_bytes()
+        path.write_bytes(damaged(good, rng))
+        shutil.rmtree(out)
+        ended = Forked(work).ended()
+        wrong = any(found.read_bytes() != expected[found] for found in out.glob("*.nii.gz"))
+        told = ended.status == 2 and f"not predicted: {path.name.removesuffix('_0000.nii.gz')}: " in ended.said
+        fine = "Traceback" not in ended.said and not wrong and (ended.status == 0 or told)
+        tally.note(fine, f"{index} {path}: {ended.status}, wrong: {wrong}: {ended.said[-400:]}")
+        path.write_bytes(good)
