@@ -3,8 +3,10 @@
 import io
 import multiprocessing
 import socket
+from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,8 +16,13 @@ from torch import nn
 from networks.norm import BatchNorm3d, normalise_over_processes
 from networks.registry import build
 from programs.networks import share_batch_norm
+from programs.run_data import run_data
+from programs.run_folder import claimed
+from recipes.acdc import PAGE
 from training.accelerate import check_accelerate
 from training.distributed import average_gradients
+from training.evaluate import validate
+from utils.case import Case
 from utils.ema import Ema
 from utils.errors import UserError
 
@@ -112,3 +119,61 @@ def test_alone_a_process_normalises_as_ever():
     share_batch_norm([norm], "mine")
     x = torch.randn(2, 2, 3, 3, 3)
     assert torch.equal(norm(x), plain(x)) and torch.equal(norm.running_var, plain.running_var)
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """Class numbers of a volume (1, S, H, W) by its brightness; no case looks like another."""
+
+    def __call__(self, net, image):
+        return torch.from_numpy(np.digitize(image[0], (0.3, 0.6)).astype(np.uint8))
+
+
+def validated(rank, cases, distances, stops=(None, None)):
+    validation = validate(nn.Identity(), lambda: stops[rank] == "stop", cases, Brightness(), ("background", "one", "two"), distances)
+    return None if validation is None else {"score": validation.score, **validation.scalars}
+
+
+@pytest.mark.parametrize("distances", [True, False])
+def test_a_validation_shared_out_is_that_of_one_process(distances):
+    """Three cases, two processes: bit for bit, in both; a signal to one of them ends it for both."""
+    rng = np.random.default_rng(0)
+    images = [rng.random((1, 4, 8 + number, 8), dtype=np.float32) for number in range(3)]
+    cases = [
+        Case(f"case{number}", image, np.digitize(image[0] + 0.2 * number, (0.3, 0.6)).astype(np.uint8))
+        for number, image in enumerate(images)
+    ]
+    alone = validated(0, cases, distances)
+    assert 0 < alone["score"] < 1
+    assert together(validated, cases, distances) == [alone, alone]
+    assert together(validated, cases[:1], distances) == [validated(0, cases[:1], distances)] * 2  # the second one has none
+    assert together(validated, cases, distances, (None, "stop")) == [None, None]
+
+
+def claimed_elsewhere(rank, folder):
+    """Two machines that each have their own disk, where a run's folder goes by one name."""
+    try:
+        with claimed(folder / str(rank), []):
+            return ""
+    except UserError as error:
+        return str(error)
+
+
+def test_machines_that_share_no_disk_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("programs.run_folder.PATIENCE", 0.2)
+    said = together(claimed_elsewhere, tmp_path)
+    assert all("give an --output_root that all machines share" in line for line in said) and len(said) == 2
+
+
+def listed(rank, root, page, lists):
+    try:
+        run_data(root, page, [], {"test": lists[rank]}, [], False, print)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_machines_with_other_lists_are_told(phantom_root):
+    names = PAGE.facts.read_list(phantom_root, "test.list")
+    assert all("not all processes read the same lists" in line for line in together(listed, phantom_root, PAGE, (names, names[:-1])))
+    assert together(listed, phantom_root, PAGE, (names, names)) == ["", ""]
