@@ -1,16 +1,68 @@
 """Batch norm whose network counts the passes: nothing reads these counters but checkpoints and the teachers that average them, and a
-launch for each layer and pass is one in twenty."""
+launch for each layer and pass is one in twenty. Its statistics may be those of all processes' shares of a pass."""
+
+from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class _OverProcesses(torch.autograd.Function):
+    """Batch norm of x (N, C, ...) with mean and variance of all processes' x, which have one shape.
+
+    What `torch.nn.SyncBatchNorm` does on CUDA alone, so that what is tested on the CPU is what runs there.
+
+    Forward one message of 2 C numbers, which all processes average in the same order, so that their statistics are equal bit for bit;
+    backward another. Gradients of weight and bias are this process's part, as those of any other layer.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
+        axes = [0, *range(2, x.ndim)]
+        var, mean = torch.var_mean(x.to(running_mean.dtype), axes, correction=0)
+        mine = torch.stack([mean, var])
+        shares = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(shares, mine)
+        means, variances = torch.stack(shares, 1)  # (processes, C) each
+        mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
+        ctx.count = x.numel() // x.shape[1] * len(shares)
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(var * (ctx.count / (ctx.count - 1)), momentum)
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight, mean, var)
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight, mean, var = ctx.saved_tensors
+        # as if the statistics did not depend on x; then what comes by them: the mean of the gradient and of its product with normalised x
+        direct, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([for_weight, for_bias])
+        dist.all_reduce(sums)
+        of_product, of_gradient = sums / ctx.count
+        scale = (var + ctx.eps).rsqrt()
+        slope = -weight * scale.square() * of_product
+        offset = -weight * scale * of_gradient - slope * mean
+        columns = (1, -1, *[1] * (x.ndim - 2))
+        direct += (x * slope.view(columns)).add_(offset.view(columns))
+        return direct, for_weight, for_bias, None, None, None, None
 
 
 class _Uncounted:
     """torch's batch norm without its counter, which the network raises (`PassCounter`)."""
 
+    over_processes = False
+
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
+        if self.training and self.over_processes:
+            return _OverProcesses.apply(x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps)
 
 
@@ -20,6 +72,18 @@ class BatchNorm2d(_Uncounted, nn.BatchNorm2d):
 
 class BatchNorm3d(_Uncounted, nn.BatchNorm3d):
     """Counted by its network."""
+
+
+def normalise_over_processes(nets: Iterable[nn.Module]) -> None:
+    """From now on batch norm in training mode takes mean and variance over all processes' shares of a pass; needs a process group.
+
+    Raises ValueError for a network with other batch norms than those of this module.
+    """
+    norms = [module for net in nets for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        if not isinstance(norm, _Uncounted):
+            raise ValueError(f"{type(norm).__name__} normalises over its own process alone; networks/norm.py has one that need not")
+        norm.over_processes = True
 
 
 class PassCounter:

@@ -1,14 +1,16 @@
 """Networks from settings, and weights from checkpoints."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
 from dataloaders.facts import DatasetFacts
 from networks import registry
+from networks.norm import normalise_over_processes
 from networks.published import import_state_dict
 from training.checkpoint import Checkpoint
+from training.distributed import world
 from utils.errors import UserError
 
 LARGEST = 2**28
@@ -38,6 +40,15 @@ def check_patch(net: nn.Module, patch_size: Sequence[int], images: int = 2) -> N
     except ValueError as error:
         few = " (--labeled_bs says how many)" if images == 1 else ""
         raise UserError(f"{given}: {error}{few}") from None
+
+
+def share_batch_norm(nets: Iterable[nn.Module], model: str) -> None:
+    """Batch norm over all processes from now on; raises UserError for a network that cannot. With one process nothing changes."""
+    if world() > 1:
+        try:
+            normalise_over_processes(nets)
+        except ValueError as error:
+            raise UserError(f"--sync_batch_norm: --model {model}: {error}") from None
 
 
 def load_network(net: nn.Module, checkpoint: Checkpoint) -> None:

@@ -9,7 +9,7 @@ from dataloaders.facts import DatasetFacts
 from dataloaders.splits import WHOLE, case_of, listed_path
 from recipes.page import Page
 from training.checkpoint import Checkpoint
-from training.distributed import from_main, is_main
+from training.distributed import any_process, from_main, is_main
 from utils.errors import UserError
 
 ANYWAY = "or go on all the same with --other_data"
@@ -71,6 +71,8 @@ def run_data(
         split: list(labelled) if split == "labelled" else [(name, listed_path(root, facts, split, name)) for name in names]
         for split, names in lists.items()
     }
+    if any_process(from_main(lists) != lists):
+        raise UserError(f"{root}: not all processes read the same lists: every machine needs the same copy of the data set")
     digest = from_main(_taken(root, named, lists) if is_main() else None)
     leaks, copies = twins(digest, named)
     if leaks:

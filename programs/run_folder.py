@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from training.distributed import from_main, is_main
+from training.distributed import any_process, from_main, is_main
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
 from utils.lock import HOLDER, NAME, only_writer
 
+PATIENCE = 30.0  # seconds
 OTHER = "give another --exp or --output_root"
 
 
@@ -34,7 +35,19 @@ def claimed(folder: Path, aside: Sequence[Path]) -> Iterator[None]:
                 fault = str(error)
         if fault := from_main(fault):
             raise UserError(fault)
+        if any_process(not _appears(folder / HOLDER)):  # each reads the checkpoints that the main process writes
+            raise UserError(f"{folder}: a process on another machine does not see it; give an --output_root that all machines share")
         yield
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file that was just written is there; network file systems may take a while to show it to other machines."""
+    until = time.monotonic() + PATIENCE
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def move_aside(folder: Path) -> None:

@@ -14,7 +14,7 @@ from dataloaders.splits import check_lists
 from dataloaders.two_stream import StreamSampler
 from methods.registry import METHODS
 from programs.batches import loader, move_to_device, on_device
-from programs.networks import build_network, check_patch, load_network
+from programs.networks import build_network, check_patch, load_network, share_batch_norm
 from programs.published_flags import training_rules, translated
 from programs.published_optimizer import take_over_momentum
 from programs.run_data import run_data
@@ -60,7 +60,7 @@ class Frame:
                 known(flag, name, there)
         check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
         self.bf16 = use_bf16(s.amp, device)
-        check_accelerate(s.accelerate, device, getattr(s, "recompute", False))
+        check_accelerate(s.accelerate, device, getattr(s, "recompute", False), s.sync_batch_norm and world() > 1)
         set_deterministic(s.deterministic, s.tf32)
         self.folder = page.folder(s.output_root, s.exp, s.labelnum)
         self.root = data_root(page.facts.name, s.root_path)
@@ -117,6 +117,8 @@ class Frame:
             f"{len(self.validation_cases)} validation volumes; --method {s.method}, --model {s.model}; "
             f"{self.device} x {world()}, {precision(self.device, self.bf16)}; TensorBoard: tensorboard --logdir {self.folder}"
         )
+        if s.sync_batch_norm and world() == 1:
+            say("--sync_batch_norm: changes nothing with one process; torchrun --nproc_per_node starts several")
         say(f"checkpoints are selected by: {self.selection}; the last one is kept beside the best")
         return self.run, {plan.phase.name: partial(self._stage, plan) for plan in self.plans}
 
@@ -182,6 +184,8 @@ class Frame:
         s, page = self.settings, self.page
         phase, unit, steps = plan.build(), self.epoch(plan.unlabelled) or 1, self.steps(plan.length, plan.unlabelled)
         self._tell_memory(phase, plan)
+        if s.sync_batch_norm:  # after that, which tries a step in one process alone
+            share_batch_norm(phase.networks.values(), s.model)
         factor = schedule(s.pre_lr_schedule if plan.pretraining else s.lr_schedule, s.lr_drop_every)
         predict = page.predictor(s.patch_size, s.val_stride if hasattr(s, "val_stride") else (), self.device)
         return Stage(
@@ -230,13 +234,9 @@ class Frame:
         if facts.dims == 3 and is_main():
             labelled, unlabelled = s.labeled_bs // world(), (s.batch_size - s.labeled_bs) // world() if plan.unlabelled else 0
             memory = step_memory(phase, labelled, unlabelled, facts.channels, s.patch_size, 2 if s.optimizer == "adam" else 1)
-            advice = "" if hasattr(s, "recompute") and s.recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
-            self.run.log.say(f"{phase.name}: a training step will take about {memory.step_bytes / 2**30:.1f} GiB{advice}")
-            if memory.images < phase.student.smallest_batch:
-                self.run.log.say(
-                    f"warning: {phase.name} sees one patch at a time, too few for batch normalisation: validation, which uses the "
-                    "statistics of many, may find nothing for long (docs/results/la.md); a --labeled_bs of at least 4 per process gives two"
-                )
+            normalised = memory.images * (world() if s.sync_batch_norm else 1)
+            for line in memory.lines(phase.name, getattr(s, "recompute", False), normalised < phase.student.smallest_batch):
+                self.run.log.say(line)
 
     def _sampler(self, seed: tuple[int, ...], unlabelled: bool, steps: range) -> StreamSampler:
         s, data = self.settings, self.data

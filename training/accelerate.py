@@ -14,7 +14,7 @@ from utils.phase import Phase
 Accelerate = Literal["off", "compile", "graph"]
 
 
-def check_accelerate(how: Accelerate, device: torch.device, recompute: bool) -> None:
+def check_accelerate(how: Accelerate, device: torch.device, recompute: bool, over_processes: bool = False) -> None:
     """Raise UserError where networks cannot be called in that way."""
     if how == "off":
         return
@@ -22,6 +22,8 @@ def check_accelerate(how: Accelerate, device: torch.device, recompute: bool) -> 
         raise UserError(
             f"--accelerate {how}: not with --recompute, whose second passes it would record once and for all; leave one of them out"
         )
+    if over_processes:
+        raise UserError(f"--accelerate {how}: not with --sync_batch_norm, whose messages break every graph; leave one of them out")
     if device.type not in (("cuda",) if how == "graph" else ("cuda", "cpu")):
         raise UserError(f"--accelerate {how}: not for {device.type}; use --accelerate off")
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):

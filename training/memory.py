@@ -23,6 +23,18 @@ class StepMemory:
     step_bytes: int
     images: int
 
+    def lines(self, stage: str, recompute: bool, alone: bool) -> list[str]:
+        """What is said of it before a stage; `recompute`: whether that is on, `alone`: whether batch norm sees too few images."""
+        advice = "" if recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
+        said = [f"{stage}: a training step will take about {self.step_bytes / 2**30:.1f} GiB{advice}"]
+        if alone:
+            said.append(
+                f"warning: {stage} sees one patch at a time, too few for batch normalisation: validation, which uses the statistics of "
+                "many, may find nothing for long (docs/results/la.md); a --labeled_bs of at least 4 per process gives two, and "
+                "--sync_batch_norm counts the patches of all processes"
+            )
+        return said
+
 
 def step_memory(phase: Phase, labelled: int, unlabelled: int, channels: int, patch_size: tuple[int, ...], moments: int) -> StepMemory:
     """What a step on a batch of `labelled` and `unlabelled` images takes: what its losses keep for a backward pass, all networks, the

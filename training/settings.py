@@ -99,6 +99,9 @@ class Settings:
     accelerate: Accelerate = "off"
     """compile: networks as torch.compile makes them, once at the start, which takes minutes (CUDA, and the CPU with a C++ compiler); graph:
     recorded as CUDA graphs too. Losses differ by rounding. Not with --recompute."""
+    sync_batch_norm: bool = False
+    """With several processes: batch norm takes mean and variance over all processes' shares of a pass, not over its own alone, so that
+    many GPUs with few images each normalise as one with all of them. Not with --accelerate."""
     tf32: bool = True
     """With CUDA: convolutions round their inputs to TF32 where the card can, which is torch's own default and faster. Without,
     float32 throughout, as on the published code's card."""

@@ -1,0 +1,179 @@
+"""What several processes compute together, two of them over gloo against one."""
+
+import io
+import multiprocessing
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from helpers import assert_same
+from torch import nn
+
+from networks.norm import BatchNorm3d, normalise_over_processes
+from networks.registry import build
+from programs.networks import share_batch_norm
+from programs.run_data import run_data
+from programs.run_folder import claimed
+from recipes.acdc import PAGE
+from training.accelerate import check_accelerate
+from training.distributed import average_gradients
+from training.evaluate import validate
+from utils.case import Case
+from utils.ema import Ema
+from utils.errors import UserError
+
+INPUTS = {"unet": (4, 1, 32, 32), "VNet": (4, 1, 32, 16, 16)}
+
+
+def together(work, *given):
+    """What `work(rank, *given)` gives in each of two processes that have met over gloo."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    context, ends, processes = multiprocessing.get_context("fork"), [], []
+    for rank in range(2):
+        mine, theirs = context.Pipe(duplex=False)
+        ends.append(mine)
+        processes.append(context.Process(target=_member, args=(rank, port, theirs, work, given)))
+        processes[-1].start()
+        theirs.close()  # so that a process that fails is noticed
+    try:
+        assert all(end.poll(60) for end in ends)
+        return [torch.load(io.BytesIO(end.recv_bytes())) for end in ends]
+    finally:
+        for process in processes:
+            process.join(20)
+            process.kill()
+
+
+def _member(rank, port, end, work, given):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    content = io.BytesIO()
+    torch.save(work(rank, *given), content)
+    end.send_bytes(content.getvalue())
+    dist.destroy_process_group()
+
+
+def network(name):
+    torch.manual_seed(0)
+    net = build(name, 1, 2, {"egm": "none"})
+    for module in net.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout3d):
+            module.p = 0.0
+    return net.double()
+
+
+def passes(net, teacher, image, target, share=slice(None)):
+    """Two passes, a step and one of the teacher that follows, as in a training: outputs, gradients, states as plain arrays."""
+    for part in image.chunk(2):
+        output = net(part[share])
+        (output - target[: len(part)][share]).square().mean().backward()
+    average_gradients([net])
+    Ema(teacher, net).update(0.5)
+    with torch.no_grad():
+        looked = teacher(image[:2][share])
+    gradients = {key: p.grad for key, p in net.named_parameters() if p.grad is not None}
+    return {
+        "outputs": {"student": output.detach(), "teacher": looked},
+        "the same": {"gradients": gradients, "student": net.state_dict(), "teacher": teacher.state_dict()},
+    }
+
+
+def half(rank, name, image, target):
+    net, teacher = network(name), network(name)
+    normalise_over_processes([net, teacher])
+    return passes(net, teacher, image, target, slice(rank, rank + 1))
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_halves_of_a_batch_are_normalised_as_the_whole(name):
+    """Outputs, gradients, running statistics and a teacher's in training mode, to float64's rounding; the states of both processes are
+    equal bit for bit, and have the names of any other network."""
+    image = torch.rand(INPUTS[name], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    target = (image > 0.5).double()
+    whole, parts = passes(network(name), network(name), image, target), together(half, name, image, target)
+    assert_same(parts[0]["the same"]["student"], parts[1]["the same"]["student"])
+    for place, expected in whole["the same"].items():
+        assert parts[0]["the same"][place].keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(parts[0]["the same"][place][key], value, rtol=1e-6, atol=1e-9, msg=f"{place} {key}")
+    for who, expected in whole["outputs"].items():
+        torch.testing.assert_close(torch.cat([part["outputs"][who] for part in parts]), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_who_cannot_be_normalised_over_processes_is_told(monkeypatch):
+    monkeypatch.setattr("programs.networks.world", lambda: 2)
+    with pytest.raises(UserError, match="--sync_batch_norm: --model mine: BatchNorm3d normalises over its own process alone"):
+        share_batch_norm([nn.BatchNorm3d(2)], "mine")
+    with pytest.raises(UserError, match="--accelerate compile: not with --sync_batch_norm"):
+        check_accelerate("compile", torch.device("cpu"), recompute=False, over_processes=True)
+
+
+def test_alone_a_process_normalises_as_ever():
+    norm, plain = BatchNorm3d(2), nn.BatchNorm3d(2)
+    share_batch_norm([norm], "mine")
+    x = torch.randn(2, 2, 3, 3, 3)
+    assert torch.equal(norm(x), plain(x)) and torch.equal(norm.running_var, plain.running_var)
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """Class numbers of a volume (1, S, H, W) by its brightness; no case looks like another."""
+
+    def __call__(self, net, image):
+        return torch.from_numpy(np.digitize(image[0], (0.3, 0.6)).astype(np.uint8))
+
+
+def validated(rank, cases, distances, stops=(None, None)):
+    validation = validate(nn.Identity(), lambda: stops[rank] == "stop", cases, Brightness(), ("background", "one", "two"), distances)
+    return None if validation is None else {"score": validation.score, **validation.scalars}
+
+
+@pytest.mark.parametrize("distances", [True, False])
+def test_a_validation_shared_out_is_that_of_one_process(distances):
+    """Three cases, two processes: bit for bit, in both; a signal to one of them ends it for both."""
+    rng = np.random.default_rng(0)
+    images = [rng.random((1, 4, 8 + number, 8), dtype=np.float32) for number in range(3)]
+    cases = [
+        Case(f"case{number}", image, np.digitize(image[0] + 0.2 * number, (0.3, 0.6)).astype(np.uint8))
+        for number, image in enumerate(images)
+    ]
+    alone = validated(0, cases, distances)
+    assert 0 < alone["score"] < 1
+    assert together(validated, cases, distances) == [alone, alone]
+    assert together(validated, cases[:1], distances) == [validated(0, cases[:1], distances)] * 2  # the second one has none
+    assert together(validated, cases, distances, (None, "stop")) == [None, None]
+
+
+def claimed_elsewhere(rank, folder):
+    """Two machines that each have their own disk, where a run's folder goes by one name."""
+    try:
+        with claimed(folder / str(rank), []):
+            return ""
+    except UserError as error:
+        return str(error)
+
+
+def test_machines_that_share_no_disk_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("programs.run_folder.PATIENCE", 0.2)
+    said = together(claimed_elsewhere, tmp_path)
+    assert all("give an --output_root that all machines share" in line for line in said) and len(said) == 2
+
+
+def listed(rank, root, page, lists):
+    try:
+        run_data(root, page, [], {"test": lists[rank]}, [], False, print)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_machines_with_other_lists_are_told(phantom_root):
+    names = PAGE.facts.read_list(phantom_root, "test.list")
+    assert all("not all processes read the same lists" in line for line in together(listed, phantom_root, PAGE, (names, names[:-1])))
+    assert together(listed, phantom_root, PAGE, (names, names)) == ["", ""]
