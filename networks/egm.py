@@ -92,11 +92,6 @@ def smooth_part(g: Tensor, variant: EGM) -> Tensor:
     return both_axes(g, *(matrix(line, side, g.device, g.dtype) for side in (height, width)))
 
 
-def laplacian_band(p: Tensor, variant: EGM = "published") -> Tensor:
-    """L(p), one band of a Laplacian pyramid, (N, C, H, W) to the same shape."""
-    return p - smooth_part(p.mean(1, keepdim=True), variant)
-
-
 class ChannelGate(nn.Module):
     """x times a weight a channel, from its mean and its maximum through one shared MLP (CBAM)."""
 

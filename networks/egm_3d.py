@@ -67,11 +67,6 @@ def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
     return all_axes(g, *(matrix(line, side, g.device, g.dtype) for side in g.shape[-3:]))
 
 
-def laplacian_band_3d(p: Tensor, variant: EGM = "published") -> Tensor:
-    """L(p), one band of a Laplacian pyramid, (N, C, D, H, W) to the same shape."""
-    return p - smooth_part_3d(p.mean(1, keepdim=True), variant)
-
-
 class _MeanSigmoid(torch.autograd.Function):
     """mean over channels of sigmoid(x), (N, C, ...) to (N, 1, ...), keeping x alone for the backward pass."""
 
