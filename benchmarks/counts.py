@@ -104,7 +104,7 @@ class BareFrame(Frame):
     """A frame without data, for networks on any device."""
 
     def __init__(self, page, device: torch.device, **numbers):
-        self.page, self.device = page, device
+        self.page, self.device, self.amp = page, device, None
         self.settings = make_settings(page, **numbers)
         self.data = SimpleNamespace(labelled=max(self.settings.labelnum, self.settings.labeled_bs), unlabelled=60)
 
@@ -127,7 +127,7 @@ def runner(page, device: torch.device, **numbers) -> tuple[_StageRunner, dict[st
     )
     for group in stage.optimizer.param_groups:
         group["foreach"] = device.type == "meta"  # as torch chooses on CUDA
-    info = Run(Path(), lambda stage: "best.pth", {"settings": {}}, device, facts.dims, False, None)
+    info = Run(Path(), lambda stage: "best.pth", {"settings": {}}, device, facts.dims, None, None)
     count = s.batch_size if plan.unlabelled else s.labeled_bs
     batch = {
         "image": torch.rand(count, facts.channels, *s.patch_size),

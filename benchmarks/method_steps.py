@@ -22,6 +22,7 @@ from networks.registry import build
 from programs.settings import make_settings
 from recipes.acdc import PAGE
 from training.device import choose_device, place
+from training.precision import Precision
 from training.step import learn
 from utils.cli import parse, run
 from utils.losses import Loss
@@ -68,7 +69,7 @@ class Stages:
         labelled = len(batch["label"])
         batch = batch if unlabelled else batch | {key: batch[key][:labelled] for key in ("image", "plain")}
         began = now(self.device)
-        learn(phase, optimizer, batch, 0)
+        learn(phase, optimizer, batch, 0, Precision(self.device))
         phase.after_step(0)
         return now(self.device) - began
 

@@ -46,7 +46,7 @@ class CoGRNetPretrain(CopyPastePretrain):
         left = self.copy_paste.total - step
         if left <= FOCUS_STEPS:
             logits = logits.detach().float()
-            self.summed = logits if self.summed is None else self.summed + logits
+            self.summed = logits.clone() if self.summed is None else self.summed + logits  # recorded graphs write over their logits
         if left == 1:
             self.focus, self.summed = focus_ratio(self.summed), None  # a mean has the signs of its sum
 

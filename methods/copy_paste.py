@@ -75,13 +75,14 @@ class CopyPastePretrain(Phase):
         (image_a, image_b), (label_a, label_b) = halves(batch["image"]), halves(batch["label"])
         mask = self.copy_paste.mask(image_a, step)
         mixed = paste(image_a, image_b, mask)  # (N / 2, C, ...)
-        logits = self.forward(mixed)
-        self.watch(logits, step)
         label = paste(label_a, label_b, mask)
+        if self.pasting.pretrain_loss == "mix":
+            logits, scalars = self.scored(mixed, self.loss.of_mixed, label_a, label_b, mask)
+        else:
+            logits, scalars = self.scored(mixed, self.loss.of_whole, label)
+        self.watch(logits, step)
         self.show(mixed, logits, label)
-        mix = self.pasting.pretrain_loss == "mix"
-        parts = self.loss.mixed(logits, label_a, label_b, mask) if mix else self.loss.whole(logits, label)
-        return {**self.loss.scalars(parts), "box_side": self.copy_paste.sides(mask.shape, step)[0]}
+        return {**scalars, "box_side": self.copy_paste.sides(mask.shape, step)[0]}
 
     def watch(self, logits: Tensor, step: int) -> None:
         """Called with the logits (N / 2, K, ...) of every step; for methods that learn something from them."""

@@ -13,7 +13,7 @@ from utils.ema import Ema, EmaScope, copy_state
 from utils.errors import UserError
 from utils.losses import Loss
 from utils.masks import MaskKind
-from utils.phase import Batch, Losses, Phase, Plan, halves
+from utils.phase import Batch, Losses, Phase, Plan, arrived, halves
 from utils.schedules import consistency_weight
 
 
@@ -130,11 +130,12 @@ class DualTeacher(Phase):
         pairs = zip(true_halves, halves(unlabelled), pseudo_labels, self.pasting.unlabelled_outside, strict=True)
         for (image, label), other, pseudo_label, other_outside in pairs:
             mixed = paste(*((other, image) if other_outside else (image, other)), mask)  # (N / 4, C, ...)
-            logits = self.forward(mixed)
-            true, pseudo = (label, 1.0), (pseudo_label(), self.u_weight)
-            outside, inside = (pseudo, true) if other_outside else (true, pseudo)
-            self.show(mixed, logits, paste(outside[0], inside[0], mask))
-            yield self.loss.scalars(self.loss.mixed(logits, outside[0], inside[0], mask, outside[1], inside[1]))
+            targets, weights = (label, pseudo_label), (1.0, self.u_weight)
+            if other_outside:
+                targets, weights = targets[::-1], weights[::-1]
+            logits, scalars = self.scored(mixed, self.loss.of_mixed, *targets, mask, *weights)
+            self.show(mixed, logits, paste(*arrived(targets), mask))
+            yield scalars
         yield {"consistency_weight": consistency_weight(step), "box_side": self.copy_paste.sides(mask.shape, step)[0]}
         if self.refresh:
             yield {"teacher_interval": self.interval}

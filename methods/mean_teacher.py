@@ -4,6 +4,8 @@ self-training with the pseudo labels of an EMA teacher."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from methods.copy_paste import CopyPastePretrain
 from methods.edge_guided import DualTeacher, TeacherOptions
 from methods.supervised import Supervised
@@ -30,12 +32,14 @@ class MeanTeacher(DualTeacher):
     def losses(self, batch: Batch, step: int) -> Iterator[Losses]:
         labelled, unlabelled = batch["image"].split(len(batch["label"]))
         pseudo_label = self.pseudo_label(unlabelled)
-        logits = self.forward(labelled)
+        logits, scalars = self.scored(labelled, self.loss.of_whole, batch["label"])
         self.show(labelled, logits, batch["label"])
-        yield self.loss.scalars(self.loss.whole(logits, batch["label"]))
-        logits = self.forward(unlabelled)
-        yield self.loss.scalars(weighted_sum((self.loss.whole(logits, pseudo_label()), self.u_weight)))
+        yield scalars
+        yield self.scored(unlabelled, self.of_unlabelled, pseudo_label)[1]
         yield {"consistency_weight": consistency_weight(step)}
+
+    def of_unlabelled(self, logits: Tensor, label: Tensor) -> Losses:
+        return self.loss.scalars(weighted_sum((self.loss.whole(logits, label), self.u_weight)))
 
 
 def stages(frame) -> list[Plan]:

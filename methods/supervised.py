@@ -24,9 +24,9 @@ class Supervised(Phase):
         self.loss = loss
 
     def losses(self, batch: Batch, step: int) -> Losses:
-        logits = self.forward(batch["image"])  # (N, K, ...)
+        logits, scalars = self.scored(batch["image"], self.loss.of_whole, batch["label"])
         self.show(batch["image"], logits, batch["label"])
-        return self.loss.scalars(self.loss.whole(logits, batch["label"]))
+        return scalars
 
 
 def stages(frame) -> list[Plan]:

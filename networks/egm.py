@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.norm import BatchNorm2d, BatchNorm3d
-from networks.resize import bilinear, both_axes, matrix, spread, whole_precision
+from networks.resize import bilinear, both_axes, linear_map, matrix, spread, whole_precision
 
 EGM = Literal["published", "corrected", "none"]
 
@@ -68,13 +68,15 @@ def _blur(line: Tensor) -> Tensor:
     return sum(weight * line[..., tap : tap + n] for tap, weight in enumerate((1, 4, 6, 4, 1))) / 16
 
 
-def _published_line(line: Tensor) -> Tensor:
-    return F.interpolate(2 * _blur(spread(_blur(line)[..., ::2])), size=line.shape[-1], mode="nearest")
+@linear_map("published 2-D")
+def _published_line(line: Tensor, size: int) -> Tensor:
+    return F.interpolate(2 * _blur(spread(_blur(line)[..., ::2])), size=size, mode="nearest")
 
 
-def _corrected_line(line: Tensor) -> Tensor:
+@linear_map("corrected 2-D")
+def _corrected_line(line: Tensor, size: int) -> Tensor:
     small = _blur(F.pad(line, (2, 2), "reflect"))[..., ::2]
-    return 2 * _blur(F.pad(spread(small), (2, 2), "reflect"))[..., : line.shape[-1]]
+    return 2 * _blur(F.pad(spread(small), (2, 2), "reflect"))[..., :size]
 
 
 def smooth_part(g: Tensor, variant: EGM) -> Tensor:
@@ -88,13 +90,7 @@ def smooth_part(g: Tensor, variant: EGM) -> Tensor:
     height, width = g.shape[-2:]
     if min(height, width) < SMALLEST_MAP:
         raise ValueError(f"the edge-guided module needs feature maps of at least 9x9, got {height}x{width}: use inputs of at least 80x80")
-    line = _corrected_line if variant == "corrected" else _published_line
-    return both_axes(g, *(matrix(line, side, g.device, g.dtype) for side in (height, width)))
-
-
-def laplacian_band(p: Tensor, variant: EGM = "published") -> Tensor:
-    """L(p), one band of a Laplacian pyramid, (N, C, H, W) to the same shape."""
-    return p - smooth_part(p.mean(1, keepdim=True), variant)
+    return both_axes(g, *(matrix(f"{variant} 2-D", side, side, g.device, g.dtype) for side in (height, width)))
 
 
 class ChannelGate(nn.Module):

@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.egm import EGM, EdgeGuidedBase, grey
-from networks.resize import all_axes, matrix, spread, whole_precision
+from networks.resize import all_axes, linear_map, matrix, spread, whole_precision
 
 EDGE_CHANNELS = 128
 ADJUSTED = (64, 32, 16)  # every published module stores an adjustment to each of them
+
+
+class Folded(nn.Conv3d):
+    """A convolution whose weights are folded into others, in float32, instead of being called."""
 
 
 class EdgeMap3d(nn.Module):
@@ -29,7 +33,7 @@ class EdgeMap3d(nn.Module):
         smooth, derivative, forward = torch.tensor([[1.0, 2.0, 1.0], [-1.0, 0.0, 1.0], [0.0, -1.0, 1.0]])
         for axis, rows in zip("xyz", ((smooth, smooth, derivative), (smooth, derivative, smooth), (forward, smooth, smooth)), strict=True):
             self.register_buffer(f"sobel_{axis}", torch.einsum("i,j,k->ijk", *rows)[None, None])
-        self.conv_adjust = nn.Conv3d(1, EDGE_CHANNELS, 1)
+        self.conv_adjust = Folded(1, EDGE_CHANNELS, 1)
         self.variant = variant
 
     def forward(self, image: Tensor) -> Tensor:
@@ -46,15 +50,17 @@ def _blur(line: Tensor) -> Tensor:
     return (padded[..., 1:-1] + side * (padded[..., :-2] + padded[..., 2:])) / (1 + 2 * side)
 
 
-def _published_line(line: Tensor) -> Tensor:
+@linear_map("published 3-D")
+def _published_line(line: Tensor, size: int) -> Tensor:
     small = _blur(line)[..., ::2]
     smooth = 4 ** (1 / 3) * _blur(F.pad(small, (0, small.shape[-1])))
-    return smooth if smooth.shape == line.shape else F.interpolate(smooth, size=line.shape[-1], mode="nearest")
+    return smooth if smooth.shape == line.shape else F.interpolate(smooth, size=size, mode="nearest")
 
 
-def _corrected_line(line: Tensor) -> Tensor:
+@linear_map("corrected 3-D")
+def _corrected_line(line: Tensor, size: int) -> Tensor:
     small = _blur(line)[..., ::2]
-    return 2 * _blur(spread(small))[..., : line.shape[-1]]
+    return 2 * _blur(spread(small))[..., :size]
 
 
 def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
@@ -64,13 +70,7 @@ def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
     octant holds anything, at half the scale. `corrected`: its voxels are spread over every second place, gain 8 instead of 4.
     All of it is linear and an axis at a time, so each axis has one matrix.
     """
-    line = _corrected_line if variant == "corrected" else _published_line
-    return all_axes(g, *(matrix(line, side, g.device, g.dtype) for side in g.shape[-3:]))
-
-
-def laplacian_band_3d(p: Tensor, variant: EGM = "published") -> Tensor:
-    """L(p), one band of a Laplacian pyramid, (N, C, D, H, W) to the same shape."""
-    return p - smooth_part_3d(p.mean(1, keepdim=True), variant)
+    return all_axes(g, *(matrix(f"{variant} 3-D", side, side, g.device, g.dtype) for side in g.shape[-3:]))
 
 
 class _MeanSigmoid(torch.autograd.Function):
@@ -97,6 +97,7 @@ class _Answers(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, s, e, w, b):
         ctx.save_for_backward(x, s, e, w, b)
+        w, b = w.to(x.dtype), b.to(x.dtype)
         if torch.compiler.is_compiling():  # which writes them in place by itself, and does not take `out`
             xp = torch.sigmoid(x) * x
             return torch.cat([x - xp, xp - x * s, (b + e * w) * x], 1)
@@ -112,6 +113,8 @@ class _Answers(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, s, e, w, b = ctx.saved_tensors
+        whole = w.dtype  # of the folded weights: a sum over all voxels would overflow float16
+        w, b = w.to(x.dtype), b.to(x.dtype)
         background, boundary, edges = gradient.chunk(3, 1)
         p = torch.sigmoid(x)
         slope = torch.addcmul(p, x, torch.addcmul(p, p, p, value=-1))  # derivative of x p
@@ -120,8 +123,8 @@ class _Answers(torch.autograd.Function):
         gs = (boundary * x).sum(1, keepdim=True).neg_()
         xe = x * edges
         everywhere = (0, 2, 3, 4)
-        gb = xe.sum(everywhere, keepdim=True)
-        return gx, gs, None, xe.mul_(e).sum(everywhere, keepdim=True), gb
+        gb = xe.sum(everywhere, keepdim=True, dtype=whole)
+        return gx, gs, None, xe.mul_(e).sum(everywhere, keepdim=True, dtype=whole), gb
 
 
 class EdgeGuidedModule3d(EdgeGuidedBase):
@@ -136,7 +139,7 @@ class EdgeGuidedModule3d(EdgeGuidedBase):
         super().__init__(channels, variant, 3, fusion_dropout, dropout)
         self.channels = channels
         for width in ADJUSTED:
-            adjust = nn.Conv3d(EDGE_CHANNELS, width, 1)
+            adjust = Folded(EDGE_CHANNELS, width, 1)
             self.add_module(f"adjust_128_to_{width}", adjust.requires_grad_(width == channels))
 
     def edge_weights(self, conv_adjust: nn.Conv3d) -> tuple[Tensor, Tensor]:
@@ -154,4 +157,4 @@ class EdgeGuidedModule3d(EdgeGuidedBase):
         with whole_precision(x.device):
             w, b = (v.view(1, -1, 1, 1, 1) for v in self.edge_weights(conv_adjust))
             smooth = smooth_part_3d(mean.to(edge.dtype), self.variant)
-        return self.refine(x, _Answers.apply(x, smooth.to(x.dtype), e.to(x.dtype), w.to(x.dtype), b.to(x.dtype)))
+        return self.refine(x, _Answers.apply(x, smooth.to(x.dtype), e.to(x.dtype), w, b))

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Line = Callable[[Tensor], Tensor]  # (1, m, n) to (1, m, k): a linear map of the last axis
+Line = Callable[[Tensor, int], Tensor]  # (1, m, n) and k to (1, m, k): a linear map of the last axis
+LINES: dict[str, Line] = {}
 
 
 def whole_precision(device: torch.device) -> AbstractContextManager:
@@ -32,14 +33,38 @@ def all_axes(x: Tensor, *matrices: Tensor) -> Tensor:
     return (planes.t() @ mapped.flatten(3)).unflatten(3, mapped.shape[3:])
 
 
-@cache
-def matrix(line: Line, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The matrix (side, k) of a linear map, made once: x @ matrix is the map of the last axis of x.
+def linear_map(name: str) -> Callable[[Line], Line]:
+    """Makes a linear map known to `matrix` by its name."""
 
-    `line` is a function of a module or a `partial` that is kept, so that it is the same one at the next call.
-    """
+    def known(line: Line) -> Line:
+        LINES[name] = line
+        return line
+
+    return known
+
+
+def matrix(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The matrix (old, new) of a linear map, made once: x @ matrix is the map of the last axis of x."""
+    if torch.compiler.is_compiling():
+        return matrix_for_compiled(name, old, new, device, dtype)
+    return _made(name, old, new, device, dtype)
+
+
+@cache
+def _made(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode could not be trained with later
-        return line(torch.eye(side, dtype=torch.float64)[None])[0].to(device, dtype)
+        return LINES[name](torch.eye(old, dtype=torch.float64)[None], new)[0].to(device, dtype)
+
+
+# One small copy in a compiled network, which would write how the matrix is made, dozens of operations, into every pass.
+@torch.library.custom_op("copy_paste::matrix", mutates_args=())
+def matrix_for_compiled(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return _made(name, old, new, device, dtype).clone()
+
+
+@matrix_for_compiled.register_fake
+def _(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.empty(old, new, device=device, dtype=dtype)
 
 
 def spread(line: Tensor) -> Tensor:
@@ -47,14 +72,14 @@ def spread(line: Tensor) -> Tensor:
     return torch.stack([line, torch.zeros_like(line)], -1).flatten(-2)
 
 
-@cache
-def bilinear_line(size: int) -> Line:
+@linear_map("bilinear")
+def _bilinear_line(line: Tensor, size: int) -> Tensor:
     """Linear interpolation to `size` places, the ends aligned."""
-    return lambda x: F.interpolate(x, size=size, mode="linear", align_corners=True)
+    return F.interpolate(line, size=size, mode="linear", align_corners=True)
 
 
 def bilinear(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """x (N, C, H, W) resized to `size`, corners aligned, as F.interpolate does."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return both_axes(x, *(matrix(bilinear_line(new), old, x.device, x.dtype) for old, new in zip(x.shape[-2:], size, strict=True)))
+    return both_axes(x, *(matrix("bilinear", old, new, x.device, x.dtype) for old, new in zip(x.shape[-2:], size, strict=True)))

@@ -23,7 +23,7 @@ from programs.settings import default_settings, settings_from_flags
 from recipes.page import Page, data_root
 from training.accelerate import check_accelerate
 from training.checkpoint import read
-from training.device import choose_device, place, precision, set_deterministic, use_bf16
+from training.device import autocast_type, choose_device, in_words, place, set_deterministic
 from training.distributed import check_batch, is_main, process_group, rank, world
 from training.evaluate import Classes, validate
 from training.log import RunLog
@@ -59,7 +59,7 @@ class Frame:
             for name in names:
                 known(flag, name, there)
         check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
-        self.bf16 = use_bf16(s.amp, device)
+        self.amp = autocast_type(s.amp, device)
         check_accelerate(s.accelerate, device, getattr(s, "recompute", False), s.sync_batch_norm and world() > 1)
         set_deterministic(s.deterministic, s.tf32)
         self.folder = page.folder(s.output_root, s.exp, s.labelnum)
@@ -84,7 +84,7 @@ class Frame:
     def network(self, number: int = 0) -> torch.nn.Module:
         """A network with its first weights, the same at every call with that number, on the device."""
         torch.manual_seed(self.settings.seed + number)
-        return place(self._build(), self.device, self.page.facts.dims)
+        return place(self._build(), self.device, self.page.facts.dims, self.amp)
 
     def loss(self, pretraining: bool = False) -> Loss:
         return Loss(dict(self.settings.pre_losses if pretraining else self.settings.losses), self.page.dice(self.settings))
@@ -115,7 +115,7 @@ class Frame:
         say(
             f"{page.facts.name}, --labelnum {s.labelnum}: {data.labelled} labelled and {data.unlabelled} unlabelled {page.counted}, "
             f"{len(self.validation_cases)} validation volumes; --method {s.method}, --model {s.model}; "
-            f"{self.device} x {world()}, {precision(self.device, self.bf16)}; TensorBoard: tensorboard --logdir {self.folder}"
+            f"{self.device} x {world()}, {in_words(self.device, self.amp)}; TensorBoard: tensorboard --logdir {self.folder}"
         )
         if s.sync_batch_norm and world() == 1:
             say("--sync_batch_norm: changes nothing with one process; torchrun --nproc_per_node starts several")
@@ -128,7 +128,7 @@ class Frame:
         best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
         defaults = default_settings(page, s.method, s.model).computed()
         log, check, every = RunLog(self.folder), self.run_data.check, s.log_every or (1 if self.device.type == "cpu" else 20)
-        return Run(self.folder, best_name, about, self.device, page.facts.dims, self.bf16, log, defaults, check, every, s.accelerate)
+        return Run(self.folder, best_name, about, self.device, page.facts.dims, self.amp, log, defaults, check, every, s.accelerate)
 
     def _plans(self) -> list[Plan]:
         """The method's stages that --run_mode asks for; one that has no self-training runs whole."""

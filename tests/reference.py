@@ -1,4 +1,4 @@
-"""The reference numbers in tests/vectors and the rule that fills a network's parameters by name (tests/vectors/README.md)."""
+"""The reference numbers in tests/vectors, the rule that fills a network's parameters by name (tests/vectors/README.md), plain formulas."""
 
 import json
 import zlib
@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from networks.egm import EGM, smooth_part
+from networks.egm_3d import smooth_part_3d
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -69,3 +72,9 @@ def fill_module(module: nn.Module, prefix: str) -> None:
             for key, value in module.state_dict().items()
         }
     )
+
+
+def laplacian_band(p: Tensor, variant: EGM = "published") -> Tensor:
+    """L(p), one band of a Laplacian pyramid, (N, C, ...) to the same shape, written out; the modules never compute it as a whole."""
+    smooth = smooth_part if p.ndim == 4 else smooth_part_3d
+    return p - smooth(p.mean(1, keepdim=True), variant)

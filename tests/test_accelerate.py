@@ -1,53 +1,109 @@
-"""Compiled networks: one graph without a break, the same losses and gradients; and what bfloat16 keeps in float32."""
+"""Compiled passes, losses and teachers: one graph without a break, the same losses and gradients; and what bfloat16 keeps in float32."""
 
 import pytest
 import torch
 from helpers import LOSS_2D, LOSS_3D
 
+from benchmarks.counts import BareFrame
+from methods.registry import METHODS
 from methods.supervised import Supervised
-from networks.egm import EdgeGuidedBase
+from networks.egm import BATCH_NORM, CONV, EdgeGuidedBase
 from networks.registry import build
+from recipes.registry import pages
 from training.accelerate import accelerated, check_accelerate
 from utils.errors import UserError
+from utils.phase import added, parts
 
 CPU = torch.device("cpu")
-SIZES = {"unet": (2, 1, 80, 80), "VNet": (2, 1, 32, 16, 16)}
+SIZES = {"unet": (2, 1, 80, 80), "VNet": (2, 1, 32, 16, 16), "VNet_pancreas": (2, 1, 32, 16, 16)}
 
 
-def case(name, egm="published", dropout=0.0):
+def case(name, egm="published"):
     """A supervised phase whose network has no dropout (draws differ between kernels), and a batch."""
     torch.manual_seed(0)
     net = build(name, 1, 2, {"egm": egm})
     for module in net.modules():
         if isinstance(module, torch.nn.Dropout | torch.nn.Dropout3d):
-            module.p = dropout
+            module.p = 0.0
     image = torch.rand(SIZES[name])
     phase = Supervised(net, LOSS_2D if image.ndim == 4 else LOSS_3D)
     return phase, {"image": image, "label": (image[:, 0] > 0.5).long()}
 
 
-@pytest.mark.parametrize("name, backend", [("unet", "aot_eager"), ("VNet", "eager")])
-def test_a_network_is_one_graph_with_the_same_gradients(name, backend):
-    phase, batch = case(name)
-    state, results = {key: value.clone() for key, value in phase.student.state_dict().items()}, []
-    for faster in ({}, accelerated(phase, "compile", backend=backend)):
-        phase.student.load_state_dict(state)
-        phase.student.zero_grad()
+def both_ways(phase, batch, backend, step=0):
+    """What a step computes, as it is and compiled in whole graphs: its scalars, the learners' gradients, all networks' states."""
+    state = {name: {key: value.clone() for key, value in net.state_dict().items()} for name, net in phase.networks.items()}
+    results = []
+    for faster in (None, accelerated(phase, "compile", backend=backend)):
+        for name, net in phase.networks.items():
+            net.load_state_dict(state[name])
+            net.zero_grad()
         phase.faster = faster
-        loss = phase.losses(batch, 0)["loss"]
-        loss.backward()
-        gradients = {key: p.grad.clone() for key, p in phase.student.named_parameters() if p.grad is not None}
-        results.append((loss.detach(), gradients, {key: value.clone() for key, value in phase.student.state_dict().items()}))
-    torch._dynamo.reset()
-    (loss, gradients, after), (other_loss, others, other_after) = results
-    torch.testing.assert_close(other_loss, loss, rtol=1e-5, atol=0)
-    assert others.keys() == gradients.keys()
+        torch.manual_seed(1)
+        scalars = []
+        for part in parts(phase.losses(batch, step)):
+            if "loss" in part:
+                part["loss"].backward()
+            scalars.append(part)
+        gradients = {
+            f"{name}.{key}": p.grad for name, net in phase.learners.items() for key, p in net.named_parameters() if p.grad is not None
+        }
+        after = {f"{name}.{key}": value.clone() for name, net in phase.networks.items() for key, value in net.state_dict().items()}
+        results.append((added(scalars), {key: gradient.clone() for key, gradient in gradients.items()}, after))
+    return results
+
+
+def assert_alike(plain, compiled):
+    (scalars, gradients, after), (other_scalars, others, other_after) = plain, compiled
+    assert other_scalars.keys() == scalars.keys()
+    for key, value in scalars.items():
+        torch.testing.assert_close(other_scalars[key], value, rtol=1e-5, atol=1e-7, msg=key)
+    assert others.keys() == gradients.keys() != set()
     scale = max(gradient.norm() for gradient in gradients.values())
     for key, gradient in gradients.items():
         assert (others[key] - gradient).norm() <= 1e-5 * scale, key
     for key, value in after.items():
         torch.testing.assert_close(other_after[key], value, rtol=1e-5, atol=1e-6, msg=key)
-    assert any(key.endswith("num_batches_tracked") and value == 1 for key, value in other_after.items())
+
+
+@pytest.mark.parametrize("name, backend", [("unet", "aot_eager"), ("VNet", "eager"), ("VNet_pancreas", "eager")])
+def test_a_pass_with_its_loss_is_one_graph_with_the_same_gradients(name, backend):
+    plain, compiled = both_ways(*case(name), backend)
+    assert_alike(plain, compiled)
+    counters = [value for key, value in compiled[2].items() if key.endswith("num_batches_tracked")]
+    assert counters and all(value == 1 for value in counters)
+
+
+class Tiny(torch.nn.Module):
+    """Two layers, for methods whose network does not matter."""
+
+    def __init__(self, dims, classes):
+        super().__init__()
+        self.layers = torch.nn.Sequential(CONV[dims](1, 3, 3, padding=1), BATCH_NORM[dims](3), CONV[dims](3, classes, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class TinyFrame(BareFrame):
+    def _build(self):
+        return Tiny(self.page.facts.dims, self.page.facts.classes)
+
+
+@pytest.mark.parametrize("dataset, method", [("LA", "edge_guided"), *(("ACDC", method) for method in METHODS if method != "bcp")])
+def test_every_method_computes_the_same_compiled(dataset, method):
+    """Every stage: passes with their losses, teachers, losses alone as whole graphs, and the next step needs no others. BCP's phases are
+    the edge-guided method's."""
+    page = pages()[dataset]
+    size = (16,) * page.facts.dims
+    frame = TinyFrame(page, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=())
+    for plan in METHODS[method].stages(frame):
+        phase = plan.build()
+        image = torch.rand(8 if plan.unlabelled else 4, 1, *size)
+        batch = {"image": image, "label": (image[:4, 0] * page.facts.classes).long()}
+        assert_alike(*both_ways(phase, batch, "eager"))
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            list(parts(phase.losses(batch, 1)))
 
 
 def test_what_cannot_be_accelerated_is_told():
@@ -58,7 +114,7 @@ def test_what_cannot_be_accelerated_is_told():
     check_accelerate("off", CPU, recompute=True)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", ["unet", "VNet"])
 def test_bfloat16_stays_bfloat16_but_where_it_must_not(name):
     """Features stay in bfloat16 through the edge-guided modules; the edge map is float32; the loss is that of float32 to 1e-2."""
     phase, batch = case(name)

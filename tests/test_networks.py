@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import fill_module, filled_state_dict, pieces
+from reference import fill_module, filled_state_dict, laplacian_band, pieces
 
-from networks.egm import EdgeGuidedModule, EdgeMap, laplacian_band, smooth_part
+from networks.egm import EdgeGuidedModule, EdgeMap, smooth_part
 from networks.net_factory_ega import net_factory
 from networks.published import import_state_dict
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import fill, fill_module, filled_state_dict, pieces, published_shapes
+from reference import fill, fill_module, filled_state_dict, laplacian_band, pieces, published_shapes
 
 from networks.egm import to_one_channel
-from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d, laplacian_band_3d, smooth_part_3d
+from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d, smooth_part_3d
 from networks.net_factory_la_ega import net_factory
 from networks.published import import_state_dict
 
@@ -26,7 +26,7 @@ def edge_map():
 
 
 def test_laplacian_band_as_published():
-    close(laplacian_band_3d(PIECES["laplacian_3d.pred"]), PIECES["laplacian_3d.out"])
+    close(laplacian_band(PIECES["laplacian_3d.pred"]), PIECES["laplacian_3d.out"])
 
 
 def test_sobel_magnitude_as_published(edge_map):
@@ -56,7 +56,7 @@ def test_module_equals_the_plain_formula_with_its_gradients(channels, variant, l
         p = torch.sigmoid(x)
         e = F.interpolate(conv_adjust(edge), size=x.shape[-3:], mode="nearest")
         e = e if channels == 128 else egm.get_submodule(f"adjust_128_to_{channels}")(e)
-        fused = egm.fusion_conv(torch.cat([x * (1 - p), x * laplacian_band_3d(p, variant), x * e], 1))
+        fused = egm.fusion_conv(torch.cat([x * (1 - p), x * laplacian_band(p, variant), x * e], 1))
         x = egm.cbam.ChannelGate(fused * egm.attention(fused) + x)
         return x * torch.sigmoid(egm.cbam.SpatialGate.spatial(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)))
 
@@ -87,7 +87,7 @@ def test_corrected_band_and_edges():
     """On a ramp a right band averages to zero inside and all edges are equally strong; published, the band lives in one octant alone."""
     ramp = torch.arange(16.0).view(16, 1, 1).expand(1, 1, 16, 16, 16) / 16
     inside = (..., slice(4, -4), slice(4, -4), slice(4, -4))
-    means = {v: F.avg_pool3d(laplacian_band_3d(ramp, v), 2)[..., 2:-2, 2:-2, 2:-2].abs().max() for v in ("published", "corrected")}
+    means = {v: F.avg_pool3d(laplacian_band(ramp, v), 2)[..., 2:-2, 2:-2, 2:-2].abs().max() for v in ("published", "corrected")}
     assert means["corrected"] < 0.04 and means["published"] > 0.4
     assert smooth_part_3d(ramp, "published")[..., 9:, :, :].abs().max() == 0
     along = [EdgeMap3d(v)(ramp)[inside].mean().item() for v in ("published", "corrected")]

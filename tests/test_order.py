@@ -52,7 +52,7 @@ def run(tmp_path, rule, scores, steps, val_every, val_lead=0):
         seed=(0,),
     )
     about = {"settings": {}, "facts": {}, "selection": ""}
-    info = Run(tmp_path, lambda name: "best.pth", about, torch.device("cpu"), 2, False, RunLog(tmp_path))
+    info = Run(tmp_path, lambda name: "best.pth", about, torch.device("cpu"), 2, None, RunLog(tmp_path))
     run_stages(info, {phase.name: lambda: stage})
     return phase, *(load(tmp_path / phase.name / name) for name in ("last.pth", "best.pth"))
 

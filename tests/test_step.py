@@ -127,7 +127,9 @@ def test_memory_is_that_of_one_part():
 def test_readings_are_the_steps_scalars_in_order():
     readings = Readings()
     readings.add(1, {"loss": torch.tensor(0.1), "box": 3, "dice": torch.tensor([2.0], dtype=torch.float64)})
-    readings.add(2, {"loss": torch.tensor(0.25), "rate": 0.01})
+    loss = torch.tensor(0.25)
+    readings.add(2, {"loss": loss, "rate": 0.01})
+    loss.fill_(7.0)  # as a recorded graph does with its own at the next step
     expected = [(1, {"loss": float(torch.tensor(0.1)), "box": 3.0, "dice": 2.0}), (2, {"loss": 0.25, "rate": 0.01})]
     assert readings.read() == expected and readings.read() == []
 
@@ -145,7 +147,7 @@ def run_alone(folder, phase, steps, read_every=1):
         seed=(0,),
     )
     about = {"settings": {}, "facts": {}, "selection": ""}
-    run = Run(folder, lambda name: "best.pth", about, torch.device("cpu"), 2, False, RunLog(folder), read_every=read_every)
+    run = Run(folder, lambda name: "best.pth", about, torch.device("cpu"), 2, None, RunLog(folder), read_every=read_every)
     run_stages(run, {phase.name: lambda: stage})
 
 

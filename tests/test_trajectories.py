@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from helpers import LOSS_2D, LOSS_3D, LOSS_BCP
 from reference import VECTORS, filled_state_dict
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from methods.copy_paste import CopyPaste, CopyPastePretrain
 from methods.edge_guided import DualTeacher, RefreshRule
@@ -119,10 +121,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_trajectory_as_published(name, tmp_path, monkeypatch):
-    # the published memory format: the faster one rounds differently, which training multiplies to 1e-4 of la_self's loss
-    monkeypatch.setattr("training.device.memory_format", lambda device, dims: torch.contiguous_format)
+def trajectory(name, tmp_path, steps, amp=None):
+    """A case's first steps: its phase's name and what each step reports."""
     case, published = CASES[name], json.loads((VECTORS / f"trajectory_{name}.json").read_text(encoding="utf-8"))
     corners, dims = published["corners"], 2 if case.network.startswith("unet") else 3
     boxes = GivenCorners(case.kind, case.end_ratio, len(corners), seed=(0,), corners=tuple(map(tuple, corners)))
@@ -145,7 +145,7 @@ def test_trajectory_as_published(name, tmp_path, monkeypatch):
     stage = Stage(
         phase=phase,
         optimizer=torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=case.weight_decay),
-        steps=len(corners),
+        steps=steps,
         val_every=2,
         batches=partial(batches, dims, pretraining),
         validate=lambda net, stopped, step: Validation(next(scores), {}),
@@ -153,8 +153,21 @@ def test_trajectory_as_published(name, tmp_path, monkeypatch):
         seed=(0,),
     )
     about = {"settings": {}, "facts": {}, "selection": ""}
-    run = Run(tmp_path, lambda stage: "best.pth", about, torch.device("cpu"), dims, False, RunLog(tmp_path))
+    run = Run(tmp_path, lambda stage: "best.pth", about, torch.device("cpu"), dims, amp, RunLog(tmp_path))
     run_stages(run, {phase.name: lambda: stage})
+    return phase.name, seen
+
+
+@pytest.fixture
+def published_layout(monkeypatch):
+    """The published memory format: the faster one rounds differently, which training multiplies to 1e-4 of la_self's loss."""
+    monkeypatch.setattr("training.device.memory_format", lambda *arguments: torch.contiguous_format)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_trajectory_as_published(name, tmp_path, published_layout):
+    case, published = CASES[name], json.loads((VECTORS / f"trajectory_{name}.json").read_text(encoding="utf-8"))
+    stage, seen = trajectory(name, tmp_path, len(published["corners"]))
 
     for ours, theirs in {"loss": case.total, "loss_dice": "info/mix_dice", "loss_ce": "info/mix_ce"}.items():
         if theirs in published["losses"]:
@@ -162,10 +175,31 @@ def test_trajectory_as_published(name, tmp_path, monkeypatch):
             expected = published["losses"][theirs]
             np.testing.assert_allclose(got[: case.exact], expected[: case.exact], rtol=1e-4, err_msg=theirs)
             np.testing.assert_allclose(got, expected, rtol=5e-3, err_msg=theirs)
-    last = load(tmp_path / phase.name / "last.pth")
+    last = load(tmp_path / stage / "last.pth")
     for network, tensors in published["weights"].items():
         state = last["student"] if network == "student" else last["phase"][network]
         for key, expected in tensors.items():
             got = state[key].flatten()[:32].numpy()
             tolerance = 1e-3 if case.exact == 8 else 1e-2
             assert np.abs(got - expected).max() < tolerance * np.abs(expected).max(), f"{network} {key}"
+
+
+class QuickHalf(TorchDispatchMode):
+    """Convolutions in half precision as hardware makes them: rounded factors, sums in float32, rounded results. Where the CPU has no such
+    hardware its own way to the same takes a hundred times as long."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        half = next((x.dtype for x in args if isinstance(x, torch.Tensor)), None)
+        if "convolution" not in function.overloadpacket.__name__ or half not in (torch.bfloat16, torch.float16):
+            return function(*args, **(kwargs or {}))
+        result = function(*(x.float() if isinstance(x, torch.Tensor) else x for x in args), **(kwargs or {}))
+        return tree_map_only(torch.Tensor, lambda x: x.to(half), result)
+
+
+@pytest.mark.parametrize("name, amp", [("acdc_pre", torch.float16), ("acdc_pre", torch.bfloat16), ("acdc_self", torch.bfloat16)])
+def test_half_precision_keeps_to_the_trajectory(name, amp, tmp_path):
+    """The losses of the first steps are those of float32 to 1e-2."""
+    with QuickHalf():
+        _, seen = trajectory(name, tmp_path, steps=3, amp=amp)
+    published = json.loads((VECTORS / f"trajectory_{name}.json").read_text(encoding="utf-8"))["losses"][CASES[name].total]
+    np.testing.assert_allclose([float(losses["loss"]) for losses in seen], published[:3], rtol=1e-2)

@@ -14,7 +14,7 @@ from dataloaders.cases import read_cases, read_volume
 from dataloaders.transforms import VolumeTransform
 from dataloaders.two_stream import Draw, FourStreamSampler
 from dataloaders.volumes import VolumePatches, first_cases, percent_of_cases
-from training.sliding import VolumePredictor, window_count
+from training.sliding import VolumePredictor
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -191,21 +191,21 @@ def one_at_a_time(net, image, patch, stride):
 
 
 @pytest.mark.parametrize(
-    "shape, patch, stride",
+    "shape, patch, stride, windows",
     [
-        ((50, 41, 30), (32, 32, 16), (9, 9, 2)),
-        ((20, 41, 15), (32, 32, 16), (18, 18, 4)),  # smaller than the window on two sides
-        ((130, 113, 88), (112, 112, 80), (18, 18, 4)),  # the published windows of LA
-        ((97, 101, 110), (96, 96, 96), (16, 16, 4)),  # and of the pancreas, where a naive overlap gives strides of 15 and 3
-        ((32, 32, 16), (32, 32, 16), (4, 4, 4)),
-        ((40, 40, 40), (32, 32, 16), (32, 32, 16)),
+        ((50, 41, 30), (32, 32, 16), (9, 9, 2), 3 * 2 * 8),
+        ((20, 41, 15), (32, 32, 16), (18, 18, 4), 1 * 2 * 1),  # smaller than the window on two sides
+        ((130, 113, 88), (112, 112, 80), (18, 18, 4), 2 * 2 * 3),  # the published windows of LA
+        ((97, 101, 110), (96, 96, 96), (16, 16, 4), 2 * 2 * 5),  # and of the pancreas, where a naive overlap gives strides of 15 and 3
+        ((32, 32, 16), (32, 32, 16), (4, 4, 4), 1),
+        ((40, 40, 40), (32, 32, 16), (32, 32, 16), 2 * 2 * 3),
     ],
 )
-def test_sliding_windows_equal_the_loop(shape, patch, stride):
+def test_sliding_windows_equal_the_loop(shape, patch, stride, windows):
     image, ours, loop = np.random.default_rng(0).random(shape, np.float32), Net().eval(), Net().eval()
     probability = VolumePredictor(patch, stride, CPU, batch=3).probability(ours, image[None])
     np.testing.assert_allclose(probability.numpy(), one_at_a_time(loop, image, patch, stride), atol=1e-5)
-    assert len(ours.seen) == len(loop.seen) == window_count(shape, patch, stride)
+    assert len(ours.seen) == len(loop.seen) == windows
 
 
 class Threshold(nn.Module):

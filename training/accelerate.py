@@ -2,14 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.phase import Phase
+from utils.phase import Faster, Losses, Phase, Score
 
 Accelerate = Literal["off", "compile", "graph"]
 
@@ -30,13 +30,24 @@ def check_accelerate(how: Accelerate, device: torch.device, recompute: bool, ove
         raise UserError("--accelerate compile: needs a C++ compiler for the CPU, and there is no g++ here (another: set CXX)")
 
 
-def accelerated(phase: Phase, how: Accelerate, backend: str = "inductor") -> dict[str, Callable[[Tensor], Tensor]]:
-    """The networks of a phase by name, as one graph each without a break; empty for `off`.
+def accelerated(phase: Phase, how: Accelerate, backend: str = "inductor") -> Faster | None:
+    """The networks of a phase, a pass of its student with its loss, and a loss alone, as one graph each without a break; None for `off`.
 
     They share weights and statistics with the phase's own, which validation, checkpoints and averages go on using. `graph`: torch records
     what a pass asks of the device, backward too, and asks for it all at once from then on.
     """
     if how == "off":
-        return {}
+        return None
+    torch.compiler.reset()  # what an earlier stage compiled: of one function there can be but a few variants
     mode = {"mode": "reduce-overhead"} if how == "graph" else {}
-    return {name: torch.compile(net, fullgraph=True, dynamic=False, backend=backend, **mode) for name, net in phase.networks.items()}
+    whole = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend, **mode)
+    student = phase.student
+
+    def score(function: Score, logits: Tensor, *targets) -> Losses:
+        return function(logits, *targets)
+
+    def scored(x: Tensor, function: Score, *targets) -> tuple[Tensor, Losses]:
+        logits = student(x)
+        return logits, function(logits, *targets)
+
+    return Faster({name: whole(net) for name, net in {**phase.networks, **phase.twins}.items()}, whole(scored), whole(score))

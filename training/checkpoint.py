@@ -88,7 +88,8 @@ class Checkpoint:
     `weights`: those of the network that was validated, the student or one of the phase's own, under the names that the file has;
     `student`: the student's, to resume from; `optimizer`: its state, numbered as its author's torch did; `plan`: how own data were
     prepared (dataloaders/plan.py); `phase`: the rest of the method's state; `data`: a digest of the run's lists and files
-    (dataloaders/digest.py), None in older ones; `buffers`: of a run of several processes, each one's statistics. Of a published file
+    (dataloaders/digest.py), None in older ones; `buffers`: of a run of several processes, each one's statistics; `scaler`: of --amp fp16,
+    where the gradients' scale stands. Of a published file
     `settings` hold the `egm` that its weights tell, and `stage` is None.
     """
 
@@ -106,6 +107,7 @@ class Checkpoint:
     student: Mapping[str, Tensor] | None = None
     data: dict | None = None
     buffers: list | None = None
+    scaler: Mapping | None = None
 
     @property
     def ours(self) -> bool:
@@ -150,6 +152,7 @@ def read(path: Path) -> Checkpoint:
             student=content["student"],
             data=content.get("data"),
             buffers=content.get("buffers"),
+            scaler=content.get("scaler"),
         )
     egm = "published" if any("compute_edge_feature." in str(key) for key in weights) else "none"
     return Checkpoint(path, weights, content.get("opt"), {"egm": egm}, {})

@@ -24,7 +24,8 @@ KINDS = {
     "phase": Mapping,
     "optimizer": Mapping,
 }
-OPTIONAL = {"plan": Mapping, "data": Mapping, "buffers": Sequence}
+OPTIONAL = {"plan": Mapping, "data": Mapping, "buffers": Sequence, "scaler": Mapping}
+SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 ENTRIES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
 ARITHMETIC = {"momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "amsgrad", "maximize"}
 DEEPEST = 8
@@ -51,6 +52,9 @@ def check_whole(content: Mapping) -> None:
     selected = content.get("selected", "student")
     if selected != "student" and not isinstance(content["phase"].get(selected) if isinstance(selected, str) else None, Mapping):
         raise ValueError(f"it says that {selected!r} was validated, which it does not hold")
+    scaler = content.get("scaler")
+    if scaler is not None and (scaler.keys() != SCALER or not all(_number(value) and value >= 0 for value in scaler.values())):
+        raise ValueError("'scaler' is not what it should be")
     _check_settings(content["settings"])
     _check_progress(content["progress"], content["losses"])
     check_tensors({key: content.get(key) for key in ("student", "phase", "optimizer", "buffers")})

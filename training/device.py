@@ -37,17 +37,25 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def use_bf16(amp: str, device: torch.device) -> bool:
-    """Whether to autocast; raises UserError for `bf16` where the hardware has none."""
-    if amp == "bf16" and not has_bf16(device):
-        raise UserError(f"--amp bf16: this {device.type} does not compute in bfloat16 (it would be far slower); use --amp auto or off")
-    return amp != "off" and has_bf16(device)
+def has_fp16(device: torch.device) -> bool:
+    """Whether a GPU has units for products in float16 (from Volta on: an RTX 2080 has them, and no bfloat16)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
-def precision(device: torch.device, bf16: bool) -> str:
-    """In words: what a run computes in."""
-    if bf16:
-        return "bfloat16 autocast"
+def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
+    """What to autocast to, None: nothing. `auto`: bfloat16, else float16, else nothing, as the hardware has it. Raises UserError for one
+    that it lacks."""
+    there = {"bf16": has_bf16(device), "fp16": has_fp16(device)}
+    if not there.get(amp, True):
+        raise UserError(f"--amp {amp}: this {device.type} does not compute in it (it would be far slower); use --amp auto or off")
+    wanted = {"off": (), "auto": ("bf16", "fp16")}.get(amp, (amp,))
+    return next(({"bf16": torch.bfloat16, "fp16": torch.float16}[name] for name in wanted if there[name]), None)
+
+
+def in_words(device: torch.device, amp: torch.dtype | None) -> str:
+    """What a run computes in."""
+    if amp is not None:
+        return "bfloat16 autocast" if amp == torch.bfloat16 else "float16 autocast, gradients scaled"
     return "float32, convolutions in TF32 where the card can" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
 
 
@@ -65,13 +73,15 @@ def set_deterministic(on: bool, tf32: bool = True) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def memory_format(device: torch.device, dims: int) -> torch.memory_format:
-    """Channels last on the CPU (benchmarks/acdc_step.py: 15 % faster; benchmarks/vnet_step.py)."""
-    if device.type != "cpu":
+def memory_format(device: torch.device, dims: int, amp: torch.dtype | None = None) -> torch.memory_format:
+    """Channels last on the CPU (benchmarks/acdc_step.py: 15 % faster; benchmarks/vnet_step.py), and on CUDA under autocast, whose matrix
+    units want it so (NVIDIA's guide; not measured here: benchmarks/gpu.sh times both)."""
+    if device.type != "cpu" and (device.type != "cuda" or amp is None):
         return torch.contiguous_format
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
-def place(item: nn.Module | Tensor, device: torch.device, dims: int) -> nn.Module | Tensor:
-    """A network or an image batch on the device, in the memory format that suits it; from pinned memory without waiting for it."""
-    return item.to(device=device, memory_format=memory_format(device, dims), non_blocking=True)
+def place(item: nn.Module | Tensor, device: torch.device, dims: int, amp: torch.dtype | None = None) -> nn.Module | Tensor:
+    """A network or an image batch on the device, in the memory format that suits it; from pinned memory without waiting for it. What the
+    weights' format is, all features get."""
+    return item.to(device=device, memory_format=memory_format(device, dims, amp), non_blocking=True)

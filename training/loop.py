@@ -28,6 +28,7 @@ from training.distributed import (
 )
 from training.faults import next_batch, told
 from training.log import StageLog, hours
+from training.precision import Precision
 from training.readings import Readings
 from training.saving import Saver
 from training.signals import StopSignals
@@ -61,6 +62,7 @@ class _StageRunner:
         self.progress = Progress(draws=DRAWS)
         self.losses: list[float] = []  # since the last validation
         self.readings = Readings()
+        self.precision = Precision(run.device, run.amp)
 
     def run(self) -> None:
         say = self.run_info.log.say
@@ -72,6 +74,7 @@ class _StageRunner:
             return
         share_state(self.phase.networks.values())
         restore_buffers(self.phase.networks, buffers)  # each process had its own
+        self.precision.prepare(self.phase, stage.optimizer)
         self.phase.faster = accelerated(self.phase, self.run_info.accelerate)
         log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
         try:
@@ -127,7 +130,7 @@ class _StageRunner:
         rate = stage.learning_rate(p.step)
         for group in stage.optimizer.param_groups:
             group["lr"] = rate
-        scalars = learn(self.phase, stage.optimizer, placed(batch, run.device, run.dims), p.step, run.bf16)
+        scalars = learn(self.phase, stage.optimizer, placed(batch, run.device, run.dims), p.step, self.precision)
         self.phase.after_step(p.step)
         p.step += 1
         if not self._due():
@@ -142,6 +145,7 @@ class _StageRunner:
                     f"the loss is {scalars['loss']} at iteration {step - 1} of {self.phase.name}: "
                     "lower --base_lr, with another --exp; the last checkpoint is kept"
                 )
+            self.precision.check(scalars)
             self.losses.append(scalars["loss"])
             log.step(step, scalars)
 
@@ -150,7 +154,7 @@ class _StageRunner:
         p = self.progress
         self._average_buffers()
         selected = self.phase.networks[self.phase.selected]
-        with torch.autocast(self.run_info.device.type, torch.bfloat16, enabled=self.run_info.bf16):
+        with self.precision.autocast():
             result = self.stage.validate(selected, lambda: bool(signals.received), p.step)
         if result is None:
             return False
@@ -213,6 +217,7 @@ class _StageRunner:
             "selected": self.phase.selected,
             "phase": self.phase.state_dict(),
             "optimizer": self.stage.optimizer.state_dict(),
+            "scaler": self.precision.state_dict(),
             "buffers": gathered_buffers(self.phase.networks),  # so all processes ask for the content, though one saves it
         }
         try:  # a loss is computed before the weights that its own gradients spoil, so it tells of them a step late
@@ -231,6 +236,7 @@ class _StageRunner:
         self.phase.student.load_state_dict(checkpoint.student)
         self.phase.load_state_dict(checkpoint.phase)
         self.stage.optimizer.load_state_dict(checkpoint.optimizer)
+        self.precision.load_state_dict(checkpoint.scaler)
         if self.progress.step < self.stage.steps:
             self.run_info.log.say(f"{self.phase.name}: resuming at iteration {self.progress.step}")
             if self.progress.draws != DRAWS:

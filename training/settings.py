@@ -91,8 +91,9 @@ class Settings:
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
     """Number of the CUDA device to use (published flag), the same as --device cuda:N; of a list, as in 0,1, the first."""
-    amp: Literal["off", "auto", "bf16"] = "off"
-    """bfloat16 autocast; auto: where the hardware computes in bfloat16. Off is the published arithmetic."""
+    amp: Literal["off", "auto", "bf16", "fp16"] = "off"
+    """Autocast to bfloat16 or float16, the latter with scaled gradients, for GPUs without bfloat16 (RTX 20); auto: the first of the two
+    that the hardware computes in, else off. Off, the default, is the published arithmetic."""
     log_every: int = 0
     """Iterations between two looks at what steps reported, for which the host waits for a GPU: losses are logged for every iteration all
     the same, but a loss that is not finite, or a signal, is noticed only then. 0: 20 on a GPU, each one on the CPU."""

@@ -1,6 +1,5 @@
 """Predicting a volume by a window that slides over it."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,11 +14,6 @@ from utils.components import largest_component_per_class
 from utils.errors import UserError
 from utils.most_probable import most_probable
 from utils.progress import progress
-
-
-def window_count(shape: Sequence[int], patch_size: Sequence[int], stride: Sequence[int]) -> int:
-    """How many windows cover a volume of `shape`: one each `stride` voxels, the last flush with the border."""
-    return math.prod(len(window_starts(max(side, patch), patch, step)) for side, patch, step in zip(shape, patch_size, stride, strict=True))
 
 
 def check_stride(stride: Sequence[int], flag: str) -> None:

@@ -43,16 +43,16 @@ class Stage:
 @dataclass(frozen=True)
 class Run:
     """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint, `best_name` is the
-    file name of a stage's best one; `defaults` are the settings' own, for checkpoints older than a setting; `check` raises UserError for
-    one of other data. Every `read_every` steps the host waits for the device, reads what the steps since then reported, and asks the
-    other processes for signals."""
+    file name of a stage's best one; `amp` is what is autocast to, None: nothing; `defaults` are the settings' own, for checkpoints older
+    than a setting; `check` raises UserError for one of other data. Every `read_every` steps the host waits for the device, reads what the
+    steps since then reported, and asks the other processes for signals."""
 
     folder: Path
     best_name: Callable[[str], str]
     about: dict
     device: torch.device
     dims: int
-    bf16: bool
+    amp: torch.dtype | None
     log: RunLog
     defaults: dict = field(default_factory=dict)
     check: Callable[[Checkpoint], None] = lambda checkpoint: None

@@ -22,9 +22,8 @@ class Ema:
 
     def __init__(self, teacher: nn.Module, student: nn.Module, scope: EmaScope = "state"):
         self.nets, self.scope = (teacher, student), scope
-        self._pairs: list[tuple[list[Tensor], list[Tensor]]] | None = (
-            None  # the teacher's and the student's, of fractions, of whole numbers
-        )
+        # the teacher's and the student's tensors: first fractions, then whole numbers
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] | None = None
 
     @torch.no_grad()
     def update(self, decay: float) -> None:

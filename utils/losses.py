@@ -110,6 +110,14 @@ class Loss:
         parts = self._parts(prediction, outside, mask), self._parts(prediction, inside, (1 - mask) * trust_inside)
         return weighted_sum(*zip(parts, (weight_outside, weight_inside), strict=True))
 
+    def of_whole(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """`scalars` of `whole`."""
+        return self.scalars(self.whole(logits, label))
+
+    def of_mixed(self, logits: Tensor, outside: Tensor, inside: Tensor, mask: Tensor, *weights: float | Tensor) -> dict[str, Tensor]:
+        """`scalars` of `mixed`."""
+        return self.scalars(self.mixed(logits, outside, inside, mask, *weights))
+
     def scalars(self, parts: Parts) -> dict[str, Tensor]:
         """The loss and its terms, as the loop logs them."""
         total = sum(self.weights[name] * value for name, value in parts.items())

@@ -1,6 +1,6 @@
 """What the training loop asks of a method: the base of all phases, and the plan of a stage."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor | float]
+Score = Callable[..., Losses]  # (logits, *targets) -> scalars
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,23 @@ class Validation:
     scalars: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Faster:
+    """What a phase calls in place of its networks, by name, and of a pass of the student with its score or a score alone."""
+
+    networks: Mapping[str, Callable[[Tensor], Tensor]]
+    scored: Callable[..., tuple[Tensor, Losses]]  # (x, score, *targets)
+    score: Callable[..., Losses]  # (score, logits, *targets)
+
+
 class Phase:
     """One stage of training. The loop calls `losses`, makes the backward pass, steps the optimiser on the learners, then calls
     `after_step`; after every so many iterations it validates and calls `after_validation`; `after_iteration` comes last of all. `begin` is
     called once, before the first step of a stage, not when it resumes.
 
     `networks` are all networks with a state to keep; `learners` are those of them that learn. In `losses` they are called through
-    `call`, so that the loop may hand out faster ones. `selected` names the network that is validated, that the best checkpoint is chosen
-    by, and that test, prediction, export and a later stage read from it: the student, unless a method says otherwise.
+    `call` or `scored`, so that the loop may hand out faster ones. `selected` names the network that is validated, that the best
+    checkpoint is chosen by, and that test, prediction, export and a later stage read from it: the student, unless a method says otherwise.
     """
 
     name: ClassVar[str]
@@ -36,7 +46,8 @@ class Phase:
         """`learners`: "student" among them; methods add teachers to `self.networks`."""
         self.learners = learners
         self.networks = dict(learners)
-        self.faster: dict[str, Callable[[Tensor], Tensor]] = {}
+        self.faster: Faster | None = None
+        self.twins: dict[str, nn.Module] = {}  # of networks that do not learn: what is called in their place, with the same state
         self._shown: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
@@ -49,7 +60,23 @@ class Phase:
 
     def call(self, name: str, x: Tensor) -> Tensor:
         """The logits (N, K, ...) of one of the networks."""
-        return self.faster.get(name, self.networks[name])(x)
+        if name in self.twins and self.twins[name].training != self.networks[name].training:
+            self.twins[name].train(self.networks[name].training)
+        if self.faster:
+            return self.faster.networks[name](x)
+        return self.twins.get(name, self.networks[name])(x)
+
+    def scored(self, x: Tensor, score: Score, *targets, together: bool = True) -> tuple[Tensor, Losses]:
+        """The student's logits (N, K, ...) and `score(logits, *targets)`, scalars that follow from tensors and numbers alone, so that
+        pass and score may be compiled as one piece. A target that is a call (a pseudo label on its way) is asked for behind the pass, or
+        just before the piece; `together=False` keeps the two apart, for whoever leaves the device nothing else to do meanwhile.
+        """
+        if self.faster and together:
+            return self.faster.scored(x, score, *arrived(targets))
+        logits = self.forward(x)
+        if self.faster:
+            return logits, self.faster.score(score, logits, *arrived(targets))
+        return logits, score(logits, *arrived(targets))
 
     def begin(self) -> None:
         """The stage starts for the first time; what the student takes over from an earlier stage is in it already."""
@@ -122,6 +149,11 @@ def added(losses: Iterable[Losses]) -> Losses:
             value = value.detach() if isinstance(value, Tensor) else value
             total[name] = total[name] + value if name in total else value
     return total
+
+
+def arrived(targets: Iterable) -> list:
+    """Targets of a loss, those that are calls asked for."""
+    return [target() if callable(target) else target for target in targets]
 
 
 def halves(stream: Tensor) -> tuple[Tensor, Tensor]:
