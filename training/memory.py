@@ -26,7 +26,10 @@ class StepMemory:
     def lines(self, stage: str, recompute: bool, alone: bool) -> list[str]:
         """What is said of it before a stage; `recompute`: whether that is on, `alone`: whether batch norm sees too few images."""
         advice = "" if recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
-        said = [f"{stage}: a training step will take about {self.step_bytes / 2**30:.1f} GiB{advice}"]
+        said = [
+            f"{stage}: the tensors of a training step will take about {self.step_bytes / 2**30:.1f} GiB, the process that and more (on the "
+            f"CPU 1 GiB or so: docs/performance.md){advice}"
+        ]
         if alone:
             said.append(
                 f"warning: {stage} sees one patch at a time, too few for batch normalisation: validation, which uses the statistics of "
