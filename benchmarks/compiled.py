@@ -1,0 +1,74 @@
+"""Time a training step as it is and with --accelerate compile, the two in turn.
+
+    python benchmarks/compiled.py --dataset ACDC --patch_size 128 128 --batch_size 12
+    python benchmarks/compiled.py --dataset LA --patch_size 48 48 32 --batch_size 4
+
+The loop's own step of the edge-guided method's self-training, random images. The first compiled step, in which everything is compiled, is
+told apart; medians of the others, and the median of the ratios of neighbouring steps.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks.counts import runner
+from recipes.registry import pages
+from training.accelerate import accelerated, check_accelerate
+from training.device import choose_device
+from utils.cli import parse, run
+
+
+@dataclass(frozen=True)
+class Flags:
+    dataset: Literal["ACDC", "LA"] = "ACDC"
+    """Data set, for its network."""
+    patch_size: tuple[int, ...] = (128, 128)
+    """Size of the network's input."""
+    batch_size: int = 12
+    """Images a step, half of them labelled."""
+    method: str = "edge_guided"
+    """Method, its last stage."""
+    steps: int = 5
+    """Timed steps of either kind."""
+    threads: int = 1
+    """CPU threads."""
+    device: str = "cpu"
+    """auto, cpu or cuda."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = parse(Flags, argv, description=__doc__)
+    torch.set_num_threads(flags.threads)
+    device = choose_device(flags.device)
+    check_accelerate("compile", device, recompute=False)
+    numbers = {"method": flags.method, "patch_size": flags.patch_size, "batch_size": flags.batch_size, "labeled_bs": flags.batch_size // 2}
+    plain, batch = runner(pages()[flags.dataset], device, **numbers)
+    compiled, _ = runner(pages()[flags.dataset], device, **numbers)
+    compiled.phase.faster = accelerated(compiled.phase, "compile")
+    where = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{where}, {flags.dataset}, batch {flags.batch_size}, {flags.patch_size}")
+    turns = [[seconds(loop, batch, device) for loop in (plain, compiled)] for _ in range(flags.steps + 2)]
+    print(f"first step: {turns[0][0]:.2f} s, compiled {turns[0][1]:.1f} s")
+    as_is, faster = (statistics.median(column) for column in zip(*turns[2:], strict=True))
+    ratio = statistics.median(a / b for a, b in turns[2:])
+    print(f"a step: {as_is:.3f} s, compiled {faster:.3f} s, {ratio:.2f} times as fast")
+
+
+def seconds(loop, batch: dict[str, torch.Tensor], device: torch.device) -> float:
+    began = time.perf_counter()
+    loop._train_step(batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    run(main)
