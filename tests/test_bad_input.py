@@ -5,6 +5,8 @@ import os
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -533,10 +535,6 @@ def test_report_says_why_it_has_no_pictures(phantom_root, data, run, tmp_path, c
 # the scripts themselves
 
 
-def script(name, *flags, **options):
-    return run_script(CODE / name, *flags, **options)
-
-
 def test_scripts_exit_2_with_one_line(tmp_path):
     damaged = put(tmp_path / "damaged.pth", b"PK\x03\x04 and no more")
     for name, flags, culprit in (
@@ -545,7 +543,7 @@ def test_scripts_exit_2_with_one_line(tmp_path):
         ("test_ACDC.py", ["--checkpoint", damaged], damaged),
         ("report.py", ["--labelnum", "three"], "--labelnum"),
     ):
-        done = script(name, *flags)
+        done = run_script(CODE / name, *flags)
         assert done.returncode == 2 and done.stdout == "", done
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and str(culprit) in done.stderr, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.pth"]
@@ -554,9 +552,9 @@ def test_scripts_exit_2_with_one_line(tmp_path):
 def test_a_disk_full_of_logs_ends_the_script_with_one_line(phantom_root, tmp_path):
     """TensorBoard writes in a thread of its own, where an error could be printed as a traceback or block the loop for ever."""
     flags = "--labelnum 1 --patch_size 32 32 --egm none --batch_size 4 --labeled_bs 2 --pre_iterations 500 --val_every 500 --device cpu"
-    done = script(
-        "ACDC_labelnum3_train.py",
-        *("--root_path", phantom_root, "--output_root", tmp_path, *flags.split()),
+    done = subprocess.run(
+        [sys.executable, CODE / "ACDC_labelnum3_train.py", "--root_path", phantom_root, "--output_root", tmp_path, *flags.split()],
+        **{"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 120},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)),
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
