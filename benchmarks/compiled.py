@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     plain, batch = runner(pages()[flags.dataset], device, **numbers)
     compiled, _ = runner(pages()[flags.dataset], device, **numbers)
     compiled.phase.faster = accelerated(compiled.phase, "compile")
-    where = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{where}, {flags.dataset}, batch {flags.batch_size}, {flags.patch_size}")
+    about = f"{flags.dataset}, batch {flags.batch_size}, {flags.patch_size}"
+    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {about}", flush=True)
     turns = [[seconds(loop, batch, device) for loop in (plain, compiled)] for _ in range(flags.steps + 2)]
     print(f"first step: {turns[0][0]:.2f} s, compiled {turns[0][1]:.1f} s")
     as_is, faster = (statistics.median(column) for column in zip(*turns[2:], strict=True))
