@@ -75,7 +75,7 @@ def set_deterministic(on: bool, tf32: bool = True) -> None:
 
 def memory_format(device: torch.device, dims: int, amp: torch.dtype | None = None) -> torch.memory_format:
     """Channels last on the CPU (benchmarks/acdc_step.py: 15 % faster; benchmarks/vnet_step.py), and on CUDA under autocast, whose matrix
-    units want it so (NVIDIA's guide; not measured here: benchmarks/gpu.sh times both)."""
+    units want it so (NVIDIA's guide; never measured)."""
     if device.type != "cpu" and (device.type != "cuda" or amp is None):
         return torch.contiguous_format
     return torch.channels_last if dims == 2 else torch.channels_last_3d
