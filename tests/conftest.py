@@ -62,3 +62,10 @@ def narrow():
     """Narrow networks for a whole module, whose own fixtures may train some."""
     with narrowed():
         yield
+
+
+@pytest.fixture
+def published_width():
+    """The published networks for one test of a module of narrow ones."""
+    with narrowed(1):
+        yield

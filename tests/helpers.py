@@ -56,13 +56,16 @@ def assert_same(a, b, where=""):
         assert a == b, where
 
 
+PLACES = ((unet_ega, "WIDTHS"), (VNet_la_ega, "WIDTHS"), (egm_3d, "ADJUSTED"), (egm_3d, "EDGE_CHANNELS"))
+PUBLISHED_WIDTHS = [(module, name, getattr(module, name)) for module, name in PLACES]
+
+
 @contextmanager
-def narrowed():
+def narrowed(by=4):
     """U-Net and V-Net a quarter as wide as published, for tests of what happens around them: steps and checkpoints cost a tenth."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((unet_ega, "WIDTHS"), (VNet_la_ega, "WIDTHS"), (egm_3d, "ADJUSTED")):
-            patch.setattr(module, name, tuple(width // 4 for width in getattr(module, name)))
-        patch.setattr(egm_3d, "EDGE_CHANNELS", egm_3d.EDGE_CHANNELS // 4)
+        for module, name, width in PUBLISHED_WIDTHS:
+            patch.setattr(module, name, width // by if isinstance(width, int) else tuple(one // by for one in width))
         yield
 
 

@@ -197,6 +197,7 @@ class Twice(Phase):
         return {"loss": self.forward(first).sum() + self.forward(second).sum()}
 
 
+@pytest.mark.usefixtures("published_width")
 def test_estimated_memory_is_what_the_losses_keep():
     """A convolution keeps its input (one channel) and its weight, which is the network's own; ReLU keeps its output (two channels). Sums
     keep nothing. Four images of 64 x 16 x 16; 4 parameters, their gradients and one moment of the optimiser."""
@@ -233,6 +234,7 @@ def test_estimating_memory_takes_none():
     assert sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()) <= before
 
 
+@pytest.mark.usefixtures("published_width")
 def test_a_volume_can_be_learnt_by_heart():
     """The edge-guided V-Net reaches Dice 0.95 on a noisy ball that it is shown again and again."""
     places = torch.stack(torch.meshgrid(*(torch.arange(side) - side / 2 for side in (32, 32, 16)), indexing="ij"))
