@@ -71,7 +71,8 @@ class VolumePatches(Samples):
             for index in bar:
                 case = self._read(index)
                 contents.look(self.cases[index][0], *case)
-                kept += [case] if keep else []
+                if keep:
+                    kept.append(case)
         contents.tell()
         if not keep:
             say(f"{facts.name}: {len(names)} training volumes, every draw reads its file (--cache none)")

@@ -12,7 +12,6 @@ BCP has 0.693 and 0.735 (seeds 1337 and 7; no test yet), in half of the edge-gui
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import torch
@@ -107,7 +106,7 @@ class AveragedSelfTrain(DualTeacher):
     def losses(self, batch: Batch, step: int) -> Losses:
         labelled, unlabelled = batch["image"].split(len(batch["label"]))
         seen = batch.get("plain", batch["image"]) if self.options.teacher_view == "plain" else batch["image"]
-        trusted = cache(self.trusted_pseudo_label(seen[len(labelled) :]))
+        trusted = self.trusted_pseudo_label(seen[len(labelled) :])
         box = self.copy_paste.mask(labelled, step)  # (...), 1 outside
         order = -1 if self.pasting.crossed else 1
         image, label = (torch.cat(halves(x)[::order]) for x in (labelled, batch["label"]))
@@ -117,11 +116,11 @@ class AveragedSelfTrain(DualTeacher):
             true = torch.cat([true, 1 - true])
             image, label, unlabelled = (torch.cat([x, x]) for x in (image, label, unlabelled))
         mixed = paste(image, unlabelled, true.unsqueeze(1))  # (N / 2 or N, C, ...)
-        pseudo, trust = (cache(lambda i=i: torch.cat(2 * [trusted()[i]]) if twice else trusted()[i]) for i in (0, 1))
-        targets = label, pseudo, true, 1.0, self.u_weight, trust
-        logits, scalars = self.scored(mixed, self.loss.of_mixed, *targets, together=False)  # all pseudo labels are on their way meanwhile
-        self.show(mixed, logits, paste(label, pseudo(), true))
-        return {**scalars, "trust": trust().mean(), "box_side": self.copy_paste.sides(box.shape, step)[0]}
+        logits = self.forward(mixed)
+        pseudo, trust = (torch.cat([x, x]) if twice else x for x in trusted())  # asked for last: it is on its way
+        self.show(mixed, logits, paste(label, pseudo, true))
+        scalars = self.score(self.loss.of_mixed, logits, label, pseudo, true, 1.0, self.u_weight, trust)
+        return {**scalars, "trust": trust.mean(), "box_side": self.copy_paste.sides(box.shape, step)[0]}
 
     def _pairs(self, label: Tensor):
         return zip(self.pasting.unlabelled_outside, halves(label), strict=True)

@@ -66,17 +66,20 @@ class Phase:
             return self.faster.networks[name](x)
         return self.twins.get(name, self.networks[name])(x)
 
-    def scored(self, x: Tensor, score: Score, *targets, together: bool = True) -> tuple[Tensor, Losses]:
+    def scored(self, x: Tensor, score: Score, *targets) -> tuple[Tensor, Losses]:
         """The student's logits (N, K, ...) and `score(logits, *targets)`, scalars that follow from tensors and numbers alone, so that
         pass and score may be compiled as one piece. A target that is a call (a pseudo label on its way) is asked for behind the pass, or
-        just before the piece; `together=False` keeps the two apart, for whoever leaves the device nothing else to do meanwhile.
+        just before the piece.
         """
-        if self.faster and together:
+        if self.faster:
             return self.faster.scored(x, score, *arrived(targets))
         logits = self.forward(x)
-        if self.faster:
-            return logits, self.faster.score(score, logits, *arrived(targets))
         return logits, score(logits, *arrived(targets))
+
+    def score(self, function: Score, logits: Tensor, *targets) -> Losses:
+        """`function(logits, *targets)` apart from the pass, for whoever has nothing else to let the device do while targets are on their
+        way."""
+        return self.faster.score(function, logits, *targets) if self.faster else function(logits, *targets)
 
     def begin(self) -> None:
         """The stage starts for the first time; what the student takes over from an earlier stage is in it already."""
