@@ -1,4 +1,4 @@
-# make demo   synthetic data, training with 3 labelled patients, test, a page to look at (5 to 7 minutes on 2 CPU cores)
+# make demo   synthetic data, training with 3 labelled patients, test, a page to look at (5 to 11 minutes on 2 CPU cores)
 # make test   style and tests
 PYTHON ?= python3
 PY := .venv/bin/python
