@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import helpers
 import pytest
@@ -16,6 +17,7 @@ from methods.edge_guided import DualTeacher
 from recipes.acdc import PAGE
 from training.faults import Watch, told
 from training.log import hours
+from training.pace import Pace, reason, told_again
 from training.signals import StopSignals
 from utils.errors import Interrupted, UserError
 from utils.workers import terminated
@@ -121,6 +123,45 @@ def test_a_hang_is_told_until_it_is_over():
     busy.beat()
     busy.close()
     assert len(said) == count
+
+
+def test_a_slow_pace_is_told_once_and_again_when_it_is_worse_or_comes_back():
+    told, lines = 1.0, []
+    for times in (1.0, 2.9, 3.1, 4.0, 6.1, 6.3, 13.0, 2.0, 3.5, 1.2, 3.5):
+        before, told = told, told_again(times, told)
+        if told > before:
+            lines.append(times)
+    assert lines == [3.1, 6.3, 13.0, 3.5]  # 2.0 is no recovery, 1.2 is
+
+
+def test_why_steps_may_be_slow():
+    assert "waits for batches" in reason(waited=0.6, load=9, cores=2) and "--num_workers" in reason(0.6, 9, 2)
+    assert "9 threads want this machine's 2 cores" in reason(waited=0.1, load=9, cores=2)
+    assert "hot" in reason(waited=0.1, load=2, cores=2)
+
+
+def test_steps_that_become_slow_are_told_by_their_median(monkeypatch):
+    now, said = [0.0], []
+    monkeypatch.setattr("training.pace.time", SimpleNamespace(monotonic=lambda: now[0]))
+    pace = Pace(said.append, "self_train")
+
+    def steps(count, seconds, every=1):
+        for step in range(count):
+            with pace.timed():
+                with pace.waiting():
+                    now[0] += 0.8 * seconds
+                now[0] += 0.2 * seconds
+            if step % every == every - 1:
+                pace.judge()
+
+    steps(1, 90.0)  # compiling
+    steps(40, 0.5)
+    now[0] += 1000.0  # a validation
+    steps(8, 60.0)  # a pause of a few steps
+    steps(40, 0.5)
+    assert not said
+    steps(20, 2.0, every=10)  # a device that is waited for every 10 steps
+    assert len(said) == 1 and said[0].startswith("warning: self_train: a step takes 2 s now, 0.5 s at its fastest; 80% of it waits")
 
 
 # several processes

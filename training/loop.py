@@ -28,6 +28,7 @@ from training.distributed import (
 )
 from training.faults import next_batch, told
 from training.log import StageLog, hours
+from training.pace import Pace
 from training.precision import Precision
 from training.readings import Readings
 from training.saving import Saver
@@ -61,8 +62,7 @@ class _StageRunner:
         self.saver = Saver(self.store)
         self.progress = Progress(draws=DRAWS)
         self.losses: list[float] = []  # since the last validation
-        self.readings = Readings()
-        self.precision = Precision(run.device, run.amp)
+        self.readings, self.precision = Readings(), Precision(run.device, run.amp)
 
     def run(self) -> None:
         say = self.run_info.log.say
@@ -100,7 +100,7 @@ class _StageRunner:
 
     def _loop(self, log: StageLog, signals: StopSignals) -> None:
         p, steps = self.progress, self.stage.steps
-        batches = iter(self.stage.batches(range(p.step, steps)))
+        batches, pace = iter(self.stage.batches(range(p.step, steps))), Pace(self.run_info.log.say, self.phase.name)
         try:
             while True:
                 if self._due() and not self._validate(log, signals):
@@ -110,10 +110,15 @@ class _StageRunner:
                 if (world() == 1 or p.step % self.run_info.read_every == 0) and any_process(signals.received):
                     self._stop(log, signals)
                 self.saver.check()
-                self.readings.add(p.step + 1, self._train_step(next_batch(batches)))
-                log.bar.update()
-                if p.step % self.run_info.read_every == 0 or self._due():
-                    self._read(log)
+                with pace.timed():
+                    with pace.waiting():
+                        batch = next_batch(batches)
+                    self.readings.add(p.step + 1, self._train_step(batch))
+                    log.bar.update()
+                    if read := p.step % self.run_info.read_every == 0 or self._due():
+                        self._read(log)
+                if read:
+                    pace.judge()
         finally:
             del batches  # ends the processes that prepare batches; a traceback would keep them, and Python waits for them for ever
 
