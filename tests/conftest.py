@@ -17,6 +17,15 @@ def cache_of_its_own(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forked_pools():
+    """Pools of processes are forked, which spares each the seconds of its imports; those of scripts that a test starts are spawned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.workers.START", "fork")
+        patch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory) -> Path:
     """Three training, one validation and one test patient in the ACDC layout, 48x48, 5 slices per volume. To be read only."""

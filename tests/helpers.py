@@ -4,7 +4,8 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
+import sys
+import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -16,6 +17,7 @@ from networks import VNet_la_ega, egm_3d, unet_ega
 from programs.training import train as train_page
 from recipes import acdc, kits19, la, lits, pancreas
 from training.checkpoint import load
+from utils.cli import run
 from utils.files import machine
 from utils.losses import Loss, dice_2d, dice_3d
 
@@ -102,9 +104,35 @@ class Recorder(nn.Module):
         return -self.scale * (3 * x - torch.arange(4.0).view(1, 4, 1, 1)).square()
 
 
-def listening(command, **keywords) -> subprocess.Popen:
-    """A process in a session of its own that hears SIGINT; a shell that runs the tests in the background hands it down ignored."""
-    return subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **keywords)
+class Apart:
+    """A process forked from this one that calls `main` as a script does: it hears SIGINT, which a shell that runs the tests in the
+    background hands down ignored, and its words go to the file `said`."""
+
+    def __init__(self, main, said):
+        self.said = said
+        self.process = multiprocessing.get_context("fork").Process(target=self._be, args=(main,))
+        self.process.start()
+
+    def _be(self, main):
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdout = sys.stderr = self.said.open("w", encoding="utf-8")
+        try:
+            run(main)
+        finally:
+            sys.stderr.flush()
+
+    def stop(self, number) -> tuple[int, str]:
+        """Send that signal; exit status and words."""
+        os.kill(self.process.pid, number)
+        self.process.join(100)
+        return self.process.exitcode, self.said.read_text(encoding="utf-8")
+
+    def wait(self, there):
+        """Until `there()`, while it is at work."""
+        while not there():
+            assert self.process.is_alive(), self.said.read_text(encoding="utf-8")
+            time.sleep(0.02)
 
 
 def together(work, *arguments):
@@ -115,12 +143,12 @@ def together(work, *arguments):
             one.bind(("127.0.0.1", 0))
         ports = [one.getsockname()[1] for one in free]
 
-    def run(rank):
+    def be(rank):
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
         torch.set_num_threads(1)
         work(rank, ports, *arguments)
 
-    processes = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in (0, 1)]
+    processes = [multiprocessing.get_context("fork").Process(target=be, args=(rank,)) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,11 +1,7 @@
 """From tiny raw scans to the published layouts: every number of each preparation, computed here a second time."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import listening, unfinished
+from helpers import Apart, unfinished
 from raw_scans import ORIENTATIONS, acdc_patient, blob, body, la_scan, noise, write_scan
 from scipy.ndimage import binary_dilation, binary_fill_holes, map_coordinates
 from scipy.ndimage import label as label_pieces
@@ -25,16 +21,16 @@ from preparation.command import prepare
 from preparation.la import margins
 from preparation.pancreas import coranet_range
 from recipes.registry import pages
+from utils.workers import worker_pool
 
 ACDC, KITS19, LA, LITS = (pages()[name].facts for name in ("ACDC", "KiTS19", "LA", "LiTS"))
 
-SCRIPT = Path(__file__).parents[1] / "code" / "prepare_data.py"
 KNOWN = ("06SR5RBREL16DQ6M8LWS", (15, 16), (28, 26))  # a public scan and what its crop leaves in x and y
 
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
-    """Threads in place of processes, which take seconds to start; the script is run with processes below."""
+    """A thread in place of processes."""
 
     @contextmanager
     def threads(_):
@@ -323,19 +319,18 @@ def test_a_missing_slice_is_made_again(tmp_path):
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_work_continues_and_leaves_nothing_half_written(tmp_path, number, status):
+def test_interrupted_work_continues_and_leaves_nothing_half_written(tmp_path, monkeypatch, number, status):
     names = (Path(__file__).parents[1] / "data_split" / "LA" / "train.list").read_text(encoding="utf-8").split()[:12]
     for name in names:
         la_scan(tmp_path / "raw", name, (180, 180, 24), (50, 50, 5), (150, 150, 20))
     out = tmp_path / "out"
     flags = ["--dataset", "LA", "--source", str(tmp_path / "raw"), "--root_path", str(out), "--workers", "2"]
-    process = listening([sys.executable, str(SCRIPT), *flags], stderr=subprocess.PIPE, text=True, encoding="utf-8")
-    while not list(out.rglob("mri_norm2.h5")):
-        time.sleep(0.02)
-        assert process.poll() is None
-    os.kill(process.pid, number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == status and "Traceback" not in said, said
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "worker_pool", worker_pool)
+        stopped = Apart(lambda: prepare(flags), tmp_path / "said")
+    stopped.wait(lambda: list(out.rglob("mri_norm2.h5")))
+    at, said = stopped.stop(number)
+    assert at == status and "Traceback" not in said, said
     finished = {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")}
     assert not list(out.rglob(".*")) and not list(out.glob("*.list")) and 0 < len(finished) < len(names)
     # what a killed process would have left is taken away as well

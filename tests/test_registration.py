@@ -4,15 +4,12 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from helpers import KITS19, LA, LITS, listening
+from helpers import KITS19, LA, LITS, Apart
 from scipy.ndimage import gaussian_filter
 
 from dataloaders.coarse import Annotation, coarse_path, read_annotation, read_coarse, training_label
@@ -26,7 +23,6 @@ from utils import registration
 from utils.errors import UserError
 from utils.registration import carry, fuse, open_close, scale_255, signed_distance, slice_map
 
-SCRIPT = Path(__file__).parents[1] / "code" / "CoGRNet_register.py"
 SHAPE = (32, 22, 20)
 CASES = ("first", "second")
 
@@ -282,26 +278,15 @@ def test_files_of_somebody_else_or_of_an_older_drawing_are_not_overwritten(made,
         register(flags(root))
 
 
-def test_stopped_and_killed_runs_continue_to_the_same_bytes(made, tmp_path):
+def test_a_stopped_run_continues_to_the_same_bytes(made, tmp_path):
+    """A killed one too: tests/campaign."""
     root = build(tmp_path / "again")
-
-    def start() -> subprocess.Popen:
-        return listening([sys.executable, str(SCRIPT), *flags(root)], stderr=subprocess.PIPE, text=True, encoding="utf-8")
-
-    stopped = start()
-    while not files(root)[1].exists():
-        assert stopped.poll() is None, stopped.stderr.read()
-        time.sleep(0.02)
-    stopped.send_signal(signal.SIGINT)
-    said = stopped.communicate(timeout=100)[1]
-    assert stopped.returncode == 130 and said.rstrip().endswith("interrupted") and "Traceback" not in said, said
+    stopped = Apart(lambda: register(flags(root)), tmp_path / "said")
+    stopped.wait(files(root)[1].exists)
+    status, said = stopped.stop(signal.SIGINT)
+    assert status == 130 and said.rstrip().endswith("interrupted") and "Traceback" not in said, said
     finished = {path: path.stat().st_mtime_ns for path in files(root) if path.exists()}
     assert len(finished) == 2 and not list(root.rglob(".*"))
-
-    killed = start()
-    time.sleep(3)
-    killed.kill()
-    killed.communicate()
     register(flags(root))
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
     for mine, other in zip(files(root), files(made), strict=True):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from utils.errors import Interrupted, UserError
 from utils.files import scratch
 
+START = "spawn"  # processes that load their libraries themselves, with one thread each
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
@@ -29,7 +30,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     with scratch("workers") as folder:
         # libraries read these when they are loaded, so they must be set before a process starts; what an ended process leaves goes too
         os.environ.update({**dict.fromkeys(ONE_THREAD, "1"), "TMPDIR": str(folder)})
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_signals_to_parent)
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context(START), initializer=_leave_signals_to_parent)
         try:
             yield pool
             pool.shutdown()
