@@ -2,7 +2,7 @@
 
     sh benchmarks/gpu.sh
     python benchmarks/gpu.py --datasets LA --ways eager graph --minutes 20
-    python benchmarks/gpu.py --device cpu --datasets ACDC --patch_size 64 64 --batch_size 8 --steps 2
+    python benchmarks/gpu.py --device cpu --datasets ACDC --patch_size 80 80 --batch_size 8 --steps 2
 
 Every row is a process of its own, which may fail, and is one line: milliseconds of a self-training and of a pre-training step, seconds of
 the first step, peak memory, seconds that validating a case takes, hours of the published protocol, and what made the host wait.
@@ -36,7 +36,7 @@ from utils.provenance import git_commit
 from utils.workers import terminated
 
 PROGRAM = Path(__file__).with_name("gpu_row.py")
-LEAST = 5.0  # seconds without which no row begins
+NAME, LEAST = 48, 5.0  # letters of a row's name; seconds without which no row begins
 COLUMNS = (("self ms", 9), ("pre ms", 9), ("first s", 9), ("GiB", 7), ("kept", 7), ("case s", 8), ("hours", 8))
 NOTES = """
 self, pre ms: a step of self-training and of pre-training, median; first s: the first step, with what is compiled or tried out
@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if "failed" in device:
             raise UserError(f"--device {flags.device}: {device['failed']}; nothing was measured")
         print(f"{device['card']}; --amp auto: {device['auto']}")
-        print(f"\n{'':<42}" + "".join(f"{name:>{width}}" for name, width in COLUMNS) + "  waits", flush=True)
+        for dataset in flags.datasets:
+            print(sizes(dataset, flags))
+        print(f"\n{'':<{NAME}}" + "".join(f"{name:>{width}}" for name, width in COLUMNS) + "  waits", flush=True)
         known = {}
         for row in rows(flags, device["auto"]):
             left = min(ends - time.monotonic(), 60 * flags.row_minutes)
@@ -92,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(line, flush=True)
     print(NOTES)
     if flags.device != "cuda":
-        print("Not CUDA, so neither peak memory, waits, TF32, graphs nor kernels were looked at; the figures are those of a CPU.")
+        print("Not CUDA: nothing was seen of peak memory, waits, TF32 and graphs; kernels are torch's operations, times those of a CPU.")
 
 
 def check(flags: Flags) -> None:
@@ -158,6 +160,12 @@ def ask(flags: Sequence[str], seconds: float) -> dict:
         out, _ = process.communicate()
     finally:
         end(process)
+    return found | heard_in(out)
+
+
+def heard_in(out: str) -> dict:
+    """The parts that a row's program printed, in one."""
+    found = {}
     for line in out.splitlines():
         if line.startswith(MARK):
             found |= json.loads(line.removeprefix(MARK))
@@ -174,7 +182,7 @@ def told(row: Row, found: dict, known: dict[Row, dict], device: str) -> Iterator
     """Lines about a row, one unless there are kernels; `known` are those so far, without their kernels."""
     name = f"{row.dataset} {row.method} {row.way} {row.precision}{'' if row.deterministic else ' no_deterministic'}"
     if "self" not in found:
-        yield f"{name:<42}  {found['failed']}"
+        yield f"{name:<{NAME}}  {found['failed']}"
         return
     figures = (found["self"]["ms"], found.get("pre", {}).get("ms"), found["self"]["first"])
     cells = [figure(value, 1) for value in figures] + [figure(found.get(key), 2) for key in ("allocated", "reserved", "case")]
@@ -182,7 +190,7 @@ def told(row: Row, found: dict, known: dict[Row, dict], device: str) -> Iterator
     ends += [f"no deterministic form: {', '.join(found['without_deterministic'])}"] if found.get("without_deterministic") else []
     ends += [f"then {found['failed']}"] if "failed" in found else []
     cells.append(hours(found, known.get(replace(row, way="eager", kernels=False), {}), row))
-    yield f"{name:<42}" + "".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True)) + "  " + "; ".join(ends)
+    yield f"{name:<{NAME}}" + "".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True)) + "  " + "; ".join(ends)
     if top := found.get("kernels"):
         kind = "launches" if device == "cuda" else "operations of torch"
         yield f"    {top['launches']:.0f} {kind} a step (kernels, copies, fills); those with most time: calls a step, ms a step, share"
@@ -194,16 +202,28 @@ def figure(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def protocol(dataset: str, method: str) -> tuple:
+    """The published settings of a data set, the validations of both stages, and the cases of each."""
+    page = find_page(dataset)
+    s = make_settings(page, method=method)
+    names = page.facts.read_list(data_root(dataset, None), page.facts.list_name(page.selection(s.select)[0]))
+    return s, sum(-(-steps // s.val_every) for steps in (s.pre_iterations, s.max_iterations)), len(names)
+
+
+def sizes(dataset: str, flags: Flags) -> str:
+    s, validations, cases = protocol(dataset, flags.methods[0])
+    size, batch = "x".join(map(str, flags.patch_size or s.patch_size)), flags.batch_size or s.batch_size
+    lengths = f"{s.pre_iterations} + {s.max_iterations} iterations, {validations} validations of {cases} cases"
+    return f"{dataset}: {size}, batch {batch}; protocol: {lengths}"
+
+
 def hours(found: dict, eager: dict, row: Row) -> str:
     """Of the published protocol, as the row's own times have it, or else those of the eager one of that precision."""
-    page = find_page(row.dataset)
-    s = make_settings(page, method=row.method)
+    s, validations, cases = protocol(row.dataset, row.method)
     pre, case = (found.get(key) or eager.get(key) for key in ("pre", "case"))
-    names = page.facts.read_list(data_root(row.dataset, None), page.facts.list_name(page.selection(s.select)[0]))
-    validations = sum(-(-steps // s.val_every) for steps in (s.pre_iterations, s.max_iterations))
     seconds = s.max_iterations * found["self"]["ms"] / 1000
     seconds += s.pre_iterations * pre["ms"] / 1000 if pre else 0
-    seconds += validations * len(names) * case if case else 0
+    seconds += validations * cases * case if case else 0
     return f"{'' if pre and case else '>'}{seconds / 3600:.2f}"
 
 
