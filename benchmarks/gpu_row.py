@@ -37,7 +37,8 @@ from utils.cli import parse, run
 from utils.errors import UserError
 
 MARK = "measured "
-GROUP, WARM, LONGEST = 5, 4, 15.0  # steps timed together; steps left out, in which graphs are recorded; seconds after which no group begins
+GROUP, WARM, PROFILED = 5, 4, 3  # steps timed together, left out before (graphs are recorded in them), and looked at for kernels
+LONGEST = 15.0  # seconds after which no group begins
 CASES = {2: (10, 216, 256), 3: (180, 140, 88)}  # voxels of a case to validate on, the latter at patches of 112x112x80
 WAITED = "called a synchronizing"
 Precision = Literal["float32", "TF32", "bf16", "fp16"]
@@ -116,20 +117,17 @@ def measured(flags: Flags) -> Iterator[dict]:
         loop.phase.faster = accelerated(loop.phase, how)
         return loop, {key: x.pin_memory() for key, x in batch.items()} if device.type == "cuda" else batch
 
-    with heard() as said:
+    with heard("default", nondeterministic) as said:
         loop, batch = prepared(-1)
         yield {"self": timed(loop, batch, device, flags.steps), **peak(device)}
-        if device.type == "cuda":
-            yield {"waits": waits(lambda: loop._train_step(batch))}
         if flags.way == "eager":
             yield {"case": seconds_a_case(loop, page, settings, device)}
+            yield {"pre": timed(*prepared(0), device, flags.steps)}
+        if device.type == "cuda":
+            yield {"waits": waits(lambda: loop._train_step(batch))}
         if flags.kernels:
             yield {"kernels": kernels(lambda: loop._train_step(batch), device)}
-        loop = batch = None  # makes room
-        if flags.way == "eager":
-            yield {"pre": timed(*prepared(0), device, flags.steps)}
-    names = (message.partition(" does not have a deterministic")[0] for message, _ in said if "deterministic" in message)
-    yield {"without_deterministic": list(dict.fromkeys(names))}
+    yield {"without_deterministic": said}
 
 
 def timed(loop, batch: dict, device: torch.device, steps: int) -> dict:
@@ -168,13 +166,21 @@ def seconds_a_case(loop, page, settings, device: torch.device) -> float:
 
 
 @contextmanager
-def heard() -> Iterator[list[tuple[str, str]]]:
-    """Every warning within the context: its text, and the place in the repository that led to it."""
+def heard(often: Literal["default", "always"], note: Callable[[str], str | None]) -> Iterator[list[str]]:
+    """What `note` makes of the text of each warning within the context, if anything; `default`: of one from each line of code, so that
+    steps are not slowed down."""
     said = []
     with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *rest: said.append((str(message), place(traceback.extract_stack())))
+        warnings.simplefilter(often)
+        warnings.showwarning = lambda message, *rest: said.append(note(str(message)))
         yield said
+    said[:] = dict.fromkeys(filter(None, said))
+
+
+def nondeterministic(warning: str) -> str | None:
+    """The operation of which a warning says that it has no deterministic form."""
+    name, found, _ = warning.partition(" does not have a deterministic")
+    return name if found else None
 
 
 def place(frames: Iterable[traceback.FrameSummary]) -> str:
@@ -204,23 +210,23 @@ def waits(step: Callable[[], object], steps: int = 2) -> list[str]:
         torch.cuda.set_sync_debug_mode("default")
     try:  # an error hides all waits behind it
         torch.cuda.set_sync_debug_mode("warn")
-        with heard() as said:
+        with heard("always", lambda warning: place(traceback.extract_stack()) if WAITED in warning else None) as said:
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return list(dict.fromkeys(found + [where for message, where in said if WAITED in message]))
+    return list(dict.fromkeys(found + said))
 
 
-def kernels(step: Callable[[], object], device: torch.device, steps: int = 3) -> dict:
+def kernels(step: Callable[[], object], device: torch.device) -> dict:
     """What takes the device longest in a step; on the CPU torch's operations in place of kernels."""
     profiler, cuda = torch.profiler, device.type == "cuda"
     activities = [profiler.ProfilerActivity.CPU, *([profiler.ProfilerActivity.CUDA] if cuda else [])]
     with profiler.profile(activities=activities) as profile:
-        for _ in range(steps):
+        for _ in range(PROFILED):
             step()
         if cuda:
             torch.cuda.synchronize()
-    return ranking(profile.key_averages(), DeviceType.CUDA if cuda else DeviceType.CPU, steps)
+    return ranking(profile.key_averages(), DeviceType.CUDA if cuda else DeviceType.CPU, PROFILED)
 
 
 def ranking(averages: Iterable, where: DeviceType, steps: int, top: int = 15) -> dict:

@@ -34,6 +34,7 @@ def here(monkeypatch):
 
     monkeypatch.setattr(gpu, "ask", ask)
     monkeypatch.setattr(gpu_row, "WARM", 1)
+    monkeypatch.setattr(gpu_row, "PROFILED", 1)
 
 
 def lines(capsys, dataset, *flags):
@@ -148,6 +149,19 @@ def test_waits_are_told_with_their_places(monkeypatch):
     with pytest.raises(RuntimeError, match="no kernel image"):
         gpu_row.waits(elsewhere)
     assert mode[-1] == "default"
+
+
+def test_operations_without_a_deterministic_form_are_named_once():
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("warn")
+    try:
+        with gpu_row.heard("always", gpu_row.nondeterministic) as said:
+            for _ in range(2):
+                torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+            gpu_row.warnings.warn("something else", stacklevel=1)
+    finally:
+        torch.set_deterministic_debug_mode(before)
+    assert said == ["put_"]
 
 
 def test_kernels_are_ranked_by_their_time_on_the_device():
