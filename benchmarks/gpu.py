@@ -192,8 +192,8 @@ def told(row: Row, found: dict, known: dict[Row, dict], device: str) -> Iterator
     cells.append(hours(found, known.get(replace(row, way="eager", kernels=False), {}), row))
     yield f"{name:<{NAME}}" + "".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True)) + "  " + "; ".join(ends)
     if top := found.get("kernels"):
-        kind = "launches" if device == "cuda" else "operations of torch"
-        yield f"    {top['launches']:.0f} {kind} a step (kernels, copies, fills); those with most time: calls a step, ms a step, share"
+        kind = "launches a step (kernels, copies, fills)" if device == "cuda" else "operations of torch a step"
+        yield f"    {top['launches']:.0f} {kind}; those with most time: calls a step, ms a step, share"
         for kernel, calls, milliseconds, share in top["top"]:
             yield f"    {calls:>8.1f} {milliseconds:>9.3f} {share:>6.1%}  {kernel if len(kernel) <= 150 else kernel[:147] + '...'}"
 

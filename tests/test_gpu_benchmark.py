@@ -60,7 +60,7 @@ def test_rows_are_measured_and_the_others_are_a_line(dataset, here, monkeypatch,
         assert min(map(float, (learn, pre, first))) > 0 and float(case) >= 0 and float(hours) >= 0
     assert begun(said, f"{dataset} edge_guided eager TF32") == ["TF32:", "CUDA's", "alone"]
     assert "not for cpu" in " ".join(begun(said, f"{dataset} edge_guided graph float32"))
-    ranked = said[next(at for at, line in enumerate(said) if "operations of torch a step" in line) + 1 :]
+    ranked = said[next(at for at, line in enumerate(said) if "operations of torch a step; " in line) + 1 :]
     ranked = [line for line in ranked if line.startswith("     ")]
     assert len(ranked) == 15 and any("convolution" in line for line in ranked)
     assert any(line.startswith("Not CUDA") for line in said)
