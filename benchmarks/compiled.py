@@ -62,12 +62,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"a step: {as_is:.3f} s, compiled {faster:.3f} s, {ratio:.2f} times as fast")
 
 
-def seconds(loop, batch: dict[str, torch.Tensor], device: torch.device) -> float:
+def seconds(loop, batch: dict[str, torch.Tensor], device: torch.device, steps: int = 1) -> float:
+    """Seconds a step of so many, the device waited for before and behind all of them."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     began = time.perf_counter()
-    loop._train_step(batch)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    for _ in range(steps):
+        loop._train_step(batch)
+    wait()
+    return (time.perf_counter() - began) / steps
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from methods.registry import METHODS
 from programs.settings import make_settings
 from programs.training import Frame
 from recipes.registry import pages
+from training.device import autocast_type
 from training.loop import Run, Stage, _StageRunner
 from utils.cli import parse, run
 from utils.phase import Phase
@@ -104,20 +105,21 @@ class BareFrame(Frame):
     """A frame without data, for networks on any device."""
 
     def __init__(self, page, device: torch.device, **numbers):
-        self.page, self.device, self.amp = page, device, None
+        self.page, self.device = page, device
         self.settings = make_settings(page, **numbers)
+        self.amp = autocast_type(self.settings.amp, device)
         self.data = SimpleNamespace(labelled=max(self.settings.labelnum, self.settings.labeled_bs), unlabelled=60)
 
 
-def runner(page, device: torch.device, **numbers) -> tuple[_StageRunner, dict[str, Tensor]]:
-    """The last stage of a method on a data set, ready for a step, and a batch for it on the host."""
+def runner(page, device: torch.device, stage: int = -1, **numbers) -> tuple[_StageRunner, dict[str, Tensor]]:
+    """A stage of a method on a data set, the last one by default, ready for a step, and a batch for it on the host."""
     frame = BareFrame(page, device, **numbers)
     s, facts = frame.settings, page.facts
-    plan = METHODS[s.method].stages(frame)[-1]
+    plan = METHODS[s.method].stages(frame)[stage]
     phase = plan.build()
-    stage = Stage(
+    made = Stage(
         phase=phase,
-        optimizer=frame._optimizer(phase, s.weight_decay),
+        optimizer=frame._optimizer(phase, s.pre_weight_decay if plan.pretraining else s.weight_decay),
         steps=1000,
         val_every=1000,
         batches=lambda steps: (),
@@ -125,15 +127,15 @@ def runner(page, device: torch.device, **numbers) -> tuple[_StageRunner, dict[st
         learning_rate=lambda step: s.base_lr,
         seed=(0,),
     )
-    for group in stage.optimizer.param_groups:
+    for group in made.optimizer.param_groups:
         group["foreach"] = device.type == "meta"  # as torch chooses on CUDA
-    info = Run(Path(), lambda stage: "best.pth", {"settings": {}}, device, facts.dims, None, None)
+    info = Run(Path(), lambda stage: "best.pth", {"settings": {}}, device, facts.dims, frame.amp, None)
     count = s.batch_size if plan.unlabelled else s.labeled_bs
     batch = {
         "image": torch.rand(count, facts.channels, *s.patch_size),
         "label": torch.zeros(s.labeled_bs, *s.patch_size, dtype=torch.uint8),
     }
-    return _StageRunner(info, stage), batch
+    return _StageRunner(info, made), batch
 
 
 def counted(page, **numbers) -> Counting:
