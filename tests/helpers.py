@@ -110,6 +110,7 @@ class Apart:
 
     def __init__(self, main, said):
         self.said = said
+        said.touch()
         self.process = multiprocessing.get_context("fork").Process(target=self._be, args=(main,))
         self.process.start()
 
@@ -122,9 +123,9 @@ class Apart:
         finally:
             sys.stderr.flush()
 
-    def stop(self, number) -> tuple[int, str]:
-        """Send that signal; exit status and words."""
-        os.kill(self.process.pid, number)
+    def stop(self, number, group=False) -> tuple[int, str]:
+        """Send that signal, with `group` to its own processes too; exit status and words."""
+        (os.killpg if group else os.kill)(self.process.pid, number)
         self.process.join(100)
         return self.process.exitcode, self.said.read_text(encoding="utf-8")
 

@@ -44,11 +44,11 @@ def prepared(raw, tmp_path_factory):
     return roots
 
 
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dims", [pytest.param(2, marks=pytest.mark.usefixtures("published_width")), 3])
 def test_from_raw_scans_to_predictions_on_their_own_grid(raw, prepared, tmp_path, dims, capsys):
     """Predictions of the raw test scans are those that the test program made of the prepared ones, turned back, in original values."""
     root, common = prepared[dims], ["--root_path", str(prepared[dims]), "--output_root", str(tmp_path)]
-    train_any([*common, *RUN, "--base_lr", "0.1", "--max_iterations", "6"])  # all 3 of train.list are labelled, if no --labelnum says otherwise
+    train_any([*common, *RUN])  # all 3 of train.list are labelled, if no --labelnum says otherwise
     run_test([*common, "--output_dir", str(tmp_path / "out")])
     assert "selection: best mean Dice on val.list" in capsys.readouterr().out
     best = next(path for path in tmp_path.rglob("self_train/*best*.pth"))

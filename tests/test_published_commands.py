@@ -132,15 +132,15 @@ def test_wrong_flags_stay_errors(script, line, named, capsys):
 
 
 def test_published_launcher(pancreas_root, tmp_path):
-    """Typed where the published README types it; the launcher hands over `--local-rank=0`."""
-    small = "--labelnum 25 --patch_size 32 32 16 --val_stride 32 32 16 --batch_size 4 --labeled_bs 2 --device cpu"
-    length = "--unit iteration --run_mode pretrain --pre_iterations 2 --val_every 2"
-    command = [sys.executable, "-m", "torch.distributed.launch", "--master_port=0", "pancreas_labelnum20_train.py"]
+    """Typed where the published README types it; the launcher, torchrun by an older name, hands over `--local-rank`."""
+    small = "--labelnum 50 --patch_size 32 32 16 --val_stride 32 32 16 --batch_size 8 --labeled_bs 4 --device cpu"
+    length = "--unit iteration --run_mode pretrain --pre_iterations 2 --val_every 2 --egm none"
+    command = [sys.executable, "-m", "torch.distributed.launch", "--standalone", "--nproc_per_node=2", "pancreas_labelnum20_train.py"]
     command += ["--root_path", str(pancreas_root), "--output_root", str(tmp_path), *small.split(), *length.split()]
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     result = subprocess.run(command, cwd=CODE / "pancreas", env=environment, capture_output=True, text=True, encoding="utf-8")
     assert result.returncode == 0, result.stderr
-    assert "--local-rank 0: accepted, changes nothing" in result.stdout
+    assert "--local-rank 0: accepted, changes nothing" in result.stdout and "cpu x 2" in result.stdout
     assert load(tmp_path / "cutmix" / "pre_train" / "last.pth")["progress"]["step"] == 2
 
 

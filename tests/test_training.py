@@ -2,15 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import threading
+import time
 
 import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same, signalled, together
+from helpers import Apart, assert_same, signalled, together
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloaders.phantom.write import write_acdc_phantom
@@ -121,48 +120,32 @@ def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, 
 
 def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
     """As a terminal's Ctrl-C and a scheduler's SIGTERM do: the processes that prepare batches get it too."""
-    numbers = {**TINY, "root_path": root, "output_root": tmp_path, "device": "cpu", "pre_iterations": 2000, "num_workers": 2}
-    script = KILLED.format(tests=str(Path(__file__).parent), stage="none", delay=0, numbers=numbers)
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True
-    ) as run:
-        while "pre_train 4" not in (line := run.stdout.readline()):
-            assert line, run.stderr.read()
-        os.killpg(run.pid, signal.SIGTERM)
-        _, error = run.communicate(timeout=120)
-    assert "Interrupted: stopped at iteration" in error and "DataLoader worker" not in error, error[-2000:]
+    said = tmp_path / "said"
+    run = Apart(lambda: train(root, tmp_path, pre_iterations=2000, num_workers=2) and 0, said)
+    run.wait(lambda: "pre_train 4" in said.read_text(encoding="utf-8"))
+    status, words = run.stop(signal.SIGTERM, group=True)
+    assert status == 143 and "stopped at iteration" in words and "DataLoader worker" not in words, words[-2000:]
     assert load(next(tmp_path.rglob("last.pth")))["progress"]["step"] < 2000
 
 
-KILLED = """
-import os, signal, sys, threading, time
-from pathlib import PosixPath, WindowsPath
-sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
-from helpers import narrowed
-from training.loop import _StageRunner
-step, armed = _StageRunner._train_step, []
-def train_step(self, batch):
-    if self.phase.name == {stage!r} and not armed:
-        armed.append(threading.Thread(target=lambda: (time.sleep({delay}), os.kill(os.getpid(), signal.SIGKILL)), daemon=True))
-        armed[0].start()
-    return step(self, batch)
-_StageRunner._train_step = train_step
-from programs.training import train
-from recipes.acdc import PAGE
-with narrowed():
-    train(PAGE, [], **{numbers!r})
-"""
-
-
-def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path):
+def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path, monkeypatch):
     """SIGKILL in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2); tests/campaign kills more often."""
     numbers = {"pre_iterations": 24, "max_iterations": 24, "val_every": 2}
-    killed = {**TINY, **numbers, "root_path": root, "output_root": tmp_path / "killed", "device": "cpu"}
-    rng, kills = np.random.default_rng(0), []
+    rng, step, kills = np.random.default_rng(0), _StageRunner._train_step, []
     for stage in ("pre_train", "self_train"):
-        script = KILLED.format(tests=str(Path(__file__).parent), stage=stage, delay=rng.uniform(0, 0.3), numbers=killed)
-        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8", timeout=300)
-        kills.append(result.returncode)
+        armed, delay = [], rng.uniform(0, 0.3)
+
+        def train_step(self, batch, stage=stage, armed=armed, delay=delay):
+            if self.phase.name == stage and not armed:
+                armed.append(threading.Thread(target=lambda: (time.sleep(delay), os.kill(os.getpid(), signal.SIGKILL)), daemon=True))
+                armed[0].start()
+            return step(self, batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_StageRunner, "_train_step", train_step)
+            run = Apart(lambda: train(root, tmp_path / "killed", **numbers) and 0, tmp_path / "said")
+        run.process.join(300)
+        kills.append(run.process.exitcode)
     assert -signal.SIGKILL in kills, kills
     assert_same(train(root, tmp_path / "killed", **numbers), train(root, tmp_path / "whole", **numbers))
 

@@ -1,16 +1,13 @@
-"""The 3-D recipes through the one loop: what they leave behind, interrupted, killed, resumed, in two processes."""
+"""The 3-D recipes through the one loop: what they leave behind, interrupted, killed, resumed."""
 
 import gc
 import os
-import subprocess
-import sys
-import time
-from pathlib import Path
+import signal
 
 import helpers
 import pytest
 import torch
-from helpers import LOSS_3D, PANCREAS, assert_same, signalled, stages
+from helpers import LOSS_3D, PANCREAS, Apart, assert_same, signalled, stages, together
 from torch import nn
 
 from methods.edge_guided import DualTeacher
@@ -27,7 +24,6 @@ from utils.phase import Phase
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
-REPOSITORY = Path(__file__).parents[1]
 TINY = {
     "egm": "none", "patch_size": (32, 16, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 4, "max_iterations": 4, "val_every": 2,
     "val_stride": (32, 16, 16), "static_start": 2, "static_step": 1, "static_range": (1, 3),
@@ -37,7 +33,6 @@ PAGES = {
     # a fourth of eight volumes labelled: one epoch of ten steps (two volumes five times over), then two of six (six unlabelled ones)
     "Pancreas": (pancreas.PAGE, TINY | {"labelnum": 25, "pre_iterations": 1, "max_iterations": 2, "val_every": 1, "static_start": 1}),
 }
-SCRIPT = {"LA": "code/LA_labelnum4_train.py", "Pancreas": "pancreas/pancreas_labelnum20_train.py"}
 
 
 @pytest.fixture(scope="module", params=PAGES)
@@ -94,53 +89,26 @@ def test_place_and_memory_settings_change_no_number(tiny, tmp_path, uninterrupte
     assert_same({k: v["student"] for k, v in again.items()}, {k: v["student"] for k, v in uninterrupted.items()})
 
 
-def words(numbers):
-    """Numbers as flags."""
-    return [word for name, value in numbers.items() for word in (f"--{name}", *map(str, value if isinstance(value, tuple) else [value]))]
-
-
 @pytest.mark.parametrize("tiny", ["LA"], indirect=True)
-def test_a_killed_script_ends_as_if_it_had_not_been(tiny, tmp_path, uninterrupted):
+def test_a_killed_run_ends_as_if_it_had_not_been(tiny, tmp_path, uninterrupted):
     """Killed as soon as it has saved."""
-    command, environment = script(tiny, tmp_path / "killed"), {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    while not list(tmp_path.rglob("last.pth")) and process.poll() is None:
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=300)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert_same(stages(tmp_path / "killed"), uninterrupted)
+    killed = Apart(lambda: train(tiny, tmp_path / "killed") and 0, tmp_path / "said")
+    killed.wait(lambda: list(tmp_path.rglob("last.pth")))
+    assert killed.stop(signal.SIGKILL)[0] == -signal.SIGKILL
+    assert_same(train(tiny, tmp_path / "killed"), uninterrupted)
 
 
-@pytest.mark.parametrize("tiny", ["Pancreas"], indirect=True)  # the one that counts epochs, whose length the processes share
-def test_torchrun_runs_the_same_command_with_two_processes(tiny, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    flags = ["--batch_size", "8", "--labeled_bs", "4", "--labelnum", "50"]
-    command = [*launch, *script(tiny, tmp_path / "two")[1:], *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=300)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert "cpu x 2" in result.stdout and "self_train/last.pth" in stages(tmp_path / "two")
+def _shared(rank, ports, tiny, folder):
+    os.environ["MASTER_PORT"] = str(ports[0])
+    train(tiny, folder, batch_size=8, labeled_bs=4, labelnum=50)
 
 
-NARROW = """
-import runpy, sys
-sys.path[:0] = [{tests!r}, {tests!r} + "/.."]
-from helpers import narrowed
-sys.argv = sys.argv[1:]
-with narrowed():
-    runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def script(tiny, output):
-    """The command of a recipe script with tiny numbers and narrow networks."""
-    page, numbers, root = tiny
-    own = words({**numbers, "root_path": root, "device": "cpu", "output_root": output})
-    narrow = output.parent / "narrow.py"
-    narrow.write_text(NARROW.format(tests=str(Path(__file__).parent)), encoding="utf-8")
-    return [sys.executable, str(narrow), str(REPOSITORY / SCRIPT[page.facts.name]), *own]
+@pytest.mark.parametrize("tiny", ["Pancreas"], indirect=True)
+def test_two_processes_share_an_epoch(tiny, tmp_path):
+    """Four labelled volumes five times over, then four unlabelled ones, two of either to each process: ten steps, then two of two."""
+    assert together(_shared, tiny, tmp_path) == [0, 0]
+    pre, self_ = (stages(tmp_path)[f"{name}/last.pth"]["progress"] for name in ("pre_train", "self_train"))
+    assert (pre["step"], self_["step"]) == (10, 4)
 
 
 def test_both_checkpoints_are_tested_and_named(tiny, tmp_path, whole, capsys):
