@@ -1,10 +1,11 @@
 # make demo   synthetic data, training with 3 labelled patients, test, a page to look at (5 to 11 minutes on 2 CPU cores)
 # make test   style and tests
+# make test-all   the long tests too
 PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := demo
 
-.PHONY: demo test clean-demo
+.PHONY: demo test test-all clean-demo
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -16,6 +17,9 @@ test: .venv/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
+
+test-all: test
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m long
 
 demo: .venv/ready
 	$(PY) code/make_phantom.py --dataset ACDC --root $(DEMO)/data

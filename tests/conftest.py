@@ -9,6 +9,11 @@ from dataloaders.phantom.volumes import write_volume_phantom
 from dataloaders.phantom.write import write_acdc_phantom
 
 
+def pytest_collection_modifyitems(items):
+    """The slowest file first, or one process has it left when the others have ended."""
+    items.sort(key=lambda item: item.path.stem != "test_trajectories")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory):
     """Hashes of files are kept among the tests' files, not the user's."""

@@ -67,6 +67,7 @@ def assert_alike(plain, compiled):
 
 
 @pytest.mark.parametrize("name, backend", [("unet", "aot_eager"), ("VNet", "eager"), ("VNet_pancreas", "eager")])
+@pytest.mark.long
 def test_a_pass_with_its_loss_is_one_graph_with_the_same_gradients(name, backend):
     plain, compiled = both_ways(*case(name), backend)
     assert_alike(plain, compiled)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ def test_script_folders_are_no_packages():
     assert not list((REPOSITORY / "code").glob("__init__.py")) + list((REPOSITORY / "pancreas").glob("__init__.py"))
 
 
+@cache
 def attributes_read() -> set[str]:
     files = [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")] + SCRIPTS
     return {

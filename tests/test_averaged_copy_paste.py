@@ -192,7 +192,14 @@ def test_the_score_is_the_averaged_network_s(phantom_root, tmp_path, uninterrupt
     assert np.isfinite(result.score)
 
 
-@pytest.mark.parametrize("page, labelnum, flags", [(la.PAGE, 2, []), (la.TWO_SLICES, 2, ["--labels", "dense"]), (pancreas.PAGE, 25, [])])
+@pytest.mark.parametrize(
+    "page, labelnum, flags",
+    [
+        (la.PAGE, 2, []),
+        pytest.param(la.TWO_SLICES, 2, ["--labels", "dense"], marks=pytest.mark.long),
+        pytest.param(pancreas.PAGE, 25, [], marks=pytest.mark.long),
+    ],
+)
 def test_it_runs_on_volumes(page, labelnum, flags, la_root, pancreas_root, tmp_path):
     root = pancreas_root if page is pancreas.PAGE else la_root
     numbers = {"patch_size": (32, 32, 16), "val_stride": (32, 32, 16), "labelnum": labelnum, "batch_size": 4, "labeled_bs": 2}

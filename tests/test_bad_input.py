@@ -549,6 +549,7 @@ def test_scripts_exit_2_with_one_line(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.pth"]
 
 
+@pytest.mark.long
 def test_a_disk_full_of_logs_ends_the_script_with_one_line(phantom_root, tmp_path):
     """TensorBoard writes in a thread of its own, where an error could be printed as a traceback or block the loop for ever."""
     flags = "--labelnum 1 --patch_size 32 32 --egm none --batch_size 4 --labeled_bs 2 --pre_iterations 500 --val_every 500 --device cpu"

@@ -169,7 +169,7 @@ def make(phantom_root, la_root, pancreas_root, tmp_path_factory):
     return get
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=["ACDC", *(pytest.param(name, marks=pytest.mark.long) for name in ("LA", "Pancreas"))])
 def run(request, make):
     """Of narrow networks, as are all that a test of it builds."""
     with narrowed():

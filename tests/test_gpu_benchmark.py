@@ -49,7 +49,7 @@ def begun(said, name):
     return line.removeprefix(name).split()
 
 
-@pytest.mark.parametrize("dataset", SMALL)
+@pytest.mark.parametrize("dataset", ["ACDC", pytest.param("LA", marks=pytest.mark.long)])
 def test_rows_are_measured_and_the_others_are_a_line(dataset, here, monkeypatch, capsys):
     monkeypatch.setattr(devices, "has_bf16", lambda device: False)
     said = lines(capsys, dataset, "--methods", "edge_guided", "--ways", "eager", "graph", "--precisions", "float32", "TF32")
@@ -83,6 +83,7 @@ def test_what_the_time_is_too_short_for_is_named(here, capsys):
     assert len(rows) >= 7 and all(line.endswith("  not run: no time left") for line in rows)
 
 
+@pytest.mark.long
 def test_a_row_that_ends_in_any_way_is_a_line():
     assert gpu.ask(["--device", "cpu", "--precision", "TF32"], 100) == {"failed": "TF32: CUDA's alone"}
     assert gpu.ask(["--device", "cpu"], 0.1) == {"failed": "stopped after 0 s"}

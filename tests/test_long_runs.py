@@ -196,6 +196,7 @@ def _interrupted(rank, ports, root, output):
     train_at(ports[3], root, output / "stopped")
 
 
+@pytest.mark.long
 def test_two_processes_stopped_between_validations_end_bit_for_bit_where_they_would_have(phantom_root, tmp_path):
     """Each has batch-norm statistics of its own there, teachers of both: they were averaged, and the main process's taken for all."""
     assert together(_interrupted, phantom_root, tmp_path) == [0, 0]

@@ -44,7 +44,7 @@ def prepared(raw, tmp_path_factory):
     return roots
 
 
-@pytest.mark.parametrize("dims", [pytest.param(2, marks=pytest.mark.usefixtures("published_width")), 3])
+@pytest.mark.parametrize("dims", [pytest.param(2, marks=[pytest.mark.usefixtures("published_width"), pytest.mark.long]), 3])
 def test_from_raw_scans_to_predictions_on_their_own_grid(raw, prepared, tmp_path, dims, capsys):
     """Predictions of the raw test scans are those that the test program made of the prepared ones, turned back, in original values."""
     root, common = prepared[dims], ["--root_path", str(prepared[dims]), "--output_root", str(tmp_path)]

@@ -90,7 +90,7 @@ def half(rank, name, image, target):
     return passes(net, teacher, image, target, slice(rank, rank + 1))
 
 
-@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name == "VNet" else name for name in INPUTS])
 def test_halves_of_a_batch_are_normalised_as_the_whole(name):
     """Outputs, gradients, running statistics and a teacher's in training mode, to float64's rounding; the states of both processes are
     equal bit for bit, and have the names of any other network."""

@@ -131,6 +131,7 @@ def test_wrong_flags_stay_errors(script, line, named, capsys):
     assert "accepted" not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_published_launcher(pancreas_root, tmp_path):
     """Typed where the published README types it; the launcher, torchrun by an older name, hands over `--local-rank`."""
     small = "--labelnum 50 --patch_size 32 32 16 --val_stride 32 32 16 --batch_size 8 --labeled_bs 4 --device cpu"

@@ -33,7 +33,10 @@ def test_all_published_recipes_are_here():
     ]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+LONG = ("LA_labelnum8_train", "pancreas_labelnum20_train")
+
+
+@pytest.mark.parametrize("script", [pytest.param(path, id=path.stem, marks=[pytest.mark.long] * (path.stem in LONG)) for path in SCRIPTS])
 def test_two_iterations_of_every_recipe(script, phantom_root, la_root, pancreas_root, tmp_path):
     script = runpy.run_path(str(script))
     page, numbers = script.get("PAGE", la.TWO_SLICES), script.get("NUMBERS", {})
@@ -93,7 +96,6 @@ LA_PLACE, PANCREAS_PLACE = "BCP/LA_BCP_4_labeled/self_train/VNet_best_model.pth"
         (la.PAGE, "VNet", "vnet_la", LA_PLACE, "module"),
         (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas", PANCREAS_PLACE, "net"),
         (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas_bcp", PANCREAS_PLACE, "plain"),
-        (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas_bcp", PANCREAS_PLACE, "net"),
         (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas", "cutmix/pretrain/best_ema20_pre.pth", "net"),
     ],
 )

@@ -184,7 +184,7 @@ def test_fusing_keeps_what_agrees_and_follows_the_nearer_slice():
     assert both[15, 15].sum() > 14  # 20 and 12 wide
 
 
-@pytest.mark.parametrize("facts,planes", [(LA, ((2, 10), (1, 11))), (KITS19, ((0, 16), (1, 11)))])
+@pytest.mark.parametrize("facts,planes", [(LA, ((2, 10), (1, 11))), pytest.param(KITS19, ((0, 16), (1, 11)), marks=pytest.mark.long)])
 def test_both_planes_of_a_volume_in_each_axis_order(facts, planes):
     """Improved beats published, with both annotated slices true in what it gives, whichever way the volume is stored."""
     image, label = ball(1)

@@ -107,8 +107,14 @@ def test_a_setting_that_an_older_checkpoint_lacks_is_its_default(root, tmp_path,
     assert_same(resumed["student"], uninterrupted["self_train/last.pth"]["student"])
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("stage, step", [("pre_train", 5), ("self_train", 6), ("self_train", 7)])
+@pytest.mark.parametrize(
+    "stage, step, number, status",
+    [
+        ("pre_train", 5, signal.SIGTERM, 143),
+        ("self_train", 6, signal.SIGINT, 130),
+        ("self_train", 7, signal.SIGTERM, 143),
+    ],
+)
 def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, uninterrupted, number, status, stage, step):
     """Step 7 is the last before a validation, so the signal meets the validation itself."""
     phase = {"pre_train": CopyPastePretrain, "self_train": DualTeacher}[stage]
@@ -128,6 +134,7 @@ def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
     assert load(next(tmp_path.rglob("last.pth")))["progress"]["step"] < 2000
 
 
+@pytest.mark.long
 def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path, monkeypatch):
     """SIGKILL in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2); tests/campaign kills more often."""
     numbers = {"pre_iterations": 24, "max_iterations": 24, "val_every": 2}

@@ -90,6 +90,7 @@ def test_place_and_memory_settings_change_no_number(tiny, tmp_path, uninterrupte
 
 
 @pytest.mark.parametrize("tiny", ["LA"], indirect=True)
+@pytest.mark.long
 def test_a_killed_run_ends_as_if_it_had_not_been(tiny, tmp_path, uninterrupted):
     """Killed as soon as it has saved."""
     killed = Apart(lambda: train(tiny, tmp_path / "killed") and 0, tmp_path / "said")
@@ -104,6 +105,7 @@ def _shared(rank, ports, tiny, folder):
 
 
 @pytest.mark.parametrize("tiny", ["Pancreas"], indirect=True)
+@pytest.mark.long
 def test_two_processes_share_an_epoch(tiny, tmp_path):
     """Four labelled volumes five times over, then four unlabelled ones, two of either to each process: ten steps, then two of two."""
     assert together(_shared, tiny, tmp_path) == [0, 0]
@@ -203,6 +205,7 @@ def test_estimating_memory_takes_none():
 
 
 @pytest.mark.usefixtures("published_width")
+@pytest.mark.long
 def test_a_volume_can_be_learnt_by_heart():
     """The edge-guided V-Net reaches Dice 0.95 on a noisy ball that it is shown again and again."""
     places = torch.stack(torch.meshgrid(*(torch.arange(side) - side / 2 for side in (32, 32, 16)), indexing="ij"))
