@@ -196,7 +196,15 @@ class QuickHalf(TorchDispatchMode):
         return tree_map_only(torch.Tensor, lambda x: x.to(half), result)
 
 
-@pytest.mark.parametrize("name, amp", [("acdc_pre", torch.float16), ("acdc_pre", torch.bfloat16), ("acdc_self", torch.bfloat16)])
+@pytest.mark.parametrize(
+    "name, amp",
+    [
+        ("acdc_pre", torch.float16),
+        ("acdc_pre", torch.bfloat16),
+        ("acdc_self", torch.bfloat16),
+        *(pytest.param(name, torch.bfloat16, marks=pytest.mark.long) for name in ("la_pre", "la_self")),
+    ],
+)
 def test_half_precision_keeps_to_the_trajectory(name, amp, tmp_path):
     """The losses of the first steps are those of float32 to 1e-2."""
     with QuickHalf():
