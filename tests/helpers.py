@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
-import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -17,7 +15,6 @@ from networks import VNet_la_ega, egm_3d, unet_ega
 from programs.training import train as train_page
 from recipes import acdc, kits19, la, lits, pancreas
 from training.checkpoint import load
-from utils.cli import run
 from utils.files import machine
 from utils.losses import Loss, dice_2d, dice_3d
 
@@ -102,38 +99,6 @@ class Recorder(nn.Module):
     def forward(self, x):
         self.seen.append(x.detach().clone())
         return -self.scale * (3 * x - torch.arange(4.0).view(1, 4, 1, 1)).square()
-
-
-class Apart:
-    """A process forked from this one that calls `main` as a script does: it hears SIGINT, which a shell that runs the tests in the
-    background hands down ignored, and its words go to the file `said`."""
-
-    def __init__(self, main, said):
-        self.said = said
-        said.touch()
-        self.process = multiprocessing.get_context("fork").Process(target=self._be, args=(main,))
-        self.process.start()
-
-    def _be(self, main):
-        os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.stdout = sys.stderr = self.said.open("w", encoding="utf-8")
-        try:
-            run(main)
-        finally:
-            sys.stderr.flush()
-
-    def stop(self, number, group=False) -> tuple[int, str]:
-        """Send that signal, with `group` to its own processes too; exit status and words."""
-        (os.killpg if group else os.kill)(self.process.pid, number)
-        self.process.join(100)
-        return self.process.exitcode, self.said.read_text(encoding="utf-8")
-
-    def wait(self, there):
-        """Until `there()`, while it is at work."""
-        while not there():
-            assert self.process.is_alive(), self.said.read_text(encoding="utf-8")
-            time.sleep(0.02)
 
 
 def together(work, *arguments):

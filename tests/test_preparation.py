@@ -9,7 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import Apart, unfinished
+from forked import Forked
+from helpers import unfinished
 from raw_scans import ORIENTATIONS, acdc_patient, blob, body, la_scan, noise, write_scan
 from scipy.ndimage import binary_dilation, binary_fill_holes, map_coordinates
 from scipy.ndimage import label as label_pieces
@@ -327,10 +328,10 @@ def test_interrupted_work_continues_and_leaves_nothing_half_written(tmp_path, mo
     flags = ["--dataset", "LA", "--source", str(tmp_path / "raw"), "--root_path", str(out), "--workers", "2"]
     with monkeypatch.context() as patch:
         patch.setattr(command, "worker_pool", worker_pool)
-        stopped = Apart(lambda: prepare(flags), tmp_path / "said")
+        stopped = Forked(lambda: prepare(flags))
     stopped.wait(lambda: list(out.rglob("mri_norm2.h5")))
-    at, said = stopped.stop(number)
-    assert at == status and "Traceback" not in said, said
+    ended = stopped.stop(number)
+    assert ended.status == status and "Traceback" not in ended.said, ended.said
     finished = {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")}
     assert not list(out.rglob(".*")) and not list(out.glob("*.list")) and 0 < len(finished) < len(names)
     # what a killed process would have left is taken away as well

@@ -9,7 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import KITS19, LA, LITS, Apart
+from forked import Forked
+from helpers import KITS19, LA, LITS
 from scipy.ndimage import gaussian_filter
 
 from dataloaders.coarse import Annotation, coarse_path, read_annotation, read_coarse, training_label
@@ -281,10 +282,10 @@ def test_files_of_somebody_else_or_of_an_older_drawing_are_not_overwritten(made,
 def test_a_stopped_run_continues_to_the_same_bytes(made, tmp_path):
     """A killed one too: tests/campaign."""
     root = build(tmp_path / "again")
-    stopped = Apart(lambda: register(flags(root)), tmp_path / "said")
+    stopped = Forked(lambda: register(flags(root)))
     stopped.wait(files(root)[1].exists)
-    status, said = stopped.stop(signal.SIGINT)
-    assert status == 130 and said.rstrip().endswith("interrupted") and "Traceback" not in said, said
+    ended = stopped.stop(signal.SIGINT)
+    assert ended.status == 130 and ended.said.rstrip().endswith("interrupted") and "Traceback" not in ended.said, ended.said
     finished = {path: path.stat().st_mtime_ns for path in files(root) if path.exists()}
     assert len(finished) == 2 and not list(root.rglob(".*"))
     register(flags(root))

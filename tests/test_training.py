@@ -9,7 +9,8 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import Apart, assert_same, signalled, together
+from forked import Forked
+from helpers import assert_same, signalled, together
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloaders.phantom.write import write_acdc_phantom
@@ -126,11 +127,10 @@ def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, 
 
 def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
     """As a terminal's Ctrl-C and a scheduler's SIGTERM do: the processes that prepare batches get it too."""
-    said = tmp_path / "said"
-    run = Apart(lambda: train(root, tmp_path, pre_iterations=2000, num_workers=2) and 0, said)
-    run.wait(lambda: "pre_train 4" in said.read_text(encoding="utf-8"))
-    status, words = run.stop(signal.SIGTERM, group=True)
-    assert status == 143 and "stopped at iteration" in words and "DataLoader worker" not in words, words[-2000:]
+    run = Forked(lambda: train(root, tmp_path, pre_iterations=2000, num_workers=2))
+    run.wait(lambda: "pre_train 4" in run.said)
+    ended = run.stop(signal.SIGTERM, group=True)
+    assert ended.status == 143 and "stopped at iteration" in ended.said and "DataLoader worker" not in ended.said, ended.said[-2000:]
     assert load(next(tmp_path.rglob("last.pth")))["progress"]["step"] < 2000
 
 
@@ -150,9 +150,7 @@ def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path, monkeyp
 
         with monkeypatch.context() as patch:
             patch.setattr(_StageRunner, "_train_step", train_step)
-            run = Apart(lambda: train(root, tmp_path / "killed", **numbers) and 0, tmp_path / "said")
-        run.process.join(300)
-        kills.append(run.process.exitcode)
+            kills.append(Forked(lambda: train(root, tmp_path / "killed", **numbers)).ended(300).status)
     assert -signal.SIGKILL in kills, kills
     assert_same(train(root, tmp_path / "killed", **numbers), train(root, tmp_path / "whole", **numbers))
 

@@ -7,7 +7,8 @@ import signal
 import helpers
 import pytest
 import torch
-from helpers import LOSS_3D, PANCREAS, Apart, assert_same, signalled, stages, together
+from forked import Forked
+from helpers import LOSS_3D, PANCREAS, assert_same, signalled, stages, together
 from torch import nn
 
 from methods.edge_guided import DualTeacher
@@ -93,9 +94,9 @@ def test_place_and_memory_settings_change_no_number(tiny, tmp_path, uninterrupte
 @pytest.mark.long
 def test_a_killed_run_ends_as_if_it_had_not_been(tiny, tmp_path, uninterrupted):
     """Killed as soon as it has saved."""
-    killed = Apart(lambda: train(tiny, tmp_path / "killed") and 0, tmp_path / "said")
+    killed = Forked(lambda: train(tiny, tmp_path / "killed"))
     killed.wait(lambda: list(tmp_path.rglob("last.pth")))
-    assert killed.stop(signal.SIGKILL)[0] == -signal.SIGKILL
+    assert killed.stop(signal.SIGKILL).status == -signal.SIGKILL
     assert_same(train(tiny, tmp_path / "killed"), uninterrupted)
 
 

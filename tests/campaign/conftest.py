@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from campaign.processes import Forked
 from campaign.works import SLICES, VOLUMES, evaluated, train, whole
+from forked import Forked
 from helpers import ACDC, LA
 
 from dataloaders.coarse import coarse_path, write_coarse

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from campaign.conftest import SEED
-from campaign.processes import Forked
 from campaign.works import SLICES, evaluated, train, whole
+from forked import Forked
 
 from programs.predict import predict
 from recipes import acdc

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from campaign.processes import Forked
 from campaign.works import REGISTER
+from forked import Forked
 from helpers import LA
 
 from comparison.command import compare

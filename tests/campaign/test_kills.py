@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from campaign.conftest import SEED
-from campaign.processes import Forked
 from campaign.works import REGISTER, same, whole
+from forked import Forked
 
 from registration.register import register
 

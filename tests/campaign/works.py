@@ -2,7 +2,7 @@
 
 import time
 
-from campaign.processes import Forked
+from forked import Forked
 from helpers import assert_same, stages
 
 from programs.evaluation import evaluate

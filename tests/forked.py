@@ -1,11 +1,13 @@
-"""Work done in a forked process, to be killed, starved of disk, or fed with rubbish; torch is loaded once for all of them."""
+"""Work done in a forked process, to be stopped, killed, starved of disk, or fed with rubbish; torch is loaded once for all of them."""
 
 import io
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,13 +32,16 @@ class Ended:
 
 
 class Forked:
-    """`work` as a script would run it, in a process of its own; `file_size`: the most that a file may hold, a full disk beyond it."""
+    """`work` as a script would run it, in a process and a group of its own; `file_size`: the most that a file may hold, a full disk
+    beyond it. It hears SIGINT, which a shell that runs the tests in the background hands down ignored."""
 
     def __init__(self, work: Callable[[], object], file_size: int | None = None):
         self._heard, tell = os.pipe()  # no file: a full disk must not silence it
         self._said: list[bytes] = []
 
         def child() -> None:
+            os.setsid()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(tell, 1)
             os.dup2(tell, 2)
             sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
@@ -44,7 +49,7 @@ class Forked:
             torch.set_num_threads(1)
             if file_size is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-            run(work)
+            run(lambda: done if isinstance(done := work(), int) else 0)
 
         self.process = multiprocessing.get_context("fork").Process(target=child)
         self.process.start()
@@ -57,6 +62,21 @@ class Forked:
             self._said.append(heard)
         os.close(self._heard)
 
+    @property
+    def said(self) -> str:
+        return b"".join(self._said).decode("utf-8", "replace")
+
+    def wait(self, there: Callable[[], object]) -> None:
+        """Until `there()`, while it is at work."""
+        while not there():
+            assert self.process.is_alive(), self.said
+            time.sleep(0.02)
+
+    def stop(self, number: int, group: bool = False) -> Ended:
+        """Send that signal, with `group` to its own processes too."""
+        (os.killpg if group else os.kill)(self.process.pid, number)
+        return self.ended(100)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
@@ -68,4 +88,4 @@ class Forked:
             self.kill()
             return Ended(None, "hung")
         self._listener.join(30)
-        return Ended(self.process.exitcode, b"".join(self._said).decode("utf-8", "replace"))
+        return Ended(self.process.exitcode, self.said)
