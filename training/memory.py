@@ -28,7 +28,7 @@ class StepMemory:
         advice = "" if recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
         said = [
             f"{stage}: the tensors of a training step will take about {self.step_bytes / 2**30:.1f} GiB, the process that and more (on the "
-            f"CPU 1 GiB or so: docs/performance.md){advice}"
+            f"CPU 1 to 1.5 GiB: docs/performance.md){advice}"
         ]
         if alone:
             said.append(
