@@ -119,11 +119,6 @@ def turn_or_rotate(rng: np.random.Generator, shape: Sequence[int]) -> SliceTrans
     return SliceTransform()
 
 
-def rotate(rng: np.random.Generator, shape: Sequence[int]) -> SliceTransform:
-    """Half of the draws: a rotation by a whole angle in [-20, 20)."""
-    return SliceTransform(angle=int(rng.integers(-20, 20))) if rng.random() > 0.5 else SliceTransform()
-
-
 @dataclass(frozen=True)
 class VolumeAugmentation:
     """How patches are drawn. `spare`: voxels to add on each side beyond what a scan lacks, where any side is not larger than the

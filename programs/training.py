@@ -157,7 +157,7 @@ class Frame:
         s, page = self.settings, self.page
         intensity = tuple(INTENSITIES[name] for name in s.intensity)
         spatial = tuple(SPATIAL[name] for name in s.spatial)
-        augment = tuple(Augmentation((*own, *spatial), intensity) for own in page.spatial(s.patch_size, s.turns == "on"))
+        augment = tuple(Augmentation((*own, *spatial), intensity) for own in page.spatial(s.patch_size))
         return page.data(s)(page.facts, self.root, names, labelled, augment, say=say)
 
     def _check_counts(self) -> None:

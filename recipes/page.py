@@ -48,8 +48,8 @@ class Page:
     cases: Callable[[Path, DatasetFacts, int], tuple[list[str], int]]
     data: Callable[[Any], Callable[..., Dataset]]
     sampler: Callable[[Any], type[StreamSampler]] = lambda settings: TwoStreamSampler
-    # spatial augmentation of labelled and of unlabelled images, to the patch size; whether with quarter turns and flips
-    spatial: Callable[[tuple[int, ...], bool], tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]]
+    # spatial augmentation of labelled and of unlabelled images, to the patch size
+    spatial: Callable[[tuple[int, ...]], tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]]
     # learning: the term `dice` of its losses, who is pasted into whom, what the EMA teacher averages
     dice: Callable[[Any], Term]
     pasting: Pasting

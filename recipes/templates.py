@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from dataloaders.augment import VolumeAugmentation, resize, rotate, turn_or_rotate
+from dataloaders.augment import VolumeAugmentation, resize, turn_or_rotate
 from dataloaders.facts import DatasetFacts
 from dataloaders.slices import Slices, first_patients
 from dataloaders.two_stream import TwoPassSampler, TwoStreamSampler
@@ -62,9 +62,8 @@ def slice_predictor(patch_size: Sequence[int], stride: Sequence[int], device: to
     return SlicePredictor(tuple(patch_size), device)
 
 
-def patches(patch_size: tuple[int, ...], turns: bool, labelled: VolumeAugmentation, unlabelled: VolumeAugmentation) -> tuple:
-    kinds = (labelled, unlabelled)
-    return tuple((replace(kind, patch_size=patch_size, turn=kind.turn and turns).draw,) for kind in kinds)
+def patches(patch_size: tuple[int, ...], labelled: VolumeAugmentation, unlabelled: VolumeAugmentation) -> tuple:
+    return tuple((replace(augmentation, patch_size=patch_size).draw,) for augmentation in (labelled, unlabelled))
 
 
 def slices(*, facts: DatasetFacts, **own) -> Page:
@@ -75,7 +74,7 @@ def slices(*, facts: DatasetFacts, **own) -> Page:
             "counted": "slices",
             "cases": first_patients,
             "data": lambda settings: Slices,
-            "spatial": lambda patch_size, turns: 2 * ((turn_or_rotate if turns else rotate, resize(patch_size)),),
+            "spatial": lambda patch_size: 2 * ((turn_or_rotate, resize(patch_size)),),
             "dice": lambda settings: partial(dice_2d, mask_background=settings.dice_background == "masked"),
             "pasting": Pasting("mix", unlabelled_outside=(True, False), pseudo_label=class_pseudo_label),
             "ema_scope": "state",

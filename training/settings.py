@@ -66,9 +66,6 @@ class Settings:
     """Terms of pre-training's loss with their weights, and of supervised training's."""
     intensity: tuple[str, ...] = ()
     """Intensity augmentation beside the spatial one, of: gamma, brightness, noise. The published codes have none."""
-    turns: Literal["on", "off"] = "on"
-    """Quarter turns and flips in the data set's own spatial augmentation, where it has them, as published; off: images stay as they lie,
-    slices are rotated by up to 20 degrees alone."""
     spatial: tuple[str, ...] = ()
     """Spatial augmentation beside the data set's own, of: scale. The published codes have none."""
     val_every: int = 200
