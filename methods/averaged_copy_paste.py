@@ -32,8 +32,9 @@ class Options(TeacherOptions):
     """The network that is validated, selected, saved for the test and handed from pre-training to self-training."""
     ema_warmup: Literal["on", "off"] = "on"
     """Pre-training: a plain mean of all steps until the decay reaches ema_decay."""
-    teacher_mode: Literal["eval", "train"] = "eval"
-    """How the teacher looks at unlabelled images: train has dropout and the batch's own statistics, as in BCP."""
+    teacher_mode: Literal["eval", "statistics", "train"] = "eval"
+    """How the teacher looks at unlabelled images: eval; statistics: without dropout, batch norm by the batch's own statistics, whose
+    running average, of images as they are, it keeps, where the student's are of mixed ones; train: with dropout too, as in BCP."""
     teacher_view: Literal["plain", "same"] = "plain"
     """What it looks at: images without the changes of --intensity, or those that the student gets."""
     pseudo_weight: Literal["probability", "one"] = "probability"
@@ -53,6 +54,13 @@ PRESET = {
     "pre_lr_schedule": "poly",
     "lr_drop_every": 0,  # a page's own steps belong to another schedule
 }
+
+
+def normalise_by_batch(net: nn.Module) -> None:
+    """Batch norm as in training, all else as it is; its running averages are over some 50 passes."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.training, module.momentum = True, 0.02
 
 
 class AveragedPretrain(CopyPastePretrain):
@@ -82,7 +90,9 @@ class AveragedSelfTrain(DualTeacher):
     """Labelled and unlabelled images pasted into each other, pseudo labels by the average."""
 
     def __init__(self, student: nn.Module, loss: Loss, pasting: Pasting, copy_paste: CopyPaste, options: Options):
-        super().__init__(student, loss, pasting, copy_paste, options.u_weight, options.ema_decay, "state", None)
+        self.keeps_statistics = options.teacher_mode == "statistics"
+        scope = "parameters" if self.keeps_statistics else "state"
+        super().__init__(student, loss, pasting, copy_paste, options.u_weight, options.ema_decay, scope, None)
         self.options = options
         self.selected = TEACHER if options.keep == "teacher" else "student"
 
@@ -92,6 +102,9 @@ class AveragedSelfTrain(DualTeacher):
         teacher, mode = self.networks[TEACHER], self.options.teacher_mode == "train"
         if teacher.training != mode:
             teacher.train(mode)
+        if self.keeps_statistics:
+            for net in (teacher, self.twins.get(TEACHER, teacher)):
+                normalise_by_batch(net)
         logits = self.call(TEACHER, image).float()
         pseudo_label = self.pasting.pseudo_label(logits)
 

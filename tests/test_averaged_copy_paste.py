@@ -125,6 +125,28 @@ def test_self_training_may_paste_both_ways():
     torch.testing.assert_close(loss, (parts["dice"] + parts["ce"]) / 2)
 
 
+def test_the_teacher_keeps_the_statistics_of_images_as_they_are():
+    """Of what its first layer makes of the unlabelled images, two hundredths a step; the student's, of mixed images, are not averaged
+    in. Nothing is dropped, though batch norm is in training mode."""
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    training, data = phase(AveragedSelfTrain, student, teacher_mode="statistics"), batch()
+    teacher = training.networks["ema_teacher"].eval()  # as a validation leaves it
+    with torch.no_grad():
+        features = teacher[0](data["plain"][4:])
+    training.losses(data, 0)["loss"].backward()
+    torch.testing.assert_close(teacher[1].running_mean, 0.02 * features.mean((0, 2, 3)))
+    torch.testing.assert_close(teacher[1].running_var, 0.98 + 0.02 * features.var((0, 2, 3)))
+    kept, weight = teacher[1].running_mean.clone(), student[0].weight.detach().clone()
+    with torch.no_grad():
+        student[0].weight += 1
+    training.after_step(0)
+    assert torch.equal(teacher[1].running_mean, kept) and not torch.equal(student[1].running_mean, kept)
+    torch.testing.assert_close(teacher[0].weight, weight + 0.2)  # a fifth of the step
+    labels = [training.trusted_pseudo_label(data["plain"][4:])()[1] for _ in range(2)]
+    assert torch.equal(*labels)
+
+
 def _parts(logits, label):
     probabilities = logits.softmax(1)
     return SimpleNamespace(probabilities=probabilities), nn.functional.one_hot(label, 4).permute(0, 3, 1, 2).float()
