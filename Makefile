@@ -22,7 +22,7 @@ test-all: test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m long
 
 WHERE := --root_path $(DEMO)/data --output_root $(DEMO)/model
-RUN := $(WHERE) --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 200 --max_iterations 500 --val_every 50
+RUN := $(WHERE) --egm none --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 200 --max_iterations 400 --val_every 100
 RUNS := $(DEMO)/model/BCP/ACDC
 
 demo: .venv/ready
