@@ -160,7 +160,7 @@ def write_coarse(facts, path, labels, indices):
             file.attrs["coarse_axis"], file.attrs["coarse_slice"] = axis, index
 
 
-@pytest.fixture(scope="module", params=FACTS)
+@pytest.fixture(scope="module", params=["LA", *(pytest.param(name, marks=pytest.mark.long) for name in ("KiTS19", "LiTS"))])
 def coarse(request, la_root, kits_root, lits_root, tmp_path_factory):
     """A data set whose two labelled cases have coarse labels; no training file holds any `label`."""
     facts = FACTS[request.param]

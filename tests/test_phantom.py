@@ -309,7 +309,9 @@ def test_script_writes_volumes(tmp_path):
 # --- raw scans
 
 
-@pytest.mark.parametrize("facts, size, frames", [(ACDC, (48,), 2), (LA, (32, 24, 16), 1)], ids=["hearts", "atria"])
+@pytest.mark.parametrize(
+    "facts, size, frames", [pytest.param(ACDC, (48,), 2, marks=pytest.mark.long), (LA, (32, 24, 16), 1)], ids=["hearts", "atria"]
+)
 def test_raw_scans_are_those_of_the_public_layout_in_nnunets(tmp_path, facts, size, frames):
     """Patients 1 and 2 are labelled, 3 and 4 are not, 5 validates, 6 is the test; found good by nnU-Net's rules and ours."""
     counts = {"train": 4, "val": 1, "test": 1, "labelled": 2, "size": size}

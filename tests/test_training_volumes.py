@@ -36,7 +36,7 @@ PAGES = {
 }
 
 
-@pytest.fixture(scope="module", params=PAGES)
+@pytest.fixture(scope="module", params=["LA", pytest.param("Pancreas", marks=pytest.mark.long)])
 def tiny(request, la_root, pancreas_root):
     """A page, numbers and a root."""
     return *PAGES[request.param], {"LA": la_root, "Pancreas": pancreas_root}[request.param]

@@ -201,8 +201,7 @@ class QuickHalf(TorchDispatchMode):
     [
         ("acdc_pre", torch.float16),
         ("acdc_pre", torch.bfloat16),
-        ("acdc_self", torch.bfloat16),
-        *(pytest.param(name, torch.bfloat16, marks=pytest.mark.long) for name in ("la_pre", "la_self")),
+        *(pytest.param(name, torch.bfloat16, marks=pytest.mark.long) for name in ("acdc_self", "la_pre", "la_self")),
     ],
 )
 def test_half_precision_keeps_to_the_trajectory(name, amp, tmp_path):
