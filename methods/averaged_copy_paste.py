@@ -104,7 +104,7 @@ class AveragedSelfTrain(DualTeacher):
         if teacher.training != mode:
             teacher.train(mode)
         if self.keeps_statistics:
-            for net in (teacher, self.twins.get(TEACHER, teacher)):
+            for net in {teacher, self.twins.get(TEACHER, teacher)}:  # one without half precision
                 normalise_by_batch(net)
         logits = self.call(TEACHER, image).float()
         pseudo_label = self.pasting.pseudo_label(logits)

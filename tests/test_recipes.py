@@ -96,6 +96,7 @@ LA_PLACE, PANCREAS_PLACE = "BCP/LA_BCP_4_labeled/self_train/VNet_best_model.pth"
         (la.PAGE, "VNet", "vnet_la", LA_PLACE, "module"),
         (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas", PANCREAS_PLACE, "net"),
         (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas_bcp", PANCREAS_PLACE, "plain"),
+        pytest.param(pancreas.PAGE, "VNet_pancreas", "vnet_pancreas_bcp", PANCREAS_PLACE, "net", marks=pytest.mark.long),
         (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas", "cutmix/pretrain/best_ema20_pre.pth", "net"),
     ],
 )

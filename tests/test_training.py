@@ -114,6 +114,9 @@ def test_a_setting_that_an_older_checkpoint_lacks_is_its_default(root, tmp_path,
         ("pre_train", 5, signal.SIGTERM, 143),
         ("self_train", 6, signal.SIGINT, 130),
         ("self_train", 7, signal.SIGTERM, 143),
+        pytest.param("pre_train", 5, signal.SIGINT, 130, marks=pytest.mark.long),
+        pytest.param("self_train", 6, signal.SIGTERM, 143, marks=pytest.mark.long),
+        pytest.param("self_train", 7, signal.SIGINT, 130, marks=pytest.mark.long),
     ],
 )
 def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, uninterrupted, number, status, stage, step):
