@@ -1,11 +1,12 @@
 # make demo   synthetic data, training with 3 labelled patients, alone and with unlabelled ones, tests, a page that compares them
 # make test   style and tests
 # make test-all   the long tests too
+# make test-gpu   what only an NVIDIA GPU can show
 PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := demo
 
-.PHONY: demo test test-all clean-demo
+.PHONY: demo test test-all test-gpu clean-demo
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -20,6 +21,9 @@ test: .venv/ready
 
 test-all: test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m long
+
+test-gpu: .venv/ready
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 4 --dist worksteal -m cuda
 
 WHERE := --root_path $(DEMO)/data --output_root $(DEMO)/model
 RUN := $(WHERE) --egm none --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 200 --max_iterations 400 --val_every 100

@@ -43,14 +43,14 @@ self, pre ms: a step of self-training and of pre-training, median; first s: the 
 GiB, kept: most that tensors took in self-training, and that torch kept for them; case s: validating one case, without distances
 hours: iterations and validations of the published protocol at these times; compile and graph: pre-training and validation as eager;
     >: at least, for a part is not known. Batches, HD95 and ASD of each tenth validation, and checkpoints are not in it
-Images are random and networks untrained, so the host filters pseudo labels that are noisier than those of real training."""
+Images are balls that the networks have learnt for some steps, so the host filters pseudo labels such as those of training."""
 
 
 @dataclass(frozen=True)
 class Flags:
     datasets: tuple[Literal["ACDC", "LA"], ...] = ("ACDC", "LA")
     """Data sets, with their published sizes."""
-    methods: tuple[Literal["edge_guided", "bcp"], ...] = ("edge_guided", "bcp")
+    methods: tuple[str, ...] = ("edge_guided", "bcp")
     """Methods; the first in all ways, the others as --amp auto has it."""
     ways: tuple[Way, ...] = get_args(Way)
     """How networks are called: as they are, or as --accelerate has it; the latter two in float32 and in what --amp auto takes."""

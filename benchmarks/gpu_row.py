@@ -2,8 +2,9 @@
 
     python benchmarks/gpu_row.py --dataset ACDC --way compile --precision bf16
 
-The loop's own steps on random images. What was measured is printed part by part, JSON behind a mark, so that a row that is stopped has
-told what it knew.
+The loop's own steps on images of nested balls, after LEARNT steps of pre-training, so that pseudo labels are such as they are in training:
+the host, which filters them, would take longer for noise. What was measured is printed part by part, JSON behind a mark, so that a row
+that is stopped has told what it knew.
 """
 
 import json
@@ -29,15 +30,17 @@ from benchmarks.compiled import seconds
 from benchmarks.counts import runner
 from programs.settings import make_settings
 from recipes.registry import find_page
-from training.accelerate import accelerated, check_accelerate
+from training.accelerate import Accelerate, accelerated, check_accelerate
 from training.device import autocast_type, choose_device, set_deterministic
 from training.evaluate import validate
 from utils.case import Case
 from utils.cli import parse, run
+from utils.ema import copy_state
 from utils.errors import UserError
 
 MARK = "measured "
 GROUP, WARM, PROFILED = 5, 4, 3  # steps timed together, left out before (graphs are recorded in them), and looked at for kernels
+LEARNT = 40  # steps of pre-training before anything is timed
 LONGEST = 15.0  # seconds after which no group begins
 CASES = {2: (10, 216, 256), 3: (180, 140, 88)}  # voxels of a case to validate on, the latter at patches of 112x112x80
 WAITED = "called a synchronizing"
@@ -49,7 +52,7 @@ Way = Literal["eager", "compile", "graph"]
 class Row:
     dataset: Literal["ACDC", "LA"] = "ACDC"
     """Data set whose published numbers a step has."""
-    method: Literal["edge_guided", "bcp"] = "edge_guided"
+    method: str = "edge_guided"
     """Method."""
     way: Way = "eager"
     """How networks are called: as they are, or as --accelerate has it."""
@@ -110,19 +113,29 @@ def measured(flags: Flags) -> Iterator[dict]:
     settings = make_settings(page, **numbers)
     set_deterministic(settings.deterministic, settings.tf32)
 
-    def prepared(stage: int) -> tuple:
+    def prepared(stage: int, way: Accelerate) -> tuple:
         """As `_StageRunner.run` prepares it; batches come from pinned memory there."""
         loop, batch = runner(page, device, stage, **numbers)
         loop.precision.prepare(loop.phase, loop.stage.optimizer)
-        loop.phase.faster = accelerated(loop.phase, how)
+        loop.phase.faster = accelerated(loop.phase, way)
+        batch = balls(batch, page.facts.classes)
         return loop, {key: x.pin_memory() for key, x in batch.items()} if device.type == "cuda" else batch
 
     with heard("default", nondeterministic) as said:
-        loop, batch = prepared(-1)
+        pre, batch = prepared(0, "off")
+        first = seconds(pre, batch, device)
+        seconds(pre, batch, device, LEARNT)
+        if flags.way == "eager":
+            yield {"pre": timed(pre, batch, device, flags.steps, first)}
+        loop, batch = prepared(-1, how)
+        for net in loop.phase.networks.values():
+            copy_state(net, pre.phase.networks[pre.phase.selected])
+        del pre
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         yield {"self": timed(loop, batch, device, flags.steps), **peak(device)}
         if flags.way == "eager":
             yield {"case": seconds_a_case(loop, page, settings, device)}
-            yield {"pre": timed(*prepared(0), device, flags.steps)}
         if device.type == "cuda":
             yield {"waits": waits(lambda: loop._train_step(batch))}
         if flags.kernels:
@@ -130,9 +143,25 @@ def measured(flags: Flags) -> Iterator[dict]:
     yield {"without_deterministic": said}
 
 
-def timed(loop, batch: dict, device: torch.device, steps: int) -> dict:
-    """Milliseconds of a step (median of groups), seconds of the first one, which compiles and tries out."""
-    first = seconds(loop, batch, device)
+def balls(batch: dict, classes: int) -> dict:
+    """A batch of that size, of a ball of each class in that of the class before, at places of their own, under noise."""
+    image, label = batch["image"], batch["label"]
+    shape, draw = image.shape[2:], np.random.default_rng(0)
+    images, labels = [], []
+    for _ in image:
+        centre = [draw.uniform(0.35, 0.65) * side for side in shape]
+        grid = np.ogrid[tuple(slice(side) for side in shape)]
+        distance = np.sqrt(sum(((x - c) / side) ** 2 for x, c, side in zip(grid, centre, shape, strict=True)))
+        found = sum((distance < 0.3 * (classes - k) / (classes - 1)).astype(np.uint8) for k in range(1, classes))
+        images.append(found / (classes - 1) + draw.normal(0, 0.1, shape))
+        labels.append(found)
+    images = np.repeat(np.stack(images)[:, None], image.shape[1], axis=1)
+    return {"image": torch.from_numpy(images.astype(np.float32)), "label": torch.from_numpy(np.stack(labels[: len(label)]))}
+
+
+def timed(loop, batch: dict, device: torch.device, steps: int, first: float | None = None) -> dict:
+    """Milliseconds of a step (median of groups), seconds of the first one, which compiles and tries out, unless that was made."""
+    first = seconds(loop, batch, device) if first is None else first
     seconds(loop, batch, device, WARM)
     taken, began = [], time.monotonic()
     while len(taken) < -(-steps // GROUP) and (not taken or time.monotonic() - began < LONGEST):

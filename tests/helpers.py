@@ -24,9 +24,9 @@ LOSS_2D, LOSS_3D = Loss(HALF, dice_2d), Loss(HALF, dice_3d)
 LOSS_BCP = Loss(HALF, partial(dice_2d, mask_background=True))
 
 
-def train(page, root, output, *flags, **numbers):
-    """Train on the CPU with a script's `numbers` and flags; what each stage left behind, see `stages`."""
-    train_page(page, [str(flag) for flag in flags], root_path=root, output_root=output, device="cpu", **numbers)
+def train(page, root, output, *flags, device="cpu", **numbers):
+    """Train with a script's `numbers` and flags; what each stage left behind, see `stages`."""
+    train_page(page, [str(flag) for flag in flags], root_path=root, output_root=output, device=device, **numbers)
     return stages(output)
 
 

@@ -20,11 +20,13 @@ from networks import net_factory_ega, net_factory_la_ega
 from networks.published import import_state_dict
 from recipes import acdc, la
 from training.checkpoint import load
+from training.device import place
 from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from utils.losses import Loss
 from utils.phase import Validation, added, parts
 
+CPU = torch.device("cpu")
 SCORES = [0.30, 0.20, 0.40, 0.35]
 REFRESH = RefreshRule(start=2, step=1, lowest=1, highest=4)
 NETWORKS = {
@@ -47,7 +49,7 @@ class PatternDropout(nn.Module):
 
     def forward(self, x):
         shape = (x.shape[1], *[1] * (x.ndim - 2)) if self.channels else x.shape[1:]
-        kept = (7 * torch.arange(int(np.prod(shape)))) % 10 >= round(10 * self.rate)
+        kept = (7 * torch.arange(int(np.prod(shape)), device=x.device)) % 10 >= round(10 * self.rate)
         return x * kept.reshape(shape) / (1 - self.rate)
 
 
@@ -121,13 +123,17 @@ CASES = {
 }
 
 
-def trajectory(name, tmp_path, steps, amp=None):
+def published_trajectory(name):
+    return json.loads((VECTORS / f"trajectory_{name}.json").read_text(encoding="utf-8"))
+
+
+def trajectory(name, tmp_path, steps, amp=None, device=CPU):
     """A case's first steps: its phase's name and what each step reports."""
-    case, published = CASES[name], json.loads((VECTORS / f"trajectory_{name}.json").read_text(encoding="utf-8"))
+    case, published = CASES[name], published_trajectory(name)
     corners, dims = published["corners"], 2 if case.network.startswith("unet") else 3
     boxes = GivenCorners(case.kind, case.end_ratio, len(corners), seed=(0,), corners=tuple(map(tuple, corners)))
     pasting = (acdc if dims == 2 else la).PAGE.pasting
-    student, pretraining = filled(case.network), name.endswith("pre")
+    student, pretraining = place(filled(case.network), device, dims, amp), name.endswith("pre")
     if pretraining:
         phase = CopyPastePretrain(student, case.loss, pasting, boxes)
     else:
@@ -153,7 +159,7 @@ def trajectory(name, tmp_path, steps, amp=None):
         seed=(0,),
     )
     about = {"settings": {}, "facts": {}, "selection": ""}
-    run = Run(tmp_path, lambda stage: "best.pth", about, torch.device("cpu"), dims, amp, RunLog(tmp_path))
+    run = Run(tmp_path, lambda stage: "best.pth", about, device, dims, amp, RunLog(tmp_path))
     run_stages(run, {phase.name: lambda: stage})
     return phase.name, seen
 
@@ -166,8 +172,12 @@ def published_layout(monkeypatch):
 
 @pytest.mark.parametrize("name", CASES)
 def test_trajectory_as_published(name, tmp_path, published_layout):
-    case, published = CASES[name], json.loads((VECTORS / f"trajectory_{name}.json").read_text(encoding="utf-8"))
-    stage, seen = trajectory(name, tmp_path, len(published["corners"]))
+    assert_as_published(name, tmp_path)
+
+
+def assert_as_published(name, tmp_path, device=CPU):
+    case, published = CASES[name], published_trajectory(name)
+    stage, seen = trajectory(name, tmp_path, len(published["corners"]), device=device)
 
     for ours, theirs in {"loss": case.total, "loss_dice": "info/mix_dice", "loss_ce": "info/mix_ce"}.items():
         if theirs in published["losses"]:
@@ -207,6 +217,10 @@ class QuickHalf(TorchDispatchMode):
 def test_half_precision_keeps_to_the_trajectory(name, amp, tmp_path):
     """The losses of the first steps are those of float32 to 1e-2."""
     with QuickHalf():
-        _, seen = trajectory(name, tmp_path, steps=3, amp=amp)
-    published = json.loads((VECTORS / f"trajectory_{name}.json").read_text(encoding="utf-8"))["losses"][CASES[name].total]
+        assert_keeps_to_trajectory(name, tmp_path, amp)
+
+
+def assert_keeps_to_trajectory(name, tmp_path, amp, device=CPU):
+    _, seen = trajectory(name, tmp_path, steps=3, amp=amp, device=device)
+    published = published_trajectory(name)["losses"][CASES[name].total]
     np.testing.assert_allclose([float(losses["loss"]) for losses in seen], published[:3], rtol=1e-2)

@@ -27,7 +27,9 @@ class Precision:
         self._halves: list[Tensor] = []
 
     def autocast(self) -> AbstractContextManager:
-        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+        """Without torch's cache of cast weights: a pass uses each once, and where a graph is recorded it would outlive it in the graph's
+        own memory."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype, cache_enabled=False)
 
     def prepare(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         """Once, when the networks have their weights and lie on the device."""

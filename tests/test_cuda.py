@@ -1,0 +1,122 @@
+"""What only a GPU can show: the published trajectories there, steps that do not wait for it, recorded graphs, runs that repeat and resume
+bit for bit. `make test-gpu` on a machine that has one; elsewhere benchmarks/counts.py and the `meta` device stand in.
+"""
+
+import pytest
+import torch
+from helpers import assert_same, signalled, train
+from test_accelerate import case
+from test_step import METHODS, SMALL
+from test_training import TINY
+from test_trajectories import CASES, assert_as_published, assert_keeps_to_trajectory
+
+from benchmarks.counts import runner
+from benchmarks.gpu_row import waits
+from methods.edge_guided import DualTeacher
+from programs import evaluation
+from recipes.acdc import PAGE as ACDC
+from recipes.la import PAGE as LA
+from recipes.registry import pages
+from training.accelerate import accelerated
+from training.device import place, set_deterministic
+from training.precision import Precision
+from training.step import learn
+from utils.errors import Interrupted
+
+pytestmark = pytest.mark.cuda
+CUDA = torch.device("cuda")
+LA_TINY = {
+    "patch_size": (32, 32, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 4, "max_iterations": 4, "val_every": 4, "labelnum": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def as_published():
+    """Deterministic float32, no TF32."""
+    set_deterministic(True, tf32=False)
+    yield
+    set_deterministic(False)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_trajectory_as_published(name, tmp_path):
+    assert_as_published(name, tmp_path, CUDA)
+
+
+@pytest.mark.parametrize("amp", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_keeps_to_the_trajectory(name, amp, tmp_path):
+    assert_keeps_to_trajectory(name, tmp_path, amp, CUDA)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tf32_keeps_to_the_trajectory(name, tmp_path):
+    set_deterministic(True, tf32=True)
+    assert_keeps_to_trajectory(name, tmp_path, None, CUDA)
+
+
+@pytest.mark.parametrize("dataset", SMALL)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_the_host_waits_for_nothing_but_pseudo_labels(dataset, method, amp):
+    numbers = {"patch_size": SMALL[dataset], "batch_size": 8, "labeled_bs": 4, "amp": amp}
+    loop, batch = runner(pages()[dataset], CUDA, method=method, **numbers)
+    loop.precision.prepare(loop.phase, loop.stage.optimizer)
+    batch = {key: x.pin_memory() for key, x in batch.items()}
+    loop._train_step(batch)  # makes what is made once
+    assert waits(lambda: loop._train_step(batch)) == []
+
+
+@pytest.mark.parametrize("how", ["compile", "graph"])
+@pytest.mark.parametrize("name", ["unet", "VNet"])
+def test_accelerated_steps_learn_the_same(name, how):
+    """Losses of eight steps, the first of which compile and record."""
+    losses = []
+    for way in ("off", how):
+        phase, batch = case(name)
+        dims = batch["image"].ndim - 2
+        place(phase.student, CUDA, dims)
+        batch = {key: x.to(CUDA) for key, x in batch.items()}
+        phase.faster = accelerated(phase, way)
+        optimizer = torch.optim.SGD(phase.student.parameters(), lr=0.01, momentum=0.9)
+        losses.append([float(learn(phase, optimizer, batch, step, Precision(CUDA))["loss"]) for step in range(8)])
+    assert losses[0][-1] < 0.99 * losses[0][0]
+    assert losses[1][:3] == pytest.approx(losses[0][:3], rel=1e-4)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)  # training multiplies rounding
+
+
+@pytest.mark.usefixtures("narrow")
+class TestRuns:
+    """Whole commands on synthetic data."""
+
+    @pytest.mark.parametrize("method", ["edge_guided", "averaged_copy_paste"])
+    def test_the_same_command_gives_the_same_weights(self, phantom_root, tmp_path, method):
+        numbers = {name: value for name, value in TINY.items() if method == "edge_guided" or not name.startswith("static_")}
+        first, second = (train(ACDC, phantom_root, tmp_path / name, "--method", method, device="cuda", **numbers) for name in "ab")
+        assert_same(learnt(first), learnt(second))
+
+    def test_images_on_the_device_make_the_same_run(self, phantom_root, tmp_path):
+        first, second = (
+            train(ACDC, phantom_root, tmp_path / where, "--cache", where, device="cuda", **TINY) for where in ("ram", "device")
+        )
+        assert_same(learnt(first), learnt(second))
+
+    def test_an_interrupted_run_resumes_bit_for_bit(self, phantom_root, tmp_path, monkeypatch):
+        whole = train(ACDC, phantom_root, tmp_path / "whole", device="cuda", **TINY)
+        with signalled(monkeypatch, DualTeacher, 5), pytest.raises(Interrupted):
+            train(ACDC, phantom_root, tmp_path / "part", device="cuda", **TINY)
+        resumed = train(ACDC, phantom_root, tmp_path / "part", device="cuda", **TINY)
+        assert_same(learnt(resumed), learnt(whole))
+
+    @pytest.mark.parametrize("amp", ["off", "fp16", "bf16"])
+    def test_volumes_train_and_are_tested(self, la_root, tmp_path, amp):
+        made = train(LA, la_root, tmp_path, "--amp", amp, device="cuda", **LA_TINY)
+        assert made["self_train/last.pth"]["progress"]["step"] == 4
+        evaluation.evaluate(LA, ["--root_path", str(la_root), "--output_root", str(tmp_path), "--labelnum", "2", "--device", "cuda"])
+        assert list(tmp_path.rglob("*.csv"))
+
+
+def learnt(found):
+    """Of every checkpoint all but where and how it was made."""
+    kept = ("student", "phase", "optimizer", "progress")
+    return {name: {key: checkpoint[key] for key in kept} for name, checkpoint in found.items()}
