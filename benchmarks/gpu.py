@@ -5,7 +5,7 @@
     python benchmarks/gpu.py --device cpu --datasets ACDC --patch_size 80 80 --batch_size 8 --steps 2
 
 Every row is a process of its own, which may fail, and is one line: milliseconds of a self-training and of a pre-training step, seconds of
-the first step, peak memory, seconds that validating a case takes, hours of the published protocol, and what made the host wait.
+the first two, peak memory, seconds that validating a case takes, hours of the published protocol, and what made the host wait.
 """
 
 import json
@@ -39,7 +39,7 @@ PROGRAM = Path(__file__).with_name("gpu_row.py")
 NAME, LEAST = 48, 5.0  # letters of a row's name; seconds without which no row begins
 COLUMNS = (("self ms", 9), ("pre ms", 9), ("first s", 9), ("GiB", 7), ("kept", 7), ("case s", 8), ("hours", 8))
 NOTES = """
-self, pre ms: a step of self-training and of pre-training, median; first s: the first step, with what is compiled or tried out
+self, pre ms: a step of self-training and of pre-training, median; first s: the first two steps, with what is compiled or tried out
 GiB, kept: most that tensors took in self-training, and that torch kept for them; case s: validating one case, without distances
 hours: iterations and validations of the published protocol at these times; compile and graph: pre-training and validation as eager;
     >: at least, for a part is not known. Batches, HD95 and ASD of each tenth validation, and checkpoints are not in it

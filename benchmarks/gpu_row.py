@@ -117,13 +117,13 @@ def measured(flags: Flags) -> Iterator[dict]:
         """As `_StageRunner.run` prepares it; batches come from pinned memory there."""
         loop, batch = runner(page, device, stage, **numbers)
         loop.precision.prepare(loop.phase, loop.stage.optimizer)
-        loop.phase.faster = accelerated(loop.phase, way)
+        loop.faster = accelerated(loop.phase, way)
         batch = balls(batch, page.facts.classes)
         return loop, {key: x.pin_memory() for key, x in batch.items()} if device.type == "cuda" else batch
 
     with heard("default", nondeterministic) as said:
         pre, batch = prepared(0, "off")
-        first = seconds(pre, batch, device)
+        first = 2 * seconds(pre, batch, device, 2)
         seconds(pre, batch, device, LEARNT)
         if flags.way == "eager":
             yield {"pre": timed(pre, batch, device, flags.steps, first)}
@@ -160,8 +160,8 @@ def balls(batch: dict, classes: int) -> dict:
 
 
 def timed(loop, batch: dict, device: torch.device, steps: int, first: float | None = None) -> dict:
-    """Milliseconds of a step (median of groups), seconds of the first one, which compiles and tries out, unless that was made."""
-    first = seconds(loop, batch, device) if first is None else first
+    """Milliseconds of a step (median of groups), seconds of the first two, which compile and try out, unless they were made."""
+    first = 2 * seconds(loop, batch, device, 2) if first is None else first
     seconds(loop, batch, device, WARM)
     taken, began = [], time.monotonic()
     while len(taken) < -(-steps // GROUP) and (not taken or time.monotonic() - began < LONGEST):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import LOSS_2D, LOSS_3D
 
-from benchmarks.counts import BareFrame
+from benchmarks.counts import BareFrame, runner
 from methods.registry import METHODS
 from methods.supervised import Supervised
 from networks.egm import BATCH_NORM, CONV, EdgeGuidedBase
@@ -12,7 +12,7 @@ from networks.registry import build
 from recipes.registry import pages
 from training.accelerate import accelerated, check_accelerate
 from utils.errors import UserError
-from utils.phase import added, parts
+from utils.phase import Faster, added, parts
 
 CPU = torch.device("cpu")
 SIZES = {"unet": (2, 1, 80, 80), "VNet": (2, 1, 32, 16, 16), "VNet_pancreas": (2, 1, 32, 16, 16)}
@@ -105,6 +105,22 @@ def test_every_method_computes_the_same_compiled(dataset, method):
         assert_alike(*both_ways(phase, batch, "eager"))
         with torch._dynamo.config.patch(error_on_recompile=True):
             list(parts(phase.losses(batch, 1)))
+
+
+def test_the_first_step_is_made_as_it_is():
+    """A graph's memory must not hold what networks keep from their first pass, matrices of resizes for one."""
+    loop, batch = runner(pages()["ACDC"], CPU, method="supervised", egm="none", patch_size=(80, 80), batch_size=4, labeled_bs=2)
+    steps = []
+
+    def scored(x, score, *targets):
+        steps.append(loop.progress.step)
+        logits = loop.phase.student(x)
+        return logits, score(logits, *targets)
+
+    loop.faster = Faster({}, scored, lambda score, *targets: score(*targets))
+    for _ in range(3):
+        loop._train_step(batch)
+    assert steps == [1, 2]
 
 
 def test_what_cannot_be_accelerated_is_told():

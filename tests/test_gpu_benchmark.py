@@ -34,6 +34,7 @@ def here(monkeypatch):
 
     monkeypatch.setattr(gpu, "ask", ask)
     monkeypatch.setattr(gpu_row, "WARM", 1)
+    monkeypatch.setattr(gpu_row, "LEARNT", 1)
     monkeypatch.setattr(gpu_row, "PROFILED", 1)
 
 
@@ -70,10 +71,12 @@ def test_rows_are_measured_and_the_others_are_a_line(dataset, here, monkeypatch,
 def test_a_row_in_half_precision(precision, monkeypatch):
     """Where the hardware had it: the step, scaled gradients, validation under autocast."""
     monkeypatch.setattr(gpu_row, "WARM", 1)
-    monkeypatch.setattr(devices, f"has_{precision}", lambda device: True)
+    monkeypatch.setattr(gpu_row, "LEARNT", 1)
+    for name in ("bf16", "fp16"):  # whatever this machine has
+        monkeypatch.setattr(devices, f"has_{name}", lambda device, there=name == precision: there)
     flags = gpu_row.Flags(dataset="ACDC", precision=precision, device="cpu", patch_size=(80, 80), batch_size=4, steps=1)
     parts = list(gpu_row.measured(flags))
-    assert [next(iter(part)) for part in parts] == ["self", "case", "pre", "without_deterministic"]
+    assert [next(iter(part)) for part in parts] == ["pre", "self", "case", "without_deterministic"]
     assert gpu_row.about(torch.device("cpu"))["auto"] == precision
 
 

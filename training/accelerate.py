@@ -33,8 +33,9 @@ def check_accelerate(how: Accelerate, device: torch.device, recompute: bool, ove
 def accelerated(phase: Phase, how: Accelerate, backend: str = "inductor") -> Faster | None:
     """The networks of a phase, a pass of its student with its loss, and a loss alone, as one graph each without a break; None for `off`.
 
-    They share weights and statistics with the phase's own, which validation, checkpoints and averages go on using. `graph`: torch records
-    what a pass asks of the device, backward too, and asks for it all at once from then on.
+    The loop makes the first step of a stage without them. They share weights and statistics with the phase's own, which validation,
+    checkpoints and averages go on using. `graph`: torch records what a pass asks of the device, backward too, and asks for it all at once
+    from then on.
     """
     if how == "off":
         return None

@@ -36,7 +36,7 @@ from training.signals import StopSignals
 from training.stage import DRAWS, Progress, Run, Stage
 from training.step import learn, placed
 from utils.errors import Interrupted, UserError
-from utils.phase import Batch, Losses
+from utils.phase import Batch, Faster, Losses
 
 
 def run_stages(run: Run, stages: dict[str, Callable[[], Stage]]) -> None:
@@ -63,6 +63,7 @@ class _StageRunner:
         self.progress = Progress(draws=DRAWS)
         self.losses: list[float] = []  # since the last validation
         self.readings, self.precision = Readings(), Precision(run.device, run.amp)
+        self.faster: Faster | None = None
 
     def run(self) -> None:
         say = self.run_info.log.say
@@ -75,7 +76,7 @@ class _StageRunner:
         share_state(self.phase.networks.values())
         restore_buffers(self.phase.networks, buffers)  # each process had its own
         self.precision.prepare(self.phase, stage.optimizer)
-        self.phase.faster = accelerated(self.phase, self.run_info.accelerate)
+        self.faster = accelerated(self.phase, self.run_info.accelerate)
         log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
         try:
             with StopSignals() as signals, told(self.run_info.device, self.run_info.dims):
@@ -137,6 +138,7 @@ class _StageRunner:
             group["lr"] = rate
         scalars = learn(self.phase, stage.optimizer, placed(batch, run.device, run.dims), p.step, self.precision)
         self.phase.after_step(p.step)
+        self.phase.faster = self.faster  # not before: what is made once and kept must not lie in the memory of a recorded graph
         p.step += 1
         if not self._due():
             self.phase.after_iteration(p.step - 1)
