@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 
-from networks import egm_3d
 from networks.egm_3d import EdgeGuidedModule3d
 from networks.net_factory_la_ega import net_factory
 from training.device import place
@@ -41,10 +40,14 @@ class Flags:
     """Measure the peak memory of each kind as well, in processes of their own."""
 
 
-def plain_blur(g, gain=1.0):
+def plain_smooth(g: torch.Tensor) -> torch.Tensor:
+    """`egm_3d.smooth_part_3d` as published, from g (N, 1, D, H, W) with dense kernels."""
     row = torch.exp(-(torch.arange(-1.0, 2.0) ** 2) / (2 * 1.5**2))
-    kernel = torch.einsum("i,j,k->ijk", row, row, row)
-    return F.conv3d(g, (gain * kernel / kernel.sum())[None, None], padding=1)
+    kernel = torch.einsum("i,j,k->ijk", row, row, row)[None, None]
+    kernel = kernel / kernel.sum()
+    small = F.conv3d(g, kernel, padding=1)[..., ::2, ::2, ::2]
+    smooth = F.conv3d(F.pad(small, [part for side in small.shape[:1:-1] for part in (0, side)]), 4 * kernel, padding=1)
+    return smooth if smooth.shape == g.shape else F.interpolate(smooth, size=g.shape[2:], mode="nearest")
 
 
 def plain_forward(self: EdgeGuidedModule3d, x, edge, conv_adjust):
@@ -52,7 +55,7 @@ def plain_forward(self: EdgeGuidedModule3d, x, edge, conv_adjust):
     p = torch.sigmoid(x)
     e = F.interpolate(conv_adjust(edge), size=x.shape[-3:], mode="nearest")  # (N, 128, D, H, W)
     e = e if self.channels == 128 else self.get_submodule(f"adjust_128_to_{self.channels}")(e)
-    smooth = egm_3d.smooth_part_3d(p.mean(1, keepdim=True).repeat(1, x.shape[1], 1, 1, 1).flatten(0, 1).unsqueeze(1), self.variant)
+    smooth = plain_smooth(p.mean(1, keepdim=True).repeat(1, x.shape[1], 1, 1, 1).flatten(0, 1).unsqueeze(1))
     band = p - smooth.view_as(p)
     fused = self.fusion_conv(torch.cat([x * (1 - p), x * band, x * e], 1))
     x = self.cbam.ChannelGate(fused * self.attention(fused) + x)
@@ -76,9 +79,9 @@ class Kind:
         self.net, self.image = (net, image) if self.plain else (place(net, torch.device("cpu"), 3), place(image, torch.device("cpu"), 3))
 
     def step(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        kept = EdgeGuidedModule3d.forward, egm_3d._blur
+        kept = EdgeGuidedModule3d.forward
         if self.plain:
-            EdgeGuidedModule3d.forward, egm_3d._blur = plain_forward, plain_blur
+            EdgeGuidedModule3d.forward = plain_forward
         self.net.zero_grad()
         torch.manual_seed(1)
         began = time.perf_counter()
@@ -86,7 +89,7 @@ class Kind:
         forward = time.perf_counter() - began
         logits.square().mean().backward()
         self.times.append((forward, time.perf_counter() - began - forward))
-        EdgeGuidedModule3d.forward, egm_3d._blur = kept
+        EdgeGuidedModule3d.forward = kept
         return logits.detach(), {key: p.grad for key, p in self.net.named_parameters() if p.grad is not None}
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import acdc_step, vnet_step
 from networks.egm import ChannelMax, smooth_part
 from networks.egm_3d import smooth_part_3d
-from networks.resize import bilinear
+from networks.resize import _made, bilinear
 from networks.unet_ega import Upsample
 
 
@@ -50,6 +51,21 @@ def test_laplacian_band_3d(size, variant):
         spread[tuple(slice(side) for side in small.shape)] = small
         plain = F.interpolate(F.conv3d(spread, 4 * kernel, padding=1), size=size, mode="nearest")
     assert_same(smooth_part_3d(g, variant), plain, g)
+
+
+def test_what_benchmarks_call_plain_is_the_published_band():
+    for ours, plain, size in ((smooth_part, acdc_step.plain_smooth, (17, 24)), (smooth_part_3d, vnet_step.plain_smooth, (14, 7, 10))):
+        g = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(plain(g), ours(g, "published"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kinds", ["both", "plain"])
+def test_a_pass_of_the_v_net_is_timed(kinds, capsys):
+    """The plain kind alone too: in a process of its own it finds nothing that the other has made."""
+    _made.cache_clear()
+    vnet_step.main(["--kinds", kinds, "--patch_size", "32", "32", "16", "--steps", "1", "--no_memory"])
+    assert "plain    forward" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", [(7, 9), (20, 5), (6, 8)])
