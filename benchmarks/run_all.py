@@ -2,7 +2,7 @@
 
     python benchmarks/run_all.py
 
-Each in a process of its own, with all cores where it times a step. About ten minutes on two cores; nothing else should run meanwhile.
+Each in a process of its own, with all cores where it times a step. Three to ten minutes on two cores; nothing else should run meanwhile.
 On a machine with a GPU the ACDC step is timed there; all else that a GPU has to say is asked by benchmarks/gpu.sh.
 """
 

@@ -27,7 +27,8 @@ from utils.case import Case
 from utils.ema import Ema
 from utils.errors import UserError
 
-INPUTS = {"unet": (4, 1, 32, 32)} | dict.fromkeys(("VNet", "VNet_pancreas"), (4, 1, 32, 16, 16))
+RECOMPUTED = ", recomputed"
+INPUTS = {"unet": (4, 1, 32, 32)} | dict.fromkeys(("VNet", "VNet_pancreas", "VNet" + RECOMPUTED), (4, 1, 32, 16, 16))
 
 
 def together(work, *given):
@@ -62,7 +63,8 @@ def _member(rank, port, end, work, given):
 
 def network(name):
     torch.manual_seed(0)
-    net = build(name, 1, 2, {"egm": "none"})
+    net = build(name.removesuffix(RECOMPUTED), 1, 2, {"egm": "none"})
+    net.recompute = name.endswith(RECOMPUTED)
     for module in net.modules():
         if isinstance(module, nn.Dropout | nn.Dropout3d):
             module.p = 0.0
