@@ -10,7 +10,7 @@ from comparison.results import CONVENTIONS, Result
 from programs.settings import default_settings
 from recipes.registry import pages
 from utils.errors import UserError
-from utils.statistics import bootstrap_interval, mean_sd, wilcoxon_p
+from utils.statistics import bootstrap_interval, by_patient, mean_sd, wilcoxon_p
 
 MEAN = "mean"  # the row of the mean over the classes
 UNLIKE = ("seed", "exp")  # settings in which the runs of one group may differ
@@ -70,22 +70,30 @@ def figures(group: Group) -> dict:
 
 def against(group: Group, first: Group, seed: int, draws: int) -> dict:
     """The paired differences group - first of each convention, class and figure: per case the mean over the seeds, then mean, bootstrap
-    interval over the cases and Wilcoxon's p. None where cases' figures are not known."""
+    interval over the patients and Wilcoxon's p. None where cases' figures are not known."""
+    patients = [patient(case) for case in first.results[0].cases]
     found: dict[str, dict] = {}
     for convention, columns in CONVENTIONS.items():
         rows: dict[str, dict] = {name: {} for name in (MEAN, *first.results[0].classes)}
         for figure in columns:
             differences = group.per_case(convention, figure) - first.per_case(convention, figure)
             for name, column in zip(rows, differences.T, strict=True):
-                rows[name][figure] = None if np.isnan(column).any() else _difference(column, seed, draws)
+                rows[name][figure] = None if np.isnan(column).any() else _difference(column, patients, seed, draws)
         known = any(one for row in rows.values() for one in row.values())
         found[convention] = rows if known else None
     return found
 
 
-def _difference(column: np.ndarray, seed: int, draws: int) -> dict:
-    low, high = bootstrap_interval(column, seed, draws)
-    return {"difference": float(column.mean()), "low": low, "high": high, "p": wilcoxon_p(column), "cases": len(column)}
+def patient(case: str) -> str:
+    """Whose case it is: two frames of a heart (ACDC's `patient001_frame01` and `patient001_frame02`) do not speak for two patients."""
+    return re.sub(r"_frame\d+$", "", case)
+
+
+def _difference(column: np.ndarray, patients: Sequence[str], seed: int, draws: int) -> dict:
+    low, high = bootstrap_interval(column, seed, draws, patients=patients)
+    sums, counts = by_patient(column, patients)
+    p = wilcoxon_p(sums / counts)
+    return {"difference": float(column.mean()), "low": low, "high": high, "p": p, "cases": len(column), "patients": len(sums)}
 
 
 def _over_seeds(values: Sequence[float]) -> dict:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from comparison.groups import Group, against, figures
+from comparison.groups import Group, against, figures, patient
 from comparison.results import Result
 
 LEVEL = 0.95
@@ -11,6 +11,7 @@ LEVEL = 0.95
 def numbers(groups: Sequence[Group], seed: int, draws: int, about: dict) -> dict:
     """What is tested, each group with its runs and figures, all but the first with their differences to it, and how those were made."""
     first = groups[0].results[0]
+    patients = len({patient(case) for case in first.cases})
     found = []
     for number, group in enumerate(groups):
         part = {"name": group.name, "seeds": group.seeds, "settings": group.traits, "runs": [_run(result) for result in group.results]}
@@ -24,8 +25,14 @@ def numbers(groups: Sequence[Group], seed: int, draws: int, about: dict) -> dict
         "cases": list(first.cases),
         "classes": list(first.classes),
         "groups": found,
-        "bootstrap": {"draws": draws, "seed": seed, "level": LEVEL, "unit": "cases"},
-        "wilcoxon": "two-sided signed-rank test of per-case differences, cases without difference left out, not corrected",
+        "bootstrap": {
+            "draws": draws,
+            "seed": seed,
+            "level": LEVEL,
+            "unit": "patients",
+            "units": patients,
+        },
+        "wilcoxon": "two-sided signed-rank test of the patients' mean differences, those without difference left out, not corrected",
         **about,
     }
 

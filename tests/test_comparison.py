@@ -109,6 +109,12 @@ def test_statistics_against_the_plain_formulas():
     ]
     assert bootstrap_interval(differences, 7, 200) == pytest.approx(expected, abs=1e-12)
     assert bootstrap_interval(differences, 7, 200) == bootstrap_interval(differences, 7, 200) != bootstrap_interval(differences, 8, 200)
+    # of three patients the first has three cases: drawn are patients, the mean is over their cases
+    drawn = np.random.default_rng(7).integers(3, size=(200, 3))
+    theirs = [[0.1, 0.2, -0.05], [0.3], [0.15]]
+    means = [np.mean([value for i in row for value in theirs[i]]) for row in drawn]
+    expected = np.quantile(means, (0.025, 0.975))
+    assert bootstrap_interval(differences, 7, 200, patients=list("aaabc")) == pytest.approx(expected, abs=1e-12)
     assert wilcoxon_p([0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx(2 / 2**5)  # the most extreme of 32 signs, both sides
     assert wilcoxon_p([0.0, 0.0]) == 1 and wilcoxon_p([0, 0.1, 0.2, 0.3]) == wilcoxon([0.1, 0.2, 0.3]).pvalue
     assert mean_sd([1, 2, 3]) == (2, 1) and mean_sd([4]) == (4, None)

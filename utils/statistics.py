@@ -12,12 +12,24 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def bootstrap_interval(differences: Sequence[float], seed: int, draws: int = 10_000, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean difference (cases,) when cases are drawn again, with replacement; the same for the same seed."""
-    differences = np.asarray(differences, float)
-    drawn = np.random.default_rng(seed).integers(len(differences), size=(draws, len(differences)))
-    low, high = np.quantile(differences[drawn].mean(1), ((1 - level) / 2, (1 + level) / 2))
+def bootstrap_interval(
+    differences: Sequence[float], seed: int, draws: int = 10_000, level: float = 0.95, patients: Sequence[str] | None = None
+) -> tuple[float, float]:
+    """Percentile interval of the mean difference (cases,) when cases are drawn again, with replacement; the same for the same seed.
+    `patients` (cases,): whose each case is; then patients are drawn, each with all cases."""
+    sums, counts = by_patient(differences, patients)
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
+
+
+def by_patient(values: Sequence[float], patients: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The sum over the cases of each patient, and how many there are; every case by itself where `patients` is None."""
+    values = np.asarray(values, float)
+    if patients is None:
+        return values, np.ones(len(values))
+    _, place = np.unique(patients, return_inverse=True)
+    return np.bincount(place, values), np.bincount(place).astype(float)
 
 
 def wilcoxon_p(differences: Sequence[float]) -> float:
