@@ -26,13 +26,15 @@ test-gpu: .venv/ready
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 4 --dist worksteal -m cuda
 
 WHERE := --root_path $(DEMO)/data --output_root $(DEMO)/model
-RUN := $(WHERE) --egm none --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 200 --max_iterations 400 --val_every 100
+RUN := $(WHERE) --egm none --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 200 --max_iterations 600 --val_every 100
 RUNS := $(DEMO)/model/BCP/ACDC
 
 demo: .venv/ready
 	$(PY) code/make_phantom.py --dataset ACDC --root $(DEMO)/data
-	$(PY) code/ACDC_labelnum3_train.py --exp labelled_alone --method supervised $(RUN)
-	$(PY) code/ACDC_labelnum3_train.py --exp with_unlabelled --method averaged_copy_paste $(RUN)
+	@echo "two runs side by side; what the one with the labelled patients alone says is in $(DEMO)/labelled_alone.log"
+	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp labelled_alone --method supervised $(RUN) >$(DEMO)/labelled_alone.log 2>&1 & \
+	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp with_unlabelled --method averaged_copy_paste $(RUN); status=$$?; \
+	wait $$! || { tail -n 1 $(DEMO)/labelled_alone.log; exit 2; }; exit $$status
 	$(PY) code/test_ACDC.py --labelnum 3 --exp labelled_alone --stage_name supervised $(WHERE)
 	$(PY) code/test_ACDC.py --labelnum 3 --exp with_unlabelled $(WHERE)
 	$(PY) code/compare.py $(RUNS)_labelled_alone_3_labeled $(RUNS)_with_unlabelled_3_labeled \
