@@ -51,6 +51,7 @@ class Options(TeacherOptions):
 PRESET = {
     "exp": "averaged_copy_paste",
     "egm": "none",
+    "ema_decay": 0.89,  # the statistics of batch norm lag behind a longer average, in pre-training until nothing is found
     "intensity": ("gamma", "brightness", "noise"),
     "lr_schedule": "poly",
     "pre_lr_schedule": "poly",
