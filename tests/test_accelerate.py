@@ -69,7 +69,11 @@ def assert_alike(plain, compiled):
 @pytest.mark.parametrize("name, backend", [("unet", "aot_eager"), ("VNet", "eager"), ("VNet_pancreas", "eager")])
 @pytest.mark.long
 def test_a_pass_with_its_loss_is_one_graph_with_the_same_gradients(name, backend):
-    plain, compiled = both_ways(*case(name), backend)
+    phase, batch = case(name)
+    if name != "unet":  # float32's rounding moves gradients of the V-Nets by 1e-4 on some processors
+        phase.student.double()
+        batch["image"] = batch["image"].double()
+    plain, compiled = both_ways(phase, batch, backend)
     assert_alike(plain, compiled)
     counters = [value for key, value in compiled[2].items() if key.endswith("num_batches_tracked")]
     assert counters and all(value == 1 for value in counters)

@@ -196,10 +196,8 @@ class _StageRunner:
         if is_main():
             self._save(content, best=False)
             self.saver.wait()
-        raise Interrupted(
-            f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}; the same command goes on from there",
-            128 + number,
-        )
+        where = f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}"
+        raise Interrupted(f"{where}; the same command goes on from there", 128 + number)
 
     def _save(self, content: dict, best: bool) -> None:
         """UserError where the folder has vanished: one made anew would not be locked, and hold the end of a run without its beginning."""
