@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from methods.copy_paste import CopyPaste
 from methods.edge_guided import DualTeacher, RefreshRule
-from networks.egm import EdgeGuidedModule
+from networks.egm import EdgeGuidedModule, smooth_part
 from networks.net_factory_ega import net_factory
 from recipes import acdc
 from training.device import choose_device, place
@@ -69,7 +69,8 @@ def plain_forward(self: EdgeGuidedModule, x, edge):
     """The edge-guided module as the paper writes it."""
     p = torch.sigmoid(x)
     e = F.interpolate(edge, size=x.shape[-2:], mode="bilinear", align_corners=True)
-    band = p - plain_smooth(p.mean(1, keepdim=True))
+    g = p.mean(1, keepdim=True)
+    band = p - (plain_smooth(g) if self.variant == "published" else smooth_part(g, self.variant))
     fused = self.fusion_conv(torch.cat([x * (1 - p), x * band, x * e], 1))
     return self.cbam(fused * self.attention(fused) + x)
 

@@ -25,13 +25,7 @@ def numbers(groups: Sequence[Group], seed: int, draws: int, about: dict) -> dict
         "cases": list(first.cases),
         "classes": list(first.classes),
         "groups": found,
-        "bootstrap": {
-            "draws": draws,
-            "seed": seed,
-            "level": LEVEL,
-            "unit": "patients",
-            "units": patients,
-        },
+        "bootstrap": {"draws": draws, "seed": seed, "level": LEVEL, "unit": "patients", "units": patients},
         "wilcoxon": "two-sided signed-rank test of the patients' mean differences, those without difference left out, not corrected",
         **about,
     }

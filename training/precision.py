@@ -27,9 +27,7 @@ class Precision:
         self._halves: list[Tensor] = []
 
     def autocast(self) -> AbstractContextManager:
-        """Without torch's cache of cast weights: a pass uses each once, and where a graph is recorded it would outlive it in the graph's
-        own memory."""
-        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype, cache_enabled=False)
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
     def prepare(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         """Once, when the networks have their weights and lie on the device."""
