@@ -1,10 +1,9 @@
 """Bidirectional copy-paste whose product is the average: the EMA teacher is validated, selected and tested, in pre-training too.
 
-Beside BCP (CVPR 2023), each piece a flag: the averaged network is kept (`--keep`), its decay warms up in pre-training
-(`--ema_warmup`), the teacher looks at unlabelled images without dropout and without intensity changes and keeps the statistics of
-batch norm that it finds in them (`--teacher_mode`, `--teacher_view`), every pixel of a pseudo label counts as much as the teacher
-believes it (`--pseudo_weight`), pre-training pastes both ways (`--pre_paste`). Both kinds of mixed images go through the student in one
-pass, so that batch normalisation sees all of them.
+Beside BCP (CVPR 2023), each piece a flag: the averaged network is kept (`--keep`), the teacher looks at unlabelled images without
+dropout and without intensity changes and keeps the statistics of batch norm that it finds in them (`--teacher_mode`,
+`--teacher_view`), every pixel of a pseudo label counts as much as the teacher believes it (`--pseudo_weight`), pre-training pastes both
+ways (`--pre_paste`). Both kinds of mixed images go through the student in one pass, so that batch normalisation sees all of them.
 
 What to expect (docs/results/recipe.md): ACDC, 600 + 1 200 iterations at 128x128, mean test Dice of three seeds 0.771 with 3 labelled
 patients where BCP has 0.670 and the edge-guided method 0.586, and 0.791 with 7 where BCP has 0.760, in half of the edge-guided
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from methods.copy_paste import CopyPaste, CopyPastePretrain, Pasting, paste
 from methods.edge_guided import DualTeacher, TeacherOptions
-from utils.ema import Ema, copy_state, warmed_up
+from utils.ema import Ema, copy_state
 from utils.losses import Loss
 from utils.phase import Batch, Losses, Phase, Plan, halves
 
@@ -32,8 +31,6 @@ TEACHER = "ema_teacher"
 class Options(TeacherOptions):
     keep: Literal["teacher", "student"] = "teacher"
     """The network that is validated, selected, saved for the test and handed from pre-training to self-training."""
-    ema_warmup: Literal["on", "off"] = "on"
-    """Pre-training: a plain mean of all steps until the decay reaches ema_decay."""
     teacher_mode: Literal["eval", "statistics", "train"] = "statistics"
     """How the teacher looks at unlabelled images: eval; statistics: without dropout, batch norm by the batch's own statistics, whose
     running average, of images as they are, it keeps, where the student's are of mixed ones; train: with dropout too, as in BCP."""
@@ -85,8 +82,7 @@ class AveragedPretrain(CopyPastePretrain):
         return super().losses(batch, step)
 
     def after_step(self, step: int) -> None:
-        decay = self.options.ema_decay
-        self.ema.update(warmed_up(decay, step) if self.options.ema_warmup == "on" else decay)
+        self.ema.update(self.options.ema_decay)
 
 
 class AveragedSelfTrain(DualTeacher):

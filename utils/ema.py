@@ -39,12 +39,6 @@ class Ema:
             torch._foreach_copy_(counters, mean.to(counters[0].dtype).unbind())
 
 
-def warmed_up(decay: float, step: int) -> float:
-    """The decay after step `step` (from 0): min(1 - 1 / (step + 1), decay), the plain mean of all steps until `decay` is reached
-    (Tarvainen & Valpola, NeurIPS 2017, their code)."""
-    return min(1 - 1 / (step + 1), decay)
-
-
 @torch.no_grad()
 def copy_state(teacher: nn.Module, student: nn.Module) -> None:
     """The student's whole state into the teacher."""
