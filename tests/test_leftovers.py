@@ -1,8 +1,11 @@
 """What a killed process leaves is swept at the next start, wherever it wrote; what it did not leave stays."""
 
+import multiprocessing
 import os
 import shutil
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -99,6 +102,17 @@ def test_scratch_of_killed_processes_goes_and_nothing_else(tmp_path, monkeypatch
     assert not scratched.exists() and (tmp_path / "thesis" / "file").exists() and (living / "file").exists()
     with scratch("a") as one, scratch("a") as other:
         assert one != other and one.is_dir()
+
+
+def test_nothing_of_a_pool_outlives_an_interruption():
+    """No process, and no thread, which Python would wait for at its end."""
+    threads = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt), worker_pool(1) as pool:
+        future = pool.submit(time.sleep, 600)
+        while not future.running():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    assert set(threading.enumerate()) <= threads and not multiprocessing.active_children()
 
 
 def test_what_cannot_be_removed_stops_nothing(tmp_path, monkeypatch):

@@ -35,12 +35,14 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             yield pool
             pool.shutdown()
         except BaseException:
-            processes = list((pool._processes or {}).values())
+            processes, manager = list((pool._processes or {}).values()), pool._executor_manager_thread
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.terminate()
             for process in processes:
                 process.join(10)
+            if manager is not None:
+                manager.join(10)  # one that closes its pipe while Python exits makes that fail (CPython 3.11)
             raise
         finally:
             for key, value in before.items():
