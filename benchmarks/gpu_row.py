@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch.autograd import DeviceType
 
-from benchmarks.compiled import seconds
 from benchmarks.counts import runner
+from benchmarks.two_ways import seconds
 from programs.settings import make_settings
 from recipes.registry import find_page
 from training.accelerate import Accelerate, accelerated, check_accelerate

@@ -1,10 +1,10 @@
-"""Time a training step as it is and with --accelerate compile, the two in turn.
+"""Time a training step as it is and compiled or in bfloat16 or both, the two in turn.
 
-    python benchmarks/compiled.py --dataset ACDC --patch_size 128 128 --batch_size 12
-    python benchmarks/compiled.py --dataset LA --patch_size 48 48 32 --batch_size 4
+    python benchmarks/two_ways.py --dataset ACDC --patch_size 128 128 --batch_size 12
+    python benchmarks/two_ways.py --dataset LA --patch_size 48 48 32 --batch_size 4 --accelerate off --amp bf16
 
-The loop's own step of the edge-guided method's self-training, random images. The first step is made as it is, the second compiles
-everything and is told apart; medians of the others, and the median of the ratios of neighbouring steps.
+The loop's own step of a method's last stage, random images. The first step is made as it is, the second compiles everything and is told
+apart; medians of the others, and the median of the ratios of neighbouring steps.
 """
 
 import statistics
@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.counts import runner
 from recipes.registry import pages
-from training.accelerate import accelerated, check_accelerate
+from training.accelerate import Accelerate, accelerated, check_accelerate
 from training.device import choose_device
 from utils.cli import parse, run
 
@@ -36,6 +36,10 @@ class Flags:
     """Images a step, half of them labelled."""
     method: str = "edge_guided"
     """Method, its last stage."""
+    accelerate: Accelerate = "compile"
+    """What the other step is called by."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Precision of the other step."""
     steps: int = 5
     """Timed steps of either kind."""
     threads: int = 1
@@ -48,18 +52,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse(Flags, argv, description=__doc__)
     torch.set_num_threads(flags.threads)
     device = choose_device(flags.device)
-    check_accelerate("compile", device, recompute=False)
+    check_accelerate(flags.accelerate, device, recompute=False)
     numbers = {"method": flags.method, "patch_size": flags.patch_size, "batch_size": flags.batch_size, "labeled_bs": flags.batch_size // 2}
     plain, batch = runner(pages()[flags.dataset], device, **numbers)
-    compiled, _ = runner(pages()[flags.dataset], device, **numbers)
-    compiled.faster = accelerated(compiled.phase, "compile")
-    about = f"{flags.dataset}, batch {flags.batch_size}, {flags.patch_size}"
+    other, _ = runner(pages()[flags.dataset], device, **numbers, amp=flags.amp)
+    other.faster = accelerated(other.phase, flags.accelerate)
+    name = f"--accelerate {flags.accelerate} --amp {flags.amp}"
+    about = f"{flags.dataset}, {flags.method}, batch {flags.batch_size}, {flags.patch_size}"
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {about}", flush=True)
-    turns = [[seconds(loop, batch, device) for loop in (plain, compiled)] for _ in range(flags.steps + 2)]
-    print(f"second step: {turns[1][0]:.2f} s, compiled {turns[1][1]:.1f} s")
+    turns = [[seconds(loop, batch, device) for loop in (plain, other)] for _ in range(flags.steps + 2)]
+    print(f"second step: {turns[1][0]:.2f} s, {name} {turns[1][1]:.1f} s")
     as_is, faster = (statistics.median(column) for column in zip(*turns[2:], strict=True))
     ratio = statistics.median(a / b for a, b in turns[2:])
-    print(f"a step: {as_is:.3f} s, compiled {faster:.3f} s, {ratio:.2f} times as fast")
+    print(f"a step: {as_is:.3f} s, {name} {faster:.3f} s, {ratio:.2f} times as fast")
 
 
 def seconds(loop, batch: dict[str, torch.Tensor], device: torch.device, steps: int = 1) -> float:
