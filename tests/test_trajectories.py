@@ -1,6 +1,7 @@
 """Stages of the published codes through the one loop, and networks in training mode (tests/vectors/README.md)."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +21,7 @@ from networks import net_factory_ega, net_factory_la_ega
 from networks.published import import_state_dict
 from recipes import acdc, la
 from training.checkpoint import load
-from training.device import place
+from training.device import has_bf16, place
 from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from utils.losses import Loss
@@ -216,7 +217,7 @@ class QuickHalf(TorchDispatchMode):
 )
 def test_half_precision_keeps_to_the_trajectory(name, amp, tmp_path):
     """The losses of the first steps are those of float32 to 1e-2."""
-    with QuickHalf():
+    with nullcontext() if amp == torch.bfloat16 and has_bf16(CPU) else QuickHalf():
         assert_keeps_to_trajectory(name, tmp_path, amp)
 
 
