@@ -1,4 +1,4 @@
-"""Time a training step as it is and compiled or in bfloat16 or both, the two in turn.
+"""Time a training step as it is and compiled or in half precision, the two in turn.
 
     python benchmarks/two_ways.py --dataset ACDC --patch_size 128 128 --batch_size 12
     python benchmarks/two_ways.py --dataset LA --patch_size 48 48 32 --batch_size 4 --accelerate off --amp bf16
@@ -22,7 +22,7 @@ import torch
 from benchmarks.counts import runner
 from recipes.registry import pages
 from training.accelerate import Accelerate, accelerated, check_accelerate
-from training.device import choose_device
+from training.device import autocast_type, choose_device
 from utils.cli import parse, run
 
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse(Flags, argv, description=__doc__)
     torch.set_num_threads(flags.threads)
     device = choose_device(flags.device)
-    check_accelerate(flags.accelerate, device, recompute=False)
+    check_accelerate(flags.accelerate, device, recompute=False, amp=autocast_type(flags.amp, device))
     numbers = {"method": flags.method, "patch_size": flags.patch_size, "batch_size": flags.batch_size, "labeled_bs": flags.batch_size // 2}
     plain, batch = runner(pages()[flags.dataset], device, **numbers)
     other, _ = runner(pages()[flags.dataset], device, **numbers, amp=flags.amp)

@@ -132,7 +132,9 @@ def test_what_cannot_be_accelerated_is_told():
         check_accelerate("compile", CPU, recompute=True)
     with pytest.raises(UserError, match=r"--accelerate graph: not for cpu"):
         check_accelerate("graph", CPU, recompute=False)
-    check_accelerate("off", CPU, recompute=True)
+    with pytest.raises(UserError, match=r"--accelerate compile: not with half precision on the CPU.*--amp off"):
+        check_accelerate("compile", CPU, recompute=False, amp=torch.bfloat16)
+    check_accelerate("off", CPU, recompute=True, amp=torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", ["unet", "VNet"])

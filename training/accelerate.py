@@ -14,7 +14,9 @@ from utils.phase import Faster, Losses, Phase, Score
 Accelerate = Literal["off", "compile", "graph"]
 
 
-def check_accelerate(how: Accelerate, device: torch.device, recompute: bool, over_processes: bool = False) -> None:
+def check_accelerate(
+    how: Accelerate, device: torch.device, recompute: bool, over_processes: bool = False, amp: torch.dtype | None = None
+) -> None:
     """Raise UserError where networks cannot be called in that way."""
     if how == "off":
         return
@@ -26,6 +28,9 @@ def check_accelerate(how: Accelerate, device: torch.device, recompute: bool, ove
         raise UserError(f"--accelerate {how}: not with --sync_batch_norm, whose messages break every graph; leave one of them out")
     if device.type not in (("cuda",) if how == "graph" else ("cuda", "cpu")):
         raise UserError(f"--accelerate {how}: not for {device.type}; use --accelerate off")
+    if device.type == "cpu" and amp is not None:  # docs/performance.md, --accelerate compile
+        lost = "for which torch's compiler makes code that loses gradients and says nothing (2.13.0)"
+        raise UserError(f"--accelerate {how}: not with half precision on the CPU, {lost}; leave it out, or use --amp off")
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError("--accelerate compile: needs a C++ compiler for the CPU, and there is no g++ here (another: set CXX)")
 
