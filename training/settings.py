@@ -99,7 +99,7 @@ class Settings:
     the same, but a loss that is not finite, or a signal, is noticed only then. 0: 20 on a GPU, each one on the CPU."""
     accelerate: Accelerate = "off"
     """compile: networks as torch.compile makes them, after the first step of a stage, which takes minutes (CUDA, and the CPU with a C++
-    compiler); graph: recorded as CUDA graphs too. Losses differ by rounding. Not with --recompute."""
+    compiler); graph: recorded as CUDA graphs too. Losses differ by rounding. Not with --recompute, nor with --amp on the CPU."""
     sync_batch_norm: bool = False
     """With several processes: batch norm takes mean and variance over all processes' shares of a pass, not over its own alone, so that
     many GPUs with few images each normalise as one with all of them. Not with --accelerate."""
