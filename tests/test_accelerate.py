@@ -127,6 +127,22 @@ def test_the_first_step_is_made_as_it_is():
     assert steps == [1, 2]
 
 
+def test_a_compiler_that_loses_gradients_is_told():
+    """All but the last convolution's, with the right losses, as torch 2.13.0 did in bfloat16 on the CPU."""
+    loop, batch = runner(pages()["ACDC"], CPU, method="supervised", egm="none", patch_size=(80, 80), batch_size=4, labeled_bs=2)
+    net = loop.phase.student
+
+    def scored(x, score, *targets):
+        with net.decoder.out_conv.register_forward_pre_hook(lambda module, inputs: (inputs[0].detach(),)):
+            logits = net(x)
+        return logits, score(logits, *targets)
+
+    loop.faster = Faster({}, scored, lambda score, *targets: score(*targets))
+    loop._train_step(batch)
+    with pytest.raises(UserError, match=r"22 of 23 convolutions learn nothing \(student\.decoder\.up1.*--accelerate off"):
+        loop._train_step(batch)
+
+
 def test_what_cannot_be_accelerated_is_told():
     with pytest.raises(UserError, match=r"--accelerate compile: not with --recompute"):
         check_accelerate("compile", CPU, recompute=True)

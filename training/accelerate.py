@@ -57,3 +57,42 @@ def accelerated(phase: Phase, how: Accelerate, backend: str = "inductor") -> Fas
         return logits, function(logits, *targets)
 
     return Faster({name: whole(net) for name, net in {**phase.networks, **phase.twins}.items()}, whole(scored), whole(score))
+
+
+class GradientGuard:
+    """Holds the first accelerated step's gradients against those of the eager one before it. A compiler that loses gradients gives the
+    right losses, so nothing else would tell (docs/performance.md: bfloat16 on the CPU)."""
+
+    def __init__(self, phase: Phase, how: Accelerate):
+        self.phase, self.how = phase, how
+        self._learning: set[str] | None = None  # in the eager step
+        self._done = False
+
+    def look(self) -> None:
+        """To be called after every step, with its gradients; does nothing after the second. Raises UserError where convolutions that had
+        a gradient have none."""
+        if self._done:
+            return
+        learning = learning_convolutions(self.phase)
+        if self._learning is None:
+            self._learning = learning
+            return
+        self._done = True
+        if lost := sorted(self._learning - learning):
+            raise UserError(
+                f"--accelerate {self.how}: torch {torch.__version__} compiles this so that {len(lost)} of {len(self._learning)} "
+                f"convolutions learn nothing ({lost[0]} ...); use --accelerate off, or another --amp"
+            )
+
+
+def learning_convolutions(phase: Phase) -> set[str]:
+    """Convolutions of the learners whose weights have a gradient that is not zero everywhere. Other weights may have none in one step:
+    those of a gate whose only hidden unit is off."""
+    weights = {
+        f"{name}.{key}": parameter.grad
+        for name, net in phase.learners.items()
+        for key, parameter in net.named_parameters()
+        if parameter.ndim > 2 and parameter.grad is not None
+    }
+    found = torch.stack([gradient.any() for gradient in weights.values()]).tolist() if weights else []
+    return {name for name, any_of in zip(weights, found, strict=True) if any_of}

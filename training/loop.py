@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from training.accelerate import accelerated
+from training.accelerate import GradientGuard, accelerated
 from training.checkpoint import FORMAT, Store
 from training.content import check_fits, check_tensors
 from training.distributed import (
@@ -64,6 +64,7 @@ class _StageRunner:
         self.losses: list[float] = []  # since the last validation
         self.readings, self.precision = Readings(), Precision(run.device, run.amp)
         self.faster: Faster | None = None
+        self.guard = GradientGuard(self.phase, run.accelerate)
 
     def run(self) -> None:
         say = self.run_info.log.say
@@ -137,6 +138,8 @@ class _StageRunner:
         for group in stage.optimizer.param_groups:
             group["lr"] = rate
         scalars = learn(self.phase, stage.optimizer, placed(batch, run.device, run.dims), p.step, self.precision)
+        if self.faster:
+            self.guard.look()
         self.phase.after_step(p.step)
         self.phase.faster = self.faster  # not before: what is made once and kept must not lie in the memory of a recorded graph
         p.step += 1
