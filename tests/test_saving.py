@@ -26,6 +26,7 @@ def content(step: int) -> dict:
 
 @pytest.fixture
 def store(tmp_path):
+    (tmp_path / "stage").mkdir()
     return Store(tmp_path / "stage", "best.pth", {}, {})
 
 

@@ -186,7 +186,7 @@ class _StageRunner:
         self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}{note}")
         content = self._content()
         if is_main():
-            self._save(content, best)
+            self.saver.save(content, best)
         return True
 
     def _stop(self, log: StageLog, signals: StopSignals) -> None:
@@ -197,17 +197,10 @@ class _StageRunner:
         self._average_buffers()
         content = self._content() | {"buffers": buffers}
         if is_main():
-            self._save(content, best=False)
+            self.saver.save(content, best=False)
             self.saver.wait()
         where = f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}"
         raise Interrupted(f"{where}; the same command goes on from there", 128 + number)
-
-    def _save(self, content: dict, best: bool) -> None:
-        """UserError where the folder has vanished: one made anew would not be locked, and hold the end of a run without its beginning."""
-        if not self.folder.is_dir():
-            where = f"{self.folder}: gone, moved or deleted while the run was going on"
-            raise UserError(f"{where}; put it back and start the same command again, or that begins anew")
-        self.saver.save(content, best)
 
     def _average_buffers(self) -> None:
         for net in {**self.phase.learners, self.phase.selected: self.phase.networks[self.phase.selected]}.values():
