@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def prepare(argv: Sequence[str] | None = None, description: str | None = None) -
 def _make_root(root: Path) -> None:
     with writing(root, "name another place with --root_path"):
         root.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=root).close()
     remove_unfinished(root)
 
 
@@ -77,6 +79,7 @@ def _own(s: PrepareSettings) -> Preparation:
                     f"{s.root_path / FILE}: made with other {what} ({before}, now {after}); name another --root_path, or --redo"
                 )
     else:
+        _make_root(s.root_path)  # told now, not when all scans have been looked at
         workers = s.workers or os.cpu_count() or 1
         with ended_processes(), terminated(), worker_pool(min(workers, max(len(dataset.cases), 1))) as pool:
             plan = make_plan(dataset, s.dims, pool)
