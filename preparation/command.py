@@ -58,8 +58,14 @@ def prepare(argv: Sequence[str] | None = None, description: str | None = None) -
 def _make_root(root: Path) -> None:
     with writing(root, "name another place with --root_path"):
         root.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=root).close()
     remove_unfinished(root)
+
+
+def _check_root(root: Path) -> None:
+    """UserError where nothing can be written; makes nothing."""
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    with writing(root, "name another place with --root_path"):
+        tempfile.TemporaryFile(dir=there).close()
 
 
 def _own(s: PrepareSettings) -> Preparation:
@@ -79,7 +85,7 @@ def _own(s: PrepareSettings) -> Preparation:
                     f"{s.root_path / FILE}: made with other {what} ({before}, now {after}); name another --root_path, or --redo"
                 )
     else:
-        _make_root(s.root_path)  # told now, not when all scans have been looked at
+        _check_root(s.root_path)  # told now, not when all scans have been looked at
         workers = s.workers or os.cpu_count() or 1
         with ended_processes(), terminated(), worker_pool(min(workers, max(len(dataset.cases), 1))) as pool:
             plan = make_plan(dataset, s.dims, pool)

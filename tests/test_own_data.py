@@ -195,7 +195,7 @@ def test_a_plan_stays_while_cases_are_added_and_is_made_anew_on_request(tmp_path
 def test_a_root_that_cannot_be_written_is_told_before_the_scans_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "make_plan", None)  # any use of it would fail
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match=r"out: cannot be written \(File exists\); name another place with --root_path"):
+    with pytest.raises(UserError, match=r"out: cannot be written \(Not a directory\); name another place with --root_path"):
         run(own_dataset(tmp_path / "raw", CASES), tmp_path / "out")
 
 
