@@ -105,9 +105,9 @@ def measured(flags: Flags) -> Iterator[dict]:
     device, page, how = choose_device(flags.device), find_page(flags.dataset), "off" if flags.way == "eager" else flags.way
     if flags.precision == "TF32" and device.type != "cuda":
         raise UserError("TF32: CUDA's alone")
-    check_accelerate(how, device, recompute=False)
-    numbers = {"method": flags.method, "deterministic": flags.deterministic, "tf32": flags.precision != "float32"}
-    numbers |= {"amp": flags.precision if flags.precision in ("bf16", "fp16") else "off"}
+    amp = flags.precision if flags.precision in ("bf16", "fp16") else "off"
+    check_accelerate(how, device, recompute=False, amp=autocast_type(amp, device))
+    numbers = {"method": flags.method, "deterministic": flags.deterministic, "tf32": flags.precision != "float32", "amp": amp}
     numbers |= {"patch_size": flags.patch_size} if flags.patch_size else {}
     numbers |= {"batch_size": flags.batch_size, "labeled_bs": flags.batch_size // 2} if flags.batch_size else {}
     settings = make_settings(page, **numbers)

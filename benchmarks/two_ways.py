@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers = {"method": flags.method, "patch_size": flags.patch_size, "batch_size": flags.batch_size, "labeled_bs": flags.batch_size // 2}
     plain, batch = runner(pages()[flags.dataset], device, **numbers)
     other, _ = runner(pages()[flags.dataset], device, **numbers, amp=flags.amp)
+    for loop in (plain, other):  # as `_StageRunner.run` does
+        loop.precision.prepare(loop.phase, loop.stage.optimizer)
     other.faster = accelerated(other.phase, flags.accelerate)
     name = f"--accelerate {flags.accelerate} --amp {flags.amp}"
     about = f"{flags.dataset}, {flags.method}, batch {flags.batch_size}, {flags.patch_size}"

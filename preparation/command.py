@@ -63,8 +63,8 @@ def _make_root(root: Path) -> None:
 
 def _check_root(root: Path) -> None:
     """UserError where nothing can be written; makes nothing."""
-    there = next(folder for folder in (root, *root.parents) if folder.exists())
     with writing(root, "name another place with --root_path"):
+        there = next(folder for folder in (root, *root.parents) if folder.exists())
         tempfile.TemporaryFile(dir=there).close()
 
 

@@ -60,7 +60,7 @@ class Frame:
                 known(flag, name, there)
         check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
         self.amp = autocast_type(s.amp, device)
-        check_accelerate(s.accelerate, device, getattr(s, "recompute", False), s.sync_batch_norm and world() > 1, self.amp)
+        check_accelerate(s.accelerate, device, getattr(s, "recompute", False), s.sync_batch_norm and world() > 1, amp=self.amp)
         set_deterministic(s.deterministic, s.tf32)
         self.folder = page.folder(s.output_root, s.exp, s.labelnum)
         self.root = data_root(page.facts.name, s.root_path)

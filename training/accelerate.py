@@ -63,8 +63,8 @@ class GradientGuard:
     """Holds the first accelerated step's gradients against those of the eager one before it. A compiler that loses gradients gives the
     right losses, so nothing else would tell (docs/performance.md: bfloat16 on the CPU)."""
 
-    def __init__(self, phase: Phase, how: Accelerate):
-        self.phase, self.how = phase, how
+    def __init__(self, phase: Phase):
+        self.phase = phase
         self._learning: set[str] | None = None  # in the eager step
         self._done = False
 
@@ -80,8 +80,8 @@ class GradientGuard:
         self._done = True
         if lost := sorted(self._learning - learning):
             raise UserError(
-                f"--accelerate {self.how}: torch {torch.__version__} compiles this so that {len(lost)} of {len(self._learning)} "
-                f"convolutions learn nothing ({lost[0]} ...); use --accelerate off, or another --amp"
+                f"--accelerate: torch {torch.__version__} compiles this so that {len(lost)} of {len(self._learning)} convolutions "
+                f"learn nothing ({lost[0]} ...); use --accelerate off, or another --amp"
             )
 
 

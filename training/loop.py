@@ -64,7 +64,7 @@ class _StageRunner:
         self.losses: list[float] = []  # since the last validation
         self.readings, self.precision = Readings(), Precision(run.device, run.amp)
         self.faster: Faster | None = None
-        self.guard = GradientGuard(self.phase, run.accelerate)
+        self.guard = GradientGuard(self.phase)
 
     def run(self) -> None:
         say = self.run_info.log.say

@@ -35,10 +35,10 @@ class Saver:
     def save(self, content: dict, best: bool) -> None:
         """Begin to write; `content` may change as soon as this returns. UserError where the folder has vanished: one made anew would not
         be locked, and hold the end of a run without its beginning."""
-        self.wait()
         if not self.store.folder.is_dir():
             where = f"{self.store.folder}: gone, moved or deleted while the run was going on"
             raise UserError(f"{where}; put it back and start the same command again, or that begins anew")
+        self.wait()
         self._writing = self._thread.submit(self.store.save, snapshot(content), best)
 
     def check(self) -> None:
