@@ -3,28 +3,32 @@
     python benchmarks/acdc_step.py --patch_size 128 128 --batch_size 12
 
 Random images; medians of several steps. Every step is also made in the plain way (networks in torch's default memory layout, the
-edge-guided module written out as in the paper), the two in turn, so the ratio holds on a noisy machine.
+edge-guided module written out as in the paper), the two in turn, so the ratio holds on a noisy machine. Then the same beside busy
+processes, if asked for (--neighbours 1), and the peak memory of each kind in a process of its own.
 """
 
-import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import programs  # noqa: F401, I001  before torch: threads wait for work as the scripts' do
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import nn
 
+from benchmarks.memory import peaks, say_peak
+from benchmarks.plain import plainly
 from methods.copy_paste import CopyPaste
 from methods.edge_guided import DualTeacher, RefreshRule
-from networks.egm import EdgeGuidedModule, smooth_part
 from networks.net_factory_ega import net_factory
 from recipes import acdc
 from training.device import choose_device, place
@@ -51,28 +55,12 @@ class Flags:
     """CPU threads; 0: torch's default."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    compare: bool = True
-    """Also make every step in the plain way; --no_compare gives our own peak memory."""
-
-
-def plain_smooth(g: torch.Tensor) -> torch.Tensor:
-    """`egm.smooth_part` as published, from g (N, 1, H, W) with dense kernels."""
-    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=g.device) / 16
-    kernel = torch.outer(row, row)[None, None]
-    small = F.conv2d(g, kernel)[..., ::2, ::2]
-    large = g.new_zeros(*small.shape[:2], 2 * small.shape[2], 2 * small.shape[3])
-    large[..., ::2, ::2] = small
-    return F.interpolate(F.conv2d(large, 4 * kernel), size=g.shape[2:], mode="nearest")
-
-
-def plain_forward(self: EdgeGuidedModule, x, edge):
-    """The edge-guided module as the paper writes it."""
-    p = torch.sigmoid(x)
-    e = F.interpolate(edge, size=x.shape[-2:], mode="bilinear", align_corners=True)
-    g = p.mean(1, keepdim=True)
-    band = p - (plain_smooth(g) if self.variant == "published" else smooth_part(g, self.variant))
-    fused = self.fusion_conv(torch.cat([x * (1 - p), x * band, x * e], 1))
-    return self.cbam(fused * self.attention(fused) + x)
+    kinds: Literal["both", "ours", "plain"] = "both"
+    """Which kind of step to time."""
+    neighbours: int = 0
+    """Busy processes, of one thread each, beside which all is timed once more."""
+    memory: bool = True
+    """Measure the peak memory of each kind as well, in processes of their own (CPU)."""
 
 
 class Bench:
@@ -112,12 +100,9 @@ class Bench:
         return time.perf_counter()
 
     def step(self) -> None:
-        ours = EdgeGuidedModule.forward
-        if self.plain:
-            EdgeGuidedModule.forward = plain_forward
         for part in ("whole step", "teachers", "student forward, loss", "student backward", "optimiser, EMA"):
             self.times[part].append(0.0)
-        with self.clock("whole step"):
+        with plainly(self.plain), self.clock("whole step"):
             self.optimizer.zero_grad()
             with self.clock("student forward, loss"):
                 for part in parts(self.phase.losses(self.batch, 0)):
@@ -128,7 +113,50 @@ class Bench:
                 self.optimizer.step()
                 self.phase.after_step(0)
         self.times["student forward, loss"][-1] -= self.times["teachers"][-1] + self.times["student backward"][-1]
-        EdgeGuidedModule.forward = ours
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """So many processes beside this one that do nothing but keep a core busy."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def time_steps(benches: dict[str, Bench], steps: int) -> None:
+    """Make so many steps of every kind in turn, after two that do not count, and print what a step took."""
+    for count in range(steps + 2):
+        for bench in benches.values():
+            bench.step()
+            if count == 1:
+                bench.times.clear()
+    columns = {name: bench.times for name, bench in benches.items()}
+    both = len(columns) == 2
+    print(f"{'seconds per step (median)':<26}" + "".join(f"{name:>8}{'share':>8}" for name in columns) + f"{'plain / ours':>14}" * both)
+    wholes = {name: statistics.median(times["whole step"]) for name, times in columns.items()}
+    for part in next(iter(columns.values())):
+        medians = {name: statistics.median(times[part]) for name, times in columns.items()}
+        line = f"{part:<26}" + "".join(f"{seconds:>8.3f}{seconds / wholes[name]:>8.0%}" for name, seconds in medians.items())
+        if both:
+            pairs = zip(columns["ours"][part], columns["plain"][part], strict=True)
+            line += f"{statistics.median(plain / ours for ours, plain in pairs):>14.2f}"
+        print(line, flush=True)
+
+
+def time_validation(student: nn.Module, flags: Flags, device: torch.device) -> None:
+    rng = np.random.default_rng(0)
+    cases = [Case(str(i), rng.random((1, 10, 216, 256), np.float32), _blobs((10, 216, 256))) for i in range(4)]
+    seconds = []
+    student.eval()
+    for _ in range(3):
+        began = time.perf_counter()
+        validate(student, lambda: False, cases, SlicePredictor(flags.patch_size, device).classes, CLASSES)
+        seconds.append(time.perf_counter() - began)
+    print(f"one validation of 20 volumes of 10 slices: {5 * statistics.median(seconds):.1f} s")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -138,38 +166,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(flags.threads)
     device = choose_device(flags.device)
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, egm {flags.egm}, batch {flags.batch_size} at {size}")
-    benches = {"ours": Bench(flags, device, plain=False)}
-    if flags.compare:
-        benches["plain"] = Bench(flags, device, plain=True)
-    for count in range(flags.steps + 2):
-        for bench in benches.values():
-            bench.step()
-            if count == 1:
-                bench.times.clear()
-    ours, plain = benches["ours"].times, benches["plain"].times if flags.compare else {}
-    whole = statistics.median(ours["whole step"])
-    print(f"{'seconds per step (median)':<26}{'ours':>8}{'share':>8}" + (f"{'plain':>8}{'plain / ours':>14}" if plain else ""))
-    for part, seconds in ours.items():
-        mine = statistics.median(seconds)
-        line = f"{part:<26}{mine:>8.3f}{mine / whole:>8.0%}"
-        if plain:
-            ratio = statistics.median(b / a for a, b in zip(seconds, plain[part], strict=True))
-            line += f"{statistics.median(plain[part]):>8.3f}{ratio:>14.2f}"
-        print(line)
-
-    rng = np.random.default_rng(0)
-    cases = [Case(str(i), rng.random((1, 10, 216, 256), np.float32), _blobs((10, 216, 256))) for i in range(4)]
-    seconds = []
-    benches["ours"].student.eval()
-    for _ in range(3):
-        began = time.perf_counter()
-        validate(benches["ours"].student, lambda: False, cases, SlicePredictor(flags.patch_size, device).classes, CLASSES)
-        seconds.append(time.perf_counter() - began)
-    print(f"one validation of 20 volumes of 10 slices: {5 * statistics.median(seconds):.1f} s")
-    peak = (
-        torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    )
-    print(f"peak memory of this process{', both kinds in it' if flags.compare else ''}: {peak:.0f} MiB")
+    kinds = ("ours", "plain") if flags.kinds == "both" else (flags.kinds,)
+    benches = {kind: Bench(flags, device, plain=kind == "plain") for kind in kinds}
+    time_steps(benches, flags.steps)
+    if flags.neighbours:
+        print(f"beside {flags.neighbours} busy processes:")
+        with neighbours(flags.neighbours):
+            time_steps(benches, flags.steps)
+    if "ours" in benches and flags.memory:
+        time_validation(benches["ours"].student, flags, device)
+    if device.type == "cuda":
+        print(f"peak memory on the card: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
+    elif flags.kinds == "both" and flags.memory:
+        sizes = ["--patch_size", *map(str, flags.patch_size), "--batch_size", str(flags.batch_size)]
+        peaks(__file__, kinds, "--steps", "1", "--no_memory", "--egm", flags.egm, "--threads", str(flags.threads), *sizes)
+    else:
+        say_peak()
 
 
 def _blobs(shape: tuple[int, int, int]) -> np.ndarray:

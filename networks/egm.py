@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from networks.dropout import Dropout
+from networks.feature import Answers, MeanSigmoid, OverChannels, OverPixels
 from networks.norm import BatchNorm2d, BatchNorm3d
 from networks.resize import bilinear, both_axes, linear_map, matrix, spread, whole_precision
 
@@ -103,8 +105,7 @@ class ChannelGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        everywhere = tuple(range(2, x.ndim))
-        mean, largest = self.mlp(torch.cat([x.mean(everywhere), x.amax(everywhere)])).chunk(2)
+        mean, largest = self.mlp(torch.cat(OverPixels.apply(x))).chunk(2)
         gate = torch.sigmoid(mean + largest)
         return x * gate.view(*gate.shape, *[1] * (x.ndim - 2))
 
@@ -151,26 +152,6 @@ def to_one_channel(x: Tensor, conv: nn.Module) -> Tensor:
     return _Shifted.apply(each).unsqueeze(1) + conv.bias.to(each.dtype)
 
 
-class ChannelMax(torch.autograd.Function):
-    """x.max(1).values, (N, C, ...) to (N, ...), keeping the channel's number in 8 bits.
-
-    Backward it compares numbers where torch scatters: the same gradient, deterministic on CUDA in one launch.
-    """
-
-    @staticmethod
-    def forward(ctx, x):
-        values, number = x.max(1)
-        ctx.save_for_backward(number.to(torch.uint8))
-        ctx.channels = x.shape[1]
-        return values
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (number,) = ctx.saved_tensors
-        channels = torch.arange(ctx.channels, dtype=torch.uint8, device=number.device).view(1, -1, *[1] * (number.ndim - 1))
-        return gradient.unsqueeze(1) * (number.unsqueeze(1) == channels)
-
-
 class SpatialGate(nn.Module):
     """x times a weight a pixel, from the maximum and the mean over the channels (CBAM)."""
 
@@ -179,7 +160,7 @@ class SpatialGate(nn.Module):
         self.spatial = CONV[dims](2, 1, 7, padding=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(to_one_channel(torch.stack([ChannelMax.apply(x), x.mean(1)], 1), self.spatial))
+        return x * torch.sigmoid(to_one_channel(OverChannels.apply(x), self.spatial))
 
 
 class CBAM(nn.Module):
@@ -202,7 +183,7 @@ class EdgeGuidedBase(nn.Module):
         self.fusion_conv = nn.Sequential(*fusion, *([nn.Dropout3d(fusion_dropout)] if fusion_dropout else []))
         self.attention = nn.Sequential(CONV[dims](channels, 1, 3, padding=1), BATCH_NORM[dims](1), nn.Sigmoid())
         self.cbam = CBAM(channels, dims)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def refine(self, x: Tensor, answers: Tensor) -> Tensor:
         """x (N, C, ...) and its background, boundary and edges (N, 3C, ...) to the sharpened feature (N, C, ...)."""
@@ -219,10 +200,8 @@ class EdgeGuidedModule(EdgeGuidedBase):
         super().__init__(channels, variant, dims=2)
 
     def forward(self, x: Tensor, edge: Tensor) -> Tensor:
-        p = torch.sigmoid(x)  # (N, C, H, W); the published code takes the feature itself for the prediction
+        # the published code takes the feature itself for the prediction
         with whole_precision(x.device):
             e = bilinear(edge, x.shape[-2:]).to(x.dtype)  # (N, 1, H, W)
-            smooth = smooth_part(p.mean(1, keepdim=True, dtype=edge.dtype), self.variant).to(x.dtype)
-        xp = x * p
-        background, boundary, edges = x - xp, xp - x * smooth, x * e
-        return self.refine(x, torch.cat([background, boundary, edges], 1))
+            smooth = smooth_part(MeanSigmoid.apply(x), self.variant).to(x.dtype)
+        return self.refine(x, Answers.apply(x, smooth, e, None, None))

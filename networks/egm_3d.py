@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.egm import EGM, EdgeGuidedBase, grey
+from networks.feature import Answers, MeanSigmoid
 from networks.resize import all_axes, linear_map, matrix, spread, whole_precision
 
 EDGE_CHANNELS = 128
@@ -73,60 +74,6 @@ def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
     return all_axes(g, *(matrix(f"{variant} 3-D", side, side, g.device, g.dtype) for side in g.shape[-3:]))
 
 
-class _MeanSigmoid(torch.autograd.Function):
-    """mean over channels of sigmoid(x), (N, C, ...) to (N, 1, ...), keeping x alone for the backward pass."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.sigmoid(x).mean(1, keepdim=True)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        p = torch.sigmoid(x)
-        return torch.addcmul(p, p, p, value=-1).mul_(gradient / x.shape[1])
-
-
-class _Answers(torch.autograd.Function):
-    """[x (1 - p), x (p - s), x (w e + b)] with p = sigmoid(x), written into one tensor (N, 3C, ...), keeping x, s, e, w, b alone.
-
-    x (N, C, D, H, W), s and e (N, 1, D, H, W), w and b (1, C, 1, 1, 1). e gets no gradient: nothing is learnt before it.
-    """
-
-    @staticmethod
-    def forward(ctx, x, s, e, w, b):
-        ctx.save_for_backward(x, s, e, w, b)
-        w, b = w.to(x.dtype), b.to(x.dtype)
-        if torch.compiler.is_compiling():  # which writes them in place by itself, and does not take `out`
-            xp = torch.sigmoid(x) * x
-            return torch.cat([x - xp, xp - x * s, (b + e * w) * x], 1)
-        c = x.shape[1]
-        layout = torch.channels_last_3d if x.is_contiguous(memory_format=torch.channels_last_3d) else torch.contiguous_format
-        out = torch.empty((x.shape[0], 3 * c, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=layout)
-        xp = torch.sigmoid(x).mul_(x)
-        torch.sub(x, xp, out=out[:, :c])
-        torch.addcmul(xp, x, s, value=-1, out=out[:, c : 2 * c])
-        torch.mul(torch.addcmul(b, e, w), x, out=out[:, 2 * c :])
-        return out
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, s, e, w, b = ctx.saved_tensors
-        whole = w.dtype  # of the folded weights: a sum over all voxels would overflow float16
-        w, b = w.to(x.dtype), b.to(x.dtype)
-        background, boundary, edges = gradient.chunk(3, 1)
-        p = torch.sigmoid(x)
-        slope = torch.addcmul(p, x, torch.addcmul(p, p, p, value=-1))  # derivative of x p
-        gx = torch.sub(boundary, background).mul_(slope).add_(background)
-        gx.addcmul_(boundary, s, value=-1).addcmul_(edges, torch.addcmul(b, e, w))
-        gs = (boundary * x).sum(1, keepdim=True).neg_()
-        xe = x * edges
-        everywhere = (0, 2, 3, 4)
-        gb = xe.sum(everywhere, keepdim=True, dtype=whole)
-        return gx, gs, None, xe.mul_(e).sum(everywhere, keepdim=True, dtype=whole), gb
-
-
 class EdgeGuidedModule3d(EdgeGuidedBase):
     """Sharpens a decoder feature (N, C, D, H, W), C one of 128, 64, 32, 16.
 
@@ -153,8 +100,8 @@ class EdgeGuidedModule3d(EdgeGuidedBase):
 
     def forward(self, x: Tensor, edge: Tensor, conv_adjust: nn.Conv3d) -> Tensor:
         e = F.interpolate(edge, size=x.shape[-3:], mode="nearest")  # (N, 1, D, H, W)
-        mean = _MeanSigmoid.apply(x)
+        mean = MeanSigmoid.apply(x)
         with whole_precision(x.device):
             w, b = (v.view(1, -1, 1, 1, 1) for v in self.edge_weights(conv_adjust))
-            smooth = smooth_part_3d(mean.to(edge.dtype), self.variant)
-        return self.refine(x, _Answers.apply(x, smooth.to(x.dtype), e.to(x.dtype), w, b))
+            smooth = smooth_part_3d(mean, self.variant)
+        return self.refine(x, Answers.apply(x, smooth.to(x.dtype), e.to(x.dtype), w, b))

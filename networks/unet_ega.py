@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from networks.dropout import Dropout
 from networks.egm import EGM, EdgeGuidedModule, EdgeMap, EdgeOptions
 from networks.norm import BatchNorm2d, PassCounter
 from networks.resize import bilinear
@@ -26,7 +27,7 @@ class ConvBlock(nn.Module):
             nn.Conv2d(inputs, outputs, 3, padding=1),
             BatchNorm2d(outputs),
             nn.LeakyReLU(inplace=True),
-            nn.Dropout(dropout) if dropout else nn.Identity(),
+            Dropout(dropout) if dropout else nn.Identity(),
             nn.Conv2d(outputs, outputs, 3, padding=1),
             BatchNorm2d(outputs),
             nn.LeakyReLU(inplace=True),

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import acdc_step, vnet_step
-from networks.egm import ChannelMax, smooth_part
+from benchmarks import plain, vnet_step
+from networks.egm import smooth_part
 from networks.egm_3d import smooth_part_3d
 from networks.resize import _made, bilinear
 from networks.unet_ega import Upsample
@@ -54,9 +54,9 @@ def test_laplacian_band_3d(size, variant):
 
 
 def test_what_benchmarks_call_plain_is_the_published_band():
-    for ours, plain, size in ((smooth_part, acdc_step.plain_smooth, (17, 24)), (smooth_part_3d, vnet_step.plain_smooth, (14, 7, 10))):
+    for ours, dense, size in ((smooth_part, plain.band_2d, (17, 24)), (smooth_part_3d, plain.band_3d, (14, 7, 10))):
         g = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
-        torch.testing.assert_close(plain(g), ours(g, "published"))
+        torch.testing.assert_close(dense(g), ours(g, "published"))
 
 
 @pytest.mark.long
@@ -78,15 +78,6 @@ def test_the_decoders_doubling_is_the_same_on_every_device():
     """Elsewhere than on the CPU by matrices, which is what a device that computes nothing shows by its operations alone."""
     x = double(1, 2, 5, 4)
     assert_same(Upsample()(x), bilinear(x, (10, 8)), x)
-
-
-def test_channel_maximum_and_its_gradient_go_to_the_first_of_equals():
-    x = torch.tensor([[1.0, 3.0, 3.0], [0.0, 0.0, 0.0]]).view(2, 3, 1, 1).requires_grad_()
-    values = ChannelMax.apply(x)
-    assert values.flatten().tolist() == [3.0, 0.0]
-    (gradient,) = torch.autograd.grad((values * torch.tensor([2.0, 5.0]).view(2, 1, 1)).sum(), x)
-    (plain,) = torch.autograd.grad((x.max(1).values * torch.tensor([2.0, 5.0]).view(2, 1, 1)).sum(), x)
-    assert torch.equal(gradient, plain) and gradient.flatten().tolist() == [0, 2, 0, 5, 0, 0]
 
 
 def test_a_matrix_made_while_predicting_can_be_trained_with():

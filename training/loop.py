@@ -241,6 +241,6 @@ class _StageRunner:
         if self.progress.step < self.stage.steps:
             self.run_info.log.say(f"{self.phase.name}: resuming at iteration {self.progress.step}")
             if self.progress.draws != DRAWS:
-                self.run_info.log.say("begun by an older version: from here on dropout draws in another order, from the same distribution")
+                self.run_info.log.say("begun by an older version: from here on dropout draws other numbers, from the same distribution")
                 self.progress.draws = DRAWS
         return checkpoint.buffers

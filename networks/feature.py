@@ -1,0 +1,129 @@
+"""What edge-guided modules ask of a feature map, with gradients that lie in memory as the map does.
+
+Autograd's own gradients of a mean, expanded to the map's size, lie channel by channel whatever the map's layout; adding them to
+gradients in channels-last layout is then several times as slow as the addition itself.
+Notation: x a feature map (N, C, ...) of two or three spatial axes, p = sigmoid(x).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+
+def _on_the_spot(x: Tensor) -> bool:
+    """Whether operations are made one by one, by the CPU: not gathered by a compiler, not sent to a device."""
+    return x.is_cpu and not torch.compiler.is_compiling()
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return last if x.is_contiguous(memory_format=last) else torch.contiguous_format
+
+
+class OverPixels(Function):
+    """Mean and maximum of every channel over all places, both (N, C); places with equal maxima share its gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        everywhere = tuple(range(2, x.ndim))
+        # amax over several axes is ten times as slow on the CPU in channels-last layout
+        largest = F.adaptive_max_pool2d(x.flatten(2, -2), 1).flatten(1) if _on_the_spot(x) else x.amax(everywhere)
+        ctx.save_for_backward(x, largest)
+        return x.mean(everywhere), largest
+
+    @staticmethod
+    def backward(ctx, mean, largest):
+        x, values = ctx.saved_tensors
+        shape, everywhere = (*values.shape, *[1] * (x.ndim - 2)), tuple(range(2, x.ndim))
+        there = x == values.view(shape)
+        share = largest.view(shape) / there.sum(everywhere, keepdim=True)
+        return (there * share).add_(mean.view(shape) / x[0, 0].numel())
+
+
+class OverChannels(Function):
+    """Maximum and mean over the channels of every place, (N, 2, ...).
+
+    The maximum's gradient goes to the first of equal channels; off the CPU by comparing numbers where torch scatters, which is
+    deterministic on CUDA and one launch.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        if ctx.needs_input_grad[0]:
+            values, number = x.max(1)
+            ctx.save_for_backward(number.to(torch.uint8))
+            ctx.shape, ctx.layout = x.shape, _layout(x)
+        else:
+            values = x.amax(1)
+        return torch.stack([values, x.mean(1)], 1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        number = ctx.saved_tensors[0].unsqueeze(1)
+        largest, mean = gradient.split(1, 1)
+        mean = mean / ctx.shape[1]
+        if _on_the_spot(gradient):
+            spread = torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=ctx.layout).zero_()
+            return spread.scatter_(1, number.long(), largest).add_(mean)
+        channels = torch.arange(ctx.shape[1], dtype=torch.uint8, device=number.device).view(1, -1, *[1] * (gradient.ndim - 2))
+        return largest * (number == channels) + mean
+
+
+class MeanSigmoid(Function):
+    """Mean over channels of sigmoid(x), (N, C, ...) to (N, 1, ...) in float32 at least, keeping x alone for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.sigmoid(x).mean(1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        p = torch.sigmoid(x)
+        return torch.addcmul(p, p, p, value=-1).mul_((gradient / x.shape[1]).to(x.dtype))
+
+
+class Answers(Function):
+    """[x (1 - p), x (p - s), x f], background, boundary and edges, written into one tensor (N, 3C, ...), keeping the arguments alone.
+
+    s and e (N, 1, ...). f = e in 2-D, where w and b are None, and w e + b in 3-D, w and b (1, C, 1, 1, 1). e gets no gradient: nothing
+    is learnt before it.
+    """
+
+    @staticmethod
+    def forward(ctx, x, s, e, w, b):
+        ctx.save_for_backward(x, s, e, w, b)
+        factor = _edge_factor(e, w, b, x.dtype)
+        if torch.compiler.is_compiling():  # which writes them in place by itself, and does not take `out`
+            xp = torch.sigmoid(x) * x
+            return torch.cat([x - xp, xp - x * s, factor * x], 1)
+        c = x.shape[1]
+        out = torch.empty((x.shape[0], 3 * c, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=_layout(x))
+        xp = torch.sigmoid(x).mul_(x)
+        torch.sub(x, xp, out=out[:, :c])
+        torch.addcmul(xp, x, s, value=-1, out=out[:, c : 2 * c])
+        torch.mul(x, factor, out=out[:, 2 * c :])
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, s, e, w, b = ctx.saved_tensors
+        background, boundary, edges = gradient.chunk(3, 1)
+        p = torch.sigmoid(x)
+        slope = torch.addcmul(p, x, torch.addcmul(p, p, p, value=-1))  # derivative of x p
+        gx = torch.sub(boundary, background).mul_(slope).add_(background)
+        gx.addcmul_(boundary, s, value=-1).addcmul_(edges, _edge_factor(e, w, b, x.dtype))
+        gs = (boundary * x).sum(1, keepdim=True).neg_()
+        if w is None:
+            return gx, gs, None, None, None
+        whole = w.dtype  # of the folded weights: a sum over all voxels would overflow float16
+        everywhere = (0, *range(2, x.ndim))
+        xe = x * edges
+        gb = xe.sum(everywhere, keepdim=True, dtype=whole)
+        return gx, gs, None, xe.mul_(e).sum(everywhere, keepdim=True, dtype=whole), gb
+
+
+def _edge_factor(e: Tensor, w: Tensor | None, b: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return e if w is None else torch.addcmul(b.to(dtype), e, w.to(dtype))
