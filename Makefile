@@ -30,7 +30,7 @@ RUN := $(WHERE) --egm none --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pr
 RUNS := $(DEMO)/model/BCP/ACDC
 
 demo: .venv/ready
-	$(PY) code/make_phantom.py --dataset ACDC --root $(DEMO)/data
+	$(PY) code/make_phantom.py --dataset ACDC --test 18 --root $(DEMO)/data
 	@echo "two runs side by side; what the one with the labelled patients alone says is in $(DEMO)/labelled_alone.log"
 	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp labelled_alone --method supervised $(RUN) >$(DEMO)/labelled_alone.log 2>&1 & \
 	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp with_unlabelled --method averaged_copy_paste $(RUN); status=$$?; \

@@ -14,7 +14,7 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not x.is_cpu or torch.compiler.is_compiling():
+        if not self.training or not self.p or not x.is_cpu or torch.compiler.is_compiling():
             return F.dropout(x, self.p, self.training)
         return x * kept(x, self.p)
 

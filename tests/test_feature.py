@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from networks import feature
 from networks.dropout import Dropout
@@ -115,4 +114,10 @@ def test_dropout_in_half_precision_and_of_odd_sizes():
     torch.manual_seed(0)
     y = Dropout(0.5)(torch.ones(3, 3, 3, 3, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16 and set(y.unique().tolist()) == {0.0, 2.0}
-    assert F.dropout(torch.ones(1), 0.0).item() == Dropout(0.0)(torch.ones(1)).item() == 1
+
+
+def test_a_dropout_of_nothing_draws_nothing():
+    x = torch.ones(5)
+    state = torch.get_rng_state()
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(torch.get_rng_state(), state)
