@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.dropout import Dropout
-from networks.feature import Answers, MeanSigmoid, OverChannels, OverPixels
+from networks.feature import Answers, MeanSigmoid, OverChannels, OverPixels, as_wide
 from networks.norm import BatchNorm2d, BatchNorm3d
 from networks.resize import bilinear, both_axes, linear_map, matrix, spread, whole_precision
 
@@ -160,7 +160,7 @@ class SpatialGate(nn.Module):
         self.spatial = CONV[dims](2, 1, 7, padding=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(to_one_channel(OverChannels.apply(x), self.spatial))
+        return x * as_wide(torch.sigmoid(to_one_channel(OverChannels.apply(x), self.spatial)), x)
 
 
 class CBAM(nn.Module):
@@ -190,7 +190,7 @@ class EdgeGuidedBase(nn.Module):
         fused = self.fusion_conv(answers)
         conv, norm, sigmoid = self.attention
         attention = sigmoid(norm(to_one_channel(fused, conv)))
-        return self.dropout(self.cbam(fused * attention + x))
+        return self.dropout(self.cbam(fused * as_wide(attention, fused) + x))
 
 
 class EdgeGuidedModule(EdgeGuidedBase):

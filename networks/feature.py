@@ -21,6 +21,18 @@ def _layout(x: Tensor) -> torch.memory_format:
     return last if x.is_contiguous(memory_format=last) else torch.contiguous_format
 
 
+def _in_half(x: Tensor) -> bool:
+    """Whether the CPU makes each operation in 16 bits, where torch is slow over few channels in channels-last layout: a feature times a map
+    of one channel takes seven times as long as times another feature, writing into a slice of channels three times as long as `cat`.
+    """
+    return _on_the_spot(x) and x.element_size() == 2
+
+
+def as_wide(one: Tensor, x: Tensor) -> Tensor:
+    """A map (N, 1, ...) to be multiplied by x (N, C, ...), repeated for each channel where that is faster."""
+    return one.expand_as(x).contiguous(memory_format=_layout(x)) if _in_half(x) else one
+
+
 class OverPixels(Function):
     """Mean and maximum of every channel over all places, both (N, C); places with equal maxima share its gradient."""
 
@@ -65,7 +77,7 @@ class OverChannels(Function):
         mean = mean / ctx.shape[1]
         if _on_the_spot(gradient):
             spread = torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=ctx.layout).zero_()
-            return spread.scatter_(1, number.long(), largest).add_(mean)
+            return spread.scatter_(1, number.long(), largest).add_(as_wide(mean, spread))
         channels = torch.arange(ctx.shape[1], dtype=torch.uint8, device=number.device).view(1, -1, *[1] * (gradient.ndim - 2))
         return largest * (number == channels) + mean
 
@@ -82,7 +94,7 @@ class MeanSigmoid(Function):
     def backward(ctx, gradient):
         (x,) = ctx.saved_tensors
         p = torch.sigmoid(x)
-        return torch.addcmul(p, p, p, value=-1).mul_((gradient / x.shape[1]).to(x.dtype))
+        return torch.addcmul(p, p, p, value=-1).mul_(as_wide((gradient / x.shape[1]).to(x.dtype), x))
 
 
 class Answers(Function):
@@ -95,10 +107,10 @@ class Answers(Function):
     @staticmethod
     def forward(ctx, x, s, e, w, b):
         ctx.save_for_backward(x, s, e, w, b)
-        factor = _edge_factor(e, w, b, x.dtype)
-        if torch.compiler.is_compiling():  # which writes them in place by itself, and does not take `out`
+        s, factor = as_wide(s, x), _edge_factor(e, w, b, x)
+        if torch.compiler.is_compiling() or _in_half(x):  # a compiler writes them in place by itself, and does not take `out`
             xp = torch.sigmoid(x) * x
-            return torch.cat([x - xp, xp - x * s, factor * x], 1)
+            return torch.cat([x - xp, torch.addcmul(xp, x, s, value=-1), factor * x], 1)
         c = x.shape[1]
         out = torch.empty((x.shape[0], 3 * c, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=_layout(x))
         xp = torch.sigmoid(x).mul_(x)
@@ -114,7 +126,7 @@ class Answers(Function):
         p = torch.sigmoid(x)
         slope = torch.addcmul(p, x, torch.addcmul(p, p, p, value=-1))  # derivative of x p
         gx = torch.sub(boundary, background).mul_(slope).add_(background)
-        gx.addcmul_(boundary, s, value=-1).addcmul_(edges, _edge_factor(e, w, b, x.dtype))
+        gx.addcmul_(boundary, as_wide(s, x), value=-1).addcmul_(edges, _edge_factor(e, w, b, x))
         gs = (boundary * x).sum(1, keepdim=True).neg_()
         if w is None:
             return gx, gs, None, None, None
@@ -125,5 +137,5 @@ class Answers(Function):
         return gx, gs, None, xe.mul_(e).sum(everywhere, keepdim=True, dtype=whole), gb
 
 
-def _edge_factor(e: Tensor, w: Tensor | None, b: Tensor | None, dtype: torch.dtype) -> Tensor:
-    return e if w is None else torch.addcmul(b.to(dtype), e, w.to(dtype))
+def _edge_factor(e: Tensor, w: Tensor | None, b: Tensor | None, x: Tensor) -> Tensor:
+    return as_wide(e, x) if w is None else torch.addcmul(b.to(x.dtype), e, w.to(x.dtype))

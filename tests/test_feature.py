@@ -5,7 +5,7 @@ import torch
 
 from networks import feature
 from networks.dropout import Dropout
-from networks.feature import Answers, MeanSigmoid, OverChannels, OverPixels
+from networks.feature import Answers, MeanSigmoid, OverChannels, OverPixels, as_wide
 
 LAYOUTS = {"2-D": torch.channels_last, "3-D": torch.channels_last_3d, "2-D, plain": torch.contiguous_format}
 
@@ -80,6 +80,23 @@ def test_the_three_answers(layout):
     p = torch.sigmoid(x)
     plain = [x * (1 - p), x * (p - s), x * (w * e.detach() + b)]
     assert_same(Answers.apply(x, s, e.detach(), w, b), torch.cat(plain, 1), x, s, w, b)
+
+
+def test_in_half_precision_on_the_cpu_they_are_what_they_are_elsewhere(layout, monkeypatch):
+    """Maps repeated for each channel, answers by `cat`: the same factors and sums, to bfloat16's 2 ** -8."""
+    x = drawn(layout, channels=4).detach().bfloat16()
+    one = drawn(layout, channels=1).detach().bfloat16()
+
+    def answers():
+        leaf, s = x.clone().requires_grad_(), one.clone().requires_grad_()
+        results = (Answers.apply(leaf, s, one, None, None), OverChannels.apply(leaf), MeanSigmoid.apply(leaf), leaf * as_wide(one, leaf))
+        weights = torch.linspace(-1, 1, leaf.shape[-1]).bfloat16()
+        return *results, *torch.autograd.grad(sum((y.float() * weights).sum() for y in results), (leaf, s))
+
+    here = answers()
+    monkeypatch.setattr(feature, "_on_the_spot", lambda x: False)
+    for ours, elsewhere in zip(here, answers(), strict=True):
+        torch.testing.assert_close(ours, elsewhere, rtol=2**-6, atol=2**-6)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 1.0])
