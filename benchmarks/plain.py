@@ -1,7 +1,8 @@
 """The published arithmetic that step benchmarks time beside ours: dense kernels, all gradients autograd's own, torch's dropout."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from networks.egm_3d import EdgeGuidedModule3d
 
 def band_2d(g: Tensor) -> Tensor:
     """`egm.smooth_part` as published, from g (N, 1, H, W)."""
-    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=g.device) / 16
+    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=g.dtype, device=g.device) / 16
     kernel = torch.outer(row, row)[None, None]
     small = F.conv2d(g, kernel)[..., ::2, ::2]
     large = g.new_zeros(*small.shape[:2], 2 * small.shape[2], 2 * small.shape[3])
@@ -25,7 +26,7 @@ def band_2d(g: Tensor) -> Tensor:
 def band_3d(g: Tensor) -> Tensor:
     """`egm_3d.smooth_part_3d` as published, from g (N, 1, D, H, W)."""
     row = torch.exp(-(torch.arange(-1.0, 2.0) ** 2) / (2 * 1.5**2))
-    kernel = torch.einsum("i,j,k->ijk", row, row, row)[None, None]
+    kernel = torch.einsum("i,j,k->ijk", row, row, row)[None, None].to(g)
     kernel = kernel / kernel.sum()
     small = F.conv3d(g, kernel, padding=1)[..., ::2, ::2, ::2]
     smooth = F.conv3d(F.pad(small, [part for side in small.shape[:1:-1] for part in (0, side)]), 4 * kernel, padding=1)
@@ -66,11 +67,7 @@ PLAIN: dict[type[nn.Module], Callable] = {EdgeGuidedModule: module_2d, EdgeGuide
 @contextmanager
 def plainly(on: bool = True) -> Iterator[None]:
     """Within it, if `on`, networks compute in the plain way."""
-    kept = {kind: kind.forward for kind in PLAIN}
-    for kind, forward in PLAIN.items() if on else ():
-        kind.forward = forward
-    try:
+    with ExitStack() as stack:
+        for kind, forward in PLAIN.items() if on else ():
+            stack.enter_context(patch.object(kind, "forward", forward))
         yield
-    finally:
-        for kind, forward in kept.items():
-            kind.forward = forward

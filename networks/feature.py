@@ -100,8 +100,8 @@ class MeanSigmoid(Function):
 class Answers(Function):
     """[x (1 - p), x (p - s), x f], background, boundary and edges, written into one tensor (N, 3C, ...), keeping the arguments alone.
 
-    s and e (N, 1, ...). f = e in 2-D, where w and b are None, and w e + b in 3-D, w and b (1, C, 1, 1, 1). e gets no gradient: nothing
-    is learnt before it.
+    s and e (N, 1, ...). f = e in 2-D, where w and b are None, and w e + b in 3-D, w and b (1, C, 1, 1, 1). Nothing is learnt before e, so
+    it gets a gradient only where the network's input wants one.
     """
 
     @staticmethod
@@ -128,13 +128,16 @@ class Answers(Function):
         gx = torch.sub(boundary, background).mul_(slope).add_(background)
         gx.addcmul_(boundary, as_wide(s, x), value=-1).addcmul_(edges, _edge_factor(e, w, b, x))
         gs = (boundary * x).sum(1, keepdim=True).neg_()
+        ge = None
+        if ctx.needs_input_grad[2]:
+            ge = (x * edges if w is None else x * edges * w.to(x.dtype)).sum(1, keepdim=True)
         if w is None:
-            return gx, gs, None, None, None
+            return gx, gs, ge, None, None
         whole = w.dtype  # of the folded weights: a sum over all voxels would overflow float16
         everywhere = (0, *range(2, x.ndim))
         xe = x * edges
         gb = xe.sum(everywhere, keepdim=True, dtype=whole)
-        return gx, gs, None, xe.mul_(e).sum(everywhere, keepdim=True, dtype=whole), gb
+        return gx, gs, ge, xe.mul_(e).sum(everywhere, keepdim=True, dtype=whole), gb
 
 
 def _edge_factor(e: Tensor, w: Tensor | None, b: Tensor | None, x: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import plain, vnet_step
-from networks.egm import smooth_part
+from benchmarks import acdc_step, plain, vnet_step
+from networks.dropout import Dropout
+from networks.egm import EdgeGuidedModule, smooth_part
 from networks.egm_3d import smooth_part_3d
+from networks.net_factory_ega import net_factory
 from networks.resize import _made, bilinear
 from networks.unet_ega import Upsample
 
@@ -57,6 +59,21 @@ def test_what_benchmarks_call_plain_is_the_published_band():
     for ours, dense, size in ((smooth_part, plain.band_2d, (17, 24)), (smooth_part_3d, plain.band_3d, (14, 7, 10))):
         g = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(dense(g), ours(g, "published"))
+
+
+def test_networks_in_the_way_that_benchmarks_call_plain_compute_the_same():
+    image, ours = double(1, 1, 80, 80), net_factory("unet").double().eval()
+    with plain.plainly():
+        logits = ours(image)
+    assert_same(ours(image), logits, image)
+    assert EdgeGuidedModule.forward is not plain.module_2d and Dropout.forward is not torch.nn.Dropout.forward
+
+
+@pytest.mark.long
+def test_a_step_of_acdc_is_timed_beside_a_busy_process(capsys):
+    acdc_step.main(["--patch_size", "80", "80", "--batch_size", "4", "--steps", "1", "--no_memory", "--neighbours", "1"])
+    said = capsys.readouterr().out
+    assert said.count("whole step") == 2 and "beside 1 busy" in said and said.splitlines()[-1].startswith("peak memory of the process")
 
 
 @pytest.mark.long
