@@ -73,13 +73,20 @@ class Bench:
         self.student = net.to(device) if plain else place(net, device, 2)
         box = CopyPaste("dynamic", 1 / 3, 1000, (0,))
         loss, refresh = Loss({"dice": 0.5, "ce": 0.5}, dice_2d), RefreshRule(1000, 500, 500, 2000)
-        self.phase = DualTeacher(self.student, loss, acdc.PAGE.pasting, box, 0.5, 0.89, "state", refresh)
-        self.optimizer = torch.optim.SGD(self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+        self.phase = DualTeacher(
+            self.student, loss, acdc.PAGE.pasting, box, 0.5, 0.89, "state", refresh
+        )
+        self.optimizer = torch.optim.SGD(
+            self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
+        )
         self.phase.pseudo_label = self._timed("teachers", self.phase.pseudo_label)
         n = flags.batch_size // 2
         image = torch.rand(2 * n, 1, *flags.patch_size)
         image = image.to(device) if plain else place(image, device, 2)
-        self.batch = {"image": image, "label": torch.randint(0, 4, (n, *flags.patch_size), device=device)}
+        self.batch = {
+            "image": image,
+            "label": torch.randint(0, 4, (n, *flags.patch_size), device=device),
+        }
 
     def _timed(self, part, function):
         def timed(*arguments):
@@ -100,7 +107,13 @@ class Bench:
         return time.perf_counter()
 
     def step(self) -> None:
-        for part in ("whole step", "teachers", "student forward, loss", "student backward", "optimiser, EMA"):
+        for part in (
+            "whole step",
+            "teachers",
+            "student forward, loss",
+            "student backward",
+            "optimiser, EMA",
+        ):
             self.times[part].append(0.0)
         with plainly(self.plain), self.clock("whole step"):
             self.optimizer.zero_grad()
@@ -112,7 +125,9 @@ class Bench:
             with self.clock("optimiser, EMA"):
                 self.optimizer.step()
                 self.phase.after_step(0)
-        self.times["student forward, loss"][-1] -= self.times["teachers"][-1] + self.times["student backward"][-1]
+        self.times["student forward, loss"][-1] -= (
+            self.times["teachers"][-1] + self.times["student backward"][-1]
+        )
 
 
 @contextmanager
@@ -136,11 +151,17 @@ def time_steps(benches: dict[str, Bench], steps: int) -> None:
                 bench.times.clear()
     columns = {name: bench.times for name, bench in benches.items()}
     both = len(columns) == 2
-    print(f"{'seconds per step (median)':<26}" + "".join(f"{name:>8}{'share':>8}" for name in columns) + f"{'plain / ours':>14}" * both)
+    print(
+        f"{'seconds per step (median)':<26}"
+        + "".join(f"{name:>8}{'share':>8}" for name in columns)
+        + f"{'plain / ours':>14}" * both
+    )
     wholes = {name: statistics.median(times["whole step"]) for name, times in columns.items()}
     for part in next(iter(columns.values())):
         medians = {name: statistics.median(times[part]) for name, times in columns.items()}
-        line = f"{part:<26}" + "".join(f"{seconds:>8.3f}{seconds / wholes[name]:>8.0%}" for name, seconds in medians.items())
+        line = f"{part:<26}" + "".join(
+            f"{seconds:>8.3f}{seconds / wholes[name]:>8.0%}" for name, seconds in medians.items()
+        )
         if both:
             pairs = zip(columns["ours"][part], columns["plain"][part], strict=True)
             line += f"{statistics.median(plain / ours for ours, plain in pairs):>14.2f}"
@@ -149,12 +170,17 @@ def time_steps(benches: dict[str, Bench], steps: int) -> None:
 
 def time_validation(student: nn.Module, flags: Flags, device: torch.device) -> None:
     rng = np.random.default_rng(0)
-    cases = [Case(str(i), rng.random((1, 10, 216, 256), np.float32), _blobs((10, 216, 256))) for i in range(4)]
+    cases = [
+        Case(str(i), rng.random((1, 10, 216, 256), np.float32), _blobs((10, 216, 256)))
+        for i in range(4)
+    ]
     seconds = []
     student.eval()
     for _ in range(3):
         began = time.perf_counter()
-        validate(student, lambda: False, cases, SlicePredictor(flags.patch_size, device).classes, CLASSES)
+        validate(
+            student, lambda: False, cases, SlicePredictor(flags.patch_size, device).classes, CLASSES
+        )
         seconds.append(time.perf_counter() - began)
     print(f"one validation of 20 volumes of 10 slices: {5 * statistics.median(seconds):.1f} s")
 
@@ -165,7 +191,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.threads:
         torch.set_num_threads(flags.threads)
     device = choose_device(flags.device)
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, egm {flags.egm}, batch {flags.batch_size} at {size}")
+    print(
+        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, egm {flags.egm}, batch {flags.batch_size} at {size}"
+    )
     kinds = ("ours", "plain") if flags.kinds == "both" else (flags.kinds,)
     benches = {kind: Bench(flags, device, plain=kind == "plain") for kind in kinds}
     time_steps(benches, flags.steps)
@@ -179,7 +207,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"peak memory on the card: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
     elif flags.kinds == "both" and flags.memory:
         sizes = ["--patch_size", *map(str, flags.patch_size), "--batch_size", str(flags.batch_size)]
-        peaks(__file__, kinds, "--steps", "1", "--no_memory", "--egm", flags.egm, "--threads", str(flags.threads), *sizes)
+        peaks(
+            __file__,
+            kinds,
+            "--steps",
+            "1",
+            "--no_memory",
+            "--egm",
+            flags.egm,
+            "--threads",
+            str(flags.threads),
+            *sizes,
+        )
     else:
         say_peak()
 

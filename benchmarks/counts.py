@@ -38,7 +38,17 @@ from training.loop import Run, Stage, _StageRunner
 from utils.cli import parse, run
 from utils.phase import Phase
 
-NO_KERNEL = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "lift_fresh", "alias", "_reshape_alias"}
+NO_KERNEL = {
+    "empty",
+    "empty_strided",
+    "empty_like",
+    "new_empty",
+    "new_empty_strided",
+    "detach",
+    "lift_fresh",
+    "alias",
+    "_reshape_alias",
+}
 
 
 class _Constants(TorchFunctionMode):
@@ -50,7 +60,11 @@ class _Constants(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        made = getattr(function, "__name__", "") in ("new_tensor", "tensor", "as_tensor") and not isinstance(args[-1], Tensor)
+        made = getattr(function, "__name__", "") in (
+            "new_tensor",
+            "tensor",
+            "as_tensor",
+        ) and not isinstance(args[-1], Tensor)
         if made and result.is_meta:
             self.events.append("to device")
         return result
@@ -63,7 +77,9 @@ class Counting(TorchDispatchMode):
         super().__init__()
         self.launches: Counter[str] = Counter()
         self.bytes = 0
-        self.events: list[str] = []  # "to device", "to host", "wait", and "convolution", in their order
+        self.events: list[
+            str
+        ] = []  # "to device", "to host", "wait", and "convolution", in their order
         self._constants = _Constants(self.events)
 
     def __enter__(self) -> "Counting":
@@ -81,7 +97,11 @@ class Counting(TorchDispatchMode):
         if name in ("_local_scalar_dense", "item") and inputs[0].is_meta:
             self.events.append("wait")
             return 1.0 if inputs[0].is_floating_point() else 1
-        if name == "_to_copy" and inputs[0].is_meta and torch.device(kwargs.get("device") or "meta").type == "cpu":
+        if (
+            name == "_to_copy"
+            and inputs[0].is_meta
+            and torch.device(kwargs.get("device") or "meta").type == "cpu"
+        ):
             self.events.append("to host")
             return torch.zeros(inputs[0].shape, dtype=kwargs.get("dtype") or inputs[0].dtype)
         result = function(*args, **kwargs)
@@ -94,7 +114,9 @@ class Counting(TorchDispatchMode):
             self.events.append("convolution")
         if name not in NO_KERNEL and not function.is_view:
             self.launches[name] += 1
-            self.bytes += sum(x.nbytes for x in {id(x): x for x in (*inputs, *outputs)}.values() if x.is_meta)
+            self.bytes += sum(
+                x.nbytes for x in {id(x): x for x in (*inputs, *outputs)}.values() if x.is_meta
+            )
         return result
 
     def count(self, event: str) -> int:
@@ -108,10 +130,14 @@ class BareFrame(Frame):
         self.page, self.device = page, device
         self.settings = make_settings(page, **numbers)
         self.amp = autocast_type(self.settings.amp, device)
-        self.data = SimpleNamespace(labelled=max(self.settings.labelnum, self.settings.labeled_bs), unlabelled=60)
+        self.data = SimpleNamespace(
+            labelled=max(self.settings.labelnum, self.settings.labeled_bs), unlabelled=60
+        )
 
 
-def runner(page, device: torch.device, stage: int = -1, **numbers) -> tuple[_StageRunner, dict[str, Tensor]]:
+def runner(
+    page, device: torch.device, stage: int = -1, **numbers
+) -> tuple[_StageRunner, dict[str, Tensor]]:
     """A stage of a method on a data set, the last one by default, ready for a step, and a batch for it on the host."""
     frame = BareFrame(page, device, **numbers)
     s, facts = frame.settings, page.facts
@@ -119,7 +145,9 @@ def runner(page, device: torch.device, stage: int = -1, **numbers) -> tuple[_Sta
     phase = plan.build()
     made = Stage(
         phase=phase,
-        optimizer=frame._optimizer(phase, s.pre_weight_decay if plan.pretraining else s.weight_decay),
+        optimizer=frame._optimizer(
+            phase, s.pre_weight_decay if plan.pretraining else s.weight_decay
+        ),
         steps=1000,
         val_every=1000,
         batches=lambda steps: (),
@@ -129,7 +157,9 @@ def runner(page, device: torch.device, stage: int = -1, **numbers) -> tuple[_Sta
     )
     for group in made.optimizer.param_groups:
         group["foreach"] = device.type == "meta"  # as torch chooses on CUDA
-    info = Run(Path(), lambda stage: "best.pth", {"settings": {}}, device, facts.dims, frame.amp, None)
+    info = Run(
+        Path(), lambda stage: "best.pth", {"settings": {}}, device, facts.dims, frame.amp, None
+    )
     count = s.batch_size if plan.unlabelled else s.labeled_bs
     batch = {
         "image": torch.rand(count, facts.channels, *s.patch_size),
@@ -152,7 +182,9 @@ def without_passes(phase: Phase) -> None:
     """Every network answers with one operation, its modules and weights staying as they are."""
     for net in phase.networks.values():
         weight, classes = next(net.parameters()), phase.classes
-        net.forward = lambda x, weight=weight, classes=classes: (weight.flatten()[0] * x[:, :1]).expand(-1, classes, *x.shape[2:])
+        net.forward = lambda x, weight=weight, classes=classes: (
+            weight.flatten()[0] * x[:, :1]
+        ).expand(-1, classes, *x.shape[2:])
 
 
 def host_ms(page, steps: int, **numbers) -> float:
@@ -185,7 +217,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse(Flags, argv, description=__doc__)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, --method {flags.method}, last stage, published sizes")
-    columns = ("", "launches", "GB moved", "host to device", "device to host", "scalars waited for", "host ms")
+    columns = (
+        "",
+        "launches",
+        "GB moved",
+        "host to device",
+        "device to host",
+        "scalars waited for",
+        "host ms",
+    )
     print("".join(f"{column:>{max(len(column) + 2, 10)}}" for column in columns))
     for name in ("ACDC", "LA", "Pancreas") if flags.dataset == "all" else (flags.dataset,):
         page = pages()[name]
@@ -199,7 +239,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             counting.count("wait"),
             f"{host_ms(page, flags.steps, method=flags.method):.1f}",
         )
-        print("".join(f"{value:>{max(len(column) + 2, 10)}}" for value, column in zip(row, columns, strict=True)))
+        print(
+            "".join(
+                f"{value:>{max(len(column) + 2, 10)}}"
+                for value, column in zip(row, columns, strict=True)
+            )
+        )
         for operation, number in counting.launches.most_common(flags.top):
             print(f"{number:>8} {operation}")
 

@@ -21,8 +21,14 @@ from dataloaders.samples import Samples
 from dataloaders.two_stream import Draw, TwoStreamSampler
 
 BATCHES = 60
-SHAPES = {"ACDC": ((256, 216), (216, 256), (256, 208), (256, 192), (256, 256), (208, 174), (224, 154)), "LA": ((140, 150, 88),)}
-SPATIAL = {"ACDC": (turn_or_rotate, resize((256, 256))), "LA": (VolumeAugmentation((112, 112, 80), spare=3).draw,)}
+SHAPES = {
+    "ACDC": ((256, 216), (216, 256), (256, 208), (256, 192), (256, 256), (208, 174), (224, 154)),
+    "LA": ((140, 150, 88),),
+}
+SPATIAL = {
+    "ACDC": (turn_or_rotate, resize((256, 256))),
+    "LA": (VolumeAugmentation((112, 112, 80), spare=3).draw,),
+}
 COUNTS = {"ACDC": (68, 200, 12), "LA": (4, 8, 4)}  # labelled and unlabelled cases, half a batch
 
 
@@ -56,8 +62,20 @@ def one_by_one(data: Random, draws: list[Draw]) -> dict[str, torch.Tensor]:
 def main() -> None:
     for dataset in SHAPES:
         data = Random(dataset)
-        batches = list(TwoStreamSampler(data.labelled, data.unlabelled, data.half, data.half, seed=(0,), steps=range(BATCHES)))
-        ways = {"ours": data.__getitems__, "one by one": lambda draws, data=data: one_by_one(data, draws)}
+        batches = list(
+            TwoStreamSampler(
+                data.labelled,
+                data.unlabelled,
+                data.half,
+                data.half,
+                seed=(0,),
+                steps=range(BATCHES),
+            )
+        )
+        ways = {
+            "ours": data.__getitems__,
+            "one by one": lambda draws, data=data: one_by_one(data, draws),
+        }
         for turn in ("first pass", "then"):
             taken = {name: [] for name in ways}
             for draws in batches:
@@ -68,7 +86,9 @@ def main() -> None:
                     taken[name].append(1000 * (time.thread_time() - began))
                 assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
             ours, plain = (statistics.median(times) for times in taken.values())
-            print(f"{dataset:<5}{turn:<11}: ours {ours:6.1f} ms a batch, one by one {plain:6.1f} ms, {plain / ours:.1f} times")
+            print(
+                f"{dataset:<5}{turn:<11}: ours {ours:6.1f} ms a batch, one by one {plain:6.1f} ms, {plain / ours:.1f} times"
+            )
 
 
 if __name__ == "__main__":

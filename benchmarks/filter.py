@@ -28,7 +28,9 @@ def class_by_class(labels: np.ndarray, classes: int, connectivity: int) -> np.nd
     kept = np.zeros_like(labels)
     for sample, result in zip(labels, kept, strict=True):
         for label in range(1, classes):
-            components = cc3d.connected_components((sample == label).view(np.uint8), connectivity=connectivity)
+            components = cc3d.connected_components(
+                (sample == label).view(np.uint8), connectivity=connectivity
+            )
             sizes = np.bincount(components.ravel())
             if len(sizes) > 1:
                 result[components == sizes[1:].argmax() + 1] = label
@@ -42,9 +44,19 @@ def label_maps(shape: tuple[int, ...], classes: int) -> dict[str, np.ndarray]:
     radius = np.sqrt(sum(axis**2 for axis in centred)) + 2 * np.stack(
         [gaussian_filter(rng.normal(size=shape[1:]), 6) for _ in range(shape[0])]
     )
-    smooth = (classes - np.digitize(radius, np.linspace(0.45, 0.15, classes - 1)[::-1]) - 1).clip(0).astype(np.uint8)
-    specks = np.where(rng.random(shape) < 0.01, rng.integers(0, classes, shape), smooth).astype(np.uint8)
-    return {"smooth": smooth, "specks": specks, "random": rng.integers(0, classes, shape).astype(np.uint8)}
+    smooth = (
+        (classes - np.digitize(radius, np.linspace(0.45, 0.15, classes - 1)[::-1]) - 1)
+        .clip(0)
+        .astype(np.uint8)
+    )
+    specks = np.where(rng.random(shape) < 0.01, rng.integers(0, classes, shape), smooth).astype(
+        np.uint8
+    )
+    return {
+        "smooth": smooth,
+        "specks": specks,
+        "random": rng.integers(0, classes, shape).astype(np.uint8),
+    }
 
 
 def main() -> None:
@@ -59,8 +71,12 @@ def main() -> None:
                     seconds.append(time.thread_time() - began)
                 np.testing.assert_array_equal(*results)
             ours, plain = (1000 * statistics.median(seconds) for seconds in taken.values())
-            about = f"{dataset:<5}{kind:<7} ({np.count_nonzero(labels) / labels.size:.0%} foreground)"
-            print(f"{about}: ours {ours:6.2f} ms, class by class {plain:6.2f} ms, {plain / ours:.1f} times")
+            about = (
+                f"{dataset:<5}{kind:<7} ({np.count_nonzero(labels) / labels.size:.0%} foreground)"
+            )
+            print(
+                f"{about}: ours {ours:6.2f} ms, class by class {plain:6.2f} ms, {plain / ours:.1f} times"
+            )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,15 @@ from utils.workers import terminated
 
 PROGRAM = Path(__file__).with_name("gpu_row.py")
 NAME, LEAST = 48, 5.0  # letters of a row's name; seconds without which no row begins
-COLUMNS = (("self ms", 9), ("pre ms", 9), ("first s", 9), ("GiB", 7), ("kept", 7), ("case s", 8), ("hours", 8))
+COLUMNS = (
+    ("self ms", 9),
+    ("pre ms", 9),
+    ("first s", 9),
+    ("GiB", 7),
+    ("kept", 7),
+    ("case s", 8),
+    ("hours", 8),
+)
 NOTES = """
 self, pre ms: a step of self-training and of pre-training, median; first s: the first two steps, with what is compiled or tried out
 GiB, kept: most that tensors took in self-training, and that torch kept for them; case s: validating one case, without distances
@@ -84,27 +92,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{device['card']}; --amp auto: {device['auto']}")
         for dataset in flags.datasets:
             print(sizes(dataset, flags))
-        print(f"\n{'':<{NAME}}" + "".join(f"{name:>{width}}" for name, width in COLUMNS) + "  waits", flush=True)
+        print(
+            f"\n{'':<{NAME}}" + "".join(f"{name:>{width}}" for name, width in COLUMNS) + "  waits",
+            flush=True,
+        )
         known = {}
         for row in rows(flags, device["auto"]):
             left = min(ends - time.monotonic(), 60 * flags.row_minutes)
-            found = ask(words(row, flags), left) if left >= LEAST else {"failed": "not run: no time left"}
+            found = (
+                ask(words(row, flags), left)
+                if left >= LEAST
+                else {"failed": "not run: no time left"}
+            )
             known[replace(row, kernels=False)] = found
             for line in told(row, found, known, flags.device):
                 print(line, flush=True)
     print(NOTES)
     if flags.device != "cuda":
-        print("Not CUDA: nothing was seen of peak memory, waits, TF32 and graphs; kernels are torch's operations, times those of a CPU.")
+        print(
+            "Not CUDA: nothing was seen of peak memory, waits, TF32 and graphs; kernels are torch's operations, times those of a CPU."
+        )
 
 
 def check(flags: Flags) -> None:
     """UserError for what cannot be measured."""
     if flags.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no CUDA here; --device cpu with a small --patch_size tries the program out")
+        raise UserError(
+            "--device cuda: torch finds no CUDA here; --device cpu with a small --patch_size tries the program out"
+        )
     for dataset in flags.datasets:
         dims = find_page(dataset).facts.dims
         if flags.patch_size and len(flags.patch_size) != dims:
-            raise UserError(f"--patch_size: {dataset} has {dims} sides; give as many, and name its data set with --datasets")
+            raise UserError(
+                f"--patch_size: {dataset} has {dims} sides; give as many, and name its data set with --datasets"
+            )
     for name in ("datasets", "methods", "ways", "precisions"):
         if not getattr(flags, name):
             raise UserError(f"--{name}: name at least one")
@@ -120,7 +141,11 @@ def machine() -> Iterator[str]:
         f"cuDNN {torch.backends.cudnn.version() or 'none'}"
     )
     if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=index,name,driver_version,memory.total,memory.used,utilization.gpu", "--format=csv"]
+        query = [
+            "nvidia-smi",
+            "--query-gpu=index,name,driver_version,memory.total,memory.used,utilization.gpu",
+            "--format=csv",
+        ]
         yield from subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
 
 
@@ -128,26 +153,54 @@ def rows(flags: Flags, auto: Precision) -> list[Row]:
     """What is asked for, what tells most first; `auto`: what --amp auto takes."""
     first, *others = flags.methods
     best = Row(method=first, precision=auto)
-    every = [replace(best, kernels=True), *(replace(best, precision=other) for other in flags.precisions if other != auto)]
-    every += [*(replace(best, method=other) for other in others), replace(best, deterministic=False)]
-    every += [replace(best, precision=kind, way=way) for kind in dict.fromkeys((auto, "float32")) for way in ("compile", "graph")]
+    every = [
+        replace(best, kernels=True),
+        *(replace(best, precision=other) for other in flags.precisions if other != auto),
+    ]
+    every += [
+        *(replace(best, method=other) for other in others),
+        replace(best, deterministic=False),
+    ]
+    every += [
+        replace(best, precision=kind, way=way)
+        for kind in dict.fromkeys((auto, "float32"))
+        for way in ("compile", "graph")
+    ]
     chosen = [row for row in every if row.way in flags.ways and row.precision in flags.precisions]
     return [replace(row, dataset=dataset) for row in chosen for dataset in flags.datasets]
 
 
 def words(row: Row, flags: Flags) -> list[str]:
     """A row as flags of its program."""
-    found = ["--device", flags.device, "--steps", str(flags.steps), "--batch_size", str(flags.batch_size)]
+    found = [
+        "--device",
+        flags.device,
+        "--steps",
+        str(flags.steps),
+        "--batch_size",
+        str(flags.batch_size),
+    ]
     found += ["--patch_size", *map(str, flags.patch_size)] if flags.patch_size else []
     for name, value in asdict(row).items():
-        found += [f"--{'' if value else 'no_'}{name}"] if isinstance(value, bool) else [f"--{name}", value]
+        found += (
+            [f"--{'' if value else 'no_'}{name}"]
+            if isinstance(value, bool)
+            else [f"--{name}", value]
+        )
     return found
 
 
 def ask(flags: Sequence[str], seconds: float) -> dict:
     """What a row's program measured within so many seconds; "failed" in one line where it did not come to its end."""
     command = [sys.executable, str(PROGRAM), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
     found = {}
     try:
         out, error = process.communicate(timeout=seconds)
@@ -185,14 +238,29 @@ def told(row: Row, found: dict, known: dict[Row, dict], device: str) -> Iterator
         yield f"{name:<{NAME}}  {found['failed']}"
         return
     figures = (found["self"]["ms"], found.get("pre", {}).get("ms"), found["self"]["first"])
-    cells = [figure(value, 1) for value in figures] + [figure(found.get(key), 2) for key in ("allocated", "reserved", "case")]
+    cells = [figure(value, 1) for value in figures] + [
+        figure(found.get(key), 2) for key in ("allocated", "reserved", "case")
+    ]
     ends = [", ".join(found["waits"]) or "none"] if "waits" in found else ["-"]
-    ends += [f"no deterministic form: {', '.join(found['without_deterministic'])}"] if found.get("without_deterministic") else []
+    ends += (
+        [f"no deterministic form: {', '.join(found['without_deterministic'])}"]
+        if found.get("without_deterministic")
+        else []
+    )
     ends += [f"then {found['failed']}"] if "failed" in found else []
     cells.append(hours(found, known.get(replace(row, way="eager", kernels=False), {}), row))
-    yield f"{name:<{NAME}}" + "".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True)) + "  " + "; ".join(ends)
+    yield (
+        f"{name:<{NAME}}"
+        + "".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True))
+        + "  "
+        + "; ".join(ends)
+    )
     if top := found.get("kernels"):
-        kind = "launches a step (kernels, copies, fills)" if device == "cuda" else "operations of torch a step"
+        kind = (
+            "launches a step (kernels, copies, fills)"
+            if device == "cuda"
+            else "operations of torch a step"
+        )
         yield f"    {top['launches']:.0f} {kind}; those with most time: calls a step, ms a step, share"
         for kernel, calls, milliseconds, share in top["top"]:
             yield f"    {calls:>8.1f} {milliseconds:>9.3f} {share:>6.1%}  {kernel if len(kernel) <= 150 else kernel[:147] + '...'}"
@@ -206,13 +274,22 @@ def protocol(dataset: str, method: str) -> tuple:
     """The published settings of a data set, the validations of both stages, and the cases of each."""
     page = find_page(dataset)
     s = make_settings(page, method=method)
-    names = page.facts.read_list(data_root(dataset, None), page.facts.list_name(page.selection(s.select)[0]))
-    return s, sum(-(-steps // s.val_every) for steps in (s.pre_iterations, s.max_iterations)), len(names)
+    names = page.facts.read_list(
+        data_root(dataset, None), page.facts.list_name(page.selection(s.select)[0])
+    )
+    return (
+        s,
+        sum(-(-steps // s.val_every) for steps in (s.pre_iterations, s.max_iterations)),
+        len(names),
+    )
 
 
 def sizes(dataset: str, flags: Flags) -> str:
     s, validations, cases = protocol(dataset, flags.methods[0])
-    size, batch = "x".join(map(str, flags.patch_size or s.patch_size)), flags.batch_size or s.batch_size
+    size, batch = (
+        "x".join(map(str, flags.patch_size or s.patch_size)),
+        flags.batch_size or s.batch_size,
+    )
     lengths = f"{s.pre_iterations} + {s.max_iterations} iterations, {validations} validations of {cases} cases"
     return f"{dataset}: {size}, batch {batch}; protocol: {lengths}"
 

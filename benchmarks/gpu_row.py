@@ -39,10 +39,17 @@ from utils.ema import copy_state
 from utils.errors import UserError
 
 MARK = "measured "
-GROUP, WARM, PROFILED = 5, 4, 3  # steps timed together, left out before (graphs are recorded in them), and looked at for kernels
+GROUP, WARM, PROFILED = (
+    5,
+    4,
+    3,
+)  # steps timed together, left out before (graphs are recorded in them), and looked at for kernels
 LEARNT = 40  # steps of pre-training before anything is timed
 LONGEST = 15.0  # seconds after which no group begins
-CASES = {2: (10, 216, 256), 3: (180, 140, 88)}  # voxels of a case to validate on, the latter at patches of 112x112x80
+CASES = {
+    2: (10, 216, 256),
+    3: (180, 140, 88),
+}  # voxels of a case to validate on, the latter at patches of 112x112x80
 WAITED = "called a synchronizing"
 Precision = Literal["float32", "TF32", "bf16", "fp16"]
 Way = Literal["eager", "compile", "graph"]
@@ -86,30 +93,54 @@ def main(argv=None) -> int:
             print(MARK + json.dumps(part), flush=True)
     except Exception as error:  # of a compiler or a driver it may be any; the other rows go on
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        print(MARK + json.dumps({"failed": kind + next(iter(str(error).splitlines()), "")}), flush=True)
+        print(
+            MARK + json.dumps({"failed": kind + next(iter(str(error).splitlines()), "")}),
+            flush=True,
+        )
         return 1
     return 0
 
 
 def about(device: torch.device) -> dict:
-    auto = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "float32"}[autocast_type("auto", device)]
+    auto = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "float32"}[
+        autocast_type("auto", device)
+    ]
     if device.type != "cuda":
         return {"card": f"no card: {device}, {torch.get_num_threads()} threads", "auto": auto}
     card = torch.cuda.get_device_properties(device)
-    memory, units = f"{card.total_memory / 2**30:.1f} GiB", f"{card.multi_processor_count} multiprocessors"
-    return {"card": f"{card.name}, compute capability {card.major}.{card.minor}, {units}, {memory}", "auto": auto}
+    memory, units = (
+        f"{card.total_memory / 2**30:.1f} GiB",
+        f"{card.multi_processor_count} multiprocessors",
+    )
+    return {
+        "card": f"{card.name}, compute capability {card.major}.{card.minor}, {units}, {memory}",
+        "auto": auto,
+    }
 
 
 def measured(flags: Flags) -> Iterator[dict]:
     """What a row measures, the most important first. Raises whatever the row ends with."""
-    device, page, how = choose_device(flags.device), find_page(flags.dataset), "off" if flags.way == "eager" else flags.way
+    device, page, how = (
+        choose_device(flags.device),
+        find_page(flags.dataset),
+        "off" if flags.way == "eager" else flags.way,
+    )
     if flags.precision == "TF32" and device.type != "cuda":
         raise UserError("TF32: CUDA's alone")
     amp = flags.precision if flags.precision in ("bf16", "fp16") else "off"
     check_accelerate(how, device, recompute=False, amp=autocast_type(amp, device))
-    numbers = {"method": flags.method, "deterministic": flags.deterministic, "tf32": flags.precision != "float32", "amp": amp}
+    numbers = {
+        "method": flags.method,
+        "deterministic": flags.deterministic,
+        "tf32": flags.precision != "float32",
+        "amp": amp,
+    }
     numbers |= {"patch_size": flags.patch_size} if flags.patch_size else {}
-    numbers |= {"batch_size": flags.batch_size, "labeled_bs": flags.batch_size // 2} if flags.batch_size else {}
+    numbers |= (
+        {"batch_size": flags.batch_size, "labeled_bs": flags.batch_size // 2}
+        if flags.batch_size
+        else {}
+    )
     settings = make_settings(page, **numbers)
     set_deterministic(settings.deterministic, settings.tf32)
 
@@ -119,7 +150,9 @@ def measured(flags: Flags) -> Iterator[dict]:
         loop.precision.prepare(loop.phase, loop.stage.optimizer)
         loop.faster = accelerated(loop.phase, way)
         batch = balls(batch, page.facts.classes)
-        return loop, {key: x.pin_memory() for key, x in batch.items()} if device.type == "cuda" else batch
+        return loop, {
+            key: x.pin_memory() for key, x in batch.items()
+        } if device.type == "cuda" else batch
 
     with heard("default", nondeterministic) as said:
         pre, batch = prepared(0, "off")
@@ -151,12 +184,20 @@ def balls(batch: dict, classes: int) -> dict:
     for _ in image:
         centre = [draw.uniform(0.35, 0.65) * side for side in shape]
         grid = np.ogrid[tuple(slice(side) for side in shape)]
-        distance = np.sqrt(sum(((x - c) / side) ** 2 for x, c, side in zip(grid, centre, shape, strict=True)))
-        found = sum((distance < 0.3 * (classes - k) / (classes - 1)).astype(np.uint8) for k in range(1, classes))
+        distance = np.sqrt(
+            sum(((x - c) / side) ** 2 for x, c, side in zip(grid, centre, shape, strict=True))
+        )
+        found = sum(
+            (distance < 0.3 * (classes - k) / (classes - 1)).astype(np.uint8)
+            for k in range(1, classes)
+        )
         images.append(found / (classes - 1) + draw.normal(0, 0.1, shape))
         labels.append(found)
     images = np.repeat(np.stack(images)[:, None], image.shape[1], axis=1)
-    return {"image": torch.from_numpy(images.astype(np.float32)), "label": torch.from_numpy(np.stack(labels[: len(label)]))}
+    return {
+        "image": torch.from_numpy(images.astype(np.float32)),
+        "label": torch.from_numpy(np.stack(labels[: len(label)])),
+    }
 
 
 def timed(loop, batch: dict, device: torch.device, steps: int, first: float | None = None) -> dict:
@@ -173,7 +214,10 @@ def peak(device: torch.device) -> dict:
     """GiB that tensors took at most so far, and what torch kept for them."""
     if device.type != "cuda":
         return {}
-    return {"allocated": torch.cuda.max_memory_allocated() / 2**30, "reserved": torch.cuda.max_memory_reserved() / 2**30}
+    return {
+        "allocated": torch.cuda.max_memory_allocated() / 2**30,
+        "reserved": torch.cuda.max_memory_reserved() / 2**30,
+    }
 
 
 def seconds_a_case(loop, page, settings, device: torch.device) -> float:
@@ -189,13 +233,17 @@ def seconds_a_case(loop, page, settings, device: torch.device) -> float:
     for _ in range(2):
         began = time.perf_counter()
         with loop.precision.autocast():
-            validate(net, lambda: False, [case], predict.classes, page.facts.class_names, distances=False)  # reads its counts: waits
+            validate(
+                net, lambda: False, [case], predict.classes, page.facts.class_names, distances=False
+            )  # reads its counts: waits
         took = time.perf_counter() - began
     return took
 
 
 @contextmanager
-def heard(often: Literal["default", "always"], note: Callable[[str], str | None]) -> Iterator[list[str]]:
+def heard(
+    often: Literal["default", "always"], note: Callable[[str], str | None]
+) -> Iterator[list[str]]:
     """What `note` makes of the text of each warning within the context, if anything; `default`: of one from each line of code, so that
     steps are not slowed down."""
     said = []
@@ -215,8 +263,12 @@ def nondeterministic(warning: str) -> str | None:
 def place(frames: Iterable[traceback.FrameSummary]) -> str:
     """The innermost of the frames that is the repository's, benchmarks apart, or else the innermost of all."""
     frames = list(frames)
-    roots = [folder for folder in REPOSITORY.iterdir() if folder.name not in ("benchmarks", ".venv")]
-    ours = [frame for frame in frames if any(root in Path(frame.filename).parents for root in roots)]
+    roots = [
+        folder for folder in REPOSITORY.iterdir() if folder.name not in ("benchmarks", ".venv")
+    ]
+    ours = [
+        frame for frame in frames if any(root in Path(frame.filename).parents for root in roots)
+    ]
     frame = (ours or frames)[-1]
     return f"{Path(frame.filename).relative_to(REPOSITORY).as_posix() if ours else frame.filename}:{frame.lineno}"
 
@@ -239,7 +291,10 @@ def waits(step: Callable[[], object], steps: int = 2) -> list[str]:
         torch.cuda.set_sync_debug_mode("default")
     try:  # an error hides all waits behind it
         torch.cuda.set_sync_debug_mode("warn")
-        with heard("always", lambda warning: place(traceback.extract_stack()) if WAITED in warning else None) as said:
+        with heard(
+            "always",
+            lambda warning: place(traceback.extract_stack()) if WAITED in warning else None,
+        ) as said:
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -249,7 +304,10 @@ def waits(step: Callable[[], object], steps: int = 2) -> list[str]:
 def kernels(step: Callable[[], object], device: torch.device) -> dict:
     """What takes the device longest in a step; on the CPU torch's operations in place of kernels."""
     profiler, cuda = torch.profiler, device.type == "cuda"
-    activities = [profiler.ProfilerActivity.CPU, *([profiler.ProfilerActivity.CUDA] if cuda else [])]
+    activities = [
+        profiler.ProfilerActivity.CPU,
+        *([profiler.ProfilerActivity.CUDA] if cuda else []),
+    ]
     with profiler.profile(activities=activities) as profile:
         for _ in range(PROFILED):
             step()
@@ -261,12 +319,18 @@ def kernels(step: Callable[[], object], device: torch.device) -> dict:
 def ranking(averages: Iterable, where: DeviceType, steps: int, top: int = 15) -> dict:
     """Launches a step, and the names with the most time: calls a step, milliseconds a step, share of all."""
     clock = "self_device_time_total" if where == DeviceType.CUDA else "self_cpu_time_total"
-    found = [(getattr(a, clock), a.count, a.key) for a in averages if a.device_type == where and not a.is_user_annotation]
+    found = [
+        (getattr(a, clock), a.count, a.key)
+        for a in averages
+        if a.device_type == where and not a.is_user_annotation
+    ]
     whole = sum(time for time, _, _ in found) or 1
     ranked = sorted(found, reverse=True)[:top]
     return {
         "launches": sum(count for _, count, _ in found) / steps,
-        "top": [(name, count / steps, time / 1000 / steps, time / whole) for time, count, name in ranked],
+        "top": [
+            (name, count / steps, time / 1000 / steps, time / whole) for time, count, name in ranked
+        ],
     }
 
 

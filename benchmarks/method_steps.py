@@ -52,13 +52,20 @@ class Stages:
         self.settings = make_settings(PAGE, **numbers, labeled_bs=flags.batch_size // 2)
         self.page, self.device = PAGE, device
         self.seed, self.epoch = lambda name, number: (0, number), lambda unlabelled: None
-        self.phases = {plan.phase.name: (plan.build(), plan.unlabelled) for plan in METHODS[method].stages(self)}
+        self.phases = {
+            plan.phase.name: (plan.build(), plan.unlabelled)
+            for plan in METHODS[method].stages(self)
+        }
         rate = partial(torch.optim.SGD, lr=1e-4, momentum=0.9)
-        self.optimizers = {name: rate(phase.student.parameters()) for name, (phase, _) in self.phases.items()}
+        self.optimizers = {
+            name: rate(phase.student.parameters()) for name, (phase, _) in self.phases.items()
+        }
 
     def network(self, number: int = 0) -> torch.nn.Module:
         torch.manual_seed(number)
-        return place(build(self.settings.model, 1, PAGE.facts.classes, vars(self.settings)), self.device, 2)
+        return place(
+            build(self.settings.model, 1, PAGE.facts.classes, vars(self.settings)), self.device, 2
+        )
 
     def loss(self, pretraining: bool = False) -> Loss:
         return Loss(dict(self.settings.losses), PAGE.dice(self.settings))
@@ -67,7 +74,11 @@ class Stages:
         """Of one step of a stage."""
         (phase, unlabelled), optimizer = self.phases[name], self.optimizers[name]
         labelled = len(batch["label"])
-        batch = batch if unlabelled else batch | {key: batch[key][:labelled] for key in ("image", "plain")}
+        batch = (
+            batch
+            if unlabelled
+            else batch | {key: batch[key][:labelled] for key in ("image", "plain")}
+        )
         began = now(self.device)
         learn(phase, optimizer, batch, 0, Precision(self.device))
         phase.after_step(0)
@@ -86,15 +97,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = choose_device(flags.device)
     half = flags.batch_size // 2
     image = place(torch.rand(flags.batch_size, 1, *flags.patch_size), device, 2)
-    batch = {"image": image, "plain": image, "label": torch.randint(0, 4, (half, *flags.patch_size), device=device)}
+    batch = {
+        "image": image,
+        "plain": image,
+        "label": torch.randint(0, 4, (half, *flags.patch_size), device=device),
+    }
     benches = {method: Stages(method, flags, device) for method in flags.methods}
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {flags.batch_size}, {flags.patch_size}")
+    print(
+        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {flags.batch_size}, {flags.patch_size}"
+    )
     for name in ("pre_train", "self_train"):
-        turns = [{method: bench.seconds(name, batch) for method, bench in benches.items()} for _ in range(flags.steps + 1)][1:]
+        turns = [
+            {method: bench.seconds(name, batch) for method, bench in benches.items()}
+            for _ in range(flags.steps + 1)
+        ][1:]
         print(f"{name:<30}{'seconds':>9}{'to ' + flags.methods[0]:>16}")
         for method in flags.methods:
             ratio = statistics.median(turn[method] / turn[flags.methods[0]] for turn in turns)
-            print(f"  {method:<28}{statistics.median(turn[method] for turn in turns):>9.3f}{ratio:>16.2f}")
+            print(
+                f"  {method:<28}{statistics.median(turn[method] for turn in turns):>9.3f}{ratio:>16.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -24,12 +24,16 @@ CASES = {
 def blob(shape: tuple[int, ...], reach: tuple[float, ...], seed: int) -> np.ndarray:
     """An ellipsoid with an uneven surface; another seed gives another surface about the same middle."""
     random = np.random.default_rng(seed)
-    grid = np.meshgrid(*(np.linspace(-1, 1, n) / part for n, part in zip(shape, reach, strict=True)), indexing="ij")
+    grid = np.meshgrid(
+        *(np.linspace(-1, 1, n) / part for n, part in zip(shape, reach, strict=True)), indexing="ij"
+    )
     uneven = zoom(random.normal(size=(6,) * len(shape)), [n / 6 for n in shape], order=1)
     return np.sqrt(sum(axis**2 for axis in grid)) + 0.15 * uneven < 1
 
 
-def by_medpy(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]) -> tuple[float, ...]:
+def by_medpy(
+    prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]
+) -> tuple[float, ...]:
     return (
         binary.dc(prediction, truth),
         binary.jc(prediction, truth),
@@ -38,7 +42,9 @@ def by_medpy(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ..
     )
 
 
-def by_us(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]) -> tuple[float, ...]:
+def by_us(
+    prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]
+) -> tuple[float, ...]:
     scores = mask_metrics(prediction, truth, spacing)
     return scores.dice, scores.jaccard, scores.hd95, scores.asd
 
@@ -46,7 +52,9 @@ def by_us(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...])
 def main() -> None:
     for name, (shape, spacing, reach) in CASES.items():
         pair = blob(shape, reach, 0), blob(shape, reach, 1)
-        np.testing.assert_allclose(by_us(*pair, spacing), by_medpy(*pair, spacing), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            by_us(*pair, spacing), by_medpy(*pair, spacing), rtol=1e-9, atol=1e-9
+        )
         seconds = {by_us: [], by_medpy: []}
         for _ in range(RUNS):
             for measure, taken in seconds.items():
@@ -56,7 +64,9 @@ def main() -> None:
         ours, medpy = (statistics.median(taken) for taken in seconds.values())
         ratio = statistics.median(m / o for o, m in zip(*seconds.values(), strict=True))
         dice = by_us(*pair, spacing)[0]
-        print(f"{name} (dice {dice:.2f}): ours {ours:.4f} s, medpy {medpy:.4f} s, {ratio:.1f} times as fast, same result")
+        print(
+            f"{name} (dice {dice:.2f}): ours {ours:.4f} s, medpy {medpy:.4f} s, {ratio:.1f} times as fast, same result"
+        )
 
 
 if __name__ == "__main__":

@@ -29,14 +29,24 @@ def band_3d(g: Tensor) -> Tensor:
     kernel = torch.einsum("i,j,k->ijk", row, row, row)[None, None].to(g)
     kernel = kernel / kernel.sum()
     small = F.conv3d(g, kernel, padding=1)[..., ::2, ::2, ::2]
-    smooth = F.conv3d(F.pad(small, [part for side in small.shape[:1:-1] for part in (0, side)]), 4 * kernel, padding=1)
-    return smooth if smooth.shape == g.shape else F.interpolate(smooth, size=g.shape[2:], mode="nearest")
+    smooth = F.conv3d(
+        F.pad(small, [part for side in small.shape[:1:-1] for part in (0, side)]),
+        4 * kernel,
+        padding=1,
+    )
+    return (
+        smooth
+        if smooth.shape == g.shape
+        else F.interpolate(smooth, size=g.shape[2:], mode="nearest")
+    )
 
 
 def gates(cbam: CBAM, x: Tensor) -> Tensor:
     """CBAM, channels first; x (N, C, ...)."""
     everywhere = tuple(range(2, x.ndim))
-    mean, largest = (cbam.ChannelGate.mlp(weight) for weight in (x.mean(everywhere), x.amax(everywhere)))
+    mean, largest = (
+        cbam.ChannelGate.mlp(weight) for weight in (x.mean(everywhere), x.amax(everywhere))
+    )
     x = x * torch.sigmoid(mean + largest).view(*mean.shape, *[1] * len(everywhere))
     return x * torch.sigmoid(cbam.SpatialGate.spatial(torch.stack([x.max(1).values, x.mean(1)], 1)))
 
@@ -56,12 +66,18 @@ def module_3d(self: EdgeGuidedModule3d, x: Tensor, edge: Tensor, conv_adjust: nn
     p = torch.sigmoid(x)
     e = F.interpolate(conv_adjust(edge), size=x.shape[-3:], mode="nearest")  # (N, 128, D, H, W)
     e = e if self.channels == 128 else self.get_submodule(f"adjust_128_to_{self.channels}")(e)
-    smooth = band_3d(p.mean(1, keepdim=True).repeat(1, x.shape[1], 1, 1, 1).flatten(0, 1).unsqueeze(1))
+    smooth = band_3d(
+        p.mean(1, keepdim=True).repeat(1, x.shape[1], 1, 1, 1).flatten(0, 1).unsqueeze(1)
+    )
     fused = self.fusion_conv(torch.cat([x * (1 - p), x * (p - smooth.view_as(p)), x * e], 1))
     return self.dropout(gates(self.cbam, fused * self.attention(fused) + x))
 
 
-PLAIN: dict[type[nn.Module], Callable] = {EdgeGuidedModule: module_2d, EdgeGuidedModule3d: module_3d, Dropout: nn.Dropout.forward}
+PLAIN: dict[type[nn.Module], Callable] = {
+    EdgeGuidedModule: module_2d,
+    EdgeGuidedModule3d: module_3d,
+    Dropout: nn.Dropout.forward,
+}
 
 
 @contextmanager

@@ -31,7 +31,9 @@ def remembered(folder: Path | None) -> Callable:
     register, found = registration.slice_map, {}
 
     def lookup(fixed, moving, transform, seed):
-        key = hashlib.sha256(fixed.tobytes() + moving.tobytes() + f"{fixed.shape} {transform} {seed}".encode()).hexdigest()
+        key = hashlib.sha256(
+            fixed.tobytes() + moving.tobytes() + f"{fixed.shape} {transform} {seed}".encode()
+        ).hexdigest()
         path = folder and folder / key[:2] / f"{key}.npy"
         if path and path.is_file():
             return np.load(path)
@@ -73,22 +75,37 @@ def copied(own: Annotation, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.expand_dims(own.mask, own.axis), shape).copy()
 
 
-def carried(image: np.ndarray, case: Case, transform: str, seed: int, improved: bool) -> tuple[list, list]:
+def carried(
+    image: np.ndarray, case: Case, transform: str, seed: int, improved: bool
+) -> tuple[list, list]:
     scaled, results = scale_255(image, whole=not improved), []
     for own, other in (case.annotated, case.annotated[::-1]):
         for part, guide in directions(own, other if improved else None, image.shape[own.axis]):
-            results.append(carry(np.moveaxis(scaled, own.axis, 0)[part], own.mask, transform, seed, guide))
+            results.append(
+                carry(np.moveaxis(scaled, own.axis, 0)[part], own.mask, transform, seed, guide)
+            )
     return assemble(case, image.shape, results, improved)
 
 
-def measure(image: np.ndarray, truth: np.ndarray, case: Case, transform: str, seed: int) -> dict[str, tuple[float, ...]]:
+def measure(
+    image: np.ndarray, truth: np.ndarray, case: Case, transform: str, seed: int
+) -> dict[str, tuple[float, ...]]:
     """Dice of each variant: of px, of py, and of what training sees of them."""
     published, _ = carried(image, case, transform, seed, improved=False)
     guided, fused = carried(image, case, transform, seed, improved=True)
     copies = [copied(own, image.shape) for own in case.annotated]
-    told = [only(copy, own.axis, extent(truth, own.axis)) for copy, own in zip(copies, case.annotated, strict=True)]
-    seen = [extent(other.mask, own.axis - (own.axis > other.axis)) for own, other in (case.annotated, case.annotated[::-1])]
-    ended = [only(label, own.axis, part) for label, own, part in zip(published, case.annotated, seen, strict=True)]
+    told = [
+        only(copy, own.axis, extent(truth, own.axis))
+        for copy, own in zip(copies, case.annotated, strict=True)
+    ]
+    seen = [
+        extent(other.mask, own.axis - (own.axis > other.axis))
+        for own, other in (case.annotated, case.annotated[::-1])
+    ]
+    ended = [
+        only(label, own.axis, part)
+        for label, own, part in zip(published, case.annotated, seen, strict=True)
+    ]
     variants = {
         "copied along the axis": copies,
         "copied, told the true ends": told,
@@ -98,15 +115,22 @@ def measure(image: np.ndarray, truth: np.ndarray, case: Case, transform: str, se
         "improved: guided, then fused": fused,
     }
     return {
-        name: (*(dice(label, truth) for label in pair), *(dice(training_label(pair[k], case.annotated[1 - k]), truth) for k in (0, 1)))
+        name: (
+            *(dice(label, truth) for label in pair),
+            *(dice(training_label(pair[k], case.annotated[1 - k]), truth) for k in (0, 1)),
+        )
         for name, pair in variants.items()
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root_path", type=Path, required=True, help="folder of LA")
-    parser.add_argument("--first", type=int, default=1, help="number in the train list of the first case")
+    parser.add_argument(
+        "--first", type=int, default=1, help="number in the train list of the first case"
+    )
     parser.add_argument("--cases", type=int, default=5, help="how many of the train list")
     parser.add_argument("--transform", choices=registration.TRANSFORMS, default="SyN")
     parser.add_argument("--seed", type=int, default=1337)
@@ -114,22 +138,36 @@ def main() -> None:
     given = parser.parse_args()
     registration.slice_map = work = remembered(given.maps)
     scores: dict[str, list] = {}
-    for name in read_list(given.root_path, LA.name, LA.train_list)[given.first - 1 :][: given.cases]:
+    for name in read_list(given.root_path, LA.name, LA.train_list)[given.first - 1 :][
+        : given.cases
+    ]:
         path = LA.path(given.root_path, name)
         (image,), truth, _ = read_case(path, LA, LA.dims)
         case = Case(name, path, read_annotation(path, LA))
         found = measure(image, truth, case, given.transform, given.seed)
         for variant, values in found.items():
             scores.setdefault(variant, []).append(values)
-            print(f"{name}  {variant:<44}" + "".join(f"{value:8.3f}" for value in values), flush=True)
-    print(f"\n{'mean; below it each case: px, py':<46}{'px':>8}{'py':>8}{'px seen':>8}{'py seen':>8}")
+            print(
+                f"{name}  {variant:<44}" + "".join(f"{value:8.3f}" for value in values), flush=True
+            )
+    print(
+        f"\n{'mean; below it each case: px, py':<46}{'px':>8}{'py':>8}{'px seen':>8}{'py seen':>8}"
+    )
     for variant, values in scores.items():
         print(f"{variant:<46}" + "".join(f"{value:8.3f}" for value in np.mean(values, 0)))
         print("  " + "  ".join(f"{row[0]:.3f} {row[1]:.3f}" for row in values))
-    better, usual = (np.array(scores[key])[:, :2].mean(1) for key in ("improved: guided, then fused", "published"))
+    better, usual = (
+        np.array(scores[key])[:, :2].mean(1)
+        for key in ("improved: guided, then fused", "published")
+    )
     low, high = bootstrap_interval(better - usual, given.seed)
-    print(f"improved less published, mean of px and py: {(better - usual).mean():.3f}, 95 % from {low:.3f} to {high:.3f}", end="")
-    print(f" ({len(better)} volumes drawn again; Wilcoxon p {wilcoxon_p(better - usual):.1e}; smallest {(better - usual).min():.3f})")
+    print(
+        f"improved less published, mean of px and py: {(better - usual).mean():.3f}, 95 % from {low:.3f} to {high:.3f}",
+        end="",
+    )
+    print(
+        f" ({len(better)} volumes drawn again; Wilcoxon p {wilcoxon_p(better - usual):.1e}; smallest {(better - usual).min():.3f})"
+    )
     if work.pairs:
         print(f"{work.pairs} registrations, {work.seconds / work.pairs:.2f} s each of one core")
 

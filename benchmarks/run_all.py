@@ -26,7 +26,10 @@ PROGRAMS = (
 
 def main() -> int:
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    print(f"{platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load}", flush=True)
+    print(
+        f"{platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load}",
+        flush=True,
+    )
     failed = []
     for name, *flags in PROGRAMS:
         print(f"\n== {' '.join((name, *flags))}", flush=True)

@@ -52,8 +52,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse(Flags, argv, description=__doc__)
     torch.set_num_threads(flags.threads)
     device = choose_device(flags.device)
-    check_accelerate(flags.accelerate, device, recompute=False, amp=autocast_type(flags.amp, device))
-    numbers = {"method": flags.method, "patch_size": flags.patch_size, "batch_size": flags.batch_size, "labeled_bs": flags.batch_size // 2}
+    check_accelerate(
+        flags.accelerate, device, recompute=False, amp=autocast_type(flags.amp, device)
+    )
+    numbers = {
+        "method": flags.method,
+        "patch_size": flags.patch_size,
+        "batch_size": flags.batch_size,
+        "labeled_bs": flags.batch_size // 2,
+    }
     plain, batch = runner(pages()[flags.dataset], device, **numbers)
     other, _ = runner(pages()[flags.dataset], device, **numbers, amp=flags.amp)
     for loop in (plain, other):  # as `_StageRunner.run` does
@@ -61,8 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     other.faster = accelerated(other.phase, flags.accelerate)
     name = f"--accelerate {flags.accelerate} --amp {flags.amp}"
     about = f"{flags.dataset}, {flags.method}, batch {flags.batch_size}, {flags.patch_size}"
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {about}", flush=True)
-    turns = [[seconds(loop, batch, device) for loop in (plain, other)] for _ in range(flags.steps + 2)]
+    print(
+        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {about}",
+        flush=True,
+    )
+    turns = [
+        [seconds(loop, batch, device) for loop in (plain, other)] for _ in range(flags.steps + 2)
+    ]
     print(f"second step: {turns[1][0]:.2f} s, {name} {turns[1][1]:.1f} s")
     as_is, faster = (statistics.median(column) for column in zip(*turns[2:], strict=True))
     ratio = statistics.median(a / b for a, b in turns[2:])

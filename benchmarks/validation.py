@@ -26,7 +26,9 @@ RUNS = 9
 NAMES = ("background", "right ventricle", "myocardium", "left ventricle")
 
 
-def compare(about: str, ours: Callable[[], object], plain: Callable[[], object], times: int = 1) -> None:
+def compare(
+    about: str, ours: Callable[[], object], plain: Callable[[], object], times: int = 1
+) -> None:
     taken = {ours: [], plain: []}
     for _ in range(RUNS):
         for function, seconds in taken.items():
@@ -40,16 +42,23 @@ def compare(about: str, ours: Callable[[], object], plain: Callable[[], object],
 def main() -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    window = torch.rand(1, 2, 112, 112, 80).contiguous(memory_format=torch.channels_last_3d)[0]  # as the network gives it on the CPU
+    window = torch.rand(1, 2, 112, 112, 80).contiguous(memory_format=torch.channels_last_3d)[
+        0
+    ]  # as the network gives it on the CPU
     alike, other = torch.zeros(112, 180, 140, 2).movedim(-1, 0), torch.zeros(2, 112, 180, 140)
     place = (slice(None), slice(0, 112), slice(10, 122), slice(10, 90))
     compare("a window added", lambda: alike[place].add_(window), lambda: other[place].add_(window))
     scores = torch.rand(2, 112, 180, 140)
-    compare("classes of a slab", lambda: most_probable(scores), lambda: scores.argmax(0).to(torch.uint8))
+    compare(
+        "classes of a slab", lambda: most_probable(scores), lambda: scores.argmax(0).to(torch.uint8)
+    )
 
     z, y, x = np.ogrid[:10, :216, :256]
     label = np.digitize(-(np.hypot(y - 108, x - 128) + 0 * z), [-60, -45, -30]).astype(np.uint8)
-    case, prediction = Case("case", label[None].astype(np.float32), label), np.roll(label, rng.integers(2, 5), 1)
+    case, prediction = (
+        Case("case", label[None].astype(np.float32), label),
+        np.roll(label, rng.integers(2, 5), 1),
+    )
     here, truth = torch.from_numpy(prediction), torch.from_numpy(label)
     compare(
         "Dice of twenty volumes, plain with distances",

@@ -43,8 +43,15 @@ class Kind:
     def __init__(self, name: str, size: Sequence[int]):
         self.plain, self.times = name == "plain", []
         torch.manual_seed(0)
-        net, image = net_factory("VNet", egm="none" if name == "without" else "published"), torch.randn(1, 1, *size)
-        self.net, self.image = (net, image) if self.plain else (place(net, torch.device("cpu"), 3), place(image, torch.device("cpu"), 3))
+        net, image = (
+            net_factory("VNet", egm="none" if name == "without" else "published"),
+            torch.randn(1, 1, *size),
+        )
+        self.net, self.image = (
+            (net, image)
+            if self.plain
+            else (place(net, torch.device("cpu"), 3), place(image, torch.device("cpu"), 3))
+        )
 
     def step(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.net.zero_grad()
@@ -55,30 +62,52 @@ class Kind:
         forward = time.perf_counter() - began
         logits.square().mean().backward()
         self.times.append((forward, time.perf_counter() - began - forward))
-        return logits.detach(), {key: p.grad for key, p in self.net.named_parameters() if p.grad is not None}
+        return logits.detach(), {
+            key: p.grad for key, p in self.net.named_parameters() if p.grad is not None
+        }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = parse(Flags, argv, description=__doc__)
-    kinds = {name: Kind(name, flags.patch_size) for name in (("ours", "plain") if flags.kinds == "both" else (flags.kinds,))}
-    print(f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, 1x1x{'x'.join(map(str, flags.patch_size))}")
+    kinds = {
+        name: Kind(name, flags.patch_size)
+        for name in (("ours", "plain") if flags.kinds == "both" else (flags.kinds,))
+    }
+    print(
+        f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, 1x1x{'x'.join(map(str, flags.patch_size))}"
+    )
     if flags.kinds == "both":
         for kind in kinds.values():
             kind.net.eval()  # without dropout, whose draws depend on the memory layout
         (a, grads), (b, others) = (kind.step() for kind in kinds.values())
-        worst = max(((grads[key] - others[key]).norm() / (others[key].norm() + 1e-12), key) for key in grads if others[key].norm() > 1e-8)
-        print(f"eval mode: logits differ by at most {(a - b).abs().max():.1e}, gradients by {worst[0]:.1e} of their norm ({worst[1]})")
+        worst = max(
+            ((grads[key] - others[key]).norm() / (others[key].norm() + 1e-12), key)
+            for key in grads
+            if others[key].norm() > 1e-8
+        )
+        print(
+            f"eval mode: logits differ by at most {(a - b).abs().max():.1e}, gradients by {worst[0]:.1e} of their norm ({worst[1]})"
+        )
         for kind in kinds.values():
             kind.net.train()
     for _ in range(flags.steps + 1):
         for kind in kinds.values():
             kind.step()
     for name, kind in kinds.items():
-        forward, backward = (statistics.median(column) for column in zip(*kind.times[-flags.steps :], strict=True))
-        print(f"{name:<8} forward {forward:.2f} s, backward {backward:.2f} s, together {forward + backward:.2f} s")
+        forward, backward = (
+            statistics.median(column) for column in zip(*kind.times[-flags.steps :], strict=True)
+        )
+        print(
+            f"{name:<8} forward {forward:.2f} s, backward {backward:.2f} s, together {forward + backward:.2f} s"
+        )
     if flags.kinds == "both":
         ratio = statistics.median(
-            sum(p) / sum(o) for o, p in zip(kinds["ours"].times[-flags.steps :], kinds["plain"].times[-flags.steps :], strict=True)
+            sum(p) / sum(o)
+            for o, p in zip(
+                kinds["ours"].times[-flags.steps :],
+                kinds["plain"].times[-flags.steps :],
+                strict=True,
+            )
         )
         print(f"plain / ours: {ratio:.2f} (median of ratios of neighbouring passes)")
         if flags.memory:

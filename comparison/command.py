@@ -34,12 +34,23 @@ def report(argv: Sequence[str] | None = None, description: str | None = None) ->
     """The page of one run; see `ReportSettings`."""
     s = parse(ReportSettings, argv, description=description)
     s.check()
-    write(s, make_groups([find_result(s.predictions or s.run or _run_folder(s), s.which)]), "report.json")
+    write(
+        s,
+        make_groups([find_result(s.predictions or s.run or _run_folder(s), s.which)]),
+        "report.json",
+    )
 
 
-def write(s: PageSettings, groups: Sequence[Group], name: str, seed: int = 1337, draws: int = 10_000) -> None:
+def write(
+    s: PageSettings, groups: Sequence[Group], name: str, seed: int = 1337, draws: int = 10_000
+) -> None:
     """index.html and its numbers, in a file of that name, below `s.output`; the page's path is printed."""
-    with progress([one for group in groups for one in group.results], desc="reading checkpoints", unit="run", leave=False) as bar:
+    with progress(
+        [one for group in groups for one in group.results],
+        desc="reading checkpoints",
+        unit="run",
+        leave=False,
+    ) as bar:
         for result in bar:
             result.stages  # noqa: B018 (kept from now on)
     content = numbers(groups, seed, draws, provenance())
@@ -65,17 +76,31 @@ def _shown(groups: Sequence[Group], content: dict) -> dict:
     """What the template is given, but for pictures."""
     parts, classes, names = content["groups"], content["classes"], [group.name for group in groups]
     mine = [part["figures"] for part in parts]
-    rows = [{"name": name, "title": "mean over the classes" if name == MEAN else name} for name in (MEAN, *classes)]
+    rows = [
+        {"name": name, "title": "mean over the classes" if name == MEAN else name}
+        for name in (MEAN, *classes)
+    ]
     rows = rows[1:] if len(classes) == 1 else rows
     mm = all(one["honest_mm"] for one in mine)
-    distances = {"name": "honest_mm" if mm else "honest", "figure": "hd95_mm" if mm else "hd95_voxel", "unit": "mm" if mm else "voxels"}
+    distances = {
+        "name": "honest_mm" if mm else "honest",
+        "figure": "hd95_mm" if mm else "hd95_voxel",
+        "unit": "mm" if mm else "voxels",
+    }
     columns = [column for convention in page.conventions(mine) for column in convention["columns"]]
-    main = [column for column in columns if (column["convention"], column["name"]) in (("honest", "dice"), tuple(distances.values())[:2])]
+    main = [
+        column
+        for column in columns
+        if (column["convention"], column["name"])
+        in (("honest", "dice"), tuple(distances.values())[:2])
+    ]
     curves, by_class = page.curve_plots(groups, classes)
     return {
         "title": words.title(groups, content["dataset"]),
         "subtitle": words.subtitle(content),
-        "groups": [{**part, "seeds": words.seeds(group)} for group, part in zip(groups, parts, strict=True)],
+        "groups": [
+            {**part, "seeds": words.seeds(group)} for group, part in zip(groups, parts, strict=True)
+        ],
         "several_seeds": any(len(group.results) > 1 for group in groups),
         "cases": len(content["cases"]),
         "rows": rows,
@@ -92,7 +117,12 @@ def _shown(groups: Sequence[Group], content: dict) -> dict:
         "curve_keys": page.keys_list(classes if by_class else names),
         "swatches": [(name, colour(number)) for number, name in enumerate(classes, 1)],
         "differing": words.differing(groups),
-        "commands": [content["command"], *dict.fromkeys(run["command"] for part in parts for run in part["runs"] if run["command"])],
+        "commands": [
+            content["command"],
+            *dict.fromkeys(
+                run["command"] for part in parts for run in part["runs"] if run["command"]
+            ),
+        ],
         "versions": words.versions(groups, content),
         "date": content["date"],
     }
@@ -101,7 +131,11 @@ def _shown(groups: Sequence[Group], content: dict) -> dict:
 def _pictures(s: PageSettings, groups: Sequence[Group]) -> dict:
     """`pictures`: worst, median and best case, each with a heading, rows of panels, or why there is none; `no_pictures`: why of all."""
     found = []
-    for word, number in progress(chosen_cases(groups).items(), desc="drawing", unit="case", leave=False) if s.pictures else ():
+    for word, number in (
+        progress(chosen_cases(groups).items(), desc="drawing", unit="case", leave=False)
+        if s.pictures
+        else ()
+    ):
         name, rows, fault = groups[0].results[0].cases[number], [], ""
         try:
             rows = panels(groups, number, s.root_path)
@@ -110,5 +144,8 @@ def _pictures(s: PageSettings, groups: Sequence[Group]) -> dict:
             print(f"warning: no pictures of {name}: {fault}")
         found.append({"word": word, "name": name, "rows": rows, "fault": fault})
     if all(case["fault"] for case in found):
-        return {"pictures": [], "no_pictures": found[0]["fault"] if found else "left out by --no-pictures"}
+        return {
+            "pictures": [],
+            "no_pictures": found[0]["fault"] if found else "left out by --no-pictures",
+        }
     return {"pictures": found, "no_pictures": ""}

@@ -41,17 +41,24 @@ def make_groups(results: Sequence[Result], names: Sequence[str] = ()) -> list[Gr
     results = [results[0], *(_same_cases(results[0], other) for other in results[1:])]
     together: dict[str, list[Result]] = {}
     for number, result in enumerate(results):
-        together.setdefault(repr(sorted(_traits(result).items())) if result.settings else f"{number}", []).append(result)
+        together.setdefault(
+            repr(sorted(_traits(result).items())) if result.settings else f"{number}", []
+        ).append(result)
     for some in together.values():
         _check_seeds(some)
     if names and len(names) != len(together):
         found = "; ".join(" ".join(str(one.folder) for one in some) for some in together.values())
-        raise UserError(f"--names: {len(names)} names for {len(together)} groups ({found}); give one each")
+        raise UserError(
+            f"--names: {len(names)} names for {len(together)} groups ({found}); give one each"
+        )
     first = _traits(next(iter(together.values()))[0])
     traits = [_traits(some[0]) for some in together.values()]
     differing = [_differing(one, first) for one in traits]
     names = list(names) or _names(list(together.values()), differing)
-    return [Group(*parts) for parts in zip(names, map(tuple, together.values()), traits, differing, strict=True)]
+    return [
+        Group(*parts)
+        for parts in zip(names, map(tuple, together.values()), traits, differing, strict=True)
+    ]
 
 
 def figures(group: Group) -> dict:
@@ -64,7 +71,12 @@ def figures(group: Group) -> dict:
             found[convention] = None
             continue
         rows = [{MEAN: part["mean"], **part["classes"]} for part in parts]
-        found[convention] = {row: {figure: _over_seeds([one[row][figure] for one in rows]) for figure in rows[0][row]} for row in rows[0]}
+        found[convention] = {
+            row: {
+                figure: _over_seeds([one[row][figure] for one in rows]) for figure in rows[0][row]
+            }
+            for row in rows[0]
+        }
     return found
 
 
@@ -78,7 +90,9 @@ def against(group: Group, first: Group, seed: int, draws: int) -> dict:
         for figure in columns:
             differences = group.per_case(convention, figure) - first.per_case(convention, figure)
             for name, column in zip(rows, differences.T, strict=True):
-                rows[name][figure] = None if np.isnan(column).any() else _difference(column, patients, seed, draws)
+                rows[name][figure] = (
+                    None if np.isnan(column).any() else _difference(column, patients, seed, draws)
+                )
         known = any(one for row in rows.values() for one in row.values())
         found[convention] = rows if known else None
     return found
@@ -93,7 +107,14 @@ def _difference(column: np.ndarray, patients: Sequence[str], seed: int, draws: i
     low, high = bootstrap_interval(column, seed, draws, patients=patients)
     sums, counts = by_patient(column, patients)
     p = wilcoxon_p(sums / counts)
-    return {"difference": float(column.mean()), "low": low, "high": high, "p": p, "cases": len(column), "patients": len(sums)}
+    return {
+        "difference": float(column.mean()),
+        "low": low,
+        "high": high,
+        "p": p,
+        "cases": len(column),
+        "patients": len(sums),
+    }
 
 
 def _over_seeds(values: Sequence[float]) -> dict:
@@ -119,7 +140,10 @@ def _same_cases(first: Result, other: Result) -> Result:
             f"{other.folder}: of {other.summary.get('dataset')}, but {first.folder} is of {first.summary.get('dataset')}; compare others"
         )
     order = [other.cases.index(case) for case in first.cases]
-    values = {name: {figure: array[order] for figure, array in part.items()} for name, part in other.values.items()}
+    values = {
+        name: {figure: array[order] for figure, array in part.items()}
+        for name, part in other.values.items()
+    }
     return Result(other.folder, other.summary, first.cases, first.classes, values)
 
 
@@ -132,12 +156,20 @@ def _traits(result: Result) -> dict:
             else {"predictions": str(result.folder)}
         )
     settings = _filled(result)
-    tested = {key: result.summary[key] for key in ("stride", "largest_component") if key in result.summary}
+    tested = {
+        key: result.summary[key] for key in ("stride", "largest_component") if key in result.summary
+    }
     size = result.summary.get("patch_size")
-    tested |= {"patch_size": size} if size and list(size) != list(settings.get("patch_size", size)) else {}
+    tested |= (
+        {"patch_size": size}
+        if size and list(size) != list(settings.get("patch_size", size))
+        else {}
+    )
     traits = {key: value for key, value in settings.items() if key not in UNLIKE}
     return (
-        traits | {"stage": result.stage, "checkpoint": "last" if result.is_last else "best"} | {f"test_{k}": v for k, v in tested.items()}
+        traits
+        | {"stage": result.stage, "checkpoint": "last" if result.is_last else "best"}
+        | {f"test_{k}": v for k, v in tested.items()}
     )
 
 
@@ -147,7 +179,10 @@ def _filled(result: Result) -> dict:
         page = pages(kind).get(result.summary.get("dataset"))
         if page and "method" in settings and "model" in settings:
             try:
-                return default_settings(page, settings["method"], settings["model"]).computed() | settings
+                return (
+                    default_settings(page, settings["method"], settings["model"]).computed()
+                    | settings
+                )
             except UserError:
                 continue
     return settings
@@ -159,12 +194,18 @@ def _check_seeds(results: Sequence[Result]) -> None:
     for result in results:
         seed = result.settings.get("seed") if result.settings else result.folder
         if seed in seen:
-            raise UserError(f"{result.folder}: the same settings and seed ({seed}) as {seen[seed].folder}; name each run once")
+            raise UserError(
+                f"{result.folder}: the same settings and seed ({seed}) as {seen[seed].folder}; name each run once"
+            )
         seen[seed] = result
 
 
 def _differing(traits: Mapping, first: Mapping) -> dict:
-    return {key: traits.get(key) for key in dict.fromkeys((*traits, *first)) if traits.get(key) != first.get(key)}
+    return {
+        key: traits.get(key)
+        for key in dict.fromkeys((*traits, *first))
+        if traits.get(key) != first.get(key)
+    }
 
 
 def _names(groups: Sequence[Sequence[Result]], differing: Sequence[Mapping]) -> list[str]:
@@ -175,12 +216,23 @@ def _names(groups: Sequence[Sequence[Result]], differing: Sequence[Mapping]) -> 
         name = bases.pop() if len(bases) == 1 else str(results[0].settings.get("method"))
         if name in names:
             some = ", ".join(f"{key} {value}" for key, value in list(differs.items())[:2])
-            name = f"{name} ({some})" if some and f"{name} ({some})" not in names else f"{name} ({len(names) + 1})"
+            name = (
+                f"{name} ({some})"
+                if some and f"{name} ({some})" not in names
+                else f"{name} ({len(names) + 1})"
+            )
         names.append(name)
     return names
 
 
 def _base(result: Result) -> str:
     if not result.settings.get("exp"):
-        return result.folder.parent.name if result.folder.name in ("predictions", "scores", "last") else result.folder.name
-    return re.sub(rf"[_-]?(seed)?[_-]?{result.settings.get('seed')}$", "", result.settings["exp"]) or result.settings["exp"]
+        return (
+            result.folder.parent.name
+            if result.folder.name in ("predictions", "scores", "last")
+            else result.folder.name
+        )
+    return (
+        re.sub(rf"[_-]?(seed)?[_-]?{result.settings.get('seed')}$", "", result.settings["exp"])
+        or result.settings["exp"]
+    )

@@ -14,10 +14,18 @@ def numbers(groups: Sequence[Group], seed: int, draws: int, about: dict) -> dict
     patients = len({patient(case) for case in first.cases})
     found = []
     for number, group in enumerate(groups):
-        part = {"name": group.name, "seeds": group.seeds, "settings": group.traits, "runs": [_run(result) for result in group.results]}
+        part = {
+            "name": group.name,
+            "seeds": group.seeds,
+            "settings": group.traits,
+            "runs": [_run(result) for result in group.results],
+        }
         part["figures"] = figures(group)
         if number:
-            part |= {"differs": group.differs, "against_first": against(group, groups[0], seed, draws)}
+            part |= {
+                "differs": group.differs,
+                "against_first": against(group, groups[0], seed, draws),
+            }
         found.append(part)
     return {
         "dataset": first.summary.get("dataset"),
@@ -25,7 +33,13 @@ def numbers(groups: Sequence[Group], seed: int, draws: int, about: dict) -> dict
         "cases": list(first.cases),
         "classes": list(first.classes),
         "groups": found,
-        "bootstrap": {"draws": draws, "seed": seed, "level": LEVEL, "unit": "patients", "units": patients},
+        "bootstrap": {
+            "draws": draws,
+            "seed": seed,
+            "level": LEVEL,
+            "unit": "patients",
+            "units": patients,
+        },
         "wilcoxon": "two-sided signed-rank test of the patients' mean differences, those without difference left out, not corrected",
         **about,
     }
@@ -38,8 +52,13 @@ def _run(result: Result) -> dict:
         "seed": result.settings.get("seed"),
         "dice": honest["mean"]["dice"],
         "empty_predictions": honest["empty_predictions"],
-        "selection": result.checkpoint.get("selection", "not known: predictions of another program"),
+        "selection": result.checkpoint.get(
+            "selection", "not known: predictions of another program"
+        ),
         "checkpoint": result.checkpoint.get("path"),
         "sha256": result.checkpoint.get("sha256"),
-        **{key: result.summary.get(key) for key in ("command", "date", "versions", "git_commit", "machine")},
+        **{
+            key: result.summary.get(key)
+            for key in ("command", "date", "versions", "git_commit", "machine")
+        },
     }

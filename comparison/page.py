@@ -19,15 +19,25 @@ HEADS = {
     "asd_mm": "ASD, mm",
 }
 TITLES = {
-    "honest": ("Honest, in voxels", "An empty prediction gets Dice 0 and the image's diagonal as distance; rightly empty is perfect."),
+    "honest": (
+        "Honest, in voxels",
+        "An empty prediction gets Dice 0 and the image's diagonal as distance; rightly empty is perfect.",
+    ),
     "honest_mm": ("Honest, in mm", "As above, distances in millimetres."),
-    "as_published": ("As published, in voxels", "An empty prediction gets 0 for all four figures, for distances the best value there is."),
+    "as_published": (
+        "As published, in voxels",
+        "An empty prediction gets 0 for all four figures, for distances the best value there is.",
+    ),
 }
 
 
 def write_page(path: Path, content: Mapping) -> None:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"fixed": _fixed, "signed": _signed, "p": words.p_value}
     page = environment.get_template("page.html").render(content)
@@ -43,7 +53,12 @@ def conventions(figures: Sequence[Mapping]) -> list[dict]:
             "title": title,
             "note": note,
             "columns": [
-                {"name": key, "convention": name, "head": HEADS[key], "digits": 3 if key in ("dice", "jaccard") else 2}
+                {
+                    "name": key,
+                    "convention": name,
+                    "head": HEADS[key],
+                    "digits": 3 if key in ("dice", "jaccard") else 2,
+                }
                 for key in figures[0][name][MEAN]
                 if name != "honest_mm" or key not in ("dice", "jaccard")
             ],
@@ -53,15 +68,25 @@ def conventions(figures: Sequence[Mapping]) -> list[dict]:
     ]
 
 
-def interval_plots(parts: Sequence[Mapping], rows: Sequence[dict], distances: Mapping) -> list[plots.Plot]:
+def interval_plots(
+    parts: Sequence[Mapping], rows: Sequence[dict], distances: Mapping
+) -> list[plots.Plot]:
     """Differences of honest Dice and HD95, where they are known; `parts`: the groups as compare.json has them."""
     found = []
     for title, convention, figure in (
         ("Dice (higher is better)", "honest", "dice"),
         (f"HD95, {distances['unit']} (lower is better)", distances["name"], distances["figure"]),
     ):
-        known = [(number, part["name"], part["against_first"][convention]) for number, part in enumerate(parts) if number]
-        known = [(number, name, [some[row["name"]][figure] for row in rows]) for number, name, some in known if some]
+        known = [
+            (number, part["name"], part["against_first"][convention])
+            for number, part in enumerate(parts)
+            if number
+        ]
+        known = [
+            (number, name, [some[row["name"]][figure] for row in rows])
+            for number, name, some in known
+            if some
+        ]
         lines = [line for line in known if all(line[2])]
         if lines:
             found.append(plots.intervals(title, [row["name"] for row in rows], lines))
@@ -106,7 +131,12 @@ def curve_plots(groups: Sequence[Group], classes: Sequence[str]) -> tuple[list[p
         plots.curves("Training loss", loss, None, sorted(set(borders))),
     ]
     if by_class:
-        found.insert(1, plots.curves("Validation Dice of each class", by_class, (0.0, 1.0), sorted(set(borders))))
+        found.insert(
+            1,
+            plots.curves(
+                "Validation Dice of each class", by_class, (0.0, 1.0), sorted(set(borders))
+            ),
+        )
     return found, bool(by_class)
 
 
@@ -123,7 +153,8 @@ def keys_list(names: Sequence[str]) -> Markup:
     if len(names) < 2:
         return Markup("")
     items = "".join(
-        f'<li><svg class="key" viewBox="-6 -6 12 12" aria-hidden="true">{key(i)}</svg>{escape(name)}</li>' for i, name in enumerate(names)
+        f'<li><svg class="key" viewBox="-6 -6 12 12" aria-hidden="true">{key(i)}</svg>{escape(name)}</li>'
+        for i, name in enumerate(names)
     )
     return Markup(f'<ul class="keys">{items}</ul>')
 

@@ -64,7 +64,9 @@ def panels(groups: Sequence[Group], number: int, root_path: Path | None) -> list
     """For each plane the pictures of case `number`: image, truth, each group's first run. UserError where they are not at hand."""
     case = groups[0].results[0].cases[number]
     scene = _scene(groups, case, root_path)
-    heads = [("image", "the image", None)] * (scene.image is not None) + [("truth", "the true label", None)]
+    heads = [("image", "the image", None)] * (scene.image is not None) + [
+        ("truth", "the true label", None)
+    ]
     for group in groups:
         dice = float(group.results[0].values["honest"]["dice"][number].mean())
         seed = group.seeds[0]
@@ -74,7 +76,12 @@ def panels(groups: Sequence[Group], number: int, root_path: Path | None) -> list
     for axis in scene.planes:
         view = ("sagittal", "coronal", "axial")[axis]
         pictures = zip(heads, _plane(scene, axis), strict=True)
-        rows.append([Panel(head, f"{case}, {view}: {words}", _data_uri(one), dice) for (head, words, dice), one in pictures])
+        rows.append(
+            [
+                Panel(head, f"{case}, {view}: {words}", _data_uri(one), dice)
+                for (head, words, dice), one in pictures
+            ]
+        )
     return rows
 
 
@@ -90,18 +97,28 @@ def _scene(groups: Sequence[Group], case: str, root_path: Path | None) -> Scene:
     image = None if image is None else turn(image, axes, flips)
     truth, *predicted = (turn(array, axes, flips) for array in shown)
     spacing = tuple(float(spacing[axis]) for axis in axes)
-    return Scene(image, truth, tuple(predicted), spacing, affine is not None, (2,) if flat else (2, 1))
+    return Scene(
+        image, truth, tuple(predicted), spacing, affine is not None, (2,) if flat else (2, 1)
+    )
 
 
 def _prepared(result: Result, case: str, root_path: Path | None) -> tuple:
     """A case of the data that a test read: image, truth (x, y, z), spacing, affine, whether it is seen slice by slice."""
     stage = next(reversed(result.stages.values()), None)
-    facts = DatasetFacts.from_plain(stage.facts) if stage else find_page(result.summary["dataset"]).facts
+    facts = (
+        DatasetFacts.from_plain(stage.facts)
+        if stage
+        else find_page(result.summary["dataset"]).facts
+    )
     noted = result.summary.get("root_path")
     root = root_path or (Path(noted) if noted else data_root(facts.name, None))
     found = read_volume(facts, facts.path(root, case), case)
     if facts.dims == 2:
-        image, truth, spacing = found.image[0].T, found.label.T, found.spacing_mm and found.spacing_mm[::-1]
+        image, truth, spacing = (
+            found.image[0].T,
+            found.label.T,
+            found.spacing_mm and found.spacing_mm[::-1],
+        )
     else:
         image, truth, spacing = found.image[0], found.label, found.spacing_mm
     return image, truth, spacing or (1.0, 1.0, 1.0), found.affine, facts.dims == 2
@@ -129,7 +146,9 @@ def _prediction(result: Result, case: str, shape: tuple[int, ...]) -> np.ndarray
             raise UserError(f"{path}: no such prediction; run the test script again")
         array = read_scan(path).array.astype(np.uint8)
     if array.shape != shape:
-        raise UserError(f"{result.folder}: the prediction of {case} has the shape {array.shape}, the case {shape}; run the test again")
+        raise UserError(
+            f"{result.folder}: the prediction of {case} has the shape {array.shape}, the case {shape}; run the test again"
+        )
     return array
 
 
@@ -142,7 +161,10 @@ def _file(folder: Path, case: str) -> Path:
 
 def _classes(path: Path, summary: Mapping) -> tuple[np.ndarray, object]:
     """A label map as class numbers (later ones over earlier ones), and its geometry."""
-    classes = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in summary["classes"].items()}
+    classes = {
+        name: tuple(value) if isinstance(value, list) else (value,)
+        for name, value in summary["classes"].items()
+    }
     scan = read_label(path, tuple(range(65536)), "whole numbers")
     numbers = np.zeros(scan.shape, np.uint8)
     for number, values in enumerate(Classes(classes).values.values(), 1):
@@ -161,11 +183,27 @@ def _plane(scene: Scene, axis: int) -> list[np.ndarray]:
     labels = [array.take(place, axis) for array in (scene.truth, *scene.predictions)]
     spacing = [scene.spacing[k] for k in others]
     box = _box(np.any([label > 0 for label in labels], axis=0), spacing)
-    scale = SIDE / max(step * (part.stop - part.start) for step, part in zip(spacing, box, strict=True))
+    scale = SIDE / max(
+        step * (part.stop - part.start) for step, part in zip(spacing, box, strict=True)
+    )
     factors = [step * scale for step in spacing]
-    turned = (lambda picture: picture[:, ::-1].T) if scene.upright or axis != 2 else (lambda picture: picture.T)
-    grey = np.zeros(labels[0][box].shape) if scene.image is None else scene.image.take(place, axis)[box].astype(float)
-    grey = ndimage.zoom(grey.clip(*np.percentile(grey, (0.5, 99.5))), factors, order=1, mode="nearest", grid_mode=True)
+    turned = (
+        (lambda picture: picture[:, ::-1].T)
+        if scene.upright or axis != 2
+        else (lambda picture: picture.T)
+    )
+    grey = (
+        np.zeros(labels[0][box].shape)
+        if scene.image is None
+        else scene.image.take(place, axis)[box].astype(float)
+    )
+    grey = ndimage.zoom(
+        grey.clip(*np.percentile(grey, (0.5, 99.5))),
+        factors,
+        order=1,
+        mode="nearest",
+        grid_mode=True,
+    )
     truth, *predicted = (_enlarged(label[box], factors) for label in labels)
     outline = _outline(truth)
     pictures = [] if scene.image is None else [overlay(turned(grey), np.zeros_like(turned(truth)))]
@@ -179,7 +217,12 @@ def _plane(scene: Scene, axis: int) -> list[np.ndarray]:
 
 def _box(found: np.ndarray, spacing: Sequence[float]) -> tuple[slice, slice]:
     """The part of a plane that holds something, with a margin and nearly square; all of the plane where nothing is."""
-    ends = [np.flatnonzero(found.any(1 - axis))[[0, -1]] if found.any() else np.array([0, found.shape[axis] - 1]) for axis in (0, 1)]
+    ends = [
+        np.flatnonzero(found.any(1 - axis))[[0, -1]]
+        if found.any()
+        else np.array([0, found.shape[axis] - 1])
+        for axis in (0, 1)
+    ]
     sizes = [(high - low + 1) * step for (low, high), step in zip(ends, spacing, strict=True)]
     box = []
     for (low, high), step, size, limit in zip(ends, spacing, sizes, found.shape, strict=True):
@@ -192,7 +235,12 @@ def _box(found: np.ndarray, spacing: Sequence[float]) -> tuple[slice, slice]:
 def _enlarged(label: np.ndarray, factors: Sequence[float]) -> np.ndarray:
     """Class numbers at picture size with smooth borders: the class with the largest share of each pixel."""
     numbers = np.unique(label)
-    shares = [ndimage.zoom((label == k).astype(np.float32), factors, order=1, mode="nearest", grid_mode=True) for k in numbers]
+    shares = [
+        ndimage.zoom(
+            (label == k).astype(np.float32), factors, order=1, mode="nearest", grid_mode=True
+        )
+        for k in numbers
+    ]
     return numbers[np.argmax(shares, axis=0)]
 
 

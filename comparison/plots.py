@@ -26,7 +26,9 @@ class Plot:
     def at(self, x: float, y: float) -> tuple[float, float]:
         across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
         up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
-        return self.left + across * (WIDTH - self.left - 12), 10 + (1 - up) * (self.height - 10 - self.bottom)
+        return self.left + across * (WIDTH - self.left - 12), 10 + (1 - up) * (
+            self.height - 10 - self.bottom
+        )
 
     def line(self, points: Iterable[tuple[float, float]], style: str) -> None:
         places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
@@ -48,9 +50,13 @@ class Plot:
 
     def text(self, x: float, y: float, words: str, anchor: str = "middle", style: str = "") -> None:
         """Words at a place of the drawing itself."""
-        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(words)}</text>')
+        self.parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(words)}</text>'
+        )
 
-    def grid(self, x_name: str = "", y_name: str = "", x_ticks: bool = True, y_ticks: bool = True) -> None:
+    def grid(
+        self, x_name: str = "", y_name: str = "", x_ticks: bool = True, y_ticks: bool = True
+    ) -> None:
         """Lines at round numbers, and the axes' names."""
         for value in ticks(*self.y) if y_ticks else ():
             self.line([(self.x[0], value), (self.x[1], value)], "rule")
@@ -78,7 +84,11 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     power = 10 ** math.floor(math.log10(raw))
     step = next(power * k for k in (1, 2, 2.5, 5, 10) if power * k >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [round((first + i) * step, 12) for i in range(int((high - low) / step + 1e-9) + 2) if (first + i) * step <= high + 1e-9 * step]
+    return [
+        round((first + i) * step, 12)
+        for i in range(int((high - low) / step + 1e-9) + 2)
+        if (first + i) * step <= high + 1e-9 * step
+    ]
 
 
 def number(value: float) -> str:
@@ -101,12 +111,20 @@ def cut(name: str, length: int = 16) -> str:
 
 
 def curves(
-    title: str, lines: Sequence[tuple[int, str, list[tuple[float, float]]]], limits: tuple[float, float] | None, borders: Sequence[float]
+    title: str,
+    lines: Sequence[tuple[int, str, list[tuple[float, float]]]],
+    limits: tuple[float, float] | None,
+    borders: Sequence[float],
 ) -> Plot:
     """Curves over the iterations; `lines`: colour, what it is, points. `borders`: where a stage begins."""
     points = [point for *_, some in lines for point in some]
     x = (0.0, max((point[0] for point in points), default=1))
-    plot = Plot(title, f"{title} over the iterations, {len(lines)} curves", x, limits or span(point[1] for point in points))
+    plot = Plot(
+        title,
+        f"{title} over the iterations, {len(lines)} curves",
+        x,
+        limits or span(point[1] for point in points),
+    )
     plot.grid("iteration")
     for border in borders:
         plot.line([(border, plot.y[0]), (border, plot.y[1])], "border")
@@ -121,7 +139,10 @@ def cases(title: str, names: Sequence[str], columns: Sequence[tuple[str, Sequenc
     values = [value for _, column in columns for value in column]
     low, high = span(values)
     plot = Plot(
-        title, f"{title} of each of {len(names)} cases, one dot a case and group", (-0.8, len(names) - 0.2), (max(low, 0), min(high, 1.0))
+        title,
+        f"{title} of each of {len(names)} cases, one dot a case and group",
+        (-0.8, len(names) - 0.2),
+        (max(low, 0), min(high, 1.0)),
     )
     plot.grid(f"{len(names)} cases, in the order of {cut(columns[0][0], 24)}", x_ticks=False)
     for place, case in enumerate(order):
@@ -129,15 +150,32 @@ def cases(title: str, names: Sequence[str], columns: Sequence[tuple[str, Sequenc
             mine = [column[case] for _, column in columns]
             plot.line([(place, min(mine)), (place, max(mine))], "rule")
         for colour, (name, column) in enumerate(columns):
-            plot.mark(place, column[case], colour, f"{names[case]}, {name}: {column[case]:.3f}", 2.6 if len(names) > 30 else 3.2)
+            plot.mark(
+                place,
+                column[case],
+                colour,
+                f"{names[case]}, {name}: {column[case]:.3f}",
+                2.6 if len(names) > 30 else 3.2,
+            )
     return plot
 
 
-def intervals(title: str, rows: Sequence[str], groups: Sequence[tuple[int, str, Sequence[dict]]]) -> Plot:
+def intervals(
+    title: str, rows: Sequence[str], groups: Sequence[tuple[int, str, Sequence[dict]]]
+) -> Plot:
     """Differences to the first group with their intervals: a row for each class, in it a line for each other group."""
-    values = [value for *_, some in groups for one in some for value in (one["low"], one["high"], 0.0)]
+    values = [
+        value for *_, some in groups for one in some for value in (one["low"], one["high"], 0.0)
+    ]
     step, count = 14 * len(groups) + 12, len(rows)
-    plot = Plot(title, f"{title}: difference to the first group with 95 % interval", span(values), (0, count), step * count + 44, left=112)
+    plot = Plot(
+        title,
+        f"{title}: difference to the first group with 95 % interval",
+        span(values),
+        (0, count),
+        step * count + 44,
+        left=112,
+    )
     plot.grid("difference to the first group", y_ticks=False)
     plot.line([(0, 0), (0, count)], "zero")
     for row, name in enumerate(rows):
@@ -148,6 +186,10 @@ def intervals(title: str, rows: Sequence[str], groups: Sequence[tuple[int, str, 
             y, one = count - row - (place + 0.5 + 0.3) / (len(groups) + 0.6), some[row]
             plot.line([(one["low"], y), (one["high"], y)], f"interval s{colour % COLOURS}")
             plot.mark(
-                one["difference"], y, colour, f"{group}, {name}: {one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})", 4
+                one["difference"],
+                y,
+                colour,
+                f"{group}, {name}: {one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})",
+                4,
             )
     return plot

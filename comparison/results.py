@@ -55,7 +55,11 @@ class Result:
         """The run's folder, where its checkpoints still are."""
         if not self.settings:
             return None
-        places = (self.folder.parent, self.folder.parent.parent, Path(self.checkpoint["path"]).parent.parent)
+        places = (
+            self.folder.parent,
+            self.folder.parent.parent,
+            Path(self.checkpoint["path"]).parent.parent,
+        )
         return next((place for place in places if any(place.glob("*/last.pth"))), None)
 
     @cached_property
@@ -63,34 +67,62 @@ class Result:
         """The last checkpoint, without weights, of each stage that led to the tested one, in order; empty where they are not at hand."""
         if self.run is None:
             return {}
-        paths = sorted(self.run.glob("*/last.pth"), key=lambda path: (path.parent.name not in STAGES, _order(path.parent.name)))
+        paths = sorted(
+            self.run.glob("*/last.pth"),
+            key=lambda path: (path.parent.name not in STAGES, _order(path.parent.name)),
+        )
         names = [path.parent.name for path in paths]
         paths = paths[: names.index(self.stage) + 1] if self.stage in names else paths
-        found = {path.parent.name: read_ours(path, ", so it tells nothing of how training went") for path in paths}
-        return {name: replace(checkpoint, weights={}, optimizer=None, phase=None) for name, checkpoint in found.items()}  # they are large
+        found = {
+            path.parent.name: read_ours(path, ", so it tells nothing of how training went")
+            for path in paths
+        }
+        return {
+            name: replace(checkpoint, weights={}, optimizer=None, phase=None)
+            for name, checkpoint in found.items()
+        }  # they are large
 
     def means(self, convention: str) -> Mapping | None:
         """`mean` over the classes and `classes`, each with the means over the cases; None where the spacing is unknown."""
         honest = self.summary["honest"]
-        return {"honest": honest, "honest_mm": honest["millimetres"], "as_published": self.summary["as_published"]}[convention]
+        return {
+            "honest": honest,
+            "honest_mm": honest["millimetres"],
+            "as_published": self.summary["as_published"],
+        }[convention]
 
 
 def find_result(path: Path, which: str = "best") -> Result:
     """The test that a folder stands for: itself, or the one below a run's or stage's folder; UserError where there is none, or several."""
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; name a tested run, or a folder with summary.json and metrics.csv")
+        raise UserError(
+            f"{path}: no such folder; name a tested run, or a folder with summary.json and metrics.csv"
+        )
     if (path / "summary.json").is_file():
         return read_result(path)
     stage = path.name if any(path.glob("*.pth")) else None
-    folders = sorted(path.glob("*_predictions")) + (sorted(path.parent.glob("*_predictions")) if stage else [])
-    found = [read_result(place) for folder in folders for place in (folder, folder / "last") if (place / "summary.json").is_file()]
+    folders = sorted(path.glob("*_predictions")) + (
+        sorted(path.parent.glob("*_predictions")) if stage else []
+    )
+    found = [
+        read_result(place)
+        for folder in folders
+        for place in (folder, folder / "last")
+        if (place / "summary.json").is_file()
+    ]
     found = [one for one in found if stage in (None, one.stage)]
-    chosen = [one for one in found if one.is_last == (which == "last")] or (found if which == "best" else [])
+    chosen = [one for one in found if one.is_last == (which == "last")] or (
+        found if which == "best" else []
+    )
     if not chosen:
         other = f" of its {which} checkpoint" if found else ""
-        raise UserError(f"{path}: no test{other} in it; run the test script first (code/test.py, test_ACDC.py ...), or code/evaluate.py")
+        raise UserError(
+            f"{path}: no test{other} in it; run the test script first (code/test.py, test_ACDC.py ...), or code/evaluate.py"
+        )
     if len(chosen) > 1:
-        raise UserError(f"{path}: holds several tests; name one of {', '.join(str(one.folder) for one in chosen)}")
+        raise UserError(
+            f"{path}: holds several tests; name one of {', '.join(str(one.folder) for one in chosen)}"
+        )
     return chosen[0]
 
 
@@ -102,7 +134,9 @@ def read_result(folder: Path) -> Result:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); test again") from None
     if not isinstance(summary, dict) or not {"as_published", "honest", "cases"} <= summary.keys():
-        raise UserError(f"{path}: not of a test of this project; score other predictions with code/evaluate.py")
+        raise UserError(
+            f"{path}: not of a test of this project; score other predictions with code/evaluate.py"
+        )
     if not rows.is_file():
         raise UserError(f"{rows}: no such file, and without it cases cannot be paired; test again")
     try:
@@ -112,7 +146,9 @@ def read_result(folder: Path) -> Result:
         by_place = {(case, name): figures for case, name, figures in table}
         values = {
             convention: {
-                figure: np.array([[by_place[case, name][column] for name in classes] for case in cases])
+                figure: np.array(
+                    [[by_place[case, name][column] for name in classes] for case in cases]
+                )
                 for figure, column in columns.items()
             }
             for convention, columns in CONVENTIONS.items()
@@ -120,7 +156,9 @@ def read_result(folder: Path) -> Result:
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{rows}: damaged ({type(error).__name__}: {error}); test again") from None
     if len(table) != len(cases) * len(classes) or len(cases) != summary["cases"] or not cases:
-        raise UserError(f"{rows}: {len(cases)} cases, summary.json has {summary['cases']}; test again")
+        raise UserError(
+            f"{rows}: {len(cases)} cases, summary.json has {summary['cases']}; test again"
+        )
     return Result(folder, summary, cases, classes, values)
 
 

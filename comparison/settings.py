@@ -42,9 +42,13 @@ class CompareSettings(PageSettings):
     def check(self) -> None:
         super().check()
         if not self.run:
-            raise UserError("name at least one tested run, as in: compare.py RUN RUN --output report")
+            raise UserError(
+                "name at least one tested run, as in: compare.py RUN RUN --output report"
+            )
         if self.draws < 100 or not 0 <= self.seed < 2**63:
-            raise UserError(f"--draws {self.draws}, --seed {self.seed}: at least 100 draws, and a seed that is not negative")
+            raise UserError(
+                f"--draws {self.draws}, --seed {self.seed}: at least 100 draws, and a seed that is not negative"
+            )
 
 
 @dataclass(frozen=True)

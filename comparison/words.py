@@ -8,7 +8,9 @@ from comparison.groups import MEAN, Group
 def title(groups: Sequence[Group], dataset: str) -> str:
     names = [group.name for group in groups]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{listed} on {dataset}" if len(names) < 5 else f"{len(names)} groups of runs on {dataset}"
+    return (
+        f"{listed} on {dataset}" if len(names) < 5 else f"{len(names)} groups of runs on {dataset}"
+    )
 
 
 def subtitle(numbers: Mapping) -> str:
@@ -29,19 +31,36 @@ def notes(groups: Sequence[Group]) -> list[str]:
     spoilt = [
         group.name
         for group in groups
-        if any("too good" in one.checkpoint.get("selection", "") and not one.is_last for one in group.results)
+        if any(
+            "too good" in one.checkpoint.get("selection", "") and not one.is_last
+            for one in group.results
+        )
     ]
     if spoilt:
-        found.append(f"Selected on the test list, so that the figures are too good: {', '.join(spoilt)}. Those of --which last are not.")
+        found.append(
+            f"Selected on the test list, so that the figures are too good: {', '.join(spoilt)}. Those of --which last are not."
+        )
     alone = [group.name for group in groups if len(group.results) == 1]
     if alone:
-        found.append(f"One run each, so nothing tells what another seed would change: {', '.join(alone)}.")
-    missed = {group.name: sum(one.summary["honest"]["empty_predictions"] for one in group.results) for group in groups}
+        found.append(
+            f"One run each, so nothing tells what another seed would change: {', '.join(alone)}."
+        )
+    missed = {
+        group.name: sum(one.summary["honest"]["empty_predictions"] for one in group.results)
+        for group in groups
+    }
     if any(missed.values()):
-        counts = ", ".join(f"{name} {count} of {_places(group)}" for group, (name, count) in zip(groups, missed.items(), strict=True))
-        found.append(f"Structures that were there and not found at all: {counts}. Read the honest figures.")
+        counts = ", ".join(
+            f"{name} {count} of {_places(group)}"
+            for group, (name, count) in zip(groups, missed.items(), strict=True)
+        )
+        found.append(
+            f"Structures that were there and not found at all: {counts}. Read the honest figures."
+        )
     if any((one.values["honest"]["dice"] != one.values["honest"]["dice"]).any() for one in results):
-        found.append("An older metrics.csv does not hold the honest figures of empty predictions: test again to see honest differences.")
+        found.append(
+            "An older metrics.csv does not hold the honest figures of empty predictions: test again to see honest differences."
+        )
     return found
 
 
@@ -54,8 +73,17 @@ def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
 def versions(groups: Sequence[Group], about: Mapping) -> list[tuple[str, str]]:
     """Versions, commit and machine of this program and of the tests, each once."""
     found = []
-    for what, one in [("this page", about), *(("test", result.summary) for group in groups for result in group.results)]:
-        parts = [", ".join(f"{name} {version}" for name, version in (one.get("versions") or {}).items() if version)]
+    for what, one in [
+        ("this page", about),
+        *(("test", result.summary) for group in groups for result in group.results),
+    ]:
+        parts = [
+            ", ".join(
+                f"{name} {version}"
+                for name, version in (one.get("versions") or {}).items()
+                if version
+            )
+        ]
         if commit := one.get("git_commit"):
             parts.append(f"commit {commit[:12]}{' with changes' if '+' in commit else ''}")
         found.append((what, "; ".join([*parts, one.get("machine") or ""]).strip("; ")))
@@ -64,7 +92,9 @@ def versions(groups: Sequence[Group], about: Mapping) -> list[tuple[str, str]]:
 
 def table(numbers: Mapping) -> str:
     """What the terminal says: a line for each group."""
-    lines = [f"{'honest Dice, mean over the classes':<40}{'mean':>8}{'sd':>9}   difference (95 % interval)"]
+    lines = [
+        f"{'honest Dice, mean over the classes':<40}{'mean':>8}{'sd':>9}   difference (95 % interval)"
+    ]
     for group in numbers["groups"]:
         dice = group["figures"]["honest"][MEAN]["dice"]
         sd = "" if dice["sd"] is None else f"{dice['sd']:.4f}"
@@ -82,8 +112,16 @@ def p_value(value: float) -> str:
 
 def _places(group: Group) -> int:
     first = group.results[0]
-    return len(group.results) * (len(first.cases) * len(first.classes) - first.summary["honest"].get("absent_in_truth", 0))
+    return len(group.results) * (
+        len(first.cases) * len(first.classes) - first.summary["honest"].get("absent_in_truth", 0)
+    )
 
 
 def _plain(value) -> str:
-    return "–" if value is None else " ".join(map(_plain, value)) if isinstance(value, list) else str(value)
+    return (
+        "–"
+        if value is None
+        else " ".join(map(_plain, value))
+        if isinstance(value, list)
+        else str(value)
+    )

@@ -13,7 +13,9 @@ from torch import Tensor
 from dataloaders.transforms import Array, Picks, Resize, SliceTransform, Transform, VolumeTransform
 from utils.errors import UserError
 
-SpatialDraw = Callable[[np.random.Generator, Sequence[int]], Transform]  # (rng, spatial shape) -> transform
+SpatialDraw = Callable[
+    [np.random.Generator, Sequence[int]], Transform
+]  # (rng, spatial shape) -> transform
 IntensityDraw = Callable[[np.random.Generator], Transform]
 INTENSITIES: dict[str, IntensityDraw] = {}
 SPATIAL: dict[str, SpatialDraw] = {}
@@ -26,7 +28,9 @@ class Augmentation:
     spatial: tuple[SpatialDraw, ...]
     intensity: tuple[IntensityDraw, ...] = ()
 
-    def __call__(self, rng: np.random.Generator, image: Array, label: Array | None) -> dict[str, Array]:
+    def __call__(
+        self, rng: np.random.Generator, image: Array, label: Array | None
+    ) -> dict[str, Array]:
         """Of an image (C, ...) and its label (...), or views of them: "image"; "label", if there is one; with intensity transforms "plain"
         too, the image without them. Raises UserError for tensors and a transform that takes arrays alone."""
         joined = Picks((), tuple(image.shape[1:]))
@@ -46,7 +50,9 @@ class Augmentation:
 
 def _both(transform: Transform, image: Array, label: Array | None) -> tuple[Array, Array | None]:
     if isinstance(image, Tensor) and not isinstance(transform, (Picks, VolumeTransform)):
-        raise UserError(f"--cache device: the augmentation {transform} takes arrays on the host alone; leave --cache device out")
+        raise UserError(
+            f"--cache device: the augmentation {transform} takes arrays on the host alone; leave --cache device out"
+        )
     return transform(image), None if label is None else transform(label)
 
 
@@ -79,7 +85,9 @@ def brightness(rng: np.random.Generator) -> Transform:
 def noise(rng: np.random.Generator) -> Transform:
     """Normal noise of up to 0.1 of the image's standard deviation."""
     scale, seed = rng.uniform(0, 0.1), rng.integers(2**63)
-    return lambda image: (image + scale * image.std() * np.random.default_rng(seed).normal(size=image.shape)).astype(image.dtype)
+    return lambda image: (
+        image + scale * image.std() * np.random.default_rng(seed).normal(size=image.shape)
+    ).astype(image.dtype)
 
 
 def spatial(draw: SpatialDraw) -> SpatialDraw:
@@ -142,7 +150,16 @@ class VolumeAugmentation:
                 shape = (shape[1], shape[0], *shape[2:])
         margin = (0,) * len(shape)
         if any(side <= patch for side, patch in zip(shape, sides, strict=True)):
-            margin = tuple(max((patch - side) // 2 + self.spare, 0) for side, patch in zip(shape, sides, strict=True))
-        room = [side + 2 * more - patch for side, more, patch in zip(shape, margin, sides, strict=True)]
-        start = tuple(round(r / 2) for r in room) if self.centre else tuple(int(rng.integers(r)) for r in room)
+            margin = tuple(
+                max((patch - side) // 2 + self.spare, 0)
+                for side, patch in zip(shape, sides, strict=True)
+            )
+        room = [
+            side + 2 * more - patch for side, more, patch in zip(shape, margin, sides, strict=True)
+        ]
+        start = (
+            tuple(round(r / 2) for r in room)
+            if self.centre
+            else tuple(int(rng.integers(r)) for r in room)
+        )
         return VolumeTransform(start, sides, margin, turns, flip, self.crop_first)

@@ -11,7 +11,16 @@ import h5py
 import numpy as np
 
 from dataloaders.facts import DatasetFacts
-from dataloaders.hdf5 import ANNOTATED, numbers, opened, read_attribute, read_attributes, read_case, read_label, write_hdf5
+from dataloaders.hdf5 import (
+    ANNOTATED,
+    numbers,
+    opened,
+    read_attribute,
+    read_attributes,
+    read_case,
+    read_label,
+    write_hdf5,
+)
 from utils.errors import UserError, writing
 
 WORDS = ("middle", "object", "drawn")
@@ -58,7 +67,9 @@ class Coarse:
             axis, index = int(self.attributes["coarse_axis"]), int(self.attributes["coarse_slice"])
             return Annotation(axis, index, np.take(self.label, index, axis))
         except (KeyError, IndexError, TypeError, ValueError):
-            raise UserError(f"{self.path}: does not say which slice was annotated; {remedy}") from None
+            raise UserError(
+                f"{self.path}: does not say which slice was annotated; {remedy}"
+            ) from None
 
 
 def read_coarse(path: Path, remedy: str) -> Coarse:
@@ -69,7 +80,9 @@ def read_coarse(path: Path, remedy: str) -> Coarse:
         return Coarse(path, label, alone, read_attributes(file))
 
 
-def write_coarse(path: Path, image: np.ndarray, label: np.ndarray, alone: np.ndarray, attributes: dict) -> None:
+def write_coarse(
+    path: Path, image: np.ndarray, label: np.ndarray, alone: np.ndarray, attributes: dict
+) -> None:
     """Write a coarse file, whole or not at all: `image` as registered, one channel, `label` with its axes; `alone` where it is another
     array."""
     data = {"image": image, "label": label, **({} if alone is label else {"carried": alone})}
@@ -83,7 +96,9 @@ def read_image(path: Path, facts: DatasetFacts) -> tuple[np.ndarray, dict]:
     return image[0], attributes
 
 
-def read_annotation(path: Path, facts: DatasetFacts, planes: Sequence[int | str | None] = ()) -> tuple[Annotation, Annotation]:
+def read_annotation(
+    path: Path, facts: DatasetFacts, planes: Sequence[int | str | None] = ()
+) -> tuple[Annotation, Annotation]:
     """The two annotated slices of the case in `path`; of the label nothing else is read, of the image only its shape.
 
     `planes`: slice number of each plane, default the published ones; None and "middle" are the middle of the axis. "object" (the
@@ -96,16 +111,28 @@ def read_annotation(path: Path, facts: DatasetFacts, planes: Sequence[int | str 
         image, label = (numbers(path, file, key) for key in ("image", "label"))
         shape = image.shape[1:] if image.ndim > facts.dims else image.shape
         if label.shape != shape or label.ndim != facts.dims:
-            raise UserError(f"{path}: image {image.shape} and label {label.shape}, expected one shape of {facts.dims} axes; draw it again")
-        first, second = (_annotated_slice(path, label, facts, axis, place) for axis, place in _chosen(path, file, facts, planes))
+            raise UserError(
+                f"{path}: image {image.shape} and label {label.shape}, expected one shape of {facts.dims} axes; draw it again"
+            )
+        first, second = (
+            _annotated_slice(path, label, facts, axis, place)
+            for axis, place in _chosen(path, file, facts, planes)
+        )
         return first, second
 
 
-def _chosen(path: Path, file: h5py.File, facts: DatasetFacts, planes: Sequence[int | str | None]) -> list[tuple[int, int | str | None]]:
+def _chosen(
+    path: Path, file: h5py.File, facts: DatasetFacts, planes: Sequence[int | str | None]
+) -> list[tuple[int, int | str | None]]:
     """Axis and place of both slices."""
     drawn = read_attribute(path, read_attributes(file), ANNOTATED, (2, 2))
     if drawn is None:
-        return [(axis, place) for (axis, _), place in zip(facts.planes, planes or [index for _, index in facts.planes], strict=True)]
+        return [
+            (axis, place)
+            for (axis, _), place in zip(
+                facts.planes, planes or [index for _, index in facts.planes], strict=True
+            )
+        ]
     known = [(int(axis), int(index)) for axis, index in drawn]
     if set(planes) - {"drawn"}:
         said = " and ".join(f"{index} along axis {axis}" for axis, index in known)
@@ -113,18 +140,30 @@ def _chosen(path: Path, file: h5py.File, facts: DatasetFacts, planes: Sequence[i
     return known
 
 
-def _annotated_slice(path: Path, label: h5py.Dataset, facts: DatasetFacts, axis: int, place: int | str | None) -> Annotation:
+def _annotated_slice(
+    path: Path, label: h5py.Dataset, facts: DatasetFacts, axis: int, place: int | str | None
+) -> Annotation:
     length = label.shape[axis]
     if length < 2:
-        raise UserError(f"{path}: one slice along axis {axis}, so there is nothing to carry a label to; give whole volumes")
-    index = length // 2 if place in (None, "middle") else _from_object(path, label, facts, axis, place) if isinstance(place, str) else place
+        raise UserError(
+            f"{path}: one slice along axis {axis}, so there is nothing to carry a label to; give whole volumes"
+        )
+    index = (
+        length // 2
+        if place in (None, "middle")
+        else _from_object(path, label, facts, axis, place)
+        if isinstance(place, str)
+        else place
+    )
     if not 0 <= index < length:
         raise UserError(
             f"{path}: no slice {index} along axis {axis}, which has {length} (0 to {length - 1}); "
             f"name slices that fit these volumes, e.g. --planes middle middle"
         )
     drawn = label[(*[slice(None)] * axis, index)]
-    if not (drawn.min() >= 0 and drawn.max() < facts.label_values) or (drawn.dtype.kind == "f" and (drawn % 1).any()):
+    if not (drawn.min() >= 0 and drawn.max() < facts.label_values) or (
+        drawn.dtype.kind == "f" and (drawn % 1).any()
+    ):
         raise UserError(
             f"{path}: the annotated slice {index} along axis {axis} holds values {drawn.min()}..{drawn.max()}, expected whole numbers "
             f"0..{facts.label_values - 1}; prepare the case again"
@@ -138,7 +177,11 @@ def _annotated_slice(path: Path, label: h5py.Dataset, facts: DatasetFacts, axis:
 
 
 def _from_object(path: Path, label: h5py.Dataset, facts: DatasetFacts, axis: int, word: str) -> int:
-    counts = np.count_nonzero(facts.task_label(label[()]), axis=tuple(k for k in range(label.ndim) if k != axis))
+    counts = np.count_nonzero(
+        facts.task_label(label[()]), axis=tuple(k for k in range(label.ndim) if k != axis)
+    )
     if not counts.any():
         raise UserError(f"{path}: nothing is annotated in the whole label; draw two slices of it")
-    return int(counts.argmax()) if word == "drawn" else int(np.flatnonzero(counts)[[0, -1]].sum() // 2)
+    return (
+        int(counts.argmax()) if word == "drawn" else int(np.flatnonzero(counts)[[0, -1]].sum() // 2)
+    )

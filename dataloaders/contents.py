@@ -37,11 +37,17 @@ class Contents:
             (self.empty, self.labels, "a label without foreground"),
         ):
             if found and len(found) == count:
-                raise UserError(f"{found[0]}: {fault}, and so are all {count} {self.what} that have one; prepare them again")
+                raise UserError(
+                    f"{found[0]}: {fault}, and so are all {count} {self.what} that have one; prepare them again"
+                )
         if self.constant:
-            self.say(f"warning: {_listed(self.constant, self.images)} {self.what} hold one value alone, nothing to see; look at them")
+            self.say(
+                f"warning: {_listed(self.constant, self.images)} {self.what} hold one value alone, nothing to see; look at them"
+            )
         if self.empty and self.whole:
-            self.say(f"warning: {_listed(self.empty, self.labels)} {self.what} have a label without foreground; look at them")
+            self.say(
+                f"warning: {_listed(self.empty, self.labels)} {self.what} have a label without foreground; look at them"
+            )
 
 
 def _listed(paths: Sequence[Path], count: int) -> str:

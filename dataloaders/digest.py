@@ -19,7 +19,9 @@ Digest = dict[str, list[list[str]]]
 Named = Mapping[str, Sequence[tuple[str, Path]]]
 """By split, name and path of each file in the order of the list."""
 BLOCK = 2**20
-FRESH = 2  # seconds: a file that changed just now may change again without its time of change telling
+FRESH = (
+    2  # seconds: a file that changed just now may change again without its time of change telling
+)
 TRAINING = ("labelled", "unlabelled")
 
 
@@ -30,7 +32,13 @@ def hashed(text: str) -> str:
 def take(root: Path, files: Named) -> Digest:
     """The digest of the files below `root`."""
     cache = _Cache(root)
-    with progress(total=sum(map(len, files.values())), desc="hashing files", unit="file", leave=False, delay=0.5) as bar:
+    with progress(
+        total=sum(map(len, files.values())),
+        desc="hashing files",
+        unit="file",
+        leave=False,
+        delay=0.5,
+    ) as bar:
         digest: Digest = {}
         for split, named in files.items():
             digest[split] = []
@@ -48,21 +56,45 @@ def difference(before: Digest, now: Digest, files: Named, splits: Sequence[str])
             continue
         there, here = before[split], now.get(split, [])
         if [name for name, _ in there] != [name for name, _ in here]:
-            added = [name for (name, _), (key, _) in zip(files.get(split, ()), here, strict=True) if key not in dict(there)]
-            what = f"{shown(added[0])} is new in it" if added else "a case is gone, or the order is another"
+            added = [
+                name
+                for (name, _), (key, _) in zip(files.get(split, ()), here, strict=True)
+                if key not in dict(there)
+            ]
+            what = (
+                f"{shown(added[0])} is new in it"
+                if added
+                else "a case is gone, or the order is another"
+            )
             return f"the list of {split} cases is another: {what}"
-        changed = [path for (_, path), (_, a), (_, b) in zip(files[split], there, here, strict=True) if a and b and a != b]
+        changed = [
+            path
+            for (_, path), (_, a), (_, b) in zip(files[split], there, here, strict=True)
+            if a and b and a != b
+        ]
         if changed:
-            return f"{changed[0]} has changed since" + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
+            return f"{changed[0]} has changed since" + (
+                f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+            )
     return ""
 
 
 def seen_in_training(before: Digest, now: Digest, files: Named, split: str) -> str:
     """In words which file of the split, by name or by content, is among those that were trained on; empty where none is."""
-    names = {name for part in TRAINING for name, _ in before.get(part, ())} | {name for name, _ in before.get("cases", ())}
+    names = {name for part in TRAINING for name, _ in before.get(part, ())} | {
+        name for name, _ in before.get("cases", ())
+    }
     contents = {content for part in TRAINING for _, content in before.get(part, ()) if content}
-    leaked = [name for (name, _), (key, content) in zip(files[split], now[split], strict=True) if key in names or content in contents]
-    return f"{shown(leaked[0])}{f' and {len(leaked) - 1} more' if len(leaked) > 1 else ''} of {split}" if leaked else ""
+    leaked = [
+        name
+        for (name, _), (key, content) in zip(files[split], now[split], strict=True)
+        if key in names or content in contents
+    ]
+    return (
+        f"{shown(leaked[0])}{f' and {len(leaked) - 1} more' if len(leaked) > 1 else ''} of {split}"
+        if leaked
+        else ""
+    )
 
 
 def twins(digest: Digest, files: Named) -> tuple[list[str], list[str]]:
@@ -82,7 +114,10 @@ class _Cache:
     """Hashes of files by path, with size and time of change; lost without harm."""
 
     def __init__(self, root: Path):
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-guided-copy-paste"
+        folder = (
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            / "edge-guided-copy-paste"
+        )
         self.path = folder / f"{hashed(str(root.resolve()))}.json"
         self.known: dict[str, list] = {}
         self.changed = False

@@ -77,13 +77,21 @@ class DatasetFacts:
     def plain(self) -> dict:
         """The facts as plain types, for a checkpoint."""
         facts = {key: value for key, value in asdict(self).items() if key != "planes"}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()
+        }
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> "DatasetFacts":
         """The inverse of `plain`, for checkpoints; what this version does not know is left out."""
         known = {field.name for field in fields(cls)}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items() if key in known})
+        return cls(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in content.items()
+                if key in known
+            }
+        )
 
     @property
     def swapped(self) -> bool:

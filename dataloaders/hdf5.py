@@ -48,12 +48,20 @@ def list_lines(path: Path) -> list[str]:
             raise OSError("a folder or a broken link, say")
         text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable text file ({error}); a case name per line is expected") from None
+        raise UserError(
+            f"{path}: not a readable text file ({error}); a case name per line is expected"
+        ) from None
     lines = [line.strip(" \t\r") for line in text.split("\n")]
-    names = {number: line.split(",")[0].strip(" \t").removesuffix(".h5") for number, line in enumerate(lines, 1) if line}
+    names = {
+        number: line.split(",")[0].strip(" \t").removesuffix(".h5")
+        for number, line in enumerate(lines, 1)
+        if line
+    }
     for number, name in names.items():
         if fault := name_fault(name):
-            raise UserError(f"{path}: line {number}: the case name {shown(name)} {fault}; write a plain name, as its file has it")
+            raise UserError(
+                f"{path}: line {number}: the case name {shown(name)} {fault}; write a plain name, as its file has it"
+            )
     return list(names.values())
 
 
@@ -66,34 +74,52 @@ def check_root(root: Path, dataset: str) -> None:
 
 
 @contextmanager
-def opened(path: Path, missing: str = "no such file, though a case list names it") -> Iterator[h5py.File]:
+def opened(
+    path: Path, missing: str = "no such file, though a case list names it"
+) -> Iterator[h5py.File]:
     """The HDF5 file, open for reading; raises UserError where it is missing or damaged, in the block too."""
     if not path.is_file():
         raise UserError(f"{path}: {missing}")
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError, ValueError, MemoryError) as error:  # what h5py raises for damaged files
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        MemoryError,
+    ) as error:  # what h5py raises for damaged files
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a readable HDF5 file ({reason}); copy or prepare it again") from None
+        raise UserError(
+            f"{path}: not a readable HDF5 file ({reason}); copy or prepare it again"
+        ) from None
 
 
 def numbers(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
     """The data set of that name, not yet read; raises UserError where it is missing, holds no numbers, lies in another file, or asks for
     memory that its file cannot fill."""
     if isinstance(file.get(key, getlink=True), h5py.ExternalLink):
-        raise UserError(f"{path}: '{key}' leads to another file; prepare the case again, with its numbers inside")
+        raise UserError(
+            f"{path}: '{key}' leads to another file; prepare the case again, with its numbers inside"
+        )
     if key not in file:
         found = ", ".join(map(shown, file)) or "nothing"
-        raise UserError(f"{path}: no data set of numbers '{key}' in it (found: {found}); prepare the case again")
+        raise UserError(
+            f"{path}: no data set of numbers '{key}' in it (found: {found}); prepare the case again"
+        )
     item = file[key]
     if not isinstance(item, h5py.Dataset) or _kind(item) not in "biuf" or item.shape is None:
         raise UserError(f"{path}: '{key}' is no data set of numbers; prepare the case again")
     if item.external or item.is_virtual or item.file.filename != file.filename:
-        raise UserError(f"{path}: '{key}' leads to another file; prepare the case again, with its numbers inside")
+        raise UserError(
+            f"{path}: '{key}' leads to another file; prepare the case again, with its numbers inside"
+        )
     asked = item.dtype.itemsize * int(np.prod(item.shape, dtype=object))
     if asked > max(SMALL, DENSEST * path.stat().st_size):
-        raise UserError(f"{path}: '{key}' claims {asked / 2**30:.0f} GiB, more than the file can hold; copy or prepare it again")
+        raise UserError(
+            f"{path}: '{key}' claims {asked / 2**30:.0f} GiB, more than the file can hold; copy or prepare it again"
+        )
     return item
 
 
@@ -116,7 +142,9 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
     return found
 
 
-def write_hdf5(path: Path, data: Mapping[str, np.ndarray], attributes: Mapping[str, Any], **options) -> None:
+def write_hdf5(
+    path: Path, data: Mapping[str, np.ndarray], attributes: Mapping[str, Any], **options
+) -> None:
     """Write data sets, each with the `options` of h5py's create_dataset, and attributes; whole or not at all. Raises OSError where the
     disk does not take it: the file is made in memory, because HDF5 itself ends the process when it closes one on a full disk."""
     with h5py.File("memory", "w", driver="core", backing_store=False) as file:
@@ -133,9 +161,13 @@ def read_label(path: Path, file: h5py.File, values: int, key: str = "label") -> 
     """A label (uint8); raises UserError unless it holds whole numbers 0..values-1."""
     label = numbers(path, file, key)[()]
     if label.size and not (label.min() >= 0 and label.max() < values):
-        raise UserError(f"{path}: label values {label.min()}..{label.max()}, expected 0..{values - 1}")
+        raise UserError(
+            f"{path}: label values {label.min()}..{label.max()}, expected 0..{values - 1}"
+        )
     if label.dtype.kind == "f" and (label % 1).any():
-        raise UserError(f"{path}: the label holds fractions, expected whole numbers 0..{values - 1}")
+        raise UserError(
+            f"{path}: the label holds fractions, expected whole numbers 0..{values - 1}"
+        )
     return label.astype(np.uint8, copy=False)
 
 
@@ -147,7 +179,9 @@ class Layout(Protocol):
     label_values: int
 
 
-def read_case(path: Path, layout: Layout, dims: int, label: bool = True) -> tuple[np.ndarray, np.ndarray | None, dict]:
+def read_case(
+    path: Path, layout: Layout, dims: int, label: bool = True
+) -> tuple[np.ndarray, np.ndarray | None, dict]:
     """Image (C, ...) float32, label (...) uint8 (None and never touched unless asked for), of `dims` axes, and attributes of one file.
 
     An image of one channel may be stored with or without an axis for it. Raises UserError where the file is missing or damaged, a
@@ -165,8 +199,14 @@ def read_case(path: Path, layout: Layout, dims: int, label: bool = True) -> tupl
     stored = image.shape
     image = np.moveaxis(image, layout.channel_axis, 0) if image.ndim == dims + 1 else image[None]
     if image.ndim != dims + 1 or not image.size or len(image) != layout.channels:
-        channels = f" and {layout.channels} channels (axis {layout.channel_axis})" if layout.channels > 1 else ""
-        raise UserError(f"{path}: the image has shape {stored}, expected {dims} dimensions{channels}, none of them empty")
+        channels = (
+            f" and {layout.channels} channels (axis {layout.channel_axis})"
+            if layout.channels > 1
+            else ""
+        )
+        raise UserError(
+            f"{path}: the image has shape {stored}, expected {dims} dimensions{channels}, none of them empty"
+        )
     image = np.ascontiguousarray(image)
     if not np.isfinite(image).all():
         raise UserError(f"{path}: the image holds NaN or infinite values; prepare the case again")
@@ -175,12 +215,16 @@ def read_case(path: Path, layout: Layout, dims: int, label: bool = True) -> tupl
     return image, truth, attributes
 
 
-def read_attribute(path: Path, attributes: dict, key: str, shape: tuple[int, ...]) -> np.ndarray | None:
+def read_attribute(
+    path: Path, attributes: dict, key: str, shape: tuple[int, ...]
+) -> np.ndarray | None:
     """The attribute `key` as float64, None where the file has none; raises UserError unless it is finite and of `shape`."""
     value = attributes.get(key)
     if value is None:
         return None
     value = np.asarray(value)
     if value.dtype.kind not in "iuf" or value.shape != shape or not np.isfinite(value).all():
-        raise UserError(f"{path}: the attribute {key} is not {'x'.join(map(str, shape))} finite numbers; prepare the case again")
+        raise UserError(
+            f"{path}: the attribute {key} is not {'x'.join(map(str, shape))} finite numbers; prepare the case again"
+        )
     return value.astype(np.float64)

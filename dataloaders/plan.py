@@ -92,19 +92,35 @@ class Plan:
         if content.get("version") != 1:
             raise ValueError(f"version {content.get('version')}, this program knows 1")
         content["normalisation"] = tuple(Normalisation(**one) for one in content["normalisation"])
-        plan = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
-        if not (plan.dims in (2, 3) and sorted(plan.axes) == ["x", "y", "z"] and len(plan.class_names) == len(plan.label_values)):
+        plan = cls(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in content.items()
+            }
+        )
+        if not (
+            plan.dims in (2, 3)
+            and sorted(plan.axes) == ["x", "y", "z"]
+            and len(plan.class_names) == len(plan.label_values)
+        ):
             raise ValueError("dims, axes or class names are none of a plan")
         if len(plan.normalisation) != plan.channels or len(plan.spacing_mm) != 3:
             raise ValueError("a modality without normalisation, or not three spacings")
         for pattern in (plan.file, plan.slice_file, *plan.lists.values()):
-            if Path(pattern).is_absolute() or ".." in Path(pattern).parts or not pattern.isprintable():
+            if (
+                Path(pattern).is_absolute()
+                or ".." in Path(pattern).parts
+                or not pattern.isprintable()
+            ):
                 raise ValueError(f"{shown(pattern)} leads out of the folder")
         return plan
 
     def write(self, root: Path) -> None:
         path = root / FILE
-        with writing(path, "free space or name another place with --root_path"), replacing(path) as unfinished:
+        with (
+            writing(path, "free space or name another place with --root_path"),
+            replacing(path) as unfinished,
+        ):
             unfinished.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
@@ -112,8 +128,12 @@ def read_plan(root: Path) -> Plan:
     """The plan in the folder; raises UserError where there is none or it is damaged."""
     path = root / FILE
     if not path.is_file():
-        raise UserError(f"{path}: no such plan; make it: python code/prepare_data.py --dataset own --source YOUR_DATA --root_path {root}")
+        raise UserError(
+            f"{path}: no such plan; make it: python code/prepare_data.py --dataset own --source YOUR_DATA --root_path {root}"
+        )
     try:
         return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not a plan ({error}); prepare the data again with --redo") from None
+        raise UserError(
+            f"{path}: not a plan ({error}); prepare the data again with --redo"
+        ) from None

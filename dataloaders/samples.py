@@ -47,7 +47,11 @@ class Samples(Dataset):
         for draw in draws:
             image, labels = self.case(draw.index)
             label = labels[draw.half % len(labels)] if labels else None
-            items.append(self.augment[draw.index >= self.labelled](np.random.default_rng(draw.seed), image, label))
+            items.append(
+                self.augment[draw.index >= self.labelled](
+                    np.random.default_rng(draw.seed), image, label
+                )
+            )
         return {name: _stacked([item[name] for item in items if name in item]) for name in items[0]}
 
 
@@ -58,4 +62,6 @@ def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _stacked(arrays: Sequence[Array]) -> Tensor:
     """Arrays, or views of them, copied once."""
-    return torch.stack(arrays) if isinstance(arrays[0], Tensor) else torch.from_numpy(np.stack(arrays))
+    return (
+        torch.stack(arrays) if isinstance(arrays[0], Tensor) else torch.from_numpy(np.stack(arrays))
+    )

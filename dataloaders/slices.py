@@ -17,7 +17,10 @@ def before_underscore(name: str) -> str:
 
 
 def first_patients(
-    root: Path, facts: DatasetFacts, labelnum: int, patient: Callable[[str], str] = before_underscore
+    root: Path,
+    facts: DatasetFacts,
+    labelnum: int,
+    patient: Callable[[str], str] = before_underscore,
 ) -> tuple[list[str], int]:
     """Names of the training slices, and how many at the head of the list belong to its first `labelnum` patients (ACDC: 3 patients 68,
     7 patients 136). A slice's `patient` is what its name holds before its first underscore.
@@ -27,9 +30,13 @@ def first_patients(
     slices = facts.read_list(root, facts.train_list)
     patients = list(dict.fromkeys(patient(name) for name in slices))
     if not 1 <= labelnum <= len(patients):
-        raise UserError(f"--labelnum {labelnum}: the training list has {len(patients)} patients, choose 1 to {len(patients)}")
+        raise UserError(
+            f"--labelnum {labelnum}: the training list has {len(patients)} patients, choose 1 to {len(patients)}"
+        )
     chosen = set(patients[:labelnum])
-    labelled = next((i for i, name in enumerate(slices) if patient(name) not in chosen), len(slices))
+    labelled = next(
+        (i for i, name in enumerate(slices) if patient(name) not in chosen), len(slices)
+    )
     return [*slices, *facts.never_labelled(root)], labelled
 
 
@@ -51,9 +58,13 @@ class Slices(Samples):
         check_root(root, facts.name)
         self.augment, self.labelled, self.unlabelled = augment, labelled, len(names) - labelled
         self.kept = []
-        self.files = [(name, root / (facts.slice_file or facts.file).format(name)) for name in names]
+        self.files = [
+            (name, root / (facts.slice_file or facts.file).format(name)) for name in names
+        ]
         contents = Contents("training slices", False, say)
-        with progress(self.files, desc="reading slices", unit="file", leave=False, delay=0.5) as bar:
+        with progress(
+            self.files, desc="reading slices", unit="file", leave=False, delay=0.5
+        ) as bar:
             for index, (_, path) in enumerate(bar):
                 image, label, _ = read_case(path, facts, 2, label=index < labelled)
                 labels = () if label is None else (label,)

@@ -18,10 +18,19 @@ def case_of(name: str) -> str:
 
 def listed_path(root: Path, facts: DatasetFacts, split: str, name: str) -> Path:
     """The file of a name in the list of a split."""
-    return root / facts.slice_file.format(name) if facts.slice_file and split not in WHOLE else facts.path(root, name)
+    return (
+        root / facts.slice_file.format(name)
+        if facts.slice_file and split not in WHOLE
+        else facts.path(root, name)
+    )
 
 
-def cheap_check(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[str]], unread: Collection[str] = ()) -> list[str]:
+def cheap_check(
+    root: Path,
+    facts: DatasetFacts,
+    lists: Mapping[str, Sequence[str]],
+    unread: Collection[str] = (),
+) -> list[str]:
     """A line for each name twice in a list, each case in two and each name without a file; `lists` by split: labelled, val, test ...
     Of the splits `unread` files may be missing. Lists for val and test that name the same cases are one fault."""
     gone, faults, seen = [], [], {}
@@ -34,19 +43,43 @@ def cheap_check(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[st
     for split, names in lists.items():
         counts = Counter(names)
         there = counts if split not in unread else ()
-        paths = [path for path in (listed_path(root, facts, split, name) for name in there) if not path.is_file()]
-        gone += [f"{path}: no such file, though a case list names it ({split}); put it there, or take its line away" for path in paths]
-        faults += [f"{root}: {name} is listed twice for {split}; take one line away" for name, count in counts.items() if count > 1]
+        paths = [
+            path
+            for path in (listed_path(root, facts, split, name) for name in there)
+            if not path.is_file()
+        ]
+        gone += [
+            f"{path}: no such file, though a case list names it ({split}); put it there, or take its line away"
+            for path in paths
+        ]
+        faults += [
+            f"{root}: {name} is listed twice for {split}; take one line away"
+            for name, count in counts.items()
+            if count > 1
+        ]
         cases = dict.fromkeys(map(case_of, counts))
-        faults += [f"{root}: case {case} is listed for {seen[case]} and for {split}; take it out of one" for case in cases if case in seen]
+        faults += [
+            f"{root}: case {case} is listed for {seen[case]} and for {split}; take it out of one"
+            for case in cases
+            if case in seen
+        ]
         seen = {**dict.fromkeys(cases, split), **seen}
     return gone + faults  # a list of other data is known by its missing files
 
 
-def check_lists(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[str]], unread: Collection[str] = ()) -> None:
+def check_lists(
+    root: Path,
+    facts: DatasetFacts,
+    lists: Mapping[str, Sequence[str]],
+    unread: Collection[str] = (),
+) -> None:
     """Raises UserError with the first fault that `cheap_check` finds, and how many more there are."""
     check_root(root, facts.name)
     faults = cheap_check(root, facts, lists, unread)
     if faults:
-        more = f" (and {len(faults) - 1} more: python code/check_data.py --root_path {root})" if len(faults) > 1 else ""
+        more = (
+            f" (and {len(faults) - 1} more: python code/check_data.py --root_path {root})"
+            if len(faults) > 1
+            else ""
+        )
         raise UserError(faults[0] + more)

@@ -41,7 +41,11 @@ class SliceTransform:
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """Transform (..., H, W); order 0, the shape is kept but for odd quarter turns."""
         array = _turn_and_flip(array, 2, self.quarter_turns, self.flip_axis)
-        return ndimage.rotate(array, self.angle, axes=(-1, -2), order=0, reshape=False) if self.angle else array
+        return (
+            ndimage.rotate(array, self.angle, axes=(-1, -2), order=0, reshape=False)
+            if self.angle
+            else array
+        )
 
     def shape_after(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(shape[::-1] if self.quarter_turns % 2 else shape)
@@ -66,10 +70,14 @@ class Picks:
             return array
         if isinstance(array, Tensor):
             places, empty = _picks_on(self.transforms, self.shape, array.device)
-            picked = array.flatten(-2).index_select(-1, places.flatten()).unflatten(-1, places.shape)
+            picked = (
+                array.flatten(-2).index_select(-1, places.flatten()).unflatten(-1, places.shape)
+            )
             return picked if empty is None else picked.masked_fill(empty, 0)
         places, empty = _picks(self.transforms, self.shape)
-        picked = array.reshape(*array.shape[:-2], -1).take(places, axis=-1, mode="clip")  # twice as fast as with a check
+        picked = array.reshape(*array.shape[:-2], -1).take(
+            places, axis=-1, mode="clip"
+        )  # twice as fast as with a check
         if empty.size:
             picked.reshape(*array.shape[:-2], -1)[..., empty] = 0
         return picked
@@ -86,12 +94,16 @@ def _picks(transforms: tuple, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nd
 
 
 @lru_cache(maxsize=1100)
-def _picks_on(transforms: tuple, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _picks_on(
+    transforms: tuple, shape: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor | None]:
     """`_picks` on the device, the pixels from nowhere as a mask (h, w)."""
     places, empty = _picks(transforms, shape)
     mask = np.zeros(places.shape, bool)
     mask.reshape(-1)[empty] = True
-    return torch.from_numpy(places).to(device), torch.from_numpy(mask).to(device) if empty.size else None
+    return torch.from_numpy(places).to(device), torch.from_numpy(mask).to(
+        device
+    ) if empty.size else None
 
 
 @dataclass(frozen=True)
@@ -112,8 +124,20 @@ class VolumeTransform:
             array = _turn_and_flip(array, 3, self.quarter_turns, self.flip_axis)
         if any(self.margin):
             array = _padded(array, self.margin)
-        patch = array[(..., *(slice(first, first + side) for first, side in zip(self.start, self.patch_size, strict=True)))]
-        return _turn_and_flip(patch, 3, self.quarter_turns, self.flip_axis) if self.crop_first else patch
+        patch = array[
+            (
+                ...,
+                *(
+                    slice(first, first + side)
+                    for first, side in zip(self.start, self.patch_size, strict=True)
+                ),
+            )
+        ]
+        return (
+            _turn_and_flip(patch, 3, self.quarter_turns, self.flip_axis)
+            if self.crop_first
+            else patch
+        )
 
 
 def _turn_and_flip(array: Array, dims: int, quarter_turns: int, flip_axis: int | None) -> Array:

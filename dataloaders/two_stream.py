@@ -68,7 +68,11 @@ class StreamSampler:
 
     def _share(self, stream: list) -> list:
         half = len(stream) // 2
-        return [item for part in (stream[:half], stream[half:]) for item in part[self.rank :: self.world]]
+        return [
+            item
+            for part in (stream[:half], stream[half:])
+            for item in part[self.rank :: self.world]
+        ]
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -91,9 +95,16 @@ class TwoStreamSampler(StreamSampler):
         if self.labelled < self.labelled_bs:
             chosen = endless(self.labelled, 0, self.labelled_bs, (*self.seed, 0, epoch, *loader))
         else:
-            shuffled = np.random.default_rng((*self.seed, 0, epoch, *loader)).permutation(self.labelled)
+            shuffled = np.random.default_rng((*self.seed, 0, epoch, *loader)).permutation(
+                self.labelled
+            )
             chosen = shuffled[place * self.labelled_bs : (place + 1) * self.labelled_bs].tolist()
-        others = endless(self.unlabelled, place * self.unlabelled_bs, self.unlabelled_bs, (*self.seed, 1, epoch, *loader))
+        others = endless(
+            self.unlabelled,
+            place * self.unlabelled_bs,
+            self.unlabelled_bs,
+            (*self.seed, 1, epoch, *loader),
+        )
         return chosen, [self.labelled + i for i in others]
 
 
@@ -102,7 +113,9 @@ class TwoPassSampler(TwoStreamSampler):
 
     def cases(self, step: int) -> tuple[list[int], list[int]]:
         first, second = (TwoStreamSampler.cases(self, step, (loader,)) for loader in (0, 1))
-        return tuple(a[: len(a) // 2] + b[len(b) // 2 :] for a, b in zip(first, second, strict=True))
+        return tuple(
+            a[: len(a) // 2] + b[len(b) // 2 :] for a, b in zip(first, second, strict=True)
+        )
 
 
 class FourStreamSampler(StreamSampler):
@@ -120,10 +133,15 @@ class FourStreamSampler(StreamSampler):
     def _streams(self) -> list[tuple[list[int], int]]:
         """Both lists, and how many cases each of the two directions takes of them a step."""
         others = list(range(self.labelled, self.labelled + self.unlabelled))
-        return [(list(range(self.labelled)) * self.repeats, self.labelled_bs // 2), (others, self.unlabelled_bs // 2)]
+        return [
+            (list(range(self.labelled)) * self.repeats, self.labelled_bs // 2),
+            (others, self.unlabelled_bs // 2),
+        ]
 
     def cases(self, step: int) -> tuple[list[int], list[int]]:
         place = step % self.epoch
-        windows = [(cases, slice(place * half, (place + 1) * half)) for cases, half in self._streams()]
+        windows = [
+            (cases, slice(place * half, (place + 1) * half)) for cases, half in self._streams()
+        ]
         labelled, unlabelled = ([*cases[window], *cases[::-1][window]] for cases, window in windows)
         return labelled, unlabelled

@@ -24,7 +24,9 @@ def first_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[st
     """Names of the training cases and how many of them, the first ones, are labelled."""
     names = facts.read_list(root, facts.train_list)
     if not 1 <= labelnum <= len(names):
-        raise UserError(f"--labelnum {labelnum}: the training list has {len(names)} cases, choose 1 to {len(names)}")
+        raise UserError(
+            f"--labelnum {labelnum}: the training list has {len(names)} cases, choose 1 to {len(names)}"
+        )
     return [*names, *facts.never_labelled(root)], labelnum
 
 
@@ -39,7 +41,9 @@ def percent_of_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[li
         return names, len(labelled)
     count = len(names) * labelnum // 100
     if not 1 <= count <= len(names):
-        raise UserError(f"--labelnum {labelnum}: percent of the {len(names)} training cases, choose {-(-100 // len(names))} to 100")
+        raise UserError(
+            f"--labelnum {labelnum}: percent of the {len(names)} training cases, choose {-(-100 // len(names))} to 100"
+        )
     return names, count
 
 
@@ -66,8 +70,12 @@ class VolumePatches(Samples):
         self.cases = [(facts.path(root, name), name) for name in names]
         keep = cache != "none"
         contents, kept = Contents("training volumes" if keep else "labelled volumes", True, say), []
-        looked_at = range(len(names) if keep else labelled)  # an unlabelled one is read for every draw, a wrong label spoils the run
-        with progress(looked_at, desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
+        looked_at = range(
+            len(names) if keep else labelled
+        )  # an unlabelled one is read for every draw, a wrong label spoils the run
+        with progress(
+            looked_at, desc="reading volumes", unit="file", leave=False, delay=0.5
+        ) as bar:
             for index in bar:
                 case = self._read(index)
                 contents.look(self.cases[index][0], *case)
@@ -75,11 +83,15 @@ class VolumePatches(Samples):
                     kept.append(case)
         contents.tell()
         if not keep:
-            say(f"{facts.name}: {len(names)} training volumes, every draw reads its file (--cache none)")
+            say(
+                f"{facts.name}: {len(names)} training volumes, every draw reads its file (--cache none)"
+            )
             return
         self.kept = kept
         gib = sum(array.nbytes for image, labels in self.kept for array in (image, *labels)) / 2**30
-        say(f"{facts.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)")
+        say(
+            f"{facts.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)"
+        )
 
     @property
     def files(self) -> list[tuple[str, Path]]:
@@ -109,20 +121,33 @@ class CoarsePatches(VolumePatches):
             return case.image, ()
         coarse = [read_coarse(coarse_path(path, plane), self._remedy()) for plane in (0, 1)]
         drawn = [plane.annotation(self._remedy(redo=True)) for plane in coarse]
-        labels = training_label(coarse[0].label, drawn[1]), training_label(coarse[1].label, drawn[0])
-        labels = tuple(turned(self.facts, label) for label in labels)  # they hold task labels already: 0 and 1
+        labels = (
+            training_label(coarse[0].label, drawn[1]),
+            training_label(coarse[1].label, drawn[0]),
+        )
+        labels = tuple(
+            turned(self.facts, label) for label in labels
+        )  # they hold task labels already: 0 and 1
         for plane, label in enumerate(labels):
             if label.shape != case.image.shape[1:]:
-                raise UserError(f"{coarse_path(path, plane)}: a label of another shape than {path}; {self._remedy(redo=True)}")
+                raise UserError(
+                    f"{coarse_path(path, plane)}: a label of another shape than {path}; {self._remedy(redo=True)}"
+                )
         return case.image, labels
 
     @property
     def files(self) -> list[tuple[str, Path]]:
-        labels = [(path.name, path) for case, _ in self.cases[: self.labelled] for path in (coarse_path(case, 0), coarse_path(case, 1))]
+        labels = [
+            (path.name, path)
+            for case, _ in self.cases[: self.labelled]
+            for path in (coarse_path(case, 0), coarse_path(case, 1))
+        ]
         return super().files[: self.labelled] + labels + super().files[self.labelled :]
 
     def _remedy(self, redo: bool = False) -> str:
         """The command that makes coarse labels."""
-        dataset = "" if (self.root / PLAN).is_file() else f"--dataset {self.facts.name} "  # own data have a plan instead of a name
+        dataset = (
+            "" if (self.root / PLAN).is_file() else f"--dataset {self.facts.name} "
+        )  # own data have a plan instead of a name
         command = f"python code/CoGRNet_register.py {dataset}--root_path {self.root} --labelnum {self.labelled}"
         return f"make it: {command}{' --redo' if redo else ''}"

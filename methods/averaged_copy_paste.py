@@ -66,7 +66,14 @@ def normalise_by_batch(net: nn.Module) -> None:
 class AveragedPretrain(CopyPastePretrain):
     """Copy-paste among the labelled images, averaged."""
 
-    def __init__(self, student: nn.Module, loss: Loss, pasting: Pasting, copy_paste: CopyPaste, options: Options):
+    def __init__(
+        self,
+        student: nn.Module,
+        loss: Loss,
+        pasting: Pasting,
+        copy_paste: CopyPaste,
+        options: Options,
+    ):
         super().__init__(student, loss, pasting, copy_paste)
         self.options = options
         self.networks[TEACHER] = copy.deepcopy(student).requires_grad_(False)
@@ -78,7 +85,11 @@ class AveragedPretrain(CopyPastePretrain):
 
     def losses(self, batch: Batch, step: int) -> Losses:
         if self.options.pre_paste == "both":
-            batch = {name: torch.cat([a, b, b, a]) for name in ("image", "label") for a, b in [halves(batch[name])]}
+            batch = {
+                name: torch.cat([a, b, b, a])
+                for name in ("image", "label")
+                for a, b in [halves(batch[name])]
+            }
         return super().losses(batch, step)
 
     def after_step(self, step: int) -> None:
@@ -88,10 +99,19 @@ class AveragedPretrain(CopyPastePretrain):
 class AveragedSelfTrain(DualTeacher):
     """Labelled and unlabelled images pasted into each other, pseudo labels by the average."""
 
-    def __init__(self, student: nn.Module, loss: Loss, pasting: Pasting, copy_paste: CopyPaste, options: Options):
+    def __init__(
+        self,
+        student: nn.Module,
+        loss: Loss,
+        pasting: Pasting,
+        copy_paste: CopyPaste,
+        options: Options,
+    ):
         self.keeps_statistics = options.teacher_mode == "statistics"
         scope = "parameters" if self.keeps_statistics else "state"
-        super().__init__(student, loss, pasting, copy_paste, options.u_weight, options.ema_decay, scope, None)
+        super().__init__(
+            student, loss, pasting, copy_paste, options.u_weight, options.ema_decay, scope, None
+        )
         self.options = options
         self.selected = TEACHER if options.keep == "teacher" else "student"
 
@@ -117,22 +137,39 @@ class AveragedSelfTrain(DualTeacher):
 
     def losses(self, batch: Batch, step: int) -> Losses:
         labelled, unlabelled = batch["image"].split(len(batch["label"]))
-        seen = batch.get("plain", batch["image"]) if self.options.teacher_view == "plain" else batch["image"]
+        seen = (
+            batch.get("plain", batch["image"])
+            if self.options.teacher_view == "plain"
+            else batch["image"]
+        )
         trusted = self.trusted_pseudo_label(seen[len(labelled) :])
         box = self.copy_paste.mask(labelled, step)  # (...), 1 outside
         order = -1 if self.pasting.crossed else 1
         image, label = (torch.cat(halves(x)[::order]) for x in (labelled, batch["label"]))
-        true = torch.cat([(1 - box if outside else box).expand(len(half), *box.shape) for outside, half in self._pairs(label)])
+        true = torch.cat(
+            [
+                (1 - box if outside else box).expand(len(half), *box.shape)
+                for outside, half in self._pairs(label)
+            ]
+        )
         twice = self.options.paste == "both"
         if twice:
             true = torch.cat([true, 1 - true])
             image, label, unlabelled = (torch.cat([x, x]) for x in (image, label, unlabelled))
         mixed = paste(image, unlabelled, true.unsqueeze(1))  # (N / 2 or N, C, ...)
         logits = self.forward(mixed)
-        pseudo, trust = (torch.cat([x, x]) if twice else x for x in trusted())  # asked for last: it is on its way
+        pseudo, trust = (
+            torch.cat([x, x]) if twice else x for x in trusted()
+        )  # asked for last: it is on its way
         self.show(mixed, logits, paste(label, pseudo, true))
-        scalars = self.score(self.loss.of_mixed, logits, label, pseudo, true, 1.0, self.u_weight, trust)
-        return {**scalars, "trust": trust.mean(), "box_side": self.copy_paste.sides(box.shape, step)[0]}
+        scalars = self.score(
+            self.loss.of_mixed, logits, label, pseudo, true, 1.0, self.u_weight, trust
+        )
+        return {
+            **scalars,
+            "trust": trust.mean(),
+            "box_side": self.copy_paste.sides(box.shape, step)[0],
+        }
 
     def _pairs(self, label: Tensor):
         return zip(self.pasting.unlabelled_outside, halves(label), strict=True)
@@ -143,13 +180,27 @@ def stages(frame) -> list[Plan]:
     s, page = frame.settings, frame.page
 
     def pretrain() -> Phase:
-        return AveragedPretrain(frame.network(), frame.loss(pretraining=True), page.pasting, box(AveragedPretrain, s.pre_iterations), s)
+        return AveragedPretrain(
+            frame.network(),
+            frame.loss(pretraining=True),
+            page.pasting,
+            box(AveragedPretrain, s.pre_iterations),
+            s,
+        )
 
     def selftrain() -> Phase:
-        return AveragedSelfTrain(frame.network(), frame.loss(), page.pasting, box(AveragedSelfTrain, s.max_iterations), s)
+        return AveragedSelfTrain(
+            frame.network(), frame.loss(), page.pasting, box(AveragedSelfTrain, s.max_iterations), s
+        )
 
     def box(phase: type[Phase], length: int) -> CopyPaste:
-        return CopyPaste("fixed", 1 / 3, length, frame.seed(phase.name, 1), frame.epoch(phase is AveragedSelfTrain))
+        return CopyPaste(
+            "fixed",
+            1 / 3,
+            length,
+            frame.seed(phase.name, 1),
+            frame.epoch(phase is AveragedSelfTrain),
+        )
 
     return [
         Plan(AveragedPretrain, pretrain, s.pre_iterations, unlabelled=False, pretraining=True),

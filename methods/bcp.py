@@ -11,4 +11,10 @@ class Options(edge_guided.Options):
     """The same flags: an ablation is BCP and one of them."""
 
 
-PRESET = {"exp": "bcp_baseline", "egm": "none", "mask": "fixed", "teachers": "ema", "ema_decay": 0.99}
+PRESET = {
+    "exp": "bcp_baseline",
+    "egm": "none",
+    "mask": "fixed",
+    "teachers": "ema",
+    "ema_decay": 0.99,
+}

@@ -46,9 +46,14 @@ class CoGRNetPretrain(CopyPastePretrain):
         left = self.copy_paste.total - step
         if left <= FOCUS_STEPS:
             logits = logits.detach().float()
-            self.summed = logits.clone() if self.summed is None else self.summed + logits  # recorded graphs write over their logits
+            self.summed = (
+                logits.clone() if self.summed is None else self.summed + logits
+            )  # recorded graphs write over their logits
         if left == 1:
-            self.focus, self.summed = focus_ratio(self.summed), None  # a mean has the signs of its sum
+            self.focus, self.summed = (
+                focus_ratio(self.summed),
+                None,
+            )  # a mean has the signs of its sum
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "summed_logits": self.summed, "focus_ratio": self.focus}
@@ -73,7 +78,9 @@ class CoGRNet(DualTeacher):
         if self.pretrained is not None:
             ratio = self.pretrained().get("focus_ratio")
             if ratio is None:
-                raise UserError("pre_train/last.pth: no finished pre-training that gives a focus area; run it first, or use --focus off")
+                raise UserError(
+                    "pre_train/last.pth: no finished pre-training that gives a focus area; run it first, or use --focus off"
+                )
             self.set_focus(ratio)
 
     def set_focus(self, ratio: float) -> None:
@@ -99,11 +106,22 @@ def stages(frame) -> list[Plan]:
 
     def pretrain() -> Phase:
         copy_paste = box(CoGRNetPretrain, frame.steps(s.pre_iterations, False))
-        return CoGRNetPretrain(frame.network(), frame.loss(pretraining=True), page.pasting, copy_paste)
+        return CoGRNetPretrain(
+            frame.network(), frame.loss(pretraining=True), page.pasting, copy_paste
+        )
 
     def selftrain() -> Phase:
         copy_paste = box(CoGRNet, s.max_iterations)
-        phase = CoGRNet(frame.network(), frame.loss(), page.pasting, copy_paste, s.u_weight, s.ema_decay, page.ema_scope, None)
+        phase = CoGRNet(
+            frame.network(),
+            frame.loss(),
+            page.pasting,
+            copy_paste,
+            s.u_weight,
+            s.ema_decay,
+            page.ema_scope,
+            None,
+        )
         if s.focus == "published":
             phase.pretrained = lambda: frame.phase_state(CoGRNetPretrain.name)
         return phase

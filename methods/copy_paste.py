@@ -33,7 +33,9 @@ class CopyPaste:
         return box_sides(shape, t, self.total, self.end_ratio, self.kind, self.start_ratio)
 
     def corner(self, shape: Sequence[int], step: int) -> tuple[int, ...]:
-        return draw_corner(shape, self.sides(shape, step), np.random.default_rng((*self.seed, step)))
+        return draw_corner(
+            shape, self.sides(shape, step), np.random.default_rng((*self.seed, step))
+        )
 
     def mask(self, image: Tensor, step: int) -> Tensor:
         """Mask (...) of the spatial shape of `image` (N, C, ...), 1 outside the box and 0 inside, on its device."""

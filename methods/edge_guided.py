@@ -48,14 +48,18 @@ class Options(TeacherOptions):
 
     def check(self) -> None:
         if not 0 < self.box_end <= 2 / 3:
-            raise UserError(f"--box_end {self.box_end}: must lie above 0 and at most at 2/3, where the box starts")
+            raise UserError(
+                f"--box_end {self.box_end}: must lie above 0 and at most at 2/3, where the box starts"
+            )
         if self.static_start < 1:
             raise UserError(f"--static_start {self.static_start}: must be at least 1")
         if not 0 <= self.static_step < 2**63:
             raise UserError(f"--static_step {self.static_step}: must be at least 0, and below 2^63")
         shortest, longest = self.static_range
         if not 1 <= shortest <= longest:
-            raise UserError(f"--static_range {shortest} {longest}: give the shortest interval, at least 1, then the longest")
+            raise UserError(
+                f"--static_range {shortest} {longest}: give the shortest interval, at least 1, then the longest"
+            )
 
 
 PRESET: dict = {}
@@ -77,7 +81,9 @@ class RefreshRule:
     epoch: int | None = None
 
     def next(self, interval: int, improved: bool) -> int:
-        return min(max(interval + (self.step if improved else -self.step), self.lowest), self.highest)
+        return min(
+            max(interval + (self.step if improved else -self.step), self.lowest), self.highest
+        )
 
 
 class DualTeacher(Phase):
@@ -98,10 +104,17 @@ class DualTeacher(Phase):
         refresh: RefreshRule | None,
     ):
         super().__init__(student=student)
-        self.loss, self.pasting, self.copy_paste, self.u_weight = loss, pasting, copy_paste, u_weight
+        self.loss, self.pasting, self.copy_paste, self.u_weight = (
+            loss,
+            pasting,
+            copy_paste,
+            u_weight,
+        )
         self.ema_decay, self.refresh = ema_decay, refresh
         self.interval = refresh.start if refresh else 0
-        self.counter = 1 if refresh and refresh.epoch else 0  # an epoch is counted before it begins, the first one too
+        self.counter = (
+            1 if refresh and refresh.epoch else 0
+        )  # an epoch is counted before it begins, the first one too
         for teacher in ("ema_teacher", *(["static_teacher"] if refresh else [])):
             self.networks[teacher] = copy.deepcopy(student).requires_grad_(False).train()
         self.ema = Ema(self.networks["ema_teacher"], student, ema_scope)
@@ -117,7 +130,9 @@ class DualTeacher(Phase):
     @torch.no_grad()
     def pseudo_label(self, image: Tensor) -> Callable[[], Tensor]:
         """A call that gives the pseudo label (N, ...) of unlabelled images (N, C, ...)."""
-        logits = [self.call(name, image).float() for name in self.networks if name not in self.learners]
+        logits = [
+            self.call(name, image).float() for name in self.networks if name not in self.learners
+        ]
         return self.pasting.pseudo_label(sum(logits) / len(logits))
 
     def losses(self, batch: Batch, step: int) -> Losses | Iterator[Losses]:
@@ -126,17 +141,30 @@ class DualTeacher(Phase):
         labelled, unlabelled = batch["image"].split(len(batch["label"]))
         mask = self.copy_paste.mask(labelled, step)
         pseudo_labels = [self.pseudo_label(half) for half in halves(unlabelled)]
-        true_halves = list(zip(halves(labelled), halves(batch["label"]), strict=True))[:: -1 if self.pasting.crossed else 1]
-        pairs = zip(true_halves, halves(unlabelled), pseudo_labels, self.pasting.unlabelled_outside, strict=True)
+        true_halves = list(zip(halves(labelled), halves(batch["label"]), strict=True))[
+            :: -1 if self.pasting.crossed else 1
+        ]
+        pairs = zip(
+            true_halves,
+            halves(unlabelled),
+            pseudo_labels,
+            self.pasting.unlabelled_outside,
+            strict=True,
+        )
         for (image, label), other, pseudo_label, other_outside in pairs:
-            mixed = paste(*((other, image) if other_outside else (image, other)), mask)  # (N / 4, C, ...)
+            mixed = paste(
+                *((other, image) if other_outside else (image, other)), mask
+            )  # (N / 4, C, ...)
             targets, weights = (label, pseudo_label), (1.0, self.u_weight)
             if other_outside:
                 targets, weights = targets[::-1], weights[::-1]
             logits, scalars = self.scored(mixed, self.loss.of_mixed, *targets, mask, *weights)
             self.show(mixed, logits, paste(*arrived(targets), mask))
             yield scalars
-        yield {"consistency_weight": consistency_weight(step), "box_side": self.copy_paste.sides(mask.shape, step)[0]}
+        yield {
+            "consistency_weight": consistency_weight(step),
+            "box_side": self.copy_paste.sides(mask.shape, step)[0],
+        }
         if self.refresh:
             yield {"teacher_interval": self.interval}
 
@@ -169,15 +197,35 @@ def stages(frame) -> list[Plan]:
     s, page = frame.settings, frame.page
 
     def pretrain() -> Phase:
-        return CopyPastePretrain(frame.network(), frame.loss(pretraining=True), page.pasting, box(CopyPastePretrain, s.pre_iterations))
+        return CopyPastePretrain(
+            frame.network(),
+            frame.loss(pretraining=True),
+            page.pasting,
+            box(CopyPastePretrain, s.pre_iterations),
+        )
 
     def selftrain() -> Phase:
-        refresh = RefreshRule(s.static_start, s.static_step, *s.static_range, frame.epoch(True)) if s.teachers == "dual" else None
+        refresh = (
+            RefreshRule(s.static_start, s.static_step, *s.static_range, frame.epoch(True))
+            if s.teachers == "dual"
+            else None
+        )
         copy_paste = box(DualTeacher, s.max_iterations)
-        return DualTeacher(frame.network(), frame.loss(), page.pasting, copy_paste, s.u_weight, s.ema_decay, page.ema_scope, refresh)
+        return DualTeacher(
+            frame.network(),
+            frame.loss(),
+            page.pasting,
+            copy_paste,
+            s.u_weight,
+            s.ema_decay,
+            page.ema_scope,
+            refresh,
+        )
 
     def box(phase: type[Phase], length: int) -> CopyPaste:
-        return CopyPaste(s.mask, s.box_end, length, frame.seed(phase.name, 1), frame.epoch(phase is DualTeacher))
+        return CopyPaste(
+            s.mask, s.box_end, length, frame.seed(phase.name, 1), frame.epoch(phase is DualTeacher)
+        )
 
     return [
         Plan(CopyPastePretrain, pretrain, s.pre_iterations, unlabelled=False, pretraining=True),

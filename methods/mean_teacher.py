@@ -49,7 +49,16 @@ def stages(frame) -> list[Plan]:
         return PlainPretrain(frame.network(), frame.loss(pretraining=True))
 
     def selftrain() -> Phase:
-        return MeanTeacher(frame.network(), frame.loss(), page.pasting, None, s.u_weight, s.ema_decay, page.ema_scope, None)
+        return MeanTeacher(
+            frame.network(),
+            frame.loss(),
+            page.pasting,
+            None,
+            s.u_weight,
+            s.ema_decay,
+            page.ema_scope,
+            None,
+        )
 
     return [
         Plan(PlainPretrain, pretrain, s.pre_iterations, unlabelled=False, pretraining=True),

@@ -32,4 +32,12 @@ class Supervised(Phase):
 def stages(frame) -> list[Plan]:
     s = frame.settings
     build = lambda: Supervised(frame.network(), frame.loss(pretraining=True))  # noqa: E731
-    return [Plan(Supervised, build, s.pre_iterations + s.max_iterations, unlabelled=False, pretraining=True)]
+    return [
+        Plan(
+            Supervised,
+            build,
+            s.pre_iterations + s.max_iterations,
+            unlabelled=False,
+            pretraining=True,
+        )
+    ]

@@ -18,7 +18,13 @@ from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
 from networks.norm import BatchNorm3d, PassCounter
 
 WIDTHS = (16, 32, 64, 128, 256)
-DOWN = (("one", 1), ("two", 2), ("three", 3), ("four", 3), ("five", 3))  # block names and their numbers of stages
+DOWN = (
+    ("one", 1),
+    ("two", 2),
+    ("three", 3),
+    ("four", 3),
+    ("five", 3),
+)  # block names and their numbers of stages
 UP = (("six", 3), ("seven", 3), ("eight", 2), ("nine", 1))
 EGM_NAMES = ("ega", "ega_1", "ega_2", "ega_3")
 
@@ -39,11 +45,22 @@ def _dropout(rate: float) -> nn.Module:
     return nn.Dropout3d(rate) if rate else nn.Identity()
 
 
-def _stages(name: str, count: int, inputs: int, outputs: int, norm: type[nn.Module], dropout: float | None = None) -> _Part:
+def _stages(
+    name: str,
+    count: int,
+    inputs: int,
+    outputs: int,
+    norm: type[nn.Module],
+    dropout: float | None = None,
+) -> _Part:
     """`count` times conv3, norm, ReLU and, if `dropout` is not None, Dropout3d."""
     layers = []
     for stage in range(count):
-        layers += [nn.Conv3d(outputs if stage else inputs, outputs, 3, padding=1), norm(outputs), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv3d(outputs if stage else inputs, outputs, 3, padding=1),
+            norm(outputs),
+            nn.ReLU(inplace=True),
+        ]
         layers += [] if dropout is None else [nn.Dropout3d(dropout)]
     return _Part(name, *layers)
 
@@ -52,19 +69,34 @@ def _resampling(conv: type[nn.Module], inputs: int, outputs: int, norm: type[nn.
     return _Part("conv", conv(inputs, outputs, 2, stride=2), norm(outputs), nn.ReLU(inplace=True))
 
 
-def _add_encoder(home: nn.Module, in_chns: int, name: str, norm: type[nn.Module], dropouts: tuple[float | None, float | None]) -> None:
+def _add_encoder(
+    home: nn.Module,
+    in_chns: int,
+    name: str,
+    norm: type[nn.Module],
+    dropouts: tuple[float | None, float | None],
+) -> None:
     for level, (block, count) in enumerate(DOWN):
         dropout = {3: dropouts[0], 4: dropouts[1]}.get(level)
-        home.add_module(f"block_{block}", _stages(name, count, WIDTHS[level] if level else in_chns, WIDTHS[level], norm, dropout))
+        home.add_module(
+            f"block_{block}",
+            _stages(name, count, WIDTHS[level] if level else in_chns, WIDTHS[level], norm, dropout),
+        )
         if level < 4:
-            home.add_module(f"block_{block}_dw", _resampling(nn.Conv3d, WIDTHS[level], WIDTHS[level + 1], norm))
+            home.add_module(
+                f"block_{block}_dw", _resampling(nn.Conv3d, WIDTHS[level], WIDTHS[level + 1], norm)
+            )
 
 
 def _add_decoder(home: nn.Module, name: str, norm: type[nn.Module], blocks: int) -> None:
     """Upsampling before each of the four levels, and the stages of the first `blocks` of them."""
-    for level, (above, (block, count)) in enumerate(zip(("five", "six", "seven", "eight"), UP, strict=True)):
+    for level, (above, (block, count)) in enumerate(
+        zip(("five", "six", "seven", "eight"), UP, strict=True)
+    ):
         width = WIDTHS[3 - level]
-        home.add_module(f"block_{above}_up", _resampling(nn.ConvTranspose3d, 2 * width, width, norm))
+        home.add_module(
+            f"block_{above}_up", _resampling(nn.ConvTranspose3d, 2 * width, width, norm)
+        )
         if level < blocks:
             home.add_module(f"block_{block}", _stages(name, count, width, width, norm))
 
@@ -113,9 +145,13 @@ class _VNetBase(nn.Module):
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         """Raise ValueError where a pass of `images` inputs of `size` does not fit the network."""
         if any(side % 16 or side <= 0 for side in size):
-            raise ValueError(f"an input of {'x'.join(map(str, size))} does not fit the V-Net: all three sides must be multiples of 16")
+            raise ValueError(
+                f"an input of {'x'.join(map(str, size))} does not fit the V-Net: all three sides must be multiples of 16"
+            )
         if max(size) == 16 and images < self.smallest_batch:
-            raise ValueError("normalisation needs more than one voxel of one image at the deepest level: use 32 on one side or more images")
+            raise ValueError(
+                "normalisation needs more than one voxel of one image at the deepest level: use 32 on one side or more images"
+            )
 
     def start(self, x: Tensor) -> None:
         self.check_size(tuple(x.shape[2:]))
@@ -125,9 +161,16 @@ class _VNetBase(nn.Module):
     def run(self, module: nn.Module, *arguments) -> Tensor:
         if not (self.recompute and self.training and torch.is_grad_enabled()):
             return module(*arguments)
-        return checkpoint(module, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _counted_already(module)))
+        return checkpoint(
+            module,
+            *arguments,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _counted_already(module)),
+        )
 
-    def encode(self, home: nn.Module, x: Tensor, dropouts: Mapping[int, nn.Module] = MappingProxyType({})) -> list[Tensor]:
+    def encode(
+        self, home: nn.Module, x: Tensor, dropouts: Mapping[int, nn.Module] = MappingProxyType({})
+    ) -> list[Tensor]:
         """The five features; what a level's dropout leaves of one goes both down and into the skip."""
         features = []  # (N, 16, D, H, W) ... (N, 256, D / 16, H / 16, W / 16)
         for level, (block, _) in enumerate(DOWN):
@@ -141,11 +184,20 @@ class _VNetBase(nn.Module):
 
     def decode(self, home: nn.Module, features: list[Tensor], edge: Tensor | None) -> Tensor:
         x = features[4]
-        for level, (above, (block, _)) in enumerate(zip(("five", "six", "seven", "eight"), UP, strict=True)):
+        for level, (above, (block, _)) in enumerate(
+            zip(("five", "six", "seven", "eight"), UP, strict=True)
+        ):
             x = home.get_submodule(f"block_{above}_up")(x) + features[3 - level]
             if edge is not None:
-                x = self.run(home.get_submodule(EGM_NAMES[level]), x, edge, self.compute_edge_feature.conv_adjust)
-            if hasattr(home, f"block_{block}"):  # the pancreas network keeps its last block in its head
+                x = self.run(
+                    home.get_submodule(EGM_NAMES[level]),
+                    x,
+                    edge,
+                    self.compute_edge_feature.conv_adjust,
+                )
+            if hasattr(
+                home, f"block_{block}"
+            ):  # the pancreas network keeps its last block in its head
                 x = self.run(home.get_submodule(f"block_{block}"), x)
         return x
 
@@ -157,9 +209,18 @@ class VNet(_VNetBase):
     """The left-atrium V-Net, and without edge guidance BCP's and CoGRNet's: batch norm; if `has_dropout`, dropout on the deepest feature
     and before the last convolution, with edge guidance on the second deepest too."""
 
-    smallest_batch = 2  # one patch at a time is too few for batch normalisation (docs/results/la.md)
+    smallest_batch = (
+        2  # one patch at a time is too few for batch normalisation (docs/results/la.md)
+    )
 
-    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True, recompute: bool = False):
+    def __init__(
+        self,
+        in_chns: int = 1,
+        class_num: int = 2,
+        egm: EGM = "published",
+        has_dropout: bool = True,
+        recompute: bool = False,
+    ):
         super().__init__(egm, recompute)
         self.encoder, self.decoder = nn.Module(), nn.Module()
         _add_encoder(self.encoder, in_chns, "conv", BatchNorm3d, (None, None))
@@ -186,14 +247,30 @@ class VNetPancreas(_VNetBase):
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         super().check_size(size, images)
         if max(size) == 16:
-            raise ValueError("instance normalisation needs more than one voxel at the deepest level: use 32 on one side")
+            raise ValueError(
+                "instance normalisation needs more than one voxel at the deepest level: use 32 on one side"
+            )
 
-    def __init__(self, in_chns: int = 1, class_num: int = 2, egm: EGM = "published", has_dropout: bool = True, recompute: bool = False):
+    def __init__(
+        self,
+        in_chns: int = 1,
+        class_num: int = 2,
+        egm: EGM = "published",
+        has_dropout: bool = True,
+        recompute: bool = False,
+    ):
         super().__init__(egm, recompute)
-        name, dropouts = ("conv", (None, None)) if egm == "none" else ("ops", (0.4, 0.5) if has_dropout else (0.0, 0.0))
+        name, dropouts = (
+            ("conv", (None, None))
+            if egm == "none"
+            else ("ops", (0.4, 0.5) if has_dropout else (0.0, 0.0))
+        )
         _add_encoder(self, in_chns, name, nn.InstanceNorm3d, dropouts)
         _add_decoder(self, name, nn.InstanceNorm3d, blocks=3)
-        head = nn.Sequential(_stages(name, 1, WIDTHS[0], WIDTHS[0], nn.InstanceNorm3d), nn.Conv3d(WIDTHS[0], class_num, 1))
+        head = nn.Sequential(
+            _stages(name, 1, WIDTHS[0], WIDTHS[0], nn.InstanceNorm3d),
+            nn.Conv3d(WIDTHS[0], class_num, 1),
+        )
         self.branchs = nn.ModuleList([head])
         if egm != "none":
             _add_egms(self, egm, fusion_dropout=0.3)

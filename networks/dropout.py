@@ -24,6 +24,8 @@ def kept(x: Tensor, rate: float) -> Tensor:
     dropped = round(STEPS * rate)
     if dropped == STEPS:
         return torch.zeros_like(x)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)  # four numbers a draw
+    bits = (
+        torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    )  # four numbers a draw
     bits = bits[: x.numel()].as_strided(x.shape, torch.empty_like(x).stride())
     return (bits >= dropped - STEPS // 2).to(x.dtype).mul_(STEPS / (STEPS - dropped))

@@ -60,7 +60,9 @@ class EdgeMap(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         with whole_precision(image.device):
-            gradient = F.conv2d(grey(image), torch.cat([self.sobel_x.weight, self.sobel_y.weight]), padding=1)  # (N, 2, H, W)
+            gradient = F.conv2d(
+                grey(image), torch.cat([self.sobel_x.weight, self.sobel_y.weight]), padding=1
+            )  # (N, 2, H, W)
             return gradient.square().sum(1, keepdim=True).sqrt()
 
 
@@ -91,8 +93,12 @@ def smooth_part(g: Tensor, variant: EGM) -> Tensor:
     """
     height, width = g.shape[-2:]
     if min(height, width) < SMALLEST_MAP:
-        raise ValueError(f"the edge-guided module needs feature maps of at least 9x9, got {height}x{width}: use inputs of at least 80x80")
-    return both_axes(g, *(matrix(f"{variant} 2-D", side, side, g.device, g.dtype) for side in (height, width)))
+        raise ValueError(
+            f"the edge-guided module needs feature maps of at least 9x9, got {height}x{width}: use inputs of at least 80x80"
+        )
+    return both_axes(
+        g, *(matrix(f"{variant} 2-D", side, side, g.device, g.dtype) for side in (height, width))
+    )
 
 
 class ChannelGate(nn.Module):
@@ -101,7 +107,10 @@ class ChannelGate(nn.Module):
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels, channels // reduction), nn.ReLU(), nn.Linear(channels // reduction, channels)
+            nn.Flatten(),
+            nn.Linear(channels, channels // reduction),
+            nn.ReLU(),
+            nn.Linear(channels // reduction, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,7 +142,9 @@ class _Shifted(torch.autograd.Function):
     def backward(ctx, gradient):
         d, half = gradient.shape[1], ctx.shape[2] // 2
         padded = gradient.new_zeros(ctx.shape)
-        _Shifted.diagonal(padded, d).copy_(gradient.unsqueeze(2).expand(-1, -1, ctx.shape[2], -1, -1))
+        _Shifted.diagonal(padded, d).copy_(
+            gradient.unsqueeze(2).expand(-1, -1, ctx.shape[2], -1, -1)
+        )
         return padded[:, half : half + d]
 
 
@@ -148,7 +159,9 @@ def to_one_channel(x: Tensor, conv: nn.Module) -> Tensor:
     n, c, d, h, w = x.shape
     taps = conv.weight.shape[2]
     planes = x.transpose(1, 2).reshape(n * d, c, h, w)
-    each = F.conv2d(planes, conv.weight[0].transpose(0, 1), padding=conv.padding[1:]).view(n, d, taps, h, w)
+    each = F.conv2d(planes, conv.weight[0].transpose(0, 1), padding=conv.padding[1:]).view(
+        n, d, taps, h, w
+    )
     return _Shifted.apply(each).unsqueeze(1) + conv.bias.to(each.dtype)
 
 
@@ -176,12 +189,27 @@ class CBAM(nn.Module):
 class EdgeGuidedBase(nn.Module):
     """What follows the three answers of a feature in 2-D and 3-D: fusion, attention, residual, CBAM; dropouts in 3-D alone."""
 
-    def __init__(self, channels: int, variant: EGM, dims: int, fusion_dropout: float = 0.0, dropout: float = 0.0):
+    def __init__(
+        self,
+        channels: int,
+        variant: EGM,
+        dims: int,
+        fusion_dropout: float = 0.0,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.variant = variant
-        fusion = [CONV[dims](3 * channels, channels, 3, padding=1), BATCH_NORM[dims](channels), nn.ReLU()]
-        self.fusion_conv = nn.Sequential(*fusion, *([nn.Dropout3d(fusion_dropout)] if fusion_dropout else []))
-        self.attention = nn.Sequential(CONV[dims](channels, 1, 3, padding=1), BATCH_NORM[dims](1), nn.Sigmoid())
+        fusion = [
+            CONV[dims](3 * channels, channels, 3, padding=1),
+            BATCH_NORM[dims](channels),
+            nn.ReLU(),
+        ]
+        self.fusion_conv = nn.Sequential(
+            *fusion, *([nn.Dropout3d(fusion_dropout)] if fusion_dropout else [])
+        )
+        self.attention = nn.Sequential(
+            CONV[dims](channels, 1, 3, padding=1), BATCH_NORM[dims](1), nn.Sigmoid()
+        )
         self.cbam = CBAM(channels, dims)
         self.dropout = Dropout(dropout)
 

@@ -31,8 +31,14 @@ class EdgeMap3d(nn.Module):
 
     def __init__(self, variant: EGM = "published"):
         super().__init__()
-        smooth, derivative, forward = torch.tensor([[1.0, 2.0, 1.0], [-1.0, 0.0, 1.0], [0.0, -1.0, 1.0]])
-        for axis, rows in zip("xyz", ((smooth, smooth, derivative), (smooth, derivative, smooth), (forward, smooth, smooth)), strict=True):
+        smooth, derivative, forward = torch.tensor(
+            [[1.0, 2.0, 1.0], [-1.0, 0.0, 1.0], [0.0, -1.0, 1.0]]
+        )
+        for axis, rows in zip(
+            "xyz",
+            ((smooth, smooth, derivative), (smooth, derivative, smooth), (forward, smooth, smooth)),
+            strict=True,
+        ):
             self.register_buffer(f"sobel_{axis}", torch.einsum("i,j,k->ijk", *rows)[None, None])
         self.conv_adjust = Folded(1, EDGE_CHANNELS, 1)
         self.variant = variant
@@ -40,7 +46,9 @@ class EdgeMap3d(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         sobel_z = self.sobel_z if self.variant == "published" else self.sobel_x.transpose(2, 4)
         with whole_precision(image.device):
-            gradient = F.conv3d(grey(image), torch.cat([self.sobel_x, self.sobel_y, sobel_z]), padding=1)  # (N, 3, D, H, W)
+            gradient = F.conv3d(
+                grey(image), torch.cat([self.sobel_x, self.sobel_y, sobel_z]), padding=1
+            )  # (N, 3, D, H, W)
             return gradient.square().sum(1, keepdim=True).sqrt()
 
 
@@ -55,7 +63,9 @@ def _blur(line: Tensor) -> Tensor:
 def _published_line(line: Tensor, size: int) -> Tensor:
     small = _blur(line)[..., ::2]
     smooth = 4 ** (1 / 3) * _blur(F.pad(small, (0, small.shape[-1])))
-    return smooth if smooth.shape == line.shape else F.interpolate(smooth, size=size, mode="nearest")
+    return (
+        smooth if smooth.shape == line.shape else F.interpolate(smooth, size=size, mode="nearest")
+    )
 
 
 @linear_map("corrected 3-D")
@@ -71,7 +81,9 @@ def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
     octant holds anything, at half the scale. `corrected`: its voxels are spread over every second place, gain 8 instead of 4.
     All of it is linear and an axis at a time, so each axis has one matrix.
     """
-    return all_axes(g, *(matrix(f"{variant} 3-D", side, side, g.device, g.dtype) for side in g.shape[-3:]))
+    return all_axes(
+        g, *(matrix(f"{variant} 3-D", side, side, g.device, g.dtype) for side in g.shape[-3:])
+    )
 
 
 class EdgeGuidedModule3d(EdgeGuidedBase):
@@ -82,7 +94,13 @@ class EdgeGuidedModule3d(EdgeGuidedBase):
     channel, with w and b folded from the stored weights: same function, same gradients, no 128-channel volume.
     """
 
-    def __init__(self, channels: int, variant: EGM = "published", fusion_dropout: float = 0.4, dropout: float = 0.4):
+    def __init__(
+        self,
+        channels: int,
+        variant: EGM = "published",
+        fusion_dropout: float = 0.4,
+        dropout: float = 0.4,
+    ):
         super().__init__(channels, variant, 3, fusion_dropout, dropout)
         self.channels = channels
         for width in ADJUSTED:

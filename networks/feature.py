@@ -40,7 +40,11 @@ class OverPixels(Function):
     def forward(ctx, x):
         everywhere = tuple(range(2, x.ndim))
         # amax over several axes is ten times as slow on the CPU in channels-last layout
-        largest = F.adaptive_max_pool2d(x.flatten(2, -2), 1).flatten(1) if _on_the_spot(x) else x.amax(everywhere)
+        largest = (
+            F.adaptive_max_pool2d(x.flatten(2, -2), 1).flatten(1)
+            if _on_the_spot(x)
+            else x.amax(everywhere)
+        )
         ctx.save_for_backward(x, largest)
         return x.mean(everywhere), largest
 
@@ -78,7 +82,9 @@ class OverChannels(Function):
         if _on_the_spot(gradient):
             spread = torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=ctx.layout).zero_()
             return spread.scatter_(1, number.long(), largest).add_(as_wide(mean, spread))
-        channels = torch.arange(ctx.shape[1], dtype=torch.uint8, device=number.device).view(1, -1, *[1] * (gradient.ndim - 2))
+        channels = torch.arange(ctx.shape[1], dtype=torch.uint8, device=number.device).view(
+            1, -1, *[1] * (gradient.ndim - 2)
+        )
         return largest * (number == channels) + mean
 
 
@@ -88,13 +94,17 @@ class MeanSigmoid(Function):
     @staticmethod
     def forward(ctx, x):
         ctx.save_for_backward(x)
-        return torch.sigmoid(x).mean(1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        return torch.sigmoid(x).mean(
+            1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+        )
 
     @staticmethod
     def backward(ctx, gradient):
         (x,) = ctx.saved_tensors
         p = torch.sigmoid(x)
-        return torch.addcmul(p, p, p, value=-1).mul_(as_wide((gradient / x.shape[1]).to(x.dtype), x))
+        return torch.addcmul(p, p, p, value=-1).mul_(
+            as_wide((gradient / x.shape[1]).to(x.dtype), x)
+        )
 
 
 class Answers(Function):
@@ -108,11 +118,18 @@ class Answers(Function):
     def forward(ctx, x, s, e, w, b):
         ctx.save_for_backward(x, s, e, w, b)
         s, factor = as_wide(s, x), _edge_factor(e, w, b, x)
-        if torch.compiler.is_compiling() or _in_half(x):  # a compiler writes them in place by itself, and does not take `out`
+        if torch.compiler.is_compiling() or _in_half(
+            x
+        ):  # a compiler writes them in place by itself, and does not take `out`
             xp = torch.sigmoid(x) * x
             return torch.cat([x - xp, torch.addcmul(xp, x, s, value=-1), factor * x], 1)
         c = x.shape[1]
-        out = torch.empty((x.shape[0], 3 * c, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=_layout(x))
+        out = torch.empty(
+            (x.shape[0], 3 * c, *x.shape[2:]),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=_layout(x),
+        )
         xp = torch.sigmoid(x).mul_(x)
         torch.sub(x, xp, out=out[:, :c])
         torch.addcmul(xp, x, s, value=-1, out=out[:, c : 2 * c])

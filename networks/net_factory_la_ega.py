@@ -8,7 +8,13 @@ from networks.egm import EGM
 from networks.registry import NETWORKS
 
 
-def net_factory(net_type: str = "VNet", in_chns: int = 1, class_num: int = 2, mode: str = "train", egm: EGM = "published") -> nn.Module:
+def net_factory(
+    net_type: str = "VNet",
+    in_chns: int = 1,
+    class_num: int = 2,
+    mode: str = "train",
+    egm: EGM = "published",
+) -> nn.Module:
     """Build a 3-D network on the CPU; the caller moves it.
 
     `mode` "test" leaves out the V-Net's own dropouts, as the published factory does; in eval mode it makes no difference.

@@ -62,8 +62,25 @@ class _Uncounted:
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         if self.training and self.over_processes:
-            return _OverProcesses.apply(x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps)
+            return _OverProcesses.apply(
+                x,
+                self.weight,
+                self.bias,
+                self.running_mean,
+                self.running_var,
+                self.momentum,
+                self.eps,
+            )
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
 
 
 class BatchNorm2d(_Uncounted, nn.BatchNorm2d):
@@ -79,10 +96,17 @@ def normalise_over_processes(nets: Iterable[nn.Module]) -> None:
 
     Raises ValueError for a network with other batch norms than those of this module.
     """
-    norms = [module for net in nets for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module
+        for net in nets
+        for module in net.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     for norm in norms:
         if not isinstance(norm, _Uncounted):
-            raise ValueError(f"{type(norm).__name__} normalises over its own process alone; networks/norm.py has one that need not")
+            raise ValueError(
+                f"{type(norm).__name__} normalises over its own process alone; networks/norm.py has one that need not"
+            )
         norm.over_processes = True
 
 

@@ -14,7 +14,9 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 def plain_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
     """The weights alone: taken out of `net` if they lie there, without `module.` prefixes and without the heads that nothing uses."""
     inner = state_dict.get("net", state_dict)
-    if not isinstance(inner, Mapping) or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in inner.items()):
+    if not isinstance(inner, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in inner.items()
+    ):
         raise ValueError("not a state dict: expected tensors by name, plain or under 'net'")
     weights = {key.removeprefix("module."): value for key, value in inner.items()}
     return {key: value for key, value in weights.items() if not key.startswith(UNUSED_HEADS)}
@@ -26,21 +28,34 @@ def import_state_dict(net: nn.Module, state_dict: Mapping) -> None:
     Raises ValueError, naming the first of them, for missing or unexpected keys and for shapes that differ (a wrong number of classes, say).
     """
     weights, own = plain_state_dict(state_dict), net.state_dict()
-    for what, keys in (("lacks", own.keys() - weights.keys()), ("has the unexpected", weights.keys() - own.keys())):
+    for what, keys in (
+        ("lacks", own.keys() - weights.keys()),
+        ("has the unexpected", weights.keys() - own.keys()),
+    ):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ValueError(f"the state dict does not fit the network: it {what} key '{min(keys)}'{more}")
+            raise ValueError(
+                f"the state dict does not fit the network: it {what} key '{min(keys)}'{more}"
+            )
     for key, value in weights.items():
         if value.shape != own[key].shape:
-            raise ValueError(f"the state dict does not fit the network: '{key}' is {tuple(value.shape)}, expected {tuple(own[key].shape)}")
+            raise ValueError(
+                f"the state dict does not fit the network: '{key}' is {tuple(value.shape)}, expected {tuple(own[key].shape)}"
+            )
         if value.dtype != own[key].dtype:
-            raise ValueError(f"the state dict does not fit the network: '{key}' holds {value.dtype}, expected {own[key].dtype}")
+            raise ValueError(
+                f"the state dict does not fit the network: '{key}' holds {value.dtype}, expected {own[key].dtype}"
+            )
     net.load_state_dict(weights)
 
 
 def parameter_names(names: Iterable[str], sobel: bool) -> list[str]:
     """Those names of a state dict that belong to parameters, in its order; `sobel`: whether the fixed Sobel kernels are among them."""
-    return [name for name in names if not name.endswith(STATISTICS) and (sobel or not name.startswith(SOBEL))]
+    return [
+        name
+        for name in names
+        if not name.endswith(STATISTICS) and (sobel or not name.startswith(SOBEL))
+    ]
 
 
 def published_order(names: Iterable[str]) -> list[str]:
@@ -78,7 +93,9 @@ def published_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if classes is None:
         return weights
     heads = _unused_heads(len(classes), weights["decoder.out_conv.weight"].shape[1])
-    behind = {name: value for name, value in weights.items() if name.startswith("compute_edge_feature.")}
+    behind = {
+        name: value for name, value in weights.items() if name.startswith("compute_edge_feature.")
+    }
     if next(iter(weights)) in behind:  # the V-Net's edge map comes first
         return weights | heads
     return {name: value for name, value in weights.items() if name not in behind} | heads | behind
@@ -86,11 +103,24 @@ def published_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _unused_heads(classes: int, features: int) -> dict[str, Tensor]:
     """Linear, batch norm, (ReLU,) linear each: the projection of a feature, the prediction, and two selectors a class."""
-    selectors = [f"contrastive_class_selector_{kind}{k}" for kind in ("", "memory") for k in range(classes)]
-    shapes = {"projection_head": (features, HEAD_WIDTH), "prediction_head": (HEAD_WIDTH,) * 2} | dict.fromkeys(selectors, (HEAD_WIDTH, 1))
+    selectors = [
+        f"contrastive_class_selector_{kind}{k}" for kind in ("", "memory") for k in range(classes)
+    ]
+    shapes = {
+        "projection_head": (features, HEAD_WIDTH),
+        "prediction_head": (HEAD_WIDTH,) * 2,
+    } | dict.fromkeys(selectors, (HEAD_WIDTH, 1))
     heads = {}
     for name, (inputs, outputs) in shapes.items():
         with torch.device("meta"):  # shapes alone: nothing is drawn
-            head = nn.Sequential(nn.Linear(inputs, HEAD_WIDTH), nn.BatchNorm1d(HEAD_WIDTH), nn.ReLU(), nn.Linear(HEAD_WIDTH, outputs))
-        heads |= {f"{name}.{key}": torch.zeros(value.shape, dtype=value.dtype) for key, value in head.state_dict().items()}
+            head = nn.Sequential(
+                nn.Linear(inputs, HEAD_WIDTH),
+                nn.BatchNorm1d(HEAD_WIDTH),
+                nn.ReLU(),
+                nn.Linear(HEAD_WIDTH, outputs),
+            )
+        heads |= {
+            f"{name}.{key}": torch.zeros(value.shape, dtype=value.dtype)
+            for key, value in head.state_dict().items()
+        }
     return heads

@@ -15,7 +15,9 @@ PLACES = (  # name, module, class
     ("VNet", "VNet_la_ega", "VNet"),
     ("VNet_pancreas", "VNet_la_ega", "VNetPancreas"),
 )
-NETWORKS: dict[str, type[nn.Module]] = {name: getattr(import_module(f"networks.{module}"), kind) for name, module, kind in PLACES}
+NETWORKS: dict[str, type[nn.Module]] = {
+    name: getattr(import_module(f"networks.{module}"), kind) for name, module, kind in PLACES
+}
 
 
 def build(name: str, in_chns: int, class_num: int, options: Mapping[str, object]) -> nn.Module:
@@ -23,5 +25,9 @@ def build(name: str, in_chns: int, class_num: int, options: Mapping[str, object]
     if name not in NETWORKS:
         raise ValueError(f"unknown network '{name}': choose one of {', '.join(NETWORKS)}")
     network = NETWORKS[name]
-    own = {field.name: options[field.name] for field in fields(network.Options) if field.name in options}
+    own = {
+        field.name: options[field.name]
+        for field in fields(network.Options)
+        if field.name in options
+    }
     return network(in_chns, class_num, **own)

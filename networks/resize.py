@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Line = Callable[[Tensor, int], Tensor]  # (1, m, n) and k to (1, m, k): a linear map of the last axis
+Line = Callable[
+    [Tensor, int], Tensor
+]  # (1, m, n) and k to (1, m, k): a linear map of the last axis
 LINES: dict[str, Line] = {}
 
 
@@ -52,13 +54,18 @@ def matrix(name: str, old: int, new: int, device: torch.device, dtype: torch.dty
 
 @cache
 def _made(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode could not be trained with later
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):  # a tensor made in inference mode could not be trained with later
         return LINES[name](torch.eye(old, dtype=torch.float64)[None], new)[0].to(device, dtype)
 
 
 # One small copy in a compiled network, which would write how the matrix is made, dozens of operations, into every pass.
 @torch.library.custom_op("copy_paste::matrix", mutates_args=())
-def matrix_for_compiled(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def matrix_for_compiled(
+    name: str, old: int, new: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     return _made(name, old, new, device, dtype).clone()
 
 
@@ -82,4 +89,10 @@ def bilinear(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """x (N, C, H, W) resized to `size`, corners aligned, as F.interpolate does."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return both_axes(x, *(matrix("bilinear", old, new, x.device, x.dtype) for old, new in zip(x.shape[-2:], size, strict=True)))
+    return both_axes(
+        x,
+        *(
+            matrix("bilinear", old, new, x.device, x.dtype)
+            for old, new in zip(x.shape[-2:], size, strict=True)
+        ),
+    )

@@ -51,7 +51,11 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(2 * side for side in x.shape[-2:])
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=True) if x.is_cpu else bilinear(x, size)
+        return (
+            F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+            if x.is_cpu
+            else bilinear(x, size)
+        )
 
 
 class UpBlock(nn.Module):
@@ -74,7 +78,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.in_conv = ConvBlock(in_chns, WIDTHS[0], DROPOUT[0])
         for level in range(1, 5):
-            self.add_module(f"down{level}", DownBlock(WIDTHS[level - 1], WIDTHS[level], DROPOUT[level]))
+            self.add_module(
+                f"down{level}", DownBlock(WIDTHS[level - 1], WIDTHS[level], DROPOUT[level])
+            )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = [self.in_conv(x)]
@@ -87,7 +93,9 @@ class Decoder(nn.Module):
     def __init__(self, class_num: int, egm: EGM, bilinear: bool):
         super().__init__()
         for level in range(1, 5):
-            self.add_module(f"up{level}", UpBlock(WIDTHS[5 - level], WIDTHS[4 - level], egm, bilinear))
+            self.add_module(
+                f"up{level}", UpBlock(WIDTHS[5 - level], WIDTHS[4 - level], egm, bilinear)
+            )
         self.out_conv = nn.Conv2d(WIDTHS[0], class_num, 3, padding=1)
 
     def forward(self, features: list[Tensor], edge: Tensor | None) -> Tensor:
@@ -115,7 +123,13 @@ class UNet(nn.Module):
     smallest_batch: ClassVar[int] = 1
     Options = UNetOptions
 
-    def __init__(self, in_chns: int = 1, class_num: int = 4, egm: EGM = "published", upsampling: Upsampling = "published"):
+    def __init__(
+        self,
+        in_chns: int = 1,
+        class_num: int = 4,
+        egm: EGM = "published",
+        upsampling: Upsampling = "published",
+    ):
         super().__init__()
         bilinear = upsampling == "bilinear" or (upsampling == "published" and egm == "none")
         self.encoder = Encoder(in_chns)
@@ -127,9 +141,13 @@ class UNet(nn.Module):
         """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit the network."""
         shape = "x".join(map(str, size))
         if any(side % 16 or side <= 0 for side in size):
-            raise ValueError(f"an input of {shape} does not fit the U-Net: both sides must be multiples of 16")
+            raise ValueError(
+                f"an input of {shape} does not fit the U-Net: both sides must be multiples of 16"
+            )
         if self.compute_edge_feature is not None and min(size) < 80:
-            raise ValueError(f"an input of {shape} is too small for the edge-guided module: both sides must be at least 80")
+            raise ValueError(
+                f"an input of {shape} is too small for the edge-guided module: both sides must be at least 80"
+            )
         if max(size) == 16 and images == 1:
             raise ValueError(
                 "batch normalisation needs more than one pixel of one image at the deepest level: use more images or a side of 32"

@@ -34,7 +34,12 @@ class AbdomenPreparation:
 
     @property
     def settings(self) -> dict:
-        return {"dataset": self.facts.name, "version": 1, "size": list(self.size), "crop": self.crop}
+        return {
+            "dataset": self.facts.name,
+            "version": 1,
+            "size": list(self.size),
+            "crop": self.crop,
+        }
 
     def listed(self, line: str) -> str:
         return line
@@ -47,7 +52,9 @@ class AbdomenPreparation:
         scan, label = read_scan(case.images[0]), None
         if case.label is not None:
             truth = read_label(case.label, (0, 1, 2), "0, 1 and 2")
-            label, said = lay_onto(str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry)
+            label, said = lay_onto(
+                str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry
+            )
             warn(said)
             label = label.transpose(self.stored)
         if self.crop == "published":
@@ -58,10 +65,17 @@ class AbdomenPreparation:
         if self.crop == "published":
             start, stop = crop_box(masks, label)
         else:
-            start, stop = (np.array(end)[list(self.stored)] for end in checked_box(self.box, str(scan.path), scan.shape))
+            start, stop = (
+                np.array(end)[list(self.stored)]
+                for end in checked_box(self.box, str(scan.path), scan.shape)
+            )
         box = box_of(start, stop)
         image = self.windowed(array[box]) * masks[box]
-        label = None if label is None else resampled(np.ascontiguousarray(label[box]), self.size, sitk.sitkNearestNeighbor)
+        label = (
+            None
+            if label is None
+            else resampled(np.ascontiguousarray(label[box]), self.size, sitk.sitkNearestNeighbor)
+        )
         step = np.array(image.shape) / self.size[::-1]
         image = resampled(image, self.size, sitk.sitkLinear).astype(np.float32)
         # back to the order of the file's indices, in which grids and boxes are told
@@ -103,7 +117,9 @@ def body_mask(plane: np.ndarray) -> np.ndarray:
 
 def widened(mask: np.ndarray, side: int) -> np.ndarray:
     """Dilation by a square; of an even side by one voxel more towards lower indices, as scikit-image does it."""
-    return maximum_filter(mask.view(np.uint8), side, mode="constant", origin=0 if side % 2 else -1).view(bool)
+    return maximum_filter(
+        mask.view(np.uint8), side, mode="constant", origin=0 if side % 2 else -1
+    ).view(bool)
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
@@ -133,4 +149,6 @@ def resampled(array: np.ndarray, size: tuple[int, int, int], interpolator: int) 
     image = sitk.GetImageFromArray(array)
     spacing = [old / new for old, new in zip(image.GetSize(), size, strict=True)]
     grid = (image.GetOrigin(), spacing, image.GetDirection())
-    return sitk.GetArrayFromImage(sitk.Resample(image, size, sitk.Transform(), interpolator, *grid, 0.0))
+    return sitk.GetArrayFromImage(
+        sitk.Resample(image, size, sitk.Transform(), interpolator, *grid, 0.0)
+    )

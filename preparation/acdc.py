@@ -40,7 +40,9 @@ class ACDCPreparation:
             if found := FRAME.fullmatch(path.name):
                 mine = frames.setdefault(found[1], {})
                 if (other := mine.setdefault(int(found[2]), path)) != path:
-                    raise UserError(f"{path}: the same frame lies in {other.parent} too; take one of them away")
+                    raise UserError(
+                        f"{path}: the same frame lies in {other.parent} too; take one of them away"
+                    )
         training = set(published_lists(ACDC.name)["train.list"])
         cases = []
         for patient, paths in frames.items():
@@ -50,7 +52,15 @@ class ACDCPreparation:
                 # a frame whose partner is missing could be either one: its name would be a guess
                 fault = f"{patient} has {len(paths)} frames below {source}, expected 2 (end of diastole and of systole); complete it"
                 part = "train" if name in training else ""
-                cases.append(RawCase(name, (path,), label if label.is_file() else None, part, fault if len(paths) != 2 else ""))
+                cases.append(
+                    RawCase(
+                        name,
+                        (path,),
+                        label if label.is_file() else None,
+                        part,
+                        fault if len(paths) != 2 else "",
+                    )
+                )
         return cases
 
     def listed(self, line: str) -> str:
@@ -62,10 +72,16 @@ class ACDCPreparation:
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
         scan, label = read_scan(case.images[0]), None
         if case.label is None:
-            warn(f"{case.images[0]}: no label beside it, prepared without one" if case.part != "predict" else None)
+            warn(
+                f"{case.images[0]}: no label beside it, prepared without one"
+                if case.part != "predict"
+                else None
+            )
         else:
             truth = read_label(case.label, (0, 1, 2, 3), "0 to 3")
-            label, said = lay_onto(str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry)
+            label, said = lay_onto(
+                str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry
+            )
             warn(said)
             label = np.ascontiguousarray(label.transpose(STORED))
         image = unit_range(scan.path, scan.array.transpose(STORED))
@@ -73,11 +89,21 @@ class ACDCPreparation:
         if case.part == "train":
             for k, plane in enumerate(image):
                 within = {"spacing_mm": grid["spacing_mm"][1:], "slice": k}
-                yield Output(slice_file(case.name, k + 1), plane, None if label is None else label[k], within, GZIP)
+                yield Output(
+                    slice_file(case.name, k + 1),
+                    plane,
+                    None if label is None else label[k],
+                    within,
+                    GZIP,
+                )
         yield Output(self.mark(case), image, label, grid, GZIP)
 
     def write_lists(self, root: Path) -> list[str]:
-        return write_lists(root, ACDC.name, lambda line: f"data/slices/{line}.h5" if "_slice_" in line else ACDC.file.format(line))
+        return write_lists(
+            root,
+            ACDC.name,
+            lambda line: f"data/slices/{line}.h5" if "_slice_" in line else ACDC.file.format(line),
+        )
 
 
 def slice_file(case: str, number: int) -> str:
@@ -89,5 +115,7 @@ def unit_range(path: Path, array: np.ndarray) -> np.ndarray:
     values = array.astype(np.float64)
     low, high = values.min(), values.max()
     if low == high:
-        raise UserError(f"{path}: every voxel is {low:g}, there is nothing to see; copy or download it again")
+        raise UserError(
+            f"{path}: every voxel is {low:g}, there is nothing to see; copy or download it again"
+        )
     return ((values - low) / (high - low)).astype(np.float32)

@@ -45,7 +45,11 @@ def prepare(argv: Sequence[str] | None = None, description: str | None = None) -
     s = parse(PrepareSettings, argv, description=description)
     _check_flags(s)
     check_variant(s.dataset, s.variant, s.size)
-    preparation = _own(s) if s.dataset == "own" else published_preparation(s.dataset, s.crop, s.variant, s.size)
+    preparation = (
+        _own(s)
+        if s.dataset == "own"
+        else published_preparation(s.dataset, s.crop, s.variant, s.size)
+    )
     cases = _chosen(s, preparation)
     _make_root(s.root_path)
     if s.dataset == "own":
@@ -77,7 +81,11 @@ def _own(s: PrepareSettings) -> Preparation:
         plan = read_plan(s.root_path)
         for what, before, after in (
             ("--dims", plan.dims, s.dims or plan.dims),
-            ("labels", dict(zip(plan.class_names, plan.label_values, strict=True)), {name: value for value, name in dataset.labels}),
+            (
+                "labels",
+                dict(zip(plan.class_names, plan.label_values, strict=True)),
+                {name: value for value, name in dataset.labels},
+            ),
             ("channel_names", plan.channel_names, dataset.channel_names),
         ):
             if before != after:
@@ -87,7 +95,11 @@ def _own(s: PrepareSettings) -> Preparation:
     else:
         _check_root(s.root_path)  # told now, not when all scans have been looked at
         workers = s.workers or os.cpu_count() or 1
-        with ended_processes(), terminated(), worker_pool(min(workers, max(len(dataset.cases), 1))) as pool:
+        with (
+            ended_processes(),
+            terminated(),
+            worker_pool(min(workers, max(len(dataset.cases), 1))) as pool,
+        ):
             plan = make_plan(dataset, s.dims, pool)
         print(f"--dims {plan.dims} ({plan.why['dims']})")
     return OwnPreparation(plan, dataset.cases)
@@ -100,22 +112,35 @@ def _check_flags(s: PrepareSettings) -> None:
         raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one a processor")
     check_processes("workers", s.workers)
     if not s.source.is_dir():
-        raise UserError(f"--source {s.source}: no such folder; name the one that holds the {s.dataset} scans")
+        raise UserError(
+            f"--source {s.source}: no such folder; name the one that holds the {s.dataset} scans"
+        )
     if s.root_path.resolve() == s.source.resolve():
-        raise UserError(f"--root_path {s.root_path}: is the source itself; name another folder to write to")
+        raise UserError(
+            f"--root_path {s.root_path}: is the source itself; name another folder to write to"
+        )
 
 
 def check_variant(dataset: str, variant: str | None, size: tuple[int, int, int] | None) -> None:
     """Raise UserError for a variant or size that the data set does not have."""
-    for flag, given, known in (("--variant", variant, ("Pancreas",)), ("--size", size, ("KiTS19", "LiTS"))):
+    for flag, given, known in (
+        ("--variant", variant, ("Pancreas",)),
+        ("--size", size, ("KiTS19", "LiTS")),
+    ):
         if given is not None and dataset not in known:
-            raise UserError(f"{flag} is for {' and '.join(known)} alone; leave it out for {dataset}")
+            raise UserError(
+                f"{flag} is for {' and '.join(known)} alone; leave it out for {dataset}"
+            )
     if size and not all(8 <= voxels <= 1024 for voxels in size):
         raise UserError(f"--size {' '.join(map(str, size))}: name three numbers from 8 to 1024")
 
 
 def published_preparation(
-    dataset: str, crop: str, variant: str | None, size: tuple[int, int, int] | None, box: Box | None = None
+    dataset: str,
+    crop: str,
+    variant: str | None,
+    size: tuple[int, int, int] | None,
+    box: Box | None = None,
 ) -> Preparation:
     """How one of the five published data sets is prepared; `box`: what is kept where `crop` is none."""
     sized = {"size": size} if size else {}
@@ -134,24 +159,36 @@ def _chosen(s: PrepareSettings, preparation: Preparation) -> list[RawCase]:
     """The cases that `--cases` names, or else those that a published list names; UserError where there is none."""
     found = {case.name: case for case in preparation.find(s.source)}
     if not found:
-        raise UserError(f"--source {s.source}: no {s.dataset} scan below it; docs/data.md shows the folders that are expected")
+        raise UserError(
+            f"--source {s.source}: no {s.dataset} scan below it; docs/data.md shows the folders that are expected"
+        )
     if s.cases:
         unknown = [name for name in s.cases if name not in found]
         if unknown:
-            raise UserError(f"--cases {unknown[0]}: not among the {len(found)} cases below {s.source} ({', '.join(list(found)[:3])} ...)")
+            raise UserError(
+                f"--cases {unknown[0]}: not among the {len(found)} cases below {s.source} ({', '.join(list(found)[:3])} ...)"
+            )
         return [found[name] for name in dict.fromkeys(s.cases)]
     if s.dataset == "own":
         return list(found.values())
-    listed = {preparation.listed(line) for lines in published_lists(s.dataset).values() for line in lines}
+    listed = {
+        preparation.listed(line) for lines in published_lists(s.dataset).values() for line in lines
+    }
     others = [name for name in found if name not in listed]
     if others:
-        print(f"left out: {len(others)} of {len(found)} cases, in no published list ({', '.join(others[:3])} ...); --cases takes them")
+        print(
+            f"left out: {len(others)} of {len(found)} cases, in no published list ({', '.join(others[:3])} ...); --cases takes them"
+        )
     if len(others) == len(found):
-        raise UserError(f"--source {s.source}: none of its cases is in a published list; name them with --cases")
+        raise UserError(
+            f"--source {s.source}: none of its cases is in a published list; name them with --cases"
+        )
     return [case for name, case in found.items() if name in listed]
 
 
-def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, workers: int, redo: bool) -> int:
+def run_cases(
+    preparation: Preparation, cases: Sequence[RawCase], root: Path, workers: int, redo: bool
+) -> int:
     """Prepare the cases and write the lists; say what could not be. 2 where a case failed, else 0."""
     done = []
     try:
@@ -161,7 +198,9 @@ def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, wo
             progress(total=len(cases), desc="preparing", unit="case") as bar,
             worker_pool(min(workers or os.cpu_count() or 1, max(len(cases), 1))) as pool,
         ):
-            for job in as_completed([pool.submit(prepare_case, preparation, case, root, redo) for case in cases]):
+            for job in as_completed(
+                [pool.submit(prepare_case, preparation, case, root, redo) for case in cases]
+            ):
                 done.append(job.result())
                 bar.update()
     finally:
@@ -174,7 +213,9 @@ def run_cases(preparation: Preparation, cases: Sequence[RawCase], root: Path, wo
     for one in failed:
         print(f"not prepared: {one.name}: {one.failed}", file=sys.stderr)
     kept = sum(one.kept for one in done)
-    print(f"{len(done) - len(failed) - kept} cases prepared, {kept} kept, {len(failed)} not prepared; they lie below {root}")
+    print(
+        f"{len(done) - len(failed) - kept} cases prepared, {kept} kept, {len(failed)} not prepared; they lie below {root}"
+    )
     return 2 if failed else 0
 
 
@@ -189,7 +230,9 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
         hashes = [sha256(path) for path in case.sources]
         if finished(root, preparation.mark(case), settings, hashes, redo):
             return Done(case.name, kept=True)
-        outputs = list(preparation.prepare(case, lambda line: warnings.append(line) if line else None))
+        outputs = list(
+            preparation.prepare(case, lambda line: warnings.append(line) if line else None)
+        )
     if failed:
         return Done(case.name, failed=failed[0])
     others = [output.file for output in outputs[:-1]]

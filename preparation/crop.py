@@ -14,12 +14,16 @@ Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 def needs_label(case: RawCase, crop: str) -> None:
     """UserError where the crop goes by a label and the scan has none."""
     if crop == "published" and case.label is None:
-        raise UserError(f"{case.images[0]}: no label belongs to it, and the published crop goes by the label; --crop none does without")
+        raise UserError(
+            f"{case.images[0]}: no label belongs to it, and the published crop goes by the label; --crop none does without"
+        )
 
 
 def not_empty(case: RawCase, label: np.ndarray) -> np.ndarray:
     if not label.any():
-        raise UserError(f"{case.label}: the label is empty, and the published crop goes by it; mend it, or --crop none")
+        raise UserError(
+            f"{case.label}: the label is empty, and the published crop goes by it; mend it, or --crop none"
+        )
     return label
 
 
@@ -28,7 +32,9 @@ def checked_box(box: Box | None, name: str, shape: Sequence[int]) -> Box:
     start, stop = box or ((0, 0, 0), tuple(shape))
     if not all(0 <= a < b <= n for a, b, n in zip(start, stop, shape, strict=True)):
         given = " ".join(f"{a} {b}" for a, b in zip(start, stop, strict=True))
-        raise UserError(f"--box {given}: not inside {name} of {' x '.join(map(str, shape))} voxels; give start and end of each axis")
+        raise UserError(
+            f"--box {given}: not inside {name} of {' x '.join(map(str, shape))} voxels; give start and end of each axis"
+        )
     return start, stop
 
 

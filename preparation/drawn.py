@@ -12,7 +12,10 @@ SMALLEST = 4
 def drawn_slices(label: np.ndarray) -> tuple[Slice, Slice] | None:
     """The two orthogonal slices that hold all of a label (three axes), the one along the later axis first; None for any other label."""
     inside = label > 0
-    held = [np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+    held = [
+        np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis)))
+        for axis in range(3)
+    ]
     if any(not numbers.size or np.ptp(numbers) + 1 < SMALLEST for numbers in held):
         return None
     for first, second in ((2, 1), (2, 0), (1, 0)):
@@ -53,7 +56,9 @@ def _at(place: Slice) -> tuple:
     return (*[slice(None)] * axis, number)
 
 
-def place_slices(planes: Sequence[np.ndarray], places: Sequence[Slice], shape: Sequence[int]) -> np.ndarray:
+def place_slices(
+    planes: Sequence[np.ndarray], places: Sequence[Slice], shape: Sequence[int]
+) -> np.ndarray:
     """A label (uint8) of `shape` that is empty but for these slices, each (its two axes in their order)."""
     label = np.zeros(shape, np.uint8)
     for plane, place in zip(planes, places, strict=True):

@@ -20,4 +20,6 @@ def told(path: Path, tell: Callable[[str], None]) -> Iterator[None]:
     except Exception as error:  # ours to mend, but no reason to leave the other cases undone
         place = traceback.extract_tb(error.__traceback__)[-1]
         text = " ".join(str(error).split())[:200]
-        tell(f"{path}: {type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno}); please report it")
+        tell(
+            f"{path}: {type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno}); please report it"
+        )

@@ -77,10 +77,17 @@ def source_attributes(scan: Scan) -> dict:
 
 def source_geometry(attributes: Mapping) -> Geometry:
     """The inverse of `source_attributes`."""
-    return Geometry(*(np.asarray(attributes[f"source_{key}"]) for key in ("spacing_mm", "origin_mm", "direction")))
+    return Geometry(
+        *(
+            np.asarray(attributes[f"source_{key}"])
+            for key in ("spacing_mm", "origin_mm", "direction")
+        )
+    )
 
 
-def provenance_attributes(settings: Mapping, names: Sequence[str], hashes: Sequence[str], others: Sequence[str]) -> dict:
+def provenance_attributes(
+    settings: Mapping, names: Sequence[str], hashes: Sequence[str], others: Sequence[str]
+) -> dict:
     """What a file was made of; equal attributes but for the versions mean that it need not be made again."""
     return {
         "preparation": json.dumps(dict(settings), sort_keys=True),
@@ -106,8 +113,13 @@ def claim(root: Path, settings: Mapping, redo: bool) -> None:
         except (OSError, ValueError):
             before, same = {}, False
         if not same:
-            raise UserError(f"{path}: made with other settings ({_difference(before, settings)}); name another --root_path, or --redo")
-    with writing(path, "free space or name another place with --root_path"), replacing(path) as unfinished:
+            raise UserError(
+                f"{path}: made with other settings ({_difference(before, settings)}); name another --root_path, or --redo"
+            )
+    with (
+        writing(path, "free space or name another place with --root_path"),
+        replacing(path) as unfinished,
+    ):
         unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
@@ -117,7 +129,12 @@ def write_output(root: Path, output: Output, attributes: Mapping) -> None:
     with writing(path, "free space or name another place with --root_path"):
         path.parent.mkdir(parents=True, exist_ok=True)
         label = {} if output.label is None else {"label": output.label}
-        write_hdf5(path, {"image": output.image, **label}, {**output.attributes, **attributes}, **output.options)
+        write_hdf5(
+            path,
+            {"image": output.image, **label},
+            {**output.attributes, **attributes},
+            **output.options,
+        )
 
 
 def finished(root: Path, mark: str, settings: Mapping, hashes: Sequence[str], redo: bool) -> bool:
@@ -137,20 +154,31 @@ def finished(root: Path, mark: str, settings: Mapping, hashes: Sequence[str], re
     if redo and not _made_alike(attributes, settings, hashes):
         return False
     if "preparation" not in attributes:
-        raise UserError(f"{path}: was not made by prepare_data.py; name another --root_path, or --redo to overwrite it")
+        raise UserError(
+            f"{path}: was not made by prepare_data.py; name another --root_path, or --redo to overwrite it"
+        )
     if attributes["preparation"] != json.dumps(dict(settings), sort_keys=True):
         difference = _difference(json.loads(attributes["preparation"]), settings)
-        raise UserError(f"{path}: was made with other settings ({difference}); name another --root_path, or --redo")
+        raise UserError(
+            f"{path}: was made with other settings ({difference}); name another --root_path, or --redo"
+        )
     if not _made_alike(attributes, settings, hashes):
         raise UserError(f"{path}: was made from another scan or label; --redo makes it again")
     return whole and all((root / other).is_file() for other in json.loads(attributes["same_case"]))
 
 
 def _made_alike(attributes: Mapping, settings: Mapping, hashes: Sequence[str]) -> bool:
-    mine = {"preparation": json.dumps(dict(settings), sort_keys=True), "source_sha256": json.dumps(list(hashes))}
+    mine = {
+        "preparation": json.dumps(dict(settings), sort_keys=True),
+        "source_sha256": json.dumps(list(hashes)),
+    }
     return all(attributes.get(key) == value for key, value in mine.items())
 
 
 def _difference(before: Mapping, settings: Mapping) -> str:
-    keys = [key for key in {**before, **settings} if before.get(key) != json.loads(json.dumps(settings.get(key)))]
+    keys = [
+        key
+        for key in {**before, **settings}
+        if before.get(key) != json.loads(json.dumps(settings.get(key)))
+    ]
     return ", ".join(f"{key} {before.get(key)}, now {settings.get(key)}" for key in keys)[:200]

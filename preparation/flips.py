@@ -27,22 +27,31 @@ def spreads(image: np.ndarray, label: np.ndarray) -> dict[Flips, float]:
     counts = np.bincount(values)
     found = {}
     for flips in product((False, True), repeat=label.ndim):
-        there = tuple(n - 1 - at if flip else at for at, n, flip in zip(places, label.shape, flips, strict=True))
+        there = tuple(
+            n - 1 - at if flip else at
+            for at, n, flip in zip(places, label.shape, flips, strict=True)
+        )
         inside = image[there].astype(np.float64)
         means = np.bincount(values, inside) / np.maximum(counts, 1)
-        found[flips] = float(np.sqrt(((inside - means[values]) ** 2).mean())) if values.size else 0.0
+        found[flips] = (
+            float(np.sqrt(((inside - means[values]) ** 2).mean())) if values.size else 0.0
+        )
     return found
 
 
 def better_flip(image: np.ndarray, found: dict[Flips, float]) -> Flips | None:
     """The flip of `spreads(image, label)` with which the label fits much better, None where none does."""
     as_it_is, (best, *others) = found[(False,) * image.ndim], sorted(found, key=found.get)
-    thinned = image[tuple(slice(None, None, 1 + n // 256) for n in image.shape)]  # a large scan's spread needs no copy of it
+    thinned = image[
+        tuple(slice(None, None, 1 + n // 256) for n in image.shape)
+    ]  # a large scan's spread needs no copy of it
     far = min(as_it_is, float(np.median([found[flips] for flips in others])))
     return best if as_it_is >= EVEN * thinned.std() and found[best] * EVENER <= far else None
 
 
-def fits_better_flipped(path: Path, image: np.ndarray, found: dict[Flips, float], axes: str = "xyz") -> str | None:
+def fits_better_flipped(
+    path: Path, image: np.ndarray, found: dict[Flips, float], axes: str = "xyz"
+) -> str | None:
     """A warning where a label would be much more even in intensity if it were flipped; `found`: its `spreads`, `axes`: of both arrays."""
     best = better_flip(image, found)
     if best is None:

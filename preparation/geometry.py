@@ -41,7 +41,9 @@ class Geometry:
         """Of an array whose voxel i lies at index `first` + i * `step` of this one."""
         return replace(self, spacing=self.spacing * np.asarray(step, float), origin=self.at(first))
 
-    def turned(self, axes: Sequence[int], flipped: Sequence[bool], shape: Sequence[int]) -> "Geometry":
+    def turned(
+        self, axes: Sequence[int], flipped: Sequence[bool], shape: Sequence[int]
+    ) -> "Geometry":
         """Of the array (of `shape`) after `turn` with the same arguments."""
         axes = list(axes)
         corner = np.zeros(3)
@@ -53,7 +55,9 @@ class Geometry:
 
 def turn(array: np.ndarray, axes: Sequence[int], flipped: Sequence[bool]) -> np.ndarray:
     """The array with its axes in the order `axes`, those `flipped` (of the new order) run backwards; a view."""
-    return array.transpose(tuple(axes))[tuple(slice(None, None, -1 if flip else 1) for flip in flipped)]
+    return array.transpose(tuple(axes))[
+        tuple(slice(None, None, -1 if flip else 1) for flip in flipped)
+    ]
 
 
 def to_canonical(geometry: Geometry) -> tuple[tuple[int, ...], tuple[bool, ...]]:
@@ -68,7 +72,9 @@ def canonical(affine: np.ndarray) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     return axes, tuple(bool(found[axis, 1] < 0) for axis in axes)
 
 
-def lay_onto(name: str, label: np.ndarray, where: Geometry, shape: tuple[int, ...], target: Geometry) -> tuple[np.ndarray, str | None]:
+def lay_onto(
+    name: str, label: np.ndarray, where: Geometry, shape: tuple[int, ...], target: Geometry
+) -> tuple[np.ndarray, str | None]:
     """The label on the grid of its image (`shape`, `target`), and a warning where their headers disagree.
 
     Where the headers say that both show the same voxels in another order (a series read L, P, S, its label stored L, A, S), the
@@ -79,14 +85,21 @@ def lay_onto(name: str, label: np.ndarray, where: Geometry, shape: tuple[int, ..
     if turned is not None:
         return turned, None
     if label.shape != shape:
-        raise UserError(f"{name}: the label has {size(label.shape)} voxels, its image {size(shape)}; put its own label there")
+        raise UserError(
+            f"{name}: the label has {size(label.shape)} voxels, its image {size(shape)}; put its own label there"
+        )
     apart = voxels_apart(where, target, shape)
     if apart < SAME_GRID:
         return label, None
-    return label, f"{name}: by the headers label and image lie up to {apart:.1f} voxels apart; taken voxel by voxel, look at them together"
+    return (
+        label,
+        f"{name}: by the headers label and image lie up to {apart:.1f} voxels apart; taken voxel by voxel, look at them together",
+    )
 
 
-def turned_onto(array: np.ndarray, where: Geometry, shape: tuple[int, ...], target: Geometry) -> np.ndarray | None:
+def turned_onto(
+    array: np.ndarray, where: Geometry, shape: tuple[int, ...], target: Geometry
+) -> np.ndarray | None:
     """The array on the grid `shape`, `target`, where the headers say that both are the same voxels in another order, else None."""
     relative = np.linalg.inv(target.direction) @ where.direction
     axes = [int(np.abs(row).argmax()) for row in relative]
@@ -94,13 +107,24 @@ def turned_onto(array: np.ndarray, where: Geometry, shape: tuple[int, ...], targ
     if sorted(axes) != [0, 1, 2] or (axes == [0, 1, 2] and not any(flipped)):
         return None
     turned, there = turn(array, axes, flipped), where.turned(axes, flipped, array.shape)
-    return turned if turned.shape == shape and voxels_apart(there, target, shape) < SAME_GRID else None
+    return (
+        turned if turned.shape == shape and voxels_apart(there, target, shape) < SAME_GRID else None
+    )
 
 
 def voxels_apart(first: Geometry, second: Geometry, shape: Sequence[int]) -> float:
     """The largest distance between the corners of two grids of one shape, in voxels of the second."""
-    corners = [np.array([x, y, z]) * (np.array(shape) - 1) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
-    return float(max(np.linalg.norm((first.at(corner) - second.at(corner)) @ second.direction / second.spacing) for corner in corners))
+    corners = [
+        np.array([x, y, z]) * (np.array(shape) - 1) for x in (0, 1) for y in (0, 1) for z in (0, 1)
+    ]
+    return float(
+        max(
+            np.linalg.norm(
+                (first.at(corner) - second.at(corner)) @ second.direction / second.spacing
+            )
+            for corner in corners
+        )
+    )
 
 
 def size(shape: Sequence[int]) -> str:

@@ -26,9 +26,16 @@ class KiTS19Preparation(AbdomenPreparation):
 
     def find(self, source: Path) -> list[RawCase]:
         cases: dict[str, RawCase] = {}
-        for path in (path for path in files_below(source) if path.name in ("imaging.nii.gz", "imaging.nii")):
-            name, label = path.parent.name, path.with_name(path.name.replace("imaging", "segmentation"))
+        for path in (
+            path for path in files_below(source) if path.name in ("imaging.nii.gz", "imaging.nii")
+        ):
+            name, label = (
+                path.parent.name,
+                path.with_name(path.name.replace("imaging", "segmentation")),
+            )
             if name in cases:
-                raise UserError(f"{path}: {name} lies in {cases[name].images[0].parent} too; take one of them away")
+                raise UserError(
+                    f"{path}: {name} lies in {cases[name].images[0].parent} too; take one of them away"
+                )
             cases[name] = RawCase(name, (path,), label if label.is_file() else None)
         return list(cases.values())

@@ -47,7 +47,9 @@ class LAPreparation:
         for path in (path for path in files_below(source) if path.name.startswith("lgemri.")):
             name, label = path.parent.name, path.with_name(path.name.replace("lgemri", "laendo"))
             if name in cases:
-                raise UserError(f"{path}: scan {name} lies in {cases[name].images[0].parent} too; take one of them away")
+                raise UserError(
+                    f"{path}: scan {name} lies in {cases[name].images[0].parent} too; take one of them away"
+                )
             cases[name] = RawCase(name, (path,), label if label.is_file() else None)
         return list(cases.values())
 
@@ -63,15 +65,27 @@ class LAPreparation:
         start, stop = checked_box(self.box, str(scan.path), scan.shape)
         if case.label is not None:
             truth = read_label(case.label, (0, 255), "0 and 255 (laendo as downloaded)")
-            label, said = lay_onto(str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry)
+            label, said = lay_onto(
+                str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry
+            )
             warn(said)
             label = (label == 255).astype(np.uint8)
         if self.crop == "published":
             start, stop = crop_box(not_empty(case, label), margins(case.name, label))
         box = box_of(start, stop)
         geometry = scan.geometry.cropped(start)
-        attributes = {**grid_attributes(geometry, STORED, "xyz"), **crop_attributes(start, stop), **source_attributes(scan)}
-        yield Output(self.mark(case), zscored(scan)[box], None if label is None else np.ascontiguousarray(label[box]), attributes, GZIP)
+        attributes = {
+            **grid_attributes(geometry, STORED, "xyz"),
+            **crop_attributes(start, stop),
+            **source_attributes(scan),
+        }
+        yield Output(
+            self.mark(case),
+            zscored(scan)[box],
+            None if label is None else np.ascontiguousarray(label[box]),
+            attributes,
+            GZIP,
+        )
 
     def write_lists(self, root: Path) -> list[str]:
         return write_lists(root, LA.name, LA.file.format)
@@ -82,7 +96,10 @@ def margins(name: str, label: np.ndarray) -> dict[int, tuple[int, int]]:
     with open(SPLITS / LA.name / "crop_margins.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["case"] == name:
-                return {axis: (int(row[f"below_{letter}"]), int(row[f"above_{letter}"])) for axis, letter in enumerate("xy")}
+                return {
+                    axis: (int(row[f"below_{letter}"]), int(row[f"above_{letter}"]))
+                    for axis, letter in enumerate("xy")
+                }
     rng, found = np.random.default_rng([SEED, zlib.crc32(name.encode())]), {}
     for axis in (0, 1):
         low, high = label_range(label, axis)
@@ -92,7 +109,9 @@ def margins(name: str, label: np.ndarray) -> dict[int, tuple[int, int]]:
     return found
 
 
-def crop_box(label: np.ndarray, around: dict[int, tuple[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def crop_box(
+    label: np.ndarray, around: dict[int, tuple[int, int]]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """First voxel and the one after the last of the crop, which ends where the scan does."""
     start, stop = [0, 0, 0], list(label.shape)
     for axis, (below, above) in around.items():
@@ -106,5 +125,7 @@ def zscored(scan: Scan) -> np.ndarray:
     values = scan.array.astype(np.float64)
     deviation = values.std()
     if deviation == 0:
-        raise UserError(f"{scan.path}: every voxel is {values.flat[0]:g}, there is nothing to see; copy or download it again")
+        raise UserError(
+            f"{scan.path}: every voxel is {values.flat[0]:g}, there is nothing to see; copy or download it again"
+        )
     return ((values - values.mean()) / deviation).astype(np.float32)

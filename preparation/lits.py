@@ -33,4 +33,7 @@ class LiTSPreparation(AbdomenPreparation):
                 other = found[name[1]].setdefault(name[2], path)
                 if other != path:
                     raise UserError(f"{path}: the same number as {other}; take one of them away")
-        return [RawCase(f"volume-{n}", (path,), found["segmentation"].get(n)) for n, path in found["volume"].items()]
+        return [
+            RawCase(f"volume-{n}", (path,), found["segmentation"].get(n))
+            for n, path in found["volume"].items()
+        ]

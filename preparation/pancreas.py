@@ -52,11 +52,18 @@ class PancreasPreparation:
         images: dict[str, Path] = {}
         for path in files_below(source):
             for pattern, found in ((CASE, images), (LABEL, labels)):
-                if (name := pattern.fullmatch(path.name)) and (path.is_dir() or pattern is LABEL or name[2]):
+                if (name := pattern.fullmatch(path.name)) and (
+                    path.is_dir() or pattern is LABEL or name[2]
+                ):
                     other = found.setdefault(name[1], path)
                     if other != path and other not in path.parents:
-                        raise UserError(f"{path}: the same number as {other}; take one of them away")
-        return [RawCase(self.file_name(number), (path,), labels.get(number)) for number, path in images.items()]
+                        raise UserError(
+                            f"{path}: the same number as {other}; take one of them away"
+                        )
+        return [
+            RawCase(self.file_name(number), (path,), labels.get(number))
+            for number, path in images.items()
+        ]
 
     def file_name(self, number: str) -> str:
         return number if self.variant == "coranet" else f"image{number}_norm"
@@ -72,20 +79,33 @@ class PancreasPreparation:
         scan, label = read_scan(case.images[0]), None
         if case.label is not None:
             truth = read_label(case.label, (0, 1), "0 and 1")
-            label, said = lay_onto(str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry)
+            label, said = lay_onto(
+                str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry
+            )
             warn(said)
             warn(fits_better_flipped(case.label, scan.array, spreads(scan.array, label)))
         if self.crop == "published":
             not_empty(case, label)
         make = coranet if self.variant == "coranet" else mcnet
-        image, label, geometry, box = make(scan, label, self.crop == "published", checked_box(self.box, str(scan.path), scan.shape))
-        attributes = {**grid_attributes(geometry, STORED, "xyz"), **crop_attributes(*box), **source_attributes(scan)}
+        image, label, geometry, box = make(
+            scan, label, self.crop == "published", checked_box(self.box, str(scan.path), scan.shape)
+        )
+        attributes = {
+            **grid_attributes(geometry, STORED, "xyz"),
+            **crop_attributes(*box),
+            **source_attributes(scan),
+        }
         options = {} if self.variant == "coranet" else {"compression": "gzip"}
         yield Output(self.mark(case), image, label, attributes, options)
 
     def write_lists(self, root: Path) -> list[str]:
         keep = self.variant == "coranet"
-        return write_lists(root, PANCREAS.name, lambda line: PANCREAS.file.format(self.listed(line)), str if keep else self.listed)
+        return write_lists(
+            root,
+            PANCREAS.name,
+            lambda line: PANCREAS.file.format(self.listed(line)),
+            str if keep else self.listed,
+        )
 
 
 Made = tuple[np.ndarray, np.ndarray | None, Geometry, tuple[np.ndarray, np.ndarray]]
@@ -96,23 +116,33 @@ def coranet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Made
     s = float(scan.geometry.spacing[1])
     shape = tuple(np.round(np.array(scan.shape) * s).astype(int))
     if min(shape) < 1:
-        raise UserError(f"{scan.path}: nothing is left at 1 mm of {scan.shape} voxels of {s:g} mm; look at the spacing in its header")
+        raise UserError(
+            f"{scan.path}: nothing is left at 1 mm of {scan.shape} voxels of {s:g} mm; look at the spacing in its header"
+        )
 
     def scaled(array: np.ndarray, order: int) -> np.ndarray:
-        with warnings.catch_warnings():  # scipy reminds of a change in 0.18 that offsets alone were affected by
+        with (
+            warnings.catch_warnings()
+        ):  # scipy reminds of a change in 0.18 that offsets alone were affected by
             warnings.simplefilter("ignore", UserWarning)
-            return affine_transform(array, np.full(3, 1 / s), output_shape=shape, order=order, mode="constant", cval=0)
+            return affine_transform(
+                array, np.full(3, 1 / s), output_shape=shape, order=order, mode="constant", cval=0
+            )
 
     image = scaled(scan.array, 1).clip(LOW, HIGH).astype(np.float64)
     label = None if label is None else scaled(label, 0)
     low, high = image.min(), image.max()
     if low == high:
-        raise UserError(f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; is it a CT in HU?")
+        raise UserError(
+            f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; is it a CT in HU?"
+        )
     image = (image - low) / (high - low)
     start, stop = _scaled_box(part, np.full(3, s), shape)
     if crop:
         _check_left(scan, label)
-        start, stop = np.array([coranet_range(*label_range(label, axis), shape[axis]) for axis in range(3)]).T
+        start, stop = np.array(
+            [coranet_range(*label_range(label, axis), shape[axis]) for axis in range(3)]
+        ).T
         box = box_of(start, stop)
         fill = [(0, max(PATCH - (b - a), 0)) for a, b in zip(start, stop, strict=True)]
         image, label = np.pad(image[box], fill), np.pad(label[box], fill)
@@ -134,15 +164,21 @@ def mcnet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Made:
     """Image (float32, z-scored), label (uint8), their grid, and the crop box in voxels of the resampled scan; `part` as in `coranet`."""
     size = [int(n * mm) for n, mm in zip(scan.shape, scan.geometry.spacing, strict=True)]
     if min(size) < 1:
-        raise UserError(f"{scan.path}: less than 1 mm of tissue along an axis; look at the spacing in its header")
+        raise UserError(
+            f"{scan.path}: less than 1 mm of tissue along an axis; look at the spacing in its header"
+        )
 
     def scaled(array: np.ndarray, interpolator: int) -> np.ndarray:
         image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
         image.SetSpacing(scan.geometry.spacing.tolist())
         same_place = (image.GetOrigin(), (1.0, 1.0, 1.0), image.GetDirection())
-        return sitk.GetArrayFromImage(sitk.Resample(image, size, sitk.Transform(), interpolator, *same_place, 0.0)).T
+        return sitk.GetArrayFromImage(
+            sitk.Resample(image, size, sitk.Transform(), interpolator, *same_place, 0.0)
+        ).T
 
-    image = (scaled(scan.array, sitk.sitkBSpline).astype(np.float64).clip(LOW, HIGH) - LOW) / (HIGH - LOW)
+    image = (scaled(scan.array, sitk.sitkBSpline).astype(np.float64).clip(LOW, HIGH) - LOW) / (
+        HIGH - LOW
+    )
     label = None if label is None else scaled(label, sitk.sitkNearestNeighbor)
     start, stop = _scaled_box(part, scan.geometry.spacing, size)
     if crop:
@@ -154,7 +190,9 @@ def mcnet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Made:
     image, label = _part(image, label, start, stop)
     image = image.astype(np.float32)
     if image.min() == image.max():
-        raise UserError(f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; is it a CT in HU?")
+        raise UserError(
+            f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; is it a CT in HU?"
+        )
     image = (image - image.mean()) / image.std()
     return (
         image,
@@ -164,17 +202,23 @@ def mcnet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Made:
     )
 
 
-def _scaled_box(part: Box, scale: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _scaled_box(
+    part: Box, scale: np.ndarray, shape: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """A box of the scan in voxels of the resampled one, which has `scale` of them a voxel and is of `shape`."""
     stop = np.minimum(np.ceil(np.array(part[1]) * scale), shape).astype(int)
     return np.minimum(np.floor(np.array(part[0]) * scale).astype(int), stop - 1), stop
 
 
-def _part(image: np.ndarray, label: np.ndarray | None, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def _part(
+    image: np.ndarray, label: np.ndarray | None, start: np.ndarray, stop: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
     box = box_of(start, stop)
     return image[box], None if label is None else label[box]
 
 
 def _check_left(scan: Scan, label: np.ndarray) -> None:
     if not label.any():
-        raise UserError(f"{scan.path}: nothing of the label is left after resampling; mend the label, or --crop none")
+        raise UserError(
+            f"{scan.path}: nothing of the label is left after resampling; mend the label, or --crop none"
+        )

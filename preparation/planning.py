@@ -22,7 +22,12 @@ THICK = 3
 # V-Net halves a volume four times
 FEW_SLICES = 16
 SAMPLE = 20_000  # voxels of a case's labelled foreground
-OWN_LISTS = {"train": "train.list", "val": "val.list", "test": "test.list", "unlabelled": "unlabelled.list"}
+OWN_LISTS = {
+    "train": "train.list",
+    "val": "val.list",
+    "test": "test.list",
+    "unlabelled": "unlabelled.list",
+}
 SLICE_LISTS = {"train_slices": "train_slices.list", "unlabelled_slices": "unlabelled_slices.list"}
 
 
@@ -37,15 +42,21 @@ class Measured:
 
 def make_plan(dataset: RawDataset, dims: int | None, pool: Executor) -> Plan:
     """The plan for the data set; UserError where no training scan can be read, or CT has no labelled voxel to go by."""
-    cases = [case for case in dataset.cases if case.part in ("train", "unlabelled") and not case.fault]
+    cases = [
+        case for case in dataset.cases if case.part in ("train", "unlabelled") and not case.fault
+    ]
     ct = any(map(is_ct, dataset.channel_names))
     values = tuple(value for value, _ in dataset.labels)
     jobs = [pool.submit(measure, case, values, ct and case.part == "train") for case in cases]
     done = [job.result() for job in progress(jobs, desc="measuring", unit="case")]
     measured = [one for one in done if isinstance(one, Measured)]
     if not measured:
-        faults = [one for one in done if isinstance(one, str)] + [case.fault for case in dataset.cases if case.fault]
-        raise UserError(f"no training scan can be prepared; the first fault: {faults[0] if faults else 'there is none'}")
+        faults = [one for one in done if isinstance(one, str)] + [
+            case.fault for case in dataset.cases if case.fault
+        ]
+        raise UserError(
+            f"no training scan can be prepared; the first fault: {faults[0] if faults else 'there is none'}"
+        )
     # headers hold float32; more digits than these say nothing
     spacing = np.median([one.spacing for one in measured], 0).round(6)
     # along the body, unless slices were clearly taken another way
@@ -62,11 +73,18 @@ def make_plan(dataset: RawDataset, dims: int | None, pool: Executor) -> Plan:
     if dims == 2 or ratio > THICK:
         target[slices] = None
     shapes = [
-        [n if to is None else max(round(n * mm / to), 1) for n, mm, to in zip(one.shape, one.spacing, target, strict=True)]
+        [
+            n if to is None else max(round(n * mm / to), 1)
+            for n, mm, to in zip(one.shape, one.spacing, target, strict=True)
+        ]
         for one in measured
     ]
     # slices lie along their axis, then rows and columns, as ACDC's do
-    axes = "xyz" if dims == 3 else "xyz"[slices] + "".join(axis for axis in "zyx" if axis != "xyz"[slices])
+    axes = (
+        "xyz"
+        if dims == 3
+        else "xyz"[slices] + "".join(axis for axis in "zyx" if axis != "xyz"[slices])
+    )
     return Plan(
         name=dataset.name,
         class_names=tuple(name for _, name in dataset.labels),
@@ -88,20 +106,30 @@ def is_ct(channel: str) -> bool:
     return channel.upper() == "CT"
 
 
-def normalisations(channels: Sequence[str], measured: Sequence[Measured]) -> tuple[Normalisation, ...]:
-    samples = [one.foreground for one in measured if one.foreground is not None and one.foreground.size]
+def normalisations(
+    channels: Sequence[str], measured: Sequence[Measured]
+) -> tuple[Normalisation, ...]:
+    samples = [
+        one.foreground for one in measured if one.foreground is not None and one.foreground.size
+    ]
     found = []
     for number, channel in enumerate(channels):
         if not is_ct(channel):
             found.append(Normalisation("zscore"))
             continue
         if not samples:
-            raise UserError(f"no labelled voxel in any training case, which {channel} is normalised by; look at labelsTr")
+            raise UserError(
+                f"no labelled voxel in any training case, which {channel} is normalised by; look at labelsTr"
+            )
         values = np.concatenate([sample[number] for sample in samples]).astype(np.float64)
         low, high = np.percentile(values, (0.5, 99.5))
         if values.std() == 0:
-            raise UserError(f"{channel} is {values[0]:g} in every labelled voxel; look at imagesTr and labelsTr together")
-        found.append(Normalisation("ct", float(low), float(high), float(values.mean()), float(values.std())))
+            raise UserError(
+                f"{channel} is {values[0]:g} in every labelled voxel; look at imagesTr and labelsTr together"
+            )
+        found.append(
+            Normalisation("ct", float(low), float(high), float(values.mean()), float(values.std()))
+        )
     return tuple(found)
 
 
@@ -111,13 +139,24 @@ def measure(case: RawCase, values: tuple[int, ...], intensities: bool) -> Measur
         if intensities:
             scans = [read_scan(path) for path in case.images]
             truth = read_label(case.label, values, "what dataset.json declares")
-            inside = lay_onto(str(case.label), truth.array, truth.geometry, scans[0].shape, scans[0].geometry)[0] > 0
+            inside = (
+                lay_onto(
+                    str(case.label), truth.array, truth.geometry, scans[0].shape, scans[0].geometry
+                )[0]
+                > 0
+            )
             if any(scan.shape != inside.shape for scan in scans):
                 return f"{case.images[0]}: its modalities differ in shape"
             chosen = np.flatnonzero(inside)
             if chosen.size > SAMPLE:
-                chosen = np.random.default_rng(zlib.crc32(case.name.encode())).choice(chosen, SAMPLE, replace=False)
-            return _measured(scans[0].geometry, scans[0].shape, np.stack([scan.array.ravel()[chosen] for scan in scans]))
+                chosen = np.random.default_rng(zlib.crc32(case.name.encode())).choice(
+                    chosen, SAMPLE, replace=False
+                )
+            return _measured(
+                scans[0].geometry,
+                scans[0].shape,
+                np.stack([scan.array.ravel()[chosen] for scan in scans]),
+            )
         if case.images[0].is_dir():  # the header of a series is in all of its files
             scan = read_scan(case.images[0])
             return _measured(scan.geometry, scan.shape, None)
@@ -126,8 +165,13 @@ def measure(case: RawCase, values: tuple[int, ...], intensities: bool) -> Measur
         reader.ReadImageInformation()
         if reader.GetDimension() != 3:
             return f"{case.images[0]}: has {reader.GetDimension()} axes"
-        parts = [np.array(part) for part in (reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())]
-        return _measured(Geometry(parts[0], parts[1], parts[2].reshape(3, 3)), reader.GetSize(), None)
+        parts = [
+            np.array(part)
+            for part in (reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+        ]
+        return _measured(
+            Geometry(parts[0], parts[1], parts[2].reshape(3, 3)), reader.GetSize(), None
+        )
     except UserError as error:
         return str(error)
     except RuntimeError:

@@ -15,7 +15,9 @@ import SimpleITK as sitk
 from preparation.geometry import Geometry
 from utils.errors import UserError
 
-sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK prints lines of its own about headers; ours say what to do
+sitk.ProcessObject.SetGlobalWarningDisplay(
+    False
+)  # ITK prints lines of its own about headers; ours say what to do
 
 NOT_FINITE = "holds NaN or infinite values; replace them, or export the scan again"
 
@@ -47,9 +49,18 @@ def read_scan(path: Path) -> Scan:
         raise UserError(f"{path}: voxels of type {array.dtype}, numbers are expected; convert it")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UserError(f"{path}: {NOT_FINITE}")
-    geometry = Geometry(*(np.array(part) for part in (image.GetSpacing(), image.GetOrigin())), np.array(image.GetDirection()).reshape(3, 3))
-    if not (np.isfinite(geometry.spacing).all() and (geometry.spacing > 0).all() and abs(np.linalg.det(geometry.direction)) > 0.5):
-        raise UserError(f"{path}: the header has no usable spacing or direction (spacing {geometry.spacing}); export the scan again")
+    geometry = Geometry(
+        *(np.array(part) for part in (image.GetSpacing(), image.GetOrigin())),
+        np.array(image.GetDirection()).reshape(3, 3),
+    )
+    if not (
+        np.isfinite(geometry.spacing).all()
+        and (geometry.spacing > 0).all()
+        and abs(np.linalg.det(geometry.direction)) > 0.5
+    ):
+        raise UserError(
+            f"{path}: the header has no usable spacing or direction (spacing {geometry.spacing}); export the scan again"
+        )
     return Scan(path, array, geometry, sha256(path))
 
 
@@ -60,8 +71,12 @@ def read_label(path: Path, values: tuple[int, ...], what: str) -> Scan:
     strange = found[~np.isin(found, values)]
     if strange.size:
         shown = ", ".join(f"{value:g}" for value in strange[:5])
-        raise UserError(f"{path}: the label holds {shown}{' ...' if strange.size > 5 else ''}, expected {what}; mend it or take it away")
-    return Scan(path, scan.array.astype(np.min_scalar_type(max(values))), scan.geometry, scan.sha256)
+        raise UserError(
+            f"{path}: the label holds {shown}{' ...' if strange.size > 5 else ''}, expected {what}; mend it or take it away"
+        )
+    return Scan(
+        path, scan.array.astype(np.min_scalar_type(max(values))), scan.geometry, scan.sha256
+    )
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -89,7 +104,9 @@ def sha256(path: Path) -> str:
                 while block := stream.read(1 << 20):
                     digest.update(block)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); look at its permissions") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); look at its permissions"
+        ) from None
     return digest.hexdigest()
 
 
@@ -101,10 +118,16 @@ def _read_file(path: Path) -> sitk.Image:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
         if "orthonormal" in str(error):
-            raise UserError(f"{path}: the header's axes are not at right angles; resample the scan to a straight grid first") from None
+            raise UserError(
+                f"{path}: the header's axes are not at right angles; resample the scan to a straight grid first"
+            ) from None
         if "Unable to determine ImageIO" in str(error):
-            raise UserError(f"{path}: no scan in a format that SimpleITK reads (NIfTI, NRRD, MHA ...), or a damaged one") from None
-        raise UserError(f"{path}: cannot be read, it is damaged or incomplete{_reason(error)}; copy or download it again") from None
+            raise UserError(
+                f"{path}: no scan in a format that SimpleITK reads (NIfTI, NRRD, MHA ...), or a damaged one"
+            ) from None
+        raise UserError(
+            f"{path}: cannot be read, it is damaged or incomplete{_reason(error)}; copy or download it again"
+        ) from None
 
 
 def _check_whole(path: Path) -> None:
@@ -127,13 +150,23 @@ def _check_whole(path: Path) -> None:
                 while block := stream.read(1 << 20):  # to the end, where gzip's checksum is
                     there += len(block)
                     if dtype.kind == "f":
-                        finite &= bool(np.isfinite(np.frombuffer(block[: len(block) // dtype.itemsize * dtype.itemsize], dtype)).all())
+                        finite &= bool(
+                            np.isfinite(
+                                np.frombuffer(
+                                    block[: len(block) // dtype.itemsize * dtype.itemsize], dtype
+                                )
+                            ).all()
+                        )
         except (EOFError, OSError, zlib.error) as error:
             if not expected and isinstance(error, gzip.BadGzipFile):
                 return  # not compressed, and no NIfTI file either
-            raise UserError(f"{path}: cannot be read, it is damaged or incomplete; copy or download it again") from None
+            raise UserError(
+                f"{path}: cannot be read, it is damaged or incomplete; copy or download it again"
+            ) from None
     if there < expected:
-        raise UserError(f"{path}: ends after {there} of {expected} bytes, it is incomplete; copy or download it again")
+        raise UserError(
+            f"{path}: ends after {there} of {expected} bytes, it is incomplete; copy or download it again"
+        )
     if not finite:
         raise UserError(f"{path}: {NOT_FINITE}")
 
@@ -147,16 +180,25 @@ def _read_series(folder: Path) -> sitk.Image:
                 series[name] = files
     if len(series) != 1:
         mend = "take the others away" if series else "download it again"
-        raise UserError(f"{folder}: {len(series) or 'no'} DICOM series below it, expected one; {mend}")
+        raise UserError(
+            f"{folder}: {len(series) or 'no'} DICOM series below it, expected one; {mend}"
+        )
     (files,) = series.values()
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     reader.MetaDataDictionaryArrayUpdateOn()
     try:
         image = reader.Execute()
-        places = np.array([[float(x) for x in reader.GetMetaData(i, "0020|0032").split("\\")] for i in range(len(files))])
+        places = np.array(
+            [
+                [float(x) for x in reader.GetMetaData(i, "0020|0032").split("\\")]
+                for i in range(len(files))
+            ]
+        )
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{folder}: the DICOM series cannot be read{_reason(error)}; download it again") from None
+        raise UserError(
+            f"{folder}: the DICOM series cannot be read{_reason(error)}; download it again"
+        ) from None
     steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
     if steps.max() > 1.5 * np.median(steps) or steps.min() < 0.5 * np.median(steps):
         wrong = int(np.abs(steps - np.median(steps)).argmax())
@@ -173,9 +215,13 @@ def _one_volume(path: Path, image: sitk.Image) -> sitk.Image:
         image = sitk.Extract(image, (*image.GetSize()[:3], 0), (0, 0, 0, 0))
     if image.GetDimension() != 3:
         size = " x ".join(map(str, image.GetSize()))
-        raise UserError(f"{path}: has {image.GetDimension()} axes ({size}), one 3-D volume is expected; save volumes one by one")
+        raise UserError(
+            f"{path}: has {image.GetDimension()} axes ({size}), one 3-D volume is expected; save volumes one by one"
+        )
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise UserError(f"{path}: has {image.GetNumberOfComponentsPerPixel()} values a voxel, one is expected; save a grey-level image")
+        raise UserError(
+            f"{path}: has {image.GetNumberOfComponentsPerPixel()} values a voxel, one is expected; save a grey-level image"
+        )
     return image
 
 

@@ -20,14 +20,20 @@ def move_to_device(data: Samples, settings: Settings, device: torch.device) -> N
     """Raises UserError where the images do not fit, or what is drawn for them is not only picking of voxels."""
     for flag, names in (("intensity", settings.intensity), ("spatial", settings.spatial)):
         if names:
-            raise UserError(f"--{flag} {names[0]}: is computed on the host; leave --cache device out")
+            raise UserError(
+                f"--{flag} {names[0]}: is computed on the host; leave --cache device out"
+            )
     try:
         data.place(device)
     except torch.OutOfMemoryError:
-        raise UserError(f"--cache device: the training images do not fit into the memory of {device}; leave it out") from None
+        raise UserError(
+            f"--cache device: the training images do not fit into the memory of {device}; leave it out"
+        ) from None
 
 
-def loader(data: Samples, sampler: StreamSampler, settings: Settings, device: torch.device) -> DataLoader:
+def loader(
+    data: Samples, sampler: StreamSampler, settings: Settings, device: torch.device
+) -> DataLoader:
     """The batches of a sampler, prepared by other processes but where they are made on the device."""
     cuda, workers = device.type == "cuda" and not on_device(settings), settings.num_workers
     if workers < 0 or on_device(settings):

@@ -67,16 +67,36 @@ class EvaluationSettings:
     """Print the figures of each case too, as published (published flag; 0 or 1 may follow)."""
 
 
-def evaluate(page: Page, argv: Sequence[str] | None = None, description: str = "", **numbers) -> None:
+def evaluate(
+    page: Page, argv: Sequence[str] | None = None, description: str = "", **numbers
+) -> None:
     """Test one or two checkpoints of a data set, ours or published; see `EvaluationSettings`. `numbers`: a script's own defaults."""
-    kind = dataclass(frozen=True)(type("Evaluation", (*page.test_options, EvaluationSettings), {"__doc__": EvaluationSettings.__doc__}))
-    s = parse(kind, translated(test_rules(page.commands), argv), kind(**{**page.test_numbers, **numbers}), description)
+    kind = dataclass(frozen=True)(
+        type(
+            "Evaluation",
+            (*page.test_options, EvaluationSettings),
+            {"__doc__": EvaluationSettings.__doc__},
+        )
+    )
+    s = parse(
+        kind,
+        translated(test_rules(page.commands), argv),
+        kind(**{**page.test_numbers, **numbers}),
+        description,
+    )
     device = choose_device(s.device, s.gpu)
     chosen = [_Tested(page, s, path, device, output) for path, output in checkpoints(page, s)]
     root = data_root(page.facts.name, s.root_path)
     cases = read_cases(page.facts, root, s.split)
     for tested in chosen:
-        if said := check_tested(tested.checkpoint, root, page.facts, s.split, [case.name for case in cases], s.other_data):
+        if said := check_tested(
+            tested.checkpoint,
+            root,
+            page.facts,
+            s.split,
+            [case.name for case in cases],
+            s.other_data,
+        ):
             print(said)
     for tested in chosen:
         tested.run(cases)
@@ -88,36 +108,59 @@ def checkpoints(page: Page, s: EvaluationSettings) -> list[tuple[Path, Path]]:
         check_plain(flag, getattr(s, flag))
     run = page.folder(s.output_root, s.exp, s.labelnum)
     best, last = page.best(run, s.stage_name, s.model, s.labelnum), run / s.stage_name / "last.pth"
-    paths = [s.checkpoint] if s.checkpoint else {"best": [best], "last": [last], "both": [best, last]}[s.which]
+    paths = (
+        [s.checkpoint]
+        if s.checkpoint
+        else {"best": [best], "last": [last], "both": [best, last]}[s.which]
+    )
     if s.which == "both" and not s.checkpoint and not last.is_file():
         paths = [best]  # a published file stands alone
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path}: no such checkpoint; train first, put a published one there, or name one with --checkpoint")
-    output = s.output_dir or (run if s.checkpoint is None else s.checkpoint.parent) / f"{s.model}_predictions"
+            raise UserError(
+                f"{path}: no such checkpoint; train first, put a published one there, or name one with --checkpoint"
+            )
+    output = (
+        s.output_dir
+        or (run if s.checkpoint is None else s.checkpoint.parent) / f"{s.model}_predictions"
+    )
     return [(path, output / "last" if number else output) for number, path in enumerate(paths)]
 
 
 class _Tested:
     """One checkpoint, read and checked before the cases are."""
 
-    def __init__(self, page: Page, s: EvaluationSettings, path: Path, device: torch.device, output: Path):
+    def __init__(
+        self, page: Page, s: EvaluationSettings, path: Path, device: torch.device, output: Path
+    ):
         facts, checkpoint = page.facts, read(path)
         if checkpoint.ours and checkpoint.facts["name"] != facts.name:
-            raise UserError(f"{path}: a checkpoint of {checkpoint.facts['name']}, expected one of {facts.name}")
-        self.page, self.split, self.checkpoint, self.device, self.output = page, s.split, checkpoint, device, output
+            raise UserError(
+                f"{path}: a checkpoint of {checkpoint.facts['name']}, expected one of {facts.name}"
+            )
+        self.page, self.split, self.checkpoint, self.device, self.output = (
+            page,
+            s.split,
+            checkpoint,
+            device,
+            output,
+        )
         self.detail = s.detail
         self.root_path = None if s.root_path is None else str(s.root_path)
         model = checkpoint.settings.get("model", s.model)
         net = build_network(facts, model, default_options(model) | checkpoint.settings)
-        self.patch_size = s.patch_size or tuple(checkpoint.settings.get("patch_size", page.numbers["patch_size"]))
+        self.patch_size = s.patch_size or tuple(
+            checkpoint.settings.get("patch_size", page.numbers["patch_size"])
+        )
         check_patch(net, self.patch_size)
         self.stride = s.stride or tuple(page.stride)
         self.connectivity = None if hasattr(s, "nms") and not s.nms else page.connectivity
         if facts.dims == 3:
             check_stride(self.stride, "stride")
         elif s.stride:
-            raise UserError(f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out")
+            raise UserError(
+                f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out"
+            )
         load_network(net, checkpoint)
         self.net = place(net, device, facts.dims)
 
@@ -125,18 +168,24 @@ class _Tested:
         """Predict, score, write, print."""
         facts, output, checkpoint = self.page.facts, self.output, self.checkpoint
         print(f"checkpoint {checkpoint.path}\nselection: {checkpoint.selection}")
-        predict = self.page.predictor(self.patch_size, self.stride, self.device, connectivity=self.connectivity, progress=True)
+        predict = self.page.predictor(
+            self.patch_size, self.stride, self.device, connectivity=self.connectivity, progress=True
+        )
         scores = []
         with (
             writing(output, "free space or name another place with --output_dir"),
-            progress(predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case") as bar,
+            progress(
+                predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case"
+            ) as bar,
         ):
             output.mkdir(parents=True, exist_ok=True)
             remove_unfinished(output)
             if self.detail:
                 bar.write(detail_head())
             for case, prediction in bar:
-                write_prediction(output / f"{case.name}_pred.nii.gz", case, prediction, facts.dims == 3)
+                write_prediction(
+                    output / f"{case.name}_pred.nii.gz", case, prediction, facts.dims == 3
+                )
                 new = score_case(case, prediction, facts.class_names)
                 scores += new
                 if self.detail:
@@ -153,7 +202,11 @@ class _Tested:
             "cases": len(cases),
             "root_path": self.root_path,
             "patch_size": list(self.patch_size),
-            **({"stride": list(self.stride), "largest_component": self.connectivity is not None} if self.stride else {}),
+            **(
+                {"stride": list(self.stride), "largest_component": self.connectivity is not None}
+                if self.stride
+                else {}
+            ),
             **summarise(scores),
             "checkpoint": about,
             **provenance(),
@@ -169,10 +222,17 @@ def write_prediction(path: Path, case: Case, prediction: np.ndarray, xyz: bool) 
     """A prediction as NIfTI, its axes slices first or, with `xyz`, x, y, z; the case's affine or else its spacing goes with it."""
     spacing = None if case.affine is not None else case.spacing_mm
     if xyz:
-        prediction, spacing = prediction.transpose(2, 1, 0), None if spacing is None else spacing[::-1]
+        prediction, spacing = (
+            prediction.transpose(2, 1, 0),
+            None if spacing is None else spacing[::-1],
+        )
     write_nifti(path, prediction, spacing, case.affine)
 
 
 def default_options(model: str) -> dict:
     """What a network has whose file does not say: its options' defaults."""
-    return {field.name: field.default for field in fields(NETWORKS[model].Options)} if model in NETWORKS else {}
+    return (
+        {field.name: field.default for field in fields(NETWORKS[model].Options)}
+        if model in NETWORKS
+        else {}
+    )

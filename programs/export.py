@@ -40,19 +40,30 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
     """Write a checkpoint of ours as a published one; see `ExportSettings`."""
     s = parse(ExportSettings, argv, description=description)
     if s.module_prefix and s.no_module_prefix:
-        raise UserError("--module_prefix and --no_module_prefix contradict each other; give one of them")
+        raise UserError(
+            "--module_prefix and --no_module_prefix contradict each other; give one of them"
+        )
     path = find_checkpoint(s.run)
     _check_out(s.out, path, s.overwrite)
     remove_unfinished(s.out.parent, below=False)
     checkpoint = read_ours(path, "; if it is a published one, use it as it is, it needs no export")
     layout, prefix = _layout(checkpoint, s)
-    net = {f"module.{name}" if prefix else name: value for name, value in published_state_dict(checkpoint.weights).items()}
-    opt = {"opt": published_optimizer(checkpoint, s.sobel == "parameters")} if layout == "net_opt" else {}
+    net = {
+        f"module.{name}" if prefix else name: value
+        for name, value in published_state_dict(checkpoint.weights).items()
+    }
+    opt = (
+        {"opt": published_optimizer(checkpoint, s.sobel == "parameters")}
+        if layout == "net_opt"
+        else {}
+    )
     save(s.out, net if layout == "plain" else {"net": net} | opt)
     print(f"{path}: {checkpoint.stage}, iteration {checkpoint.progress['step']}")
     print(f"{s.out}: written, layout {layout}, names with{'' if prefix else 'out'} module.")
     for flag, value in _not_published(checkpoint.settings).items():
-        print(f"warning: trained with --{flag} {value}, which the published network does not have: there these weights predict otherwise")
+        print(
+            f"warning: trained with --{flag} {value}, which the published network does not have: there these weights predict otherwise"
+        )
 
 
 def find_checkpoint(run: Path) -> Path:
@@ -60,11 +71,21 @@ def find_checkpoint(run: Path) -> Path:
     if run.is_file():
         return run
     if not run.is_dir():
-        raise UserError(f"{run}: no such run; give a run's folder, a stage's folder or a checkpoint")
-    folder = next((run / stage for stage in ("self_train", "supervised") if (run / stage).is_dir()), run)
-    best = [path for path in sorted(folder.glob("*.pth")) if path.name not in ("last.pth", "previous.pth") and path.name[0] != "."]
+        raise UserError(
+            f"{run}: no such run; give a run's folder, a stage's folder or a checkpoint"
+        )
+    folder = next(
+        (run / stage for stage in ("self_train", "supervised") if (run / stage).is_dir()), run
+    )
+    best = [
+        path
+        for path in sorted(folder.glob("*.pth"))
+        if path.name not in ("last.pth", "previous.pth") and path.name[0] != "."
+    ]
     if len(best) != 1:
-        raise UserError(f"{folder}: {len(best)} files that may be a best checkpoint, expected one; name a checkpoint or a stage's folder")
+        raise UserError(
+            f"{folder}: {len(best)} files that may be a best checkpoint, expected one; name a checkpoint or a stage's folder"
+        )
     return best[0]
 
 
@@ -74,21 +95,31 @@ def _check_out(out: Path, path: Path, overwrite: bool) -> None:
     if out.exists() and out.samefile(path):
         raise UserError(f"{out}: the checkpoint to export itself; write to another file")
     if out.exists() and not overwrite:
-        raise UserError(f"{out}: there already; write to another file, or replace it with --overwrite")
+        raise UserError(
+            f"{out}: there already; write to another file, or replace it with --overwrite"
+        )
 
 
 def _layout(checkpoint: Checkpoint, s: ExportSettings) -> tuple[str, bool]:
     """The layout's name and whether names get a prefix: as the flags say, else as the published code of its page leaves it."""
-    page = pages("TWO_SLICES" if checkpoint.settings.get("method") == "cogrnet" or "labels" in checkpoint.settings else "PAGE").get(
-        checkpoint.facts["name"]
-    )
+    page = pages(
+        "TWO_SLICES"
+        if checkpoint.settings.get("method") == "cogrnet" or "labels" in checkpoint.settings
+        else "PAGE"
+    ).get(checkpoint.facts["name"])
     own, prefix = (page.published_layout, page.module_prefix) if page else ("plain", False)
     layout = "net_opt" if checkpoint.stage == "pre_train" else own
-    return layout if s.layout == "published" else s.layout, s.module_prefix or (prefix and not s.no_module_prefix)
+    return layout if s.layout == "published" else s.layout, s.module_prefix or (
+        prefix and not s.no_module_prefix
+    )
 
 
 def _not_published(settings: Mapping) -> dict[str, str]:
     """Settings that the weights were trained with and the published network of their names has not."""
     upsampling = {"none": "bilinear"}.get(settings.get("egm", "none"), "nearest")
     odd = {"egm": settings.get("egm", "none")} if settings.get("egm", "none") == "corrected" else {}
-    return odd | ({"upsampling": u} if (u := settings.get("upsampling", "published")) not in ("published", upsampling) else {})
+    return odd | (
+        {"upsampling": u}
+        if (u := settings.get("upsampling", "published")) not in ("published", upsampling)
+        else {}
+    )

@@ -32,7 +32,9 @@ def train_any(argv: Sequence[str] | None = None, description: str = "") -> None:
 def _seeds(words: Sequence[str]) -> list[int]:
     wrong = [word for word in words if not word.isdecimal()]
     if wrong:
-        raise UserError(f"--seeds {wrong[0]}: whole numbers are expected, as in --seeds 1337 1338 1339")
+        raise UserError(
+            f"--seeds {wrong[0]}: whole numbers are expected, as in --seeds 1337 1338 1339"
+        )
     return [int(word) for word in dict.fromkeys(words)]
 
 
@@ -44,11 +46,15 @@ def test_any(argv: Sequence[str] | None = None, description: str = "") -> None:
         checkpoint = read(Path(file))
         if checkpoint.plan:
             if not own_root(argv):
-                raise UserError(f"{file}: trained on data of somebody's own; name their folder with --root_path")
+                raise UserError(
+                    f"{file}: trained on data of somebody's own; name their folder with --root_path"
+                )
         elif name := checkpoint.facts.get("name"):
             argv = [*argv, "--dataset", name]
         else:
-            raise UserError(f"{file}: a published checkpoint does not say of what data set it is; name it with --dataset")
+            raise UserError(
+                f"{file}: a published checkpoint does not say of what data set it is; name it with --dataset"
+            )
     page, argv = _chosen(argv, "PAGE")
     evaluate(page, argv, description)
 
@@ -68,7 +74,11 @@ def test_two_slices(argv: Sequence[str] | None = None, description: str = "") ->
 def own_root(argv: Sequence[str]) -> Path | None:
     """The --root_path of own data: a folder with a plan, where no --dataset is named."""
     root = last_value(argv, "root_path")
-    return Path(root) if root and not last_value(argv, "dataset") and (Path(root) / PLAN).is_file() else None
+    return (
+        Path(root)
+        if root and not last_value(argv, "dataset") and (Path(root) / PLAN).is_file()
+        else None
+    )
 
 
 def taken(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
@@ -86,11 +96,15 @@ def taken(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
     return values, rest
 
 
-def _chosen(argv: Sequence[str] | None, attribute: str, default: str = "") -> tuple[Page, list[str]]:
+def _chosen(
+    argv: Sequence[str] | None, attribute: str, default: str = ""
+) -> tuple[Page, list[str]]:
     """The page, and the other words of the command line."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if root := own_root(argv):
-        return {"PAGE": own_page, "TWO_SLICES": own_two_slices}[attribute](read_plan(root), root), argv
+        return {"PAGE": own_page, "TWO_SLICES": own_two_slices}[attribute](
+            read_plan(root), root
+        ), argv
     (*_, name), rest = (default, *taken(argv, "dataset")[0]), taken(argv, "dataset")[1]
     if not name and not {"-h", "--help"} & set(argv):
         raise UserError(

@@ -27,14 +27,25 @@ class HalvingSettings:
 def halved(volume: np.ndarray) -> np.ndarray:
     """Mean of blocks of 2x2x2 voxels; an odd last voxel is dropped."""
     x, y, z = (side // 2 for side in volume.shape)
-    return volume[: 2 * x, : 2 * y, : 2 * z].astype(np.float32).reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
+    return (
+        volume[: 2 * x, : 2 * y, : 2 * z]
+        .astype(np.float32)
+        .reshape(x, 2, y, 2, z, 2)
+        .mean((1, 3, 5))
+    )
 
 
 def halve(argv: Sequence[str] | None = None, description: str = "") -> None:
     """Write the halved scans and their lists."""
     flags = parse(HalvingSettings, argv, description=description)
-    train, test = (read_list(flags.root_path, LA.name, name) for name in (LA.train_list, LA.test_list))
-    lists = {"train.list": train[: -flags.validation], "val.list": train[-flags.validation :], "test.list": test}
+    train, test = (
+        read_list(flags.root_path, LA.name, name) for name in (LA.train_list, LA.test_list)
+    )
+    lists = {
+        "train.list": train[: -flags.validation],
+        "val.list": train[-flags.validation :],
+        "test.list": test,
+    }
     flags.dest.mkdir(parents=True, exist_ok=True)
     for name, cases in lists.items():
         (flags.dest / name).write_text("\n".join(cases) + "\n", encoding="utf-8")
@@ -43,4 +54,6 @@ def halve(argv: Sequence[str] | None = None, description: str = "") -> None:
         image = halved(case.image[0])
         path = LA.path(flags.dest, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_case(path, (image - image.mean()) / image.std(), (halved(case.label) >= 0.5).astype(np.uint8))
+        write_case(
+            path, (image - image.mean()) / image.std(), (halved(case.label) >= 0.5).astype(np.uint8)
+        )

@@ -24,7 +24,9 @@ def build_network(facts: DatasetFacts, model: str, options: Mapping[str, object]
         raise UserError(f"--model {model}: {error}") from None
     if net.dims != facts.dims:
         names = [name for name, network in registry.NETWORKS.items() if network.dims == facts.dims]
-        raise UserError(f"--model {model}: takes {net.dims}-D images, {facts.name} has {facts.dims}-D ones; choose from {', '.join(names)}")
+        raise UserError(
+            f"--model {model}: takes {net.dims}-D images, {facts.name} has {facts.dims}-D ones; choose from {', '.join(names)}"
+        )
     return net
 
 
@@ -32,9 +34,13 @@ def check_patch(net: nn.Module, patch_size: Sequence[int], images: int = 2) -> N
     """Raise UserError where the network cannot take `images` patches in a pass."""
     given = f"--patch_size {' '.join(map(str, patch_size))}"
     if len(patch_size) != net.dims:
-        raise UserError(f"{given}: give {net.dims} sides, as in --patch_size {' '.join(['96'] * net.dims)}")
+        raise UserError(
+            f"{given}: give {net.dims} sides, as in --patch_size {' '.join(['96'] * net.dims)}"
+        )
     if math.prod(patch_size) > LARGEST:
-        raise UserError(f"{given}: {LARGEST} voxels are the most that a patch may have, more than memory holds; give smaller sides")
+        raise UserError(
+            f"{given}: {LARGEST} voxels are the most that a patch may have, more than memory holds; give smaller sides"
+        )
     try:
         net.check_size(tuple(patch_size), images)
     except ValueError as error:
@@ -56,4 +62,6 @@ def load_network(net: nn.Module, checkpoint: Checkpoint) -> None:
     try:
         import_state_dict(net, checkpoint.weights)
     except ValueError as error:
-        raise UserError(f"{checkpoint.path}: {error}; is it for another network, --egm or number of classes?") from None
+        raise UserError(
+            f"{checkpoint.path}: {error}; is it for another network, --egm or number of classes?"
+        ) from None

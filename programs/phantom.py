@@ -47,11 +47,27 @@ def make_phantom(argv: Sequence[str] | None = None, description: str = "") -> No
     flags = parse(PhantomSettings, argv, description=description)
     facts = find_page(flags.dataset).facts
     if flags.raw:
-        val, labelled = (default if given is None else given for given, default in ((flags.val, 4), (flags.labelled, 3)))
-        write_raw_phantom(facts, flags.root, flags.train, val, flags.test, labelled, flags.size, flags.seed)
+        val, labelled = (
+            default if given is None else given
+            for given, default in ((flags.val, 4), (flags.labelled, 3))
+        )
+        write_raw_phantom(
+            facts, flags.root, flags.train, val, flags.test, labelled, flags.size, flags.seed
+        )
         drawn = f"{labelled} labelled, {flags.train - labelled} unlabelled, {val} validation and {flags.test} test patients"
         prepare = f"code/prepare_data.py --dataset own --source {flags.root} --root_path {flags.root}_prepared"
         print(f"wrote the raw scans of {drawn} below {flags.root}; next: python {prepare}")
         return
-    wrote = write_phantom(facts, flags.root, flags.train, flags.test, flags.val, flags.labelled, flags.size, flags.seed)
-    print(f"{wrote}; next: python {NEXT.get(flags.dataset, REGISTER).format(flags.dataset, flags.root)}")
+    wrote = write_phantom(
+        facts,
+        flags.root,
+        flags.train,
+        flags.test,
+        flags.val,
+        flags.labelled,
+        flags.size,
+        flags.seed,
+    )
+    print(
+        f"{wrote}; next: python {NEXT.get(flags.dataset, REGISTER).format(flags.dataset, flags.root)}"
+    )

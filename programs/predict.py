@@ -33,9 +33,16 @@ def predict(argv: Sequence[str] | None = None, description: str | None = None) -
     s.check()
     device = choose_device(s.device, s.gpu)
     model = read_model(s, device)
-    cases = part_of(find_inputs(s.input, model.facts.channels, model.facts.dims == 2, s.output, model.plan is None), s.part)
+    cases = part_of(
+        find_inputs(
+            s.input, model.facts.channels, model.facts.dims == 2, s.output, model.plan is None
+        ),
+        s.part,
+    )
     if s.box and len(cases) > 1:
-        raise UserError(f"--box: there are {len(cases)} scans below {s.input}; give each its own, one --input file after another")
+        raise UserError(
+            f"--box: there are {len(cases)} scans below {s.input}; give each its own, one --input file after another"
+        )
     for member in model.members:
         print(f"checkpoint {member.about['path']}\nselection: {member.about['selection']}")
     if model.facts.name in CROPPED and not s.box and cases and not _picture(cases[0]):
@@ -66,7 +73,11 @@ def run_cases(s: PredictSettings, model: Model, cases: Sequence[RawCase]) -> int
                             continue
                         predicted = predict_case(s, model, case, warnings)
                 except (UserError, MemoryError, torch.OutOfMemoryError) as error:
-                    fault = str(error) if isinstance(error, UserError) else f"{case.images[0]}: no memory left; try again with --batch 1"
+                    fault = (
+                        str(error)
+                        if isinstance(error, UserError)
+                        else f"{case.images[0]}: no memory left; try again with --batch 1"
+                    )
                 if fault:
                     failed.append(f"not predicted: {case.name}: {fault}")
                     continue
@@ -106,7 +117,9 @@ def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list
         image, attributes = model.picture(case), {}
         back, voxel = identical(image.shape[1:]), None
     else:
-        image, attributes = model.prepared(case, lambda line: warnings.append(line) if line else None)
+        image, attributes = model.prepared(
+            case, lambda line: warnings.append(line) if line else None
+        )
         back = way_back(image.shape[1:], attributes, model.facts.dims, model.box)
         voxel = float(np.prod(attributes["source_spacing_mm"])) / 1000
     ready = time.perf_counter()
@@ -114,7 +127,10 @@ def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list
     part = back.view(labels)
     path = s.output / output_name(case)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with probability_file(s.output / f"{case.name}.npz" if s.probabilities else None, (model.facts.classes, *back.shape)) as kept:
+    with probability_file(
+        s.output / f"{case.name}.npz" if s.probabilities else None,
+        (model.facts.classes, *back.shape),
+    ) as kept:
         for index, plane in back.planes(model.planes(image)):
             part[index] = most_probable(plane).numpy()
             if kept is not None:
@@ -124,11 +140,20 @@ def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list
     end = time.perf_counter()
     counts = np.bincount(labels.ravel(), minlength=model.facts.classes)
     classes = {
-        name: {"voxels": int(count), "ml": None if voxel is None else round(float(count * voxel), 4)}
+        name: {
+            "voxels": int(count),
+            "ml": None if voxel is None else round(float(count * voxel), 4),
+        }
         for name, count in list(zip(model.facts.class_names, counts, strict=True))[1:]
     }
     seconds = {"prepare": round(ready - begin, 3), "predict": round(end - ready, 3)}
-    record = {"file": output_name(case), "shape": list(back.shape), "seconds": seconds, "classes": classes, "warnings": warnings}
+    record = {
+        "file": output_name(case),
+        "shape": list(back.shape),
+        "seconds": seconds,
+        "classes": classes,
+        "warnings": warnings,
+    }
     return Predicted(labels, model.values, attributes, record)
 
 

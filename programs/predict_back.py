@@ -35,10 +35,16 @@ class Line:
         """Linear along `axis` of the array; where every place is a whole number the values are picked as they are."""
         low, high, share = self.parts
         if not share.any():
-            return array if torch.equal(low, torch.arange(array.shape[axis])) else array.index_select(axis, low)
+            return (
+                array
+                if torch.equal(low, torch.arange(array.shape[axis]))
+                else array.index_select(axis, low)
+            )
         shape = [1] * array.ndim
         shape[axis] = -1
-        return torch.lerp(array.index_select(axis, low), array.index_select(axis, high), share.view(shape))
+        return torch.lerp(
+            array.index_select(axis, low), array.index_select(axis, high), share.view(shape)
+        )
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,9 @@ class WayBack:
         """An array of the source's grid (axes before its three are kept) as a view in the prepared volume's order, the box alone."""
         extra = array.ndim - 3
         turned = array.transpose(*range(extra), *(extra + line.axis for line in self.lines))
-        return turned[(..., *(slice(line.start, line.start + len(line.places)) for line in self.lines))]
+        return turned[
+            (..., *(slice(line.start, line.start + len(line.places)) for line in self.lines))
+        ]
 
     def planes(self, planes: Iterator[Tensor]) -> Iterator[tuple[int, Tensor]]:
         """Prepared planes (K, rows, columns) in their order to planes of the source's grid, each with its index in `view`.
@@ -68,7 +76,10 @@ class WayBack:
         for number, plane in enumerate(planes):
             plane = columns.resampled(rows.resampled(plane, 1), 2)
             for index in wanted.get(number, ()):
-                yield index, plane if low[index] == number else torch.lerp(before, plane, shares[index])
+                yield (
+                    index,
+                    plane if low[index] == number else torch.lerp(before, plane, shares[index]),
+                )
             before = plane
 
 
@@ -88,11 +99,16 @@ def way_back(shape: Sequence[int], attributes: Mapping, dims: int, box: Box | No
         axis = int(np.abs(row).argmax())
         places = row[axis] * np.arange(start[axis], stop[axis]) + matrix[prepared, 3]
         whole_places = np.rint(places)
-        places = np.where(np.abs(places - whole_places) < SAME, whole_places, places).clip(0, side - 1)
+        places = np.where(np.abs(places - whole_places) < SAME, whole_places, places).clip(
+            0, side - 1
+        )
         lines.append(Line(axis, start[axis], places))
     return WayBack(tuple(lines), whole)
 
 
 def identical(shape: Sequence[int]) -> WayBack:
     """The way back of a volume that is on its source's grid already."""
-    return WayBack(tuple(Line(axis, 0, np.arange(side, dtype=float)) for axis, side in enumerate(shape)), tuple(shape))
+    return WayBack(
+        tuple(Line(axis, 0, np.arange(side, dtype=float)) for axis, side in enumerate(shape)),
+        tuple(shape),
+    )

@@ -24,7 +24,9 @@ NRRD = (".nrrd", ".nhdr")
 def output_name(case: RawCase) -> str:
     """The prediction's file below the output folder: PNG of pictures, NRRD of NRRD, NIfTI of everything else."""
     name = case.images[0].name
-    return case.name + (".png" if name.endswith(".png") else ".nrrd" if name.endswith(NRRD) else ".nii.gz")
+    return case.name + (
+        ".png" if name.endswith(".png") else ".nrrd" if name.endswith(NRRD) else ".nii.gz"
+    )
 
 
 def write_labels(path: Path, labels: np.ndarray, source: Path, attributes: Mapping) -> None:
@@ -34,7 +36,9 @@ def write_labels(path: Path, labels: np.ndarray, source: Path, attributes: Mappi
             sitk.WriteImage(sitk.GetImageFromArray(labels[0]), str(unfinished))
         return
     if source.name.endswith(NIFTI):
-        with suppress(ImageFileError, HeaderDataError):  # ITK reads headers that nibabel refuses; what it made of them is in the attributes
+        with suppress(
+            ImageFileError, HeaderDataError
+        ):  # ITK reads headers that nibabel refuses; what it made of them is in the attributes
             write_nifti_like(path, labels, source)
             return
     geometry = source_geometry(attributes)
@@ -64,7 +68,10 @@ def probability_file(path: Path | None, shape: tuple[int, ...]) -> Iterator[np.n
         array[0] = 1
         yield array
         array.flush()
-        with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with (
+            replacing(path) as unfinished,
+            zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        ):
             archive.write(scratch, "probabilities.npy")
     finally:
         scratch.unlink(missing_ok=True)
@@ -73,10 +80,16 @@ def probability_file(path: Path | None, shape: tuple[int, ...]) -> Iterator[np.n
 class Records:
     """predict.json of a folder, or, for one of several parts, predict_<i>of<n>.json: what was predicted, from what and with what."""
 
-    def __init__(self, folder: Path, part: str | None, about: Mapping, made_with: Mapping, overwrite: bool):
+    def __init__(
+        self, folder: Path, part: str | None, about: Mapping, made_with: Mapping, overwrite: bool
+    ):
         """Raises UserError where predictions of other networks or settings are there; `overwrite` takes the records of those away."""
         self.path = folder / (f"predict_{part.replace('/', 'of')}.json" if part else "predict.json")
-        self.about, self.made_with, self.overwrite = dict(about), json.loads(json.dumps(made_with)), overwrite
+        self.about, self.made_with, self.overwrite = (
+            dict(about),
+            json.loads(json.dumps(made_with)),
+            overwrite,
+        )
         self.known: dict[str, dict] = {}
         self.mine: dict[str, dict] = {}
         for path in sorted(folder.glob("predict*.json")):
@@ -88,8 +101,14 @@ class Records:
             elif overwrite:
                 path.unlink()
             else:
-                other = [key for key, value in self.made_with.items() if content.get("made_with", {}).get(key) != value]
-                raise UserError(f"{path}: of predictions with other {', '.join(other)}; name another --output, or --overwrite")
+                other = [
+                    key
+                    for key, value in self.made_with.items()
+                    if content.get("made_with", {}).get(key) != value
+                ]
+                raise UserError(
+                    f"{path}: of predictions with other {', '.join(other)}; name another --output, or --overwrite"
+                )
 
     def finished(self, folder: Path, case: RawCase, made_of: Mapping, probabilities: bool) -> bool:
         """Whether the case is predicted already; UserError for a file that was made of something else, or not by this program."""
@@ -97,27 +116,43 @@ class Records:
         if self.overwrite or not path.exists():
             return False
         if record is None:
-            raise UserError(f"{path}: is there, but not in {self.path.name}; name another --output, or --overwrite")
+            raise UserError(
+                f"{path}: is there, but not in {self.path.name}; name another --output, or --overwrite"
+            )
         if any(record.get(key) != value for key, value in json.loads(json.dumps(made_of)).items()):
-            raise UserError(f"{path}: was made of another scan, or with another --box; name another --output, or --overwrite")
+            raise UserError(
+                f"{path}: was made of another scan, or with another --box; name another --output, or --overwrite"
+            )
         return not probabilities or (folder / f"{case.name}.npz").is_file()
 
     def add(self, name: str, record: Mapping) -> None:
         self.mine[name] = self.known[name] = dict(record)
-        content = {**self.about, "made_with": self.made_with, "cases": dict(sorted(self.mine.items()))}
+        content = {
+            **self.about,
+            "made_with": self.made_with,
+            "cases": dict(sorted(self.mine.items())),
+        }
         with replacing(self.path) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def made_of(case: RawCase, box: tuple[int, ...]) -> dict:
     """What a prediction depends on beside the networks."""
-    return {"sources": [path.name for path in case.images], "sha256": [sha256(path) for path in case.images], "box": list(box)}
+    return {
+        "sources": [path.name for path in case.images],
+        "sha256": [sha256(path) for path in case.images],
+        "box": list(box),
+    }
 
 
 def _read(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and isinstance(content["cases"], dict) and isinstance(content["made_with"], dict):
+        if (
+            isinstance(content, dict)
+            and isinstance(content["cases"], dict)
+            and isinstance(content["made_with"], dict)
+        ):
             return content
     except (OSError, ValueError, KeyError):
         pass

@@ -33,7 +33,11 @@ class Header:
 
 def say_memory(model: Model, cases: Sequence[RawCase]) -> None:
     """Print what the scan that takes most will take; nothing where there is no scan that can be read."""
-    needed = {header: needed_bytes(model, header) for case in cases if (header := read_header(case)) is not None}
+    needed = {
+        header: needed_bytes(model, header)
+        for case in cases
+        if (header := read_header(case)) is not None
+    }
     if needed:
         header = max(needed, key=needed.get)
         size = " x ".join(map(str, header.shape))
@@ -53,7 +57,10 @@ def read_header(case: RawCase) -> Header | None:
     shape, dims = reader.GetSize(), reader.GetDimension()
     if case.fault or dims != 3:
         return None
-    geometry = Geometry(*map(np.array, (reader.GetSpacing(), reader.GetOrigin())), np.array(reader.GetDirection()).reshape(3, 3))
+    geometry = Geometry(
+        *map(np.array, (reader.GetSpacing(), reader.GetOrigin())),
+        np.array(reader.GetDirection()).reshape(3, 3),
+    )
     return Header(path, (*shape[:2], len(names)) if names else shape, geometry)
 
 
@@ -64,15 +71,26 @@ def needed_bytes(model: Model, header: Header) -> int:
     """
     facts, scan, made = model.facts, int(np.prod(header.shape)), prepared_shape(model, header)
     prepared = int(np.prod(made))
-    before = (facts.channels - 1) * (4 * prepared + 4 * scan)  # modalities that are ready, and those that are read
-    preparing = before + max(READ * scan, RESAMPLED[0] * scan + RESAMPLED[1] * prepared if sorted(made) != sorted(header.shape) else 0)
+    before = (facts.channels - 1) * (
+        4 * prepared + 4 * scan
+    )  # modalities that are ready, and those that are read
+    preparing = before + max(
+        READ * scan,
+        RESAMPLED[0] * scan + RESAMPLED[1] * prepared
+        if sorted(made) != sorted(header.shape)
+        else 0,
+    )
     predicting = 4 * facts.channels * prepared + scan
     for member in model.members:
         predictor = member.predictor
-        depth = predictor.batch if isinstance(predictor, SlicePredictor) else predictor.patch_size[0]
+        depth = (
+            predictor.batch if isinstance(predictor, SlicePredictor) else predictor.patch_size[0]
+        )
         planes = 4 * facts.classes * depth * prepared // made[0 if facts.dims == 3 else 2]
         predicting += 3 * planes  # sums over windows, their mean, and its planes on the scan's grid
-        predicting += forward_bytes(member.net, facts.channels, predictor.patch_size, predictor.batch)
+        predicting += forward_bytes(
+            member.net, facts.channels, predictor.patch_size, predictor.batch
+        )
     return PROGRAM + max(preparing, predicting)
 
 

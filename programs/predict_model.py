@@ -54,7 +54,9 @@ class Model:
     members: tuple[Member, ...]
     box: Box | None
 
-    def prepared(self, case: RawCase, warn: Callable[[str | None], None]) -> tuple[np.ndarray, Mapping]:
+    def prepared(
+        self, case: RawCase, warn: Callable[[str | None], None]
+    ) -> tuple[np.ndarray, Mapping]:
         """The scan as the networks see it, (C, ...) float32, and the attributes that its file would have."""
         if self.preparation is None:
             raise UserError(
@@ -74,9 +76,16 @@ class Model:
         if len(image) == 4 and self.facts.channels == 3:
             image = image[:3]  # without opacity
         if len(image) != self.facts.channels:
-            raise UserError(f"{case.images[0]}: has {len(image)} channels, the network takes {self.facts.channels}; convert it")
+            raise UserError(
+                f"{case.images[0]}: has {len(image)} channels, the network takes {self.facts.channels}; convert it"
+            )
         if self.plan is not None:
-            image = np.stack([one.apply(channel) for one, channel in zip(self.plan.normalisation, image, strict=True)])
+            image = np.stack(
+                [
+                    one.apply(channel)
+                    for one, channel in zip(self.plan.normalisation, image, strict=True)
+                ]
+            )
         elif self.facts.name == "ACDC":
             image = unit_range(case.images[0], image)
         return in_memory(self.facts, image.astype(np.float32)[:, None], None)[0]
@@ -106,9 +115,14 @@ def read_model(s: PredictSettings, device: torch.device) -> Model:
     found = [_read(s, path) for path in s.checkpoint]
     first, facts, plan, page = found[0]
     for other, its_facts, its_plan, _ in found[1:]:
-        alike = all(getattr(its_facts, key) == getattr(facts, key) for key in ("name", "class_names", "channels", "dims"))
+        alike = all(
+            getattr(its_facts, key) == getattr(facts, key)
+            for key in ("name", "class_names", "channels", "dims")
+        )
         if not alike or _decided(its_plan) != _decided(plan):
-            raise UserError(f"{other.path}: of other data, or data prepared in another way, than {first.path}; predict with each by itself")
+            raise UserError(
+                f"{other.path}: of other data, or data prepared in another way, than {first.path}; predict with each by itself"
+            )
     members = tuple(_member(s, checkpoint, facts, page, device) for checkpoint, *_ in found)
     box = _box(s, facts)
     check_variant(facts.name, s.variant, s.size)
@@ -117,8 +131,14 @@ def read_model(s: PredictSettings, device: torch.device) -> Model:
         preparation = OwnPreparation(plan, ())
     elif facts.name in ("ACDC", *CROPPED):
         preparation = published_preparation(facts.name, "none", s.variant, s.size, box)
-    values = plan.label_values if plan is not None else RAW_VALUES.get(facts.name, tuple(range(facts.classes)))
-    return Model(facts, plan, preparation, np.array(values, np.min_scalar_type(max(values))), members, box)
+    values = (
+        plan.label_values
+        if plan is not None
+        else RAW_VALUES.get(facts.name, tuple(range(facts.classes)))
+    )
+    return Model(
+        facts, plan, preparation, np.array(values, np.min_scalar_type(max(values))), members, box
+    )
 
 
 def plan_of(checkpoint: Checkpoint) -> Plan | None:
@@ -126,7 +146,9 @@ def plan_of(checkpoint: Checkpoint) -> Plan | None:
     try:
         return Plan.from_dict(checkpoint.plan) if checkpoint.plan else None
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{checkpoint.path}: its plan is not understood ({error}); use the version that trained it") from None
+        raise UserError(
+            f"{checkpoint.path}: its plan is not understood ({error}); use the version that trained it"
+        ) from None
 
 
 def _read(s: PredictSettings, path) -> tuple[Checkpoint, DatasetFacts, Plan | None, Page | None]:
@@ -135,32 +157,57 @@ def _read(s: PredictSettings, path) -> tuple[Checkpoint, DatasetFacts, Plan | No
     if checkpoint.ours:
         facts = DatasetFacts.from_plain(checkpoint.facts)
         if s.dataset and s.dataset != facts.name and not s.dataset.endswith(".py"):
-            raise UserError(f"--dataset {s.dataset}: {path} is a checkpoint of {facts.name}; leave --dataset out")
+            raise UserError(
+                f"--dataset {s.dataset}: {path} is a checkpoint of {facts.name}; leave --dataset out"
+            )
         return checkpoint, facts, plan_of(checkpoint), None
     if not s.dataset:
-        raise UserError(f"{path}: a published checkpoint does not say of what data set it is; name it with --dataset")
+        raise UserError(
+            f"{path}: a published checkpoint does not say of what data set it is; name it with --dataset"
+        )
     page = find_page(s.dataset)
     return checkpoint, page.facts, None, page
 
 
-def _member(s: PredictSettings, checkpoint: Checkpoint, facts: DatasetFacts, page: Page | None, device: torch.device) -> Member:
+def _member(
+    s: PredictSettings,
+    checkpoint: Checkpoint,
+    facts: DatasetFacts,
+    page: Page | None,
+    device: torch.device,
+) -> Member:
     numbers = {} if page is None else page.numbers
     model = checkpoint.settings.get("model", numbers.get("model"))
     net = build_network(facts, model, default_options(model) | checkpoint.settings)
-    patch_size = s.patch_size or tuple(checkpoint.settings.get("patch_size", numbers.get("patch_size")))
+    patch_size = s.patch_size or tuple(
+        checkpoint.settings.get("patch_size", numbers.get("patch_size"))
+    )
     check_patch(net, patch_size)
     load_network(net, checkpoint)
     net = place(net, device, facts.dims).eval()
     mirror = s.tta == "mirror"
     if facts.dims == 2:
         if s.stride:
-            raise UserError(f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out")
+            raise UserError(
+                f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out"
+            )
         predictor = SlicePredictor(patch_size, device, s.batch or SlicePredictor.batch, mirror)
     else:
         stride = s.stride or tuple(max(side // 2, 1) for side in patch_size)
         check_stride(stride, "stride")
-        predictor = VolumePredictor(patch_size, stride, device, batch=s.batch or VolumePredictor.batch, progress=True, mirror=mirror)
-    about = {"path": str(checkpoint.path), "sha256": sha256(checkpoint.path), "selection": checkpoint.selection}
+        predictor = VolumePredictor(
+            patch_size,
+            stride,
+            device,
+            batch=s.batch or VolumePredictor.batch,
+            progress=True,
+            mirror=mirror,
+        )
+    about = {
+        "path": str(checkpoint.path),
+        "sha256": sha256(checkpoint.path),
+        "selection": checkpoint.selection,
+    }
     about["settings"] = checkpoint.settings if checkpoint.ours else None
     return Member(net, predictor, about)
 
@@ -171,7 +218,9 @@ def _box(s: PredictSettings, facts: DatasetFacts) -> Box | None:
     if facts.name not in CROPPED:
         raise UserError(f"--box: {facts.name} is not cropped by the label; leave it out")
     if len(s.box) != 6:
-        raise UserError(f"--box {' '.join(map(str, s.box))}: give start and end of each axis of the file, as in --box 100 250 120 260 0 88")
+        raise UserError(
+            f"--box {' '.join(map(str, s.box))}: give start and end of each axis of the file, as in --box 100 250 120 260 0 88"
+        )
     return tuple(s.box[::2]), tuple(s.box[1::2])
 
 

@@ -50,8 +50,12 @@ class PredictSettings:
 
     def check(self) -> None:
         if self.batch < 0:
-            raise UserError(f"--batch {self.batch}: a number of windows or slices, or 0 for the default")
+            raise UserError(
+                f"--batch {self.batch}: a number of windows or slices, or 0 for the default"
+            )
         if self.output.resolve() == self.input.resolve():
-            raise UserError(f"--output {self.output}: is the input itself; name another folder to write to")
+            raise UserError(
+                f"--output {self.output}: is the input itself; name another folder to write to"
+            )
         if self.output.exists() and not self.output.is_dir():
             raise UserError(f"--output {self.output}: is a file; name a folder to write to")

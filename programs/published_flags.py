@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from utils.errors import UserError
 
-Rule = Callable[[str, str | None], tuple[list[str], str]]  # (flag as typed, its value) to (our words, a line to say or nothing)
+Rule = Callable[
+    [str, str | None], tuple[list[str], str]
+]  # (flag as typed, its value) to (our words, a line to say or nothing)
 Rules = Mapping[str, Rule]
 
 
@@ -29,7 +31,9 @@ def translated(rules: Rules, argv: Sequence[str] | None = None) -> list[str]:
             value = words.popleft() if words and not words[0].startswith("--") else None
         new, line = rule(flag, value)
         ours += new
-        if line and os.environ.get("RANK", "0") == "0":  # one of a launcher's processes speaks; they have not met yet
+        if (
+            line and os.environ.get("RANK", "0") == "0"
+        ):  # one of a launcher's processes speaks; they have not met yet
             print(line)
     return ours
 
@@ -56,8 +60,12 @@ def ignored(why: str = "it enters no loss", number: bool = True) -> Rule:
     """A flag that changes nothing, whatever its value, a number unless `number` is False."""
 
     def rule(flag: str, value: str | None) -> tuple[list[str], str]:
-        if value is None or (number and not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", value, re.IGNORECASE)):
-            raise UserError(f"{flag}{_shown(value)}: takes a {'number' if number else 'word'}, and changes nothing: {why}; leave it out")
+        if value is None or (
+            number and not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", value, re.IGNORECASE)
+        ):
+            raise UserError(
+                f"{flag}{_shown(value)}: takes a {'number' if number else 'word'}, and changes nothing: {why}; leave it out"
+            )
         return [], f"{flag} {value}: accepted, changes nothing: {why}"
 
     return rule
@@ -80,7 +88,9 @@ def first_gpu(advice: str) -> Rule:
     def rule(flag: str, value: str | None) -> tuple[list[str], str]:
         gpus = (value or "").split(",")
         if not all(gpu.isdecimal() for gpu in gpus):
-            raise UserError(f"{flag}{_shown(value)}: give the number of a CUDA device, as in --gpu 0")
+            raise UserError(
+                f"{flag}{_shown(value)}: give the number of a CUDA device, as in --gpu 0"
+            )
         if len(gpus) == 1:
             line = ""
         elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -98,7 +108,9 @@ def _shown(value: str | None) -> str:
 
 _TRAINING = {
     "deterministic": switch,
-    "gpu": first_gpu("for all {count}: CUDA_VISIBLE_DEVICES={gpus} torchrun --nproc_per_node {count} {script}"),
+    "gpu": first_gpu(
+        "for all {count}: CUDA_VISIBLE_DEVICES={gpus} torchrun --nproc_per_node {count} {script}"
+    ),
     "local_rank": ignored("the launcher's environment says which process this is"),
 }
 _RAMP = dict.fromkeys(("consistency", "consistency_rampup", "magnitude"), ignored())

@@ -14,7 +14,9 @@ from training.checkpoint import Checkpoint
 from training.content import ENTRIES
 
 
-def take_over_momentum(optimizer: torch.optim.Optimizer, net: nn.Module, checkpoint: Checkpoint) -> str:
+def take_over_momentum(
+    optimizer: torch.optim.Optimizer, net: nn.Module, checkpoint: Checkpoint
+) -> str:
     """A checkpoint's optimiser state into the optimiser of `net`, which keeps its own numbers; what there is to say of it, in words."""
     if checkpoint.ours:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": checkpoint.optimizer["state"]})
@@ -47,10 +49,20 @@ def _by_name(checkpoint: Checkpoint) -> dict[str, Mapping]:
         raise ValueError("there is none") from None
     keys = [key.removeprefix("module.") for key in checkpoint.weights]
     # nothing in a state dict tells whether its Sobel kernels are parameters or buffers: the number of parameters does
-    fitting = [names for names in (parameter_names(keys, sobel) for sobel in (True, False)) if len(names) == len(numbers)]
+    fitting = [
+        names
+        for names in (parameter_names(keys, sobel) for sobel in (True, False))
+        if len(names) == len(numbers)
+    ]
     if not fitting:
-        raise ValueError(f"it is that of {len(numbers)} parameters, the network has {len(parameter_names(keys, False))}")
-    return {name: state[number] for name, number in zip(fitting[0], numbers, strict=True) if number in state}
+        raise ValueError(
+            f"it is that of {len(numbers)} parameters, the network has {len(parameter_names(keys, False))}"
+        )
+    return {
+        name: state[number]
+        for name, number in zip(fitting[0], numbers, strict=True)
+        if number in state
+    }
 
 
 def _checked(entry: Mapping, name: str, parameter: Tensor, keys: set[str]) -> dict[str, Tensor]:
@@ -59,18 +71,30 @@ def _checked(entry: Mapping, name: str, parameter: Tensor, keys: set[str]) -> di
     for key, value in entry.items():
         wanted = isinstance(value, Tensor) and value.shape == parameter.shape
         if key == "step":
-            wanted = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+            wanted = isinstance(value, int | float) or (
+                isinstance(value, Tensor) and value.numel() == 1
+            )
         if not wanted:
             raise ValueError(f"'{key}' of '{name}' has another shape")
     # older versions of torch keep the step as a plain number
-    return {key: torch.tensor(float(value)) if key == "step" else value for key, value in entry.items()}
+    return {
+        key: torch.tensor(float(value)) if key == "step" else value for key, value in entry.items()
+    }
 
 
 def published_optimizer(checkpoint: Checkpoint, sobel: bool) -> dict:
     """The optimiser of a checkpoint of ours as the published code leaves it under `opt`; `sobel`: whether that counts the kernels."""
     (group,) = checkpoint.optimizer["param_groups"]
-    names = parameter_names(checkpoint.weights, sobel=False)  # of our parameters, in our order; our Sobel kernels are buffers
+    names = parameter_names(
+        checkpoint.weights, sobel=False
+    )  # of our parameters, in our order; our Sobel kernels are buffers
     published = parameter_names(published_state_dict(checkpoint.weights), sobel)
-    state = {published.index(names[number]): entry for number, entry in checkpoint.optimizer["state"].items()}
-    plain = {n: {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in state[n].items()} for n in sorted(state)}
+    state = {
+        published.index(names[number]): entry
+        for number, entry in checkpoint.optimizer["state"].items()
+    }
+    plain = {
+        n: {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in state[n].items()}
+        for n in sorted(state)
+    }
     return {"state": plain, "param_groups": [group | {"params": list(range(len(published)))}]}

@@ -29,20 +29,30 @@ class RunData:
 
     def about(self) -> dict:
         """What of it goes into a checkpoint."""
-        return {"facts": dict(self.facts), "data": self.digest, **({"plan": self.plan} if self.plan else {})}
+        return {
+            "facts": dict(self.facts),
+            "data": self.digest,
+            **({"plan": self.plan} if self.plan else {}),
+        }
 
     def check(self, checkpoint: Checkpoint) -> None:
         """UserError for a checkpoint that was made with other data; what older ones do not say is taken."""
         for key, value in self.facts.items():
             if checkpoint.facts.get(key, value) != value:
-                raise UserError(f"{checkpoint.path}: of other data ({key} {checkpoint.facts[key]}, here {value}); use another --exp")
+                raise UserError(
+                    f"{checkpoint.path}: of other data ({key} {checkpoint.facts[key]}, here {value}); use another --exp"
+                )
         if self.other:
             return
         said = "" if checkpoint.plan == self.plan else "they were prepared otherwise"
         if not said and checkpoint.data:
-            said = _told(checkpoint, lambda data: difference(data, self.digest, self.files, self.read))
+            said = _told(
+                checkpoint, lambda data: difference(data, self.digest, self.files, self.read)
+            )
         if said:
-            raise UserError(f"{checkpoint.path}: of a run on other data: {said}; put them back, use another --exp, {ANYWAY}")
+            raise UserError(
+                f"{checkpoint.path}: of a run on other data: {said}; put them back, use another --exp, {ANYWAY}"
+            )
 
 
 def _told(checkpoint: Checkpoint, compare: Callable[[Digest], str]) -> str:
@@ -50,7 +60,9 @@ def _told(checkpoint: Checkpoint, compare: Callable[[Digest], str]) -> str:
     try:
         return compare(checkpoint.data)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(f"{checkpoint.path}: what it says of its data is damaged; take another checkpoint") from None
+        raise UserError(
+            f"{checkpoint.path}: what it says of its data is damaged; take another checkpoint"
+        ) from None
 
 
 def run_data(
@@ -68,11 +80,15 @@ def run_data(
     """
     facts = page.facts
     named = {
-        split: list(labelled) if split == "labelled" else [(name, listed_path(root, facts, split, name)) for name in names]
+        split: list(labelled)
+        if split == "labelled"
+        else [(name, listed_path(root, facts, split, name)) for name in names]
         for split, names in lists.items()
     }
     if any_process(from_main(lists) != lists):
-        raise UserError(f"{root}: not all processes read the same lists: every machine needs the same copy of the data set")
+        raise UserError(
+            f"{root}: not all processes read the same lists: every machine needs the same copy of the data set"
+        )
     digest = from_main(_taken(root, named, lists) if is_main() else None)
     leaks, copies = twins(digest, named)
     if leaks:
@@ -83,11 +99,20 @@ def run_data(
 
 
 def _taken(root: Path, named: Named, lists: Mapping[str, Sequence[str]]) -> Digest:
-    cases = dict.fromkeys(case_of(name) for split, names in lists.items() if split not in WHOLE for name in names)
+    cases = dict.fromkeys(
+        case_of(name) for split, names in lists.items() if split not in WHOLE for name in names
+    )
     return take(root, named) | {"cases": [[hashed(case), ""] for case in cases]}
 
 
-def check_tested(checkpoint: Checkpoint, root: Path, facts: DatasetFacts, split: str, names: Sequence[str], other: bool) -> str:
+def check_tested(
+    checkpoint: Checkpoint,
+    root: Path,
+    facts: DatasetFacts,
+    split: str,
+    names: Sequence[str],
+    other: bool,
+) -> str:
     """What is to be said of the cases of a split beside those that the checkpoint knows: nothing, or a warning where `other` allows it;
     else UserError. They are others where the run found another list or other files, and were trained on where a name or a content was."""
     if not checkpoint.data:
@@ -95,7 +120,11 @@ def check_tested(checkpoint: Checkpoint, root: Path, facts: DatasetFacts, split:
     files = {split: [(name, facts.path(root, name)) for name in names]}
     now = take(root, files)
     said = _told(checkpoint, lambda data: seen_in_training(data, now, files, split))
-    said = f"it was trained on {said}" if said else _told(checkpoint, lambda data: difference(data, now, files, (split,)))
+    said = (
+        f"it was trained on {said}"
+        if said
+        else _told(checkpoint, lambda data: difference(data, now, files, (split,)))
+    )
     if said and not other:
         raise UserError(f"{checkpoint.path}: {said}; test it on the data of its run, {ANYWAY}")
     return f"warning: {said}; --other_data allows it" if said else ""

@@ -35,8 +35,12 @@ def claimed(folder: Path, aside: Sequence[Path]) -> Iterator[None]:
                 fault = str(error)
         if fault := from_main(fault):
             raise UserError(fault)
-        if any_process(not _appears(folder / HOLDER)):  # each reads the checkpoints that the main process writes
-            raise UserError(f"{folder}: a process on another machine does not see it; give an --output_root that all machines share")
+        if any_process(
+            not _appears(folder / HOLDER)
+        ):  # each reads the checkpoints that the main process writes
+            raise UserError(
+                f"{folder}: a process on another machine does not see it; give an --output_root that all machines share"
+            )
         yield
 
 
@@ -55,7 +59,9 @@ def move_aside(folder: Path) -> None:
     if not folder.exists() or {path.name for path in folder.iterdir()} <= {NAME, HOLDER}:
         return
     if not is_run(folder):
-        raise UserError(f"--fresh: {folder} holds no run, so it is left alone; move it by hand or {OTHER}")
+        raise UserError(
+            f"--fresh: {folder} holds no run, so it is left alone; move it by hand or {OTHER}"
+        )
     aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
     with writing(aside, "move it by hand or use another --exp"):
         folder.rename(aside)
@@ -64,4 +70,9 @@ def move_aside(folder: Path) -> None:
 
 def is_run(folder: Path) -> bool:
     """Whether a run or a stage of one wrote to the folder."""
-    return (folder / "train.log").is_file() or (folder / "log").is_dir() or any(folder.glob("*.pth")) or any(folder.glob("*/*.pth"))
+    return (
+        (folder / "train.log").is_file()
+        or (folder / "log").is_dir()
+        or any(folder.glob("*.pth"))
+        or any(folder.glob("*/*.pth"))
+    )

@@ -54,14 +54,26 @@ def score(argv: Sequence[str] | None = None, description: str | None = None) -> 
     _leave_foreign(output / "summary.json")
     pairs, faults, left_out = find_pairs(s.predictions, s.labels, s.subset)
     classes = find_classes(s.classes, s.labels, s.predictions)
-    with ended_processes(""), terminated("nothing was written"), _pool(s.workers, len(pairs)) as pool:
+    with (
+        ended_processes(""),
+        terminated("nothing was written"),
+        _pool(s.workers, len(pairs)) as pool,
+    ):
         if classes is None:
             found = _each(pool, "reading labels", pairs, label_values)
             faults += [one.fault for one in found if isinstance(one, Scored)]
-            classes = classes_of_values({value for one in found if not isinstance(one, Scored) for value in one})
+            classes = classes_of_values(
+                {value for one in found if not isinstance(one, Scored) for value in one}
+            )
             if not classes.values and not faults:
-                raise UserError(f"--labels {s.labels}: all labels are empty; name the folder of the true ones, or --classes")
-        scored = _each(pool, "scoring", pairs, score_pair, classes, s.ignore_geometry) if not faults else []
+                raise UserError(
+                    f"--labels {s.labels}: all labels are empty; name the folder of the true ones, or --classes"
+                )
+        scored = (
+            _each(pool, "scoring", pairs, score_pair, classes, s.ignore_geometry)
+            if not faults
+            else []
+        )
     faults += [one.fault for one in scored if one.fault]
     for line in [one.warning for one in scored if one.warning]:
         print(f"warning: {line}")
@@ -98,23 +110,32 @@ def score(argv: Sequence[str] | None = None, description: str | None = None) -> 
     return 0
 
 
-def find_pairs(predictions: Path, labels: Path, subset: bool) -> tuple[list[Pair], list[str], list[str]]:
+def find_pairs(
+    predictions: Path, labels: Path, subset: bool
+) -> tuple[list[Pair], list[str], list[str]]:
     """The cases that both folders have, what is wrong with the folders (a line each), and the cases left out on purpose."""
     truth, predicted = by_case(labels), by_case(predictions)
     if not truth:
         raise UserError(f"--labels {labels}: no label below it; {', '.join(SCANS)} files are taken")
     if not predicted:
-        raise UserError(f"--predictions {predictions}: no prediction below it; {', '.join(SCANS)} files are taken")
+        raise UserError(
+            f"--predictions {predictions}: no prediction below it; {', '.join(SCANS)} files are taken"
+        )
     missing = [name for name in truth if name not in predicted]
     faults = (
         []
         if subset
-        else [f"{predictions}: no prediction of {name}; predict it, or --subset scores the cases that have one" for name in missing]
+        else [
+            f"{predictions}: no prediction of {name}; predict it, or --subset scores the cases that have one"
+            for name in missing
+        ]
     )
     surplus = [name for name in predicted if name not in truth]
     if surplus:
         some = ", ".join(surplus[:3]) + (" ..." if len(surplus) > 3 else "")
-        print(f"warning: {predictions}: {len(surplus)} predictions without label are left out ({some})")
+        print(
+            f"warning: {predictions}: {len(surplus)} predictions without label are left out ({some})"
+        )
     pairs = [Pair(name, predicted[name], path) for name, path in truth.items() if name in predicted]
     if not pairs:
         raise UserError(
@@ -137,7 +158,12 @@ def score_pair(pair: Pair, classes: Classes, ignore_geometry: bool) -> Scored:
     """The figures of one case; UserError where the two files do not belong together."""
     extra = () if classes.ignore is None else (classes.ignore,)
     truth = read_label(pair.label, classes.declared + extra, f"values of {classes.source}")
-    prediction, warning = _onto(pair, read_label(pair.prediction, classes.declared, f"values of {classes.source}"), truth, ignore_geometry)
+    prediction, warning = _onto(
+        pair,
+        read_label(pair.prediction, classes.declared, f"values of {classes.source}"),
+        truth,
+        ignore_geometry,
+    )
     counted = True if classes.ignore is None else truth.array != classes.ignore
     spacing = truth.geometry.spacing
     scores = []
@@ -147,20 +173,26 @@ def score_pair(pair: Pair, classes: Classes, ignore_geometry: bool) -> Scored:
     return Scored(tuple(scores), warning=warning)
 
 
-def _onto(pair: Pair, prediction: Scan, truth: Scan, ignore_geometry: bool) -> tuple[np.ndarray, str]:
+def _onto(
+    pair: Pair, prediction: Scan, truth: Scan, ignore_geometry: bool
+) -> tuple[np.ndarray, str]:
     """The prediction voxel by voxel as the truth has it, turned where the headers say so, and a warning."""
     turned = turned_onto(prediction.array, prediction.geometry, truth.shape, truth.geometry)
     if turned is not None:
         return turned, ""
     if prediction.shape != truth.shape:
         sizes = f"{size(prediction.shape)} voxels, its label {size(truth.shape)}"
-        raise UserError(f"{pair.prediction}: has {sizes}; predict on the grid of the scan, or resample")
+        raise UserError(
+            f"{pair.prediction}: has {sizes}; predict on the grid of the scan, or resample"
+        )
     apart = voxels_apart(prediction.geometry, truth.geometry, truth.shape)
     if apart < SAME_GRID:
         return prediction.array, ""
     line = f"{pair.prediction}: by the headers it lies up to {apart:.1f} voxels from its label"
     if not ignore_geometry:
-        raise UserError(f"{line}; mend the header, or compare voxel by voxel with --ignore_geometry")
+        raise UserError(
+            f"{line}; mend the header, or compare voxel by voxel with --ignore_geometry"
+        )
     return prediction.array, f"{line}; compared voxel by voxel"
 
 
@@ -170,7 +202,9 @@ def _pool(workers: int, cases: int):
     return worker_pool(workers) if workers > 1 else nullcontext()
 
 
-def _each(pool: ProcessPoolExecutor | None, desc: str, pairs: Sequence[Pair], work: Callable, *more) -> list:
+def _each(
+    pool: ProcessPoolExecutor | None, desc: str, pairs: Sequence[Pair], work: Callable, *more
+) -> list:
     """What `work` makes of each pair, in their order; a `Scored` with the fault of one that it could not do."""
     with progress(total=len(pairs), desc=desc, unit="case") as bar:
         if pool is None:
@@ -208,13 +242,17 @@ def _leave_foreign(path: Path) -> None:
         except (OSError, ValueError, TypeError):
             ours = False
         if not ours:
-            raise UserError(f"{path}: is another program's, nnU-Net's perhaps, and would be lost; name another folder with --output")
+            raise UserError(
+                f"{path}: is another program's, nnU-Net's perhaps, and would be lost; name another folder with --output"
+            )
 
 
 def _checkpoint(predictions: Path) -> dict | None:
     """What predict.py says of the one network that made the predictions; None for other programs' and for several networks."""
     try:
-        (about,) = json.loads((predictions / "predict.json").read_text(encoding="utf-8"))["checkpoints"]
+        (about,) = json.loads((predictions / "predict.json").read_text(encoding="utf-8"))[
+            "checkpoints"
+        ]
         return dict(about)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -27,7 +27,10 @@ class Classes:
         return tuple(sorted({0, *(value for values in self.values.values() for value in values)}))
 
     def plain(self) -> dict[str, int | list[int]]:
-        return {name: values[0] if len(values) == 1 else list(values) for name, values in self.values.items()}
+        return {
+            name: values[0] if len(values) == 1 else list(values)
+            for name, values in self.values.items()
+        }
 
 
 def find_classes(explicit: Path | None, labels: Path, predictions: Path) -> Classes | None:
@@ -44,7 +47,9 @@ def find_classes(explicit: Path | None, labels: Path, predictions: Path) -> Clas
 
 def classes_of_values(values: Iterable[int]) -> Classes:
     """Of labels that nobody describes: each value but 0 is a class, named by its number."""
-    return Classes({str(value): (value,) for value in sorted(values) if value}, source="the labels' values")
+    return Classes(
+        {str(value): (value,) for value in sorted(values) if value}, source="the labels' values"
+    )
 
 
 def read_classes(path: Path) -> Classes:
@@ -54,7 +59,10 @@ def read_classes(path: Path) -> Classes:
         if "labels" in content:
             named, name = _nnunet(content["labels"]), content.get("name", "")
         elif "class_names" in content:
-            named, name = dict(zip(content["class_names"], content["label_values"], strict=True)), content.get("name", "")
+            named, name = (
+                dict(zip(content["class_names"], content["label_values"], strict=True)),
+                content.get("name", ""),
+            )
         else:
             named, name = content["label_values"], content.get("dataset", "")
         found = {str(key): _values(value) for key, value in named.items()}
@@ -65,7 +73,9 @@ def read_classes(path: Path) -> Classes:
             f"{path}: says no classes that are understood ({type(error).__name__}: {error}); name another file with --classes"
         ) from None
     if not values:
-        raise UserError(f"{path}: has no class beside the background; name another file with --classes")
+        raise UserError(
+            f"{path}: has no class beside the background; name another file with --classes"
+        )
     return Classes(values, ignore, str(name), str(path))
 
 
@@ -78,6 +88,8 @@ def _nnunet(labels: Mapping) -> Mapping:
 
 def _values(value) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, list) else (value,)
-    if not values or not all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 65536 for one in values):
+    if not values or not all(
+        isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 65536 for one in values
+    ):
         raise ValueError(f"label value {value!r}")
     return values

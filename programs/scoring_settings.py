@@ -33,6 +33,10 @@ class ScoringSettings:
             if not folder.is_dir():
                 raise UserError(f"{flag} {folder}: no such folder")
         if self.predictions.resolve() == self.labels.resolve():
-            raise UserError(f"--predictions {self.predictions}: is the folder of the labels too; name two folders")
+            raise UserError(
+                f"--predictions {self.predictions}: is the folder of the labels too; name two folders"
+            )
         if self.workers < 0:
-            raise UserError(f"--workers {self.workers}: a number of processes, or 0 for one a processor")
+            raise UserError(
+                f"--workers {self.workers}: a number of processes, or 0 for one a processor"
+            )

@@ -23,12 +23,16 @@ def settings_type(page: Page, method: str, model: str) -> type[Settings]:
     """The dataclass of a run's settings."""
     known("method", method, METHODS)
     known("model", model, NETWORKS)
-    bases = dict.fromkeys((METHODS[method].Options, NETWORKS[model].Options, *page.options, Settings))
+    bases = dict.fromkeys(
+        (METHODS[method].Options, NETWORKS[model].Options, *page.options, Settings)
+    )
     return _put_together(tuple(bases), tuple(METHODS), tuple(NETWORKS))
 
 
 @cache
-def _put_together(bases: tuple[type, ...], methods: tuple[str, ...], models: tuple[str, ...]) -> type[Settings]:
+def _put_together(
+    bases: tuple[type, ...], methods: tuple[str, ...], models: tuple[str, ...]
+) -> type[Settings]:
     choices = {"method": Literal[methods], "model": Literal[models]}
     return dataclass(frozen=True)(type("Settings", bases, {"__annotations__": choices}))
 
@@ -38,7 +42,9 @@ def make_settings(page: Page, **numbers) -> Settings:
     return _checked(page, _default(page, numbers, numbers.get("method"), numbers.get("model")))
 
 
-def settings_from_flags(page: Page, numbers: Mapping[str, Any], argv: Sequence[str] | None = None, description: str = "") -> Settings:
+def settings_from_flags(
+    page: Page, numbers: Mapping[str, Any], argv: Sequence[str] | None = None, description: str = ""
+) -> Settings:
     """The settings of a command line; raises UserError for a flag or value that this run cannot have."""
     argv = sys.argv[1:] if argv is None else list(argv)
     default = _default(page, numbers, last_value(argv, "method"), last_value(argv, "model"))
@@ -67,15 +73,29 @@ def elsewhere(flag: str) -> str:
         names = [name for name, owner in owners.items() if _has(owner.Options, flag)]
         if names:
             return f"it belongs to {word} {' or '.join(names)}"
-    names = [name for name, page in (pages() | pages("TWO_SLICES")).items() if any(_has(option, flag) for option in page.options)]
+    names = [
+        name
+        for name, page in (pages() | pages("TWO_SLICES")).items()
+        if any(_has(option, flag) for option in page.options)
+    ]
     return f"it belongs to runs on {' or '.join(names)}" if names else ""
 
 
-def _default(page: Page, numbers: Mapping[str, Any], method: str | None, model: str | None) -> Settings:
+def _default(
+    page: Page, numbers: Mapping[str, Any], method: str | None, model: str | None
+) -> Settings:
     given = {**page.numbers, **numbers}
-    method, model = method or given.get("method", Settings.method), model or given.get("model", Settings.model)
+    method, model = (
+        method or given.get("method", Settings.method),
+        model or given.get("model", Settings.model),
+    )
     kind = settings_type(page, method, model)
-    given |= {**METHODS[method].PRESET, **page.methods.get(method, {}), "method": method, "model": model}
+    given |= {
+        **METHODS[method].PRESET,
+        **page.methods.get(method, {}),
+        "method": method,
+        "model": model,
+    }
     names = {field.name for field in fields(kind)}
     for name in given.keys() - names:
         if not elsewhere(name):

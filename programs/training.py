@@ -35,12 +35,18 @@ from utils.losses import Loss
 from utils.phase import Phase, Plan
 from utils.schedules import schedule
 
-STAGE_NUMBERS = {"supervised": 0, "pre_train": 1, "self_train": 2}  # set apart what the stages draw from one seed
+STAGE_NUMBERS = {
+    "supervised": 0,
+    "pre_train": 1,
+    "self_train": 2,
+}  # set apart what the stages draw from one seed
 
 
 def train(page: Page, argv: Sequence[str] | None = None, description: str = "", **numbers) -> None:
     """Train on a data set with a script's numbers, changed by the flags in `argv`; resumes what an earlier call began."""
-    settings = settings_from_flags(page, numbers, translated(training_rules(page.commands), argv), description)
+    settings = settings_from_flags(
+        page, numbers, translated(training_rules(page.commands), argv), description
+    )
     with process_group(choose_device(settings.device, settings.gpu)) as device:
         frame = Frame(page, settings, device)
         with claimed(frame.folder, frame.aside()):
@@ -55,12 +61,21 @@ class Frame:
         self.page, self.settings, self.device = page, settings, device
         s = settings
         check_batch(s.batch_size, s.labeled_bs)
-        for flag, names, there in (("intensity", s.intensity, INTENSITIES), ("spatial", s.spatial, SPATIAL)):
+        for flag, names, there in (
+            ("intensity", s.intensity, INTENSITIES),
+            ("spatial", s.spatial, SPATIAL),
+        ):
             for name in names:
                 known(flag, name, there)
         check_patch(self._build(), s.patch_size, s.labeled_bs // world() // 2)
         self.amp = autocast_type(s.amp, device)
-        check_accelerate(s.accelerate, device, getattr(s, "recompute", False), s.sync_batch_norm and world() > 1, amp=self.amp)
+        check_accelerate(
+            s.accelerate,
+            device,
+            getattr(s, "recompute", False),
+            s.sync_batch_norm and world() > 1,
+            amp=self.amp,
+        )
         set_deterministic(s.deterministic, s.tf32)
         self.folder = page.folder(s.output_root, s.exp, s.labelnum)
         self.root = data_root(page.facts.name, s.root_path)
@@ -87,7 +102,10 @@ class Frame:
         return place(self._build(), self.device, self.page.facts.dims, self.amp)
 
     def loss(self, pretraining: bool = False) -> Loss:
-        return Loss(dict(self.settings.pre_losses if pretraining else self.settings.losses), self.page.dice(self.settings))
+        return Loss(
+            dict(self.settings.pre_losses if pretraining else self.settings.losses),
+            self.page.dice(self.settings),
+        )
 
     def seed(self, stage: str, purpose: int) -> tuple[int, ...]:
         """A seed for what a stage draws; `purpose` 1 is the method's, 0 and 2 are batches and dropout."""
@@ -95,7 +113,11 @@ class Frame:
 
     def epoch(self, unlabelled: bool) -> int | None:
         """Steps of an epoch where the settings count epochs, else None; `unlabelled`: of batches with unlabelled images."""
-        return self._sampler((0,), unlabelled, range(1)).epoch if self.settings.unit == "epoch" else None
+        return (
+            self._sampler((0,), unlabelled, range(1)).epoch
+            if self.settings.unit == "epoch"
+            else None
+        )
 
     def steps(self, length: int, unlabelled: bool) -> int:
         """Steps of a stage of `length` iterations or epochs."""
@@ -118,7 +140,9 @@ class Frame:
             f"{self.device} x {world()}, {in_words(self.device, self.amp)}; TensorBoard: tensorboard --logdir {self.folder}"
         )
         if s.sync_batch_norm and world() == 1:
-            say("--sync_batch_norm: changes nothing with one process; torchrun --nproc_per_node starts several")
+            say(
+                "--sync_batch_norm: changes nothing with one process; torchrun --nproc_per_node starts several"
+            )
         say(f"checkpoints are selected by: {self.selection}; the last one is kept beside the best")
         return self.run, {plan.phase.name: partial(self._stage, plan) for plan in self.plans}
 
@@ -127,19 +151,39 @@ class Frame:
         about = {"settings": s.computed(), "selection": self.selection, **self.run_data.about()}
         best_name = partial(page.best_name, model=s.model, labelnum=s.labelnum)
         defaults = default_settings(page, s.method, s.model).computed()
-        log, check, every = RunLog(self.folder), self.run_data.check, s.log_every or (1 if self.device.type == "cpu" else 20)
-        return Run(self.folder, best_name, about, self.device, page.facts.dims, self.amp, log, defaults, check, every, s.accelerate)
+        log, check, every = (
+            RunLog(self.folder),
+            self.run_data.check,
+            s.log_every or (1 if self.device.type == "cpu" else 20),
+        )
+        return Run(
+            self.folder,
+            best_name,
+            about,
+            self.device,
+            page.facts.dims,
+            self.amp,
+            log,
+            defaults,
+            check,
+            every,
+            s.accelerate,
+        )
 
     def _plans(self) -> list[Plan]:
         """The method's stages that --run_mode asks for; one that has no self-training runs whole."""
         plans = METHODS[self.settings.method].stages(self)
-        wanted = {"pretrain": (True,), "selftrain": (False,)}.get(self.settings.run_mode, (True, False))
+        wanted = {"pretrain": (True,), "selftrain": (False,)}.get(
+            self.settings.run_mode, (True, False)
+        )
         return [plan for plan in plans if plan.pretraining in wanted or len(plans) == 1]
 
     def _build(self) -> torch.nn.Module:
         return build_network(self.page.facts, self.settings.model, vars(self.settings))
 
-    def _lists(self, names: Sequence[str], labelled: int, validation: str) -> tuple[dict[str, Sequence[str]], list[str]]:
+    def _lists(
+        self, names: Sequence[str], labelled: int, validation: str
+    ) -> tuple[dict[str, Sequence[str]], list[str]]:
         """Names by split, and which splits this run reads; UserError where lists or files do not fit."""
         root, facts = self.root, self.page.facts
         lists = {
@@ -157,7 +201,9 @@ class Frame:
         s, page = self.settings, self.page
         intensity = tuple(INTENSITIES[name] for name in s.intensity)
         spatial = tuple(SPATIAL[name] for name in s.spatial)
-        augment = tuple(Augmentation((*own, *spatial), intensity) for own in page.spatial(s.patch_size))
+        augment = tuple(
+            Augmentation((*own, *spatial), intensity) for own in page.spatial(s.patch_size)
+        )
         return page.data(s)(page.facts, self.root, names, labelled, augment, say=say)
 
     def _check_counts(self) -> None:
@@ -177,54 +223,94 @@ class Frame:
         """What of an earlier run is moved away first: with --fresh its folder, or its self-training's."""
         s = self.settings
         selftrain = s.run_mode == "selftrain" and not any(plan.pretraining for plan in self.plans)
-        folders = [self.folder / plan.phase.name for plan in self.plans] if selftrain else [self.folder]
+        folders = (
+            [self.folder / plan.phase.name for plan in self.plans] if selftrain else [self.folder]
+        )
         return folders if s.fresh else []
 
     def _stage(self, plan: Plan) -> Stage:
         s, page = self.settings, self.page
-        phase, unit, steps = plan.build(), self.epoch(plan.unlabelled) or 1, self.steps(plan.length, plan.unlabelled)
+        phase, unit, steps = (
+            plan.build(),
+            self.epoch(plan.unlabelled) or 1,
+            self.steps(plan.length, plan.unlabelled),
+        )
         self._tell_memory(phase, plan)
         if s.sync_batch_norm:  # after that, which tries a step in one process alone
             share_batch_norm(phase.networks.values(), s.model)
         factor = schedule(s.pre_lr_schedule if plan.pretraining else s.lr_schedule, s.lr_drop_every)
-        predict = page.predictor(s.patch_size, s.val_stride if hasattr(s, "val_stride") else (), self.device)
+        predict = page.predictor(
+            s.patch_size, s.val_stride if hasattr(s, "val_stride") else (), self.device
+        )
         return Stage(
             phase=phase,
-            optimizer=self._optimizer(phase, s.pre_weight_decay if plan.pretraining else s.weight_decay),
+            optimizer=self._optimizer(
+                phase, s.pre_weight_decay if plan.pretraining else s.weight_decay
+            ),
             steps=steps,
             val_every=s.val_every * unit,
             val_lead=unit if unit > 1 else 0,
             batches=partial(self._batches, phase.name, plan.unlabelled),
-            validate=partial(self._validate, predict.classes, s.val_every * unit, unit if unit > 1 else 0, steps),
+            validate=partial(
+                self._validate, predict.classes, s.val_every * unit, unit if unit > 1 else 0, steps
+            ),
             learning_rate=lambda step: s.base_lr * factor(step, steps),
             seed=self.seed(phase.name, 2),
             begin=partial(self._begin, plan),
         )
 
-    def _validate(self, classes: Classes, every: int, lead: int, steps: int, net: torch.nn.Module, stopped: Callable[[], bool], step: int):
+    def _validate(
+        self,
+        classes: Classes,
+        every: int,
+        lead: int,
+        steps: int,
+        net: torch.nn.Module,
+        stopped: Callable[[], bool],
+        step: int,
+    ):
         number, wanted = (step + lead) // every, self.settings.distances_every
         distances = step == steps or (wanted > 0 and number % wanted == 0)
-        return validate(net, stopped, self.validation_cases, classes, self.page.facts.class_names, distances)
+        return validate(
+            net, stopped, self.validation_cases, classes, self.page.facts.class_names, distances
+        )
 
     def _optimizer(self, phase: Phase, weight_decay: float) -> torch.optim.Optimizer:
-        parameters = [parameter for net in phase.learners.values() for parameter in net.parameters()]
-        s, fused = self.settings, True if self.device.type == "cuda" else None  # one launch for all weights; else torch's own choice
+        parameters = [
+            parameter for net in phase.learners.values() for parameter in net.parameters()
+        ]
+        s, fused = (
+            self.settings,
+            True if self.device.type == "cuda" else None,
+        )  # one launch for all weights; else torch's own choice
         if s.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=s.base_lr, weight_decay=weight_decay, fused=fused)
-        return torch.optim.SGD(parameters, lr=s.base_lr, momentum=0.9, weight_decay=weight_decay, fused=fused)
+            return torch.optim.Adam(
+                parameters, lr=s.base_lr, weight_decay=weight_decay, fused=fused
+            )
+        return torch.optim.SGD(
+            parameters, lr=s.base_lr, momentum=0.9, weight_decay=weight_decay, fused=fused
+        )
 
     def _begin(self, plan: Plan, stage: Stage) -> None:
         """The student and, for some data sets, the optimiser take over from an earlier stage's best checkpoint, ours or a published one."""
         if plan.after:
-            path = self.page.best(self.folder, plan.after, self.settings.model, self.settings.labelnum)
+            path = self.page.best(
+                self.folder, plan.after, self.settings.model, self.settings.labelnum
+            )
             if not path.is_file():
-                raise UserError(f"{path}: no pre-trained network; run with --run_mode pretrain first, or put a published one there")
+                raise UserError(
+                    f"{path}: no pre-trained network; run with --run_mode pretrain first, or put a published one there"
+                )
             checkpoint = read(path)
             if checkpoint.ours:
                 self.run_data.check(checkpoint)
             load_network(stage.phase.student, checkpoint)
             keeps = self.page.keeps_optimizer and len(stage.phase.learners) == 1
-            momentum = take_over_momentum(stage.optimizer, stage.phase.student, checkpoint) if keeps else ""
+            momentum = (
+                take_over_momentum(stage.optimizer, stage.phase.student, checkpoint)
+                if keeps
+                else ""
+            )
             self.run.log.say(f"{stage.phase.name}: starting from {path}{momentum}")
         stage.phase.begin()
 
@@ -232,16 +318,39 @@ class Frame:
         """Say what a step takes: 2-D steps are small, so volumes only."""
         s, facts = self.settings, self.page.facts
         if facts.dims == 3 and is_main():
-            labelled, unlabelled = s.labeled_bs // world(), (s.batch_size - s.labeled_bs) // world() if plan.unlabelled else 0
-            memory = step_memory(phase, labelled, unlabelled, facts.channels, s.patch_size, 2 if s.optimizer == "adam" else 1)
+            labelled, unlabelled = (
+                s.labeled_bs // world(),
+                (s.batch_size - s.labeled_bs) // world() if plan.unlabelled else 0,
+            )
+            memory = step_memory(
+                phase,
+                labelled,
+                unlabelled,
+                facts.channels,
+                s.patch_size,
+                2 if s.optimizer == "adam" else 1,
+            )
             normalised = memory.images * (world() if s.sync_batch_norm else 1)
-            for line in memory.lines(phase.name, getattr(s, "recompute", False), normalised < phase.student.smallest_batch):
+            for line in memory.lines(
+                phase.name,
+                getattr(s, "recompute", False),
+                normalised < phase.student.smallest_batch,
+            ):
                 self.run.log.say(line)
 
     def _sampler(self, seed: tuple[int, ...], unlabelled: bool, steps: range) -> StreamSampler:
         s, data = self.settings, self.data
-        others, unlabelled_bs = (data.unlabelled, s.batch_size - s.labeled_bs) if unlabelled else (0, 0)
-        return self.page.sampler(s)(data.labelled, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world())
+        others, unlabelled_bs = (
+            (data.unlabelled, s.batch_size - s.labeled_bs) if unlabelled else (0, 0)
+        )
+        return self.page.sampler(s)(
+            data.labelled, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world()
+        )
 
     def _batches(self, stage: str, unlabelled: bool, steps: range) -> DataLoader:
-        return loader(self.data, self._sampler(self.seed(stage, 0), unlabelled, steps), self.settings, self.device)
+        return loader(
+            self.data,
+            self._sampler(self.seed(stage, 0), unlabelled, steps),
+            self.settings,
+            self.device,
+        )

@@ -31,7 +31,10 @@ PAGE = slices(
     },
     methods={
         "bcp": {"dice_background": "masked"},
-        "averaged_copy_paste": {"dice_background": "masked", "base_lr": 0.05},  # docs/results/recipe.md
+        "averaged_copy_paste": {
+            "dice_background": "masked",
+            "base_lr": 0.05,
+        },  # docs/results/recipe.md
     },
     commands="ACDC",
     test_numbers={"model": "unet"},

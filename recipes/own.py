@@ -18,9 +18,29 @@ from recipes.templates import SliceOptions, VolumeOptions, slices, two_slices, v
 from utils.errors import UserError
 
 STEP = 16  # the networks halve four times
-SMALLEST = {2: 80, 3: 16}  # the edge-guided U-Net takes no smaller slices; they are scaled to the patch
-TAKEN = ("exp", "model", "batch_size", "labeled_bs", "pre_iterations", "max_iterations", "base_lr", "weight_decay", "pre_weight_decay")
-SCHEDULE = ("lr_schedule", "lr_drop_every", "box_end", "static_start", "static_step", "static_range")
+SMALLEST = {
+    2: 80,
+    3: 16,
+}  # the edge-guided U-Net takes no smaller slices; they are scaled to the patch
+TAKEN = (
+    "exp",
+    "model",
+    "batch_size",
+    "labeled_bs",
+    "pre_iterations",
+    "max_iterations",
+    "base_lr",
+    "weight_decay",
+    "pre_weight_decay",
+)
+SCHEDULE = (
+    "lr_schedule",
+    "lr_drop_every",
+    "box_end",
+    "static_start",
+    "static_step",
+    "static_range",
+)
 
 
 @dataclass(frozen=True)
@@ -35,11 +55,17 @@ def own_page(plan: Plan, root: Path) -> Page:
 
     Numbers are ACDC's for slices and LA's for volumes; the patch is theirs, shrunk to the data; the best checkpoint is chosen on val.list.
     """
-    template, like, options = (slices, ACDC, SliceOptions) if plan.dims == 2 else (volumes, LA, VolumeOptions)
+    template, like, options = (
+        (slices, ACDC, SliceOptions) if plan.dims == 2 else (volumes, LA, VolumeOptions)
+    )
     patch = patch_size(plan, like.numbers["patch_size"])
     stride = () if plan.dims == 2 else tuple(side // 2 for side in patch)
     labelled = max(len(list_lines(root / plan.lists["train"])), 1)
-    own = {"cases": partial(first_patients, patient=case_of_slice)} if plan.dims == 2 else {"stride": stride}
+    own = (
+        {"cases": partial(first_patients, patient=case_of_slice)}
+        if plan.dims == 2
+        else {"stride": stride}
+    )
     return template(
         facts=facts(plan, root),
         **own,
@@ -65,7 +91,9 @@ def own_two_slices(plan: Plan, root: Path) -> Page:
     Raises UserError for data prepared as slices.
     """
     if plan.dims == 2:
-        raise UserError(f"{root}: prepared for training on slices, CoGRNet needs volumes; prepare the scans with --dims 3 elsewhere")
+        raise UserError(
+            f"{root}: prepared for training on slices, CoGRNet needs volumes; prepare the scans with --dims 3 elsewhere"
+        )
     whole = facts(plan, root)
     objects = " and ".join(plan.class_names[1:])
     whole = replace(
@@ -79,7 +107,13 @@ def own_two_slices(plan: Plan, root: Path) -> Page:
     page = two_slices(facts=whole, patch_size=patch)
     stride = tuple(side // 2 for side in patch)
     labelled = max(len(list_lines(root / plan.lists["train"])), 1)
-    numbers = {**page.numbers, "labelnum": labelled, "select": "val", "dims": plan.dims, "val_stride": stride}
+    numbers = {
+        **page.numbers,
+        "labelnum": labelled,
+        "select": "val",
+        "dims": plan.dims,
+        "val_stride": stride,
+    }
     settled = partial(_as_prepared, plan.dims, settled=page.settled)
     tested = {**page.test_numbers, "labelnum": labelled}
     page = replace(page, numbers=numbers, test_numbers=tested, stride=stride, settled=settled)
@@ -108,7 +142,10 @@ def facts(plan: Plan, root: Path) -> DatasetFacts:
 def patch_size(plan: Plan, published: tuple[int, ...]) -> tuple[int, ...]:
     """The published patch, no side longer than the median training scan needs, in steps of 16."""
     sides = [plan.median_shape[axis] for axis in plan.stored[3 - plan.dims :]]
-    return tuple(min(limit, max(-(-side // STEP) * STEP, SMALLEST[plan.dims])) for limit, side in zip(published, sides, strict=True))
+    return tuple(
+        min(limit, max(-(-side // STEP) * STEP, SMALLEST[plan.dims]))
+        for limit, side in zip(published, sides, strict=True)
+    )
 
 
 def case_of_slice(name: str) -> str:
@@ -117,7 +154,9 @@ def case_of_slice(name: str) -> str:
 
 def _as_prepared(dims: int, settings, settled=same):
     if settings.dims != dims:
-        raise UserError(f"--dims {settings.dims}: the data were prepared with --dims {dims}; prepare them again in another --root_path")
+        raise UserError(
+            f"--dims {settings.dims}: the data were prepared with --dims {dims}; prepare them again in another --root_path"
+        )
     return settled(settings)
 
 

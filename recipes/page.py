@@ -26,7 +26,9 @@ def same(settings: Settings) -> Settings:
 
 def labelled_folder(family: str, dataset: str) -> Callable[[Path | None, str, int], Path]:
     """Where runs lie: code/model/<family>/<data set>_<exp>_<labelnum>_labeled, as the published README has it."""
-    return lambda output_root, exp, labelnum: (output_root or MODEL) / family / f"{dataset}_{exp}_{labelnum}_labeled"
+    return lambda output_root, exp, labelnum: (
+        (output_root or MODEL) / family / f"{dataset}_{exp}_{labelnum}_labeled"
+    )
 
 
 def data_root(dataset: str, root_path: Path | None) -> Path:
@@ -70,7 +72,9 @@ class Page:
     # files: a run's folder from --output_root, --exp and --labelnum; a stage's best checkpoint from its name, --model and --labelnum, and
     # where a published pre-training is looked for too; how published checkpoints are laid out
     folder: Callable[[Path | None, str, int], Path]
-    best_name: Callable[[str, str, int], str] = lambda stage, model, labelnum: f"{model}_best_model.pth"
+    best_name: Callable[[str, str, int], str] = lambda stage, model, labelnum: (
+        f"{model}_best_model.pth"
+    )
     published_pretraining: str | None = None
     published_layout: str = "plain"
     module_prefix: bool = False

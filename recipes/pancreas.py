@@ -29,7 +29,12 @@ PAGE = volumes(
         labelled=VolumeAugmentation((), spare=1, turn=False),
         unlabelled=VolumeAugmentation((), spare=1, turn=False, centre=True),
     ),
-    pasting=Pasting("whole", unlabelled_outside=(True, False), pseudo_label=partial(class_pseudo_label, connectivity=18), crossed=True),
+    pasting=Pasting(
+        "whole",
+        unlabelled_outside=(True, False),
+        pseudo_label=partial(class_pseudo_label, connectivity=18),
+        crossed=True,
+    ),
     keeps_optimizer=True,
     numbers={
         "exp": "cutmix",
@@ -55,11 +60,21 @@ PAGE = volumes(
         "val_stride": (18, 18, 4),
         "select": "test",
     },
-    methods={"bcp": {"pre_losses": (("dice", 0.5), ("ce", 0.5)), "losses": (("dice", 0.5), ("ce", 0.5)), "seed": 2020}},
+    methods={
+        "bcp": {
+            "pre_losses": (("dice", 0.5), ("ce", 0.5)),
+            "losses": (("dice", 0.5), ("ce", 0.5)),
+            "seed": 2020,
+        }
+    },
     stride=(16, 16, 4),
     test_numbers={"exp": "cutmix", "labelnum": 20, "model": "VNet_pancreas", "which": "both"},
-    folder=lambda output_root, exp, labelnum: (output_root or REPOSITORY / "pancreas" / "result") / exp,
-    best_name=lambda stage, model, labelnum: f"best_ema_{labelnum}_{stage.removesuffix('_train')}.pth",
+    folder=lambda output_root, exp, labelnum: (
+        (output_root or REPOSITORY / "pancreas" / "result") / exp
+    ),
+    best_name=lambda stage, model, labelnum: (
+        f"best_ema_{labelnum}_{stage.removesuffix('_train')}.pth"
+    ),
     published_pretraining="pretrain/best_ema{labelnum}_pre.pth",
     published_layout="net",
     module_prefix=True,

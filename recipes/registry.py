@@ -11,7 +11,9 @@ from utils.errors import UserError
 
 def pages(attribute: str = "PAGE") -> dict[str, Page]:
     """All pages by name; `attribute`: PAGE, or TWO_SLICES for the pages that CoGRNet trains on."""
-    modules = (import_module(f"recipes.{module.name}") for module in pkgutil.iter_modules(recipes.__path__))
+    modules = (
+        import_module(f"recipes.{module.name}") for module in pkgutil.iter_modules(recipes.__path__)
+    )
     found = (getattr(module, attribute, None) for module in modules)
     return {page.facts.name: page for page in found if page is not None}
 
@@ -22,7 +24,9 @@ def find_page(name: str, attribute: str = "PAGE") -> Page:
         return _from_file(Path(name))
     known = pages(attribute)
     if name not in known:
-        raise UserError(f"--dataset {name}: unknown; choose from {', '.join(known)}, or name a page's file (docs/extending.md)")
+        raise UserError(
+            f"--dataset {name}: unknown; choose from {', '.join(known)}, or name a page's file (docs/extending.md)"
+        )
     return known[name]
 
 

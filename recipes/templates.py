@@ -57,13 +57,20 @@ class TwoSliceOptions:
     """Length of self-training, in iterations; 0: as --lengths has it."""
 
 
-def slice_predictor(patch_size: Sequence[int], stride: Sequence[int], device: torch.device, **volumes_alone) -> SlicePredictor:
+def slice_predictor(
+    patch_size: Sequence[int], stride: Sequence[int], device: torch.device, **volumes_alone
+) -> SlicePredictor:
     """Slices need neither stride nor component filter."""
     return SlicePredictor(tuple(patch_size), device)
 
 
-def patches(patch_size: tuple[int, ...], labelled: VolumeAugmentation, unlabelled: VolumeAugmentation) -> tuple:
-    return tuple((replace(augmentation, patch_size=patch_size).draw,) for augmentation in (labelled, unlabelled))
+def patches(
+    patch_size: tuple[int, ...], labelled: VolumeAugmentation, unlabelled: VolumeAugmentation
+) -> tuple:
+    return tuple(
+        (replace(augmentation, patch_size=patch_size).draw,)
+        for augmentation in (labelled, unlabelled)
+    )
 
 
 def slices(*, facts: DatasetFacts, **own) -> Page:
@@ -75,8 +82,12 @@ def slices(*, facts: DatasetFacts, **own) -> Page:
             "cases": first_patients,
             "data": lambda settings: Slices,
             "spatial": lambda patch_size: 2 * ((turn_or_rotate, resize(patch_size)),),
-            "dice": lambda settings: partial(dice_2d, mask_background=settings.dice_background == "masked"),
-            "pasting": Pasting("mix", unlabelled_outside=(True, False), pseudo_label=class_pseudo_label),
+            "dice": lambda settings: partial(
+                dice_2d, mask_background=settings.dice_background == "masked"
+            ),
+            "pasting": Pasting(
+                "mix", unlabelled_outside=(True, False), pseudo_label=class_pseudo_label
+            ),
             "ema_scope": "state",
             "keeps_optimizer": True,
             "options": (SliceOptions,),
@@ -97,7 +108,11 @@ def volumes(*, facts: DatasetFacts, **own) -> Page:
             "data": lambda settings: partial(VolumePatches, cache=settings.cache),
             "spatial": partial(patches, labelled=both, unlabelled=both),
             "dice": lambda settings: dice_3d,
-            "pasting": Pasting("whole", unlabelled_outside=(False, True), pseudo_label=partial(class_pseudo_label, connectivity=26)),
+            "pasting": Pasting(
+                "whole",
+                unlabelled_outside=(False, True),
+                pseudo_label=partial(class_pseudo_label, connectivity=26),
+            ),
             "options": (VolumeOptions,),
             "predictor": VolumePredictor,
             "stride": (18, 18, 4),
@@ -112,8 +127,12 @@ def two_slices(*, facts: DatasetFacts, patch_size: tuple[int, ...]) -> Page:
     both = VolumeAugmentation((), spare=3, crop_first=True)
     return volumes(
         facts=facts,
-        data=lambda settings: partial(CoarsePatches if settings.labels == "coarse" else VolumePatches, cache=settings.cache),
-        sampler=lambda settings: TwoPassSampler if settings.streams == "independent" else TwoStreamSampler,
+        data=lambda settings: partial(
+            CoarsePatches if settings.labels == "coarse" else VolumePatches, cache=settings.cache
+        ),
+        sampler=lambda settings: (
+            TwoPassSampler if settings.streams == "independent" else TwoStreamSampler
+        ),
         spatial=partial(patches, labelled=both, unlabelled=both),
         options=(TwoSliceOptions, VolumeOptions),
         numbers={
@@ -145,6 +164,12 @@ def published_lengths(settings):
     epoch = max(settings.labelnum // settings.labeled_bs, 1)
 
     def length(own: int, text: int) -> int:
-        return own or (text if settings.lengths == "published_text" else (text // (2 * epoch) + 1) * epoch)
+        return own or (
+            text if settings.lengths == "published_text" else (text // (2 * epoch) + 1) * epoch
+        )
 
-    return replace(settings, pre_iterations=length(settings.pre_iterations, 2_000), max_iterations=length(settings.max_iterations, 10_000))
+    return replace(
+        settings,
+        pre_iterations=length(settings.pre_iterations, 2_000),
+        max_iterations=length(settings.max_iterations, 10_000),
+    )

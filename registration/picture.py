@@ -31,28 +31,46 @@ def write_picture(
     all shaped like `image`; `axes` names the volume's axes in their order."""
     low, high = np.percentile(image, (0.5, 99.5))
     shown = np.clip((image - low) / max(high - low, 1e-9), 0, 1)
-    heights = [rows / columns for own in drawn for rows, columns in [_upright(shown[own.position()], _letters(axes, own)).shape]]
+    heights = [
+        rows / columns
+        for own in drawn
+        for rows, columns in [_upright(shown[own.position()], _letters(axes, own)).shape]
+    ]
     figure, grid = plt.subplots(
-        4, MONTAGE // 2 + 1, figsize=(11, 5.5 * sum(heights) + 2), height_ratios=[max(h, 0.2) for h in heights for _ in range(2)]
+        4,
+        MONTAGE // 2 + 1,
+        figsize=(11, 5.5 * sum(heights) + 2),
+        height_ratios=[max(h, 0.2) for h in heights for _ in range(2)],
     )
     figure.subplots_adjust(0.01, 0.06, 0.99, 0.91, 0.05, 0.15)
     for plane, own in enumerate(drawn):
         top = grid[2 * plane : 2 * plane + 2]
         letters = _letters(axes, own)
-        _slice(top[0, 0], shown[own.position()], letters, [(own.mask, DRAWN)], f"annotated, {axes[own.axis]} = {own.index}")
+        _slice(
+            top[0, 0],
+            shown[own.position()],
+            letters,
+            [(own.mask, DRAWN)],
+            f"annotated, {axes[own.axis]} = {own.index}",
+        )
         _disagreement(top[1, 0], shown, alone, own.axis, letters, axes[own.axis], agreement)
-        for cell, index in zip(top[:, 1:].flat, _spread((alone[0] | alone[1]) > 0, own.axis), strict=True):
+        for cell, index in zip(
+            top[:, 1:].flat, _spread((alone[0] | alone[1]) > 0, own.axis), strict=True
+        ):
             place = (*[slice(None)] * own.axis, index)
             outlines = [(alone[0][place], PX), (alone[1][place], PY)]
             if labels[0] is not alone[0]:
                 outlines.append((labels[0][place], "white"))
             _slice(cell, shown[place], letters, outlines, f"{axes[own.axis]} = {index}")
     handles = [
-        plt.Line2D([], [], color=c, label=t) for c, t in ((DRAWN, "annotated"), (PX, "px: from the first plane"), (PY, "py: second"))
+        plt.Line2D([], [], color=c, label=t)
+        for c, t in ((DRAWN, "annotated"), (PX, "px: from the first plane"), (PY, "py: second"))
     ]
     if labels[0] is not alone[0]:
         handles.append(plt.Line2D([], [], color="lightgrey", label="fused (white)"))
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=9, frameon=False)
+    figure.legend(
+        handles=handles, loc="lower center", ncols=len(handles), fontsize=9, frameon=False
+    )
     figure.suptitle(f"{name}: coarse labels, Dice of px and py {agreement:.3f}", fontsize=11)
     with replacing(path) as unfinished:
         figure.savefig(unfinished, dpi=90)
@@ -85,12 +103,16 @@ def _slice(cell, image: np.ndarray, letters: str, outlines: Sequence[tuple], tit
     cell.set_axis_off()
 
 
-def _disagreement(cell, shown: np.ndarray, alone: Sequence, axis: int, letters: str, letter: str, agreement: float) -> None:
+def _disagreement(
+    cell, shown: np.ndarray, alone: Sequence, axis: int, letters: str, letter: str, agreement: float
+) -> None:
     """How many voxels along the axis have only one of the two labels."""
     apart = ((alone[0] > 0) != (alone[1] > 0)).sum(axis)
     cell.imshow(_upright(shown.mean(axis), letters), cmap="gray")
     counts = _upright(apart, letters)
-    heat = cell.imshow(np.ma.masked_equal(counts, 0), cmap="inferno", alpha=0.7, vmin=0, vmax=max(counts.max(), 1))
+    heat = cell.imshow(
+        np.ma.masked_equal(counts, 0), cmap="inferno", alpha=0.7, vmin=0, vmax=max(counts.max(), 1)
+    )
     cell.figure.colorbar(heat, ax=cell, shrink=0.7).ax.tick_params(labelsize=7)
     cell.set_title(f"voxels along {letter} with one label alone", fontsize=8)
     cell.set_axis_off()

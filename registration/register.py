@@ -43,7 +43,9 @@ def register(argv: Sequence[str] | None = None, description: str | None = None) 
         remove_unfinished(folder)
     seconds = _make(s, facts, [case for case in cases if not _finished(s, facts, case)], len(cases))
     report(s, facts, cases, seconds, output)
-    print(f"coarse labels of {len(cases)} cases lie beside their files; registration.csv, summary.json and pictures are in {output}")
+    print(
+        f"coarse labels of {len(cases)} cases lie beside their files; registration.csv, summary.json and pictures are in {output}"
+    )
 
 
 def _page(s: RegistrationSettings) -> tuple[Page, Path]:
@@ -51,7 +53,9 @@ def _page(s: RegistrationSettings) -> tuple[Page, Path]:
     if s.dataset:
         return find_page(s.dataset, "TWO_SLICES"), data_root(s.dataset, s.root_path)
     if s.root_path is None:
-        raise UserError("--dataset: name LA, KiTS19 or LiTS, or with --root_path the folder of own data that prepare_data.py wrote")
+        raise UserError(
+            "--dataset: name LA, KiTS19 or LiTS, or with --root_path the folder of own data that prepare_data.py wrote"
+        )
     return own_two_slices(read_plan(s.root_path), s.root_path), s.root_path
 
 
@@ -59,7 +63,9 @@ def _labelled_cases(s: RegistrationSettings, page: Page, root: Path) -> list[Cas
     facts, labelnum = page.facts, page.numbers["labelnum"] if s.labelnum is None else s.labelnum
     names = facts.read_list(root, facts.train_list)
     if not 1 <= labelnum <= len(names):
-        raise UserError(f"--labelnum {labelnum}: {facts.train_list} has {len(names)} cases, name 1 to {len(names)}")
+        raise UserError(
+            f"--labelnum {labelnum}: {facts.train_list} has {len(names)} cases, name 1 to {len(names)}"
+        )
     if s.workers < 0:
         raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one per processor")
     check_processes("workers", s.workers)
@@ -68,7 +74,9 @@ def _labelled_cases(s: RegistrationSettings, page: Page, root: Path) -> list[Cas
     # every case is looked at before the first is registered: a fault in the last must not show after hours
     for _, path in paths:
         if s.report_against_truth and ANNOTATED in read_image(path, facts)[1]:
-            raise UserError(f"--report_against_truth: {path} holds two drawn slices, there is no dense label; leave the flag out")
+            raise UserError(
+                f"--report_against_truth: {path} holds two drawn slices, there is no dense label; leave the flag out"
+            )
     return [Case(name, path, read_annotation(path, facts, planes)) for name, path in paths]
 
 
@@ -76,21 +84,29 @@ def _plane(word: str) -> int | str:
     if word in WORDS:
         return word
     if not word.isdecimal():
-        raise UserError(f"--planes {word}: a slice number, counted from 0, or one of {', '.join(WORDS)} is expected for each plane")
+        raise UserError(
+            f"--planes {word}: a slice number, counted from 0, or one of {', '.join(WORDS)} is expected for each plane"
+        )
     return int(word)
 
 
 def _attributes(s: RegistrationSettings, case: Case, plane: int, image: np.ndarray) -> dict:
     """What a coarse label depends on."""
     digest = hashlib.sha256(np.ascontiguousarray(image))
-    for drawn in case.annotated if s.propagation == "improved" else case.annotated[plane : plane + 1]:
-        digest.update(f"{drawn.axis} {drawn.index}".encode() + np.ascontiguousarray(drawn.mask).tobytes())
+    for drawn in (
+        case.annotated if s.propagation == "improved" else case.annotated[plane : plane + 1]
+    ):
+        digest.update(
+            f"{drawn.axis} {drawn.index}".encode() + np.ascontiguousarray(drawn.mask).tobytes()
+        )
     return {
         "coarse_axis": case.annotated[plane].axis,
         "coarse_slice": case.annotated[plane].index,
         "coarse_transform": s.transform,
         "coarse_propagation": s.propagation,
-        **({"coarse_intensities": "whole"} if s.propagation == "published" else {}),  # older files were made of fractions
+        **(
+            {"coarse_intensities": "whole"} if s.propagation == "published" else {}
+        ),  # older files were made of fractions
         "coarse_seed": s.seed,
         "coarse_input_sha256": digest.hexdigest(),
     }
@@ -123,7 +139,9 @@ def _finished(s: RegistrationSettings, facts: DatasetFacts, case: Case) -> bool:
     return intact == 2
 
 
-def _make(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], total: int) -> dict[str, list[float]]:
+def _make(
+    s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], total: int
+) -> dict[str, list[float]]:
     """Register the cases and write their files, each as soon as its four directions are done; processor seconds of each
     case's planes."""
     workers = s.workers or os.cpu_count() or 1
@@ -134,7 +152,9 @@ def _make(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], t
     with (
         ended_processes(),
         terminated(),
-        progress(total=4 * total, initial=4 * (total - len(cases)), desc="registering", unit="direction") as bar,
+        progress(
+            total=4 * total, initial=4 * (total - len(cases)), desc="registering", unit="direction"
+        ) as bar,
         worker_pool(min(workers, 4 * len(cases))) as pool,
     ):
         for case in cases:
@@ -143,19 +163,25 @@ def _make(s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], t
             for job in jobs:
                 job.add_done_callback(lambda job: job.cancelled() or bar.update())
             waiting.append((case, image, kept, jobs))
-            if len(waiting) > workers // 4 + 1:  # no more volumes in memory than keep every process busy
+            if (
+                len(waiting) > workers // 4 + 1
+            ):  # no more volumes in memory than keep every process busy
                 seconds |= _write(s, *waiting.popleft())
         while waiting:
             seconds |= _write(s, *waiting.popleft())
     return seconds
 
 
-def _submit(s: RegistrationSettings, pool: ProcessPoolExecutor, case: Case, image: np.ndarray) -> list[Future]:
+def _submit(
+    s: RegistrationSettings, pool: ProcessPoolExecutor, case: Case, image: np.ndarray
+) -> list[Future]:
     """Start the four directions of a case: each plane's annotated slice towards the axis's start and its end."""
     jobs = []
     scaled = scale_255(image, whole=s.propagation == "published")
     for own, other in (case.annotated, case.annotated[::-1]):
-        for part, guide in directions(own, other if s.propagation == "improved" else None, image.shape[own.axis]):
+        for part, guide in directions(
+            own, other if s.propagation == "improved" else None, image.shape[own.axis]
+        ):
             slices = np.ascontiguousarray(np.moveaxis(scaled, own.axis, 0)[part])
             jobs.append(pool.submit(_timed, slices, own.mask, s.transform, s.seed, guide))
     return jobs
@@ -166,7 +192,9 @@ def _timed(*arguments) -> tuple:
     return carry(*arguments), time.process_time() - start
 
 
-def _write(s: RegistrationSettings, case: Case, image: np.ndarray, kept: dict, jobs: Sequence[Future]) -> dict[str, list[float]]:
+def _write(
+    s: RegistrationSettings, case: Case, image: np.ndarray, kept: dict, jobs: Sequence[Future]
+) -> dict[str, list[float]]:
     results = [job.result() for job in jobs]
     improved = s.propagation == "improved"
     alone, labels = assemble(case, image.shape, [carried for carried, _ in results], improved)
@@ -175,8 +203,16 @@ def _write(s: RegistrationSettings, case: Case, image: np.ndarray, kept: dict, j
             **kept,
             **_attributes(s, case, plane, image),
             "coarse_planes": " ".join(s.planes or ("published",)),
-            "coarse_failed": sum(carried.failed for carried, _ in results[2 * plane : 2 * plane + 2]),
-            "coarse_versions": ", ".join(f"{name} {version(name)}" for name in ("antspyx", "numpy", "scipy")),
+            "coarse_failed": sum(
+                carried.failed for carried, _ in results[2 * plane : 2 * plane + 2]
+            ),
+            "coarse_versions": ", ".join(
+                f"{name} {version(name)}" for name in ("antspyx", "numpy", "scipy")
+            ),
         }
         write_coarse(path, image, labels[plane], alone[plane], attributes)
-    return {case.name: [sum(taken for _, taken in results[2 * plane : 2 * plane + 2]) for plane in (0, 1)]}
+    return {
+        case.name: [
+            sum(taken for _, taken in results[2 * plane : 2 * plane + 2]) for plane in (0, 1)
+        ]
+    }

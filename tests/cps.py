@@ -35,7 +35,9 @@ class CrossPseudo(Phase):
         parts = []
         for mine, theirs in (logits, logits[::-1]):
             parts.append((self.loss.whole(mine[:count], batch["label"]), 1.0))
-            parts.append((self.loss.whole(mine[count:], theirs[count:].detach().argmax(1)), self.weight))
+            parts.append(
+                (self.loss.whole(mine[count:], theirs[count:].detach().argmax(1)), self.weight)
+            )
         self.show(batch["image"], logits[0], batch["label"])
         return self.loss.scalars(weighted_sum(*parts))
 

@@ -27,8 +27,12 @@ class Ended:
     @property
     def clean(self) -> bool:
         """Done, or one line and status 2."""
-        last = self.said.splitlines()[-1] if self.said else ""  # progress bars go back to the start of their line
-        return "Traceback" not in self.said and (self.status == 0 or (self.status == 2 and last.startswith("error: ")))
+        last = (
+            self.said.splitlines()[-1] if self.said else ""
+        )  # progress bars go back to the start of their line
+        return "Traceback" not in self.said and (
+            self.status == 0 or (self.status == 2 and last.startswith("error: "))
+        )
 
 
 class Forked:
@@ -44,8 +48,12 @@ class Forked:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(tell, 1)
             os.dup2(tell, 2)
-            sys.stdout = sys.stderr = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
-            tqdm.set_lock(threading.RLock())  # its own is shared by all forked processes: one that is killed may hold it for ever
+            sys.stdout = sys.stderr = io.TextIOWrapper(
+                io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True
+            )
+            tqdm.set_lock(
+                threading.RLock()
+            )  # its own is shared by all forked processes: one that is killed may hold it for ever
             torch.set_num_threads(1)
             if file_size is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))

@@ -18,7 +18,9 @@ from training.checkpoint import load
 from utils.files import machine
 from utils.losses import Loss, dice_2d, dice_3d
 
-ACDC, LA, PANCREAS, KITS19, LITS = (module.PAGE.facts for module in (acdc, la, pancreas, kits19, lits))
+ACDC, LA, PANCREAS, KITS19, LITS = (
+    module.PAGE.facts for module in (acdc, la, pancreas, kits19, lits)
+)
 HALF = {"dice": 0.5, "ce": 0.5}
 LOSS_2D, LOSS_3D = Loss(HALF, dice_2d), Loss(HALF, dice_3d)
 LOSS_BCP = Loss(HALF, partial(dice_2d, mask_background=True))
@@ -26,7 +28,14 @@ LOSS_BCP = Loss(HALF, partial(dice_2d, mask_background=True))
 
 def train(page, root, output, *flags, device="cpu", **numbers):
     """Train with a script's `numbers` and flags; what each stage left behind, see `stages`."""
-    train_page(page, [str(flag) for flag in flags], root_path=root, output_root=output, device=device, **numbers)
+    train_page(
+        page,
+        [str(flag) for flag in flags],
+        root_path=root,
+        output_root=output,
+        device=device,
+        **numbers,
+    )
     return stages(output)
 
 
@@ -55,7 +64,12 @@ def assert_same(a, b, where=""):
         assert a == b, where
 
 
-PLACES = ((unet_ega, "WIDTHS"), (VNet_la_ega, "WIDTHS"), (egm_3d, "ADJUSTED"), (egm_3d, "EDGE_CHANNELS"))
+PLACES = (
+    (unet_ega, "WIDTHS"),
+    (VNet_la_ega, "WIDTHS"),
+    (egm_3d, "ADJUSTED"),
+    (egm_3d, "EDGE_CHANNELS"),
+)
 PUBLISHED_WIDTHS = [(module, name, getattr(module, name)) for module, name in PLACES]
 
 
@@ -64,7 +78,11 @@ def narrowed(by=4):
     """U-Net and V-Net a quarter as wide as published, for tests of what happens around them: steps and checkpoints cost a tenth."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name, width in PUBLISHED_WIDTHS:
-            patch.setattr(module, name, width // by if isinstance(width, int) else tuple(one // by for one in width))
+            patch.setattr(
+                module,
+                name,
+                width // by if isinstance(width, int) else tuple(one // by for one in width),
+            )
         yield
 
 
@@ -110,11 +128,18 @@ def together(work, *arguments):
         ports = [one.getsockname()[1] for one in free]
 
     def be(rank):
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "WORLD_SIZE": "2",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+        }
         torch.set_num_threads(1)
         work(rank, ports, *arguments)
 
-    processes = [multiprocessing.get_context("fork").Process(target=be, args=(rank,)) for rank in (0, 1)]
+    processes = [
+        multiprocessing.get_context("fork").Process(target=be, args=(rank,)) for rank in (0, 1)
+    ]
     for process in processes:
         process.start()
     for process in processes:

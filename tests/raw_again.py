@@ -30,13 +30,21 @@ def whole_numbers(image: np.ndarray) -> np.ndarray:
 def acdc_volume(root: Path, case: str) -> tuple[np.ndarray, np.ndarray]:
     """Image and label (slices, y, x) of a case: its volume, or its slices put together."""
     whole = root / "data" / f"{case}.h5"
-    paths = [whole] if whole.is_file() else sorted((root / "data" / "slices").glob(f"{case}_slice_*.h5"), key=slice_number)
-    assert paths == [whole] or [slice_number(path) for path in paths] == list(range(1, len(paths) + 1))
+    paths = (
+        [whole]
+        if whole.is_file()
+        else sorted((root / "data" / "slices").glob(f"{case}_slice_*.h5"), key=slice_number)
+    )
+    assert paths == [whole] or [slice_number(path) for path in paths] == list(
+        range(1, len(paths) + 1)
+    )
     pairs = []
     for path in paths:
         with h5py.File(path) as file:
             pairs.append((file["image"][()], file["label"][()]))
-    return pairs[0] if paths == [whole] else tuple(np.stack(part) for part in zip(*pairs, strict=True))
+    return (
+        pairs[0] if paths == [whole] else tuple(np.stack(part) for part in zip(*pairs, strict=True))
+    )
 
 
 def slice_number(path: Path) -> int:
@@ -51,8 +59,20 @@ def write_acdc(root: Path, case: str, download: Path) -> None:
     lowest = int(patient[-3:]) % 7
     path = download / "training" / patient / f"{patient}_frame{frame}.nii.gz"
     turned = np.diag([-1.0, -1.0, 1.0])
-    write_scan(path, (whole_numbers(image) + lowest).astype(np.int16).T, SPACING["ACDC"], (3, -20, 7), turned)
-    write_scan(path.with_name(path.name.replace(".nii", "_gt.nii")), label.T, SPACING["ACDC"], (3, -20, 7), turned)
+    write_scan(
+        path,
+        (whole_numbers(image) + lowest).astype(np.int16).T,
+        SPACING["ACDC"],
+        (3, -20, 7),
+        turned,
+    )
+    write_scan(
+        path.with_name(path.name.replace(".nii", "_gt.nii")),
+        label.T,
+        SPACING["ACDC"],
+        (3, -20, 7),
+        turned,
+    )
 
 
 def la_whole_numbers(image: np.ndarray) -> np.ndarray:
@@ -76,7 +96,9 @@ def la_sums(image: np.ndarray, raw: np.ndarray, voxels: int) -> tuple[int, int]:
     for offset in range(200_000):
         total = guess + (offset + 1) // 2 * (-1) ** offset
         away = k - total / voxels
-        ends = np.sort(np.stack([away / below, away / above]), 0)  # the deviations that give each value
+        ends = np.sort(
+            np.stack([away / below, away / above]), 0
+        )  # the deviations that give each value
         low, high = ends[0].max(), ends[1].min()
         if low < high:
             least, most = (round((end**2 + (total / voxels) ** 2) * voxels) for end in (low, high))

@@ -16,31 +16,44 @@ ORIENTATIONS = {
 }
 
 
-def write_scan(path: Path, array: np.ndarray, spacing=(1, 1, 1), origin=(0, 0, 0), direction=None) -> Path:
+def write_scan(
+    path: Path, array: np.ndarray, spacing=(1, 1, 1), origin=(0, 0, 0), direction=None
+) -> Path:
     """An array in index order x, y, z as a file of the format that its name says."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     image.SetSpacing([float(mm) for mm in spacing])
     image.SetOrigin([float(mm) for mm in origin])
-    image.SetDirection(np.asarray(ORIENTATIONS["LPS"] if direction is None else direction, float).ravel())
+    image.SetDirection(
+        np.asarray(ORIENTATIONS["LPS"] if direction is None else direction, float).ravel()
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(image, str(path), useCompression=True)
     return path
 
 
-def blob(shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...], value: int = 1) -> np.ndarray:
+def blob(
+    shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...], value: int = 1
+) -> np.ndarray:
     """A label (uint8) that is `value` from `low` to `high`, both included."""
     label = np.zeros(shape, np.uint8)
     label[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = value
     return label
 
 
-def noise(shape: tuple[int, ...], label: np.ndarray | None = None, seed: int = 0, step: int = 100) -> np.ndarray:
+def noise(
+    shape: tuple[int, ...], label: np.ndarray | None = None, seed: int = 0, step: int = 100
+) -> np.ndarray:
     """Whole intensities (int16), brighter where the label is."""
     image = np.random.default_rng(seed).integers(0, 40, shape).astype(np.int16)
     return image if label is None else image + step * label.astype(np.int16)
 
 
-def acdc_patient(root: Path, patient: str, frames: tuple[str, str] = ("01", "12"), shape: tuple[int, ...] = (20, 24, 3)) -> None:
+def acdc_patient(
+    root: Path,
+    patient: str,
+    frames: tuple[str, str] = ("01", "12"),
+    shape: tuple[int, ...] = (20, 24, 3),
+) -> None:
     for seed, frame in enumerate(frames):
         label = blob(shape, (5, 6, 0), (12, 15, 2), 1 + seed)
         path = root / "training" / patient / f"{patient}_frame{frame}.nii.gz"
@@ -48,41 +61,79 @@ def acdc_patient(root: Path, patient: str, frames: tuple[str, str] = ("01", "12"
         write_scan(path.with_name(f"{patient}_frame{frame}_gt.nii.gz"), label, (1.5, 1.25, 10))
 
 
-def la_scan(root: Path, name: str, shape: tuple[int, ...] = (60, 50, 6), low=(20, 18, 1), high=(39, 30, 4), label: bool = True) -> None:
+def la_scan(
+    root: Path,
+    name: str,
+    shape: tuple[int, ...] = (60, 50, 6),
+    low=(20, 18, 1),
+    high=(39, 30, 4),
+    label: bool = True,
+) -> None:
     truth = blob(shape, low, high, 255)
-    write_scan(root / "Training Set" / name / "lgemri.nrrd", noise(shape, truth // 255), (0.625,) * 3)
+    write_scan(
+        root / "Training Set" / name / "lgemri.nrrd", noise(shape, truth // 255), (0.625,) * 3
+    )
     if label:
         write_scan(root / "Training Set" / name / "laendo.nrrd", truth, (0.625,) * 3)
 
 
 def body(shape: tuple[int, ...], value: int = 40) -> np.ndarray:
     """HU (int16) of an ellipse of tissue in air, the same on every slice along the last axis."""
-    x, y = (np.linspace(-1, 1, n)[:, None] if axis == 0 else np.linspace(-1, 1, n) for axis, n in enumerate(shape[:2]))
+    x, y = (
+        np.linspace(-1, 1, n)[:, None] if axis == 0 else np.linspace(-1, 1, n)
+        for axis, n in enumerate(shape[:2])
+    )
     plane = np.where(x**2 / 0.5 + y**2 / 0.4 < 1, value, -1000).astype(np.int16)
     return np.repeat(plane[:, :, None], shape[2], 2) + noise(shape, seed=1) % 7
 
 
-def own_dataset(root: Path, cases: dict[str, int], values=(1, 5, 7), spacing=(1.2, 0.9, 1.1), shape=(26, 24, 20), **about) -> Path:
+def own_dataset(
+    root: Path,
+    cases: dict[str, int],
+    values=(1, 5, 7),
+    spacing=(1.2, 0.9, 1.1),
+    shape=(26, 24, 20),
+    **about,
+) -> Path:
     """nnU-Net's layout with two modalities: `cases` says how many lie in imagesTr, imagesUn and imagesTs (all with labels but Un)."""
     for folder, count in cases.items():
         for number in range(count):
-            own_case(root, folder, f"{folder[6:].lower()}{number}", values, spacing, (shape[0] + number, *shape[1:]), number)
+            own_case(
+                root,
+                folder,
+                f"{folder[6:].lower()}{number}",
+                values,
+                spacing,
+                (shape[0] + number, *shape[1:]),
+                number,
+            )
     labels = {"background": 0, **{f"organ {value}": value for value in values}}
-    content = {"channel_names": {"0": "T1", "1": "T2"}, "labels": labels, "numTraining": cases.get("imagesTr", 0), "file_ending": ".nii.gz"}
+    content = {
+        "channel_names": {"0": "T1", "1": "T2"},
+        "labels": labels,
+        "numTraining": cases.get("imagesTr", 0),
+        "file_ending": ".nii.gz",
+    }
     root.mkdir(parents=True, exist_ok=True)
     (root / "dataset.json").write_text(json.dumps({**content, **about}))
     return root
 
 
-def own_case(root: Path, folder: str, name: str, values, spacing, shape, seed: int = 0, direction=None) -> None:
+def own_case(
+    root: Path, folder: str, name: str, values, spacing, shape, seed: int = 0, direction=None
+) -> None:
     label = np.zeros(shape, np.uint8)
     for k, value in enumerate(values):
         label |= blob(shape, (3 + 7 * k, 5, 4), (8 + 7 * k, 14 + k, 10), value)
     for channel in (0, 1):
         image = noise(shape, label, 10 * seed + channel, 10 + 10 * channel)
-        write_scan(root / folder / f"{name}_{channel:04d}.nii.gz", image, spacing, (5, -7, 9), direction)
+        write_scan(
+            root / folder / f"{name}_{channel:04d}.nii.gz", image, spacing, (5, -7, 9), direction
+        )
     if folder != "imagesUn":
-        write_scan(root / f"labels{folder[6:]}" / f"{name}.nii.gz", label, spacing, (5, -7, 9), direction)
+        write_scan(
+            root / f"labels{folder[6:]}" / f"{name}.nii.gz", label, spacing, (5, -7, 9), direction
+        )
 
 
 def series(folder: Path, number: int, skip: int | None = None, uid: str = "1.2.3") -> None:

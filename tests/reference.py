@@ -52,14 +52,21 @@ def fill(key: str, shape) -> Tensor:
 def filled_state_dict(network: str) -> dict[str, Tensor]:
     """A published-format state dict with every key of the published one, unused heads among them."""
     sobel = torch.tensor([[[[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]]])
-    kept = {"compute_edge_feature.sobel_x.weight": sobel, "compute_edge_feature.sobel_y.weight": sobel.transpose(2, 3).contiguous()}
+    kept = {
+        "compute_edge_feature.sobel_x.weight": sobel,
+        "compute_edge_feature.sobel_y.weight": sobel.transpose(2, 3).contiguous(),
+    }
     plane = torch.outer(torch.tensor([1.0, 2.0, 1.0]), torch.tensor([1.0, 2.0, 1.0]))
     along_x = torch.einsum("ij,k->ijk", plane, torch.tensor([-1.0, 0.0, 1.0]))
     along_z = torch.stack([0 * plane, -plane, plane])
     for axis, kernel in zip("xyz", (along_x, along_x.transpose(1, 2), along_z), strict=True):
         kept[f"compute_edge_feature.sobel_{axis}"] = kernel[None, None]
     return {
-        key: kept[key] if key in kept else torch.tensor(0) if key.endswith("num_batches_tracked") else fill(key, shape)
+        key: kept[key]
+        if key in kept
+        else torch.tensor(0)
+        if key.endswith("num_batches_tracked")
+        else fill(key, shape)
         for key, shape in published_shapes(network).items()
     }
 

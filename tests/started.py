@@ -15,7 +15,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-LIBRARIES = ("torch", "torch.utils.data", "torch.distributed", "tensorboardX", "tyro", "scipy.ndimage", "scipy.spatial", "cc3d")
+LIBRARIES = (
+    "torch",
+    "torch.utils.data",
+    "torch.distributed",
+    "tensorboardX",
+    "tyro",
+    "scipy.ndimage",
+    "scipy.spatial",
+    "cc3d",
+)
 LIBRARIES += ("h5py", "tqdm", "SimpleITK", "nibabel", "jinja2", "matplotlib.pyplot")
 _servers: dict[int, subprocess.Popen] = {}
 
@@ -26,11 +35,18 @@ def run_script(script, *flags, cwd=None, env=None, timeout=120) -> subprocess.Co
     server = _servers.get(os.getpid())
     if server is None:
         command = [sys.executable, __file__]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
         _servers[os.getpid()] = server
         atexit.register(server.terminate)
     words = [str(script), *map(str, flags)]
-    wish = {"words": words, "cwd": str(cwd or os.getcwd()), "env": dict(os.environ if env is None else env), "timeout": timeout}
+    wish = {
+        "words": words,
+        "cwd": str(cwd or os.getcwd()),
+        "env": dict(os.environ if env is None else env),
+        "timeout": timeout,
+    }
     print(json.dumps(wish), file=server.stdin, flush=True)
     status, out, error = json.loads(server.stdout.readline())
     return subprocess.CompletedProcess([sys.executable, *words], status, out, error)

@@ -32,7 +32,10 @@ def case(name, egm="published"):
 
 def both_ways(phase, batch, backend, step=0):
     """What a step computes, as it is and compiled in whole graphs: its scalars, the learners' gradients, all networks' states."""
-    state = {name: {key: value.clone() for key, value in net.state_dict().items()} for name, net in phase.networks.items()}
+    state = {
+        name: {key: value.clone() for key, value in net.state_dict().items()}
+        for name, net in phase.networks.items()
+    }
     results = []
     for faster in (None, accelerated(phase, "compile", backend=backend)):
         for name, net in phase.networks.items():
@@ -46,10 +49,19 @@ def both_ways(phase, batch, backend, step=0):
                 part["loss"].backward()
             scalars.append(part)
         gradients = {
-            f"{name}.{key}": p.grad for name, net in phase.learners.items() for key, p in net.named_parameters() if p.grad is not None
+            f"{name}.{key}": p.grad
+            for name, net in phase.learners.items()
+            for key, p in net.named_parameters()
+            if p.grad is not None
         }
-        after = {f"{name}.{key}": value.clone() for name, net in phase.networks.items() for key, value in net.state_dict().items()}
-        results.append((added(scalars), {key: gradient.clone() for key, gradient in gradients.items()}, after))
+        after = {
+            f"{name}.{key}": value.clone()
+            for name, net in phase.networks.items()
+            for key, value in net.state_dict().items()
+        }
+        results.append(
+            (added(scalars), {key: gradient.clone() for key, gradient in gradients.items()}, after)
+        )
     return results
 
 
@@ -66,11 +78,15 @@ def assert_alike(plain, compiled):
         torch.testing.assert_close(other_after[key], value, rtol=1e-5, atol=1e-6, msg=key)
 
 
-@pytest.mark.parametrize("name, backend", [("unet", "aot_eager"), ("VNet", "eager"), ("VNet_pancreas", "eager")])
+@pytest.mark.parametrize(
+    "name, backend", [("unet", "aot_eager"), ("VNet", "eager"), ("VNet_pancreas", "eager")]
+)
 @pytest.mark.long
 def test_a_pass_with_its_loss_is_one_graph_with_the_same_gradients(name, backend):
     phase, batch = case(name)
-    if name != "unet":  # float32's rounding moves gradients of the V-Nets by 1e-4 on some processors
+    if (
+        name != "unet"
+    ):  # float32's rounding moves gradients of the V-Nets by 1e-4 on some processors
         phase.student.double()
         batch["image"] = batch["image"].double()
     plain, compiled = both_ways(phase, batch, backend)
@@ -84,7 +100,9 @@ class Tiny(torch.nn.Module):
 
     def __init__(self, dims, classes):
         super().__init__()
-        self.layers = torch.nn.Sequential(CONV[dims](1, 3, 3, padding=1), BATCH_NORM[dims](3), CONV[dims](3, classes, 1))
+        self.layers = torch.nn.Sequential(
+            CONV[dims](1, 3, 3, padding=1), BATCH_NORM[dims](3), CONV[dims](3, classes, 1)
+        )
 
     def forward(self, x):
         return self.layers(x)
@@ -95,13 +113,18 @@ class TinyFrame(BareFrame):
         return Tiny(self.page.facts.dims, self.page.facts.classes)
 
 
-@pytest.mark.parametrize("dataset, method", [("LA", "edge_guided"), *(("ACDC", method) for method in METHODS if method != "bcp")])
+@pytest.mark.parametrize(
+    "dataset, method",
+    [("LA", "edge_guided"), *(("ACDC", method) for method in METHODS if method != "bcp")],
+)
 def test_every_method_computes_the_same_compiled(dataset, method):
     """Every stage: passes with their losses, teachers, losses alone as whole graphs, and the next step needs no others. BCP's phases are
     the edge-guided method's."""
     page = pages()[dataset]
     size = (16,) * page.facts.dims
-    frame = TinyFrame(page, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=())
+    frame = TinyFrame(
+        page, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=()
+    )
     for plan in METHODS[method].stages(frame):
         phase = plan.build()
         image = torch.rand(8 if plan.unlabelled else 4, 1, *size)
@@ -113,7 +136,15 @@ def test_every_method_computes_the_same_compiled(dataset, method):
 
 def test_the_first_step_is_made_as_it_is():
     """A graph's memory must not hold what networks keep from their first pass, matrices of resizes for one."""
-    loop, batch = runner(pages()["ACDC"], CPU, method="supervised", egm="none", patch_size=(80, 80), batch_size=4, labeled_bs=2)
+    loop, batch = runner(
+        pages()["ACDC"],
+        CPU,
+        method="supervised",
+        egm="none",
+        patch_size=(80, 80),
+        batch_size=4,
+        labeled_bs=2,
+    )
     steps = []
 
     def scored(x, score, *targets):
@@ -129,17 +160,30 @@ def test_the_first_step_is_made_as_it_is():
 
 def test_a_compiler_that_loses_gradients_is_told():
     """All but the last convolution's, with the right losses, as torch 2.13.0 did in bfloat16 on the CPU."""
-    loop, batch = runner(pages()["ACDC"], CPU, method="supervised", egm="none", patch_size=(80, 80), batch_size=4, labeled_bs=2)
+    loop, batch = runner(
+        pages()["ACDC"],
+        CPU,
+        method="supervised",
+        egm="none",
+        patch_size=(80, 80),
+        batch_size=4,
+        labeled_bs=2,
+    )
     net = loop.phase.student
 
     def scored(x, score, *targets):
-        with net.decoder.out_conv.register_forward_pre_hook(lambda module, inputs: (inputs[0].detach(),)):
+        with net.decoder.out_conv.register_forward_pre_hook(
+            lambda module, inputs: (inputs[0].detach(),)
+        ):
             logits = net(x)
         return logits, score(logits, *targets)
 
     loop.faster = Faster({}, scored, lambda score, *targets: score(*targets))
     loop._train_step(batch)
-    with pytest.raises(UserError, match=r"22 of 23 convolutions learn nothing \(student\.decoder\.up1.*--accelerate off"):
+    with pytest.raises(
+        UserError,
+        match=r"22 of 23 convolutions learn nothing \(student\.decoder\.up1.*--accelerate off",
+    ):
         loop._train_step(batch)
 
 
@@ -148,7 +192,9 @@ def test_what_cannot_be_accelerated_is_told():
         check_accelerate("compile", CPU, recompute=True)
     with pytest.raises(UserError, match=r"--accelerate graph: not for cpu"):
         check_accelerate("graph", CPU, recompute=False)
-    with pytest.raises(UserError, match=r"--accelerate compile: not with half precision on the CPU.*--amp off"):
+    with pytest.raises(
+        UserError, match=r"--accelerate compile: not with half precision on the CPU.*--amp off"
+    ):
         check_accelerate("compile", CPU, recompute=False, amp=torch.bfloat16)
     check_accelerate("off", CPU, recompute=True, amp=torch.bfloat16)
 
@@ -160,8 +206,14 @@ def test_bfloat16_stays_bfloat16_but_where_it_must_not(name):
     seen, losses = [], []
     for module in phase.student.modules():
         if isinstance(module, EdgeGuidedBase):
-            module.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, inputs[1].dtype, output.dtype)))
-            module.fusion_conv.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+            module.register_forward_hook(
+                lambda module, inputs, output: seen.append(
+                    (inputs[0].dtype, inputs[1].dtype, output.dtype)
+                )
+            )
+            module.fusion_conv.register_forward_pre_hook(
+                lambda module, inputs: seen.append(inputs[0].dtype)
+            )
     with torch.no_grad():
         for enabled in (False, True):
             seen.clear()

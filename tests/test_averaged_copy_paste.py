@@ -36,7 +36,9 @@ TINY = {
 
 def phase(kind, student=None, page=acdc.PAGE, **changes):
     box = CopyPaste("fixed", 1 / 3, 10, seed=(3, 1))
-    return kind(student or Recorder(), LOSS_2D, page.pasting, box, SimpleNamespace(**{**PIECES, **changes}))
+    return kind(
+        student or Recorder(), LOSS_2D, page.pasting, box, SimpleNamespace(**{**PIECES, **changes})
+    )
 
 
 def batch(n=4, size=32):
@@ -61,7 +63,9 @@ def test_pretraining_averages_its_steps():
         with torch.no_grad():
             pretraining.student.scale.fill_(10.0 * (step + 1))
         pretraining.after_step(step)
-    assert pretraining.networks["ema_teacher"].scale.item() == pytest.approx(5 * 0.8**3 + 0.2 * (10 * 0.64 + 20 * 0.8 + 30))
+    assert pretraining.networks["ema_teacher"].scale.item() == pytest.approx(
+        5 * 0.8**3 + 0.2 * (10 * 0.64 + 20 * 0.8 + 30)
+    )
 
 
 @pytest.mark.parametrize("pasted, images", [("both", 4), ("one", 2)])
@@ -79,10 +83,14 @@ def test_pretraining_pastes_both_ways(pasted, images):
     torch.testing.assert_close(losses["loss"], (parts["dice"] + parts["ce"]) / 2)
 
 
-@pytest.mark.parametrize("page, order, outside", [(acdc.PAGE, 1, (True, False)), (pancreas.PAGE, -1, (True, False))])
+@pytest.mark.parametrize(
+    "page, order, outside", [(acdc.PAGE, 1, (True, False)), (pancreas.PAGE, -1, (True, False))]
+)
 def test_self_training_mixes_both_kinds_in_one_pass(page, order, outside):
     """By hand: where an image is unlabelled the pseudo label counts, half, times the probability that the teacher gives it."""
-    page = SimpleNamespace(pasting=SimpleNamespace(**{**vars(page.pasting), "pseudo_label": class_pseudo_label}))
+    page = SimpleNamespace(
+        pasting=SimpleNamespace(**{**vars(page.pasting), "pseudo_label": class_pseudo_label})
+    )
     assert page.pasting.unlabelled_outside == outside
     training, data = phase(AveragedSelfTrain, page=page), batch()
     loss = training.losses(data, 2)["loss"]
@@ -92,7 +100,9 @@ def test_self_training_mixes_both_kinds_in_one_pass(page, order, outside):
     unlabelled, logits = data["image"][4:], Recorder()(data["plain"][4:])
     pseudo = class_pseudo_label(logits)()
     trust = logits.softmax(1).gather(1, pseudo[:, None])[:, 0]
-    true = torch.cat([(1 - box).expand(2, 32, 32), box.expand(2, 32, 32)])  # the first half has the unlabelled image outside
+    true = torch.cat(
+        [(1 - box).expand(2, 32, 32), box.expand(2, 32, 32)]
+    )  # the first half has the unlabelled image outside
     mixed = torch.where(true.bool()[:, None], labelled, unlabelled)
     (seen,) = training.student.seen
     torch.testing.assert_close(seen, mixed)
@@ -101,7 +111,9 @@ def test_self_training_mixes_both_kinds_in_one_pass(page, order, outside):
     sure = ((1 - true) * trust).sum()
     expected = (ce(answer, label, reduction="none") * true).sum() / true.sum()
     expected += 0.5 * (ce(answer, pseudo, reduction="none") * (1 - true) * trust).sum() / sure
-    dice = LOSS_2D.dice(*_parts(answer, label), true) + 0.5 * LOSS_2D.dice(*_parts(answer, pseudo), (1 - true) * trust)
+    dice = LOSS_2D.dice(*_parts(answer, label), true) + 0.5 * LOSS_2D.dice(
+        *_parts(answer, pseudo), (1 - true) * trust
+    )
     torch.testing.assert_close(loss, (expected + dice) / 2)
 
 
@@ -112,10 +124,14 @@ def test_self_training_may_paste_both_ways():
     (labelled, unlabelled), box = data["image"].split(4), training.copy_paste.mask(data["image"], 2)
     true = torch.cat([(1 - box).expand(2, 32, 32), box.expand(2, 32, 32)])
     true = torch.cat([true, 1 - true])
-    mixed = torch.where(true.bool()[:, None], labelled.repeat(2, 1, 1, 1), unlabelled.repeat(2, 1, 1, 1))
+    mixed = torch.where(
+        true.bool()[:, None], labelled.repeat(2, 1, 1, 1), unlabelled.repeat(2, 1, 1, 1)
+    )
     torch.testing.assert_close(training.student.seen[0], mixed)
     pseudo = class_pseudo_label(Recorder()(data["plain"][4:]))()
-    parts = LOSS_2D.mixed(Recorder()(mixed), data["label"].repeat(2, 1, 1), pseudo.repeat(2, 1, 1), true, 1.0, 0.5)
+    parts = LOSS_2D.mixed(
+        Recorder()(mixed), data["label"].repeat(2, 1, 1), pseudo.repeat(2, 1, 1), true, 1.0, 0.5
+    )
     torch.testing.assert_close(loss, (parts["dice"] + parts["ce"]) / 2)
 
 
@@ -135,7 +151,9 @@ def test_the_teacher_keeps_the_statistics_of_images_as_they_are():
     with torch.no_grad():
         student[0].weight += 1
     training.after_step(0)
-    assert torch.equal(teacher[1].running_mean, kept) and not torch.equal(student[1].running_mean, kept)
+    assert torch.equal(teacher[1].running_mean, kept) and not torch.equal(
+        student[1].running_mean, kept
+    )
     torch.testing.assert_close(teacher[0].weight, weight + 0.2)  # a fifth of the step
     labels = [training.trusted_pseudo_label(data["plain"][4:])()[1] for _ in range(2)]
     assert torch.equal(*labels)
@@ -143,7 +161,9 @@ def test_the_teacher_keeps_the_statistics_of_images_as_they_are():
 
 def _parts(logits, label):
     probabilities = logits.softmax(1)
-    return SimpleNamespace(probabilities=probabilities), nn.functional.one_hot(label, 4).permute(0, 3, 1, 2).float()
+    return SimpleNamespace(probabilities=probabilities), nn.functional.one_hot(label, 4).permute(
+        0, 3, 1, 2
+    ).float()
 
 
 def test_the_pseudo_label_is_the_plain_images_and_may_count_whole():
@@ -180,16 +200,23 @@ def test_the_averaged_network_is_what_test_and_export_read(uninterrupted, tmp_pa
     assert_same(dict(checkpoint.student), dict(student))
     assert not torch.equal(average["decoder.out_conv.weight"], student["decoder.out_conv.weight"])
     export([str(path), str(tmp_path / "out.pth")])
-    assert any(torch.equal(value, average["decoder.out_conv.weight"]) for value in load(tmp_path / "out.pth").values())
+    assert any(
+        torch.equal(value, average["decoder.out_conv.weight"])
+        for value in load(tmp_path / "out.pth").values()
+    )
 
 
 def test_keeping_the_student_is_a_flag(phantom_root, tmp_path):
-    content = train(phantom_root, tmp_path, "--keep", "student", pre_iterations=2, max_iterations=2)["self_train/last.pth"]
+    content = train(
+        phantom_root, tmp_path, "--keep", "student", pre_iterations=2, max_iterations=2
+    )["self_train/last.pth"]
     assert content["selected"] == "student"
 
 
 @pytest.mark.parametrize("kind, step", [(AveragedPretrain, 2), (AveragedSelfTrain, 5)])
-def test_interrupted_it_resumes_bit_for_bit(phantom_root, tmp_path, monkeypatch, uninterrupted, kind, step):
+def test_interrupted_it_resumes_bit_for_bit(
+    phantom_root, tmp_path, monkeypatch, uninterrupted, kind, step
+):
     with signalled(monkeypatch, kind, step), pytest.raises(Interrupted):
         train(phantom_root, tmp_path)
     assert_same(train(phantom_root, tmp_path), uninterrupted)
@@ -203,7 +230,9 @@ def test_the_score_is_the_averaged_network_s(phantom_root, tmp_path, uninterrupt
     load_network(net, read(tmp_path / "last.pth"))
     cases = read_cases(acdc.PAGE.facts, phantom_root, "val")
     names = acdc.PAGE.facts.class_names
-    result = validate(net, lambda: False, cases, SlicePredictor((32, 32), torch.device("cpu")).classes, names)
+    result = validate(
+        net, lambda: False, cases, SlicePredictor((32, 32), torch.device("cpu")).classes, names
+    )
     assert result.score == content["progress"]["history"][-1]["score"]
     assert np.isfinite(result.score)
 
@@ -218,8 +247,19 @@ def test_the_score_is_the_averaged_network_s(phantom_root, tmp_path, uninterrupt
 )
 def test_it_runs_on_volumes(page, labelnum, flags, la_root, pancreas_root, tmp_path):
     root = pancreas_root if page is pancreas.PAGE else la_root
-    numbers = {"patch_size": (32, 32, 16), "val_stride": (32, 32, 16), "labelnum": labelnum, "batch_size": 4, "labeled_bs": 2}
-    numbers |= {"method": "averaged_copy_paste", "pre_iterations": 1, "max_iterations": 1, "val_every": 1}
+    numbers = {
+        "patch_size": (32, 32, 16),
+        "val_stride": (32, 32, 16),
+        "labelnum": labelnum,
+        "batch_size": 4,
+        "labeled_bs": 2,
+    }
+    numbers |= {
+        "method": "averaged_copy_paste",
+        "pre_iterations": 1,
+        "max_iterations": 1,
+        "val_every": 1,
+    }
     last = helpers.train(page, root, tmp_path, *flags, **numbers)["self_train/last.pth"]
     assert last["selected"] == "ema_teacher"
     assert all(value.isfinite().all() for value in last["phase"]["ema_teacher"].values())

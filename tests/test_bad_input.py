@@ -43,7 +43,15 @@ def train(root, output, *flags):
 
 def script_flags(root, output, *flags):
     """Flags of the test and report scripts."""
-    return ["--root_path", str(root), "--output_root", str(output), "--labelnum", "1", *map(str, flags)]
+    return [
+        "--root_path",
+        str(root),
+        "--output_root",
+        str(output),
+        "--labelnum",
+        "1",
+        *map(str, flags),
+    ]
 
 
 def refused(*names, call):
@@ -79,7 +87,15 @@ def halve(path):
 
 def copy_of(folder, to):
     """A folder whose checkpoints are linked: they are replaced as a whole, never written into."""
-    return Path(shutil.copytree(folder, to, copy_function=lambda a, b: os.link(a, b) if str(a).endswith(".pth") else shutil.copy(a, b)))
+    return Path(
+        shutil.copytree(
+            folder,
+            to,
+            copy_function=lambda a, b: (
+                os.link(a, b) if str(a).endswith(".pth") else shutil.copy(a, b)
+            ),
+        )
+    )
 
 
 def run_test(flags):
@@ -122,7 +138,12 @@ def published():
 @pytest.fixture(scope="module")
 def three_classes(published):
     """A published checkpoint for one class less."""
-    return {"net": {key: value[:3] if ".out_conv." in key else value for key, value in published["net"].items()}}
+    return {
+        "net": {
+            key: value[:3] if ".out_conv." in key else value
+            for key, value in published["net"].items()
+        }
+    }
 
 
 # flags
@@ -188,12 +209,20 @@ def test_values_out_of_range_leave_no_checkpoint(phantom_root, tmp_path, flags, 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_where_there_is_none(phantom_root, tmp_path):
     for flags in (["--device", "cuda"], ["--device", "cuda", "--gpu", "1"]):
-        refused("--device cuda", "--device cpu", call=lambda flags=flags: train(phantom_root, tmp_path / "out", *flags))
+        refused(
+            "--device cuda",
+            "--device cpu",
+            call=lambda flags=flags: train(phantom_root, tmp_path / "out", *flags),
+        )
 
 
 def test_bf16_where_the_hardware_has_none(phantom_root, tmp_path, monkeypatch):
     monkeypatch.setattr(training.device, "has_bf16", lambda device: False)
-    refused("--amp bf16", "--amp auto", call=lambda: train(phantom_root, tmp_path / "out", "--amp", "bf16"))
+    refused(
+        "--amp bf16",
+        "--amp auto",
+        call=lambda: train(phantom_root, tmp_path / "out", "--amp", "bf16"),
+    )
 
 
 # data
@@ -232,10 +261,26 @@ SLICE, VOLUME = "train_slices.list", "val.list"
         (SLICE, {"image": "a picture"}, ["'image' is no data set of numbers"]),
         (SLICE, {"image": np.zeros((0, 48))}, ["(0, 48)"]),
         (VOLUME, {"image": np.zeros((4, 4))}, ["expected 3 dimensions"]),
-        (VOLUME, {"image": np.zeros((2, 48, 48)), "label": np.full((2, 48, 48), 4)}, ["4..4, expected 0..3"]),
-        (VOLUME, {"image": np.zeros((2, 48, 48)), "label": np.full((2, 48, 48), -1)}, ["-1..-1, expected 0..3"]),
-        (VOLUME, {"image": np.zeros((2, 48, 48)), "label": np.full((2, 48, 48), 0.5)}, ["fractions"]),
-        (VOLUME, {"image": np.zeros((2, 48, 48)), "label": np.full((2, 48, 48), np.nan)}, ["expected 0..3"]),
+        (
+            VOLUME,
+            {"image": np.zeros((2, 48, 48)), "label": np.full((2, 48, 48), 4)},
+            ["4..4, expected 0..3"],
+        ),
+        (
+            VOLUME,
+            {"image": np.zeros((2, 48, 48)), "label": np.full((2, 48, 48), -1)},
+            ["-1..-1, expected 0..3"],
+        ),
+        (
+            VOLUME,
+            {"image": np.zeros((2, 48, 48)), "label": np.full((2, 48, 48), 0.5)},
+            ["fractions"],
+        ),
+        (
+            VOLUME,
+            {"image": np.zeros((2, 48, 48)), "label": np.full((2, 48, 48), np.nan)},
+            ["expected 0..3"],
+        ),
     ],
 )
 def test_faulty_cases_stop_a_training_before_it_begins(data, tmp_path, which, changes, names):
@@ -246,7 +291,13 @@ def test_faulty_cases_stop_a_training_before_it_begins(data, tmp_path, which, ch
 
 
 @pytest.mark.parametrize(
-    "key, value", [("spacing_mm", (1.0, 2.0)), ("spacing_mm", (1.0, 0.0, 2.0)), ("affine", np.eye(3)), ("affine", "no")]
+    "key, value",
+    [
+        ("spacing_mm", (1.0, 2.0)),
+        ("spacing_mm", (1.0, 0.0, 2.0)),
+        ("affine", np.eye(3)),
+        ("affine", "no"),
+    ],
 )
 def test_faulty_geometry(data, run, key, value):
     path = data / "data" / f"{first(data, 'test.list')}.h5"
@@ -277,7 +328,11 @@ def test_lists(data, tmp_path):
     (data / VOLUME).unlink()  # the repository's own list takes its place
     refused(data / "data", ".h5", "no such file", call=call)
     (data / SLICE).unlink()
-    refused(data / "data" / "slices" / "patient", "no such file", call=lambda: train(data, tmp_path / "out", "--labelnum", "7"))
+    refused(
+        data / "data" / "slices" / "patient",
+        "no such file",
+        call=lambda: train(data, tmp_path / "out", "--labelnum", "7"),
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -285,17 +340,27 @@ def test_lists(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b"garbage", {"net": {"w": torch.ones(2)}}, [1, 2], {"format": "another/1"}], ids=lambda c: str(c)[:12]
+    "content",
+    [None, b"", b"garbage", {"net": {"w": torch.ones(2)}}, [1, 2], {"format": "another/1"}],
+    ids=lambda c: str(c)[:12],
 )
-def test_a_bad_last_checkpoint_costs_only_the_steps_since_the_one_before(phantom_root, pretrained, capsys, content):
+def test_a_bad_last_checkpoint_costs_only_the_steps_since_the_one_before(
+    phantom_root, pretrained, capsys, content
+):
     last = pretrained / PRE / "last.pth"
     whole = load(last)
     halve(last) if content is None else put(last, content)
     train(phantom_root, pretrained, "--run_mode", "pretrain")
     said = capsys.readouterr().out
-    assert f"warning: {last}" in said and "previous.pth at step 1" in said and "resuming at iteration 1" in said
+    assert (
+        f"warning: {last}" in said
+        and "previous.pth at step 1" in said
+        and "resuming at iteration 1" in said
+    )
     again = load(last)
-    assert again["progress"] == whole["progress"] and all(torch.equal(again["student"][k], v) for k, v in whole["student"].items())
+    assert again["progress"] == whole["progress"] and all(
+        torch.equal(again["student"][k], v) for k, v in whole["student"].items()
+    )
 
 
 def test_the_best_checkpoint_will_do_to_resume(phantom_root, pretrained):
@@ -310,14 +375,32 @@ def test_no_intact_checkpoint(phantom_root, pretrained):
     for name in ("last.pth", "previous.pth", BEST):
         halve(pretrained / PRE / name)
     before = contents(pretrained)
-    refused(pretrained / PRE / "last.pth", "--fresh", "--exp", call=lambda: train(phantom_root, pretrained))
+    refused(
+        pretrained / PRE / "last.pth",
+        "--fresh",
+        "--exp",
+        call=lambda: train(phantom_root, pretrained),
+    )
     assert contents(pretrained) == before
 
 
-@pytest.mark.parametrize("flags", [["--base_lr", "0.5"], ["--max_iterations", "9"], ["--patch_size", "80", "80", "--egm", "published"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--base_lr", "0.5"],
+        ["--max_iterations", "9"],
+        ["--patch_size", "80", "80", "--egm", "published"],
+    ],
+)
 def test_a_run_with_other_settings(phantom_root, run, flags):
     before = contents(run)
-    refused(run / PRE / "last.pth", flags[0], "--exp", "--fresh", call=lambda: train(phantom_root, run, *flags))
+    refused(
+        run / PRE / "last.pth",
+        flags[0],
+        "--exp",
+        "--fresh",
+        call=lambda: train(phantom_root, run, *flags),
+    )
     assert contents(run) == before
 
 
@@ -329,30 +412,50 @@ def test_a_published_checkpoint_is_not_overwritten(phantom_root, tmp_path, publi
 
 
 def test_fresh_moves_everything_aside(phantom_root, run, monkeypatch):
-    before = {path.relative_to(run / RUN): path.read_bytes() for path in (run / RUN).rglob("*") if path.is_file()}
+    before = {
+        path.relative_to(run / RUN): path.read_bytes()
+        for path in (run / RUN).rglob("*")
+        if path.is_file()
+    }
     monkeypatch.setattr(time, "strftime", lambda *_: "now")
     train(phantom_root, run, "--fresh", "--run_mode", "pretrain", "--pre_iterations", "1")
     aside = run / f"{RUN}.now"
-    assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if path.is_file()} == before
+    assert {
+        path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if path.is_file()
+    } == before
     assert load(run / PRE / "last.pth")["progress"]["step"] == 1 and not (run / SELF).exists()
     moved, second = contents(aside), contents(run / RUN)
-    refused(aside, "--exp", call=lambda: train(phantom_root, run, "--fresh"))  # a second one in the same second
+    refused(
+        aside, "--exp", call=lambda: train(phantom_root, run, "--fresh")
+    )  # a second one in the same second
     assert contents(aside) == moved and contents(run / RUN) == second
 
 
 def test_fresh_selftraining_keeps_the_pretraining(phantom_root, run):
     before = contents(run / RUN)
     train(phantom_root, run, "--fresh", "--run_mode", "selftrain")
-    assert {path: content for path, content in contents(run / RUN).items() if path.parts[0] == "pre_train"}.items() <= before.items()
+    assert {
+        path: content
+        for path, content in contents(run / RUN).items()
+        if path.parts[0] == "pre_train"
+    }.items() <= before.items()
     (aside,) = (run / RUN).glob("self_train.*")
-    assert contents(aside) == {path.relative_to("self_train"): x for path, x in before.items() if path.parts[0] == "self_train"}
+    assert contents(aside) == {
+        path.relative_to("self_train"): x
+        for path, x in before.items()
+        if path.parts[0] == "self_train"
+    }
 
 
 # starting from a checkpoint
 
 
 def test_selftraining_without_pretraining(phantom_root, tmp_path):
-    refused(tmp_path / PRE / BEST, "--run_mode pretrain", call=lambda: train(phantom_root, tmp_path, "--run_mode", "selftrain"))
+    refused(
+        tmp_path / PRE / BEST,
+        "--run_mode pretrain",
+        call=lambda: train(phantom_root, tmp_path, "--run_mode", "selftrain"),
+    )
 
 
 def test_selftraining_from_a_published_checkpoint(phantom_root, tmp_path, published, capsys):
@@ -401,7 +504,11 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(phantom_root, tmp_path, how
         pickle.loads(evil.read_bytes())
     marker.rmdir()  # it would have run
 
-    refused(evil, "refused", call=lambda: run_test(script_flags(phantom_root, tmp_path, "--checkpoint", evil)))
+    refused(
+        evil,
+        "refused",
+        call=lambda: run_test(script_flags(phantom_root, tmp_path, "--checkpoint", evil)),
+    )
     for place, flags in ((PRE / BEST, ["--run_mode", "selftrain"]), (PRE / "last.pth", [])):
         path = put(tmp_path / place, evil.read_bytes())
         refused(path, "refused", call=lambda flags=flags: train(phantom_root, tmp_path, *flags))
@@ -413,7 +520,9 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(phantom_root, tmp_path, how
 
 def test_full_disk_while_saving(phantom_root, pretrained, monkeypatch):
     last = pretrained / PRE / "last.pth"
-    os.replace(pretrained / PRE / "previous.pth", last)  # where the run stood one step before its end
+    os.replace(
+        pretrained / PRE / "previous.pth", last
+    )  # where the run stood one step before its end
     before = contents(pretrained)
 
     def full(content, file):
@@ -422,8 +531,16 @@ def test_full_disk_while_saving(phantom_root, pretrained, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(training.checkpoint.torch, "save", full)
-        message = refused("No space left", "free space", call=lambda: train(phantom_root, pretrained, "--run_mode", "pretrain"))
-    assert str(pretrained / PRE) in message and contents(pretrained) == before and not list(pretrained.rglob("*.unfinished"))
+        message = refused(
+            "No space left",
+            "free space",
+            call=lambda: train(phantom_root, pretrained, "--run_mode", "pretrain"),
+        )
+    assert (
+        str(pretrained / PRE) in message
+        and contents(pretrained) == before
+        and not list(pretrained.rglob("*.unfinished"))
+    )
     train(phantom_root, pretrained, "--run_mode", "pretrain")
     assert load(last)["progress"]["step"] == 2
 
@@ -439,10 +556,18 @@ def test_the_disks_own_reason_is_told(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         refused(tmp_path / "log" / "train.log", "File too large", call=lambda: log.say("more"))
-        refused(path, "File too large", "intact", call=lambda: save(path, {"x": torch.zeros(100_000)}, keep=tmp_path / "previous.pth"))
+        refused(
+            path,
+            "File too large",
+            "intact",
+            call=lambda: save(path, {"x": torch.zeros(100_000)}, keep=tmp_path / "previous.pth"),
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {"last.pth", "log"}
+    assert path.read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {
+        "last.pth",
+        "log",
+    }
 
 
 def test_a_file_where_a_folder_should_be(phantom_root, run, tmp_path):
@@ -450,14 +575,25 @@ def test_a_file_where_a_folder_should_be(phantom_root, run, tmp_path):
     refused(file, "--output_root", call=lambda: train(phantom_root, file))
     stage = put(tmp_path / "out" / PRE, "mine")
     refused(stage, "--output_root", call=lambda: train(phantom_root, tmp_path / "out"))
-    refused(file, "--output_dir", call=lambda: run_test(script_flags(phantom_root, run, "--output_dir", file)))
+    refused(
+        file,
+        "--output_dir",
+        call=lambda: run_test(script_flags(phantom_root, run, "--output_dir", file)),
+    )
     for place in (file, file / "page"):
-        refused(file, "--output", call=lambda place=place: report(script_flags(phantom_root, run, "--output", place)))
+        refused(
+            file,
+            "--output",
+            call=lambda place=place: report(script_flags(phantom_root, run, "--output", place)),
+        )
     assert file.read_text(encoding="utf-8") == stage.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_loss_that_is_no_number(phantom_root, tmp_path):
-    message = refused("--base_lr", call=lambda: train(phantom_root, tmp_path, "--base_lr", "1e18", "--pre_iterations", "20"))
+    message = refused(
+        "--base_lr",
+        call=lambda: train(phantom_root, tmp_path, "--base_lr", "1e18", "--pre_iterations", "20"),
+    )
     assert "the loss is" in message
     assert load(tmp_path / PRE / "last.pth")["progress"]["step"] >= 1
 
@@ -472,14 +608,24 @@ def test_checkpoints_that_cannot_be_tested(phantom_root, run, tmp_path, publishe
     refused(tmp_path / "none.pth", "--checkpoint", call=call("--checkpoint", tmp_path / "none.pth"))
     refused(run / RUN / "supervised" / BEST, "train first", call=call("--stage_name", "supervised"))
     path = tmp_path / "x.pth"
-    for content in (b"", b"garbage", [1], {"net": 3}, {3: torch.ones(1)}, {"net": {"w": torch.ones(1)}}, three_classes):
+    for content in (
+        b"",
+        b"garbage",
+        [1],
+        {"net": 3},
+        {3: torch.ones(1)},
+        {"net": {"w": torch.ones(1)}},
+        three_classes,
+    ):
         refused(path, call=call("--checkpoint", put(path, content)))
     refused(path, "number of classes", call=call("--checkpoint", path))
     put(path, load(run / SELF / "last.pth") | {"facts": {"name": "LA"}})
     refused(path, "LA", "expected one of ACDC", call=call("--checkpoint", path))
     put(path, published)
     refused("--patch_size 40 40", call=call("--checkpoint", path, "--patch_size", "40", "40"))
-    refused("--patch_size 32 32 32", call=call("--checkpoint", path, "--patch_size", "32", "32", "32"))
+    refused(
+        "--patch_size 32 32 32", call=call("--checkpoint", path, "--patch_size", "32", "32", "32")
+    )
     refused("--model", "'vnet'", call=call("--checkpoint", path, "--model", "vnet"))
     halve(run / SELF / BEST)
     refused(run / SELF / BEST, call=call())
@@ -501,7 +647,12 @@ def test_report_on_a_run_that_is_not_complete(phantom_root, run, tmp_path):
         refused(put(tested / "summary.json", content), call=call())
     put(tested / "summary.json", summary)
     metrics = (tested / "metrics.csv").read_bytes()
-    for content in (b"", b"garbage", metrics[: len(metrics) // 2], metrics.replace(b"0.", b"x.", 1)):
+    for content in (
+        b"",
+        b"garbage",
+        metrics[: len(metrics) // 2],
+        metrics.replace(b"0.", b"x.", 1),
+    ):
         refused(put(tested / "metrics.csv", content), "test again", call=call())
     (tested / "metrics.csv").unlink()
     refused(tested / "metrics.csv", "test again", call=call())
@@ -517,7 +668,11 @@ def test_report_says_why_it_has_no_pictures(phantom_root, data, run, tmp_path, c
     """Everything else of the page is there."""
     name, page = first(phantom_root, "test.list"), tmp_path / "index.html"
     prediction = run / RUN / "unet_predictions" / f"{name}_pred.nii.gz"
-    rewrite(data / "data" / f"{name}.h5", image=np.zeros((2, 48, 48)), label=np.zeros((2, 48, 48), np.uint8))
+    rewrite(
+        data / "data" / f"{name}.h5",
+        image=np.zeros((2, 48, 48)),
+        label=np.zeros((2, 48, 48), np.uint8),
+    )
     report(script_flags(data, run, "--output", tmp_path))
     assert "the case (48, 48, 2); run the test again" in capsys.readouterr().out
     assert f"Not shown: {run / RUN / 'unet_predictions'}" in page.read_text(encoding="utf-8")
@@ -529,7 +684,10 @@ def test_report_says_why_it_has_no_pictures(phantom_root, data, run, tmp_path, c
     assert f"{prediction}: cannot be read, it is damaged or incomplete" in capsys.readouterr().out
     prediction.unlink()
     report(script_flags(phantom_root, run, "--output", tmp_path))
-    assert f"{prediction}: no such prediction" in capsys.readouterr().out and page.stat().st_size > 10_000
+    assert (
+        f"{prediction}: no such prediction" in capsys.readouterr().out
+        and page.stat().st_size > 10_000
+    )
 
 
 # the scripts themselves
@@ -539,13 +697,21 @@ def test_scripts_exit_2_with_one_line(tmp_path):
     damaged = put(tmp_path / "damaged.pth", b"PK\x03\x04 and no more")
     for name, flags, culprit in (
         ("ACDC_labelnum3_train.py", ["--learning_rate", "1"], "--learning_rate"),
-        ("ACDC_labelnum7_train.py", ["--root_path", tmp_path / "absent", "--output_root", tmp_path], tmp_path / "absent"),
+        (
+            "ACDC_labelnum7_train.py",
+            ["--root_path", tmp_path / "absent", "--output_root", tmp_path],
+            tmp_path / "absent",
+        ),
         ("test_ACDC.py", ["--checkpoint", damaged], damaged),
         ("report.py", ["--labelnum", "three"], "--labelnum"),
     ):
         done = run_script(CODE / name, *flags)
         assert done.returncode == 2 and done.stdout == "", done
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and str(culprit) in done.stderr, done.stderr
+        assert (
+            done.stderr.startswith("error: ")
+            and done.stderr.count("\n") == 1
+            and str(culprit) in done.stderr
+        ), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.pth"]
 
 
@@ -554,9 +720,19 @@ def test_a_disk_full_of_logs_ends_the_script_with_one_line(phantom_root, tmp_pat
     """TensorBoard writes in a thread of its own, where an error could be printed as a traceback or block the loop for ever."""
     flags = "--labelnum 1 --patch_size 32 32 --egm none --batch_size 4 --labeled_bs 2 --pre_iterations 500 --val_every 500 --device cpu"
     done = subprocess.run(
-        [sys.executable, CODE / "ACDC_labelnum3_train.py", "--root_path", phantom_root, "--output_root", tmp_path, *flags.split()],
+        [
+            sys.executable,
+            CODE / "ACDC_labelnum3_train.py",
+            "--root_path",
+            phantom_root,
+            "--output_root",
+            tmp_path,
+            *flags.split(),
+        ],
         **{"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 120},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)),
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / PRE / 'log'}: cannot be written"), done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        f"error: {tmp_path / PRE / 'log'}: cannot be written"
+    ), done.stderr

@@ -41,12 +41,34 @@ def _outs(tmp_path_factory):
     """One data set of a, b (train), c (val), u (unlabelled), t (test), prepared as volumes and as slices."""
     place = tmp_path_factory.mktemp("own")
     raw = own_dataset(place / "raw", {}, values=(1, 5), numTraining=3)
-    for seed, (folder, name) in enumerate([("imagesTr", "a"), ("imagesTr", "b"), ("imagesTr", "c"), ("imagesUn", "u"), ("imagesTs", "t")]):
+    for seed, (folder, name) in enumerate(
+        [
+            ("imagesTr", "a"),
+            ("imagesTr", "b"),
+            ("imagesTr", "c"),
+            ("imagesUn", "u"),
+            ("imagesTs", "t"),
+        ]
+    ):
         own_case(raw, folder, name, (1, 5), SPACING, SHAPE, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparing, "worker_pool", threads)
         for dims in (2, 3):
-            assert prepare(["--dataset", "own", "--source", str(raw), "--root_path", str(place / str(dims)), "--dims", str(dims)]) == 0
+            assert (
+                prepare(
+                    [
+                        "--dataset",
+                        "own",
+                        "--source",
+                        str(raw),
+                        "--root_path",
+                        str(place / str(dims)),
+                        "--dims",
+                        str(dims),
+                    ]
+                )
+                == 0
+            )
     return place
 
 
@@ -87,7 +109,9 @@ def line(root: Path, name: str, text: str) -> None:
 
 
 def with_value(value: float):
-    return lambda root: rewrite(root, image=lambda old: np.where(np.arange(old.size).reshape(old.shape) == 7, value, old))
+    return lambda root: rewrite(
+        root, image=lambda old: np.where(np.arange(old.size).reshape(old.shape) == 7, value, old)
+    )
 
 
 def flipped(root: Path) -> None:
@@ -101,36 +125,86 @@ def flipped(root: Path) -> None:
 ERRORS = {
     "not a number": (with_value(np.nan), "data/a.h5: the image holds NaN or infinite values"),
     "infinite": (with_value(np.inf), "data/a.h5: the image holds NaN or infinite values"),
-    "another dimension": (lambda root: rewrite(root, image=lambda old: old[None]), "data/a.h5: the image has shape (1, 2, 26, 24, 20)"),
-    "a channel too few": (lambda root: rewrite(root, image=lambda old: old[:1]), "data/a.h5: the image has shape (1, 26, 24, 20)"),
-    "constant": (lambda root: rewrite(root, image=lambda old: np.stack([old[0], np.zeros_like(old[1])])), "every voxel of channel 1 is 0"),
+    "another dimension": (
+        lambda root: rewrite(root, image=lambda old: old[None]),
+        "data/a.h5: the image has shape (1, 2, 26, 24, 20)",
+    ),
+    "a channel too few": (
+        lambda root: rewrite(root, image=lambda old: old[:1]),
+        "data/a.h5: the image has shape (1, 26, 24, 20)",
+    ),
+    "constant": (
+        lambda root: rewrite(root, image=lambda old: np.stack([old[0], np.zeros_like(old[1])])),
+        "every voxel of channel 1 is 0",
+    ),
     "cut off": (
-        lambda root: (root / "data" / "a.h5").write_bytes((root / "data" / "a.h5").read_bytes()[:900]),
+        lambda root: (root / "data" / "a.h5").write_bytes(
+            (root / "data" / "a.h5").read_bytes()[:900]
+        ),
         "data/a.h5: not a readable HDF5 file",
     ),
-    "no image": (lambda root: rewrite(root, image=None), "data/a.h5: no data set of numbers 'image' in it"),
-    "no label": (lambda root: rewrite(root, label=None), "data/a.h5: no data set of numbers 'label' in it"),
-    "fractional label": (lambda root: rewrite(root, label=lambda old: old / 2), "data/a.h5: the label holds fractions"),
-    "label value": (lambda root: rewrite(root, label=lambda old: old + 1), "data/a.h5: label values 1..3, expected 0..2"),
-    "label of another shape": (lambda root: rewrite(root, label=lambda old: old[1:]), "and label (25, 24, 20) differ in shape"),
-    "no spacing": (lambda root: tell(root, spacing_mm=(1.0, 0.0, 1.0)), "data/a.h5: spacing_mm is [1. 0. 1.], expected positive"),
-    "singular affine": (lambda root: tell(root, affine=np.diag((1.0, 0, 1, 1))), "data/a.h5: its affine is singular"),
-    "no affine": (lambda root: tell(root, affine=np.eye(3)), "data/a.h5: the attribute affine is not 4x4 finite numbers"),
-    "missing": (lambda root: (root / "data" / "a.h5").unlink(), "data/a.h5: no such file, though a case list names it (train)"),
-    "trained and tested": (lambda root: line(root, "test.list", "a"), "case a is listed for train and for test; take it out of one"),
-    "listed twice": (lambda root: line(root, "val.list", "c"), "c is listed twice for val; take one line away"),
+    "no image": (
+        lambda root: rewrite(root, image=None),
+        "data/a.h5: no data set of numbers 'image' in it",
+    ),
+    "no label": (
+        lambda root: rewrite(root, label=None),
+        "data/a.h5: no data set of numbers 'label' in it",
+    ),
+    "fractional label": (
+        lambda root: rewrite(root, label=lambda old: old / 2),
+        "data/a.h5: the label holds fractions",
+    ),
+    "label value": (
+        lambda root: rewrite(root, label=lambda old: old + 1),
+        "data/a.h5: label values 1..3, expected 0..2",
+    ),
+    "label of another shape": (
+        lambda root: rewrite(root, label=lambda old: old[1:]),
+        "and label (25, 24, 20) differ in shape",
+    ),
+    "no spacing": (
+        lambda root: tell(root, spacing_mm=(1.0, 0.0, 1.0)),
+        "data/a.h5: spacing_mm is [1. 0. 1.], expected positive",
+    ),
+    "singular affine": (
+        lambda root: tell(root, affine=np.diag((1.0, 0, 1, 1))),
+        "data/a.h5: its affine is singular",
+    ),
+    "no affine": (
+        lambda root: tell(root, affine=np.eye(3)),
+        "data/a.h5: the attribute affine is not 4x4 finite numbers",
+    ),
+    "missing": (
+        lambda root: (root / "data" / "a.h5").unlink(),
+        "data/a.h5: no such file, though a case list names it (train)",
+    ),
+    "trained and tested": (
+        lambda root: line(root, "test.list", "a"),
+        "case a is listed for train and for test; take it out of one",
+    ),
+    "listed twice": (
+        lambda root: line(root, "val.list", "c"),
+        "c is listed twice for val; take one line away",
+    ),
     "the same image twice": (
         lambda root: rewrite(root, "u", image=h5py.File(root / "data" / "a.h5")["image"][()]),
         "data/u.h5: the same image as ",
     ),
 }
 WARNINGS = {
-    "identity affine": (lambda root: tell(root, affine=np.diag((1.0, 1, 1, 1))), "data/a.h5: its affine is the identity"),
+    "identity affine": (
+        lambda root: tell(root, affine=np.diag((1.0, 1, 1, 1))),
+        "data/a.h5: its affine is the identity",
+    ),
     "affine": (
         lambda root: tell(root, spacing_mm=(1.2, 0.9, 1.5)),
         "data/a.h5: its affine has voxels of 1.2 x 0.9 x 1.1 mm, spacing_mm says 1.2 x 0.9 x 1.5",
     ),
-    "empty label": (lambda root: rewrite(root, label=lambda old: 0 * old), "data/a.h5: the label is empty"),
+    "empty label": (
+        lambda root: rewrite(root, label=lambda old: 0 * old),
+        "data/a.h5: the label is empty",
+    ),
     "other settings": (
         lambda root: tell(root, preparation='{"dataset": "own"}'),
         "settings of the preparation differ: 4 alike, 1 otherwise (a ...)",
@@ -139,17 +213,37 @@ WARNINGS = {
         lambda root: [rewrite(root, case, label=lambda old: old % 2) for case in "ab"] and None,
         "class 2 (organ 5) is in none of the 2 training labels",
     ),
-    "flipped label": (flipped, "data/a.h5: fits better flipped along y: inside it the image's spread is 0.098 instead of 0.59"),
+    "flipped label": (
+        flipped,
+        "data/a.h5: fits better flipped along y: inside it the image's spread is 0.098 instead of 0.59",
+    ),
 }
 
 
 def test_own_data_as_prepared_pass_without_a_word(out, capsys):
     status, content = looked(out)
-    assert status == 0 and content["errors"] == content["warnings"] == [] and content["layout"] == "prepared"
+    assert (
+        status == 0
+        and content["errors"] == content["warnings"] == []
+        and content["layout"] == "prepared"
+    )
     cases = {case["name"]: case for case in content["cases"]}
-    assert {name: case["split"] for name, case in cases.items()} == {"a": "train", "b": "train", "c": "val", "u": "unlabelled", "t": "test"}
-    assert cases["a"]["axes"] == "RAS" and np.allclose(cases["a"]["spacing_mm"], SPACING) and cases["u"]["voxels"] is None
-    assert len(cases["a"]["images"]) == 1 and "5 cases, 0 errors, 0 warnings" in capsys.readouterr().out
+    assert {name: case["split"] for name, case in cases.items()} == {
+        "a": "train",
+        "b": "train",
+        "c": "val",
+        "u": "unlabelled",
+        "t": "test",
+    }
+    assert (
+        cases["a"]["axes"] == "RAS"
+        and np.allclose(cases["a"]["spacing_mm"], SPACING)
+        and cases["u"]["voxels"] is None
+    )
+    assert (
+        len(cases["a"]["images"]) == 1
+        and "5 cases, 0 errors, 0 warnings" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -159,7 +253,12 @@ def test_a_fault_is_one_line_and_status_2(out, capsys, kind):
     status, content = looked(out)
     assert status == 2
     (said,) = [said for said in capsys.readouterr().err.splitlines() if said.startswith("error: ")]
-    assert content["errors"] == [said.removeprefix("error: ")] and says in said and str(out) in said and len(said) < 500, said
+    assert (
+        content["errors"] == [said.removeprefix("error: ")]
+        and says in said
+        and str(out) in said
+        and len(said) < 500
+    ), said
 
 
 @pytest.mark.parametrize("kind", WARNINGS)
@@ -167,7 +266,11 @@ def test_what_is_strange_is_a_warning_and_status_0(out, kind):
     damage, says = WARNINGS[kind]
     damage(out)
     status, content = looked(out)
-    assert status == 0 and not content["errors"] and [said for said in content["warnings"] if says in said], content["warnings"]
+    assert (
+        status == 0
+        and not content["errors"]
+        and [said for said in content["warnings"] if says in said]
+    ), content["warnings"]
     assert len(content["warnings"]) == 1
 
 
@@ -181,7 +284,11 @@ def test_slices_are_looked_at_as_the_cases_they_are_of(sliced):
     status, content = looked(sliced, "--pictures")
     cases = {case["name"]: case for case in content["cases"]}
     assert status == 0 and content["warnings"] == [] and set(cases) == set("abcut")
-    assert cases["a"]["shape"] == [20, 24, 26] and len(cases["a"]["spacing_mm"]) == 2 and cases["t"]["axes"] == "SAR"
+    assert (
+        cases["a"]["shape"] == [20, 24, 26]
+        and len(cases["a"]["spacing_mm"]) == 2
+        and cases["t"]["axes"] == "SAR"
+    )
     assert len(list((sliced / "check_pictures").iterdir())) == 5
     (sliced / "data" / "slices" / "a_slice_7.h5").unlink()
     line(sliced, "val.list", "a")
@@ -189,8 +296,13 @@ def test_slices_are_looked_at_as_the_cases_they_are_of(sliced):
     status, content = looked(sliced)
     found = content["errors"]
     assert status == 2 and len(found) == 3
-    assert "a_slice_7.h5: no such file" in found[0] and "case a is listed for train and for val" in found[1]
-    assert "u_slice_1.h5: the same image as " in found[2] and "t.h5 (unlabelled and test)" in found[2]  # its volume, slice by slice
+    assert (
+        "a_slice_7.h5: no such file" in found[0]
+        and "case a is listed for train and for val" in found[1]
+    )
+    assert (
+        "u_slice_1.h5: the same image as " in found[2] and "t.h5 (unlabelled and test)" in found[2]
+    )  # its volume, slice by slice
 
 
 def test_a_plan_tells_how_its_files_are_read(out, sliced):
@@ -199,7 +311,11 @@ def test_a_plan_tells_how_its_files_are_read(out, sliced):
     with pytest.raises(UserError, match=r"plan.json: not a plan"):
         check(["--root_path", str(out)])
     facts = facts_of(read_plan(sliced))
-    assert facts.slice_file.format("a_slice_1") == "data/slices/a_slice_1.h5" and facts.axes == "zyx" and facts.channels == 2
+    assert (
+        facts.slice_file.format("a_slice_1") == "data/slices/a_slice_1.h5"
+        and facts.axes == "zyx"
+        and facts.channels == 2
+    )
 
 
 def phantom(root: Path, facts, **sizes) -> Path:
@@ -215,8 +331,12 @@ def test_published_layouts_are_recognised_by_their_files(tmp_path):
     ):
         root = phantom(tmp_path / facts.name, facts, **sizes)
         status, content = looked(root)
-        assert status == 0 and content["errors"] == [] and content["dataset"] == facts.name, content["errors"]
-        assert {case["split"] for case in content["cases"]} >= {"train", "test"} and len(find(root, "").classes) == classes
+        assert status == 0 and content["errors"] == [] and content["dataset"] == facts.name, (
+            content["errors"]
+        )
+        assert {case["split"] for case in content["cases"]} >= {"train", "test"} and len(
+            find(root, "").classes
+        ) == classes
 
 
 def test_a_page_may_be_named(tmp_path):
@@ -233,5 +353,11 @@ def test_files_of_the_other_pancreas_preparation_are_told(tmp_path):
     shutil.copy(root / "data" / f"{name}.h5", root / "data" / "image0077_norm.h5")
     status, content = looked(root)
     first, second = content["warnings"]
-    assert status == 0 and "image0077_norm.h5: one of 1 files of MC-Net's preparation that no list names" in first
-    assert "as MC-Net prepared it; the Pancreas recipe trains on CoraNet's files, 0 to 1: prepare_data.py --variant coranet" in second
+    assert (
+        status == 0
+        and "image0077_norm.h5: one of 1 files of MC-Net's preparation that no list names" in first
+    )
+    assert (
+        "as MC-Net prepared it; the Pancreas recipe trains on CoraNet's files, 0 to 1: prepare_data.py --variant coranet"
+        in second
+    )

@@ -39,7 +39,9 @@ def in_process(monkeypatch):
 @pytest.fixture(scope="module")
 def _raw(tmp_path_factory):
     root = own_dataset(tmp_path_factory.mktemp("raw") / "raw", {}, values=(1, 2), numTraining=3)
-    for seed, (folder, name) in enumerate((folder, name) for folder, names in CASES.items() for name in names):
+    for seed, (folder, name) in enumerate(
+        (folder, name) for folder, names in CASES.items() for name in names
+    ):
         own_case(root, folder, name, (1, 2), SPACING, SHAPE, seed)
     (root / "splits_final.json").write_text('[{"train": ["a", "b"], "val": ["c"]}]')
     return root
@@ -68,7 +70,9 @@ def label(raw: Path, name: str = "a") -> Path:
 
 def edit(raw: Path, **about) -> None:
     content = {**json.loads((raw / "dataset.json").read_text(encoding="utf-8")), **about}
-    (raw / "dataset.json").write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+    (raw / "dataset.json").write_text(
+        json.dumps({key: value for key, value in content.items() if value is not ...})
+    )
 
 
 def put(path: Path, array: np.ndarray, spacing=SPACING, origin=ORIGIN, direction=None) -> None:
@@ -77,7 +81,10 @@ def put(path: Path, array: np.ndarray, spacing=SPACING, origin=ORIGIN, direction
 
 def truth(*values: float, shape=SHAPE, dtype=np.uint8) -> np.ndarray:
     """A label with a block of each value."""
-    blocks = [blob(shape, (3 + 7 * k, 5, 4), (8 + 7 * k, 14, 10)).astype(dtype) * dtype(value) for k, value in enumerate(values)]
+    blocks = [
+        blob(shape, (3 + 7 * k, 5, 4), (8 + 7 * k, 14, 10)).astype(dtype) * dtype(value)
+        for k, value in enumerate(values)
+    ]
     return sum(blocks, np.zeros(shape, dtype))
 
 
@@ -123,7 +130,10 @@ def flipped(raw: Path) -> None:
     """The label turned round in its array, its header left as it was, on an image of even organs among others."""
     organs = blob(SHAPE, (2, 5, 4), (12, 14, 10), 1) + blob(SHAPE, (14, 3, 2), (20, 8, 12), 2)
     for channel in (0, 1):
-        put(image(raw, "a", channel), np.random.default_rng(channel).normal(100, np.where(organs, 10, 100)).astype(np.int16))
+        put(
+            image(raw, "a", channel),
+            np.random.default_rng(channel).normal(100, np.where(organs, 10, 100)).astype(np.int16),
+        )
     put(label(raw), organs[:, ::-1])
 
 
@@ -131,23 +141,45 @@ PLACE = np.diag([-1.2, -0.9, 1.1, 1.0])
 ERRORS = {
     "not a number": (with_value(np.nan), "a_0000.nii.gz: holds NaN or infinite values"),
     "infinite": (with_value(np.inf), "a_0000.nii.gz: holds NaN or infinite values"),
-    "four axes": (lambda raw: joined(image(raw)), "a_0000.nii.gz: has 4 axes (26 x 24 x 20 x 2), one 3-D volume is expected"),
+    "four axes": (
+        lambda raw: joined(image(raw)),
+        "a_0000.nii.gz: has 4 axes (26 x 24 x 20 x 2), one 3-D volume is expected",
+    ),
     "two axes": (lambda raw: flat(image(raw)), "a_0000.nii.gz: has 2 axes"),
     "colours": (lambda raw: coloured(image(raw)), "a_0000.nii.gz: has 3 values a voxel"),
-    "constant": (lambda raw: put(image(raw), np.full(SHAPE, 7, np.int16)), "a_0000.nii.gz: every voxel is 7, there is nothing to see"),
-    "cut off": (lambda raw: cut(image(raw)), "a_0000.nii.gz: cannot be read, it is damaged or incomplete"),
-    "no scan": (lambda raw: image(raw).write_bytes(b"hello"), "a_0000.nii.gz: no scan in a format that SimpleITK reads"),
+    "constant": (
+        lambda raw: put(image(raw), np.full(SHAPE, 7, np.int16)),
+        "a_0000.nii.gz: every voxel is 7, there is nothing to see",
+    ),
+    "cut off": (
+        lambda raw: cut(image(raw)),
+        "a_0000.nii.gz: cannot be read, it is damaged or incomplete",
+    ),
+    "no scan": (
+        lambda raw: image(raw).write_bytes(b"hello"),
+        "a_0000.nii.gz: no scan in a format that SimpleITK reads",
+    ),
     "empty file": (lambda raw: image(raw).write_bytes(b""), "a_0000.nii.gz: no scan in a format"),
-    "dangling link": (lambda raw: (image(raw).unlink(), image(raw).symlink_to("nowhere")), "a_0000.nii.gz: no such file"),
+    "dangling link": (
+        lambda raw: (image(raw).unlink(), image(raw).symlink_to("nowhere")),
+        "a_0000.nii.gz: no such file",
+    ),
     "singular affine": (
-        lambda raw: with_affines(image(raw), np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])),
+        lambda raw: with_affines(
+            image(raw), np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+        ),
         "a_0000.nii.gz: its affine is singular, the axes span no volume",
     ),
     "slanted axes": (
-        lambda raw: with_affines(image(raw), np.array([[1, 0, 3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])),
+        lambda raw: with_affines(
+            image(raw), np.array([[1, 0, 3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+        ),
         "a_0000.nii.gz: the header's axes are not at right angles",
     ),
-    "unlabelled, cut off": (lambda raw: cut(image(raw, "u", 1, "imagesUn")), "u_0001.nii.gz: cannot be read"),
+    "unlabelled, cut off": (
+        lambda raw: cut(image(raw, "u", 1, "imagesUn")),
+        "u_0001.nii.gz: cannot be read",
+    ),
     "label of another shape": (
         lambda raw: put(label(raw), truth(1, 2, shape=(26, 24, 21))),
         "labelsTr/a.nii.gz: the label has 26 x 24 x 21 voxels, its image 26 x 24 x 20",
@@ -156,17 +188,35 @@ ERRORS = {
         lambda raw: put(label(raw), truth(1, 2), (1.2, 0.9, 2.2)),
         "labelsTr/a.nii.gz: spacing 1.2 x 0.9 x 2.2 mm, its image's 1.2 x 0.9 x 1.1",
     ),
-    "undeclared value": (lambda raw: put(label(raw), truth(1, 4)), "labelsTr/a.nii.gz: the label holds 4, expected what dataset.json"),
-    "negative value": (lambda raw: put(label(raw), truth(1, -1, dtype=np.int16)), "labelsTr/a.nii.gz: the label holds -1"),
-    "fractional label": (lambda raw: put(label(raw), truth(1, 0.5, dtype=np.float32)), "labelsTr/a.nii.gz: the label holds 0.5"),
+    "undeclared value": (
+        lambda raw: put(label(raw), truth(1, 4)),
+        "labelsTr/a.nii.gz: the label holds 4, expected what dataset.json",
+    ),
+    "negative value": (
+        lambda raw: put(label(raw), truth(1, -1, dtype=np.int16)),
+        "labelsTr/a.nii.gz: the label holds -1",
+    ),
+    "fractional label": (
+        lambda raw: put(label(raw), truth(1, 0.5, dtype=np.float32)),
+        "labelsTr/a.nii.gz: the label holds 0.5",
+    ),
     "label that is no number": (
         lambda raw: put(label(raw), truth(1, np.nan, dtype=np.float32)),
         "labelsTr/a.nii.gz: holds NaN or infinite values",
     ),
     "label of four axes": (lambda raw: joined(label(raw)), "labelsTr/a.nii.gz: has 4 axes"),
-    "label cut off": (lambda raw: label(raw).write_bytes(label(raw).read_bytes()[:60]), "labelsTr/a.nii.gz: cannot be read"),
-    "no label": (lambda raw: label(raw).unlink(), "labelsTr/a.nii.gz: no such label; a case that has none belongs into imagesUn"),
-    "a modality is missing": (lambda raw: image(raw, "a", 1).unlink(), "channels [0] of a are there, expected 0 to 1"),
+    "label cut off": (
+        lambda raw: label(raw).write_bytes(label(raw).read_bytes()[:60]),
+        "labelsTr/a.nii.gz: cannot be read",
+    ),
+    "no label": (
+        lambda raw: label(raw).unlink(),
+        "labelsTr/a.nii.gz: no such label; a case that has none belongs into imagesUn",
+    ),
+    "a modality is missing": (
+        lambda raw: image(raw, "a", 1).unlink(),
+        "channels [0] of a are there, expected 0 to 1",
+    ),
     "modality on another grid": (
         lambda raw: put(image(raw, "a", 1), noise(SHAPE, seed=99), origin=(5, -7, 90)),
         "a_0001.nii.gz: lies on another grid than a_0000.nii.gz (origin)",
@@ -176,42 +226,90 @@ ERRORS = {
         "a_0001.nii.gz: has 26 x 24 x 21 voxels, a_0000.nii.gz 26 x 24 x 20",
     ),
     "the same image in two splits": (
-        lambda raw: put(image(raw, "t", 0, "imagesTs"), np.asarray(nibabel.load(image(raw)).dataobj)),
+        lambda raw: put(
+            image(raw, "t", 0, "imagesTs"), np.asarray(nibabel.load(image(raw)).dataobj)
+        ),
         "t_0000.nii.gz: the same image as ",
     ),
     "the same image unlabelled, in another format": (
-        lambda raw: (image(raw, "u", 0, "imagesUn").unlink(), shutil.copy(image(raw, "b"), image(raw, "u", 0, "imagesUn"))),
+        lambda raw: (
+            image(raw, "u", 0, "imagesUn").unlink(),
+            shutil.copy(image(raw, "b"), image(raw, "u", 0, "imagesUn")),
+        ),
         "u_0000.nii.gz: the same image as ",
     ),
-    "one modality for both": (lambda raw: shutil.copy(image(raw), image(raw, "a", 1)), "a_0001.nii.gz: the same image as "),
+    "one modality for both": (
+        lambda raw: shutil.copy(image(raw), image(raw, "a", 1)),
+        "a_0001.nii.gz: the same image as ",
+    ),
     "labelled and unlabelled": (
         lambda raw: own_case(raw, "imagesUn", "a", (), SPACING, SHAPE, 50),
         "case a is in train and in unlabelled; take one of them away",
     ),
-    "trained and tested": (lambda raw: own_case(raw, "imagesTs", "a", (1,), SPACING, SHAPE, 51), "case a is in train and in test"),
+    "trained and tested": (
+        lambda raw: own_case(raw, "imagesTs", "a", (1,), SPACING, SHAPE, 51),
+        "case a is in train and in test",
+    ),
     "in both parts of the split": (
-        lambda raw: (raw / "splits_final.json").write_text('[{"train": ["a", "b"], "val": ["c", "a"]}]'),
+        lambda raw: (raw / "splits_final.json").write_text(
+            '[{"train": ["a", "b"], "val": ["c", "a"]}]'
+        ),
         "splits_final.json: a is in train and in val of fold 0; take it out of one",
     ),
     "unknown case in the split": (
-        lambda raw: (raw / "splits_final.json").write_text('[{"train": ["a", "b", "who"], "val": ["c"]}]'),
+        lambda raw: (raw / "splits_final.json").write_text(
+            '[{"train": ["a", "b", "who"], "val": ["c"]}]'
+        ),
         "splits_final.json: fold 0 names who, which is no case of imagesTr",
     ),
-    "no folds": (lambda raw: (raw / "splits_final.json").write_text("{}"), "splits_final.json: expected a list of folds"),
-    "count": (lambda raw: edit(raw, numTraining=7), "dataset.json: numTraining is 7, but there are 3 training cases"),
+    "no folds": (
+        lambda raw: (raw / "splits_final.json").write_text("{}"),
+        "splits_final.json: expected a list of folds",
+    ),
+    "count": (
+        lambda raw: edit(raw, numTraining=7),
+        "dataset.json: numTraining is 7, but there are 3 training cases",
+    ),
     "no channel number": (
         lambda raw: shutil.copy(image(raw), raw / "imagesTr" / "d.nii.gz"),
         "imagesTr/d.nii.gz: the name ends in no channel number; rename it, such as d_0000.nii.gz",
     ),
-    "no dataset.json": (lambda raw: (raw / "dataset.json").unlink(), "dataset.json: no such file; docs/data.md"),
-    "no JSON": (lambda raw: (raw / "dataset.json").write_text("{"), "dataset.json: not readable as JSON"),
-    "no labels": (lambda raw: edit(raw, labels=...), "dataset.json: no 'labels' in it; it needs channel_names, labels"),
-    "older keys": (lambda raw: edit(raw, channel_names=..., modality={"0": "CT"}), "(an older nnU-Net's has modality in its place)"),
-    "channels from 1": (lambda raw: edit(raw, channel_names={"1": "T1"}), "channel_names must number the modalities from 0"),
-    "no background": (lambda raw: edit(raw, labels={"organ": 1}), "labels must name values, background 0 among them"),
-    "regions": (lambda raw: edit(raw, labels={"background": 0, "whole": [1, 2]}), "label whole is a region of several values"),
-    "one value for two": (lambda raw: edit(raw, labels={"background": 0, "a": 1, "b": 1}), "two labels have the same value"),
-    "ending": (lambda raw: edit(raw, file_ending=".nrrd"), "imagesTr: no case in it that ends in _0000.nrrd; look at file_ending"),
+    "no dataset.json": (
+        lambda raw: (raw / "dataset.json").unlink(),
+        "dataset.json: no such file; docs/data.md",
+    ),
+    "no JSON": (
+        lambda raw: (raw / "dataset.json").write_text("{"),
+        "dataset.json: not readable as JSON",
+    ),
+    "no labels": (
+        lambda raw: edit(raw, labels=...),
+        "dataset.json: no 'labels' in it; it needs channel_names, labels",
+    ),
+    "older keys": (
+        lambda raw: edit(raw, channel_names=..., modality={"0": "CT"}),
+        "(an older nnU-Net's has modality in its place)",
+    ),
+    "channels from 1": (
+        lambda raw: edit(raw, channel_names={"1": "T1"}),
+        "channel_names must number the modalities from 0",
+    ),
+    "no background": (
+        lambda raw: edit(raw, labels={"organ": 1}),
+        "labels must name values, background 0 among them",
+    ),
+    "regions": (
+        lambda raw: edit(raw, labels={"background": 0, "whole": [1, 2]}),
+        "label whole is a region of several values",
+    ),
+    "one value for two": (
+        lambda raw: edit(raw, labels={"background": 0, "a": 1, "b": 1}),
+        "two labels have the same value",
+    ),
+    "ending": (
+        lambda raw: edit(raw, file_ending=".nrrd"),
+        "imagesTr: no case in it that ends in _0000.nrrd; look at file_ending",
+    ),
     "no imagesTr": (lambda raw: shutil.rmtree(raw / "imagesTr"), "imagesTr: no such folder"),
 }
 WARNINGS = {
@@ -221,11 +319,19 @@ WARNINGS = {
         "(origin differ)",
     ),
     "label's direction": (
-        lambda raw: put(label(raw), truth(1, 2), direction=[[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]),
+        lambda raw: put(
+            label(raw), truth(1, 2), direction=[[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]
+        ),
         "look at them together (direction differ)",
     ),
     "qform against sform": (
-        lambda raw: [with_affines(image(raw, "a", k), PLACE, PLACE @ np.diag([-1, 1, 1, 1])) for k in (0, 1)] and None,
+        lambda raw: (
+            [
+                with_affines(image(raw, "a", k), PLACE, PLACE @ np.diag([-1, 1, 1, 1]))
+                for k in (0, 1)
+            ]
+            and None
+        ),
         "_0000.nii.gz: qform and sform place it up to ",
     ),
     "mixed orientations": (
@@ -245,16 +351,33 @@ WARNINGS = {
         lambda raw: edit(raw, labels={"background": 0, "organ 1": 1, "organ 2": 2, "spleen": 3}),
         "class 3 (spleen) is in none of the 2 training labels",
     ),
-    "gaps": (lambda raw: edit(raw, labels={"background": 0, "one": 1, "two": 2, "five": 5}), "the label values 0, 1, 2, 5 have gaps"),
-    "surplus label": (lambda raw: shutil.copy(label(raw), label(raw, "z")), "labelsTr: 1 labels without images (z.nii.gz ...)"),
-    "no split": (lambda raw: (raw / "splits_final.json").unlink(), "no splits_final.json: c held out for validation"),
-    "flipped label": (flipped, "labelsTr/a.nii.gz: fits better flipped along y: inside it the image's spread is 9.9 instead of 77"),
+    "gaps": (
+        lambda raw: edit(raw, labels={"background": 0, "one": 1, "two": 2, "five": 5}),
+        "the label values 0, 1, 2, 5 have gaps",
+    ),
+    "surplus label": (
+        lambda raw: shutil.copy(label(raw), label(raw, "z")),
+        "labelsTr: 1 labels without images (z.nii.gz ...)",
+    ),
+    "no split": (
+        lambda raw: (raw / "splits_final.json").unlink(),
+        "no splits_final.json: c held out for validation",
+    ),
+    "flipped label": (
+        flipped,
+        "labelsTr/a.nii.gz: fits better flipped along y: inside it the image's spread is 9.9 instead of 77",
+    ),
 }
 
 
 def test_good_data_pass_without_a_word(raw, capsys):
     status, content = looked(raw)
-    assert status == 0 and content["errors"] == [] and content["warnings"] == [] and content["layout"] == "raw"
+    assert (
+        status == 0
+        and content["errors"] == []
+        and content["warnings"] == []
+        and content["layout"] == "raw"
+    )
     out, err = capsys.readouterr()
     assert "raw (raw): 5 cases, 0 errors, 0 warnings" in out and "error" not in err
     (row,) = [line for line in out.splitlines() if line.startswith("a ")]
@@ -275,7 +398,9 @@ def test_a_fault_is_one_line_and_status_2(raw, capsys, kind):
     status, content = looked(raw)
     assert status == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert [line.removeprefix("error: ")] == content["errors"] and says in line and len(line) < 500, line
+    assert (
+        [line.removeprefix("error: ")] == content["errors"] and says in line and len(line) < 500
+    ), line
     assert str(raw) in line or "dataset.json" in line
 
 
@@ -304,14 +429,18 @@ def test_labels_that_one_reader_flipped_are_found_together(tmp_path):
     """Where no label alone is striking: surroundings half as rough again as the organ tell little of one case, but the same of all."""
     rng, organ = np.random.default_rng(0), blob(SHAPE, (3, 5, 4), (10, 14, 10))
     for turned in (False, True):
-        raw = own_dataset(tmp_path / f"raw{turned}", {}, values=(1,), numTraining=6, channel_names={"0": "MR"})
+        raw = own_dataset(
+            tmp_path / f"raw{turned}", {}, values=(1,), numTraining=6, channel_names={"0": "MR"}
+        )
         for k in range(6):
             put(image(raw, str(k)), rng.normal(100, np.where(organ, 10, 15)).astype(np.float32))
             put(label(raw, str(k)), organ[:, ::-1] if turned else organ)
         status, content = looked(raw)
         found = [line for line in content["warnings"] if "fit better flipped" in line]
         assert status == 0 and not [line for line in content["warnings"] if "fits better" in line]
-        assert len(found) == turned and (not turned or found[0].startswith("6 of 6 labels fit better flipped along y: "))
+        assert len(found) == turned and (
+            not turned or found[0].startswith("6 of 6 labels fit better flipped along y: ")
+        )
 
 
 def test_the_spread_inside_flipped_labels_by_the_plain_formula():
@@ -322,20 +451,30 @@ def test_the_spread_inside_flipped_labels_by_the_plain_formula():
         turned = np.flip(label, [axis for axis, flip in enumerate(flips) if flip])
         inside = np.concatenate([image[turned == k] - image[turned == k].mean() for k in (1, 2)])
         assert np.isclose(spread, np.sqrt((inside**2).mean()))
-    assert len(found) == 8 and np.isclose(spreads(image, label // 2)[False, False, False], image[label == 2].std())
+    assert len(found) == 8 and np.isclose(
+        spreads(image, label // 2)[False, False, False], image[label == 2].std()
+    )
 
 
 def test_one_label_among_many_is_told_by_how_the_others_lie():
     flips = ("x", "y", "z", "xy", "xz", "yz", "xyz")
 
     def case(number: int, as_it_is: float, **flipped: float) -> CaseFound:
-        return CaseFound(name=f"case{number}", split="train", spreads={"": as_it_is, **dict.fromkeys(flips, 20.0), **flipped})
+        return CaseFound(
+            name=f"case{number}",
+            split="train",
+            spreads={"": as_it_is, **dict.fromkeys(flips, 20.0), **flipped},
+        )
 
     cases = [case(number, 10) for number in range(19)]
     assert flipped_alone([*cases, case(19, 20, yz=12.6)]) == []  # 1.59 times better
     (line,) = flipped_alone([*cases, case(19, 20, yz=12)])
-    assert line.startswith("case19: its label fits 1.7 times better flipped along y, z, 95 % of the others no more than 1.0 times")
-    rough = [case(number, 20, x=14) for number in range(19)]  # where all fit a little better, that is how they are
+    assert line.startswith(
+        "case19: its label fits 1.7 times better flipped along y, z, 95 % of the others no more than 1.0 times"
+    )
+    rough = [
+        case(number, 20, x=14) for number in range(19)
+    ]  # where all fit a little better, that is how they are
     assert flipped_alone([*rough, case(19, 20, yz=12)]) == []
     assert flipped_alone([*cases[:18], case(19, 20, yz=12)]) == []  # too few to say
 
@@ -343,11 +482,16 @@ def test_one_label_among_many_is_told_by_how_the_others_lie():
 def test_a_ragged_tumour_that_lies_right_is_not_told():
     """More even wherever else it is laid, as a tumour in an organ is: no single flip stands out."""
     rng = np.random.default_rng(0)
-    image, label = 1000.0 * blob((40, 40, 40), (0, 0, 0), (39, 39, 5)) + rng.normal(0, 10, (40, 40, 40)), np.zeros((40, 40, 40), np.uint8)
+    image, label = (
+        1000.0 * blob((40, 40, 40), (0, 0, 0), (39, 39, 5)) + rng.normal(0, 10, (40, 40, 40)),
+        np.zeros((40, 40, 40), np.uint8),
+    )
     label[5:11, 5:11, 10:16] = 1
     image[label > 0] += rng.normal(0, 300, 216)
     found = spreads(image, label)
-    assert found[False, False, False] > 10 * max(spread for flips, spread in found.items() if any(flips))
+    assert found[False, False, False] > 10 * max(
+        spread for flips, spread in found.items() if any(flips)
+    )
     assert fits_better_flipped(Path("label"), image, found) is None
 
 
@@ -355,12 +499,24 @@ def test_pictures_show_every_case_that_can_be_read(raw, tmp_path):
     cut(image(raw, "b"))
     cut(image(raw, "b", 1))
     (tmp_path / "out" / "check_pictures").mkdir(parents=True)
-    unfinished(tmp_path / "out" / "check_pictures" / "a.png", 99999999).touch()  # left by a process that was killed
+    unfinished(
+        tmp_path / "out" / "check_pictures" / "a.png", 99999999
+    ).touch()  # left by a process that was killed
     assert check(["--root_path", str(raw), "--pictures", "--output", str(tmp_path / "out")]) == 2
-    assert {path.name for path in (tmp_path / "out" / "check_pictures").iterdir()} == {"a.png", "c.png", "u.png", "t.png"}
+    assert {path.name for path in (tmp_path / "out" / "check_pictures").iterdir()} == {
+        "a.png",
+        "c.png",
+        "u.png",
+        "t.png",
+    }
     assert not (raw / "check.json").exists() and (tmp_path / "out" / "check.json").is_file()
-    plain, drawn = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "check_pictures" / name))) for name in ("u.png", "a.png"))
-    assert (plain[..., 0] == plain[..., 2]).all() and (drawn[..., 0] != drawn[..., 2]).any()  # grey; colours of a label
+    plain, drawn = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "check_pictures" / name)))
+        for name in ("u.png", "a.png")
+    )
+    assert (plain[..., 0] == plain[..., 2]).all() and (
+        drawn[..., 0] != drawn[..., 2]
+    ).any()  # grey; colours of a label
 
 
 def test_a_place_that_cannot_be_written_and_no_data_are_one_line(raw, tmp_path):
@@ -380,4 +536,6 @@ def test_the_script_with_processes_of_its_own(raw):
     done = run_script(script, "--root_path", raw, "--workers", "2")
     assert done.returncode == 2 and "5 cases, 1 errors, 0 warnings" in done.stdout
     assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
-    assert json.loads((raw / "check.json").read_text(encoding="utf-8"))["command"].startswith("check_data.py --root_path")
+    assert json.loads((raw / "check.json").read_text(encoding="utf-8"))["command"].startswith(
+        "check_data.py --root_path"
+    )

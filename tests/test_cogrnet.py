@@ -40,7 +40,15 @@ TINY = {
 
 @pytest.mark.parametrize(
     "positive, expected",
-    [(0, 0.6), (11, 0.6), (12, 0.6), (13, 0.65), (14, 0.7), (15, 2.2 / 3), (20, 2.2 / 3)],  # of 20: 0.55 and 0.75 lie outside 0.6 .. 0.7333
+    [
+        (0, 0.6),
+        (11, 0.6),
+        (12, 0.6),
+        (13, 0.65),
+        (14, 0.7),
+        (15, 2.2 / 3),
+        (20, 2.2 / 3),
+    ],  # of 20: 0.55 and 0.75 lie outside 0.6 .. 0.7333
 )
 def test_focus_ratio_is_the_clamped_share_of_positive_logits(positive, expected):
     logits = torch.tensor([0.5] * positive + [-3.0] * (20 - positive)).view(1, 2, 2, 5, 1)
@@ -99,10 +107,26 @@ def test_focus_comes_from_the_mean_of_the_last_ten_steps_also_after_a_resume():
 
 def test_self_training_keeps_the_focus_in_its_state():
     net = nn.Conv3d(1, 2, 1)
-    phases = [CoGRNet(net, LOSS_3D, PASTING, CopyPaste("fixed", 1 / 2, 100, (0,)), 0.5, 0.99, "parameters", None) for _ in range(2)]
+    phases = [
+        CoGRNet(
+            net,
+            LOSS_3D,
+            PASTING,
+            CopyPaste("fixed", 1 / 2, 100, (0,)),
+            0.5,
+            0.99,
+            "parameters",
+            None,
+        )
+        for _ in range(2)
+    ]
     phases[0].set_focus(0.7)
     phases[1].load_state_dict(phases[0].state_dict())
-    assert all(phase.copy_paste.sides((100, 100, 50), step) == (70, 70, 35) for phase in phases for step in (0, 50, 99))
+    assert all(
+        phase.copy_paste.sides((100, 100, 50), step) == (70, 70, 35)
+        for phase in phases
+        for step in (0, 50, 99)
+    )
     batch = {"image": torch.rand(4, 1, 10, 10, 10), "label": torch.zeros(2, 10, 10, 10).long()}
     losses = added(phases[1].losses(batch, 0))
     assert losses["focus_ratio"] == 0.7 and losses["box_side"] == 7
@@ -111,12 +135,28 @@ def test_self_training_keeps_the_focus_in_its_state():
 def test_each_stream_is_mixed_with_its_own_unlabelled_half():
     """Labelled 1 outside and unlabelled 1 inside, unlabelled 2 outside and labelled 2 inside."""
     student = Recorder()
-    pasting, box = replace(PASTING, pseudo_label=lambda x: lambda: x.argmax(1)), CopyPaste("fixed", 0.5, 9, (0,))
-    phase = CoGRNet(student, Loss({"dice": 0.5, "ce": 0.5}, dice_2d), pasting, box, 0.5, 0.99, "parameters", None)
+    pasting, box = (
+        replace(PASTING, pseudo_label=lambda x: lambda: x.argmax(1)),
+        CopyPaste("fixed", 0.5, 9, (0,)),
+    )
+    phase = CoGRNet(
+        student,
+        Loss({"dice": 0.5, "ce": 0.5}, dice_2d),
+        pasting,
+        box,
+        0.5,
+        0.99,
+        "parameters",
+        None,
+    )
     torch.manual_seed(0)
     image, label = torch.rand(8, 1, 12, 12), torch.randint(0, 4, (4, 12, 12))
     added(phase.losses({"image": image, "label": label}, 3))
-    (one, two), (other_one, other_two), mask = image[:4].split(2), image[4:].split(2), box.mask(image, 3)
+    (one, two), (other_one, other_two), mask = (
+        image[:4].split(2),
+        image[4:].split(2),
+        box.mask(image, 3),
+    )
     torch.testing.assert_close(student.seen[0], one * mask + other_one * (1 - mask))
     torch.testing.assert_close(student.seen[1], other_two * mask + two * (1 - mask))
 
@@ -128,17 +168,26 @@ def test_mean_teacher_without_copy_paste_trains_the_student_alone():
     batch = {"image": torch.randn(4, 1, 6, 6, 6), "label": torch.randint(0, 2, (2, 6, 6, 6))}
     loss = sum(part["loss"] for part in phase.losses(batch, 0) if "loss" in part)
     pseudo = phase.pseudo_label(batch["image"][2:])()
-    true, guessed = (LOSS_3D.whole(net(batch["image"][s]), y) for s, y in ((slice(2), batch["label"]), (slice(2, 4), pseudo)))
-    torch.testing.assert_close(loss, (true["dice"] + true["ce"]) / 2 + 0.5 * (guessed["dice"] + guessed["ce"]) / 2)
+    true, guessed = (
+        LOSS_3D.whole(net(batch["image"][s]), y)
+        for s, y in ((slice(2), batch["label"]), (slice(2, 4), pseudo))
+    )
+    torch.testing.assert_close(
+        loss, (true["dice"] + true["ce"]) / 2 + 0.5 * (guessed["dice"] + guessed["ce"]) / 2
+    )
     loss.backward()
-    assert net.weight.grad.abs().sum() > 0 and all(p.grad is None for teacher in phase.teachers for p in teacher.parameters())
+    assert net.weight.grad.abs().sum() > 0 and all(
+        p.grad is None for teacher in phase.teachers for p in teacher.parameters()
+    )
 
 
 def test_halves_of_the_batch_know_their_stream():
     batch = TwoStreamSampler(6, 8, 4, 4, (1,), range(1)).batch(0)
     assert [draw.half for draw in batch] == [0, 0, 1, 1, 0, 0, 1, 1]
     for rank in (0, 1):
-        assert [draw.half for draw in TwoStreamSampler(6, 8, 4, 4, (1,), range(1), rank, 2).batch(0)] == [0, 1, 0, 1]
+        assert [
+            draw.half for draw in TwoStreamSampler(6, 8, 4, 4, (1,), range(1), rank, 2).batch(0)
+        ] == [0, 1, 0, 1]
 
 
 def copy_case(facts, source, root, name, label):
@@ -154,19 +203,30 @@ def write_coarse(facts, path, labels, indices):
     """Coarse files as the register command leaves them: the label, and which slice of it is true."""
     with h5py.File(path) as file:
         image = file["image"][()]
-    for plane, ((axis, _), label, index) in enumerate(zip(facts.planes, labels, indices, strict=True)):
+    for plane, ((axis, _), label, index) in enumerate(
+        zip(facts.planes, labels, indices, strict=True)
+    ):
         with h5py.File(coarse_path(path, plane), "w") as file:
             file["image"], file["label"] = image, label.astype(np.uint8)
             file.attrs["coarse_axis"], file.attrs["coarse_slice"] = axis, index
 
 
-@pytest.fixture(scope="module", params=["LA", *(pytest.param(name, marks=pytest.mark.long) for name in ("KiTS19", "LiTS"))])
+@pytest.fixture(
+    scope="module",
+    params=["LA", *(pytest.param(name, marks=pytest.mark.long) for name in ("KiTS19", "LiTS"))],
+)
 def coarse(request, la_root, kits_root, lits_root, tmp_path_factory):
     """A data set whose two labelled cases have coarse labels; no training file holds any `label`."""
     facts = FACTS[request.param]
-    source, root = {"LA": la_root, "KiTS19": kits_root, "LiTS": lits_root}[request.param], tmp_path_factory.mktemp("coarse")
+    source, root = (
+        {"LA": la_root, "KiTS19": kits_root, "LiTS": lits_root}[request.param],
+        tmp_path_factory.mktemp("coarse"),
+    )
     names = read_list(source, facts.name, facts.train_list)
-    for kind, cases in ((facts.train_list, names[:4]), (facts.test_list, read_list(source, facts.name, facts.test_list)[:1])):
+    for kind, cases in (
+        (facts.train_list, names[:4]),
+        (facts.test_list, read_list(source, facts.name, facts.test_list)[:1]),
+    ):
         (root / kind).write_text("\n".join(cases) + "\n")
         for name in cases:
             copy_case(facts, source, root, name, label=kind == facts.test_list)
@@ -175,7 +235,9 @@ def coarse(request, la_root, kits_root, lits_root, tmp_path_factory):
             truth = facts.task_label(file["label"][()])
         shape = truth.shape
         labels = [np.roll(truth, 1, axis) for axis, _ in facts.planes]
-        write_coarse(facts, facts.path(root, name), labels, [shape[axis] // 2 for axis, _ in facts.planes])
+        write_coarse(
+            facts, facts.path(root, name), labels, [shape[axis] // 2 for axis, _ in facts.planes]
+        )
     return facts, root
 
 
@@ -193,7 +255,9 @@ def test_streams_read_their_plane_with_the_other_planes_slice(coarse):
     stored = []
     for plane in (0, 1):
         with h5py.File(coarse_path(path, plane)) as file:
-            stored.append((file["label"][()], int(file.attrs["coarse_axis"]), int(file.attrs["coarse_slice"])))
+            stored.append(
+                (file["label"][()], int(file.attrs["coarse_axis"]), int(file.attrs["coarse_slice"]))
+            )
     for half in (0, 1):
         expected, (true, axis, index) = stored[half][0].copy(), stored[1 - half]
         place = (*[slice(None)] * axis, index)
@@ -203,7 +267,9 @@ def test_streams_read_their_plane_with_the_other_planes_slice(coarse):
         assert np.array_equal(labels[half], expected) and image.shape == (1, *expected.shape)
         item = data[Draw(0, (1,), half)]
         transform = data.augment[0].spatial[0](np.random.default_rng((1,)), image.shape[1:])
-        assert isinstance(transform, VolumeTransform) and np.array_equal(item["label"].numpy(), transform(expected))
+        assert isinstance(transform, VolumeTransform) and np.array_equal(
+            item["label"].numpy(), transform(expected)
+        )
     assert "label" not in data[Draw(2, (1,))]
 
 
@@ -211,13 +277,16 @@ def test_coarse_labels_are_task_labels_already(coarse):
     """An object that the file calls 2 is 1 in a coarse label, and stays so."""
     facts, root = coarse
     other = replace(facts, foreground=(2,), file_classes=3)
-    assert all(label.max() == 1 for half in (0, 1) for label in [data_of((other, root))._read(0)[1][half]])
+    assert all(
+        label.max() == 1 for half in (0, 1) for label in [data_of((other, root))._read(0)[1][half]]
+    )
 
 
 def test_missing_or_foreign_coarse_labels_name_the_command(coarse):
     facts = coarse[0]
     with pytest.raises(
-        UserError, match=rf"px\.h5: no such coarse label; make it: python code/CoGRNet_register\.py --dataset {facts.name} .* --labelnum 3"
+        UserError,
+        match=rf"px\.h5: no such coarse label; make it: python code/CoGRNet_register\.py --dataset {facts.name} .* --labelnum 3",
     ):
         data_of(coarse, labelled=3)
     path = coarse_path(data_of(coarse).cases[1][0], 1)
@@ -239,13 +308,16 @@ def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, cap
     facts, root = coarse
     whole = train(coarse, tmp_path / "whole")
     best = "VNet_best_model.pth"
-    assert set(whole) == {f"{stage}/{name}" for stage in ("pre_train", "self_train") for name in ("last.pth", best)}
+    assert set(whole) == {
+        f"{stage}/{name}" for stage in ("pre_train", "self_train") for name in ("last.pth", best)
+    }
     ratio = whole["pre_train/last.pth"]["phase"]["focus_ratio"]
     assert 0.6 <= ratio <= 2.2 / 3 and whole["self_train/last.pth"]["phase"]["focus_ratio"] == ratio
     history = whole["self_train/last.pth"]["progress"]["history"][-1]
-    assert {f"{figure}_{facts.class_names[1].replace(' ', '_')}" for figure in ("dice", "jaccard", "hd95_voxel", "asd_voxel")} <= set(
-        history
-    )
+    assert {
+        f"{figure}_{facts.class_names[1].replace(' ', '_')}"
+        for figure in ("dice", "jaccard", "hd95_voxel", "asd_voxel")
+    } <= set(history)
 
     for phase, at in ((CoGRNetPretrain, 2), (CoGRNet, 1)) if facts is LA else ():
         with signalled(monkeypatch, phase, at), pytest.raises(Interrupted):
@@ -279,16 +351,31 @@ def test_baselines(coarse, tmp_path):
     if coarse[0] is not LA:
         pytest.skip("the same code for every data set")
     short = partial(train, coarse, pre_iterations=1, max_iterations=1, val_every=1)
-    assert set(short(tmp_path / "a", "--method", "supervised")) == {"supervised/last.pth", "supervised/VNet_best_model.pth"}
-    assert "focus_ratio" not in short(tmp_path / "b", "--method", "mean_teacher")["self_train/last.pth"]["phase"]
-    assert short(tmp_path / "c", "--focus", "off")["self_train/last.pth"]["phase"]["focus_ratio"] == pytest.approx(2 / 3)
-    with pytest.raises(UserError, match="no data set of numbers 'label'"):  # dense labels are what the flag asks for
+    assert set(short(tmp_path / "a", "--method", "supervised")) == {
+        "supervised/last.pth",
+        "supervised/VNet_best_model.pth",
+    }
+    assert (
+        "focus_ratio"
+        not in short(tmp_path / "b", "--method", "mean_teacher")["self_train/last.pth"]["phase"]
+    )
+    assert short(tmp_path / "c", "--focus", "off")["self_train/last.pth"]["phase"][
+        "focus_ratio"
+    ] == pytest.approx(2 / 3)
+    with pytest.raises(
+        UserError, match="no data set of numbers 'label'"
+    ):  # dense labels are what the flag asks for
         short(tmp_path / "d", "--labels", "dense")
-    with pytest.raises(UserError, match="--teachers: it belongs to --method edge_guided or bcp; leave it out"):
+    with pytest.raises(
+        UserError, match="--teachers: it belongs to --method edge_guided or bcp; leave it out"
+    ):
         short(tmp_path / "e", "--teachers", "dual")
     assert "self_train/last.pth" in short(tmp_path / "e", "--method", "bcp")
     short(tmp_path / "f", "--run_mode", "pretrain")
     for last in (tmp_path / "f").rglob("last.pth"):
         last.unlink()
-    with pytest.raises(UserError, match=r"last\.pth: no finished pre-training that gives a focus area; .*--focus off"):
+    with pytest.raises(
+        UserError,
+        match=r"last\.pth: no finished pre-training that gives a focus area; .*--focus off",
+    ):
         short(tmp_path / "f", "--run_mode", "selftrain")

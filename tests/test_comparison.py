@@ -26,10 +26,22 @@ from utils.scores import score_case
 from utils.statistics import bootstrap_interval, mean_sd, wilcoxon_p
 
 SETTINGS = {"method": "bcp", "model": "unet", "labelnum": 3, "egm": "none", "patch_size": [32, 32]}
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
-def make_run(folder, cases, predictions, names, dataset="ACDC", seed=1337, root=None, best="unet_best_model.pth", **settings):
+def make_run(
+    folder,
+    cases,
+    predictions,
+    names,
+    dataset="ACDC",
+    seed=1337,
+    root=None,
+    best="unet_best_model.pth",
+    **settings,
+):
     """A test's files in <run>/unet_predictions, as the test script writes them."""
     output = folder / "unet_predictions"
     output.mkdir(parents=True)
@@ -37,14 +49,31 @@ def make_run(folder, cases, predictions, names, dataset="ACDC", seed=1337, root=
     for case, prediction in zip(cases, predictions, strict=True):
         write_prediction(output / f"{case.name}_pred.nii.gz", case, prediction, dataset == "LA")
         scores += score_case(case, prediction, names)
-    settings = {**SETTINGS, "exp": f"{settings.get('method', 'bcp')}_seed{seed}", "seed": seed, **settings}
+    settings = {
+        **SETTINGS,
+        "exp": f"{settings.get('method', 'bcp')}_seed{seed}",
+        "seed": seed,
+        **settings,
+    }
     path = folder / "self_train" / best
     rule = "best mean Dice on val.list: 0.5 at iteration 20 of self_train"
     about = {"path": str(path), "sha256": "0" * 64, "selection": rule, "settings": settings}
-    summary = {"dataset": dataset, "split": "test.list", "cases": len(cases), "root_path": root and str(root), "patch_size": [32, 32]}
+    summary = {
+        "dataset": dataset,
+        "split": "test.list",
+        "cases": len(cases),
+        "root_path": root and str(root),
+        "patch_size": [32, 32],
+    }
     write_json(
         output / "summary.json",
-        {**summary, **summarise(scores), "checkpoint": about, "command": "test.py <b>", "versions": {"torch": "2.13.0"}},
+        {
+            **summary,
+            **summarise(scores),
+            "checkpoint": about,
+            "command": "test.py <b>",
+            "versions": {"torch": "2.13.0"},
+        },
     )
     write_metrics_csv(output / "metrics.csv", scores)
     return folder
@@ -53,18 +82,40 @@ def make_run(folder, cases, predictions, names, dataset="ACDC", seed=1337, root=
 def trained(folder, facts, stage, steps, names):
     """A stage's last.pth that tells how training went."""
     keys = [f"dice_{name.replace(' ', '_')}" for name in names[1:]]
-    history = [{"step": step, "score": step / 100, "loss": 1 / step, **dict.fromkeys(keys, step / 100)} for step in steps]
-    progress = {"step": steps[-1], "validated": steps[-1], "best_score": 0.5, "best_step": 20, "history": history}
-    content = {"student": {}, "optimizer": {}, "settings": SETTINGS, "facts": facts.plain(), "stage": stage, "selection": "best"}
+    history = [
+        {"step": step, "score": step / 100, "loss": 1 / step, **dict.fromkeys(keys, step / 100)}
+        for step in steps
+    ]
+    progress = {
+        "step": steps[-1],
+        "validated": steps[-1],
+        "best_score": 0.5,
+        "best_step": 20,
+        "history": history,
+    }
+    content = {
+        "student": {},
+        "optimizer": {},
+        "settings": SETTINGS,
+        "facts": facts.plain(),
+        "stage": stage,
+        "selection": "best",
+    }
     (folder / stage).mkdir(parents=True, exist_ok=True)
-    torch.save({"format": FORMAT, **content, "progress": progress, "losses": [], "phase": {}}, folder / stage / "last.pth")
+    torch.save(
+        {"format": FORMAT, **content, "progress": progress, "losses": [], "phase": {}},
+        folder / stage / "last.pth",
+    )
 
 
 def cubes(count):
     """Cases with a column of 10 voxels; a prediction of `found` of them has the Dice 2 * found / (found + 10)."""
     label = np.zeros((4, 12, 12), np.uint8)
     label[1, 1:11, 5] = 1
-    return [Case(f"case{i}", np.zeros((1, *label.shape), np.float32), label, (2.0, 1.0, 1.0)) for i in range(count)]
+    return [
+        Case(f"case{i}", np.zeros((1, *label.shape), np.float32), label, (2.0, 1.0, 1.0))
+        for i in range(count)
+    ]
 
 
 def found(case, voxels):
@@ -80,7 +131,12 @@ def dice(voxels):
 @pytest.fixture
 def runs(tmp_path):
     """Two methods with two seeds each on four cases: how many of ten voxels each finds."""
-    voxels = {("bcp", 1): (4, 5, 6, 7), ("bcp", 2): (6, 5, 4, 7), ("mean_teacher", 1): (8, 8, 8, 7), ("mean_teacher", 2): (8, 10, 8, 0)}
+    voxels = {
+        ("bcp", 1): (4, 5, 6, 7),
+        ("bcp", 2): (6, 5, 4, 7),
+        ("mean_teacher", 1): (8, 8, 8, 7),
+        ("mean_teacher", 2): (8, 10, 8, 0),
+    }
     cases = cubes(4)
     return [
         make_run(
@@ -104,19 +160,31 @@ def test_statistics_against_the_plain_formulas():
     drawn = generator.integers(5, size=(200, 5))
     means = sorted(sum(differences[i] for i in row) / 5 for row in drawn)
     expected = [
-        means[int(np.floor(q * 199))] + (q * 199 % 1) * (means[int(np.floor(q * 199)) + 1] - means[int(np.floor(q * 199))])
+        means[int(np.floor(q * 199))]
+        + (q * 199 % 1) * (means[int(np.floor(q * 199)) + 1] - means[int(np.floor(q * 199))])
         for q in (0.025, 0.975)
     ]
     assert bootstrap_interval(differences, 7, 200) == pytest.approx(expected, abs=1e-12)
-    assert bootstrap_interval(differences, 7, 200) == bootstrap_interval(differences, 7, 200) != bootstrap_interval(differences, 8, 200)
+    assert (
+        bootstrap_interval(differences, 7, 200)
+        == bootstrap_interval(differences, 7, 200)
+        != bootstrap_interval(differences, 8, 200)
+    )
     # of three patients the first has three cases: drawn are patients, the mean is over their cases
     drawn = np.random.default_rng(7).integers(3, size=(200, 3))
     theirs = [[0.1, 0.2, -0.05], [0.3], [0.15]]
     means = [np.mean([value for i in row for value in theirs[i]]) for row in drawn]
     expected = np.quantile(means, (0.025, 0.975))
-    assert bootstrap_interval(differences, 7, 200, patients=list("aaabc")) == pytest.approx(expected, abs=1e-12)
-    assert wilcoxon_p([0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx(2 / 2**5)  # the most extreme of 32 signs, both sides
-    assert wilcoxon_p([0.0, 0.0]) == 1 and wilcoxon_p([0, 0.1, 0.2, 0.3]) == wilcoxon([0.1, 0.2, 0.3]).pvalue
+    assert bootstrap_interval(differences, 7, 200, patients=list("aaabc")) == pytest.approx(
+        expected, abs=1e-12
+    )
+    assert wilcoxon_p([0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx(
+        2 / 2**5
+    )  # the most extreme of 32 signs, both sides
+    assert (
+        wilcoxon_p([0.0, 0.0]) == 1
+        and wilcoxon_p([0, 0.1, 0.2, 0.3]) == wilcoxon([0.1, 0.2, 0.3]).pvalue
+    )
     assert mean_sd([1, 2, 3]) == (2, 1) and mean_sd([4]) == (4, None)
 
 
@@ -124,10 +192,17 @@ def test_statistics_against_the_plain_formulas():
 
 
 def test_figures_over_seeds_and_paired_differences(runs, tmp_path):
-    compare([*map(str, runs), "--output", str(tmp_path / "page"), "--no-pictures", "--draws", "500"])
+    compare(
+        [*map(str, runs), "--output", str(tmp_path / "page"), "--no-pictures", "--draws", "500"]
+    )
     numbers = json.loads((tmp_path / "page" / "compare.json").read_text(encoding="utf-8"))
     first, second = numbers["groups"]
-    assert (first["name"], first["seeds"], second["name"], second["seeds"]) == ("bcp", [1, 2], "mean_teacher", [1, 2])
+    assert (first["name"], first["seeds"], second["name"], second["seeds"]) == (
+        "bcp",
+        [1, 2],
+        "mean_teacher",
+        [1, 2],
+    )
     seeds = [np.mean([dice(n) for n in some]) for some in ((4, 5, 6, 7), (6, 5, 4, 7))]
     row = first["figures"]["honest"]["organ"]["dice"]
     assert (
@@ -135,19 +210,39 @@ def test_figures_over_seeds_and_paired_differences(runs, tmp_path):
         and row["mean"] == pytest.approx(np.mean(seeds))
         and row["sd"] == pytest.approx(np.std(seeds, ddof=1))
     )
-    assert second["differs"]["method"] == "mean_teacher" and "seed" not in second["settings"] and "exp" not in second["settings"]
+    assert (
+        second["differs"]["method"] == "mean_teacher"
+        and "seed" not in second["settings"]
+        and "exp" not in second["settings"]
+    )
     pairs = [((8, 8), (4, 6)), ((8, 10), (5, 5)), ((8, 8), (6, 4)), ((7, 0), (7, 7))]
-    per_case = np.array([np.mean([dice(n) for n in theirs]) - np.mean([dice(n) for n in ours]) for theirs, ours in pairs])
+    per_case = np.array(
+        [
+            np.mean([dice(n) for n in theirs]) - np.mean([dice(n) for n in ours])
+            for theirs, ours in pairs
+        ]
+    )
     one = second["against_first"]["honest"]["mean"]["dice"]
     assert one["difference"] == pytest.approx(per_case.mean(), abs=1e-6) and one["cases"] == 4
-    assert (one["low"], one["high"]) == pytest.approx(bootstrap_interval(per_case, 1337, 500), abs=1e-6)
+    assert (one["low"], one["high"]) == pytest.approx(
+        bootstrap_interval(per_case, 1337, 500), abs=1e-6
+    )
     assert one["p"] == pytest.approx(wilcoxon(per_case).pvalue)
     # the empty prediction is the best distance as published, the image's diagonal honestly: (2 * 4)^2 + 12^2 + 12^2 in mm
     published, honest = (second["figures"][name]["mean"] for name in ("as_published", "honest_mm"))
-    assert honest["hd95_mm"]["values"][1] > np.sqrt(64 + 144 + 144) / 4 > published["hd95_voxel"]["values"][1]
+    assert (
+        honest["hd95_mm"]["values"][1]
+        > np.sqrt(64 + 144 + 144) / 4
+        > published["hd95_voxel"]["values"][1]
+    )
     assert {"command", "versions", "date", "bootstrap", "wilcoxon"} <= set(numbers)
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
-    assert "One run each" not in page and "mean_teacher 1 of 8" in page and "No curves" in page and "left out by --no-pictures" in page
+    assert (
+        "One run each" not in page
+        and "mean_teacher 1 of 8" in page
+        and "No curves" in page
+        and "left out by --no-pictures" in page
+    )
 
 
 def test_what_stands_for_a_run(runs):
@@ -157,7 +252,10 @@ def test_what_stands_for_a_run(runs):
     trained(run, ACDC, "self_train", [20, 40], ACDC.class_names)
     results = [find_result(place) for place in (run, run / "self_train", run / "unet_predictions")]
     assert {result.folder for result in results} == {run / "unet_predictions"}
-    assert list(results[0].stages) == ["pre_train", "self_train"] and not results[0].stages["self_train"].weights
+    assert (
+        list(results[0].stages) == ["pre_train", "self_train"]
+        and not results[0].stages["self_train"].weights
+    )
     with pytest.raises(UserError, match="pre_train: no test in it"):
         find_result(run / "pre_train")
     with pytest.raises(UserError, match="no test of its last checkpoint in it"):
@@ -167,7 +265,10 @@ def test_what_stands_for_a_run(runs):
     summary = json.loads((last / "summary.json").read_text(encoding="utf-8"))
     summary["checkpoint"]["path"] = str(run / "self_train" / "last.pth")
     write_json(last / "summary.json", summary)
-    assert find_result(run, "last").folder == last and find_result(run).folder == run / "unet_predictions"
+    assert (
+        find_result(run, "last").folder == last
+        and find_result(run).folder == run / "unet_predictions"
+    )
     shutil.copytree(run / "unet_predictions", run / "vnet_predictions")
     with pytest.raises(UserError, match="holds several tests; name one of"):
         find_result(run)
@@ -176,10 +277,16 @@ def test_what_stands_for_a_run(runs):
 def test_groups_are_told_apart_and_named(runs, tmp_path):
     cases = cubes(4)
     same = [found(case, 3) for case in cases]
-    other = make_run(tmp_path / "other", cases, same, ("background", "organ"), seed=3, egm="published")
+    other = make_run(
+        tmp_path / "other", cases, same, ("background", "organ"), seed=3, egm="published"
+    )
     groups = make_groups([find_result(path) for path in (*runs[:2], other)])
-    assert [group.name for group in groups] == ["bcp", "bcp (egm published)"] and groups[1].differs == {"egm": "published"}
-    assert [group.name for group in make_groups([find_result(runs[0]), find_result(other)], ["A", "B"])] == ["A", "B"]
+    assert [group.name for group in groups] == ["bcp", "bcp (egm published)"] and groups[
+        1
+    ].differs == {"egm": "published"}
+    assert [
+        group.name for group in make_groups([find_result(runs[0]), find_result(other)], ["A", "B"])
+    ] == ["A", "B"]
     with pytest.raises(UserError, match="--names: 1 names for 2 groups"):
         make_groups([find_result(runs[0]), find_result(other)], ["A"])
     with pytest.raises(UserError, match="the same settings and seed"):
@@ -188,22 +295,47 @@ def test_groups_are_told_apart_and_named(runs, tmp_path):
 
 def test_other_test_lists_are_refused(runs, tmp_path):
     cases = cubes(5)
-    more = make_run(tmp_path / "more", cases, [found(case, 5) for case in cases], ("background", "organ"), seed=9)
-    with pytest.raises(UserError, match=r"tested on other cases than .*\(1 differ; case4 is in .*more.* and not in"):
+    more = make_run(
+        tmp_path / "more",
+        cases,
+        [found(case, 5) for case in cases],
+        ("background", "organ"),
+        seed=9,
+    )
+    with pytest.raises(
+        UserError, match=r"tested on other cases than .*\(1 differ; case4 is in .*more.* and not in"
+    ):
         make_groups([find_result(runs[0]), find_result(more)])
-    named = make_run(tmp_path / "named", cases[:4], [found(case, 5) for case in cases[:4]], ("background", "liver"), seed=9)
+    named = make_run(
+        tmp_path / "named",
+        cases[:4],
+        [found(case, 5) for case in cases[:4]],
+        ("background", "liver"),
+        seed=9,
+    )
     with pytest.raises(UserError, match=r"classes liver, but .* has organ"):
         make_groups([find_result(runs[0]), find_result(named)])
     elsewhere = make_run(
-        tmp_path / "elsewhere", cases[:4], [found(case, 5) for case in cases[:4]], ("background", "organ"), dataset="LiTS", seed=9
+        tmp_path / "elsewhere",
+        cases[:4],
+        [found(case, 5) for case in cases[:4]],
+        ("background", "organ"),
+        dataset="LiTS",
+        seed=9,
     )
     with pytest.raises(UserError, match=r"of LiTS, but .* is of ACDC"):
         make_groups([find_result(runs[0]), find_result(elsewhere)])
     turned = make_run(
-        tmp_path / "turned", cases[3::-1], [found(case, 5 + i) for i, case in enumerate(cases[3::-1])], ("background", "organ"), seed=9
+        tmp_path / "turned",
+        cases[3::-1],
+        [found(case, 5 + i) for i, case in enumerate(cases[3::-1])],
+        ("background", "organ"),
+        seed=9,
     )
     (group,) = make_groups([find_result(runs[0]), find_result(turned)])
-    assert group.results[1].values["honest"]["dice"][:, 0] == pytest.approx([dice(n) for n in (8, 7, 6, 5)], abs=1e-6)
+    assert group.results[1].values["honest"]["dice"][:, 0] == pytest.approx(
+        [dice(n) for n in (8, 7, 6, 5)], abs=1e-6
+    )
 
 
 def test_older_files_without_honest_columns(runs, tmp_path):
@@ -217,8 +349,12 @@ def test_older_files_without_honest_columns(runs, tmp_path):
     compare([*map(str, runs), "--output", str(tmp_path / "page"), "--no-pictures"])
     numbers = json.loads((tmp_path / "page" / "compare.json").read_text(encoding="utf-8"))
     differences = numbers["groups"][1]["against_first"]
-    assert differences["honest"] is None and differences["as_published"]["mean"]["dice"]["cases"] == 4
-    assert "test again to see honest differences" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert (
+        differences["honest"] is None and differences["as_published"]["mean"]["dice"]["cases"] == 4
+    )
+    assert "test again to see honest differences" in (tmp_path / "page" / "index.html").read_text(
+        encoding="utf-8"
+    )
 
 
 # the page
@@ -247,7 +383,15 @@ def pages(phantom_root, la_root, tmp_path_factory):
     runs = []
     for method, seed, step in (("bcp", 1, 2), ("bcp", 2, 3), ("mean_teacher", 1, 1)):
         moved = [np.roll(case.label, step, 2) for case in heart]
-        run = make_run(tmp_path / f"{method}{seed}", heart, moved, ACDC.class_names, seed=seed, root=phantom_root, method=method)
+        run = make_run(
+            tmp_path / f"{method}{seed}",
+            heart,
+            moved,
+            ACDC.class_names,
+            seed=seed,
+            root=phantom_root,
+            method=method,
+        )
         for stage, steps in (("pre_train", [10, 20]), ("self_train", [20, 40])):
             trained(run, ACDC, stage, steps, ACDC.class_names)
         runs.append(run)
@@ -262,15 +406,31 @@ def pages(phantom_root, la_root, tmp_path_factory):
 def test_the_page_needs_nothing_else_and_can_be_heard(pages):
     for path, pictures, plots in ((pages[0], 2 * 4, 2 + 4 + 2), (pages[1], 2 * 2 * 3, 1 + 2)):
         page, text = Page(path), path.read_text(encoding="utf-8")
-        assert not page.of("script") and not re.search(r"""(src|href)\s*=\s*["'](?!data:)[^"']*[:/]""", text) and "url(" not in text
+        assert (
+            not page.of("script")
+            and not re.search(r"""(src|href)\s*=\s*["'](?!data:)[^"']*[:/]""", text)
+            and "url(" not in text
+        )
         assert set(re.findall(r"https?://[^\"' <]+", text)) <= {"http://www.w3.org/2000/svg"}
         images = page.of("img")
-        assert len(images) == pictures and all(len(one["alt"]) > 10 and one["src"].startswith("data:image/jpeg;base64,") for one in images)
-        assert all(one.get("scope") for one in page.of("th")) and len(page.of("caption")) == len(page.of("table"))
+        assert len(images) == pictures and all(
+            len(one["alt"]) > 10 and one["src"].startswith("data:image/jpeg;base64,")
+            for one in images
+        )
+        assert all(one.get("scope") for one in page.of("th")) and len(page.of("caption")) == len(
+            page.of("table")
+        )
         drawn = [one for one in page.of("svg") if one.get("role") == "img"]
         assert len(drawn) == plots and all(one["aria-label"] for one in drawn)
-        assert page.of("html")[0]["lang"] == "en" and page.of("meta")[1]["content"] == "width=device-width, initial-scale=1"
-        assert "test.py &lt;b&gt;" in text and "best mean Dice on val.list" in text and "torch 2.13.0" in text
+        assert (
+            page.of("html")[0]["lang"] == "en"
+            and page.of("meta")[1]["content"] == "width=device-width, initial-scale=1"
+        )
+        assert (
+            "test.py &lt;b&gt;" in text
+            and "best mean Dice on val.list" in text
+            and "torch 2.13.0" in text
+        )
         assert path.stat().st_size < 2_000_000
 
 
@@ -290,7 +450,8 @@ def luminance(value):
     value = "".join(c * 2 for c in value) if len(value) == 3 else value
     channels = [int(value[i : i + 2], 16) / 255 for i in (0, 2, 4)]
     return sum(
-        w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), channels, strict=True)
+        w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+        for w, c in zip((0.2126, 0.7152, 0.0722), channels, strict=True)
     )
 
 
@@ -309,14 +470,38 @@ def test_the_page_in_a_browser(pages, tmp_path):
                 letters: Math.min(...[...page.querySelectorAll("figure svg text")].map(text => text.getBoundingClientRect().height))};
     })); }</script>"""
     wrapper = tmp_path / "frames.html"
-    wrapper.write_text(f"<!DOCTYPE html><body>{frames.replace('loading=&quot;lazy&quot;', '')}{look}", encoding="utf-8")
-    flags = ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking")
-    flags += ("disable-component-update", "disable-sync", f"user-data-dir={tmp_path / 'profile'}", "dump-dom", "virtual-time-budget=10000")
+    wrapper.write_text(
+        f"<!DOCTYPE html><body>{frames.replace('loading=&quot;lazy&quot;', '')}{look}",
+        encoding="utf-8",
+    )
+    flags = (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+    )
+    flags += (
+        "disable-component-update",
+        "disable-sync",
+        f"user-data-dir={tmp_path / 'profile'}",
+        "dump-dom",
+        "virtual-time-budget=10000",
+    )
     done = subprocess.run(
-        [CHROMIUM, *(f"--{flag}" for flag in flags), wrapper.as_uri()], capture_output=True, text=True, encoding="utf-8", timeout=120
+        [CHROMIUM, *(f"--{flag}" for flag in flags), wrapper.as_uri()],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
     )
     seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[1]))
     assert len(seen) == 4
     for one, width in zip(seen, (320, 1280, 320, 1280), strict=True):
-        assert one["width"] == one["screen"] <= width and one["boxes"] >= (width == 320) and one["letters"] > 9, one
+        assert (
+            one["width"] == one["screen"] <= width
+            and one["boxes"] >= (width == 320)
+            and one["letters"] > 9
+        ), one
         assert one["pictures"] and all(one["pictures"])

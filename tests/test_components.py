@@ -41,8 +41,13 @@ def label_maps(draw):
     """Batches of label maps as networks answer: smooth, smooth with specks, random, most of it or a corner filled; ties are many."""
     connectivity = draw(st.sampled_from(sorted(STEPS)))
     axes = STEPS[connectivity][0]
-    shape = draw(hnp.array_shapes(min_dims=axes, max_dims=axes, min_side=1, max_side=12 if axes == 2 else 7))
-    random, classes = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.integers(2, 5))
+    shape = draw(
+        hnp.array_shapes(min_dims=axes, max_dims=axes, min_side=1, max_side=12 if axes == 2 else 7)
+    )
+    random, classes = (
+        np.random.default_rng(draw(st.integers(0, 2**32 - 1))),
+        draw(st.integers(2, 5)),
+    )
     labels = random.normal(size=(draw(st.integers(1, 4)), classes, *shape))
     labels = ndimage.gaussian_filter(labels, (0, 0, *[draw(st.sampled_from([0, 1, 2]))] * axes))
     labels[:, 0] += labels.std() * draw(st.sampled_from([0, 1, 3]))
@@ -62,7 +67,9 @@ def test_batches_equal_scipy_class_by_class(case):
     for sample, result in zip(labels, expected, strict=True):
         for label in range(1, classes):
             result[by_scipy(sample == label, connectivity)] = label
-    np.testing.assert_array_equal(largest_component_per_class(labels, classes, connectivity), expected)
+    np.testing.assert_array_equal(
+        largest_component_per_class(labels, classes, connectivity), expected
+    )
 
 
 @pytest.mark.parametrize(("connectivity", "size"), [(4, 2), (8, 3)])
@@ -82,12 +89,16 @@ def test_edges_join_from_18_and_corners_in_26(connectivity, size):
 def test_a_tie_goes_to_the_first_in_raster_order(connectivity):
     # The right one starts a row higher. cc3d numbers them the other way round when it gets a bool array with 8.
     mask = np.array([[0, 0, 0, 1], [1, 1, 0, 1]], dtype=bool)
-    np.testing.assert_array_equal(largest_component(mask, connectivity), [[0, 0, 0, 1], [0, 0, 0, 1]])
+    np.testing.assert_array_equal(
+        largest_component(mask, connectivity), [[0, 0, 0, 1], [0, 0, 0, 1]]
+    )
 
 
 def test_a_thin_volume_has_components():
     # cc3d 4.1.1 raises "maximum length exception" for this one as a bool array.
-    assert largest_component(np.array([[[1, 0, 1]]], dtype=bool), 26).tolist() == [[[True, False, False]]]
+    assert largest_component(np.array([[[1, 0, 1]]], dtype=bool), 26).tolist() == [
+        [[True, False, False]]
+    ]
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (3, 4, 5), (0, 4)])
@@ -96,7 +107,9 @@ def test_empty_stays_empty(shape):
     assert largest.shape == shape and largest.dtype == bool and not largest.any()
 
 
-@pytest.mark.parametrize(("shape", "connectivity"), [((4, 4), 6), ((4, 4, 4), 8), ((4,), 4), ((2, 2, 2, 2), 26)])
+@pytest.mark.parametrize(
+    ("shape", "connectivity"), [((4, 4), 6), ((4, 4, 4), 8), ((4,), 4), ((2, 2, 2, 2), 26)]
+)
 def test_wrong_connectivity_is_refused(shape, connectivity):
     with pytest.raises(ValueError, match="connectivity"):
         largest_component(np.ones(shape), connectivity)
@@ -127,7 +140,9 @@ def test_each_class_of_each_sample_by_itself():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-@pytest.mark.parametrize(("shape", "connectivity"), [((3, 20, 21), 8), ((2, 6, 10, 11), 26), ((0, 4, 4), 4)])
+@pytest.mark.parametrize(
+    ("shape", "connectivity"), [((3, 20, 21), 8), ((2, 6, 10, 11), 26), ((0, 4, 4), 4)]
+)
 def test_per_class_keeps_shape_and_dtype_and_equals_scipy(dtype, shape, connectivity):
     labels = np.random.default_rng(0).integers(0, 4, shape).astype(dtype)
     before = labels.copy()

@@ -80,7 +80,12 @@ def test_accelerated_steps_learn_the_same(name, how):
         batch = {key: x.to(CUDA) for key, x in batch.items()}
         phase.faster = accelerated(phase, way)
         optimizer = torch.optim.SGD(phase.student.parameters(), lr=0.01, momentum=0.9)
-        losses.append([float(learn(phase, optimizer, batch, step, Precision(CUDA))["loss"]) for step in range(8)])
+        losses.append(
+            [
+                float(learn(phase, optimizer, batch, step, Precision(CUDA))["loss"])
+                for step in range(8)
+            ]
+        )
     assert losses[0][-1] < 0.99 * losses[0][0]
     assert losses[1][:2] == pytest.approx(losses[0][:2], rel=1e-4)
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)  # training multiplies rounding
@@ -102,7 +107,12 @@ def test_a_compiled_step_in_half_precision_loses_no_gradient(name, amp):
         precision.prepare(phase, optimizer)
         before = [p.detach().clone() for p in phase.student.parameters()]
         learn(phase, optimizer, batch, 0, precision)
-        found.append([(old - new).norm().item() for old, new in zip(before, phase.student.parameters(), strict=True)])
+        found.append(
+            [
+                (old - new).norm().item()
+                for old, new in zip(before, phase.student.parameters(), strict=True)
+            ]
+        )
     whole = sum(norm**2 for norm in found[0]) ** 0.5
     assert whole > 0
     for one, other in zip(*found, strict=True):
@@ -115,11 +125,20 @@ class TestRuns:
 
     @pytest.mark.parametrize("method", ["edge_guided", "averaged_copy_paste"])
     def test_the_same_command_gives_the_same_weights(self, phantom_root, tmp_path, method):
-        numbers = {name: value for name, value in TINY.items() if method == "edge_guided" or not name.startswith("static_")}
-        first, second = (train(ACDC, phantom_root, tmp_path / name, "--method", method, device="cuda", **numbers) for name in "ab")
+        numbers = {
+            name: value
+            for name, value in TINY.items()
+            if method == "edge_guided" or not name.startswith("static_")
+        }
+        first, second = (
+            train(ACDC, phantom_root, tmp_path / name, "--method", method, device="cuda", **numbers)
+            for name in "ab"
+        )
         assert_same(learnt(first), learnt(second))
 
-    def test_a_run_is_recorded_in_a_process_that_has_computed_nothing_yet(self, phantom_root, tmp_path):
+    def test_a_run_is_recorded_in_a_process_that_has_computed_nothing_yet(
+        self, phantom_root, tmp_path
+    ):
         """What the networks keep from their first pass must not lie in the graphs' memory."""
         resize._made.cache_clear()
         made = train(ACDC, phantom_root, tmp_path, "--accelerate", "graph", device="cuda", **TINY)
@@ -127,7 +146,8 @@ class TestRuns:
 
     def test_images_on_the_device_make_the_same_run(self, phantom_root, tmp_path):
         first, second = (
-            train(ACDC, phantom_root, tmp_path / where, "--cache", where, device="cuda", **TINY) for where in ("ram", "device")
+            train(ACDC, phantom_root, tmp_path / where, "--cache", where, device="cuda", **TINY)
+            for where in ("ram", "device")
         )
         assert_same(learnt(first), learnt(second))
 
@@ -142,7 +162,19 @@ class TestRuns:
     def test_volumes_train_and_are_tested(self, la_root, tmp_path, amp):
         made = train(LA, la_root, tmp_path, "--amp", amp, device="cuda", **LA_TINY)
         assert made["self_train/last.pth"]["progress"]["step"] == 4
-        evaluation.evaluate(LA, ["--root_path", str(la_root), "--output_root", str(tmp_path), "--labelnum", "2", "--device", "cuda"])
+        evaluation.evaluate(
+            LA,
+            [
+                "--root_path",
+                str(la_root),
+                "--output_root",
+                str(tmp_path),
+                "--labelnum",
+                "2",
+                "--device",
+                "cuda",
+            ],
+        )
         assert list(tmp_path.rglob("*.csv"))
 
 

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from dataloaders.augment import INTENSITIES, Augmentation, VolumeAugmentation, resize, scale, turn_or_rotate
+from dataloaders.augment import (
+    INTENSITIES,
+    Augmentation,
+    VolumeAugmentation,
+    resize,
+    scale,
+    turn_or_rotate,
+)
 from dataloaders.cases import read_cases, read_volume
 from dataloaders.hdf5 import SPLITS, read_case, read_list
 from dataloaders.slices import Slices, first_patients
@@ -20,7 +27,10 @@ from utils.errors import UserError
 from utils.zoom import zoom_nearest, zoom_nearest_on_device
 
 
-@pytest.mark.parametrize("labelnum, slices", [(1, 32), (3, 68), (7, 136), (14, 256), (21, 396), (28, 512), (35, 664), (70, 1312)])
+@pytest.mark.parametrize(
+    "labelnum, slices",
+    [(1, 32), (3, 68), (7, 136), (14, 256), (21, 396), (28, 512), (35, 664), (70, 1312)],
+)
 def test_labelled_slices_of_the_committed_list(labelnum, slices):
     assert first_patients(SPLITS / "ACDC", ACDC, labelnum)[1] == slices
 
@@ -38,17 +48,23 @@ def test_zoom_equals_scipy(height, width, new_height, new_width):
     expected = ndimage.zoom(array, (new_height / height, new_width / width), order=0)
     np.testing.assert_array_equal(zoom_nearest(array, (new_height, new_width)), expected)
     for dtype in (np.float32, np.uint8):
-        here = zoom_nearest_on_device(torch.from_numpy(array.astype(dtype)), (new_height, new_width))
+        here = zoom_nearest_on_device(
+            torch.from_numpy(array.astype(dtype)), (new_height, new_width)
+        )
         np.testing.assert_array_equal(here.numpy(), expected.astype(dtype))
 
 
 def test_transforms_by_hand():
     array = np.array([[1, 2], [3, 4]])
     assert SliceTransform(quarter_turns=1, flip_axis=0)(array).tolist() == [[1, 3], [2, 4]]
-    assert SliceTransform()(array) is not None and SliceTransform()(array).tolist() == array.tolist()
+    assert (
+        SliceTransform()(array) is not None and SliceTransform()(array).tolist() == array.tolist()
+    )
     big = np.zeros((21, 21), np.uint8)
     big[10, 10:] = 3
-    np.testing.assert_array_equal(SliceTransform(angle=-17)(big), ndimage.rotate(big, -17, order=0, reshape=False))
+    np.testing.assert_array_equal(
+        SliceTransform(angle=-17)(big), ndimage.rotate(big, -17, order=0, reshape=False)
+    )
 
 
 def test_tables_of_picks_equal_the_transforms_one_by_one():
@@ -65,7 +81,10 @@ def test_tables_of_picks_equal_the_transforms_one_by_one():
         picked, picked_label = augment(np.random.default_rng((3, number)), image, label).values()
         turned = turn_or_rotate(np.random.default_rng((3, number)), image.shape[1:])
         assert np.array_equal(picked, zoom_nearest(turned(image), size))
-        assert np.array_equal(picked_label, zoom_nearest(turned(label), size)) and picked_label.dtype == np.uint8
+        assert (
+            np.array_equal(picked_label, zoom_nearest(turned(label), size))
+            and picked_label.dtype == np.uint8
+        )
 
 
 def test_transforms_of_other_kinds_keep_their_place_in_the_row():
@@ -76,9 +95,13 @@ def test_transforms_of_other_kinds_keep_their_place_in_the_row():
         seen.append(tuple(shape))
         return lambda array: array[..., ::2]
 
-    augment = Augmentation((lambda rng, shape: SliceTransform(quarter_turns=1), resize((8, 4)), halved, resize((4, 4))))
+    augment = Augmentation(
+        (lambda rng, shape: SliceTransform(quarter_turns=1), resize((8, 4)), halved, resize((4, 4)))
+    )
     expected = zoom_nearest(zoom_nearest(np.rot90(image, 1, (1, 2)), (8, 4))[..., ::2], (4, 4))
-    assert np.array_equal(augment(np.random.default_rng(0), image, None)["image"], expected) and seen == [(8, 4)]
+    assert np.array_equal(
+        augment(np.random.default_rng(0), image, None)["image"], expected
+    ) and seen == [(8, 4)]
     with pytest.raises(UserError, match="--cache device: the augmentation"):
         augment(np.random.default_rng(0), torch.from_numpy(image), None)
 
@@ -94,27 +117,38 @@ def same_batches_on_the_device(data, batches):
     data.place(torch.device("meta"))
     for draws, batch in zip(batches, expected, strict=True):
         there = data.__getitems__(draws)
-        assert {key: (x.shape, x.dtype, x.is_meta) for key, x in there.items()} == {k: (x.shape, x.dtype, True) for k, x in batch.items()}
+        assert {key: (x.shape, x.dtype, x.is_meta) for key, x in there.items()} == {
+            k: (x.shape, x.dtype, True) for k, x in batch.items()
+        }
 
 
 def test_slices_on_the_device_make_the_same_batches(small_root):
     data = slices(small_root, (16, 32))
-    same_batches_on_the_device(data, list(TwoStreamSampler(data.labelled, data.unlabelled, 2, 2, seed=(0, 0), steps=range(20))))
+    same_batches_on_the_device(
+        data,
+        list(TwoStreamSampler(data.labelled, data.unlabelled, 2, 2, seed=(0, 0), steps=range(20))),
+    )
 
 
 @pytest.mark.parametrize("crop_first", [True, False])
 def test_volumes_on_the_device_make_the_same_batches(la_root, crop_first):
     """One side of the patch is larger than the scans', so that they are padded."""
     augment = Augmentation((VolumeAugmentation((32, 48, 16), spare=3, crop_first=crop_first).draw,))
-    data = VolumePatches(LA, la_root, *first_cases(la_root, LA, 2), (augment, augment), say=lambda message: None)
-    same_batches_on_the_device(data, list(TwoStreamSampler(2, 4, 2, 2, seed=(0, 0), steps=range(10))))
+    data = VolumePatches(
+        LA, la_root, *first_cases(la_root, LA, 2), (augment, augment), say=lambda message: None
+    )
+    same_batches_on_the_device(
+        data, list(TwoStreamSampler(2, 4, 2, 2, seed=(0, 0), steps=range(10)))
+    )
 
 
 def test_draws_have_the_published_shares():
     draws = [turn_or_rotate(np.random.default_rng((5, i)), (9, 9)) for i in range(4000)]
     turned = [d for d in draws if d.flip_axis is not None]
     assert abs(len(turned) / 4000 - 0.5) < 0.03
-    assert {(d.quarter_turns, d.flip_axis) for d in turned} == {(k, axis) for k in range(4) for axis in range(2)}
+    assert {(d.quarter_turns, d.flip_axis) for d in turned} == {
+        (k, axis) for k in range(4) for axis in range(2)
+    }
     angles = {d.angle for d in draws}
     assert (min(angles), max(angles)) == (-20, 19)
     assert abs(sum(d.angle != 0 for d in draws) / 4000 - 0.25 * 39 / 40) < 0.03
@@ -140,10 +174,15 @@ def test_unlabelled_cases_are_shuffled_anew_at_every_labelled_epoch():
 
 def test_the_streams_of_cogrnet_shuffle_each_for_itself():
     """Half a of each stream is what one loader draws, half b what another does; so a labelled volume can be in both halves."""
-    batches = [[d.index for d in batch] for batch in TwoPassSampler(5, 7, 4, 4, seed=(1,), steps=range(40))]
+    batches = [
+        [d.index for d in batch] for batch in TwoPassSampler(5, 7, 4, 4, seed=(1,), steps=range(40))
+    ]
     assert all(len({*labelled[:2]}) == len({*labelled[2:4]}) == 2 for labelled in batches)
     assert any(len({*labelled[:4]}) < 4 for labelled in batches)
-    shared = [[d.index for d in batch] for batch in TwoStreamSampler(5, 7, 4, 4, seed=(1,), steps=range(40))]
+    shared = [
+        [d.index for d in batch]
+        for batch in TwoStreamSampler(5, 7, 4, 4, seed=(1,), steps=range(40))
+    ]
     assert all(len({*labelled[:4]}) == 4 for labelled in shared)
     assert all(set(batch[4:]) <= set(range(5, 12)) and max(batch[:4]) < 5 for batch in batches)
 
@@ -157,7 +196,10 @@ def test_a_step_depends_on_seed_and_step_alone():
 
 def test_processes_share_every_half():
     one = TwoStreamSampler(10, 7, 4, 4, seed=(1, 0), steps=range(1)).batch(0)
-    ranks = [TwoStreamSampler(10, 7, 4, 4, seed=(1, 0), steps=range(1), rank=r, world=2).batch(0) for r in range(2)]
+    ranks = [
+        TwoStreamSampler(10, 7, 4, 4, seed=(1, 0), steps=range(1), rank=r, world=2).batch(0)
+        for r in range(2)
+    ]
     halves = [one[i : i + 2] for i in range(0, 8, 2)]
     for i, half in enumerate(halves):
         assert {ranks[0][i], ranks[1][i]} == set(half)
@@ -179,10 +221,22 @@ def write(path, **data):
     [
         ({"label": np.zeros((4, 4), np.uint8)}, "no data set of numbers 'image'"),
         ({"image": np.zeros((4, 4), np.float32)}, "no data set of numbers 'label'"),
-        ({"image": np.zeros((4, 4), np.float32), "label": np.zeros((4, 5), np.uint8)}, "differ in shape"),
-        ({"image": np.full((4, 4), np.nan, np.float32), "label": np.zeros((4, 4), np.uint8)}, "NaN"),
-        ({"image": np.zeros((4, 4), np.float32), "label": np.full((4, 4), 4, np.uint8)}, r"4\.\.4, expected 0\.\.3"),
-        ({"image": np.zeros((2, 4, 4), np.float32), "label": np.zeros((2, 4, 4), np.uint8)}, "expected 2 dimensions"),
+        (
+            {"image": np.zeros((4, 4), np.float32), "label": np.zeros((4, 5), np.uint8)},
+            "differ in shape",
+        ),
+        (
+            {"image": np.full((4, 4), np.nan, np.float32), "label": np.zeros((4, 4), np.uint8)},
+            "NaN",
+        ),
+        (
+            {"image": np.zeros((4, 4), np.float32), "label": np.full((4, 4), 4, np.uint8)},
+            r"4\.\.4, expected 0\.\.3",
+        ),
+        (
+            {"image": np.zeros((2, 4, 4), np.float32), "label": np.zeros((2, 4, 4), np.uint8)},
+            "expected 2 dimensions",
+        ),
     ],
 )
 def test_faulty_files_are_named(tmp_path, data, message):
@@ -214,7 +268,10 @@ def test_a_flat_la_folder_with_cogrnets_list_names(tmp_path):
     """<root>/<id>.h5 and train_la.txt are found where UA-MT's places and names are not; where both are, UA-MT's are taken."""
     (tmp_path / "train_la.txt").write_text("a\nb\n")
     write(tmp_path / "a.h5", image=np.zeros((2, 2, 2)))
-    assert LA.read_list(tmp_path, LA.train_list) == ["a", "b"] and LA.path(tmp_path, "a") == tmp_path / "a.h5"
+    assert (
+        LA.read_list(tmp_path, LA.train_list) == ["a", "b"]
+        and LA.path(tmp_path, "a") == tmp_path / "a.h5"
+    )
     published = tmp_path / "2018LA_Seg_Training Set" / "a" / "mri_norm2.h5"
     published.parent.mkdir(parents=True)
     write(published, image=np.zeros((2, 2, 2)))
@@ -240,13 +297,20 @@ def small_root(tmp_path):
 
 
 def slices(root, size):
-    return Slices(ACDC, root, *first_patients(root, ACDC, 1), 2 * (Augmentation((turn_or_rotate, resize(size))),))
+    return Slices(
+        ACDC,
+        root,
+        *first_patients(root, ACDC, 1),
+        2 * (Augmentation((turn_or_rotate, resize(size))),),
+    )
 
 
 def test_unlabelled_cases_need_no_label_and_every_file_is_read_once(small_root, monkeypatch):
     opened = []
     real = h5py.File
-    monkeypatch.setattr(h5py, "File", lambda path, *a, **k: opened.append(path) or real(path, *a, **k))
+    monkeypatch.setattr(
+        h5py, "File", lambda path, *a, **k: opened.append(path) or real(path, *a, **k)
+    )
     data = slices(small_root, (16, 32))
     sampler = TwoStreamSampler(data.labelled, data.unlabelled, 2, 2, seed=(0, 0), steps=range(5))
     for batch in sampler:
@@ -257,7 +321,9 @@ def test_unlabelled_cases_need_no_label_and_every_file_is_read_once(small_root, 
 
 def test_image_and_label_move_together(small_root):
     data = slices(small_root, (20, 24))
-    data.kept[:3] = [(image, ((image[0] * 3).round().astype(np.uint8),)) for image, _ in data.kept[:3]]
+    data.kept[:3] = [
+        (image, ((image[0] * 3).round().astype(np.uint8),)) for image, _ in data.kept[:3]
+    ]
     for seed in range(20):
         item = data[Draw(seed % 3, (seed,))]
         assert np.array_equal((item["image"][0].numpy() * 3).round(), item["label"].numpy())
@@ -266,11 +332,16 @@ def test_image_and_label_move_together(small_root):
 def test_volumes_carry_spacing_where_the_file_does(tmp_path):
     for name in ("a", "b"):
         image = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
-        path = write(tmp_path / "data" / f"{name}.h5", image=image, label=(image > 9).astype(np.uint8))
+        path = write(
+            tmp_path / "data" / f"{name}.h5", image=image, label=(image > 9).astype(np.uint8)
+        )
     with h5py.File(path, "a") as file:
         file.attrs["spacing_mm"] = (10.0, 1.5, 1.25)
     (tmp_path / "val.list").write_text("a\nb\n")
-    assert [case.spacing_mm for case in read_cases(ACDC, tmp_path, "val")] == [None, (10.0, 1.5, 1.25)]
+    assert [case.spacing_mm for case in read_cases(ACDC, tmp_path, "val")] == [
+        None,
+        (10.0, 1.5, 1.25),
+    ]
 
 
 def test_channels_come_first_from_reading_on(tmp_path):
@@ -281,7 +352,9 @@ def test_channels_come_first_from_reading_on(tmp_path):
     write(tmp_path / "p_1.h5", image=rgb, label=(rgb[..., 1] > 4).astype(np.uint8))
     image, label, _ = read_case(tmp_path / "p_1.h5", facts, 2)
     assert np.array_equal(image, rgb.transpose(2, 0, 1)) and label.shape == (20, 24)
-    data = Slices(facts, tmp_path, ["p_1"], 1, 2 * (Augmentation((turn_or_rotate, resize((20, 20)))),))
+    data = Slices(
+        facts, tmp_path, ["p_1"], 1, 2 * (Augmentation((turn_or_rotate, resize((20, 20)))),)
+    )
     batch = data.__getitems__([Draw(0, (seed,)) for seed in range(8)])
     assert batch["image"].shape == (8, 3, 20, 20)
     assert np.array_equal(batch["image"][:, 1] > 4, batch["label"] == 1)
@@ -309,16 +382,31 @@ def test_scale_is_about_the_middle_and_pads_with_zeros():
     assert scale(Draws(2.0), (1, 5))(row).tolist() == [[2, 3, 3, 3, 4]]
     image = np.random.default_rng(0).random((2, 40, 40)).astype(np.float32)
     transform = scale(np.random.default_rng(0), (40, 40))
-    assert np.array_equal(transform(image)[1], transform(image[1])) and transform(image).dtype == np.float32
+    assert (
+        np.array_equal(transform(image)[1], transform(image[1]))
+        and transform(image).dtype == np.float32
+    )
     assert not np.array_equal(transform(image), image)
 
 
 @pytest.mark.parametrize("name", sorted(INTENSITIES))
 def test_intensity_transforms_change_images_alone(name):
-    image, label = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32), np.eye(8, dtype=np.uint8)
+    image, label = (
+        np.random.default_rng(0).random((2, 8, 8)).astype(np.float32),
+        np.eye(8, dtype=np.uint8),
+    )
     augment = Augmentation((), (INTENSITIES[name],))
     views = augment(np.random.default_rng(3), image, label)
-    changed, again, other = views["image"], *(augment(np.random.default_rng(seed), image, label)["image"] for seed in (3, 4))
-    assert changed.dtype == np.float32 and changed.shape == image.shape and np.isfinite(changed).all()
-    assert np.array_equal(views["label"], label) and np.array_equal(views["plain"], image) and np.array_equal(changed, again)
+    changed, again, other = (
+        views["image"],
+        *(augment(np.random.default_rng(seed), image, label)["image"] for seed in (3, 4)),
+    )
+    assert (
+        changed.dtype == np.float32 and changed.shape == image.shape and np.isfinite(changed).all()
+    )
+    assert (
+        np.array_equal(views["label"], label)
+        and np.array_equal(views["plain"], image)
+        and np.array_equal(changed, again)
+    )
     assert not np.array_equal(changed, image) and not np.array_equal(changed, other)

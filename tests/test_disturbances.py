@@ -58,7 +58,9 @@ def written_at_once(monkeypatch):
     from training.saving import Saver
 
     save = Saver.save
-    monkeypatch.setattr(Saver, "save", lambda self, content, best: (save(self, content, best), self.wait()))
+    monkeypatch.setattr(
+        Saver, "save", lambda self, content, best: (save(self, content, best), self.wait())
+    )
 
 
 # clocks
@@ -79,7 +81,9 @@ def test_a_bar_goes_by_the_time_that_passes(monkeypatch, jump):
     bar.close()
 
 
-def test_a_run_whose_clock_jumps_is_the_same_run(phantom_root, expected, tmp_path, monkeypatch, at_step):
+def test_a_run_whose_clock_jumps_is_the_same_run(
+    phantom_root, expected, tmp_path, monkeypatch, at_step
+):
     jumps = iter([-1e6, 1e6, -1e9])
     now = time.time
 
@@ -88,10 +92,14 @@ def test_a_run_whose_clock_jumps_is_the_same_run(phantom_root, expected, tmp_pat
         monkeypatch.setattr(time, "time", lambda: now() + shift)
 
     at_step(1, leap)
-    helpers.assert_same(helpers.train(PAGE, phantom_root, tmp_path / "leaping", **NUMBERS), expected)
+    helpers.assert_same(
+        helpers.train(PAGE, phantom_root, tmp_path / "leaping", **NUMBERS), expected
+    )
 
 
-def test_curves_of_a_resumed_run_have_a_file_of_their_own_though_the_clock_was_put_back(tmp_path, monkeypatch):
+def test_curves_of_a_resumed_run_have_a_file_of_their_own_though_the_clock_was_put_back(
+    tmp_path, monkeypatch
+):
     """tensorboardX names the file by the second, and would write over the earlier one."""
     monkeypatch.setattr(time, "time", lambda: 1e9)
     for start in (0, 5):
@@ -109,13 +117,16 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(phantom_root, tmp_path
     """As on a read-only disk; the rights of folders mean nothing to root."""
     (tmp_path / "out").write_text("in its place")
     with pytest.raises(
-        UserError, match=r"out/BCP/ACDC_BCP_1_labeled: cannot be written \(Not a directory\); give another --exp or --output_root$"
+        UserError,
+        match=r"out/BCP/ACDC_BCP_1_labeled: cannot be written \(Not a directory\); give another --exp or --output_root$",
     ):
         helpers.train(PAGE, phantom_root, tmp_path / "out", **NUMBERS)
 
 
 @pytest.mark.parametrize("writable", [0, 2])
-def test_a_disk_that_turns_read_only_is_one_line_and_keeps_what_is_there(phantom_root, tmp_path, monkeypatch, at_step, writable):
+def test_a_disk_that_turns_read_only_is_one_line_and_keeps_what_is_there(
+    phantom_root, tmp_path, monkeypatch, at_step, writable
+):
     """As Linux does with a disk that has errors."""
     from training import checkpoint
 
@@ -128,16 +139,28 @@ def test_a_disk_that_turns_read_only_is_one_line_and_keeps_what_is_there(phantom
         helpers.train(PAGE, phantom_root, tmp_path, **NUMBERS)
     assert ("earlier checkpoint is intact" in str(caught.value)) == (writable > 0)
     kept = stages(tmp_path)
-    assert kept.keys() == ({"pre_train/last.pth", "pre_train/unet_best_model.pth"} if writable else set())
+    assert kept.keys() == (
+        {"pre_train/last.pth", "pre_train/unet_best_model.pth"} if writable else set()
+    )
     assert not kept or kept["pre_train/last.pth"]["progress"]["step"] == writable
 
 
 @pytest.mark.parametrize("vanish", ["deleted", "moved"])
-def test_a_run_whose_folder_vanishes_ends_with_one_line_and_makes_no_second_one(phantom_root, tmp_path, at_step, vanish):
+def test_a_run_whose_folder_vanishes_ends_with_one_line_and_makes_no_second_one(
+    phantom_root, tmp_path, at_step, vanish
+):
     """It went on in a folder made anew, that nobody had locked, and had the end of the run without its beginning."""
     folder = tmp_path / FOLDER
-    at_step(1, lambda: shutil.rmtree(folder) if vanish == "deleted" else folder.rename(tmp_path / "elsewhere"))
-    with pytest.raises(UserError, match=r"pre_train: gone, moved or deleted .*; put it back and start the same command again") as caught:
+    at_step(
+        1,
+        lambda: (
+            shutil.rmtree(folder) if vanish == "deleted" else folder.rename(tmp_path / "elsewhere")
+        ),
+    )
+    with pytest.raises(
+        UserError,
+        match=r"pre_train: gone, moved or deleted .*; put it back and start the same command again",
+    ) as caught:
         helpers.train(PAGE, phantom_root, tmp_path, **NUMBERS)
     assert str(caught.value).isprintable() and not folder.exists()
     if vanish == "moved":
@@ -146,7 +169,9 @@ def test_a_run_whose_folder_vanishes_ends_with_one_line_and_makes_no_second_one(
 
 
 @pytest.mark.parametrize("name", ["last.pth", "unet_best_model.pth"])
-def test_a_checkpoint_deleted_during_the_run_is_missed_where_it_matters(phantom_root, tmp_path, at_step, capsys, name):
+def test_a_checkpoint_deleted_during_the_run_is_missed_where_it_matters(
+    phantom_root, tmp_path, at_step, capsys, name
+):
     """`last.pth` is written again by the next save; a best one that is never bettered is gone, and was not missed."""
     path = tmp_path / FOLDER / "pre_train" / name
     at_step(2, path.unlink)
@@ -164,7 +189,9 @@ def test_a_checkpoint_deleted_during_the_run_is_missed_where_it_matters(phantom_
     )
 
 
-def test_data_deleted_during_the_run_were_in_memory_and_are_missed_at_the_next_start(phantom_root, expected, tmp_path, at_step):
+def test_data_deleted_during_the_run_were_in_memory_and_are_missed_at_the_next_start(
+    phantom_root, expected, tmp_path, at_step
+):
     data = shutil.copytree(phantom_root, tmp_path / "data")
     at_step(1, lambda: shutil.rmtree(data / "data"))
     helpers.assert_same(helpers.train(PAGE, data, tmp_path / "out", **NUMBERS), expected)
@@ -189,16 +216,23 @@ class Stuck(Samples):
 
 def test_a_loader_that_hangs_is_told_and_ended(monkeypatch):
     monkeypatch.setattr(batches, "LOADER_TIMEOUT", 1)
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # what torch waits for a process to end of itself
+    monkeypatch.setattr(
+        "torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1
+    )  # what torch waits for a process to end of itself
     settings = type("Settings", (), {"num_workers": 1})
     with (
-        pytest.raises(UserError, match=r"no batch for 30 minutes, .*use --num_workers 0; the last checkpoint is kept$"),
+        pytest.raises(
+            UserError,
+            match=r"no batch for 30 minutes, .*use --num_workers 0; the last checkpoint is kept$",
+        ),
         told(torch.device("cpu"), 2),
     ):
         next_batch(iter(loader(Stuck(), [[0]], settings, torch.device("cpu"))))
     for process in multiprocessing.active_children():
         process.join(10)
-    assert not multiprocessing.active_children()  # else Python would wait for it at its end, for as long as the disk hangs
+    assert (
+        not multiprocessing.active_children()
+    )  # else Python would wait for it at its end, for as long as the disk hangs
 
 
 def test_a_process_that_cannot_be_started_is_no_reader_that_has_gone(capsys):
@@ -209,4 +243,6 @@ def test_a_process_that_cannot_be_started_is_no_reader_that_has_gone(capsys):
 
     with pytest.raises(SystemExit) as stop:
         run(main)
-    assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: a process that was started cannot run; ")
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith(
+        "error: a process that was started cannot run; "
+    )

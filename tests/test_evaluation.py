@@ -45,7 +45,9 @@ def tested(root, tmp_path_factory):
     place = output / "BCP" / "ACDC_BCP_3_labeled" / "self_train" / "unet_best_model.pth"
     place.parent.mkdir(parents=True)
     torch.save(filled_state_dict("unet"), place)
-    result = run_script(SCRIPT, "--labelnum", "3", "--root_path", root, "--output_root", output, "--device", "cpu")
+    result = run_script(
+        SCRIPT, "--labelnum", "3", "--root_path", root, "--output_root", output, "--device", "cpu"
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout, place.parents[1] / "unet_predictions"
 
@@ -57,7 +59,9 @@ def plain_prediction(net, image, size):
         height, width = piece.shape
         x = ndimage.zoom(piece, (size / height, size / width), order=0)
         with torch.no_grad():
-            labels = net(torch.from_numpy(x)[None, None].float()).argmax(1)[0].numpy().astype(np.uint8)
+            labels = (
+                net(torch.from_numpy(x)[None, None].float()).argmax(1)[0].numpy().astype(np.uint8)
+            )
         prediction[k] = ndimage.zoom(labels, (height / size, width / size), order=0)
     return prediction
 
@@ -82,12 +86,19 @@ def test_what_the_test_script_writes(root, tested):
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS and len(rows) == 2 * 3
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    assert {"as_published", "honest", "checkpoint", "command", "versions", "git_commit"} <= set(summary)
-    mean = np.mean([np.mean([float(r["dice"]) for r in rows if r["class"] == name]) for name in NAMES[1:]])
+    assert {"as_published", "honest", "checkpoint", "command", "versions", "git_commit"} <= set(
+        summary
+    )
+    mean = np.mean(
+        [np.mean([float(r["dice"]) for r in rows if r["class"] == name]) for name in NAMES[1:]]
+    )
     assert summary["as_published"]["mean"]["dice"] == pytest.approx(mean, abs=1e-6)
     assert set(summary["as_published"]["classes"]) == set(NAMES[1:])
     assert summary["honest"]["millimetres"]["mean"]["hd95_mm"] > 0
-    assert len(summary["checkpoint"]["sha256"]) == 64 and "published" in summary["checkpoint"]["selection"]
+    assert (
+        len(summary["checkpoint"]["sha256"]) == 64
+        and "published" in summary["checkpoint"]["selection"]
+    )
 
 
 def cubes():
@@ -121,12 +132,16 @@ def test_summary_counts_what_was_missed(tmp_path):
     with open(tmp_path / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["empty_prediction"] for row in rows] == ["0", "1", "1"]
-    assert [float(row["hd95_voxel"]) for row in rows] == [2, 0, 0] and float(rows[0]["hd95_mm"]) == 4
+    assert [float(row["hd95_voxel"]) for row in rows] == [2, 0, 0] and float(
+        rows[0]["hd95_mm"]
+    ) == 4
 
 
 def test_millimetres_only_where_every_spacing_is_known(tmp_path):
     case, prediction = cubes()
-    scores = score_case(case, prediction, NAMES) + score_case(replace(case, spacing_mm=None), prediction, NAMES)
+    scores = score_case(case, prediction, NAMES) + score_case(
+        replace(case, spacing_mm=None), prediction, NAMES
+    )
     assert summarise(scores)["honest"]["millimetres"] is None
     write_metrics_csv(tmp_path / "metrics.csv", scores)
     with open(tmp_path / "metrics.csv") as file:
@@ -135,10 +150,27 @@ def test_millimetres_only_where_every_spacing_is_known(tmp_path):
 
 def test_validation_score_is_the_mean_dice_of_the_classes():
     case, prediction = cubes()
-    result = validate(torch.nn.Identity(), lambda: False, [case], lambda net, image: torch.from_numpy(prediction), NAMES)
+    result = validate(
+        torch.nn.Identity(),
+        lambda: False,
+        [case],
+        lambda net, image: torch.from_numpy(prediction),
+        NAMES,
+    )
     assert result.score == pytest.approx((2 * 6 / 36) / 3)
-    assert result.scalars["dice_myocardium"] == 0 and result.scalars["hd95_voxel_right_ventricle"] == 2
-    assert validate(torch.nn.Identity(), lambda: True, [case], lambda net, image: torch.from_numpy(prediction), NAMES) is None
+    assert (
+        result.scalars["dice_myocardium"] == 0 and result.scalars["hd95_voxel_right_ventricle"] == 2
+    )
+    assert (
+        validate(
+            torch.nn.Identity(),
+            lambda: True,
+            [case],
+            lambda net, image: torch.from_numpy(prediction),
+            NAMES,
+        )
+        is None
+    )
 
 
 def several_cases():
@@ -156,9 +188,16 @@ def several_cases():
 
 def test_the_dice_alone_is_the_same_dice():
     cases, classes = several_cases()
-    whole, alone = (validate(torch.nn.Identity(), lambda: False, cases, classes, NAMES, distances) for distances in (True, False))
-    assert alone.score == whole.score and alone.scalars == {k: v for k, v in whole.scalars.items() if "voxel" not in k}
-    assert set(whole.scalars) - set(alone.scalars) == {f"{kind}_voxel_{n.replace(' ', '_')}" for kind in ("hd95", "asd") for n in NAMES[1:]}
+    whole, alone = (
+        validate(torch.nn.Identity(), lambda: False, cases, classes, NAMES, distances)
+        for distances in (True, False)
+    )
+    assert alone.score == whole.score and alone.scalars == {
+        k: v for k, v in whole.scalars.items() if "voxel" not in k
+    }
+    assert set(whole.scalars) - set(alone.scalars) == {
+        f"{kind}_voxel_{n.replace(' ', '_')}" for kind in ("hd95", "asd") for n in NAMES[1:]
+    }
 
 
 @pytest.mark.parametrize("distances", [True, False])
@@ -169,7 +208,9 @@ def test_processes_share_the_cases_and_get_the_whole_result(monkeypatch, distanc
     monkeypatch.setattr(training.evaluate, "world", lambda: 3)
     for number in range(3):
         monkeypatch.setattr(training.evaluate, "rank", lambda number=number: number)
-        monkeypatch.setattr(training.evaluate, "all_parts", lambda part: parts.append(part) or [None])
+        monkeypatch.setattr(
+            training.evaluate, "all_parts", lambda part: parts.append(part) or [None]
+        )
         assert validate(*given) is None  # as where another process was told to stop
     assert [len(part) for part in parts] == [2, 2, 1]
     monkeypatch.setattr(training.evaluate, "all_parts", lambda part: parts)
@@ -182,15 +223,21 @@ def test_a_validation_never_waits_for_the_device():
     slices = SlicePredictor((32, 48), meta, batch=3)
     volumes = VolumePredictor((16, 16, 16), (8, 8, 8), meta)
     nets = net_factory("unet", egm="none"), torch.nn.Conv3d(1, 3, 1)
-    for net, predict, shape in zip(nets, (slices, volumes), ((1, 5, 40, 30), (1, 20, 16, 30)), strict=True):
+    for net, predict, shape in zip(
+        nets, (slices, volumes), ((1, 5, 40, 30), (1, 20, 16, 30)), strict=True
+    ):
         found = predict.classes(net.to(meta).eval(), np.zeros(shape, np.float32))
         assert found.shape == shape[1:] and found.dtype == torch.uint8 and found.is_meta
-        assert class_overlaps(found, torch.zeros(shape[1:], dtype=torch.uint8, device=meta), 4).shape == (3, 3)
+        assert class_overlaps(
+            found, torch.zeros(shape[1:], dtype=torch.uint8, device=meta), 4
+        ).shape == (3, 3)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_the_most_probable_class_is_the_first_of_the_largest(classes):
-    scores = torch.randint(0, 4, (classes, 6, 7, 8), generator=torch.Generator().manual_seed(0)).float()  # ties are many
+    scores = torch.randint(
+        0, 4, (classes, 6, 7, 8), generator=torch.Generator().manual_seed(0)
+    ).float()  # ties are many
     for laid_out in (scores, scores.movedim(0, -1).contiguous().movedim(-1, 0)):
         assert np.array_equal(most_probable(laid_out), scores.numpy().argmax(0))
 
@@ -201,5 +248,10 @@ def test_batches_of_slices_change_nothing(batch):
     net = net_factory("unet", egm="none").eval()
     image = np.random.default_rng(0).random((5, 40, 30), np.float32)
     predicted = SlicePredictor((32, 48), torch.device("cpu"), batch)(net, image[None])
-    expected = np.stack([SlicePredictor((32, 48), torch.device("cpu"), 1)(net, piece[None, None])[0] for piece in image])
+    expected = np.stack(
+        [
+            SlicePredictor((32, 48), torch.device("cpu"), 1)(net, piece[None, None])[0]
+            for piece in image
+        ]
+    )
     assert predicted.shape == image.shape and (predicted != expected).mean() < 1e-3

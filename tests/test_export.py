@@ -11,7 +11,12 @@ from helpers import assert_same, narrowed, train
 from reference import fill, filled_state_dict, published_shapes
 
 from networks import net_factory_ega, net_factory_la_ega
-from networks.published import UNUSED_HEADS, import_state_dict, parameter_names, published_state_dict
+from networks.published import (
+    UNUSED_HEADS,
+    import_state_dict,
+    parameter_names,
+    published_state_dict,
+)
 from programs.evaluation import evaluate
 from programs.export import export
 from programs.networks import build_network, load_network
@@ -63,10 +68,14 @@ def test_exported_names_shapes_and_order_are_the_published_ones(network):
     net = NETWORKS[network]()
     import_state_dict(net, filled_state_dict(network))
     exported, published = published_state_dict(net.state_dict()), filled_state_dict(network)
-    assert [(key, list(value.shape)) for key, value in exported.items()] == list(published_shapes(network).items())
+    assert [(key, list(value.shape)) for key, value in exported.items()] == list(
+        published_shapes(network).items()
+    )
     for key, value in exported.items():
         assert value.dtype == published[key].dtype
-        assert not value.any() if key.startswith(UNUSED_HEADS) else torch.equal(value, published[key]), key
+        assert (
+            not value.any() if key.startswith(UNUSED_HEADS) else torch.equal(value, published[key])
+        ), key
 
 
 def trained(net, kind):
@@ -81,12 +90,19 @@ def published_file(network, kind, sobel=True):
     weights = filled_state_dict(network)
     names = parameter_names(weights, sobel)
     learning = {key for key, p in NETWORKS[network]().named_parameters() if p.requires_grad}
-    by_name = {name: {key: fill(f"{key}.{name}", weights[name].shape).abs() for key in ENTRIES[kind]} for name in names if name in learning}
+    by_name = {
+        name: {key: fill(f"{key}.{name}", weights[name].shape).abs() for key in ENTRIES[kind]}
+        for name in names
+        if name in learning
+    }
     for entry in by_name.values() if kind == "adam" else ():
         entry["step"] = 7
     state = {number: by_name[name] for number, name in enumerate(names) if name in by_name}
     group = {"lr": 0.5, "weight_decay": 0.125, "params": list(range(len(names)))}
-    return {"net": {f"module.{key}": value for key, value in weights.items()}, "opt": {"state": state, "param_groups": [group]}}, by_name
+    return {
+        "net": {f"module.{key}": value for key, value in weights.items()},
+        "opt": {"state": state, "param_groups": [group]},
+    }, by_name
 
 
 def published(file):
@@ -100,7 +116,10 @@ def by_name(net, optimizer):
 
 
 @pytest.mark.parametrize("sobel", [True, False])
-@pytest.mark.parametrize("network, kind", [("unet", "sgd"), ("unet_bcp", "sgd"), ("vnet_la", "sgd"), ("vnet_pancreas", "adam")])
+@pytest.mark.parametrize(
+    "network, kind",
+    [("unet", "sgd"), ("unet_bcp", "sgd"), ("vnet_la", "sgd"), ("vnet_pancreas", "adam")],
+)
 def test_published_momentum_is_taken_over_and_given_back(network, kind, sobel):
     """By name, whether or not Sobel kernels are counted; learning rate and weight decay stay ours; exported it is the same again."""
     net = NETWORKS[network]()
@@ -110,13 +129,21 @@ def test_published_momentum_is_taken_over_and_given_back(network, kind, sobel):
     assert found.keys() == expected.keys() and len(found) > 50
     for name, entry in expected.items():
         assert found[name].keys() == entry.keys()
-        assert all(torch.equal(found[name][key], torch.as_tensor(value, dtype=torch.float32)) for key, value in entry.items()), name
+        assert all(
+            torch.equal(found[name][key], torch.as_tensor(value, dtype=torch.float32))
+            for key, value in entry.items()
+        ), name
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.25, 0)
-    opt = published_optimizer(Checkpoint(Path(), net.state_dict(), optimizer.state_dict(), {}, {}), sobel)
+    opt = published_optimizer(
+        Checkpoint(Path(), net.state_dict(), optimizer.state_dict(), {}, {}), sobel
+    )
     assert opt["state"].keys() == file["opt"]["state"].keys()
     assert opt["param_groups"][0]["params"] == file["opt"]["param_groups"][0]["params"]
     for number, entry in file["opt"]["state"].items():
-        assert all(torch.equal(opt["state"][number][key], torch.as_tensor(value)) for key, value in entry.items()), number
+        assert all(
+            torch.equal(opt["state"][number][key], torch.as_tensor(value))
+            for key, value in entry.items()
+        ), number
 
 
 @pytest.mark.parametrize(
@@ -126,10 +153,19 @@ def test_published_momentum_is_taken_over_and_given_back(network, kind, sobel):
         (lambda file: file.update(opt={}), "there is none"),
         (lambda file: file["opt"]["param_groups"].append({}), "there is none"),
         (lambda file: file["opt"]["state"].clear(), "it is empty"),
-        (lambda file: file["opt"]["param_groups"][0]["params"].pop(), r"that of \d+ parameters, the network has \d+"),
+        (
+            lambda file: file["opt"]["param_groups"][0]["params"].pop(),
+            r"that of \d+ parameters, the network has \d+",
+        ),
         (lambda file: file["opt"]["state"][0].update(exp_avg=torch.ones(3)), "another optimiser's"),
-        (lambda file: file["opt"]["state"][2].update(momentum_buffer=torch.ones(3)), "'momentum_buffer' of 'encoder.*' has another shape"),
-        (lambda file: file["opt"]["state"][2].update(momentum_buffer=None), "'momentum_buffer' of 'encoder.*' has another shape"),
+        (
+            lambda file: file["opt"]["state"][2].update(momentum_buffer=torch.ones(3)),
+            "'momentum_buffer' of 'encoder.*' has another shape",
+        ),
+        (
+            lambda file: file["opt"]["state"][2].update(momentum_buffer=None),
+            "'momentum_buffer' of 'encoder.*' has another shape",
+        ),
     ],
 )
 def test_momentum_that_does_not_fit_is_left_behind(damage, message):
@@ -169,7 +205,10 @@ def make(phantom_root, la_root, pancreas_root, tmp_path_factory):
     return get
 
 
-@pytest.fixture(scope="module", params=["ACDC", *(pytest.param(name, marks=pytest.mark.long) for name in ("LA", "Pancreas"))])
+@pytest.fixture(
+    scope="module",
+    params=["ACDC", *(pytest.param(name, marks=pytest.mark.long) for name in ("LA", "Pancreas"))],
+)
 def run(request, make):
     """Of narrow networks, as are all that a test of it builds."""
     with narrowed():
@@ -187,7 +226,9 @@ def widthless(names):
 
 
 def best(folder):
-    (path,) = (path for path in folder.glob("*.pth") if path.name not in ("last.pth", "previous.pth"))
+    (path,) = (
+        path for path in folder.glob("*.pth") if path.name not in ("last.pth", "previous.pth")
+    )
     return path
 
 
@@ -196,11 +237,19 @@ def test_selftraining_from_the_exported_pretraining_is_the_same_bit_for_bit(run,
     path = tmp_path / run.folder / run.places[0]
     export([str(run.output / run.folder / "pre_train"), str(path)])
     exported, ours = load(path), load(run.best("pre_train"))
-    assert exported.keys() == {"net", "opt"} and len(exported["opt"]["state"]) == len(ours["optimizer"]["state"]) > 50
+    assert (
+        exported.keys() == {"net", "opt"}
+        and len(exported["opt"]["state"]) == len(ours["optimizer"]["state"]) > 50
+    )
     train(run.page, run.root, tmp_path, "--run_mode", "selftrain", **run.numbers)
     said = capsys.readouterr().out
-    assert f"starting from {path}" in said and ("momentum taken over" in said) == run.page.keeps_optimizer
-    again, before = (load(root / run.folder / "self_train/last.pth") for root in (tmp_path, run.output))
+    assert (
+        f"starting from {path}" in said
+        and ("momentum taken over" in said) == run.page.keeps_optimizer
+    )
+    again, before = (
+        load(root / run.folder / "self_train/last.pth") for root in (tmp_path, run.output)
+    )
     for key in ("student", "phase", "optimizer"):
         assert_same(again[key], before[key], key)
 
@@ -209,7 +258,9 @@ def test_the_exported_network_is_ours_in_the_published_layout(run, tmp_path):
     out, (layout, prefix) = tmp_path / "weights.pth", run.layout
     export([str(run.output / run.folder), str(out)])
     content = load(out)
-    names = published_shapes({"ACDC": "unet", "LA": "vnet_la", "Pancreas": "vnet_pancreas"}[run.page.facts.name])
+    names = published_shapes(
+        {"ACDC": "unet", "LA": "vnet_la", "Pancreas": "vnet_pancreas"}[run.page.facts.name]
+    )
     found = list(content["net"] if layout == "net" else content)
     assert widthless(found) == widthless(f"{prefix}{name}" for name in names)
     net = build_network(run.page.facts, run.page.numbers["model"], {"egm": "published"})
@@ -222,19 +273,42 @@ def test_our_test_script_finds_the_same_in_an_exported_file(acdc, tmp_path):
     export([str(acdc.output / acdc.folder), str(tmp_path / "weights.pth")])
     results = []
     for path in (acdc.best("self_train"), tmp_path / "weights.pth"):
-        flags = ["--root_path", acdc.root, "--checkpoint", path, "--patch_size", 80, 80, "--device", "cpu"]
+        flags = [
+            "--root_path",
+            acdc.root,
+            "--checkpoint",
+            path,
+            "--patch_size",
+            80,
+            80,
+            "--device",
+            "cpu",
+        ]
         evaluate(acdc.page, list(map(str, [*flags, "--output_dir", tmp_path / path.stem])))
         results.append((tmp_path / path.stem / "metrics.csv").read_text(encoding="utf-8"))
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("layout, keys", [("plain", None), ("net", {"net"}), ("net_opt", {"net", "opt"})])
+@pytest.mark.parametrize(
+    "layout, keys", [("plain", None), ("net", {"net"}), ("net_opt", {"net", "opt"})]
+)
 @pytest.mark.parametrize("flag", ["--module_prefix", "--no_module_prefix"])
 def test_layout_and_prefix_by_flag(acdc, tmp_path, layout, keys, flag):
-    export([str(acdc.best("self_train").with_name("last.pth")), str(tmp_path / "x.pth"), "--layout", layout, flag])
+    export(
+        [
+            str(acdc.best("self_train").with_name("last.pth")),
+            str(tmp_path / "x.pth"),
+            "--layout",
+            layout,
+            flag,
+        ]
+    )
     content = load(tmp_path / "x.pth")
     assert keys is None or content.keys() == keys
-    assert all(name.startswith("module.") == (flag == "--module_prefix") for name in (content if keys is None else content["net"]))
+    assert all(
+        name.startswith("module.") == (flag == "--module_prefix")
+        for name in (content if keys is None else content["net"])
+    )
 
 
 def test_what_cannot_be_exported(acdc, tmp_path, capsys):
@@ -245,8 +319,14 @@ def test_what_cannot_be_exported(acdc, tmp_path, capsys):
     (tmp_path / "none").mkdir()
     for arguments, message in (
         ((tmp_path / "missing", out), "missing: no such run; give"),
-        ((tmp_path / "none", out), "none: 0 files that may be a best checkpoint, expected one; name"),
-        ((tmp_path / "published.pth", out), "published.pth: not a checkpoint of this project; .* use it as it is"),
+        (
+            (tmp_path / "none", out),
+            "none: 0 files that may be a best checkpoint, expected one; name",
+        ),
+        (
+            (tmp_path / "published.pth", out),
+            "published.pth: not a checkpoint of this project; .* use it as it is",
+        ),
         ((ours, ours, "--overwrite"), "the checkpoint to export itself"),
         ((ours, tmp_path), "a folder; name the file"),
         ((ours, tmp_path / "published.pth"), "published.pth: there already; .*--overwrite"),
@@ -263,7 +343,11 @@ def test_what_cannot_be_exported(acdc, tmp_path, capsys):
 
 def test_settings_that_the_published_network_has_not_are_told(acdc, tmp_path, capsys):
     content = load(acdc.best("self_train"))
-    for changes, told in (({"egm": "corrected"}, "--egm corrected"), ({"upsampling": "bilinear"}, "--upsampling bilinear"), ({}, "")):
+    for changes, told in (
+        ({"egm": "corrected"}, "--egm corrected"),
+        ({"upsampling": "bilinear"}, "--upsampling bilinear"),
+        ({}, ""),
+    ):
         torch.save(content | {"settings": content["settings"] | changes}, tmp_path / "x.pth")
         export([str(tmp_path / "x.pth"), str(tmp_path / "out.pth"), "--overwrite"])
         said = capsys.readouterr().out
@@ -281,11 +365,17 @@ def test_cogrnet_has_no_prefix(acdc, tmp_path):
 
 
 def test_our_pretraining_wins_over_the_published_name(tmp_path):
-    ours, published = tmp_path / "pre_train/best_ema_20_pre.pth", tmp_path / "pretrain/best_ema20_pre.pth"
+    ours, published = (
+        tmp_path / "pre_train/best_ema_20_pre.pth",
+        tmp_path / "pretrain/best_ema20_pre.pth",
+    )
     found = [pancreas.PAGE.best(tmp_path, "pre_train", "VNet_pancreas", 20)]
     for path in (published, ours):
         path.parent.mkdir()
         path.touch()
         found.append(pancreas.PAGE.best(tmp_path, "pre_train", "VNet_pancreas", 20))
     assert found == [ours, published, ours]
-    assert pancreas.PAGE.best(tmp_path, "self_train", "VNet_pancreas", 20) == tmp_path / "self_train/best_ema_20_self.pth"
+    assert (
+        pancreas.PAGE.best(tmp_path, "self_train", "VNet_pancreas", 20)
+        == tmp_path / "self_train/best_ema_20_self.pth"
+    )

@@ -29,13 +29,23 @@ pytestmark = pytest.mark.usefixtures("narrow")
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
 SHORT = {"pre_iterations": 1, "max_iterations": 1, "val_every": 1}
-ACDC = {"labelnum": 1, "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, **SHORT}
+ACDC = {
+    "labelnum": 1,
+    "patch_size": (32, 32),
+    "egm": "none",
+    "batch_size": 4,
+    "labeled_bs": 2,
+    **SHORT,
+}
 
 
 @pytest.fixture
 def registries():
     """What is registered in a test is forgotten after it."""
-    kept = [(registry, dict(registry)) for registry in (METHODS, NETWORKS, TERMS, SCHEDULES, INTENSITIES)]
+    kept = [
+        (registry, dict(registry))
+        for registry in (METHODS, NETWORKS, TERMS, SCHEDULES, INTENSITIES)
+    ]
     yield
     for registry, before in kept:
         registry.clear()
@@ -55,12 +65,23 @@ def write(path, image, label):
 
 def test_every_block_is_run_here():
     assert set(BLOCKS) == {
-        *("polyps.py", "prostate.py", "networks/plain.py", "utils/losses.py", "utils/schedules.py", "dataloaders/augment.py"),
+        *(
+            "polyps.py",
+            "prostate.py",
+            "networks/plain.py",
+            "utils/losses.py",
+            "utils/schedules.py",
+            "dataloaders/augment.py",
+        ),
     }
 
 
 def words(**numbers):
-    return [word for name, value in numbers.items() for word in (f"--{name}", *map(str, value if isinstance(value, tuple) else [value]))]
+    return [
+        word
+        for name, value in numbers.items()
+        for word in (f"--{name}", *map(str, value if isinstance(value, tuple) else [value]))
+    ]
 
 
 def test_a_2d_data_set_is_one_page(tmp_path, capsys):
@@ -69,11 +90,19 @@ def test_a_2d_data_set_is_one_page(tmp_path, capsys):
     for name in names:
         write(tmp_path / f"{name}.h5", rng.random((40, 44, 3)), rng.integers(0, 5, (40, 44)))
     for split in ("val", "test"):
-        write(tmp_path / f"{split}1.h5", rng.random((3, 40, 44, 3)), rng.integers(0, 5, (3, 40, 44)))
+        write(
+            tmp_path / f"{split}1.h5", rng.random((3, 40, 44, 3)), rng.integers(0, 5, (3, 40, 44))
+        )
         (tmp_path / f"{split}.list").write_text(f"{split}1\n")
     (tmp_path / "train.list").write_text("\n".join(names))
     (tmp_path / "polyps.py").write_text(BLOCKS["polyps.py"])
-    place = words(dataset=tmp_path / "polyps.py", root_path=tmp_path, output_root=tmp_path / "out", labelnum=1, device="cpu")
+    place = words(
+        dataset=tmp_path / "polyps.py",
+        root_path=tmp_path,
+        output_root=tmp_path / "out",
+        labelnum=1,
+        device="cpu",
+    )
     train_any([*place, *words(method="bcp", batch_size=4, labeled_bs=2, **SHORT)])
     evaluate_any([*place, "--exp", "bcp_baseline"])
     assert "fluid" in capsys.readouterr().out
@@ -85,12 +114,27 @@ def test_a_2d_data_set_is_one_page(tmp_path, capsys):
 def test_a_3d_data_set_is_one_page(tmp_path):
     rng = np.random.default_rng(0)
     for name in "abcde":
-        write(tmp_path / f"{name}.h5", rng.random((2, 18, 34, 36)), rng.integers(0, 3, (18, 34, 36)))
+        write(
+            tmp_path / f"{name}.h5", rng.random((2, 18, 34, 36)), rng.integers(0, 3, (18, 34, 36))
+        )
     for split, names in (("train", "abc"), ("val", "d"), ("test", "e")):
         (tmp_path / f"{split}.list").write_text("\n".join(names))
     (tmp_path / "prostate.py").write_text(BLOCKS["prostate.py"])
-    place = words(dataset=tmp_path / "prostate.py", root_path=tmp_path, output_root=tmp_path / "out", labelnum=2, device="cpu")
-    train_any([*place, *words(method="mean_teacher", batch_size=4, labeled_bs=2, val_stride=(32, 32, 16), **SHORT)])
+    place = words(
+        dataset=tmp_path / "prostate.py",
+        root_path=tmp_path,
+        output_root=tmp_path / "out",
+        labelnum=2,
+        device="cpu",
+    )
+    train_any(
+        [
+            *place,
+            *words(
+                method="mean_teacher", batch_size=4, labeled_bs=2, val_stride=(32, 32, 16), **SHORT
+            ),
+        ]
+    )
     evaluate_any([*place, *words(exp="mean_teacher", model="VNet", stride=(32, 32, 16))])
     assert len(list(tmp_path.rglob("metrics.csv"))) == 1
 
@@ -99,37 +143,84 @@ def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, 
     NETWORKS["plain"] = run("networks/plain.py")["Plain"]
     for name in ("utils/losses.py", "utils/schedules.py", "dataloaders/augment.py"):
         run(name)
-    flags = words(model="plain", width=6, lr_schedule="linear", intensity="inverted", method="bcp", max_iterations=2)
+    flags = words(
+        model="plain",
+        width=6,
+        lr_schedule="linear",
+        intensity="inverted",
+        method="bcp",
+        max_iterations=2,
+    )
     numbers = {key: value for key, value in ACDC.items() if key not in ("egm", "max_iterations")}
-    checkpoints = train(acdc.PAGE, phantom_root, tmp_path, *flags, "--losses", "dice", "0.5", "brier", "0.5", **numbers)
+    checkpoints = train(
+        acdc.PAGE,
+        phantom_root,
+        tmp_path,
+        *flags,
+        "--losses",
+        "dice",
+        "0.5",
+        "brier",
+        "0.5",
+        **numbers,
+    )
     last = checkpoints["self_train/last.pth"]
-    assert last["settings"]["width"] == 6 and last["student"]["layers.0.weight"].shape == (6, 1, 3, 3)
+    assert last["settings"]["width"] == 6 and last["student"]["layers.0.weight"].shape == (
+        6,
+        1,
+        3,
+        3,
+    )
     assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.01 * 0.5)
-    place = words(root_path=phantom_root, output_root=tmp_path, labelnum=1, exp="bcp_baseline", model="plain", device="cpu")
+    place = words(
+        root_path=phantom_root,
+        output_root=tmp_path,
+        labelnum=1,
+        exp="bcp_baseline",
+        model="plain",
+        device="cpu",
+    )
     evaluate(acdc.PAGE, place)
     assert len(list(tmp_path.rglob("metrics.csv"))) == 1
 
 
-def test_two_students_train_are_stopped_resume_and_are_tested(phantom_root, tmp_path, monkeypatch, registries):
+def test_two_students_train_are_stopped_resume_and_are_tested(
+    phantom_root, tmp_path, monkeypatch, registries
+):
     """A method file of at most 60 lines and one line to name it."""
     assert len(Path(cps.__file__).read_text(encoding="utf-8").splitlines()) <= 60
     METHODS["cps"] = cps
     flags = ["--method", "cps", "--max_iterations", "2", "--val_every", "2"]
-    numbers = {key: value for key, value in ACDC.items() if key not in ("max_iterations", "val_every")}
+    numbers = {
+        key: value for key, value in ACDC.items() if key not in ("max_iterations", "val_every")
+    }
     whole = train(acdc.PAGE, phantom_root, tmp_path / "whole", *flags, **numbers)
     last = whole["cross_train/last.pth"]
     student, other = last["student"], last["phase"]["other"]
     key = "encoder.in_conv.conv_conv.0.weight"
     assert not torch.equal(student[key], other[key])  # they start apart
-    assert len(last["optimizer"]["param_groups"][0]["params"]) == 2 * len(list(NETWORKS["unet"](egm="none").parameters()))
-    assert int(other["encoder.in_conv.conv_conv.1.num_batches_tracked"]) == 2  # the second one is in training mode too
+    assert len(last["optimizer"]["param_groups"][0]["params"]) == 2 * len(
+        list(NETWORKS["unet"](egm="none").parameters())
+    )
+    assert (
+        int(other["encoder.in_conv.conv_conv.1.num_batches_tracked"]) == 2
+    )  # the second one is in training mode too
     with signalled(monkeypatch, cps.CrossPseudo, 0), pytest.raises(Interrupted):
         train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers)
     assert_same(train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers), whole)
-    place = words(root_path=phantom_root, output_root=tmp_path / "whole", labelnum=1, exp="cps", stage_name="cross_train", device="cpu")
+    place = words(
+        root_path=phantom_root,
+        output_root=tmp_path / "whole",
+        labelnum=1,
+        exp="cps",
+        stage_name="cross_train",
+        device="cpu",
+    )
     evaluate(acdc.PAGE, place)
     (best,) = (tmp_path / "whole").rglob("cross_train/unet_best_model.pth")
-    evaluate_any(words(checkpoint=best, root_path=phantom_root, output_dir=tmp_path / "again", device="cpu"))  # the file alone
+    evaluate_any(
+        words(checkpoint=best, root_path=phantom_root, output_dir=tmp_path / "again", device="cpu")
+    )  # the file alone
     metrics = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("metrics.csv")]
     assert len(metrics) == 2 and metrics[0] == metrics[1]
 
@@ -139,17 +230,30 @@ def _learners(rank, ports, root, folder):
 
     def run(self):
         run_stage(self)
-        torch.save({name: net.state_dict() for name, net in self.phase.learners.items()}, folder / f"{rank}.pt")
+        torch.save(
+            {name: net.state_dict() for name, net in self.phase.learners.items()},
+            folder / f"{rank}.pt",
+        )
 
     _StageRunner.run = run
     METHODS["cps"] = cps
     os.environ["MASTER_PORT"] = str(ports[0])
-    train(acdc.PAGE, root, folder / "runs", "--method", "cps", **{**ACDC, "batch_size": 8, "labeled_bs": 4})
+    train(
+        acdc.PAGE,
+        root,
+        folder / "runs",
+        "--method",
+        "cps",
+        **{**ACDC, "batch_size": 8, "labeled_bs": 4},
+    )
 
 
 def test_two_students_in_two_processes(phantom_root, tmp_path):
     """Both networks average their gradients and their statistics: the processes end with the same two."""
     assert together(_learners, phantom_root, tmp_path) == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert_same({name: dict(state) for name, state in first.items()}, {name: dict(state) for name, state in second.items()})
+    assert_same(
+        {name: dict(state) for name, state in first.items()},
+        {name: dict(state) for name, state in second.items()},
+    )
     assert set(first) == {"student", "other"}

@@ -7,7 +7,11 @@ from networks import feature
 from networks.dropout import Dropout
 from networks.feature import Answers, MeanSigmoid, OverChannels, OverPixels, as_wide
 
-LAYOUTS = {"2-D": torch.channels_last, "3-D": torch.channels_last_3d, "2-D, plain": torch.contiguous_format}
+LAYOUTS = {
+    "2-D": torch.channels_last,
+    "3-D": torch.channels_last_3d,
+    "2-D, plain": torch.contiguous_format,
+}
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -40,7 +44,9 @@ def assert_same(ours, plain, *learnt):
 def test_mean_and_maximum_over_all_places(layout):
     x = drawn(layout)
     everywhere = tuple(range(2, x.ndim))
-    gradient = assert_same(torch.cat(OverPixels.apply(x)), torch.cat([x.mean(everywhere), x.amax(everywhere)]), x)
+    gradient = assert_same(
+        torch.cat(OverPixels.apply(x)), torch.cat([x.mean(everywhere), x.amax(everywhere)]), x
+    )
     assert gradient.is_contiguous(memory_format=layout)
 
 
@@ -65,14 +71,21 @@ def test_the_gradient_of_a_channel_maximum_goes_to_the_first_of_equals():
 
 def test_mean_of_the_prediction(layout):
     x = drawn(layout)
-    assert assert_same(MeanSigmoid.apply(x), torch.sigmoid(x).mean(1, keepdim=True), x).is_contiguous(memory_format=layout)
-    assert MeanSigmoid.apply(x.bfloat16()).dtype == torch.float32  # a mean of rounded numbers that is not rounded itself
+    assert assert_same(
+        MeanSigmoid.apply(x), torch.sigmoid(x).mean(1, keepdim=True), x
+    ).is_contiguous(memory_format=layout)
+    assert (
+        MeanSigmoid.apply(x.bfloat16()).dtype == torch.float32
+    )  # a mean of rounded numbers that is not rounded itself
 
 
 def test_the_three_answers(layout):
     x = drawn(layout)
     s, e = (drawn(layout, channels=1) for _ in range(2))
-    w, b = (torch.rand(1, 5, *[1] * (x.ndim - 2), dtype=torch.float64, requires_grad=True) for _ in range(2))
+    w, b = (
+        torch.rand(1, 5, *[1] * (x.ndim - 2), dtype=torch.float64, requires_grad=True)
+        for _ in range(2)
+    )
     p = torch.sigmoid(x)
     plain = [x * (1 - p), x * (p - s), x * e]
     gradient = assert_same(Answers.apply(x, s, e, None, None), torch.cat(plain, 1), x, s, e)
@@ -89,9 +102,16 @@ def test_in_half_precision_on_the_cpu_they_are_what_they_are_elsewhere(layout, m
 
     def answers():
         leaf, s = x.clone().requires_grad_(), one.clone().requires_grad_()
-        results = (Answers.apply(leaf, s, one, None, None), OverChannels.apply(leaf), MeanSigmoid.apply(leaf), leaf * as_wide(one, leaf))
+        results = (
+            Answers.apply(leaf, s, one, None, None),
+            OverChannels.apply(leaf),
+            MeanSigmoid.apply(leaf),
+            leaf * as_wide(one, leaf),
+        )
         weights = torch.linspace(-1, 1, leaf.shape[-1]).bfloat16()
-        return *results, *torch.autograd.grad(sum((y.float() * weights).sum() for y in results), (leaf, s))
+        return *results, *torch.autograd.grad(
+            sum((y.float() * weights).sum() for y in results), (leaf, s)
+        )
 
     here = answers()
     monkeypatch.setattr(feature, "_on_the_spot", lambda x: False)
@@ -101,14 +121,20 @@ def test_in_half_precision_on_the_cpu_they_are_what_they_are_elsewhere(layout, m
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 1.0])
 def test_dropout_drops_its_share_and_scales_what_it_keeps(rate, layout):
-    x = torch.ones(4, 8, *([40, 40] if layout != torch.channels_last_3d else [40, 8, 5])).contiguous(memory_format=layout).requires_grad_()
+    x = (
+        torch.ones(4, 8, *([40, 40] if layout != torch.channels_last_3d else [40, 8, 5]))
+        .contiguous(memory_format=layout)
+        .requires_grad_()
+    )
     net = Dropout(rate)
     torch.manual_seed(0)
     y = net(x)
     assert y.is_contiguous(memory_format=layout)
     values = y.unique().tolist()
     assert values == ([0.0] if rate == 1 else pytest.approx([0.0, 1 / (1 - rate)], rel=1e-5))
-    assert (y == 0).float().mean().item() == pytest.approx(rate, abs=0.01)  # of 51 200; five deviations at a rate of a half
+    assert (y == 0).float().mean().item() == pytest.approx(
+        rate, abs=0.01
+    )  # of 51 200; five deviations at a rate of a half
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(gradient, y)
     again = net(x)

@@ -28,8 +28,12 @@ class Made:
     """A stage of two steps with a tiny network, and what a checkpoint of it holds after each of them."""
 
     def __init__(self):
-        self.phase = DualTeacher(network(), LOSS_2D, PAGE.pasting, None, 0.5, 0.9, "state", RefreshRule(1, 1, 1, 3))
-        self.optimizer = torch.optim.SGD(self.phase.student.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+        self.phase = DualTeacher(
+            network(), LOSS_2D, PAGE.pasting, None, 0.5, 0.9, "state", RefreshRule(1, 1, 1, 3)
+        )
+        self.optimizer = torch.optim.SGD(
+            self.phase.student.parameters(), 0.1, momentum=0.9, weight_decay=1e-4
+        )
         self.steps, self.history, self.contents = 2, [], []
         for step in (1, 2):
             self.phase.student(torch.ones(2, 1, 5, 5)).square().sum().backward()
@@ -92,7 +96,17 @@ def itself(content):
     content["phase"]["loop"] = content["phase"]
 
 
-PARTS = ("settings", "facts", "stage", "selection", "progress", "losses", "student", "phase", "optimizer")
+PARTS = (
+    "settings",
+    "facts",
+    "stage",
+    "selection",
+    "progress",
+    "losses",
+    "student",
+    "phase",
+    "optimizer",
+)
 FORGED = {
     **{f"without {key}": drop(key) for key in PARTS},
     **{f"{key} a number": put(key, 3) for key in PARTS},
@@ -144,7 +158,16 @@ FORGED = {
     "another format": put("format", ["x"]),
 }  # fmt: skip
 UNUSED = (
-    *("another stage", "step beyond", "a teacher gone", "a teacher's", "a teacher of", "interval", "counter", "something more"),
+    *(
+        "another stage",
+        "step beyond",
+        "a teacher gone",
+        "a teacher's",
+        "a teacher of",
+        "interval",
+        "counter",
+        "something more",
+    ),
     *("optimiser", "momentum of"),
 )
 
@@ -160,9 +183,14 @@ def test_a_forged_checkpoint_is_one_line_and_the_one_before_is_taken(how, made, 
     found = store.resume(said.append, made.fits)
     assert found.path == store.previous and found.progress["step"] == 1
     (line,) = said
-    assert line.startswith(f"warning: {store.last}: ") and line.isprintable() and len(line) < 500, line
+    assert line.startswith(f"warning: {store.last}: ") and line.isprintable() and len(line) < 500, (
+        line
+    )
     store.save(made.contents[1], best=False)  # it goes nowhere near the good ones
-    assert store.previous.read_bytes() == before["previous.pth"] and store.best.read_bytes() == before["best.pth"]
+    assert (
+        store.previous.read_bytes() == before["previous.pth"]
+        and store.best.read_bytes() == before["best.pth"]
+    )
     assert store.last.with_name("last.pth.damaged").read_bytes() == before["last.pth"]
     assert store.resume(said.append, made.fits).progress["step"] == 2 and len(said) == 1
 
@@ -176,7 +204,11 @@ def test_a_forged_checkpoint_is_one_line_for_whoever_wants_its_network(how, made
     try:
         load_network(network(), read(tmp_path / "x.pth"))
     except UserError as error:
-        assert str(error).startswith(str(tmp_path / "x.pth")) and str(error).isprintable() and len(str(error)) < 500, error
+        assert (
+            str(error).startswith(str(tmp_path / "x.pth"))
+            and str(error).isprintable()
+            and len(str(error)) < 500
+        ), error
     else:
         assert how.startswith(UNUSED), how
 
@@ -198,12 +230,17 @@ def test_no_good_checkpoint_at_all_changes_nothing(made, tmp_path):
         FORGED["a weight NaN"](forged := copy.deepcopy(made.contents[1]))
         torch.save(forged, path)
     before = {path.name: path.read_bytes() for path in store.folder.iterdir()}
-    with pytest.raises(UserError, match=r"last.pth: not usable, 'student.0.weight' holds NaN .*; no other file here"):
+    with pytest.raises(
+        UserError,
+        match=r"last.pth: not usable, 'student.0.weight' holds NaN .*; no other file here",
+    ):
         store.resume(fits=made.fits)
     assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("key, value", [("class_names", ["background", "a"]), ("axes", "xyz"), ("channels", 3)])
+@pytest.mark.parametrize(
+    "key, value", [("class_names", ["background", "a"]), ("axes", "xyz"), ("channels", 3)]
+)
 def test_a_checkpoint_of_other_facts_is_another_runs(made, tmp_path, key, value):
     run = RunData(PAGE.facts.plain(), None, {}, {}, (), other=False)
     content = copy.deepcopy(made.contents[0])
@@ -225,7 +262,9 @@ def test_the_first_save_on_a_full_disk_speaks_of_no_earlier_checkpoint(tmp_path,
 
     save(tmp_path / "there.pth", {"x": 1})
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"first.pth: could not be written \(No space left on device\); free space"):
+    with pytest.raises(
+        UserError, match=r"first.pth: could not be written \(No space left on device\); free space"
+    ):
         save(tmp_path / "first.pth", {"x": 1})
     with pytest.raises(UserError, match="the earlier checkpoint is intact"):
         save(tmp_path / "there.pth", {"x": 1})

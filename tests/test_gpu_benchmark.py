@@ -53,15 +53,30 @@ def begun(said, name):
 @pytest.mark.parametrize("dataset", ["ACDC", pytest.param("LA", marks=pytest.mark.long)])
 def test_rows_are_measured_and_the_others_are_a_line(dataset, here, monkeypatch, capsys):
     monkeypatch.setattr(devices, "has_bf16", lambda device: False)
-    said = lines(capsys, dataset, "--methods", "edge_guided", "--ways", "eager", "graph", "--precisions", "float32", "TF32")
+    said = lines(
+        capsys,
+        dataset,
+        "--methods",
+        "edge_guided",
+        "--ways",
+        "eager",
+        "graph",
+        "--precisions",
+        "float32",
+        "TF32",
+    )
     for name in ("eager float32", "eager float32 no_deterministic"):
         (found,) = [line for line in said if line.startswith(f"{dataset} edge_guided {name}  ")]
-        learn, pre, first, allocated, reserved, case, hours, waits = found.removeprefix(f"{dataset} edge_guided {name}").split()
+        learn, pre, first, allocated, reserved, case, hours, waits = found.removeprefix(
+            f"{dataset} edge_guided {name}"
+        ).split()
         assert (allocated, reserved, waits) == ("-", "-", "-")
         assert min(map(float, (learn, pre, first))) > 0 and float(case) >= 0 and float(hours) >= 0
     assert begun(said, f"{dataset} edge_guided eager TF32") == ["TF32:", "CUDA's", "alone"]
     assert "not for cpu" in " ".join(begun(said, f"{dataset} edge_guided graph float32"))
-    ranked = said[next(at for at, line in enumerate(said) if "operations of torch a step; " in line) + 1 :]
+    ranked = said[
+        next(at for at, line in enumerate(said) if "operations of torch a step; " in line) + 1 :
+    ]
     ranked = [line for line in ranked if line.startswith("     ")]
     assert len(ranked) == 15 and any("convolution" in line for line in ranked)
     assert any(line.startswith("Not CUDA") for line in said)
@@ -74,7 +89,14 @@ def test_a_row_in_half_precision(precision, monkeypatch):
     monkeypatch.setattr(gpu_row, "LEARNT", 1)
     for name in ("bf16", "fp16"):  # whatever this machine has
         monkeypatch.setattr(devices, f"has_{name}", lambda device, there=name == precision: there)
-    flags = gpu_row.Flags(dataset="ACDC", precision=precision, device="cpu", patch_size=(80, 80), batch_size=4, steps=1)
+    flags = gpu_row.Flags(
+        dataset="ACDC",
+        precision=precision,
+        device="cpu",
+        patch_size=(80, 80),
+        batch_size=4,
+        steps=1,
+    )
     parts = list(gpu_row.measured(flags))
     assert [next(iter(part)) for part in parts] == ["pre", "self", "case", "without_deterministic"]
     assert gpu_row.about(torch.device("cpu"))["auto"] == precision
@@ -82,13 +104,17 @@ def test_a_row_in_half_precision(precision, monkeypatch):
 
 def test_what_the_time_is_too_short_for_is_named(here, capsys):
     said = lines(capsys, "ACDC", "--minutes", "0")
-    rows = [line for line in said if " eager " in line or line.startswith("ACDC edge_guided compile ")]
+    rows = [
+        line for line in said if " eager " in line or line.startswith("ACDC edge_guided compile ")
+    ]
     assert len(rows) >= 7 and all(line.endswith("  not run: no time left") for line in rows)
 
 
 @pytest.mark.long
 def test_a_row_that_ends_in_any_way_is_a_line():
-    assert gpu.ask(["--device", "cpu", "--precision", "TF32"], 100) == {"failed": "TF32: CUDA's alone"}
+    assert gpu.ask(["--device", "cpu", "--precision", "TF32"], 100) == {
+        "failed": "TF32: CUDA's alone"
+    }
     assert gpu.ask(["--device", "cpu"], 0.1) == {"failed": "stopped after 0 s"}
     assert gpu.ask(["--precision", "fp8"], 100)["failed"].startswith("ended with status 2: error: ")
 
@@ -120,8 +146,16 @@ def test_hours_are_those_of_iterations_and_validations():
 def test_every_way_and_precision_has_its_row_once(auto):
     rows = gpu.rows(gpu.Flags(), auto)
     assert len(set(rows)) == len(rows)
-    assert {row.dataset for row in rows} == {"ACDC", "LA"} and {row.method for row in rows} == {"edge_guided", "bcp"}
-    assert {row.precision for row in rows if row.way == "eager"} == {"float32", "TF32", "bf16", "fp16"}
+    assert {row.dataset for row in rows} == {"ACDC", "LA"} and {row.method for row in rows} == {
+        "edge_guided",
+        "bcp",
+    }
+    assert {row.precision for row in rows if row.way == "eager"} == {
+        "float32",
+        "TF32",
+        "bf16",
+        "fp16",
+    }
     for way in ("compile", "graph"):
         assert {row.precision for row in rows if row.way == way} == {auto, "float32"}
     assert [(row.precision, row.kernels) for row in rows[:2]] == 2 * [(auto, True)]
@@ -171,7 +205,9 @@ def test_operations_without_a_deterministic_form_are_named_once():
 def test_kernels_are_ranked_by_their_time_on_the_device():
     def average(key, where, count, microseconds, annotation=False):
         clocks = {"self_device_time_total": microseconds, "self_cpu_time_total": 1}
-        return SimpleNamespace(key=key, device_type=where, count=count, is_user_annotation=annotation, **clocks)
+        return SimpleNamespace(
+            key=key, device_type=where, count=count, is_user_annotation=annotation, **clocks
+        )
 
     averages = [
         average("aten::conv", DeviceType.CPU, 4, 900),  # whose kernels are counted by themselves
@@ -185,9 +221,19 @@ def test_kernels_are_ranked_by_their_time_on_the_device():
 
 def test_without_cuda_it_is_one_line(tmp_path):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHON": gpu.sys.executable}
-    done = subprocess.run(["sh", str(BENCHMARKS / "gpu.sh")], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["sh", str(BENCHMARKS / "gpu.sh")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     (line,) = (done.stdout + done.stderr).splitlines()
-    assert done.returncode == 2 and line.startswith("error: --device cuda: torch finds no CUDA here") and not list(tmp_path.iterdir())
+    assert (
+        done.returncode == 2
+        and line.startswith("error: --device cuda: torch finds no CUDA here")
+        and not list(tmp_path.iterdir())
+    )
 
 
 def test_sizes_must_be_those_of_the_data_set():

@@ -36,7 +36,9 @@ def line(call, *names):
     with pytest.raises(UserError) as caught:
         call()
     message = str(caught.value)
-    assert message.isprintable() and len(message) < 600 and all(str(name) in message for name in names), message
+    assert (
+        message.isprintable() and len(message) < 600 and all(str(name) in message for name in names)
+    ), message
     return message
 
 
@@ -58,14 +60,20 @@ def external(file):
 
 
 def virtual(file):
-    other = write(Path(file.filename).with_name("other.h5"), lambda other: other.create_dataset("x", (4, 4), "f4"))
+    other = write(
+        Path(file.filename).with_name("other.h5"),
+        lambda other: other.create_dataset("x", (4, 4), "f4"),
+    )
     layout = h5py.VirtualLayout((4, 4), np.float32)
     layout[:] = h5py.VirtualSource(str(other), "x", (4, 4))
     file.create_virtual_dataset("image", layout)
 
 
 def linked(file):
-    other = write(Path(file.filename).with_name("other.h5"), lambda other: other.create_dataset("x", (4, 4), "f4"))
+    other = write(
+        Path(file.filename).with_name("other.h5"),
+        lambda other: other.create_dataset("x", (4, 4), "f4"),
+    )
     file["image"] = h5py.ExternalLink(str(other), "x")
 
 
@@ -86,18 +94,34 @@ def unknown_filter(file):
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_chunk((4, 4))
     plist.set_filter(33333, h5py.h5z.FLAG_OPTIONAL, ())
-    item = h5py.h5d.create(file.id, b"image", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((4, 4)), plist)
+    item = h5py.h5d.create(
+        file.id, b"image", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((4, 4)), plist
+    )
     item.write_direct_chunk((0, 0), bytes(64), filter_mask=0)
 
 
 @pytest.mark.parametrize(
     "fill, says",
     [
-        (lambda file: file.create_dataset("image", (2**40,), "f4", chunks=(1024,)), "claims 4096 GiB"),
-        (lambda file: file.create_dataset("image", (2**20, 2**20, 2**20), "f8", chunks=(8, 8, 8)), "more than the file can hold"),
-        (lambda file: file.create_dataset("image", data=h5py.Empty("f4")), "no data set of numbers"),
+        (
+            lambda file: file.create_dataset("image", (2**40,), "f4", chunks=(1024,)),
+            "claims 4096 GiB",
+        ),
+        (
+            lambda file: file.create_dataset(
+                "image", (2**20, 2**20, 2**20), "f8", chunks=(8, 8, 8)
+            ),
+            "more than the file can hold",
+        ),
+        (
+            lambda file: file.create_dataset("image", data=h5py.Empty("f4")),
+            "no data set of numbers",
+        ),
         (dates, "no data set of numbers"),
-        (lambda file: file.update({"\x1b[31mred\n": np.zeros(1)}), r"found: '\x1b[31mred\n', label"),
+        (
+            lambda file: file.update({"\x1b[31mred\n": np.zeros(1)}),
+            r"found: '\x1b[31mred\n', label",
+        ),
         (unknown_filter, "not a readable HDF5 file"),
         (external, "'image' leads to another file"),
         (virtual, "'image' leads to another file"),
@@ -114,7 +138,12 @@ def test_good_files_are_read_whatever_their_size(tmp_path):
     """An empty label of 64 MiB in a compressed file of a few kB is no forgery; nor is an attribute that numpy has no type for a fault."""
     path = tmp_path / "case.h5"
     with h5py.File(path, "w") as file:
-        file.create_dataset("label", data=np.zeros((512, 512, 400), np.uint8), compression="gzip", compression_opts=9)
+        file.create_dataset(
+            "label",
+            data=np.zeros((512, 512, 400), np.uint8),
+            compression="gzip",
+            compression_opts=9,
+        )
         space = h5py.h5s.create(h5py.h5s.SCALAR)
         h5py.h5a.create(file.id, b"when", h5py.h5t.UNIX_D32LE, space)
         file.attrs["spacing_mm"] = (1.0, 2.0, 3.0)
@@ -127,12 +156,27 @@ def test_good_files_are_read_whatever_their_size(tmp_path):
 def test_a_full_disk_while_hdf5_is_written_is_one_line(tmp_path):
     """h5py raises on closing, and the process died of it when it ended: so the scripts themselves, in processes of their own."""
     done = subprocess.run(
-        [sys.executable, CODE / "make_phantom.py", "--root", tmp_path / "data", "--train", "2", "--val", "1", "--test", "1"],
+        [
+            sys.executable,
+            CODE / "make_phantom.py",
+            "--root",
+            tmp_path / "data",
+            "--train",
+            "2",
+            "--val",
+            "1",
+            "--test",
+            "1",
+        ],
         **{"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 120},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),
     )
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: "), done
-    assert "File too large" in done.stderr and "Traceback" not in done.stderr and not list(tmp_path.rglob(".*"))
+    assert (
+        "File too large" in done.stderr
+        and "Traceback" not in done.stderr
+        and not list(tmp_path.rglob(".*"))
+    )
 
 
 def test_a_failed_write_leaves_the_file_that_was_there(tmp_path, monkeypatch):
@@ -145,7 +189,11 @@ def test_a_failed_write_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
-        line(lambda: write_coarse(path, np.random.default_rng(0).random((64, 64)), label, label, {}), path, "File too large")
+        line(
+            lambda: write_coarse(path, np.random.default_rng(0).random((64, 64)), label, label, {}),
+            path,
+            "File too large",
+        )
         with pytest.raises(OSError):
             write_hdf5(path, {"image": np.random.default_rng(0).random((64, 64))}, {})
     finally:
@@ -184,10 +232,18 @@ def test_marks_and_line_ends_of_windows(tmp_path):
     assert list_lines(path) == ["patient001", "patient 2", "Herz_ä"]
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo], ids=["folder", "broken link", "pipe"])
+@pytest.mark.parametrize(
+    "make",
+    [Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo],
+    ids=["folder", "broken link", "pipe"],
+)
 def test_a_list_that_is_no_file_is_no_reason_to_take_the_repositorys(tmp_path, make):
     make(tmp_path / "val.list")
-    line(lambda: ACDC.read_list(tmp_path, "val.list"), tmp_path / "val.list", "not a readable text file")
+    line(
+        lambda: ACDC.read_list(tmp_path, "val.list"),
+        tmp_path / "val.list",
+        "not a readable text file",
+    )
     line(lambda: list_lines(tmp_path / "val.list"), tmp_path / "val.list")
 
 
@@ -206,7 +262,11 @@ def test_a_plan_stays_in_its_folder():
         "lists": {"train": "train.list"}, "version": 1,
     }  # fmt: skip
     Plan.from_dict(json.loads(json.dumps(plan)))
-    for changes in ({"file": "../{}.h5"}, {"slice_file": "/tmp/{}.h5"}, {"lists": {"train": "../../train.list"}}):
+    for changes in (
+        {"file": "../{}.h5"},
+        {"slice_file": "/tmp/{}.h5"},
+        {"lists": {"train": "../../train.list"}},
+    ):
         with pytest.raises(ValueError, match="leads out of the folder"):
             Plan.from_dict(plan | changes)
 
@@ -229,14 +289,20 @@ def test_numbers_out_of_this_world(flags, says):
 
 
 def test_patches_batches_and_processes_that_no_machine_has():
-    line(lambda: check_patch(build_network(ACDC, "unet", {}), (10**9, 10**9)), "--patch_size 1000000000 1000000000", "smaller sides")
+    line(
+        lambda: check_patch(build_network(ACDC, "unet", {}), (10**9, 10**9)),
+        "--patch_size 1000000000 1000000000",
+        "smaller sides",
+    )
     line(lambda: check_patch(build_network(LA, "VNet", {}), (10**9,) * 3), "smaller sides")
     check_patch(build_network(LA_PAGE.facts, "VNet", {}), (112, 112, 80))
     line(lambda: check_batch(2**40, 2**39), "--batch_size", "lower it")
     line(lambda: check_processes("workers", 1000), "--workers 1000", "at most")
 
 
-@pytest.mark.parametrize("error", [OSError(36, "File name too long", "xxx"), MemoryError("Unable to allocate 7 TiB")])
+@pytest.mark.parametrize(
+    "error", [OSError(36, "File name too long", "xxx"), MemoryError("Unable to allocate 7 TiB")]
+)
 def test_what_the_system_refuses_is_one_line(capsys, error):
     def main():
         raise error
@@ -255,7 +321,9 @@ def test_leftovers_are_swept_and_nothing_else(tmp_path):
     folder = tmp_path / "deep" / "down"
     folder.mkdir(parents=True)
     left = unfinished(folder / "case.h5", 99999999)
-    mine = [folder / name for name in (".2024-notes.txt", ".unfinished-thesis.txt", "my.unfinished")]
+    mine = [
+        folder / name for name in (".2024-notes.txt", ".unfinished-thesis.txt", "my.unfinished")
+    ]
     mine.append(unfinished(folder / "x", os.getpid()))
     others = folder / ".unfinished-00000000-99999999-case.h5"  # another machine's
     for path in (left, others, *mine):

@@ -53,12 +53,37 @@ def register(root, output, monkeypatch):
     """The registration up to where its work begins."""
     monkeypatch.setattr(registration, "_make", lambda *_: {})
     monkeypatch.setattr(registration, "report", lambda *_: None)
-    flags = ["--labelnum", "1", "--planes", "middle", "middle", "--dataset", "LA", "--output_dir", str(output)]
+    flags = [
+        "--labelnum",
+        "1",
+        "--planes",
+        "middle",
+        "middle",
+        "--dataset",
+        "LA",
+        "--output_dir",
+        str(output),
+    ]
     registration.register([*flags, "--root_path", str(root)])
 
 
-@pytest.mark.parametrize("program", ["phantom", "test", "export", "page", "scores", "check", "registration", "registered data", "hashes"])
-def test_every_program_sweeps_where_it_writes(program, best, raw, phantom_root, la_root, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "program",
+    [
+        "phantom",
+        "test",
+        "export",
+        "page",
+        "scores",
+        "check",
+        "registration",
+        "registered data",
+        "hashes",
+    ],
+)
+def test_every_program_sweeps_where_it_writes(
+    program, best, raw, phantom_root, la_root, tmp_path, monkeypatch
+):
     out, data, cache = tmp_path / "out", tmp_path / "data", tmp_path / "edge-guided-copy-paste"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     labels = ["--predictions", str(raw / "labelsTr"), "--labels", str(data)]
@@ -88,7 +113,9 @@ def test_every_program_sweeps_where_it_writes(program, best, raw, phantom_root, 
 def test_scratch_of_killed_processes_goes_and_nothing_else(tmp_path, monkeypatch):
     """Folders among the system's temporary files: of this machine's ended processes, not through a link, not of living ones."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left, living, notes = (unfinished(tmp_path / "workers-x", process) for process in (DEAD, os.getppid(), DEAD - 1))
+    left, living, notes = (
+        unfinished(tmp_path / "workers-x", process) for process in (DEAD, os.getppid(), DEAD - 1)
+    )
     for folder in (left, living, tmp_path / "thesis"):
         folder.mkdir()
         (folder / "file").write_text("x")
@@ -99,7 +126,11 @@ def test_scratch_of_killed_processes_goes_and_nothing_else(tmp_path, monkeypatch
         assert set(tmp_path.iterdir()) == {living, notes, tmp_path / "thesis", scratched}
         remove_unfinished(tmp_path, below=False)
         assert scratched.is_dir()
-    assert not scratched.exists() and (tmp_path / "thesis" / "file").exists() and (living / "file").exists()
+    assert (
+        not scratched.exists()
+        and (tmp_path / "thesis" / "file").exists()
+        and (living / "file").exists()
+    )
     with scratch("a") as one, scratch("a") as other:
         assert one != other and one.is_dir()
 

@@ -41,7 +41,9 @@ def test_days_are_printed_as_hours():
 
 
 def test_the_end_of_the_terminal_saves_as_sigterm_does_but_not_under_nohup():
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup themselves
+    before = signal.signal(
+        signal.SIGHUP, signal.SIG_DFL
+    )  # these tests may run under nohup themselves
     try:
         with StopSignals() as signals:
             os.kill(os.getpid(), signal.SIGHUP)
@@ -64,7 +66,10 @@ def test_the_end_of_the_terminal_saves_as_sigterm_does_but_not_under_nohup():
             RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
             "a process that prepares batches ended unexpectedly .*num_workers",
         ),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "ended unexpectedly"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            "ended unexpectedly",
+        ),
         (RuntimeError("DataLoader timed out after 1800 seconds"), "no batch for 30 minutes"),
         (MemoryError("Unable to allocate 3 TiB for an array"), "out of memory: lower --batch_size"),
         (
@@ -100,9 +105,13 @@ def test_a_file_that_vanishes_while_a_worker_reads_it_is_one_line(la_root, tmp_p
     begin = CopyPastePretrain.begin
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CopyPastePretrain, "begin", lambda phase: (path.unlink(), begin(phase))[1])
-        with pytest.raises(UserError, match=r"mri_norm2.h5: no such file, though a case list names it$") as caught:
+        with pytest.raises(
+            UserError, match=r"mri_norm2.h5: no such file, though a case list names it$"
+        ) as caught:
             helpers.train(la.PAGE, root, tmp_path / "out", **numbers)
-    assert caught.traceback and not multiprocessing.active_children()  # else Python would wait for the worker for ever
+    assert (
+        caught.traceback and not multiprocessing.active_children()
+    )  # else Python would wait for the worker for ever
 
 
 def test_a_hang_is_told_until_it_is_over():
@@ -135,7 +144,9 @@ def test_a_slow_pace_is_told_once_and_again_when_it_is_worse_or_comes_back():
 
 
 def test_why_steps_may_be_slow():
-    assert "waits for batches" in reason(waited=0.6, load=9, cores=2) and "--num_workers" in reason(0.6, 9, 2)
+    assert "waits for batches" in reason(waited=0.6, load=9, cores=2) and "--num_workers" in reason(
+        0.6, 9, 2
+    )
     assert "9 threads want this machine's 2 cores" in reason(waited=0.1, load=9, cores=2)
     assert "hot" in reason(waited=0.1, load=2, cores=2)
 
@@ -161,7 +172,9 @@ def test_steps_that_become_slow_are_told_by_their_median(monkeypatch):
     steps(40, 0.5)
     assert not said
     steps(20, 2.0, every=10)  # a device that is waited for every 10 steps
-    assert len(said) == 1 and said[0].startswith("warning: self_train: a step takes 2 s now, 0.5 s at its fastest; 80% of it waits")
+    assert len(said) == 1 and said[0].startswith(
+        "warning: self_train: a step takes 2 s now, 0.5 s at its fastest; 80% of it waits"
+    )
 
 
 # several processes
@@ -197,19 +210,25 @@ def _interrupted(rank, ports, root, output):
 
 
 @pytest.mark.long
-def test_two_processes_stopped_between_validations_end_bit_for_bit_where_they_would_have(phantom_root, tmp_path):
+def test_two_processes_stopped_between_validations_end_bit_for_bit_where_they_would_have(
+    phantom_root, tmp_path
+):
     """Each has batch-norm statistics of its own there, teachers of both: they were averaged, and the main process's taken for all."""
     assert together(_interrupted, phantom_root, tmp_path) == [0, 0]
     assert_same(stages(tmp_path / "stopped"), stages(tmp_path / "whole"))
     first, second = stages(tmp_path / "whole")["self_train/last.pth"]["buffers"]
-    assert any(not torch.equal(first["ema_teacher"][key], second["ema_teacher"][key]) for key in first["ema_teacher"])
+    assert any(
+        not torch.equal(first["ema_teacher"][key], second["ema_teacher"][key])
+        for key in first["ema_teacher"]
+    )
 
 
 def _deserted(rank, ports, root, output):
     if rank == 1:
         stop_at(CopyPastePretrain, 0, lambda: os._exit(9))
     with pytest.raises(
-        UserError, match=r"another process of this run has ended; the last checkpoint is kept: start the same command again$"
+        UserError,
+        match=r"another process of this run has ended; the last checkpoint is kept: start the same command again$",
     ):
         train_at(ports[0], root, output)
 

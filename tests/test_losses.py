@@ -10,19 +10,37 @@ PIECES = pieces()
 PANCREAS, PANCREAS_PRE = (Loss({"dice": share, "ce": 1 - share}, dice_3d) for share in (0.42, 0.55))
 
 
-@pytest.mark.parametrize("name, weights", [("unlabelled_outside", (0.5, 1.0)), ("labelled_outside", (1.0, 0.5)), ("pretrain", (1.0, 1.0))])
+@pytest.mark.parametrize(
+    "name, weights",
+    [
+        ("unlabelled_outside", (0.5, 1.0)),
+        ("labelled_outside", (1.0, 0.5)),
+        ("pretrain", (1.0, 1.0)),
+    ],
+)
 def test_mix_loss_as_published(name, weights):
-    logits, outside, inside, mask = (PIECES[f"mix_2d.{key}"] for key in ("logits", "outside", "inside", "mask"))
+    logits, outside, inside, mask = (
+        PIECES[f"mix_2d.{key}"] for key in ("logits", "outside", "inside", "mask")
+    )
     parts = LOSS_2D.mixed(logits, outside, inside, mask.float(), *weights)
-    torch.testing.assert_close(torch.stack([parts["dice"], parts["ce"]]), PIECES[f"mix_2d.dice_ce_{name}"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        torch.stack([parts["dice"], parts["ce"]]),
+        PIECES[f"mix_2d.dice_ce_{name}"],
+        rtol=1e-6,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("name, loss", [("la", LOSS_3D), ("pancreas", PANCREAS)])
 @pytest.mark.parametrize("outer, weights", [("labelled", (1.0, 0.5)), ("unlabelled", (0.5, 1.0))])
 def test_mix_loss_of_volumes_as_published(name, loss, outer, weights):
-    logits, outside, inside, mask = (PIECES[f"mix_3d.{key}"] for key in ("logits", "outside", "inside", "mask"))
+    logits, outside, inside, mask = (
+        PIECES[f"mix_3d.{key}"] for key in ("logits", "outside", "inside", "mask")
+    )
     parts = loss.mixed(logits, outside, inside, mask.float(), *weights)
-    torch.testing.assert_close(loss.scalars(parts)["loss"], PIECES[f"mix_3d.{name}_{outer}_outside"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        loss.scalars(parts)["loss"], PIECES[f"mix_3d.{name}_{outer}_outside"], rtol=1e-6, atol=1e-6
+    )
 
 
 def test_whole_loss_of_volumes_as_published():
@@ -54,7 +72,11 @@ def prediction(probabilities):
 def test_dice_of_volumes_by_hand():
     """One sample, two voxels, the second masked away: p(1) = .5, truth 1. Class 0: 0 of .5, class 1: 2 * .5 of 1.5."""
     p1 = torch.tensor([[[[0.5, 1.0]]]])  # (N, X, Y, Z)
-    loss = dice_3d(prediction(torch.stack([1 - p1, p1], 1)), one_hot(torch.ones(1, 1, 1, 2).long(), 2), torch.tensor([[[1.0, 0.0]]]))
+    loss = dice_3d(
+        prediction(torch.stack([1 - p1, p1], 1)),
+        one_hot(torch.ones(1, 1, 1, 2).long(), 2),
+        torch.tensor([[[1.0, 0.0]]]),
+    )
     assert loss.item() == pytest.approx(1 - (0 + 1 / 1.5) / 2, abs=1e-4)
 
 
@@ -65,7 +87,11 @@ def test_dice_by_hand():
     """
     p1 = torch.tensor([[[0.5, 1.0]]])  # (N, H, W)
     probabilities = torch.stack([1 - p1, p1], 1)
-    loss = dice_2d(prediction(probabilities), one_hot(torch.ones(1, 1, 2).long(), 2), torch.tensor([[1.0, 0.0]]))
+    loss = dice_2d(
+        prediction(probabilities),
+        one_hot(torch.ones(1, 1, 2).long(), 2),
+        torch.tensor([[1.0, 0.0]]),
+    )
     assert loss.item() == pytest.approx((1 + (1 - 1.0 / 1.25)) / 2, abs=1e-6)
 
 
@@ -81,6 +107,9 @@ def test_whole_loss_by_the_plain_formula():
     truth = F.one_hot(label, 4).permute(0, 3, 1, 2).float()
     p = logits.softmax(1)
     by_class = [
-        1 - (2 * (p[:, k] * truth[:, k]).sum() + 1e-10) / (p[:, k].square().sum() + truth[:, k].square().sum() + 1e-10) for k in range(4)
+        1
+        - (2 * (p[:, k] * truth[:, k]).sum() + 1e-10)
+        / (p[:, k].square().sum() + truth[:, k].square().sum() + 1e-10)
+        for k in range(4)
     ]
     torch.testing.assert_close(whole["dice"], torch.stack(by_class).mean())

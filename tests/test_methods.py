@@ -27,12 +27,24 @@ def box(total=10, kind="dynamic"):
 def dual_teacher(student=None, refresh=REFRESH, u_weight=0.5):
     torch.manual_seed(0)
     student = student or net_factory("unet", egm="none")
-    return DualTeacher(student, LOSS_2D, acdc.PAGE.pasting, box(), u_weight, ema_decay=0.9, ema_scope="state", refresh=refresh)
+    return DualTeacher(
+        student,
+        LOSS_2D,
+        acdc.PAGE.pasting,
+        box(),
+        u_weight,
+        ema_decay=0.9,
+        ema_scope="state",
+        refresh=refresh,
+    )
 
 
 def batch(n=4, size=32):
     torch.manual_seed(1)
-    return {"image": torch.rand(2 * n, 1, size, size), "label": torch.randint(0, 4, (n, size, size))}
+    return {
+        "image": torch.rand(2 * n, 1, size, size),
+        "label": torch.randint(0, 4, (n, size, size)),
+    }
 
 
 def test_pretraining_pastes_the_second_half_into_the_first():
@@ -52,7 +64,11 @@ def test_self_training_step_as_the_paper_writes_it():
     student, data = Recorder(), batch(4)
     phase = dual_teacher(student)
     losses = added(phase.losses(data, step=7))
-    (la, lb), (ya, yb), (ua, ub) = data["image"][:4].split(2), data["label"].split(2), data["image"][4:].split(2)
+    (la, lb), (ya, yb), (ua, ub) = (
+        data["image"][:4].split(2),
+        data["label"].split(2),
+        data["image"][4:].split(2),
+    )
     mask = box().mask(la, 7)
     pa, pb = (class_pseudo_label(student(u))() for u in (ua, ub))
     mixed = ua * mask + la * (1 - mask), lb * mask + ub * (1 - mask)
@@ -60,7 +76,9 @@ def test_self_training_step_as_the_paper_writes_it():
         torch.testing.assert_close(seen, image)
     first = LOSS_2D.mixed(student(mixed[0]), pa, ya, mask, 0.5, 1.0)
     second = LOSS_2D.mixed(student(mixed[1]), yb, pb, mask, 1.0, 0.5)
-    torch.testing.assert_close(losses["loss"], (first["dice"] + second["dice"] + first["ce"] + second["ce"]) / 2)
+    torch.testing.assert_close(
+        losses["loss"], (first["dice"] + second["dice"] + first["ce"] + second["ce"]) / 2
+    )
 
 
 def test_the_unlabelled_loss_reaches_the_student_and_no_teacher():
@@ -75,7 +93,10 @@ def test_the_unlabelled_loss_reaches_the_student_and_no_teacher():
         gradients.append([p.grad for p in phase.student.parameters()])
         for before, teacher in zip(teachers, phase.teachers, strict=True):
             assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
-            assert all(torch.equal(a, b) for a, b in zip(before.parameters(), teacher.parameters(), strict=True))
+            assert all(
+                torch.equal(a, b)
+                for a, b in zip(before.parameters(), teacher.parameters(), strict=True)
+            )
     assert all(g is not None for pair in gradients for g in pair)
     changed = [not torch.equal(a, b) for a, b in zip(*gradients, strict=True)]
     assert all(changed[-2:]) and sum(changed) > len(changed) / 2
@@ -114,7 +135,10 @@ def test_teachers_stay_in_training_mode_and_start_as_the_student():
         next(phase.student.parameters()).add_(1)
     phase.begin()
     for teacher in phase.teachers:
-        assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), phase.student.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(teacher.parameters(), phase.student.parameters(), strict=True)
+        )
 
 
 def test_the_dynamic_teacher_follows_the_student_and_the_static_one_stays():
@@ -125,7 +149,9 @@ def test_the_dynamic_teacher_follows_the_student_and_the_static_one_stays():
             phase.student.scale.fill_(10.0 * (step + 1))
         phase.after_step(step)
     assert static.scale.item() == 5
-    assert dynamic.scale.item() == pytest.approx(5 * 0.9**5 + sum(0.1 * 0.9 ** (4 - k) * 10 * (k + 1) for k in range(5)))
+    assert dynamic.scale.item() == pytest.approx(
+        5 * 0.9**5 + sum(0.1 * 0.9 ** (4 - k) * 10 * (k + 1) for k in range(5))
+    )
     for step in (0, 1):  # the interval is 2
         phase.after_iteration(step)
     assert static.scale.item() == 50
@@ -158,7 +184,9 @@ def test_supervised_uses_the_labelled_images_alone():
     data = batch()
     losses = phase.losses({"image": data["image"][:4], "label": data["label"]}, step=0)
     losses["loss"].backward()
-    assert losses["loss"].item() == pytest.approx((losses["loss_dice"] + losses["loss_ce"]).item() / 2)
+    assert losses["loss"].item() == pytest.approx(
+        (losses["loss_dice"] + losses["loss_ce"]).item() / 2
+    )
 
 
 def test_state_brings_the_phase_back():
@@ -170,13 +198,22 @@ def test_state_brings_the_phase_back():
     other.load_state_dict(phase.state_dict())
     assert (other.interval, other.counter) == (3, 1)
     for a, b in zip(phase.teachers, other.teachers, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(x, y)
+            for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+        )
 
 
 def test_paste_takes_images_and_labels():
     mask = torch.tensor([[1.0, 0.0]])
-    assert torch.equal(paste(torch.zeros(2, 1, 1, 2), torch.ones(2, 1, 1, 2), mask)[:, 0, 0], torch.tensor([[0.0, 1.0]] * 2))
-    assert paste(torch.zeros(2, 1, 2).long(), torch.ones(2, 1, 2).long(), mask).tolist() == [[[0, 1]]] * 2
+    assert torch.equal(
+        paste(torch.zeros(2, 1, 1, 2), torch.ones(2, 1, 1, 2), mask)[:, 0, 0],
+        torch.tensor([[0.0, 1.0]] * 2),
+    )
+    assert (
+        paste(torch.zeros(2, 1, 2).long(), torch.ones(2, 1, 2).long(), mask).tolist()
+        == [[[0, 1]]] * 2
+    )
 
 
 def test_the_box_moves_with_the_step_alone():
@@ -190,7 +227,9 @@ def test_pictures_show_the_last_mixed_image():
     phase = dual_teacher(Recorder())
     added(phase.losses(batch(), 0))
     pictures = phase.pictures()
-    assert {name: tuple(x.shape) for name, x in pictures.items()} == dict.fromkeys(("image", "prediction", "label"), (32, 32))
+    assert {name: tuple(x.shape) for name, x in pictures.items()} == dict.fromkeys(
+        ("image", "prediction", "label"), (32, 32)
+    )
     assert torch.equal(pictures["prediction"], (3 * pictures["image"]).round().long())
 
 
@@ -200,6 +239,10 @@ def test_crossed_halves_of_the_pancreas_step():
     pasting = dataclasses.replace(pancreas.PAGE.pasting, pseudo_label=class_pseudo_label)
     phase = DualTeacher(student, LOSS_2D, pasting, box(), 0.5, 0.99, "parameters", None)
     added(phase.losses(data, 2))
-    (la, lb), (ua, ub), mask = data["image"][:4].split(2), data["image"][4:].split(2), box().mask(data["image"], 2)
+    (la, lb), (ua, ub), mask = (
+        data["image"][:4].split(2),
+        data["image"][4:].split(2),
+        box().mask(data["image"], 2),
+    )
     torch.testing.assert_close(student.seen[0], ua * mask + lb * (1 - mask))
     torch.testing.assert_close(student.seen[1], la * mask + ub * (1 - mask))

@@ -49,7 +49,12 @@ def mask_pairs(draw):
 @given(mask_pairs())
 def test_equals_medpy(case):
     prediction, truth, spacing = case
-    np.testing.assert_allclose(values(mask_metrics(prediction, truth, spacing)), by_medpy(prediction, truth, spacing), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        values(mask_metrics(prediction, truth, spacing)),
+        by_medpy(prediction, truth, spacing),
+        rtol=1e-9,
+        atol=1e-9,
+    )
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)
@@ -87,7 +92,9 @@ def test_drawn_example():
     assert scores.dice == pytest.approx(2 * 2 / (4 + 3))
     assert scores.jaccard == pytest.approx(2 / 5)
     assert scores.asd == pytest.approx(1.0)
-    assert scores.hd95 == pytest.approx(np.percentile([0, 0, 0, 0, 1, 2, 2], 95)) == pytest.approx(2.0)
+    assert (
+        scores.hd95 == pytest.approx(np.percentile([0, 0, 0, 0, 1, 2, 2], 95)) == pytest.approx(2.0)
+    )
     # The other way round the mean is over 0 0 1.
     assert mask_metrics(truth, prediction, (2.0, 1.0)).asd == pytest.approx(1 / 3)
 
@@ -177,7 +184,9 @@ def test_wrong_shapes_are_refused(shapes):
         mask_metrics(np.ones(shapes[0]), np.ones(shapes[1]))
 
 
-@pytest.mark.parametrize("spacing", [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, math.nan), (1.0, math.inf), 1.0])
+@pytest.mark.parametrize(
+    "spacing", [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, math.nan), (1.0, math.inf), 1.0]
+)
 def test_wrong_spacing_is_refused(spacing):
     with pytest.raises(ValueError, match="spacing"):
         mask_metrics(np.ones((2, 2)), np.ones((2, 2)), spacing)

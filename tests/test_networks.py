@@ -59,28 +59,42 @@ def test_inputs_the_network_cannot_take():
 
 
 @pytest.mark.parametrize(
-    "name, egm, upsampling", [("vnet", "published", "published"), ("unet", "other", "published"), ("unet", "none", "cubic")]
+    "name, egm, upsampling",
+    [("vnet", "published", "published"), ("unet", "other", "published"), ("unet", "none", "cubic")],
 )
 def test_unknown_names_are_errors(name, egm, upsampling):
     with pytest.raises(ValueError, match="unknown"):
         net_factory(name, egm=egm, upsampling=upsampling)
 
 
-@pytest.mark.parametrize("egm, published, other", [("published", "nearest", "bilinear"), ("none", "bilinear", "nearest")])
+@pytest.mark.parametrize(
+    "egm, published, other", [("published", "nearest", "bilinear"), ("none", "bilinear", "nearest")]
+)
 def test_upsampling_as_published(egm, published, other):
     """Nearest with edge-guided modules, bilinear without: BCP's own U-Net, whose state dict has the same keys either way."""
-    nets = [net_factory("unet", egm=egm, upsampling=upsampling).eval() for upsampling in ("published", published, other)]
+    nets = [
+        net_factory("unet", egm=egm, upsampling=upsampling).eval()
+        for upsampling in ("published", published, other)
+    ]
     for net in nets:
         import_state_dict(net, filled_state_dict("unet_bcp" if egm == "none" else "unet"))
-    default, same, different = (net(torch.linspace(0, 1, 80 * 96).view(1, 1, 80, 96)) for net in nets)
+    default, same, different = (
+        net(torch.linspace(0, 1, 80 * 96).view(1, 1, 80, 96)) for net in nets
+    )
     assert torch.equal(default, same) and not torch.allclose(default, different, atol=1e-3)
 
 
-@pytest.mark.parametrize("egm, published", [("published", "unet"), ("corrected", "unet"), ("none", "unet_bcp")])
+@pytest.mark.parametrize(
+    "egm, published", [("published", "unet"), ("corrected", "unet"), ("none", "unet_bcp")]
+)
 @pytest.mark.parametrize("wrap", ["plain", "module", "net"])
 def test_published_state_dict_loads(egm, published, wrap):
     weights = filled_state_dict(published)
-    wrapped = {"plain": weights, "module": {f"module.{k}": v for k, v in weights.items()}, "net": {"net": weights, "opt": {}}}[wrap]
+    wrapped = {
+        "plain": weights,
+        "module": {f"module.{k}": v for k, v in weights.items()},
+        "net": {"net": weights, "opt": {}},
+    }[wrap]
     net = net_factory("unet", egm=egm)
     import_state_dict(net, wrapped)
     for key, value in net.state_dict().items():
@@ -92,7 +106,9 @@ def test_state_dicts_that_do_not_fit():
     with pytest.raises(ValueError, match=r"unexpected key .compute_edge_feature"):
         import_state_dict(net_factory("unet", egm="none"), weights)
     with pytest.raises(ValueError, match=r"lacks key 'decoder\.out_conv\.bias'"):
-        import_state_dict(net_factory("unet"), {k: v for k, v in weights.items() if k != "decoder.out_conv.bias"})
+        import_state_dict(
+            net_factory("unet"), {k: v for k, v in weights.items() if k != "decoder.out_conv.bias"}
+        )
     with pytest.raises(ValueError, match=r"'decoder\.out_conv\.\w+' is \(4.*expected \(3"):
         import_state_dict(net_factory("unet", class_num=3), weights)
     with pytest.raises(ValueError, match="not a state dict"):
@@ -102,7 +118,11 @@ def test_state_dicts_that_do_not_fit():
 def test_module_equals_the_plain_formula_with_its_gradients():
     """The module shares x * p and one smoothed map between its parts; values and gradients are those of the paper's formula."""
     torch.manual_seed(0)
-    egm, x, edge = EdgeGuidedModule(16).double(), torch.randn(2, 16, 20, 24).double(), torch.rand(2, 1, 40, 48).double()
+    egm, x, edge = (
+        EdgeGuidedModule(16).double(),
+        torch.randn(2, 16, 20, 24).double(),
+        torch.rand(2, 1, 40, 48).double(),
+    )
 
     def plain(x):
         p = torch.sigmoid(x)

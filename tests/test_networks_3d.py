@@ -9,7 +9,11 @@ from networks.net_factory_la_ega import net_factory
 from networks.published import import_state_dict
 
 PIECES = pieces()
-PUBLISHED = [("vnet_la", "VNet", "published"), ("vnet_la", "VNet", "corrected"), ("vnet_pancreas", "VNet_pancreas", "published")]
+PUBLISHED = [
+    ("vnet_la", "VNet", "published"),
+    ("vnet_la", "VNet", "corrected"),
+    ("vnet_pancreas", "VNet_pancreas", "published"),
+]
 PUBLISHED += [("vnet_cogrnet", "VNet", "none"), ("vnet_pancreas_bcp", "VNet_pancreas", "none")]
 
 
@@ -49,7 +53,10 @@ def test_edge_guided_module_as_published(edge_map, channels, prefix):
 def test_module_equals_the_plain_formula_with_its_gradients(channels, variant, layout):
     """Folded edge path, one-channel band, recomputed answers: values and gradients are those of the published chain of layers."""
     torch.manual_seed(0)
-    egm, conv_adjust = EdgeGuidedModule3d(channels, variant, 0.0, 0.0).double(), EdgeMap3d().conv_adjust.double()
+    egm, conv_adjust = (
+        EdgeGuidedModule3d(channels, variant, 0.0, 0.0).double(),
+        EdgeMap3d().conv_adjust.double(),
+    )
     x, edge = torch.randn(2, channels, 5, 6, 4).double(), torch.rand(2, 1, 10, 12, 8).double()
 
     def plain(x):
@@ -58,7 +65,11 @@ def test_module_equals_the_plain_formula_with_its_gradients(channels, variant, l
         e = e if channels == 128 else egm.get_submodule(f"adjust_128_to_{channels}")(e)
         fused = egm.fusion_conv(torch.cat([x * (1 - p), x * laplacian_band(p, variant), x * e], 1))
         x = egm.cbam.ChannelGate(fused * egm.attention(fused) + x)
-        return x * torch.sigmoid(egm.cbam.SpatialGate.spatial(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)))
+        return x * torch.sigmoid(
+            egm.cbam.SpatialGate.spatial(
+                torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)
+            )
+        )
 
     learning = [p for p in (*egm.parameters(), *conv_adjust.parameters()) if p.requires_grad]
     results = []
@@ -73,7 +84,10 @@ def test_module_equals_the_plain_formula_with_its_gradients(channels, variant, l
 @pytest.mark.parametrize("channels, kernel", [(16, 3), (2, 7)])
 def test_one_channel_convolution_by_planes(channels, kernel):
     torch.manual_seed(0)
-    conv, x = torch.nn.Conv3d(channels, 1, kernel, padding=kernel // 2).double(), torch.randn(2, channels, 5, 8, 9).double()
+    conv, x = (
+        torch.nn.Conv3d(channels, 1, kernel, padding=kernel // 2).double(),
+        torch.randn(2, channels, 5, 8, 9).double(),
+    )
     results = []
     for function in (lambda x: to_one_channel(x, conv), conv):
         leaf = x.clone().requires_grad_()
@@ -87,7 +101,10 @@ def test_corrected_band_and_edges():
     """On a ramp a right band averages to zero inside and all edges are equally strong; published, the band lives in one octant alone."""
     ramp = torch.arange(16.0).view(16, 1, 1).expand(1, 1, 16, 16, 16) / 16
     inside = (..., slice(4, -4), slice(4, -4), slice(4, -4))
-    means = {v: F.avg_pool3d(laplacian_band(ramp, v), 2)[..., 2:-2, 2:-2, 2:-2].abs().max() for v in ("published", "corrected")}
+    means = {
+        v: F.avg_pool3d(laplacian_band(ramp, v), 2)[..., 2:-2, 2:-2, 2:-2].abs().max()
+        for v in ("published", "corrected")
+    }
     assert means["corrected"] < 0.04 and means["published"] > 0.4
     assert smooth_part_3d(ramp, "published")[..., 9:, :, :].abs().max() == 0
     along = [EdgeMap3d(v)(ramp)[inside].mean().item() for v in ("published", "corrected")]
@@ -107,7 +124,9 @@ def test_published_state_dict_loads(published, name, egm, wrap):
     weights = filled_state_dict(published)
     prefixed = {f"module.{key}": value for key, value in weights.items()}
     net = net_factory(name, egm=egm)
-    import_state_dict(net, {"plain": weights, "module": prefixed, "net": {"net": prefixed, "opt": {}}}[wrap])
+    import_state_dict(
+        net, {"plain": weights, "module": prefixed, "net": {"net": prefixed, "opt": {}}}[wrap]
+    )
     for key, value in net.state_dict().items():
         assert torch.equal(value, weights[key]), key
 
@@ -121,7 +140,9 @@ def test_networks_give_logits_and_gradients(published, name, egm):
     logits.square().mean().backward()
     without = {key for key, p in net.named_parameters() if p.grad is None}
     assert without == {key for key, p in net.named_parameters() if not p.requires_grad}
-    assert all("adjust_128_to" in key for key in without) and len(without) == (0 if egm == "none" else 18)
+    assert all("adjust_128_to" in key for key in without) and len(without) == (
+        0 if egm == "none" else 18
+    )
 
 
 def test_mode_switches_the_networks_own_dropouts():
@@ -130,15 +151,25 @@ def test_mode_switches_the_networks_own_dropouts():
     train, test = net_factory("VNet", egm="none"), net_factory("VNet", mode="test", egm="none")
     assert torch.equal(test(x), test(x)) and not torch.equal(train(x), train(x))
     rates = {
-        mode: [m.p for m in net_factory("VNet_pancreas", mode=mode).block_five.modules() if isinstance(m, torch.nn.Dropout3d)]
+        mode: [
+            m.p
+            for m in net_factory("VNet_pancreas", mode=mode).block_five.modules()
+            if isinstance(m, torch.nn.Dropout3d)
+        ]
         for mode in ("train", "test")
     }
     assert rates == {"train": [0.5] * 3, "test": [0.0] * 3}
 
 
 def test_bcps_pancreas_network_has_its_own_names_and_no_dropout():
-    net, shapes, x = net_factory("VNet_pancreas", egm="none"), published_shapes("vnet_pancreas_bcp"), torch.rand(1, 1, 32, 32, 32)
-    assert {key: list(value.shape) for key, value in net.state_dict().items()} == shapes and list(net.state_dict()) == list(shapes)
+    net, shapes, x = (
+        net_factory("VNet_pancreas", egm="none"),
+        published_shapes("vnet_pancreas_bcp"),
+        torch.rand(1, 1, 32, 32, 32),
+    )
+    assert {key: list(value.shape) for key, value in net.state_dict().items()} == shapes and list(
+        net.state_dict()
+    ) == list(shapes)
     named = (
         "block_one.conv.0.weight",
         "block_four.conv.3.bias",

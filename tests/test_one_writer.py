@@ -45,7 +45,9 @@ def holding(tmp_path):
 
     def hold(folder, fork=False):
         code = HOLD.format(repository=str(REPOSITORY), folder=str(folder), fork=fork)
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
         begun.append(process)
         assert process.stdout.readline() == "held\n"
         return process
@@ -62,7 +64,8 @@ def test_the_second_writer_is_told_who_holds_the_run(phantom_root, tmp_path, hol
     process = holding(folder)
     for flags in ([], ["--fresh"]):
         with pytest.raises(
-            UserError, match=rf"process {process.pid} on .* is writing to it; wait until it has ended, or give another --exp"
+            UserError,
+            match=rf"process {process.pid} on .* is writing to it; wait until it has ended, or give another --exp",
         ):
             helpers.train(PAGE, phantom_root, tmp_path / "out", *flags, **NUMBERS)
     assert {path.name for path in folder.iterdir()} <= {lock.NAME, HOLDER}
@@ -76,7 +79,11 @@ def test_a_killed_writer_holds_nothing(phantom_root, tmp_path, holding):
     process.kill()
     process.wait()
     assert helpers.train(PAGE, phantom_root, tmp_path / "out", **NUMBERS)
-    assert not list(folder.rglob(".unfinished*")) and (folder / ".7-mine.txt").read_text() == "mine" and not (folder / HOLDER).exists()
+    assert (
+        not list(folder.rglob(".unfinished*"))
+        and (folder / ".7-mine.txt").read_text() == "mine"
+        and not (folder / HOLDER).exists()
+    )
 
 
 def test_processes_that_outlive_a_killed_writer_are_waited_for(tmp_path, holding):
@@ -89,7 +96,10 @@ def test_processes_that_outlive_a_killed_writer_are_waited_for(tmp_path, holding
         assert time.monotonic() - began < lock.LINGER
         about = json.loads((tmp_path / HOLDER).read_text(encoding="utf-8"))
         assert about["process"] == os.getpid()
-        with pytest.raises(UserError, match=f"process {os.getpid()} on"), only_writer(tmp_path, "wait"):
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()} on"),
+            only_writer(tmp_path, "wait"),
+        ):
             pass
     with only_writer(tmp_path, "wait"):
         pass
@@ -101,7 +111,10 @@ def test_fresh_moves_runs_alone(tmp_path):
     with claimed(folder, [folder]):
         pass  # an empty folder is nobody's
     (folder / "chapter.tex").write_text("mine")
-    with pytest.raises(UserError, match=r"--fresh: .*thesis holds no run, so it is left alone"), claimed(folder, [folder]):
+    with (
+        pytest.raises(UserError, match=r"--fresh: .*thesis holds no run, so it is left alone"),
+        claimed(folder, [folder]),
+    ):
         pass
     assert (folder / "chapter.tex").read_text() == "mine"
     (folder / "train.log").touch()

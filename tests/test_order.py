@@ -21,7 +21,16 @@ class Counting(DualTeacher):
 
     def __init__(self, rule: RefreshRule):
         student = nn.Linear(1, 1)
-        super().__init__(student, LOSS_2D, acdc.PAGE.pasting, CopyPaste("fixed", 1 / 3, 1, (0,)), 0.5, 0.9, "state", rule)
+        super().__init__(
+            student,
+            LOSS_2D,
+            acdc.PAGE.pasting,
+            CopyPaste("fixed", 1 / 3, 1, (0,)),
+            0.5,
+            0.9,
+            "state",
+            rule,
+        )
         self.renewed = []
 
     def losses(self, batch, step):
@@ -52,7 +61,9 @@ def run(tmp_path, rule, scores, steps, val_every, val_lead=0):
         seed=(0,),
     )
     about = {"settings": {}, "facts": {}, "selection": ""}
-    info = Run(tmp_path, lambda name: "best.pth", about, torch.device("cpu"), 2, None, RunLog(tmp_path))
+    info = Run(
+        tmp_path, lambda name: "best.pth", about, torch.device("cpu"), 2, None, RunLog(tmp_path)
+    )
     run_stages(info, {phase.name: lambda: stage})
     return phase, *(load(tmp_path / phase.name / name) for name in ("last.pth", "best.pth"))
 
@@ -71,7 +82,9 @@ ZIGZAG += [0.7, 0.65, 0.8, 0.75, 0.9, 0.85, 0.91, 0.86, 0.92, 0.87, 0.93, 0.88]
         (ZIGZAG, [12, 24, 36, 48]),
     ],
 )
-def test_static_teacher_is_renewed_after_the_validation_has_moved_its_interval(tmp_path, scores, renewed):
+def test_static_teacher_is_renewed_after_the_validation_has_moved_its_interval(
+    tmp_path, scores, renewed
+):
     phase, _, _ = run(tmp_path, RULE, scores, 2 * len(scores), val_every=2)
     assert phase.renewed == renewed
 
@@ -90,7 +103,12 @@ def test_pancreas_validates_and_renews_before_an_epoch_is_trained(tmp_path):
 
 def test_the_box_counts_pancreas_epochs_from_one():
     boxes = CopyPaste("dynamic", 5 / 9, 200, (0,), epoch=25)
-    assert [boxes.sides((96,), step)[0] for step in (0, 24, 99 * 25, 199 * 25 + 24)] == [63, 63, 58, 53]
+    assert [boxes.sides((96,), step)[0] for step in (0, 24, 99 * 25, 199 * 25 + 24)] == [
+        63,
+        63,
+        58,
+        53,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ def in_process(monkeypatch):
 
 
 def run(source: Path, root: Path, *flags) -> int:
-    return prepare(["--dataset", "own", "--source", str(source), "--root_path", str(root), *map(str, flags)])
+    return prepare(
+        ["--dataset", "own", "--source", str(source), "--root_path", str(root), *map(str, flags)]
+    )
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
@@ -46,21 +48,42 @@ def test_volumes(tmp_path, capsys):
     raw, out = own_dataset(tmp_path / "raw", CASES), tmp_path / "out"
     assert run(raw, out) == 0
     plan = read_plan(out)
-    assert (plan.dims, plan.axes, plan.orientation) == (3, "xyz", "RAS") and "neither thick nor few" in plan.why["dims"]
-    assert plan.class_names == ("background", "organ 1", "organ 5", "organ 7") and plan.label_values == (0, 1, 5, 7)
-    assert plan.channel_names == ("T1", "T2") and [one.scheme for one in plan.normalisation] == ["zscore"] * 2
+    assert (plan.dims, plan.axes, plan.orientation) == (
+        3,
+        "xyz",
+        "RAS",
+    ) and "neither thick nor few" in plan.why["dims"]
+    assert plan.class_names == (
+        "background",
+        "organ 1",
+        "organ 5",
+        "organ 7",
+    ) and plan.label_values == (0, 1, 5, 7)
+    assert (
+        plan.channel_names == ("T1", "T2")
+        and [one.scheme for one in plan.normalisation] == ["zscore"] * 2
+    )
     assert np.allclose(plan.spacing_mm, (1.2, 0.9, 1.1)) and plan.median_shape == (26, 24, 20)
-    assert lines(out / "train.list") == ["tr0", "tr1"] and lines(out / "val.list") == ["tr2"]  # without splits_final.json
+    assert lines(out / "train.list") == ["tr0", "tr1"] and lines(out / "val.list") == [
+        "tr2"
+    ]  # without splits_final.json
     assert lines(out / "unlabelled.list") == ["un0", "un1"] and lines(out / "test.list") == ["ts0"]
     assert "no splits_final.json: tr2 held out" in capsys.readouterr().out
     image, label, attributes = read(out / "data" / "tr1.h5")
-    scans = [read_scan(raw / "imagesTr" / f"tr1_{k:04d}.nii.gz").array.astype(float) for k in (0, 1)]
+    scans = [
+        read_scan(raw / "imagesTr" / f"tr1_{k:04d}.nii.gz").array.astype(float) for k in (0, 1)
+    ]
     for channel, scan in zip(image, scans, strict=True):  # L, P, S becomes R, A, S
         assert np.allclose(channel, ((scan - scan.mean()) / scan.std())[::-1, ::-1], atol=1e-6)
     truth = read_scan(raw / "labelsTr" / "tr1.nii.gz").array[::-1, ::-1]
     assert set(np.unique(label)) == {0, 1, 2, 3} and np.array_equal(plan.to_values(label), truth)
     assert np.allclose(attributes["spacing_mm"], (1.2, 0.9, 1.1))
-    corner = attributes["affine"] @ (0, 0, 0, 1)  # the last voxel in x and y of the file, in NIfTI's world
+    corner = attributes["affine"] @ (
+        0,
+        0,
+        0,
+        1,
+    )  # the last voxel in x and y of the file, in NIfTI's world
     assert np.allclose(corner[:3], (-(5 + 1.2 * 26), -(-7 + 0.9 * 23), 9), atol=1e-4)
     unlabelled, nothing, _ = read(out / "data" / "un0.h5")
     assert unlabelled.shape == (2, 26, 24, 20) and nothing is None
@@ -71,28 +94,49 @@ def test_slices_of_thick_scans_keep_their_distance(tmp_path):
     own_case(raw, "imagesUn", "coarse", (), (1.6, 0.8, 4), (14, 24, 12))  # other pixels and slices
     assert run(raw, out) == 0
     plan = read_plan(out)
-    assert (plan.dims, plan.axes, plan.spacing_mm) == (2, "zyx", (0.8, 0.8, None)) and "slices are thick" in plan.why["dims"]
+    assert (plan.dims, plan.axes, plan.spacing_mm) == (
+        2,
+        "zyx",
+        (0.8, 0.8, None),
+    ) and "slices are thick" in plan.why["dims"]
     image, label, attributes = read(out / "data" / "ts0.h5")
-    assert image.shape == (2, 20, 24, 26) and label.shape == (20, 24, 26) and np.allclose(attributes["spacing_mm"], (5, 0.8, 0.8))
+    assert (
+        image.shape == (2, 20, 24, 26)
+        and label.shape == (20, 24, 26)
+        and np.allclose(attributes["spacing_mm"], (5, 0.8, 0.8))
+    )
     image, _, attributes = read(out / "data" / "coarse.h5")
     assert image.shape == (2, 12, 24, 28) and np.allclose(attributes["spacing_mm"], (4, 0.8, 0.8))
     names = lines(out / "train_slices.list")
-    assert names == [f"tr{case}_slice_{k}" for case in (0, 1) for k in range(1, 21)] and lines(out / "train.list") == ["tr0", "tr1"]
+    assert names == [f"tr{case}_slice_{k}" for case in (0, 1) for k in range(1, 21)] and lines(
+        out / "train.list"
+    ) == ["tr0", "tr1"]
     assert len(lines(out / "unlabelled_slices.list")) == 2 * 20 + 12
     whole, truth, _ = read(out / "data" / "tr0.h5")
     plane, marked, about = read(out / "data" / "slices" / "tr0_slice_7.h5")
-    assert np.array_equal(plane, whole[:, 6]) and np.array_equal(marked, truth[6]) and about["slice"] == 6
-    assert not list((out / "data" / "slices").glob("ts*")) and not list((out / "data" / "slices").glob("tr2*"))
+    assert (
+        np.array_equal(plane, whole[:, 6])
+        and np.array_equal(marked, truth[6])
+        and about["slice"] == 6
+    )
+    assert not list((out / "data" / "slices").glob("ts*")) and not list(
+        (out / "data" / "slices").glob("tr2*")
+    )
 
 
 def test_dims_can_be_chosen_and_few_slices_make_two(tmp_path):
     raw = own_dataset(tmp_path / "raw", {"imagesTr": 2}, spacing=(0.8, 0.8, 5))
     assert run(raw, tmp_path / "volumes", "--dims", 3) == 0
     plan = read_plan(tmp_path / "volumes")
-    assert (plan.dims, plan.axes, plan.spacing_mm) == (3, "xyz", (0.8, 0.8, None)) and plan.why["dims"] == "--dims"
+    assert (plan.dims, plan.axes, plan.spacing_mm) == (3, "xyz", (0.8, 0.8, None)) and plan.why[
+        "dims"
+    ] == "--dims"
     flat = own_dataset(tmp_path / "flat", {"imagesTr": 2}, spacing=(1, 1, 2), shape=(26, 24, 13))
     assert run(flat, tmp_path / "slices") == 0
-    assert read_plan(tmp_path / "slices").dims == 2 and "slices are few" in read_plan(tmp_path / "slices").why["dims"]
+    assert (
+        read_plan(tmp_path / "slices").dims == 2
+        and "slices are few" in read_plan(tmp_path / "slices").why["dims"]
+    )
 
 
 @pytest.mark.parametrize("letters", ORIENTATIONS)
@@ -106,7 +150,9 @@ def test_every_orientation_becomes_the_same_array(tmp_path, letters):
     axes = [int(np.abs(column).argmax()) for column in direction.T]
     flips = [bool(direction[axis, k] < 0) for k, axis in enumerate(axes)]
     for scan in source:
-        moved = scan.array.transpose(axes)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+        moved = scan.array.transpose(axes)[
+            tuple(slice(None, None, -1 if flip else 1) for flip in flips)
+        ]
         origin = scan.geometry.origin.copy()
         for axis, flip in zip(axes, flips, strict=True):
             origin[axis] += (shape[axis] - 1) * spacing[axis] * flip
@@ -115,7 +161,9 @@ def test_every_orientation_becomes_the_same_array(tmp_path, letters):
     image, label, attributes = read(out / "data" / "tr0.h5")
     expected = np.stack([scan.array[::-1, ::-1] for scan in source[:2]]).astype(float)
     expected = [(volume - volume.mean()) / volume.std() for volume in expected]
-    assert np.allclose(image, expected, atol=1e-6) and np.array_equal(read_plan(out).to_values(label), source[2].array[::-1, ::-1])
+    assert np.allclose(image, expected, atol=1e-6) and np.array_equal(
+        read_plan(out).to_values(label), source[2].array[::-1, ::-1]
+    )
     affine = np.diag((*spacing, 1))
     affine[:3, 3] = -(5 + 1.2 * 25), -(-7 + 0.9 * 23), 9
     assert np.allclose(attributes["affine"], affine, atol=1e-4)
@@ -126,53 +174,83 @@ def test_scans_are_brought_to_the_median_spacing(tmp_path):
     shape, spacing = (60, 48, 40), (0.7, 0.5, 0.6)
     truth = blob(shape, (12, 10, 8), (45, 37, 31), 5)
     for k in (0, 1):
-        write_scan(raw / "imagesTs" / f"fine_{k:04d}.nii.gz", noise(shape, truth), spacing, (5, -7, 9))
+        write_scan(
+            raw / "imagesTs" / f"fine_{k:04d}.nii.gz", noise(shape, truth), spacing, (5, -7, 9)
+        )
     write_scan(raw / "labelsTs" / "fine.nii.gz", truth, spacing, (5, -7, 9))
     assert run(raw, tmp_path / "out") == 0
     image, label, attributes = read(tmp_path / "out" / "data" / "fine.h5")
     assert image.shape == (2, 35, 27, 22) and np.allclose(attributes["spacing_mm"], (1.2, 0.9, 1.1))
     assert set(np.unique(label)) == {0, 2}
-    assert abs((label > 0).sum() * 1.2 * 0.9 * 1.1 / ((truth > 0).sum() * 0.7 * 0.5 * 0.6) - 1) < 0.05
+    assert (
+        abs((label > 0).sum() * 1.2 * 0.9 * 1.1 / ((truth > 0).sum() * 0.7 * 0.5 * 0.6) - 1) < 0.05
+    )
     assert image[0][label > 0].mean() > image[0][label == 0].mean() + 1
     # both grids have one centre
     fine = read_scan(raw / "labelsTs" / "fine.nii.gz")
-    old, new = fine.geometry.affine @ (29.5, 23.5, 19.5, 1), attributes["affine"] @ (17, 13, 10.5, 1)
+    old, new = (
+        fine.geometry.affine @ (29.5, 23.5, 19.5, 1),
+        attributes["affine"] @ (17, 13, 10.5, 1),
+    )
     assert np.allclose(old, new, atol=1e-4)
     values = read_scan(raw / "imagesTs" / "fine_0000.nii.gz").array.astype(float)
-    assert image[0].max() <= (values.max() - values.mean()) / values.std() + 1e-5  # splines do not swing beyond
+    assert (
+        image[0].max() <= (values.max() - values.mean()) / values.std() + 1e-5
+    )  # splines do not swing beyond
 
 
 def test_ct_is_normalised_by_the_labelled_foreground(tmp_path):
     raw, shape = tmp_path / "raw", (30, 28, 24)
-    own_dataset(raw, {}, channel_names={"0": "CT"}, labels={"background": 0, "liver": 3}, numTraining=3, name="Livers")
+    own_dataset(
+        raw,
+        {},
+        channel_names={"0": "CT"},
+        labels={"background": 0, "liver": 3},
+        numTraining=3,
+        name="Livers",
+    )
     inside = []
     for number in range(3):
         label = blob(shape, (8, 8, 8), (20, 20, 16), 3)
         image = body(shape) + 30 * noise(shape, seed=number) * (label > 0)
-        write_scan(raw / "imagesTr" / f"case{number}_0000.nii.gz", image.astype(np.int16), (1, 1, 1.5))
+        write_scan(
+            raw / "imagesTr" / f"case{number}_0000.nii.gz", image.astype(np.int16), (1, 1, 1.5)
+        )
         write_scan(raw / "labelsTr" / f"case{number}.nii.gz", label, (1, 1, 1.5))
         inside.append(image[label > 0])
-    (raw / "splits_final.json").write_text(json.dumps([{"train": ["case0", "case1"], "val": ["case2"]}]))
+    (raw / "splits_final.json").write_text(
+        json.dumps([{"train": ["case0", "case1"], "val": ["case2"]}])
+    )
     assert run(raw, tmp_path / "out") == 0
     plan = read_plan(tmp_path / "out")
     pooled = np.concatenate(inside[:2]).astype(float)  # the training cases alone
     (ct,) = plan.normalisation
     assert plan.name == "Livers" and ct.scheme == "ct"
-    assert np.allclose((ct.low, ct.high, ct.mean, ct.sd), (*np.percentile(pooled, (0.5, 99.5)), pooled.mean(), pooled.std()))
+    assert np.allclose(
+        (ct.low, ct.high, ct.mean, ct.sd),
+        (*np.percentile(pooled, (0.5, 99.5)), pooled.mean(), pooled.std()),
+    )
     image, label, _ = read(tmp_path / "out" / "data" / "case2.h5")
     raw2 = read_scan(raw / "imagesTr" / "case2_0000.nii.gz").array[::-1, ::-1]
     assert image.ndim == 3  # one modality: no channel axis
-    assert np.allclose(image, (raw2.clip(ct.low, ct.high) - ct.mean) / ct.sd, atol=1e-5) and set(np.unique(label)) == {0, 1}
+    assert np.allclose(image, (raw2.clip(ct.low, ct.high) - ct.mean) / ct.sd, atol=1e-5) and set(
+        np.unique(label)
+    ) == {0, 1}
 
 
 def test_labels_of_unlabelled_cases_are_never_looked_for(tmp_path, monkeypatch):
     raw = own_dataset(tmp_path / "raw", CASES)
-    for folder in ("labelsUn", "labelsTr"):  # neither a folder of that name nor a label of that name is opened
+    for folder in (
+        "labelsUn",
+        "labelsTr",
+    ):  # neither a folder of that name nor a label of that name is opened
         (raw / folder).mkdir(exist_ok=True)
         (raw / folder / "un0.nii.gz").write_bytes(b"not to be read")
     opened = []
     original = own.read_label
-    monkeypatch.setattr(own, "read_label", lambda path, *more: opened.append(path.name) or original(path, *more))
+    monkeypatch.setattr(
+        own, "read_label", lambda path, *more: opened.append(path.name) or original(path, *more)
+    )
     assert run(raw, tmp_path / "out") == 0
     assert sorted(opened) == ["tr0.nii.gz", "tr1.nii.gz", "tr2.nii.gz", "ts0.nii.gz"]
 
@@ -184,7 +262,9 @@ def test_a_plan_stays_while_cases_are_added_and_is_made_anew_on_request(tmp_path
     for number in range(5):
         own_case(raw, "imagesUn", f"more{number}", (), (2, 2, 2), (20, 20, 20))
     assert run(raw, out) == 0
-    assert (out / "plan.json").read_bytes() == before and "5 cases prepared, 2 kept" in capsys.readouterr().out
+    assert (
+        out / "plan.json"
+    ).read_bytes() == before and "5 cases prepared, 2 kept" in capsys.readouterr().out
     assert read(out / "data" / "more0.h5")[0].shape == (2, 33, 44, 36)
     assert run(raw, out, "--redo") == 0 and read_plan(out).spacing_mm == (2, 2, 2)
     assert read(out / "data" / "more0.h5")[0].shape == (2, 20, 20, 20)
@@ -195,16 +275,24 @@ def test_a_plan_stays_while_cases_are_added_and_is_made_anew_on_request(tmp_path
 def test_a_root_that_cannot_be_written_is_told_before_the_scans_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "make_plan", None)  # any use of it would fail
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match=r"out: cannot be written \(Not a directory\); name another place with --root_path"):
+    with pytest.raises(
+        UserError,
+        match=r"out: cannot be written \(Not a directory\); name another place with --root_path",
+    ):
         run(own_dataset(tmp_path / "raw", CASES), tmp_path / "out")
 
 
 def test_explicit_paths(tmp_path):
     raw = own_dataset(tmp_path / "raw", {})
     own_case(raw / "there", "imagesTr", "a", (1, 5, 7), (1, 1, 1), (26, 24, 20))
-    files = {"images": ["there/imagesTr/a_0000.nii.gz", "there/imagesTr/a_0001.nii.gz"], "label": "there/labelsTr/a.nii.gz"}
+    files = {
+        "images": ["there/imagesTr/a_0000.nii.gz", "there/imagesTr/a_0001.nii.gz"],
+        "label": "there/labelsTr/a.nii.gz",
+    }
     content = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
-    (raw / "dataset.json").write_text(json.dumps({**content, "numTraining": 1, "dataset": {"a": files}}))
+    (raw / "dataset.json").write_text(
+        json.dumps({**content, "numTraining": 1, "dataset": {"a": files}})
+    )
     assert run(raw, tmp_path / "out") == 0 and lines(tmp_path / "out" / "train.list") == ["a"]
 
 
@@ -213,19 +301,31 @@ def test_a_case_of_explicit_paths_may_be_a_dicom_series(tmp_path, channel):
     raw, shape = tmp_path / "raw", (16, 16, 20)
     series(raw / "study", 20)
     truth = write_scan(raw / "label.nii.gz", blob(shape, (4, 5, 6), (9, 12, 14)), (1, 1, 2))
-    about = {"channel_names": {"0": channel}, "numTraining": 1, "dataset": {"a": {"images": ["study"], "label": truth.name}}}
+    about = {
+        "channel_names": {"0": channel},
+        "numTraining": 1,
+        "dataset": {"a": {"images": ["study"], "label": truth.name}},
+    }
     own_dataset(raw, {}, values=(1,), **about)
     assert run(raw, tmp_path / "out") == 0
     image, label, attributes = read(tmp_path / "out" / "data" / "a.h5")
-    assert image.shape == shape and label.sum() == 6 * 8 * 9 and np.allclose(attributes["spacing_mm"], (1, 1, 2))
+    assert (
+        image.shape == shape
+        and label.sum() == 6 * 8 * 9
+        and np.allclose(attributes["spacing_mm"], (1, 1, 2))
+    )
 
 
 def test_a_plan_is_its_own_copy_after_a_checkpoint_and_maps_back():
     names, ct = ("background", "b", "a"), Normalisation("ct", 0, 1, 0.5, 2)
-    plan = Plan("x", names, (0, 7, 300), ("CT",), (ct,), 2, "zyx", (1, 1, None), (1, 1, 4), (9, 9, 3), {})
+    plan = Plan(
+        "x", names, (0, 7, 300), ("CT",), (ct,), 2, "zyx", (1, 1, None), (1, 1, 4), (9, 9, 3), {}
+    )
     assert Plan.from_dict(plan.as_dict()) == plan
     label = np.array([[0, 300], [7, 7]])
-    assert np.array_equal(plan.to_classes(label), [[0, 2], [1, 1]]) and np.array_equal(plan.to_values(plan.to_classes(label)), label)
+    assert np.array_equal(plan.to_classes(label), [[0, 2], [1, 1]]) and np.array_equal(
+        plan.to_values(plan.to_classes(label)), label
+    )
     assert plan.to_values(np.zeros(1, np.uint8)).dtype == np.uint16
     assert np.allclose(plan.normalisation[0].apply(np.array([-3, 0.5, 9])), (-0.25, 0, 0.25))
 
@@ -233,7 +333,9 @@ def test_a_plan_is_its_own_copy_after_a_checkpoint_and_maps_back():
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"version": 2}', '{"version": 1, "name": "x"}'])
 def test_a_damaged_plan_is_one_line(tmp_path, text):
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(UserError, match=r"plan.json: not a plan \(.*\); prepare the data again with --redo") as raised:
+    with pytest.raises(
+        UserError, match=r"plan.json: not a plan \(.*\); prepare the data again with --redo"
+    ) as raised:
         read_plan(tmp_path)
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match="no such plan; make it: python"):

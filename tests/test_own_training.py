@@ -25,9 +25,26 @@ from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
-CASES = {"imagesTr": 4, "imagesUn": 9, "imagesTs": 4}  # the last by name of imagesTr validates: 3 are labelled
+CASES = {
+    "imagesTr": 4,
+    "imagesUn": 9,
+    "imagesTs": 4,
+}  # the last by name of imagesTr validates: 3 are labelled
 VALUES = (1, 5, 7)
-RUN = ["--pre_iterations", "2", "--max_iterations", "2", "--val_every", "2", "--batch_size", "4", "--labeled_bs", "2", "--device", "cpu"]
+RUN = [
+    "--pre_iterations",
+    "2",
+    "--max_iterations",
+    "2",
+    "--val_every",
+    "2",
+    "--batch_size",
+    "4",
+    "--labeled_bs",
+    "2",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +57,37 @@ def prepared(raw, tmp_path_factory):
     """The raw scans prepared as slices and as volumes."""
     roots = {dims: tmp_path_factory.mktemp(f"prepared{dims}") for dims in (2, 3)}
     for dims, root in roots.items():
-        assert prepare(["--dataset", "own", "--source", str(raw), "--root_path", str(root), "--dims", str(dims), "--workers", "1"]) == 0
+        assert (
+            prepare(
+                [
+                    "--dataset",
+                    "own",
+                    "--source",
+                    str(raw),
+                    "--root_path",
+                    str(root),
+                    "--dims",
+                    str(dims),
+                    "--workers",
+                    "1",
+                ]
+            )
+            == 0
+        )
     return roots
 
 
 @pytest.mark.parametrize("dims", [pytest.param(2, marks=pytest.mark.long), 3])
-def test_from_raw_scans_to_predictions_on_their_own_grid(raw, prepared, tmp_path, dims, capsys, request):
+def test_from_raw_scans_to_predictions_on_their_own_grid(
+    raw, prepared, tmp_path, dims, capsys, request
+):
     """Predictions of the raw test scans are those that the test program made of the prepared ones, turned back, in original values."""
     if dims == 2:
         request.getfixturevalue("published_width")  # a narrow U-Net finds no class in so few steps
-    root, common = prepared[dims], ["--root_path", str(prepared[dims]), "--output_root", str(tmp_path)]
+    root, common = (
+        prepared[dims],
+        ["--root_path", str(prepared[dims]), "--output_root", str(tmp_path)],
+    )
     train_any([*common, *RUN])  # all 3 of train.list are labelled, if no --labelnum says otherwise
     run_test([*common, "--output_dir", str(tmp_path / "out")])
     assert "selection: best mean Dice on val.list" in capsys.readouterr().out
@@ -58,7 +96,19 @@ def test_from_raw_scans_to_predictions_on_their_own_grid(raw, prepared, tmp_path
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["cases"] == 4 and "organ 5" in json.dumps(summary)
     assert (
-        predict(["--checkpoint", str(best), "--input", str(raw / "imagesTs"), "--output", str(tmp_path / "back"), "--device", "cpu"]) == 0
+        predict(
+            [
+                "--checkpoint",
+                str(best),
+                "--input",
+                str(raw / "imagesTs"),
+                "--output",
+                str(tmp_path / "back"),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
     )
     found = set()
     for number in range(4):
@@ -68,23 +118,50 @@ def test_from_raw_scans_to_predictions_on_their_own_grid(raw, prepared, tmp_path
         assert np.allclose(back.affine, scan.affine) and back.shape == scan.shape
         classes = np.asarray(nibabel.as_closest_canonical(there).dataobj)
         found |= set(np.unique(classes))
-        assert np.array_equal(np.array((0, *VALUES))[classes], np.asarray(nibabel.as_closest_canonical(back).dataobj))
+        assert np.array_equal(
+            np.array((0, *VALUES))[classes], np.asarray(nibabel.as_closest_canonical(back).dataobj)
+        )
     assert len(found) > 1  # else equal files would say nothing
 
 
 def test_seeds_make_runs_of_their_own_and_one_labelled_case_fills_a_batch(prepared, tmp_path):
-    flags = ["--root_path", str(prepared[2]), "--output_root", str(tmp_path), "--labelnum", "1", *RUN, "--method", "bcp"]
+    flags = [
+        "--root_path",
+        str(prepared[2]),
+        "--output_root",
+        str(tmp_path),
+        "--labelnum",
+        "1",
+        *RUN,
+        "--method",
+        "bcp",
+    ]
     train_any([*flags, "--exp", "mine", "--seeds", "3", "4"])
-    runs = sorted({path.parent.parent.name for path in tmp_path.rglob("last.pth") if path.parent.name == "self_train"})
-    assert len(runs) == 2 and "mine_seed3" in str(list(tmp_path.rglob("*seed3*"))) and "mine_seed4" in str(list(tmp_path.rglob("*seed4*")))
-    settings = [load(path)["settings"]["seed"] for path in sorted(tmp_path.rglob("self_train/last.pth"))]
+    runs = sorted(
+        {
+            path.parent.parent.name
+            for path in tmp_path.rglob("last.pth")
+            if path.parent.name == "self_train"
+        }
+    )
+    assert (
+        len(runs) == 2
+        and "mine_seed3" in str(list(tmp_path.rglob("*seed3*")))
+        and "mine_seed4" in str(list(tmp_path.rglob("*seed4*")))
+    )
+    settings = [
+        load(path)["settings"]["seed"] for path in sorted(tmp_path.rglob("self_train/last.pth"))
+    ]
     assert settings == [3, 4]
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--dims", "3"], "--dims 3: the data were prepared with --dims 2; prepare them again in another --root_path"),
+        (
+            ["--dims", "3"],
+            "--dims 3: the data were prepared with --dims 2; prepare them again in another --root_path",
+        ),
         (["--labelnum", "9"], "--labelnum 9"),
         (["--seeds", "one"], "--seeds one: whole numbers are expected"),
     ],
@@ -102,7 +179,11 @@ def test_two_slices_are_told_from_whole_labels():
     whole[3:9, 4:11, 2:8] = 1
     drawn = np.zeros_like(whole)
     drawn[:, :, 5], drawn[6] = whole[:, :, 5], whole[6]
-    assert drawn_slices(drawn) == ((2, 5), (0, 6)) and drawn_slices(whole) is None and drawn_slices(np.zeros_like(whole)) is None
+    assert (
+        drawn_slices(drawn) == ((2, 5), (0, 6))
+        and drawn_slices(whole) is None
+        and drawn_slices(np.zeros_like(whole)) is None
+    )
     third = drawn.copy()
     third[:, 7] = whole[:, 7]
     assert drawn_slices(third) is None and only_slice(drawn) is None
@@ -114,7 +195,9 @@ def test_two_slices_are_told_from_whole_labels():
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory):
     """A case of two drawn slices, whose spacing is not the median, three whole ones, the last for validation; one test case."""
-    root = own_dataset(tmp_path_factory.mktemp("sparse") / "raw", {"imagesTr": 4, "imagesTs": 1}, (2,), (1, 1, 1))
+    root = own_dataset(
+        tmp_path_factory.mktemp("sparse") / "raw", {"imagesTr": 4, "imagesTs": 1}, (2,), (1, 1, 1)
+    )
     own_case(root, "imagesTr", "tr0", (2,), (1, 0.5, 1), (26, 40, 20))
     path = root / "labelsTr" / "tr0.nii.gz"
     label = read_scan(path).array
@@ -125,7 +208,17 @@ def sparse(tmp_path_factory):
 
 
 def command(raw, root, *flags) -> list[str]:
-    return ["--dataset", "own", "--source", str(raw), "--root_path", str(root), "--workers", "1", *flags]
+    return [
+        "--dataset",
+        "own",
+        "--source",
+        str(raw),
+        "--root_path",
+        str(root),
+        "--workers",
+        "1",
+        *flags,
+    ]
 
 
 def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys):
@@ -141,43 +234,68 @@ def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys)
     facts = own_two_slices(read_plan(root), root).facts
     first, second = read_annotation(root / "data" / "tr0.h5", facts)
     assert (first.axis, first.index, second.axis, second.index) == (2, 8, 0, 19)
-    with pytest.raises(UserError, match="slices 8 along axis 2 and 19 along axis 0 are drawn, no other; leave --planes out"):
+    with pytest.raises(
+        UserError,
+        match="slices 8 along axis 2 and 19 along axis 0 are drawn, no other; leave --planes out",
+    ):
         read_annotation(root / "data" / "tr0.h5", facts, ("middle", "middle"))
 
     # no dense label: neither is it learnt as one nor compared with
     flags = ["--root_path", str(root), "--output_root", str(tmp_path / "runs")]
-    with pytest.raises(UserError, match=r"tr0.h5: two slices of the label are drawn.*CoGRNet_register.py"):
+    with pytest.raises(
+        UserError, match=r"tr0.h5: two slices of the label are drawn.*CoGRNet_register.py"
+    ):
         train_any([*flags, *RUN])
     with pytest.raises(UserError, match=r"--report_against_truth: .*tr0.h5 holds two drawn slices"):
         register(["--root_path", str(root), "--labelnum", "1", "--report_against_truth"])
     with pytest.raises(UserError, match=r"CoGRNet_register.py --root_path .* --labelnum 1"):
         train_two_slices([*flags, *RUN, "--labelnum", "1"])
 
-    register(["--root_path", str(root), "--labelnum", "1", "--propagation", "improved", "--workers", "1"])
+    register(
+        ["--root_path", str(root), "--labelnum", "1", "--propagation", "improved", "--workers", "1"]
+    )
     assert (root / "coarse_report" / "tr0.png").is_file()
     with h5py.File(root / "data" / "tr0px.h5") as file:
         coarse = file["label"][()]
     assert np.array_equal(coarse[:, :, 8], first.mask) and np.array_equal(coarse[19], second.mask)
-    assert coarse[17:23].any((1, 2)).all() and not coarse[:10].any()  # the object lies at x = 17 to 22
+    assert (
+        coarse[17:23].any((1, 2)).all() and not coarse[:10].any()
+    )  # the object lies at x = 17 to 22
     assert np.array_equal(training_label(coarse, Annotation(2, 8, first.mask)), coarse)
-    train_two_slices([*flags, *RUN, "--labelnum", "1", "--max_iterations", "1", "--pre_iterations", "1"])
+    train_two_slices(
+        [*flags, *RUN, "--labelnum", "1", "--max_iterations", "1", "--pre_iterations", "1"]
+    )
     assert len(list((tmp_path / "runs").rglob("self_train/last.pth"))) == 1
     run_test_two_slices([*flags, "--labelnum", "1", "--output_dir", str(tmp_path / "tested")])
-    assert json.loads((tmp_path / "tested" / "summary.json").read_text(encoding="utf-8"))["cases"] == 1
-    assert own_two_slices(read_plan(root), root).test_numbers["labelnum"] == 3  # all of train.list, as training and registration
+    assert (
+        json.loads((tmp_path / "tested" / "summary.json").read_text(encoding="utf-8"))["cases"] == 1
+    )
+    assert (
+        own_two_slices(read_plan(root), root).test_numbers["labelnum"] == 3
+    )  # all of train.list, as training and registration
 
 
 def test_two_slices_where_whole_labels_are_needed(sparse, tmp_path, capsys):
     assert prepare(command(sparse, tmp_path / "slices", "--dims", "2")) == 2
-    assert "labelsTr/tr0.nii.gz: two drawn slices, from which CoGRNet learns volumes; prepare with --dims 3" in capsys.readouterr().err
+    assert (
+        "labelsTr/tr0.nii.gz: two drawn slices, from which CoGRNet learns volumes; prepare with --dims 3"
+        in capsys.readouterr().err
+    )
     raw = shutil.copytree(sparse, tmp_path / "raw")
-    (raw / "splits_final.json").write_text(json.dumps([{"train": ["tr1", "tr2", "tr3"], "val": ["tr0"]}]), encoding="utf-8")
+    (raw / "splits_final.json").write_text(
+        json.dumps([{"train": ["tr1", "tr2", "tr3"], "val": ["tr0"]}]), encoding="utf-8"
+    )
     assert prepare(command(raw, tmp_path / "volumes", "--dims", "3")) == 2
-    assert "labelsTr/tr0.nii.gz: two drawn slices alone, but it is a validation case" in capsys.readouterr().err
+    assert (
+        "labelsTr/tr0.nii.gz: two drawn slices alone, but it is a validation case"
+        in capsys.readouterr().err
+    )
     label = read_scan(raw / "labelsTr" / "tr1.nii.gz").array
     one = np.zeros_like(label)
     one[:, :, 8] = label[:, :, 8]
     write_scan(raw / "labelsTr" / "tr1.nii.gz", one, (1, 1, 1), (5, -7, 9))
-    (raw / "splits_final.json").write_text(json.dumps([{"train": ["tr1", "tr2"], "val": ["tr3"]}]), encoding="utf-8")
+    (raw / "splits_final.json").write_text(
+        json.dumps([{"train": ["tr1", "tr2"], "val": ["tr3"]}]), encoding="utf-8"
+    )
     assert prepare(command(raw, tmp_path / "one", "--dims", "3")) == 0
     assert "tr1.nii.gz: one slice alone holds a label, number 8 along z" in capsys.readouterr().out

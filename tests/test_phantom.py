@@ -11,7 +11,15 @@ from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as components
 from started import run_script
 
-from dataloaders.phantom.heart import DIASTOLE, LEFT, MYOCARDIUM, RIGHT, SYSTOLE, draw_patient, render
+from dataloaders.phantom.heart import (
+    DIASTOLE,
+    LEFT,
+    MYOCARDIUM,
+    RIGHT,
+    SYSTOLE,
+    draw_patient,
+    render,
+)
 from dataloaders.phantom.organs import RECIPES, draw_case
 from dataloaders.phantom.raw import write_raw_phantom
 from dataloaders.phantom.volumes import write_volume_phantom
@@ -25,7 +33,9 @@ TINY = {"train": 2, "val": 1, "test": 1, "size": 64, "slices": (5, 6)}
 FACTS = {facts.name: facts for facts in (ACDC, LA, PANCREAS, KITS19, LITS)}
 SMALL = {"train": 2, "test": 1, "size": (32, 32, 32)}
 ROOTS = {"LA": "la_root", "Pancreas": "pancreas_root", "KiTS19": "kits_root", "LiTS": "lits_root"}
-VOLUMES = pytest.mark.parametrize("facts", [LA, PANCREAS, KITS19, LITS], ids=lambda facts: facts.name)
+VOLUMES = pytest.mark.parametrize(
+    "facts", [LA, PANCREAS, KITS19, LITS], ids=lambda facts: facts.name
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +64,10 @@ def around(mask: np.ndarray) -> np.ndarray:
 
 
 def test_lists_name_exactly_the_files(phantom):
-    lines = {part: (phantom / f"{part}.list").read_text(encoding="utf-8").splitlines() for part in ("train", "val", "test", "train_slices")}
+    lines = {
+        part: (phantom / f"{part}.list").read_text(encoding="utf-8").splitlines()
+        for part in ("train", "val", "test", "train_slices")
+    }
     assert lines["train"] == [f"patient00{i}_frame0{k}" for i in (1, 2) for k in (1, 2)]
     assert lines["val"] == ["patient003_frame01", "patient003_frame02"]
     assert lines["test"] == ["patient004_frame01", "patient004_frame02"]
@@ -62,7 +75,11 @@ def test_lists_name_exactly_the_files(phantom):
     assert {p.stem for p in (phantom / "data").glob("*.h5")} == {*lines["val"], *lines["test"]}
     owners = [line.split("_slice_")[0] for line in lines["train_slices"]]
     assert list(dict.fromkeys(owners)) == lines["train"] and owners == sorted(owners)
-    numbers = [int(line.rsplit("_", 1)[1]) for line in lines["train_slices"] if line.startswith("patient001_frame01")]
+    numbers = [
+        int(line.rsplit("_", 1)[1])
+        for line in lines["train_slices"]
+        if line.startswith("patient001_frame01")
+    ]
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
 
 
@@ -77,7 +94,11 @@ def test_slices_and_volumes_hold_what_the_layout_says(phantom):
             assert (image.min(), image.max()) == (0, 1)
             assert set(np.unique(label)) == {0, 1, 2, 3}
             spacing = attributes["spacing_mm"]
-            assert spacing.shape == (3,) and spacing.dtype == np.float64 and spacing[0] > spacing[1] == spacing[2]
+            assert (
+                spacing.shape == (3,)
+                and spacing.dtype == np.float64
+                and spacing[0] > spacing[1] == spacing[2]
+            )
 
 
 def test_same_seed_same_data_and_more_patients_change_nothing(phantom, tmp_path):
@@ -98,10 +119,15 @@ def test_cavity_is_enclosed_by_myocardium(hearts):
 def test_right_ventricle_is_one_piece_on_the_myocardium_and_smallest_at_its_apical_end(hearts):
     for label in (label for pair in hearts for label in pair):
         right = np.nonzero((label == RIGHT).any((1, 2)))[0]
-        assert len(right) and (around(label == RIGHT) & (label == MYOCARDIUM)).any((1, 2))[right].all()
+        assert (
+            len(right) and (around(label == RIGHT) & (label == MYOCARDIUM)).any((1, 2))[right].all()
+        )
         assert all(components(label[k] == RIGHT)[1] == 1 for k in right)
         areas = (label == RIGHT).sum((1, 2))[right]
-        assert areas[-1] == areas.min() and right[-1] <= np.nonzero((label == MYOCARDIUM).any((1, 2)))[0][-1]
+        assert (
+            areas[-1] == areas.min()
+            and right[-1] <= np.nonzero((label == MYOCARDIUM).any((1, 2)))[0][-1]
+        )
 
 
 def test_heart_beats_and_ends_within_the_stack(hearts):
@@ -125,12 +151,24 @@ def test_rerun_is_fine_but_other_data_are_left_alone(phantom, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--train", "0"), ("--size", "7"), ("--seed", "-1"), ("--dataset", "Heart"), ("--colour", "red"), ("--val", "two")]
+    "flags",
+    [
+        ("--train", "0"),
+        ("--size", "7"),
+        ("--seed", "-1"),
+        ("--dataset", "Heart"),
+        ("--colour", "red"),
+        ("--val", "two"),
+    ],
 )
 def test_bad_flags_exit_2_with_one_line(tmp_path, flags):
     done = run_script(SCRIPT, "--root", tmp_path / "new", *flags)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and flags[0].strip("-") in done.stderr
+    assert (
+        done.stderr.startswith("error: ")
+        and done.stderr.count("\n") == 1
+        and flags[0].strip("-") in done.stderr
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -144,7 +182,10 @@ def test_script_writes_and_names_the_next_command(tmp_path):
     flags = ["--root", tmp_path, "--train", "1", "--val", "1", "--test", "1", "--size", "48"]
     done = run_script(SCRIPT, *flags)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1 and f"python code/ACDC_labelnum3_train.py --root_path {tmp_path}" in done.stdout
+    assert (
+        done.stdout.count("\n") == 1
+        and f"python code/ACDC_labelnum3_train.py --root_path {tmp_path}" in done.stdout
+    )
 
 
 @pytest.fixture
@@ -178,25 +219,45 @@ def test_volumes_hold_what_the_layout_says(facts, root):
 
 def test_volume_lists_name_exactly_the_files(la_root, pancreas_root, kits_root, lits_root):
     expected = {
-        la_root: {"train.list": [f"phantom00{i}" for i in range(1, 7)], "test.list": ["phantom007", "phantom008"]},
+        la_root: {
+            "train.list": [f"phantom00{i}" for i in range(1, 7)],
+            "test.list": ["phantom007", "phantom008"],
+        },
         pancreas_root: {
             "train_lab.txt": ["0001", "0002", "0003", "0004"],
             "train_unlab.txt": ["0005", "0006", "0007", "0008"],
             "test.txt": ["0009", "0010"],
         },
-        kits_root: {"train.txt": [f"case_0000{i}" for i in range(1, 7)], "test.txt": ["case_00007", "case_00008"]},
-        lits_root: {"train.txt": [f"volume-{i}" for i in range(1, 7)], "test.txt": ["volume-7", "volume-8"]},
+        kits_root: {
+            "train.txt": [f"case_0000{i}" for i in range(1, 7)],
+            "test.txt": ["case_00007", "case_00008"],
+        },
+        lits_root: {
+            "train.txt": [f"volume-{i}" for i in range(1, 7)],
+            "test.txt": ["volume-7", "volume-8"],
+        },
     }
     for facts, (root, lists) in zip((LA, PANCREAS, KITS19, LITS), expected.items(), strict=True):
-        found = {path.name: path.read_text(encoding="utf-8").splitlines() for path in root.iterdir() if path.suffix in (".list", ".txt")}
+        found = {
+            path.name: path.read_text(encoding="utf-8").splitlines()
+            for path in root.iterdir()
+            if path.suffix in (".list", ".txt")
+        }
         assert found == lists
-        assert set(root.rglob("*.h5")) == {facts.path(root, name) for names in lists.values() for name in names}
+        assert set(root.rglob("*.h5")) == {
+            facts.path(root, name) for names in lists.values() for name in names
+        }
         assert {facts.train_list, facts.test_list} <= set(lists)
 
 
 @VOLUMES
 def test_organ_is_one_piece_of_plausible_size_that_grey_values_do_not_tell(facts, root):
-    least, most = {"LA": (0.04, 0.1), "Pancreas": (0.01, 0.04), "KiTS19": (0.01, 0.03), "LiTS": (0.05, 0.13)}[facts.name]
+    least, most = {
+        "LA": (0.04, 0.1),
+        "Pancreas": (0.01, 0.04),
+        "KiTS19": (0.01, 0.03),
+        "LiTS": (0.05, 0.13),
+    }[facts.name]
     for image, label, _ in cases(facts, root):
         organ = label > 0
         assert least < organ.mean() < most
@@ -204,7 +265,10 @@ def test_organ_is_one_piece_of_plausible_size_that_grey_values_do_not_tell(facts
         assert count == (2 if facts is KITS19 else 1)
         assert facts is not KITS19 or np.bincount(pieces.ravel())[1:].min() > 0.25 * organ.sum()
         above = [image > t for t in np.quantile(image, np.linspace(0.02, 0.99, 40))]
-        assert max(2 * (bright & organ).sum() / (bright.sum() + organ.sum()) for bright in above) < 0.75
+        assert (
+            max(2 * (bright & organ).sum() / (bright.sum() + organ.sum()) for bright in above)
+            < 0.75
+        )
         # at least a slice is free on every side
         assert not any(organ.take(k, axis).any() for axis in range(3) for k in (0, -1))
 
@@ -216,8 +280,14 @@ def test_organ_crosses_the_annotated_planes_and_changes_little_from_slice_to_sli
         for axis, published in facts.planes:
             along = np.moveaxis(organ, axis, 0).astype(bool)
             middle = len(along) // 2
-            assert along[middle].any() and (published is None or published >= len(along) or along[published].any())
-            overlap = 2 * (along[1:] & along[:-1]).sum((1, 2)) / np.maximum(along[1:].sum((1, 2)) + along[:-1].sum((1, 2)), 1)
+            assert along[middle].any() and (
+                published is None or published >= len(along) or along[published].any()
+            )
+            overlap = (
+                2
+                * (along[1:] & along[:-1]).sum((1, 2))
+                / np.maximum(along[1:].sum((1, 2)) + along[:-1].sum((1, 2)), 1)
+            )
             assert (overlap[middle - 2 : middle + 2] > 0.6).all()
 
 
@@ -235,12 +305,19 @@ def test_same_seed_same_volumes_and_more_cases_change_nothing(facts, tmp_path):
     paths = list((tmp_path / "one").rglob("*.h5"))
     assert len(paths) == 3
     for path in paths:
-        first, again, other = (read(tmp_path / name / path.relative_to(tmp_path / "one")) for name in ("one", "more", "other"))
+        first, again, other = (
+            read(tmp_path / name / path.relative_to(tmp_path / "one"))
+            for name in ("one", "more", "other")
+        )
         for a, b in zip(first[:2], again[:2], strict=True):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(first[2]["spacing_mm"], again[2]["spacing_mm"])
         assert first[0].shape != other[0].shape or (first[0] != other[0]).any()
-    stamps = {path: path.read_text(encoding="utf-8") for path in (tmp_path / "one").iterdir() if path.is_file() and path.suffix != ".h5"}
+    stamps = {
+        path: path.read_text(encoding="utf-8")
+        for path in (tmp_path / "one").iterdir()
+        if path.is_file() and path.suffix != ".h5"
+    }
     write_volume_phantom(facts, tmp_path / "one", **SMALL)
     assert stamps == {path: path.read_text(encoding="utf-8") for path in stamps}
     with pytest.raises(UserError, match=r"phantom\.json"):
@@ -292,17 +369,41 @@ def test_flags_that_do_not_fit_the_data_set_are_refused(tmp_path, dataset, optio
     ],
 )
 def test_the_next_command_is_named(tmp_path, dataset, command):
-    small = [str(word) for key, value in SMALL.items() for word in (f"--{key}", *(value if isinstance(value, tuple) else (value,)))]
+    small = [
+        str(word)
+        for key, value in SMALL.items()
+        for word in (f"--{key}", *(value if isinstance(value, tuple) else (value,)))
+    ]
     done = run_script(SCRIPT, "--dataset", dataset, "--root", tmp_path, *small)
     said = done.stdout
-    assert said.startswith("wrote 2 training and 1 test volumes") and command.format(tmp_path) in said
+    assert (
+        said.startswith("wrote 2 training and 1 test volumes") and command.format(tmp_path) in said
+    )
 
 
 def test_script_writes_volumes(tmp_path):
-    flags = ["--dataset", "Pancreas", "--root", tmp_path, "--train", "3", "--labelled", "2", "--test", "1", "--size", "32", "32", "16"]
+    flags = [
+        "--dataset",
+        "Pancreas",
+        "--root",
+        tmp_path,
+        "--train",
+        "3",
+        "--labelled",
+        "2",
+        "--test",
+        "1",
+        "--size",
+        "32",
+        "32",
+        "16",
+    ]
     done = run_script(SCRIPT, *flags)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1 and (tmp_path / "train_lab.txt").read_text(encoding="utf-8") == "0001\n0002\n"
+    assert (
+        done.stdout.count("\n") == 1
+        and (tmp_path / "train_lab.txt").read_text(encoding="utf-8") == "0001\n0002\n"
+    )
     assert read(tmp_path / "data" / "0001.h5")[0].shape == (32, 32, 16)
 
 
@@ -310,25 +411,46 @@ def test_script_writes_volumes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "facts, size, frames", [pytest.param(ACDC, (48,), 2, marks=pytest.mark.long), (LA, (32, 24, 16), 1)], ids=["hearts", "atria"]
+    "facts, size, frames",
+    [pytest.param(ACDC, (48,), 2, marks=pytest.mark.long), (LA, (32, 24, 16), 1)],
+    ids=["hearts", "atria"],
 )
 def test_raw_scans_are_those_of_the_public_layout_in_nnunets(tmp_path, facts, size, frames):
     """Patients 1 and 2 are labelled, 3 and 4 are not, 5 validates, 6 is the test; found good by nnU-Net's rules and ours."""
     counts = {"train": 4, "val": 1, "test": 1, "labelled": 2, "size": size}
     write_raw_phantom(facts, tmp_path / "raw", **counts)
-    found = {folder.name: len(list(folder.iterdir())) for folder in (tmp_path / "raw").iterdir() if folder.is_dir()}
-    drawn = {"imagesTr": 3 * frames, "labelsTr": 3 * frames, "imagesUn": 2 * frames, "imagesTs": frames, "labelsTs": frames}
+    found = {
+        folder.name: len(list(folder.iterdir()))
+        for folder in (tmp_path / "raw").iterdir()
+        if folder.is_dir()
+    }
+    drawn = {
+        "imagesTr": 3 * frames,
+        "labelsTr": 3 * frames,
+        "imagesUn": 2 * frames,
+        "imagesTs": frames,
+        "labelsTs": frames,
+    }
     assert found == drawn
     dataset = read_dataset(tmp_path / "raw")
-    assert [len([case for case in dataset.cases if case.part == part]) for part in ("train", "val")] == [2 * frames, frames]
+    assert [
+        len([case for case in dataset.cases if case.part == part]) for part in ("train", "val")
+    ] == [2 * frames, frames]
     assert check(["--root_path", str(tmp_path / "raw")]) == 0
     name = next(case.name for case in dataset.cases if case.part == "test")
-    scan, label = (nibabel.load(tmp_path / "raw" / file) for file in (f"imagesTs/{name}_0000.nii.gz", f"labelsTs/{name}.nii.gz"))
-    assert nibabel.aff2axcodes(scan.affine) == ("L", "P", "S") and np.allclose(scan.affine, label.affine)
+    scan, label = (
+        nibabel.load(tmp_path / "raw" / file)
+        for file in (f"imagesTs/{name}_0000.nii.gz", f"labelsTs/{name}.nii.gz")
+    )
+    assert nibabel.aff2axcodes(scan.affine) == ("L", "P", "S") and np.allclose(
+        scan.affine, label.affine
+    )
     if facts is ACDC:
         patient = draw_patient(np.random.default_rng([1337, 6]), *size)
         image, truth = render(patient, DIASTOLE)
-        assert np.array_equal(np.asarray(label.dataobj), truth.T) and np.allclose(scan.header.get_zooms(), patient.spacing[::-1])
+        assert np.array_equal(np.asarray(label.dataobj), truth.T) and np.allclose(
+            scan.header.get_zooms(), patient.spacing[::-1]
+        )
         assert np.abs(np.asarray(scan.dataobj) - 1000 * image.T).max() <= 0.5 + 1e-3
     before = {path: path.read_bytes() for path in (tmp_path / "raw").rglob("*.nii.gz")}
     write_raw_phantom(facts, tmp_path / "raw", **counts)
@@ -345,5 +467,7 @@ def test_raw_scans_are_those_of_the_public_layout_in_nnunets(tmp_path, facts, si
 )
 def test_raw_scans_that_cannot_be(tmp_path, facts, flags, message):
     with pytest.raises(UserError, match=message):
-        write_raw_phantom(facts, tmp_path / "raw", **{"train": 4, "val": 1, "test": 1, "labelled": 2, **flags})
+        write_raw_phantom(
+            facts, tmp_path / "raw", **{"train": 4, "val": 1, "test": 1, "labelled": 2, **flags}
+        )
     assert not (tmp_path / "raw").exists()

@@ -54,7 +54,11 @@ def scaled_steps(phase, steps, precision=None, **options):
     precision.prepare(phase, optimizer)
     for step in range(steps):
         scalars = learn(phase, optimizer, {}, step, precision)
-        yield phase.student.weight.item(), float(scalars["loss_scale"]), optimizer.state[phase.student.weight]["momentum_buffer"].item()
+        yield (
+            phase.student.weight.item(),
+            float(scalars["loss_scale"]),
+            optimizer.state[phase.student.weight]["momentum_buffer"].item(),
+        )
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -107,7 +111,9 @@ def test_the_scale_is_saved_and_resumed(tmp_path):
 
 def test_a_loss_that_no_scale_helps_is_told(tmp_path):
     phase = Steep()
-    phase.losses = lambda batch, step: {"loss": (phase.student.weight - phase.student.weight.detach()).sqrt().sum()}  # 0, of slope infinity
+    phase.losses = lambda batch, step: {
+        "loss": (phase.student.weight - phase.student.weight.detach()).sqrt().sum()
+    }  # 0, of slope infinity
     with pytest.raises(UserError, match=r"gradients overflow float16 at any scale.*--amp off"):
         run(tmp_path, phase, 60)
 
@@ -131,7 +137,11 @@ class Casts(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        self.single += name == "_to_copy" and args[0].data_ptr() in self.places and (kwargs or {}).get("dtype") in (HALF, BRAIN)
+        self.single += (
+            name == "_to_copy"
+            and args[0].data_ptr() in self.places
+            and (kwargs or {}).get("dtype") in (HALF, BRAIN)
+        )
         self.lists += name == "_foreach_copy_" and args[1][0].data_ptr() in self.places
         return function(*args, **(kwargs or {}))
 
@@ -142,8 +152,13 @@ def test_teachers_weights_are_cast_once_a_step():
     for prepared in (True, False):
         torch.manual_seed(0)
         box = CopyPaste("fixed", 1 / 3, 10, (0,))
-        phase = DualTeacher(Tiny(2, 4), LOSS_2D, acdc.PAGE.pasting, box, 0.5, 0.9, "state", RefreshRule(2, 1, 1, 2))
-        optimizer, precision = torch.optim.SGD(phase.student.parameters(), lr=0.1), Precision(CPU, BRAIN)
+        phase = DualTeacher(
+            Tiny(2, 4), LOSS_2D, acdc.PAGE.pasting, box, 0.5, 0.9, "state", RefreshRule(2, 1, 1, 2)
+        )
+        optimizer, precision = (
+            torch.optim.SGD(phase.student.parameters(), lr=0.1),
+            Precision(CPU, BRAIN),
+        )
         if prepared:
             precision.prepare(phase, optimizer)
         batch = {"image": torch.rand(8, 1, 16, 16), "label": torch.randint(0, 4, (4, 16, 16))}
@@ -151,8 +166,12 @@ def test_teachers_weights_are_cast_once_a_step():
             with Casts([p for teacher in phase.teachers for p in teacher.parameters()]) as casts:
                 scalars = learn(phase, optimizer, batch, step, precision)
             phase.after_step(step)
-            assert (casts.single, casts.lists) == ((0, 1) if prepared else (2 * 2 * 4, 0))  # two layers, weight and bias
-        results.append((scalars["loss"], {name: net.state_dict() for name, net in phase.networks.items()}))
+            assert (casts.single, casts.lists) == (
+                (0, 1) if prepared else (2 * 2 * 4, 0)
+            )  # two layers, weight and bias
+        results.append(
+            (scalars["loss"], {name: net.state_dict() for name, net in phase.networks.items()})
+        )
     assert_same(results[0][1], results[1][1])
     assert results[0][0] == results[1][0]
 
@@ -164,12 +183,17 @@ def test_a_twin_shares_what_autocast_would_not_cast():
     Precision(CPU, BRAIN).prepare(phase, torch.optim.SGD(phase.student.parameters()))
     twin, kinds = phase.twins["teacher"], set()
     for (name, module), other in zip(teacher.named_modules(), twin.modules(), strict=True):
-        for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        for key, tensor in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ):
             mine = getattr(other, key)
             assert (mine is tensor) or mine.dtype == BRAIN, name
             kinds.add((type(module), mine is tensor))
     assert (
-        (Folded, True) in kinds and (nn.Conv3d, False) in kinds and {shared for kind, shared in kinds if "Norm" in kind.__name__} == {True}
+        (Folded, True) in kinds
+        and (nn.Conv3d, False) in kinds
+        and {shared for kind, shared in kinds if "Norm" in kind.__name__} == {True}
     )
     twin.forward = lambda x: x
     teacher.eval()
@@ -197,7 +221,9 @@ def test_what_is_chosen_for_a_card(monkeypatch, capability, amp, chosen):
 def test_what_a_card_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
     for amp in ("bf16", "fp16"):
-        with pytest.raises(UserError, match=f"--amp {amp}: this cuda does not compute in it.*--amp auto or off"):
+        with pytest.raises(
+            UserError, match=f"--amp {amp}: this cuda does not compute in it.*--amp auto or off"
+        ):
             autocast_type(amp, CUDA)
     with pytest.raises(UserError, match="--amp fp16: this cpu"):
         autocast_type("fp16", CPU)
@@ -208,5 +234,14 @@ def test_what_a_card_lacks_is_refused(monkeypatch):
 def test_channels_last_on_cuda_where_its_matrix_units_work():
     last = {2: torch.channels_last, 3: torch.channels_last_3d}
     for dims in (2, 3):
-        assert memory_format(CUDA, dims, HALF) == memory_format(CUDA, dims, BRAIN) == memory_format(CPU, dims) == last[dims]
-        assert memory_format(CUDA, dims) == memory_format(torch.device("mps"), dims, BRAIN) == torch.contiguous_format
+        assert (
+            memory_format(CUDA, dims, HALF)
+            == memory_format(CUDA, dims, BRAIN)
+            == memory_format(CPU, dims)
+            == last[dims]
+        )
+        assert (
+            memory_format(CUDA, dims)
+            == memory_format(torch.device("mps"), dims, BRAIN)
+            == torch.contiguous_format
+        )

@@ -38,7 +38,19 @@ def registered(monkeypatch):
 
 def run(checkpoint, source: Path, output: Path, *flags) -> int:
     paths = [str(path) for path in (checkpoint if isinstance(checkpoint, list) else [checkpoint])]
-    return predict(["--checkpoint", *paths, "--input", str(source), "--output", str(output), "--device", "cpu", *map(str, flags)])
+    return predict(
+        [
+            "--checkpoint",
+            *paths,
+            "--input",
+            str(source),
+            "--output",
+            str(output),
+            "--device",
+            "cpu",
+            *map(str, flags),
+        ]
+    )
 
 
 def own(path: Path, plan=None, patch=PATCH, **other) -> Path:
@@ -67,19 +79,28 @@ def record(output: Path, name: str = "predict.json") -> dict:
 @pytest.mark.parametrize("kind", ["own volumes", "own slices", "LA"])
 def test_every_orientation_comes_back_voxel_by_voxel(tmp_path, letters, kind):
     array = mr()
-    scan = write_scan(tmp_path / "in" / "scan.nii.gz", array, (1.5, 0.8, 2.5), (4, -30, 11), ORIENTATIONS[letters])
+    scan = write_scan(
+        tmp_path / "in" / "scan.nii.gz", array, (1.5, 0.8, 2.5), (4, -30, 11), ORIENTATIONS[letters]
+    )
     if kind == "own slices":
         axes, _ = to_canonical(read_scan(scan).geometry)
         # pictures as large as the network's input: nothing is zoomed
         model = own(tmp_path / "c.pth", threshold.plan(2), (SHAPE[axes[1]], SHAPE[axes[0]]))
     else:
-        model = own(tmp_path / "c.pth") if kind == "own volumes" else threshold.checkpoint(tmp_path / "c.pth", LA, PATCH)
+        model = (
+            own(tmp_path / "c.pth")
+            if kind == "own volumes"
+            else threshold.checkpoint(tmp_path / "c.pth", LA, PATCH)
+        )
     assert run(model, tmp_path / "in", tmp_path / "out") == 0
     source, written = nibabel.load(scan), nibabel.load(tmp_path / "out" / "scan.nii.gz")
     found = np.asarray(written.dataobj)
     value = 255 if kind == "LA" else 1  # as the download's labels have it
     assert found.dtype == np.uint8 and np.array_equal(found, above_mean(array) * np.uint8(value))
-    assert np.array_equal(written.affine, source.affine) and "".join(nibabel.aff2axcodes(written.affine)) == letters
+    assert (
+        np.array_equal(written.affine, source.affine)
+        and "".join(nibabel.aff2axcodes(written.affine)) == letters
+    )
 
 
 @pytest.mark.parametrize("codes", [(1, 2), (0, 1), (4, 0), (0, 0)])
@@ -95,7 +116,9 @@ def test_a_nifti_header_survives(tmp_path, codes):
     image.header.set_slope_inter(2, -7)
     nibabel.save(image, path)
     assert run(own(tmp_path / "c.pth"), path, tmp_path / "out") == 0
-    source, written = (nibabel.load(place / "scan.nii.gz").header for place in (path.parent, tmp_path / "out"))
+    source, written = (
+        nibabel.load(place / "scan.nii.gz").header for place in (path.parent, tmp_path / "out")
+    )
     for key in (
         "pixdim",
         "qform_code",
@@ -130,7 +153,11 @@ def test_probabilities_go_back_linearly(tmp_path, dataset, variant, size, spacin
     direction = ORIENTATIONS[letters]
     scan = write_scan(tmp_path / "scan.nii.gz", mr((20, 26, 12)), spacing, (4, -30, 11), direction)
     plan = threshold.plan(spacing=(1.3, None, 0.9))
-    preparation = OwnPreparation(plan, ()) if dataset == "own" else published_preparation(dataset, "none", variant, size)
+    preparation = (
+        OwnPreparation(plan, ())
+        if dataset == "own"
+        else published_preparation(dataset, "none", variant, size)
+    )
     (output,) = preparation.prepare(RawCase("scan", (scan,), part="predict"), lambda line: None)
     facts = threshold.facts_of(plan) if dataset == "own" else pages()[dataset].facts
     shape = turned(facts, output.image).shape
@@ -144,7 +171,10 @@ def test_probabilities_go_back_linearly(tmp_path, dataset, variant, size, spacin
         @ nibabel.load(scan).affine
         @ np.stack([*np.indices((20, 26, 12)).reshape(3, -1), np.ones(6240)])
     )
-    expected = [map_coordinates(one, places[:3], order=1, mode="nearest").reshape(20, 26, 12) for one in probability]
+    expected = [
+        map_coordinates(one, places[:3], order=1, mode="nearest").reshape(20, 26, 12)
+        for one in probability
+    ]
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
@@ -159,7 +189,9 @@ def test_a_published_2d_network_predicts_a_raw_scan_as_the_test_does(tmp_path):
     assert run(path, scan, tmp_path / "out", "--dataset", "ACDC", "--patch_size", 32, 32) == 0
     image = ((array - array.min()) / float(array.max() - array.min())).astype(np.float32).T
     expected = SlicePredictor((32, 32), CPU)(net, np.ascontiguousarray(image)[None])
-    assert len(np.unique(expected)) > 1 and np.array_equal(array_of(tmp_path / "out" / "scan.nii.gz"), expected.T)
+    assert len(np.unique(expected)) > 1 and np.array_equal(
+        array_of(tmp_path / "out" / "scan.nii.gz"), expected.T
+    )
 
 
 def test_modalities_and_label_values_with_gaps(tmp_path, capsys):
@@ -171,11 +203,17 @@ def test_modalities_and_label_values_with_gaps(tmp_path, capsys):
         write_scan(tmp_path / "in" / f"{name}_0001.nii.gz", second)
     write_scan(tmp_path / "in" / "c_0001.nii.gz", second)
     assert run(own(tmp_path / "c.pth", plan), tmp_path / "in", tmp_path / "out") == 2
-    scores = [(array - array.astype(float).mean()) / array.astype(float).std() for array in (first, second)]
+    scores = [
+        (array - array.astype(float).mean()) / array.astype(float).std()
+        for array in (first, second)
+    ]
     classes = np.argmax([np.zeros(SHAPE), *scores], 0)
     found = array_of(tmp_path / "out" / "b.nii.gz")
     assert found.dtype == np.uint16 and np.array_equal(found, np.array([0, 5, 300])[classes])
-    assert "not predicted: c: " in (said := capsys.readouterr()).err and "channels [1] are there, expected 0 to 1" in said.err
+    assert (
+        "not predicted: c: " in (said := capsys.readouterr()).err
+        and "channels [1] are there, expected 0 to 1" in said.err
+    )
     assert run(tmp_path / "c.pth", tmp_path / "in" / "a_0000.nii.gz", tmp_path / "one") == 0
     assert np.array_equal(array_of(tmp_path / "one" / "a.nii.gz"), found)
 
@@ -197,7 +235,12 @@ def test_several_checkpoints_are_averaged_and_probabilities_written(tmp_path):
     np.testing.assert_allclose(probability, [1 - expected, expected], atol=1e-3)
     assert np.array_equal(array_of(tmp_path / "out" / "scan.nii.gz"), expected > 0.5)
     classes = record(tmp_path / "out")["cases"]["scan"]["classes"]
-    assert classes == {"organ 1": {"voxels": int((expected > 0.5).sum()), "ml": pytest.approx((expected > 0.5).sum() / 1000)}}
+    assert classes == {
+        "organ 1": {
+            "voxels": int((expected > 0.5).sum()),
+            "ml": pytest.approx((expected > 0.5).sum() / 1000),
+        }
+    }
 
 
 class Ramp(torch.nn.Module):
@@ -210,7 +253,9 @@ class Ramp(torch.nn.Module):
     def forward(self, x):
         shape = [1] * x.ndim
         shape[self.axis] = -1
-        share = torch.linspace(0.9, 0.1, x.shape[self.axis]).view(shape).expand(len(x), 1, *x.shape[2:])
+        share = (
+            torch.linspace(0.9, 0.1, x.shape[self.axis]).view(shape).expand(len(x), 1, *x.shape[2:])
+        )
         return torch.cat([1 - share, share], 1).log()
 
 
@@ -223,7 +268,9 @@ def test_mirroring_takes_what_is_odd_out_of_a_network(axis):
     plain = VolumePredictor((6, 5, 4), (6, 5, 4), CPU).probability(Ramp(axis), image)[1]
     assert plain.max() == pytest.approx(0.9) and plain.min() == pytest.approx(0.1)
     if axis < 4:
-        slices = torch.cat(list(SlicePredictor((5, 4), CPU, 4, mirror=True).slabs(Ramp(axis), image)), 1)
+        slices = torch.cat(
+            list(SlicePredictor((5, 4), CPU, 4, mirror=True).slabs(Ramp(axis), image)), 1
+        )
         assert slices.shape == (2, 6, 5, 4) and torch.allclose(slices, torch.full_like(slices, 0.5))
 
 
@@ -238,7 +285,10 @@ def test_the_largest_component_alone(tmp_path):
     array[1:4, 1:4, 1:4], array[10:12, 10:12, 10:12] = 100, 100
     scan = write_scan(tmp_path / "scan.nii.gz", array)
     assert run(own(tmp_path / "c.pth"), scan, tmp_path / "out", "--largest_component") == 0
-    assert array_of(tmp_path / "out" / "scan.nii.gz").sum() == 27 and array_of(tmp_path / "out" / "scan.nii.gz")[2, 2, 2] == 1
+    assert (
+        array_of(tmp_path / "out" / "scan.nii.gz").sum() == 27
+        and array_of(tmp_path / "out" / "scan.nii.gz")[2, 2, 2] == 1
+    )
 
 
 def test_a_box_stands_in_for_the_published_crop(tmp_path, capsys):
@@ -247,7 +297,9 @@ def test_a_box_stands_in_for_the_published_crop(tmp_path, capsys):
     model = threshold.checkpoint(tmp_path / "c.pth", LA, PATCH)
     assert run(model, scan, tmp_path / "out", "--box", 3, 15, 0, 11, 4, 15) == 0
     expected = np.zeros(SHAPE, np.uint8)
-    expected[3:15, 0:11, 4:15] = 255 * above_mean(array)[3:15, 0:11, 4:15]  # z-scored over the whole scan, as published
+    expected[3:15, 0:11, 4:15] = (
+        255 * above_mean(array)[3:15, 0:11, 4:15]
+    )  # z-scored over the whole scan, as published
     assert np.array_equal(array_of(tmp_path / "out" / "scan.nii.gz"), expected)
     assert "cropped by the label" not in capsys.readouterr().out
     assert run(model, scan, tmp_path / "whole") == 0

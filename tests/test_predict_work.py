@@ -39,12 +39,27 @@ def model(tmp_path) -> Path:
 
 def run(checkpoint, source: Path, output: Path, *flags) -> int:
     paths = [str(path) for path in (checkpoint if isinstance(checkpoint, list) else [checkpoint])]
-    return predict(["--checkpoint", *paths, "--input", str(source), "--output", str(output), "--device", "cpu", *map(str, flags)])
+    return predict(
+        [
+            "--checkpoint",
+            *paths,
+            "--input",
+            str(source),
+            "--output",
+            str(output),
+            "--device",
+            "cpu",
+            *map(str, flags),
+        ]
+    )
 
 
 def scans(folder: Path, *names: str) -> list[np.ndarray]:
     """Files of noise; what is above the mean of each."""
-    arrays = [np.random.default_rng(seed).integers(0, 500, SHAPE).astype(np.int16) for seed in range(len(names))]
+    arrays = [
+        np.random.default_rng(seed).integers(0, 500, SHAPE).astype(np.int16)
+        for seed in range(len(names))
+    ]
     for name, array in zip(names, arrays, strict=True):
         write_scan(folder / name, array, (1, 2, 3), (5, 6, 7), ORIENTATIONS["LAS"])
     return [array > array.mean() for array in arrays]
@@ -55,20 +70,33 @@ def cases(output: Path, name: str = "predict.json") -> dict:
 
 
 def written(output: Path) -> list[str]:
-    return sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()
+    )
 
 
 def test_formats_and_folders(tmp_path, model):
     """Each scan's prediction lies below the output as the scan below the input; NRRD stays NRRD, the rest becomes NIfTI."""
     expected = scans(tmp_path / "in", "a.nii.gz", "b.nii", "c.nrrd", "deep/d.mha", ".hidden.nii.gz")
     assert run(model, tmp_path / "in", tmp_path / "out") == 0
-    assert written(tmp_path / "out") == ["a.nii.gz", "b.nii.gz", "c.nrrd", "deep/d.nii.gz", "predict.json"]
-    names = ("a.nii.gz", "b.nii.gz", "c.nrrd", "deep/d.nii.gz"), ("a.nii.gz", "b.nii", "c.nrrd", "deep/d.mha")
+    assert written(tmp_path / "out") == [
+        "a.nii.gz",
+        "b.nii.gz",
+        "c.nrrd",
+        "deep/d.nii.gz",
+        "predict.json",
+    ]
+    names = (
+        ("a.nii.gz", "b.nii.gz", "c.nrrd", "deep/d.nii.gz"),
+        ("a.nii.gz", "b.nii", "c.nrrd", "deep/d.mha"),
+    )
     for name, source, mask in zip(*names, expected[:4], strict=True):
         found, scan = read_scan(tmp_path / "out" / name), read_scan(tmp_path / "in" / source)
         assert found.array.dtype == np.uint8 and np.array_equal(found.array, mask)
         np.testing.assert_allclose(found.geometry.affine, scan.geometry.affine, atol=1e-5)
-    assert cases(tmp_path / "out")["c"]["classes"]["organ 1"]["ml"] == pytest.approx(expected[2].sum() * 6 / 1000, abs=1e-4)
+    assert cases(tmp_path / "out")["c"]["classes"]["organ 1"]["ml"] == pytest.approx(
+        expected[2].sum() * 6 / 1000, abs=1e-4
+    )
     assert set(cases(tmp_path / "out")["c"]["seconds"]) == {"prepare", "predict", "write"}
 
 
@@ -81,8 +109,18 @@ def test_a_dicom_series_becomes_nifti_in_its_place(tmp_path, model):
     writer.KeepOriginalImageUIDOn()
     for k in range(SHAPE[2]):
         part = image[:, :, k]
-        tags = {"0008|0060": "CT", "0020|000e": "1.2.3", "0020|000d": "1.2", "0008|0018": f"1.2.3.{k + 1}", "0020|0013": str(k)}
-        tags |= {"0020|0032": f"-10\\20\\{2.5 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0028|0030": "0.5\\0.5"}
+        tags = {
+            "0008|0060": "CT",
+            "0020|000e": "1.2.3",
+            "0020|000d": "1.2",
+            "0008|0018": f"1.2.3.{k + 1}",
+            "0020|0013": str(k),
+        }
+        tags |= {
+            "0020|0032": f"-10\\20\\{2.5 * k}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0028|0030": "0.5\\0.5",
+        }
         for key, value in tags.items():
             part.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{k:03d}.dcm"))
@@ -102,26 +140,36 @@ def test_pictures(tmp_path, colours):
     model = threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), (20, 30), plan)
     picture = np.random.default_rng(0).integers(0, 255, (20, 30, colours)).astype(np.uint8)
     (tmp_path / "in").mkdir()
-    sitk.WriteImage(sitk.GetImageFromArray(picture.squeeze(), isVector=colours > 1), str(tmp_path / "in" / "p.png"))
+    sitk.WriteImage(
+        sitk.GetImageFromArray(picture.squeeze(), isVector=colours > 1),
+        str(tmp_path / "in" / "p.png"),
+    )
     assert run(model, tmp_path / "in", tmp_path / "out", "--probabilities") == 0
     z = (picture - picture.mean((0, 1))) / picture.std((0, 1))
     expected = np.array(values)[np.argmax(np.concatenate([np.zeros((20, 30, 1)), z], 2), 2)]
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "p.png")))
     assert found.dtype == np.uint8 and np.array_equal(found, expected)
-    assert cases(tmp_path / "out")["p"]["classes"]["organ 40"] == {"voxels": int((expected == 40).sum()), "ml": None}
+    assert cases(tmp_path / "out")["p"]["classes"]["organ 40"] == {
+        "voxels": int((expected == 40).sum()),
+        "ml": None,
+    }
     with np.load(tmp_path / "out" / "p.npz") as file:
         assert file["probabilities"].shape == (colours + 1, 1, 20, 30)
 
 
 def test_pictures_for_a_page_of_ones_own(tmp_path):
     """Their values are as they are; raw scans of such data cannot be prepared."""
-    facts = DatasetFacts(name="Polyps", class_names=("a", "b"), dims=2, file="{}.h5", train_list="t", test_list="t")
+    facts = DatasetFacts(
+        name="Polyps", class_names=("a", "b"), dims=2, file="{}.h5", train_list="t", test_list="t"
+    )
     model = threshold.checkpoint(tmp_path / "c.pth", facts, (8, 8), level=99.5)
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
     (tmp_path / "in").mkdir()
     sitk.WriteImage(sitk.GetImageFromArray(picture), str(tmp_path / "in" / "p.png"))
     assert run(model, tmp_path / "in", tmp_path / "out") == 0
-    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "p.png"))), picture > 99)
+    assert np.array_equal(
+        sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "p.png"))), picture > 99
+    )
     scans(tmp_path / "volumes", "a.nii.gz")
     assert run(model, tmp_path / "volumes", tmp_path / "other") == 2
 
@@ -132,14 +180,27 @@ def test_finished_predictions_are_kept(tmp_path, model, capsys, monkeypatch):
     assert run(model, tmp_path / "in", out) == 0
     before = (out / "a.nii.gz").stat().st_mtime_ns
     (out / "b.nii.gz").unlink()  # as if it had been interrupted there
-    assert run(model, tmp_path / "in", out) == 0 and "1 predicted, 1 kept" in capsys.readouterr().out
-    assert run(model, tmp_path / "in", out, "--probabilities") == 0 and "2 predicted, 0 kept" in capsys.readouterr().out
-    assert run(model, tmp_path / "in", out, "--probabilities") == 0 and "0 predicted, 2 kept" in capsys.readouterr().out
-    assert run(model, tmp_path / "in", out, "--overwrite") == 0 and "2 predicted, 0 kept" in capsys.readouterr().out
+    assert (
+        run(model, tmp_path / "in", out) == 0 and "1 predicted, 1 kept" in capsys.readouterr().out
+    )
+    assert (
+        run(model, tmp_path / "in", out, "--probabilities") == 0
+        and "2 predicted, 0 kept" in capsys.readouterr().out
+    )
+    assert (
+        run(model, tmp_path / "in", out, "--probabilities") == 0
+        and "0 predicted, 2 kept" in capsys.readouterr().out
+    )
+    assert (
+        run(model, tmp_path / "in", out, "--overwrite") == 0
+        and "2 predicted, 0 kept" in capsys.readouterr().out
+    )
     assert (out / "a.nii.gz").stat().st_mtime_ns > before and set(cases(out)) == {"a", "b"}
 
 
-def test_work_that_is_interrupted_continues_and_leaves_nothing_half_written(tmp_path, model, capsys, monkeypatch):
+def test_work_that_is_interrupted_continues_and_leaves_nothing_half_written(
+    tmp_path, model, capsys, monkeypatch
+):
     expected = scans(tmp_path / "in", "a.nii.gz", "b.nii.gz", "c.nii.gz")
     out, whole = tmp_path / "out", program.write_labels
 
@@ -154,19 +215,31 @@ def test_work_that_is_interrupted_continues_and_leaves_nothing_half_written(tmp_
     assert written(out) == ["a.nii.gz", "predict.json"]
     monkeypatch.setattr(program, "write_labels", whole)
     unfinished(out / "b.nii.gz", 99999999).write_text("what a killed process leaves")
-    assert run(model, tmp_path / "in", out) == 0 and "2 predicted, 1 kept" in capsys.readouterr().out
+    assert (
+        run(model, tmp_path / "in", out) == 0 and "2 predicted, 1 kept" in capsys.readouterr().out
+    )
     assert written(out) == ["a.nii.gz", "b.nii.gz", "c.nii.gz", "predict.json"]
-    assert all(np.array_equal(read_scan(out / f"{name}.nii.gz").array, mask) for name, mask in zip("abc", expected, strict=True))
+    assert all(
+        np.array_equal(read_scan(out / f"{name}.nii.gz").array, mask)
+        for name, mask in zip("abc", expected, strict=True)
+    )
 
 
 def test_parts_share_the_work_and_a_later_run_knows_of_all(tmp_path, model, capsys):
     scans(tmp_path / "in", *(f"{name}.nii.gz" for name in "abcde"))
     out = tmp_path / "out"
-    assert run(model, tmp_path / "in", out, "--part", "1/2") == 0 and run(model, tmp_path / "in", out, "--part", "2/2") == 0
-    assert list(cases(out, "predict_1of2.json")) == ["a", "c", "e"] and list(cases(out, "predict_2of2.json")) == ["b", "d"]
+    assert (
+        run(model, tmp_path / "in", out, "--part", "1/2") == 0
+        and run(model, tmp_path / "in", out, "--part", "2/2") == 0
+    )
+    assert list(cases(out, "predict_1of2.json")) == ["a", "c", "e"] and list(
+        cases(out, "predict_2of2.json")
+    ) == ["b", "d"]
     capsys.readouterr()
     scans(tmp_path / "in", *(f"{name}.nii.gz" for name in "abcdef"))
-    assert run(model, tmp_path / "in", out) == 0 and "1 predicted, 5 kept" in capsys.readouterr().out
+    assert (
+        run(model, tmp_path / "in", out) == 0 and "1 predicted, 5 kept" in capsys.readouterr().out
+    )
     assert list(cases(out)) == list("abcdef")
 
 
@@ -175,7 +248,10 @@ def test_one_bad_scan_stops_no_other(tmp_path, model, capsys):
     (tmp_path / "in" / "b.nii.gz").write_bytes(b"no scan")
     assert run(model, tmp_path / "in", tmp_path / "out") == 2
     said = capsys.readouterr()
-    assert f"not predicted: b: {tmp_path / 'in' / 'b.nii.gz'}: " in said.err and "2 predicted, 0 kept, 1 not predicted" in said.out
+    assert (
+        f"not predicted: b: {tmp_path / 'in' / 'b.nii.gz'}: " in said.err
+        and "2 predicted, 0 kept, 1 not predicted" in said.out
+    )
     assert written(tmp_path / "out") == ["a.nii.gz", "c.nii.gz", "predict.json"]
 
 
@@ -185,28 +261,49 @@ def test_predictions_of_another_network_or_scan_are_not_touched(tmp_path, model,
     run(model, tmp_path / "in", out)
     before = (out / "a.nii.gz").read_bytes()
     plan = threshold.plan()
-    other = threshold.checkpoint(tmp_path / "other.pth", threshold.facts_of(plan), PATCH, plan, level=0.3)
-    with pytest.raises(UserError, match=r"predict\.json: of predictions with other checkpoints; name another --output, or --overwrite"):
+    other = threshold.checkpoint(
+        tmp_path / "other.pth", threshold.facts_of(plan), PATCH, plan, level=0.3
+    )
+    with pytest.raises(
+        UserError,
+        match=r"predict\.json: of predictions with other checkpoints; name another --output, or --overwrite",
+    ):
         run(other, tmp_path / "in", out)
     with pytest.raises(UserError, match="other tta"):
         run(model, tmp_path / "in", out, "--tta", "mirror")
     capsys.readouterr()
     write_scan(tmp_path / "in" / "a.nii.gz", np.arange(1680).reshape(SHAPE).astype(np.int16))
-    assert run(model, tmp_path / "in", out) == 2 and "was made of another scan" in capsys.readouterr().err
+    assert (
+        run(model, tmp_path / "in", out) == 2
+        and "was made of another scan" in capsys.readouterr().err
+    )
     (out / "predict.json").unlink()
-    assert run(model, tmp_path / "in", out) == 2 and "a.nii.gz: is there, but not in predict.json" in capsys.readouterr().err
+    assert (
+        run(model, tmp_path / "in", out) == 2
+        and "a.nii.gz: is there, but not in predict.json" in capsys.readouterr().err
+    )
     assert (out / "a.nii.gz").read_bytes() == before
-    assert run(model, tmp_path / "in", out, "--overwrite") == 0 and (out / "a.nii.gz").read_bytes() != before
+    assert (
+        run(model, tmp_path / "in", out, "--overwrite") == 0
+        and (out / "a.nii.gz").read_bytes() != before
+    )
 
 
 def model_of(tmp_path, spacing, classes=3, patch=(112, 112, 80), dims=3):
     plan = threshold.plan(dims, spacing=spacing, values=tuple(range(classes)))
     path = threshold.checkpoint(tmp_path / "large.pth", threshold.facts_of(plan), patch, plan)
-    return read_model(PredictSettings(checkpoint=(path,), input=tmp_path, output=tmp_path / "out"), torch.device("cpu"))
+    return read_model(
+        PredictSettings(checkpoint=(path,), input=tmp_path, output=tmp_path / "out"),
+        torch.device("cpu"),
+    )
 
 
 def header(shape, spacing, letters="RAS") -> Header:
-    return Header(Path("ct.nii"), shape, Geometry(np.array(spacing), np.zeros(3), np.array(ORIENTATIONS[letters], float)))
+    return Header(
+        Path("ct.nii"),
+        shape,
+        Geometry(np.array(spacing), np.zeros(3), np.array(ORIENTATIONS[letters], float)),
+    )
 
 
 def test_memory_is_said_before_and_stays_below_6_gib_for_a_large_ct(tmp_path, model, capsys):
@@ -215,10 +312,15 @@ def test_memory_is_said_before_and_stays_below_6_gib_for_a_large_ct(tmp_path, mo
     for spacing in ((None,) * 3, (1.0, 1.0, 1.0)):
         assert 3.6 < needed_bytes(model_of(tmp_path, spacing), large) / 2**30 < 4.6
     scans(tmp_path / "in", "a.nii.gz", "b.nii.gz")
-    write_scan(tmp_path / "in" / "b.nii.gz", np.arange(40 * 30 * 20).reshape(40, 30, 20).astype(np.int16))
+    write_scan(
+        tmp_path / "in" / "b.nii.gz", np.arange(40 * 30 * 20).reshape(40, 30, 20).astype(np.int16)
+    )
     (tmp_path / "in" / "broken.nii.gz").write_bytes(b"no scan")
     assert run(model, tmp_path / "in", tmp_path / "out") == 2
-    assert f"memory: about 0.4 GiB, for {tmp_path / 'in' / 'b.nii.gz'} (40 x 30 x 20)\n" in capsys.readouterr().out
+    assert (
+        f"memory: about 0.4 GiB, for {tmp_path / 'in' / 'b.nii.gz'} (40 x 30 x 20)\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_memory_knows_what_a_scan_becomes(tmp_path):
@@ -232,7 +334,9 @@ def test_memory_knows_what_a_scan_becomes(tmp_path):
 
 def test_memory_of_a_pass_counts_what_is_alive_together():
     """Input 1, convolution 4 and ReLU 4 channels at once; weights of 4 x 9 + 4 and 2 x 4 + 2 numbers."""
-    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1))
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1)
+    )
     net.check_size = lambda size: None
     weights = 4 * (40 + 10)
     assert forward_bytes(net, 1, (32, 32), 1) == weights + 9 * 4 * 32 * 32
@@ -242,7 +346,9 @@ def test_memory_of_a_pass_counts_what_is_alive_together():
 def test_labels_beside_published_scans_are_no_input(tmp_path):
     scans(tmp_path / "in", "x/lgemri.nrrd", "x/laendo.nrrd")
     model = threshold.checkpoint(tmp_path / "c.pth", LA, PATCH)
-    assert run(model, tmp_path / "in", tmp_path / "in" / "out") == 0  # an output inside the input is no input either
+    assert (
+        run(model, tmp_path / "in", tmp_path / "in" / "out") == 0
+    )  # an output inside the input is no input either
     assert run(model, tmp_path / "in", tmp_path / "in" / "out") == 0
     assert written(tmp_path / "in" / "out") == ["predict.json", "x/lgemri.nrrd"]
 
@@ -271,7 +377,9 @@ def test_labels_beside_published_scans_are_no_input(tmp_path):
         (["--checkpoint", "broken.pth"], "its plan is not understood"),
     ],
 )
-def test_mistakes_are_named_in_one_line_and_nothing_is_written(tmp_path, model, monkeypatch, flags, words):
+def test_mistakes_are_named_in_one_line_and_nothing_is_written(
+    tmp_path, model, monkeypatch, flags, words
+):
     monkeypatch.chdir(tmp_path)
     scans(Path("in"), "a.nii.gz")
     scans(Path("twice"), "a.nii.gz", "a.nii")
@@ -288,6 +396,9 @@ def test_mistakes_are_named_in_one_line_and_nothing_is_written(tmp_path, model, 
     given = {"--checkpoint": ["c.pth"], "--input": ["in"], "--output": ["out"]}
     given[flags[0]] = flags[1:]
     with pytest.raises(UserError) as caught:
-        predict([word for flag, values in given.items() for word in (flag, *values)] + ["--device", "cpu"])
+        predict(
+            [word for flag, values in given.items() for word in (flag, *values)]
+            + ["--device", "cpu"]
+        )
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not Path("out").exists()

@@ -26,7 +26,11 @@ from utils.workers import worker_pool
 
 ACDC, KITS19, LA, LITS = (pages()[name].facts for name in ("ACDC", "KiTS19", "LA", "LiTS"))
 
-KNOWN = ("06SR5RBREL16DQ6M8LWS", (15, 16), (28, 26))  # a public scan and what its crop leaves in x and y
+KNOWN = (
+    "06SR5RBREL16DQ6M8LWS",
+    (15, 16),
+    (28, 26),
+)  # a public scan and what its crop leaves in x and y
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +46,9 @@ def in_process(monkeypatch):
 
 
 def run(dataset, source, root, *flags) -> int:
-    return prepare(["--dataset", dataset, "--source", str(source), "--root_path", str(root), *map(str, flags)])
+    return prepare(
+        ["--dataset", dataset, "--source", str(source), "--root_path", str(root), *map(str, flags)]
+    )
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
@@ -52,9 +58,14 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
 
 def linear(array: np.ndarray, size: tuple[int, ...], order: int = 1) -> np.ndarray:
     """Voxel i of the result at i * old / new of the array, whose last voxel goes on for half a voxel, with 0 beyond."""
-    places = np.meshgrid(*(np.arange(new) * old / new for old, new in zip(array.shape, size, strict=True)), indexing="ij")
+    places = np.meshgrid(
+        *(np.arange(new) * old / new for old, new in zip(array.shape, size, strict=True)),
+        indexing="ij",
+    )
     found = map_coordinates(array.astype(float), places, order=order, mode="nearest")
-    outside = np.any([place > old - 0.5 for place, old in zip(places, array.shape, strict=True)], axis=0)
+    outside = np.any(
+        [place > old - 0.5 for place, old in zip(places, array.shape, strict=True)], axis=0
+    )
     return np.where(outside, 0, found)
 
 
@@ -64,26 +75,43 @@ def linear(array: np.ndarray, size: tuple[int, ...], order: int = 1) -> np.ndarr
 def test_acdc(tmp_path):
     acdc_patient(tmp_path / "raw", "patient099", ("04", "11"))  # in train.list
     acdc_patient(tmp_path / "raw", "patient028")  # in val.list
-    write_scan(tmp_path / "raw" / "training" / "patient028" / "patient028_4d.nii.gz", noise((4, 4, 4)))
+    write_scan(
+        tmp_path / "raw" / "training" / "patient028" / "patient028_4d.nii.gz", noise((4, 4, 4))
+    )
     out = tmp_path / "out"
     assert run("ACDC", tmp_path / "raw", out) == 0
     raw = noise((20, 24, 3), blob((20, 24, 3), (5, 6, 0), (12, 15, 2), 2), 1)
     image, label, attributes = read(out / "data" / "patient099_frame02.h5")
-    assert np.array_equal(image, ((raw - raw.min()) / (raw.max() - raw.min())).astype(np.float32).T) and image.dtype == np.float32
+    assert (
+        np.array_equal(image, ((raw - raw.min()) / (raw.max() - raw.min())).astype(np.float32).T)
+        and image.dtype == np.float32
+    )
     assert label.dtype == np.uint8 and set(np.unique(label)) == {0, 2}
     assert np.allclose(attributes["spacing_mm"], (10, 1.25, 1.5))
-    assert json.loads(attributes["source_files"]) == ["patient099_frame11.nii.gz", "patient099_frame11_gt.nii.gz"]
-    assert len(json.loads(attributes["source_sha256"])[0]) == 64 and "SimpleITK" in attributes["versions"]
+    assert json.loads(attributes["source_files"]) == [
+        "patient099_frame11.nii.gz",
+        "patient099_frame11_gt.nii.gz",
+    ]
+    assert (
+        len(json.loads(attributes["source_sha256"])[0]) == 64
+        and "SimpleITK" in attributes["versions"]
+    )
     assert str(tmp_path) not in str(attributes)
     for k in range(3):
         plane, truth, _ = read(out / "data" / "slices" / f"patient099_frame02_slice_{k + 1}.h5")
         assert np.array_equal(plane, image[k]) and np.array_equal(truth, label[k])
     assert not (out / "data" / "slices" / "patient028_frame01_slice_1.h5").exists()
-    assert (out / "train.list").read_text(encoding="utf-8").split() == ["patient099_frame01", "patient099_frame02"]
+    assert (out / "train.list").read_text(encoding="utf-8").split() == [
+        "patient099_frame01",
+        "patient099_frame02",
+    ]
     assert sorted((out / "train_slices.list").read_text(encoding="utf-8").split()) == [
         f"patient099_frame0{f}_slice_{n}" for f in (1, 2) for n in (1, 2, 3)
     ]
-    assert [case.name for case in read_cases(ACDC, out, "val")] == ["patient028_frame01", "patient028_frame02"]
+    assert [case.name for case in read_cases(ACDC, out, "val")] == [
+        "patient028_frame01",
+        "patient028_frame02",
+    ]
 
 
 def test_a_frame_without_partner_is_not_guessed_and_one_without_label_prepared(tmp_path, capsys):
@@ -91,7 +119,10 @@ def test_a_frame_without_partner_is_not_guessed_and_one_without_label_prepared(t
     folder = tmp_path / "raw" / "training" / "patient099"
     (folder / "patient099_frame12_gt.nii.gz").unlink()
     assert run("ACDC", tmp_path / "raw", tmp_path / "out") == 0
-    assert "no label beside it" in capsys.readouterr().out and read(tmp_path / "out" / "data" / "patient099_frame02.h5")[1] is None
+    assert (
+        "no label beside it" in capsys.readouterr().out
+        and read(tmp_path / "out" / "data" / "patient099_frame02.h5")[1] is None
+    )
     (folder / "patient099_frame12.nii.gz").unlink()
     assert run("ACDC", tmp_path / "raw", tmp_path / "other") == 2
     assert "patient099 has 1 frames" in capsys.readouterr().err
@@ -117,7 +148,10 @@ def test_la(tmp_path, name):
     if name == KNOWN[0]:
         assert left == [KNOWN[1], KNOWN[2]]
     else:  # p = (112 - 39) // 2 and (112 - 29) // 2, with margins from 10 to 19, the upper end exclusive
-        assert all(10 <= below - p <= 19 and 10 <= above + 1 - p <= 19 for (below, above), p in zip(left, (36, 41), strict=True))
+        assert all(
+            10 <= below - p <= 19 and 10 <= above + 1 - p <= 19
+            for (below, above), p in zip(left, (36, 41), strict=True)
+        )
     expected = np.diag([-0.625, -0.625, 0.625, 1])
     expected[:3, 3] = np.diag(expected)[:3] * start
     assert np.allclose(attributes["affine"], expected)
@@ -129,14 +163,19 @@ def test_la_margins_are_the_same_ones_again_and_end_with_the_scan(tmp_path):
     la_scan(tmp_path / "raw", KNOWN[0])
     assert run("LA", tmp_path / "raw", tmp_path / "out") == 0
     image, _, attributes = read(LA.path(tmp_path / "out", KNOWN[0]))
-    assert attributes["crop_start"].tolist() == [5, 0, 0] and attributes["crop_stop"].tolist() == [56, 50, 6] and image.shape == (51, 50, 6)
+    assert (
+        attributes["crop_start"].tolist() == [5, 0, 0]
+        and attributes["crop_stop"].tolist() == [56, 50, 6]
+        and image.shape == (51, 50, 6)
+    )
 
 
 def test_without_label_only_the_whole_scan_can_be_prepared(tmp_path, capsys):
     la_scan(tmp_path / "raw", KNOWN[0], label=False)
     assert run("LA", tmp_path / "raw", tmp_path / "out") == 2
     assert (
-        "lgemri.nrrd: no label belongs to it, and the published crop goes by the label; --crop none does without" in capsys.readouterr().err
+        "lgemri.nrrd: no label belongs to it, and the published crop goes by the label; --crop none does without"
+        in capsys.readouterr().err
     )
     assert run("LA", tmp_path / "raw", tmp_path / "whole", "--crop", "none") == 0
     image, label, _ = read(LA.path(tmp_path / "whole", KNOWN[0]))
@@ -160,7 +199,9 @@ def test_coranets_box(low, high, length, box):
     assert coranet_range(low, high, length) == box
 
 
-def pancreas_scan(root: Path, number: str, spacing, shape=(150, 140, 60), direction=None) -> tuple[np.ndarray, np.ndarray]:
+def pancreas_scan(
+    root: Path, number: str, spacing, shape=(150, 140, 60), direction=None
+) -> tuple[np.ndarray, np.ndarray]:
     label = blob(shape, (60, 62, 20), (99, 91, 39))
     image = body(shape) + 60 * label.astype(np.int16)
     write_scan(root / f"PANCREAS_{number}.nii.gz", image, spacing, direction=direction)
@@ -172,15 +213,27 @@ def test_pancreas_as_coranet(tmp_path):
     image, label = pancreas_scan(tmp_path / "raw", "0001", (0.5, 0.5, 1.0))
     assert run("Pancreas", tmp_path / "raw", tmp_path / "out") == 0
     stored, truth, attributes = read(tmp_path / "out" / "data" / "0001.h5")
-    small, marked = (array[::2, ::2, ::2].astype(float) for array in (image, label))  # all axes by the in-plane spacing, slices too
+    small, marked = (
+        array[::2, ::2, ::2].astype(float) for array in (image, label)
+    )  # all axes by the in-plane spacing, slices too
     small = small.clip(-125, 275)
     small = (small - small.min()) / (small.max() - small.min())
-    start, stop = zip(*(coranet_range(*ends, n) for ends, n in zip(((30, 49), (31, 45), (10, 19)), small.shape, strict=True)), strict=True)
+    start, stop = zip(
+        *(
+            coranet_range(*ends, n)
+            for ends, n in zip(((30, 49), (31, 45), (10, 19)), small.shape, strict=True)
+        ),
+        strict=True,
+    )
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     fill = [(0, 96 - (b - a)) for a, b in zip(start, stop, strict=True)]
     assert stored.shape == (96, 96, 96) and stored.dtype == np.float64
-    assert np.array_equal(stored, np.pad(small[box], fill)) and np.array_equal(truth, np.pad(marked[box], fill))
-    assert np.allclose(attributes["spacing_mm"], (1, 1, 2)) and attributes["crop_start"].tolist() == list(start)
+    assert np.array_equal(stored, np.pad(small[box], fill)) and np.array_equal(
+        truth, np.pad(marked[box], fill)
+    )
+    assert np.allclose(attributes["spacing_mm"], (1, 1, 2)) and attributes[
+        "crop_start"
+    ].tolist() == list(start)
     with h5py.File(tmp_path / "out" / "data" / "0001.h5") as file:
         assert file["image"].compression is None
     assert (tmp_path / "out" / "train_lab.txt").read_text(encoding="utf-8") == "0001.h5\n"
@@ -190,24 +243,39 @@ def test_pancreas_as_mcnet(tmp_path):
     image, label = pancreas_scan(tmp_path / "raw", "0001", (1, 1, 1))
     assert run("Pancreas", tmp_path / "raw", tmp_path / "out", "--variant", "mcnet") == 0
     stored, truth, _ = read(tmp_path / "out" / "data" / "image0001_norm.h5")
-    box = (slice(60 - 25 - 28, 99 + 25 + 28), slice(62 - 25 - 33, 91 + 25 + 33))  # p = (96 - 39) // 2 and (96 - 29) // 2
+    box = (
+        slice(60 - 25 - 28, 99 + 25 + 28),
+        slice(62 - 25 - 33, 91 + 25 + 33),
+    )  # p = (96 - 39) // 2 and (96 - 29) // 2
     expected = ((image.clip(-125, 275) + 125) / 400)[box].astype(np.float32)
-    assert np.allclose(stored, (expected - expected.mean()) / expected.std(), atol=0.02)  # ITK cuts HU off to whole ones
+    assert np.allclose(
+        stored, (expected - expected.mean()) / expected.std(), atol=0.02
+    )  # ITK cuts HU off to whole ones
     assert np.array_equal(truth, label[box])
     assert (tmp_path / "out" / "train_lab.txt").read_text(encoding="utf-8") == "image0001_norm\n"
 
 
 def test_pancreas_at_one_millimetre(tmp_path):
     pancreas_scan(tmp_path / "raw", "0001", (0.8, 0.8, 1.5))
-    assert run("Pancreas", tmp_path / "raw", tmp_path / "out", "--variant", "mcnet", "--crop", "none") == 0
+    assert (
+        run("Pancreas", tmp_path / "raw", tmp_path / "out", "--variant", "mcnet", "--crop", "none")
+        == 0
+    )
     image, _, attributes = read(tmp_path / "out" / "data" / "image0001_norm.h5")
-    assert image.shape == (120, 112, 90) and np.allclose(attributes["spacing_mm"], 1) and abs(image.mean()) < 1e-5
+    assert (
+        image.shape == (120, 112, 90)
+        and np.allclose(attributes["spacing_mm"], 1)
+        and abs(image.mean()) < 1e-5
+    )
 
 
 def test_the_two_pancreas_preparations_do_not_mix(tmp_path):
     pancreas_scan(tmp_path / "raw", "0001", (1, 1, 1))
     run("Pancreas", tmp_path / "raw", tmp_path / "out")
-    with pytest.raises(command.UserError, match=r"preparation.json: made with other settings \(variant coranet, now mcnet\)"):
+    with pytest.raises(
+        command.UserError,
+        match=r"preparation.json: made with other settings \(variant coranet, now mcnet\)",
+    ):
         run("Pancreas", tmp_path / "raw", tmp_path / "out", "--variant", "mcnet")
 
 
@@ -222,20 +290,40 @@ def test_kits19_and_lits(tmp_path, dataset, facts):
     image = body(shape) + 60 * label.astype(np.int16)
     image[:, :, :12] = -1000  # slices without body count as body everywhere
     name = "case_00034" if kits else "volume-127"
-    files = ("imaging.nii.gz", "segmentation.nii.gz") if kits else ("volume-127.nii", "segmentation-127.nii")
+    files = (
+        ("imaging.nii.gz", "segmentation.nii.gz")
+        if kits
+        else ("volume-127.nii", "segmentation-127.nii")
+    )
     for array, file in zip((image, label), files, strict=True):
         # KiTS19's files have their slices first, LiTS' last
-        array, spacing = (array.transpose(2, 1, 0), (3, 0.8, 0.7)) if kits else (array, (0.7, 0.8, 3))
-        write_scan(tmp_path / "raw" / name / file, array, spacing, direction=ORIENTATIONS["IPL" if kits else "LPS"])
+        array, spacing = (
+            (array.transpose(2, 1, 0), (3, 0.8, 0.7)) if kits else (array, (0.7, 0.8, 3))
+        )
+        write_scan(
+            tmp_path / "raw" / name / file,
+            array,
+            spacing,
+            direction=ORIENTATIONS["IPL" if kits else "LPS"],
+        )
     assert run(dataset, tmp_path / "raw", tmp_path / "out", "--size", 48, 40, 32) == 0
     stored, truth, attributes = read(facts.path(tmp_path / "out", name))
     slices, marked = image.transpose(2, 1, 0), label.transpose(2, 1, 0)
     window = ((slices - low) / width).clip(0, 1)
     masks = np.array([body_mask(plane) for plane in window])
     assert masks[0].all() and not masks[20].all()
-    box = (slice(5, 34), slice(0, 90), slice(0, 96))  # 15 - 10 to 24 + 10; the empty slices make the box the whole plane
-    assert np.allclose(stored, linear((window * masks)[box], (32, 40, 48)), atol=1e-6) and stored.dtype == np.float32
-    assert (truth == linear(marked[box], (32, 40, 48), 0)).mean() > 0.999 and set(np.unique(truth)) == {0, 1, 2}
+    box = (
+        slice(5, 34),
+        slice(0, 90),
+        slice(0, 96),
+    )  # 15 - 10 to 24 + 10; the empty slices make the box the whole plane
+    assert (
+        np.allclose(stored, linear((window * masks)[box], (32, 40, 48)), atol=1e-6)
+        and stored.dtype == np.float32
+    )
+    assert (truth == linear(marked[box], (32, 40, 48), 0)).mean() > 0.999 and set(
+        np.unique(truth)
+    ) == {0, 1, 2}
     assert np.allclose(attributes["spacing_mm"], (3 * 29 / 32, 0.8 * 90 / 40, 0.7 * 96 / 48))
 
 
@@ -246,7 +334,9 @@ def test_the_body_mask():
     plane[30:32, 30:32] = 0.5  # a smaller piece
     rows, columns = np.nonzero(body_mask(plane))
     # widened by 2 on every side, by 2 before and 1 after, by 1 on every side
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 23, 7, 25) and len(rows) == 19 * 19
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 23, 7, 25) and len(
+        rows
+    ) == 19 * 19
     assert body_mask(np.zeros((9, 9))).all()
 
 
@@ -282,11 +372,19 @@ def test_a_label_stored_the_other_way_round_is_laid_onto_its_image(tmp_path, cap
     write_scan(folder / "laendo.nrrd", truth[:, ::-1], (0.6, 0.7, 2), (0, 0.7 * 49, 0), turned)
     assert run("LA", tmp_path / "raw", tmp_path / "out") == 0
     image, label, _ = read(LA.path(tmp_path / "out", name))
-    assert image[label > 0].min() > image[label == 0].max() and "headers" not in capsys.readouterr().out
-    write_scan(folder / "laendo.nrrd", truth, (0.6, 0.7, 2), (0, 99, 0), turned)  # elsewhere: the arrays count, and it is said
+    assert (
+        image[label > 0].min() > image[label == 0].max()
+        and "headers" not in capsys.readouterr().out
+    )
+    write_scan(
+        folder / "laendo.nrrd", truth, (0.6, 0.7, 2), (0, 99, 0), turned
+    )  # elsewhere: the arrays count, and it is said
     assert run("LA", tmp_path / "raw", tmp_path / "out", "--redo") == 0
     image, label, _ = read(LA.path(tmp_path / "out", name))
-    assert image[label > 0].min() > image[label == 0].max() and "taken voxel by voxel" in capsys.readouterr().out
+    assert (
+        image[label > 0].min() > image[label == 0].max()
+        and "taken voxel by voxel" in capsys.readouterr().out
+    )
 
 
 # --- finished, interrupted, changed
@@ -301,7 +399,10 @@ def test_finished_files_are_kept_and_changed_ones_named(tmp_path, capsys):
     assert run("LA", raw, out) == 0 and "0 cases prepared, 1 kept" in capsys.readouterr().out
     assert path.read_bytes() == before
     la_scan(raw, KNOWN[0], low=(10, 18, 1))
-    assert run("LA", raw, out) == 2 and "made from another scan or label; --redo" in capsys.readouterr().err
+    assert (
+        run("LA", raw, out) == 2
+        and "made from another scan or label; --redo" in capsys.readouterr().err
+    )
     assert path.read_bytes() == before
     assert run("LA", raw, out, "--redo") == 0 and path.read_bytes() != before
     path.write_bytes(before[:3000])  # damaged: made again without being asked
@@ -320,12 +421,27 @@ def test_a_missing_slice_is_made_again(tmp_path):
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_work_continues_and_leaves_nothing_half_written(tmp_path, monkeypatch, number, status):
-    names = (Path(__file__).parents[1] / "data_split" / "LA" / "train.list").read_text(encoding="utf-8").split()[:12]
+def test_interrupted_work_continues_and_leaves_nothing_half_written(
+    tmp_path, monkeypatch, number, status
+):
+    names = (
+        (Path(__file__).parents[1] / "data_split" / "LA" / "train.list")
+        .read_text(encoding="utf-8")
+        .split()[:12]
+    )
     for name in names:
         la_scan(tmp_path / "raw", name, (180, 180, 24), (50, 50, 5), (150, 150, 20))
     out = tmp_path / "out"
-    flags = ["--dataset", "LA", "--source", str(tmp_path / "raw"), "--root_path", str(out), "--workers", "2"]
+    flags = [
+        "--dataset",
+        "LA",
+        "--source",
+        str(tmp_path / "raw"),
+        "--root_path",
+        str(out),
+        "--workers",
+        "2",
+    ]
     with monkeypatch.context() as patch:
         patch.setattr(command, "worker_pool", worker_pool)
         stopped = Forked(lambda: prepare(flags))
@@ -333,7 +449,11 @@ def test_interrupted_work_continues_and_leaves_nothing_half_written(tmp_path, mo
     ended = stopped.stop(number)
     assert ended.status == status and "Traceback" not in ended.said, ended.said
     finished = {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")}
-    assert not list(out.rglob(".*")) and not list(out.glob("*.list")) and 0 < len(finished) < len(names)
+    assert (
+        not list(out.rglob(".*"))
+        and not list(out.glob("*.list"))
+        and 0 < len(finished) < len(names)
+    )
     # what a killed process would have left is taken away as well
     unfinished(out / "mri_norm2.h5", 99999999).write_bytes(b"half")
     assert run("LA", tmp_path / "raw", out) == 0

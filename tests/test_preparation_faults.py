@@ -34,7 +34,9 @@ def in_process(monkeypatch):
 
 
 def run(dataset, source, root, *flags) -> int:
-    return prepare(["--dataset", dataset, "--source", str(source), "--root_path", str(root), *map(str, flags)])
+    return prepare(
+        ["--dataset", dataset, "--source", str(source), "--root_path", str(root), *map(str, flags)]
+    )
 
 
 def faults(said: str) -> list[str]:
@@ -91,32 +93,57 @@ def with_nan(path: Path) -> None:
 
 
 SCAN_FAULTS = {
-    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:2000]), "lgemri.nrrd: cannot be read, it is damaged or incomplete"),
-    "no scan": (lambda path: path.write_bytes(b"hello"), "lgemri.nrrd: no scan in a format that SimpleITK reads"),
+    "cut off": (
+        lambda path: path.write_bytes(path.read_bytes()[:2000]),
+        "lgemri.nrrd: cannot be read, it is damaged or incomplete",
+    ),
+    "no scan": (
+        lambda path: path.write_bytes(b"hello"),
+        "lgemri.nrrd: no scan in a format that SimpleITK reads",
+    ),
     "empty file": (lambda path: path.write_bytes(b""), "lgemri.nrrd: no scan in a format"),
-    "four axes": (four_axes, "lgemri.nrrd: has 4 axes (60 x 50 x 6 x 2), one 3-D volume is expected"),
+    "four axes": (
+        four_axes,
+        "lgemri.nrrd: has 4 axes (60 x 50 x 6 x 2), one 3-D volume is expected",
+    ),
     "two axes": (two_axes, "lgemri.nrrd: has 2 axes"),
     "colours": (colours, "lgemri.nrrd: has 3 values a voxel"),
     "not a number": (with_nan, "lgemri.nrrd: holds NaN or infinite values"),
-    "constant": (lambda path: write_scan(path, np.full(SHAPE, 7, np.int16)), "lgemri.nrrd: every voxel is 7"),
+    "constant": (
+        lambda path: write_scan(path, np.full(SHAPE, 7, np.int16)),
+        "lgemri.nrrd: every voxel is 7",
+    ),
     "label of another shape": (
-        lambda path: write_scan(path.with_name("laendo.nrrd"), blob((60, 50, 7), (20, 20, 2), (30, 30, 4), 255)),
+        lambda path: write_scan(
+            path.with_name("laendo.nrrd"), blob((60, 50, 7), (20, 20, 2), (30, 30, 4), 255)
+        ),
         "laendo.nrrd: the label has 60 x 50 x 7 voxels, its image 60 x 50 x 6",
     ),
     "other label values": (
-        lambda path: write_scan(path.with_name("laendo.nrrd"), blob(SHAPE, (20, 20, 2), (30, 30, 4), 1)),
+        lambda path: write_scan(
+            path.with_name("laendo.nrrd"), blob(SHAPE, (20, 20, 2), (30, 30, 4), 1)
+        ),
         "laendo.nrrd: the label holds 1, expected 0 and 255",
     ),
     "fractional label": (
-        lambda path: write_scan(path.with_name("laendo.nrrd"), blob(SHAPE, (20, 20, 2), (30, 30, 4)).astype(np.float32) / 2),
+        lambda path: write_scan(
+            path.with_name("laendo.nrrd"),
+            blob(SHAPE, (20, 20, 2), (30, 30, 4)).astype(np.float32) / 2,
+        ),
         "laendo.nrrd: the label holds 0.5",
     ),
     "empty label": (
         lambda path: write_scan(path.with_name("laendo.nrrd"), np.zeros(SHAPE, np.uint8)),
         "laendo.nrrd: the label is empty, and the published crop goes by it; mend it, or --crop none",
     ),
-    "no label": (lambda path: path.with_name("laendo.nrrd").unlink(), "lgemri.nrrd: no label belongs to it"),
-    "dangling link": (lambda path: (path.unlink(), path.symlink_to("nowhere")), "lgemri.nrrd: no such file"),
+    "no label": (
+        lambda path: path.with_name("laendo.nrrd").unlink(),
+        "lgemri.nrrd: no label belongs to it",
+    ),
+    "dangling link": (
+        lambda path: (path.unlink(), path.symlink_to("nowhere")),
+        "lgemri.nrrd: no such file",
+    ),
 }
 
 
@@ -129,7 +156,9 @@ def test_a_bad_scan_is_named_and_the_others_are_prepared(la, tmp_path, capsys, k
     (line,) = faults(capsys.readouterr().err)
     assert BAD in line and says in line and len(line) < 500
     assert LA.path(out, GOOD).is_file() and not LA.path(out, BAD).exists()
-    assert not list(out.rglob(".*")) and (out / "train.list").read_text(encoding="utf-8").split() == [GOOD]
+    assert not list(out.rglob(".*")) and (out / "train.list").read_text(
+        encoding="utf-8"
+    ).split() == [GOOD]
 
 
 def test_a_header_of_slanted_axes_is_refused(tmp_path, capsys):
@@ -183,16 +212,26 @@ def test_a_bad_series_is_named(tmp_path, capsys, kind):
 def test_wrong_flags(la, tmp_path, flags, names):
     raw, _ = la
     start = ["--dataset", "LA", "--source", str(raw), "--root_path", str(tmp_path / "out")]
-    refused(*names, call=lambda: prepare([*start, *[str(raw) if word == "RAW" else word for word in flags]]))
+    refused(
+        *names,
+        call=lambda: prepare([*start, *[str(raw) if word == "RAW" else word for word in flags]]),
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_scan_twice_and_cases_of_no_list(la, tmp_path):
     raw, folder = la
     shutil.copytree(folder, raw / "Copy" / BAD)
-    refused(f"scan {BAD} lies in", "take one of them away", call=lambda: run("LA", raw, tmp_path / "out"))
+    refused(
+        f"scan {BAD} lies in",
+        "take one of them away",
+        call=lambda: run("LA", raw, tmp_path / "out"),
+    )
     la_scan(tmp_path / "other", "SOMEBODY")
-    refused("none of its cases is in a published list", call=lambda: run("LA", tmp_path / "other", tmp_path / "out"))
+    refused(
+        "none of its cases is in a published list",
+        call=lambda: run("LA", tmp_path / "other", tmp_path / "out"),
+    )
 
 
 def test_a_place_that_cannot_be_written(la, tmp_path):
@@ -201,7 +240,11 @@ def test_a_place_that_cannot_be_written(la, tmp_path):
     place = LA.path(tmp_path / "out", GOOD).parent
     place.parent.mkdir(parents=True)
     place.write_text("a file where a folder should be")
-    refused("mri_norm2.h5: cannot be written", "--root_path", call=lambda: run("LA", la[0], tmp_path / "out"))
+    refused(
+        "mri_norm2.h5: cannot be written",
+        "--root_path",
+        call=lambda: run("LA", la[0], tmp_path / "out"),
+    )
 
 
 # --- nnU-Net's layout
@@ -209,7 +252,9 @@ def test_a_place_that_cannot_be_written(la, tmp_path):
 
 @pytest.fixture(scope="module")
 def _own(tmp_path_factory):
-    return own_dataset(tmp_path_factory.mktemp("own") / "raw", {"imagesTr": 3, "imagesUn": 1, "imagesTs": 1})
+    return own_dataset(
+        tmp_path_factory.mktemp("own") / "raw", {"imagesTr": 3, "imagesUn": 1, "imagesTs": 1}
+    )
 
 
 @pytest.fixture
@@ -219,35 +264,75 @@ def raw(_own, tmp_path):
 
 def edit(raw: Path, **about) -> None:
     content = {**json.loads((raw / "dataset.json").read_text(encoding="utf-8")), **about}
-    (raw / "dataset.json").write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+    (raw / "dataset.json").write_text(
+        json.dumps({key: value for key, value in content.items() if value is not ...})
+    )
 
 
 LAYOUT_FAULTS = {
-    "no dataset.json": (lambda raw: (raw / "dataset.json").unlink(), "dataset.json: no such file; docs/data.md"),
-    "no JSON": (lambda raw: (raw / "dataset.json").write_text("{"), "dataset.json: not readable as JSON"),
-    "no labels": (lambda raw: edit(raw, labels=...), "dataset.json: no 'labels' in it; it needs channel_names, labels"),
-    "older keys": (lambda raw: edit(raw, channel_names=..., modality={"0": "CT"}), "(an older nnU-Net's has modality in its place)"),
-    "channels from 1": (lambda raw: edit(raw, channel_names={"1": "T1"}), "channel_names must number the modalities from 0"),
-    "labels turned round": (lambda raw: edit(raw, labels={"0": "background"}), "labels must name values, background 0 among them"),
-    "regions": (lambda raw: edit(raw, labels={"background": 0, "whole": [1, 2]}), "label whole is a region of several values"),
-    "same value twice": (lambda raw: edit(raw, labels={"background": 0, "a": 1, "b": 1}), "two labels have the same value"),
-    "count": (lambda raw: edit(raw, numTraining=7), "numTraining is 7, but there are 3 training cases"),
-    "ending": (lambda raw: edit(raw, file_ending=".nrrd"), "imagesTr: no case in it that ends in _0000.nrrd; look at file_ending"),
+    "no dataset.json": (
+        lambda raw: (raw / "dataset.json").unlink(),
+        "dataset.json: no such file; docs/data.md",
+    ),
+    "no JSON": (
+        lambda raw: (raw / "dataset.json").write_text("{"),
+        "dataset.json: not readable as JSON",
+    ),
+    "no labels": (
+        lambda raw: edit(raw, labels=...),
+        "dataset.json: no 'labels' in it; it needs channel_names, labels",
+    ),
+    "older keys": (
+        lambda raw: edit(raw, channel_names=..., modality={"0": "CT"}),
+        "(an older nnU-Net's has modality in its place)",
+    ),
+    "channels from 1": (
+        lambda raw: edit(raw, channel_names={"1": "T1"}),
+        "channel_names must number the modalities from 0",
+    ),
+    "labels turned round": (
+        lambda raw: edit(raw, labels={"0": "background"}),
+        "labels must name values, background 0 among them",
+    ),
+    "regions": (
+        lambda raw: edit(raw, labels={"background": 0, "whole": [1, 2]}),
+        "label whole is a region of several values",
+    ),
+    "same value twice": (
+        lambda raw: edit(raw, labels={"background": 0, "a": 1, "b": 1}),
+        "two labels have the same value",
+    ),
+    "count": (
+        lambda raw: edit(raw, numTraining=7),
+        "numTraining is 7, but there are 3 training cases",
+    ),
+    "ending": (
+        lambda raw: edit(raw, file_ending=".nrrd"),
+        "imagesTr: no case in it that ends in _0000.nrrd; look at file_ending",
+    ),
     "no imagesTr": (lambda raw: shutil.rmtree(raw / "imagesTr"), "imagesTr: no such folder"),
     "no channel number": (
         lambda raw: (raw / "imagesTr" / "tr0_0000.nii.gz").rename(raw / "imagesTr" / "tr0.nii.gz"),
         "tr0.nii.gz: the name ends in no channel number; rename it, such as tr0_0000.nii.gz",
     ),
-    "in two folders": (lambda raw: own_case(raw, "imagesUn", "tr1", (), (1, 1, 1), (26, 24, 20)), "case tr1 is in train and in unlabelled"),
+    "in two folders": (
+        lambda raw: own_case(raw, "imagesUn", "tr1", (), (1, 1, 1), (26, 24, 20)),
+        "case tr1 is in train and in unlabelled",
+    ),
     "unknown case in the split": (
-        lambda raw: (raw / "splits_final.json").write_text('[{"train": ["tr0", "who"], "val": ["tr1"]}]'),
+        lambda raw: (raw / "splits_final.json").write_text(
+            '[{"train": ["tr0", "who"], "val": ["tr1"]}]'
+        ),
         "splits_final.json: fold 0 names who, which is no case of imagesTr",
     ),
     "in both parts of the split": (
         lambda raw: (raw / "splits_final.json").write_text('[{"train": ["tr0"], "val": ["tr0"]}]'),
         "splits_final.json: tr0 is in train and in val",
     ),
-    "no folds": (lambda raw: (raw / "splits_final.json").write_text("{}"), "splits_final.json: expected a list of folds"),
+    "no folds": (
+        lambda raw: (raw / "splits_final.json").write_text("{}"),
+        "splits_final.json: expected a list of folds",
+    ),
 }
 
 
@@ -269,23 +354,38 @@ CASE_FAULTS = {
         "channels [0] of tr0 are there, expected 0 to 1",
     ),
     "undeclared value": (
-        lambda raw: write_scan(raw / "labelsTr" / "tr0.nii.gz", blob((26, 24, 20), (3, 3, 3), (9, 9, 9), 4), (1.2, 0.9, 1.1)),
+        lambda raw: write_scan(
+            raw / "labelsTr" / "tr0.nii.gz",
+            blob((26, 24, 20), (3, 3, 3), (9, 9, 9), 4),
+            (1.2, 0.9, 1.1),
+        ),
         "labelsTr/tr0.nii.gz: the label holds 4, expected what dataset.json declares: 0, 1, 5, 7",
     ),
     "another grid": (
-        lambda raw: write_scan(raw / "imagesTr" / "tr0_0001.nii.gz", noise((26, 24, 20)), (1.2, 0.9, 2)),
+        lambda raw: write_scan(
+            raw / "imagesTr" / "tr0_0001.nii.gz", noise((26, 24, 20)), (1.2, 0.9, 2)
+        ),
         "tr0_0001.nii.gz: lies on another grid than tr0_0000.nii.gz",
     ),
     "another shape": (
-        lambda raw: write_scan(raw / "imagesTr" / "tr0_0001.nii.gz", noise((26, 24, 21)), (1.2, 0.9, 1.1)),
+        lambda raw: write_scan(
+            raw / "imagesTr" / "tr0_0001.nii.gz", noise((26, 24, 21)), (1.2, 0.9, 1.1)
+        ),
         "tr0_0001.nii.gz: has 26 x 24 x 21 voxels, tr0_0000.nii.gz 26 x 24 x 20",
     ),
     "constant modality": (
-        lambda raw: write_scan(raw / "imagesTr" / "tr0_0001.nii.gz", np.zeros((26, 24, 20), np.int16), (1.2, 0.9, 1.1), (5, -7, 9)),
+        lambda raw: write_scan(
+            raw / "imagesTr" / "tr0_0001.nii.gz",
+            np.zeros((26, 24, 20), np.int16),
+            (1.2, 0.9, 1.1),
+            (5, -7, 9),
+        ),
         "tr0_0001.nii.gz: every voxel is 0",
     ),
     "damaged": (
-        lambda raw: (raw / "imagesTr" / "tr0_0000.nii.gz").write_bytes((raw / "imagesTr" / "tr0_0000.nii.gz").read_bytes()[:3000]),
+        lambda raw: (raw / "imagesTr" / "tr0_0000.nii.gz").write_bytes(
+            (raw / "imagesTr" / "tr0_0000.nii.gz").read_bytes()[:3000]
+        ),
         "tr0_0000.nii.gz: cannot be read, it is damaged or incomplete",
     ),
 }
@@ -324,12 +424,20 @@ def test_a_voxel_that_is_no_number_is_never_read_as_zero(tmp_path, name, value):
     """ITK's reader of NIfTI writes 0 in its place."""
     array = noise((30, 20, 10)).astype(np.float32)
     array[-1, -1, -1] = value
-    refused(name, "holds NaN or infinite values", call=lambda: read_scan(write_scan(tmp_path / name, array)))
+    refused(
+        name,
+        "holds NaN or infinite values",
+        call=lambda: read_scan(write_scan(tmp_path / name, array)),
+    )
 
 
 def test_no_training_case_at_all_is_one_line(raw, tmp_path):
     for folder in ("imagesTr", "imagesUn"):
         for path in (raw / folder).iterdir():
             path.write_bytes(b"broken")
-    refused("no training scan can be prepared; the first fault: ", "_0000.nii.gz", call=lambda: run("own", raw, tmp_path / "out"))
+    refused(
+        "no training scan can be prepared; the first fault: ",
+        "_0000.nii.gz",
+        call=lambda: run("own", raw, tmp_path / "out"),
+    )
     assert not (tmp_path / "out").exists()

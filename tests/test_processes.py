@@ -28,7 +28,9 @@ from utils.ema import Ema
 from utils.errors import UserError
 
 RECOMPUTED = ", recomputed"
-INPUTS = {"unet": (4, 1, 32, 32)} | dict.fromkeys(("VNet", "VNet_pancreas", "VNet" + RECOMPUTED), (4, 1, 32, 16, 16))
+INPUTS = {"unet": (4, 1, 32, 32)} | dict.fromkeys(
+    ("VNet", "VNet_pancreas", "VNet" + RECOMPUTED), (4, 1, 32, 16, 16)
+)
 
 
 def together(work, *given):
@@ -54,7 +56,13 @@ def together(work, *given):
 
 def _member(rank, port, end, work, given):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://localhost:{port}",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
     content = io.BytesIO()
     torch.save(work(rank, *given), content)
     end.send_bytes(content.getvalue())
@@ -83,7 +91,11 @@ def passes(net, teacher, image, target, share=slice(None)):
     gradients = {key: p.grad for key, p in net.named_parameters() if p.grad is not None}
     return {
         "outputs": {"student": output.detach(), "teacher": looked},
-        "the same": {"gradients": gradients, "student": net.state_dict(), "teacher": teacher.state_dict()},
+        "the same": {
+            "gradients": gradients,
+            "student": net.state_dict(),
+            "teacher": teacher.state_dict(),
+        },
     }
 
 
@@ -93,20 +105,32 @@ def half(rank, name, image, target):
     return passes(net, teacher, image, target, slice(rank, rank + 1))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name != "unet" else name for name in INPUTS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long) if name != "unet" else name for name in INPUTS],
+)
 def test_halves_of_a_batch_are_normalised_as_the_whole(name):
     """Outputs, gradients, running statistics and a teacher's in training mode, to float64's rounding; the states of both processes are
     equal bit for bit, and have the names of any other network."""
-    image = torch.rand(INPUTS[name], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    image = torch.rand(
+        INPUTS[name], generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     target = (image > 0.5).double()
-    whole, parts = passes(network(name), network(name), image, target), together(half, name, image, target)
+    whole, parts = (
+        passes(network(name), network(name), image, target),
+        together(half, name, image, target),
+    )
     assert_same(parts[0]["the same"]["student"], parts[1]["the same"]["student"])
     for place, expected in whole["the same"].items():
         assert parts[0]["the same"][place].keys() == expected.keys()
         for key, value in expected.items():
-            torch.testing.assert_close(parts[0]["the same"][place][key], value, rtol=1e-6, atol=1e-9, msg=f"{place} {key}")
+            torch.testing.assert_close(
+                parts[0]["the same"][place][key], value, rtol=1e-6, atol=1e-9, msg=f"{place} {key}"
+            )
     for who, expected in whole["outputs"].items():
-        torch.testing.assert_close(torch.cat([part["outputs"][who] for part in parts]), expected, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(
+            torch.cat([part["outputs"][who] for part in parts]), expected, rtol=1e-6, atol=1e-9
+        )
 
 
 def overflowing(rank):
@@ -124,7 +148,10 @@ def test_where_another_process_overflowed_nobody_steps():
 
 def test_who_cannot_be_normalised_over_processes_is_told(monkeypatch):
     monkeypatch.setattr("programs.networks.world", lambda: 2)
-    with pytest.raises(UserError, match="--sync_batch_norm: --model mine: BatchNorm3d normalises over its own process alone"):
+    with pytest.raises(
+        UserError,
+        match="--sync_batch_norm: --model mine: BatchNorm3d normalises over its own process alone",
+    ):
         share_batch_norm([nn.BatchNorm3d(2)], "mine")
     with pytest.raises(UserError, match="--accelerate compile: not with --sync_batch_norm"):
         check_accelerate("compile", torch.device("cpu"), recompute=False, over_processes=True)
@@ -146,7 +173,14 @@ class Brightness:
 
 
 def validated(rank, cases, distances, stops=(None, None)):
-    validation = validate(nn.Identity(), lambda: stops[rank] == "stop", cases, Brightness(), ("background", "one", "two"), distances)
+    validation = validate(
+        nn.Identity(),
+        lambda: stops[rank] == "stop",
+        cases,
+        Brightness(),
+        ("background", "one", "two"),
+        distances,
+    )
     return None if validation is None else {"score": validation.score, **validation.scalars}
 
 
@@ -156,13 +190,19 @@ def test_a_validation_shared_out_is_that_of_one_process(distances):
     rng = np.random.default_rng(0)
     images = [rng.random((1, 4, 8 + number, 8), dtype=np.float32) for number in range(3)]
     cases = [
-        Case(f"case{number}", image, np.digitize(image[0] + 0.2 * number, (0.3, 0.6)).astype(np.uint8))
+        Case(
+            f"case{number}",
+            image,
+            np.digitize(image[0] + 0.2 * number, (0.3, 0.6)).astype(np.uint8),
+        )
         for number, image in enumerate(images)
     ]
     alone = validated(0, cases, distances)
     assert 0 < alone["score"] < 1
     assert together(validated, cases, distances) == [alone, alone]
-    assert together(validated, cases[:1], distances) == [validated(0, cases[:1], distances)] * 2  # the second one has none
+    assert (
+        together(validated, cases[:1], distances) == [validated(0, cases[:1], distances)] * 2
+    )  # the second one has none
     assert together(validated, cases, distances, (None, "stop")) == [None, None]
 
 
@@ -178,7 +218,10 @@ def claimed_elsewhere(rank, folder):
 def test_machines_that_share_no_disk_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr("programs.run_folder.PATIENCE", 0.2)
     said = together(claimed_elsewhere, tmp_path)
-    assert all("give an --output_root that all machines share" in line for line in said) and len(said) == 2
+    assert (
+        all("give an --output_root that all machines share" in line for line in said)
+        and len(said) == 2
+    )
 
 
 def listed(rank, root, page, lists):
@@ -191,5 +234,8 @@ def listed(rank, root, page, lists):
 
 def test_machines_with_other_lists_are_told(phantom_root):
     names = PAGE.facts.read_list(phantom_root, "test.list")
-    assert all("not all processes read the same lists" in line for line in together(listed, phantom_root, PAGE, (names, names[:-1])))
+    assert all(
+        "not all processes read the same lists" in line
+        for line in together(listed, phantom_root, PAGE, (names, names[:-1]))
+    )
     assert together(listed, phantom_root, PAGE, (names, names)) == ["", ""]

@@ -23,13 +23,21 @@ from utils.errors import UserError
 
 CODE = Path(__file__).parents[1] / "code"
 ACDC3, ACDC7, LA4, LA8, COGRNET = (
-    f"{name}_train.py" for name in ("ACDC_labelnum3", "ACDC_labelnum7", "LA_labelnum4", "LA_labelnum8", "CoGRNet")
+    f"{name}_train.py"
+    for name in ("ACDC_labelnum3", "ACDC_labelnum7", "LA_labelnum4", "LA_labelnum8", "CoGRNet")
 )
 PANCREAS = "pancreas/pancreas_labelnum20_train.py"
 RAMP = ("--consistency 0.1", "--consistency_rampup 200.0", "--magnitude 6.0")
 UNUSED = {
     "ACDC": (*RAMP, "--s_param 6", "--num_classes 4"),
-    "LA": (*RAMP, "--max_samples 80", "--local_rank 0", "--mask_ratio 0.66", "--u_alpha 2.0", "--loss_weight 0.5"),
+    "LA": (
+        *RAMP,
+        "--max_samples 80",
+        "--local_rank 0",
+        "--mask_ratio 0.66",
+        "--u_alpha 2.0",
+        "--loss_weight 0.5",
+    ),
     "pancreas": ("--local-rank=0", "--local_rank -1"),
 }
 UNUSED["CoGRNet"] = (*UNUSED["LA"], "--slice_weight 0.1", "--slice_weight_step 50", "--split train")
@@ -40,20 +48,30 @@ def settings(script: str, line: str):
     """What a training script would run with, given the words of `line`."""
     own = runpy.run_path(str(CODE / script))
     page = own.get("PAGE", la.TWO_SLICES)  # the script of CoGRNet finds its page by --dataset
-    return settings_from_flags(page, own.get("NUMBERS", {}), translated(training_rules(page.commands), line.split()))
+    return settings_from_flags(
+        page, own.get("NUMBERS", {}), translated(training_rules(page.commands), line.split())
+    )
 
 
 @pytest.mark.parametrize(
     "script, line, expected",
     [
-        (ACDC3, "--run_mode pretrain_then_selftrain", {"run_mode": "pretrain_then_selftrain", "labelnum": 3}),
+        (
+            ACDC3,
+            "--run_mode pretrain_then_selftrain",
+            {"run_mode": "pretrain_then_selftrain", "labelnum": 3},
+        ),
         (ACDC7, "--run_mode selftrain --gpu 1", {"run_mode": "selftrain", "gpu": "1"}),
         (ACDC3, "--deterministic 1", {"deterministic": True}),
         (ACDC3, "--deterministic=0 --seed 1", {"deterministic": False, "seed": 1}),
         (LA4, "", {"labelnum": 4, "max_iterations": 15_000}),
         (LA4, "--deterministic", {"deterministic": True}),
         (LA4, "--no_deterministic", {"deterministic": False}),
-        (LA8, "--pre_max_iteration 30 --self_max_iteration=40", {"pre_iterations": 30, "max_iterations": 40}),
+        (
+            LA8,
+            "--pre_max_iteration 30 --self_max_iteration=40",
+            {"pre_iterations": 30, "max_iterations": 40},
+        ),
         (PANCREAS, "--deterministic 0 --gpu 0", {"deterministic": False, "gpu": "0"}),
         (COGRNET, "", {"pre_iterations": 1_001, "max_iterations": 5_001}),
         (COGRNET, "--deterministic 0", {"deterministic": False}),
@@ -65,7 +83,10 @@ def test_published_lines_mean_what_they_say(script, line, expected, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name, words", [(name, words) for name, flags in UNUSED.items() for words in (*flags, " ".join(flags))])
+@pytest.mark.parametrize(
+    "name, words",
+    [(name, words) for name, flags in UNUSED.items() for words in (*flags, " ".join(flags))],
+)
 def test_flags_that_change_nothing_say_so(name, words, capsys):
     script = TRAINED[name]
     assert settings(script, words) == settings(script, "")
@@ -76,7 +97,10 @@ def test_flags_that_change_nothing_say_so(name, words, capsys):
 
 
 def test_flags_after_an_unused_one_still_count(capsys):
-    assert settings(LA4, "--consistency 1.0 --seed 5 --u_alpha 2 --exp mine").computed() == settings(LA4, "--seed 5 --exp mine").computed()
+    assert (
+        settings(LA4, "--consistency 1.0 --seed 5 --u_alpha 2 --exp mine").computed()
+        == settings(LA4, "--seed 5 --exp mine").computed()
+    )
 
 
 @pytest.mark.parametrize("script", [ACDC3, LA4, PANCREAS, COGRNET])
@@ -85,7 +109,9 @@ def test_of_a_list_of_gpus_the_first_is_used(script, capsys, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert settings(script, "--gpu 2,3").gpu == "2"
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("--gpu 2,3") and line.endswith(f"CUDA_VISIBLE_DEVICES=2,3 torchrun --nproc_per_node 2 {script}")
+    assert line.startswith("--gpu 2,3") and line.endswith(
+        f"CUDA_VISIBLE_DEVICES=2,3 torchrun --nproc_per_node 2 {script}"
+    )
 
 
 def test_one_of_several_processes_speaks(capsys, monkeypatch):
@@ -136,12 +162,39 @@ def test_published_launcher(pancreas_root, tmp_path):
     """Typed where the published README types it; the launcher, torchrun by an older name, hands over `--local-rank`."""
     small = "--labelnum 50 --patch_size 32 32 16 --val_stride 32 32 16 --batch_size 8 --labeled_bs 4 --device cpu"
     length = "--unit iteration --run_mode pretrain --pre_iterations 2 --val_every 2 --egm none"
-    command = [sys.executable, "-m", "torch.distributed.launch", "--standalone", "--nproc_per_node=2", "pancreas_labelnum20_train.py"]
-    command += ["--root_path", str(pancreas_root), "--output_root", str(tmp_path), *small.split(), *length.split()]
-    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    result = subprocess.run(command, cwd=CODE / "pancreas", env=environment, capture_output=True, text=True, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.launch",
+        "--standalone",
+        "--nproc_per_node=2",
+        "pancreas_labelnum20_train.py",
+    ]
+    command += [
+        "--root_path",
+        str(pancreas_root),
+        "--output_root",
+        str(tmp_path),
+        *small.split(),
+        *length.split(),
+    ]
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
+    result = subprocess.run(
+        command,
+        cwd=CODE / "pancreas",
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
     assert result.returncode == 0, result.stderr
-    assert "--local-rank 0: accepted, changes nothing" in result.stdout and "cpu x 2" in result.stdout
+    assert (
+        "--local-rank 0: accepted, changes nothing" in result.stdout and "cpu x 2" in result.stdout
+    )
     assert load(tmp_path / "cutmix" / "pre_train" / "last.pth")["progress"]["step"] == 2
 
 
@@ -166,16 +219,34 @@ def test_nms_and_detail_of_test_la(la_root, tmp_path, typed):
     for flags in ("", "--nms 1 --detail 1", "--nms 0 --detail 0"):
         output = tmp_path / f"run{len(said)}"
         line = f"--patch_size 32 32 16 --stride 32 32 16 --device cpu {flags}"
-        status, out, error = typed("test_LA.py", line, "--root_path", la_root, "--checkpoint", checkpoint, "--output_dir", output)
+        status, out, error = typed(
+            "test_LA.py",
+            line,
+            "--root_path",
+            la_root,
+            "--checkpoint",
+            checkpoint,
+            "--output_dir",
+            output,
+        )
         assert status == 0, error
         said.append(" ".join(out.split()))
-        masks.append([np.asarray(nibabel.load(path).dataobj) for path in sorted(output.glob("*_pred.nii.gz"))])
-        assert json.loads((output / "summary.json").read_text(encoding="utf-8"))["largest_component"] is ("--nms 0" not in flags)
+        masks.append(
+            [
+                np.asarray(nibabel.load(path).dataobj)
+                for path in sorted(output.glob("*_pred.nii.gz"))
+            ]
+        )
+        assert json.loads((output / "summary.json").read_text(encoding="utf-8"))[
+            "largest_component"
+        ] is ("--nms 0" not in flags)
     default, one, everything = masks
     assert len(default) == 2
     for a, b, c in zip(default, one, everything, strict=True):
         np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(b, largest_component_per_class(c[None].astype(np.uint8), 2, 26)[0])
+        np.testing.assert_array_equal(
+            b, largest_component_per_class(c[None].astype(np.uint8), 2, 26)[0]
+        )
         assert b.sum() < c.sum()
     with open(tmp_path / "run1" / "metrics.csv") as file:
         for row in csv.DictReader(file):
@@ -189,7 +260,9 @@ def test_test_acdc_as_published(phantom_root, tmp_path, typed):
     place.parent.mkdir(parents=True)
     torch.save(filled_state_dict("unet"), place)
     line = "--labelnum 3 --num_classes 4 --gpu 0 --patch_size 80 80 --device cpu"
-    status, said, error = typed("test_ACDC.py", line, "--root_path", phantom_root, "--output_root", tmp_path)
+    status, said, error = typed(
+        "test_ACDC.py", line, "--root_path", phantom_root, "--output_root", tmp_path
+    )
     assert status == 0, error
     assert "--num_classes 4: accepted, changes nothing" in said and "as published" in said
 

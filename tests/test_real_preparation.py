@@ -50,20 +50,42 @@ def same_lists(source: Path, out: Path, cases: list[str]) -> None:
     for path in source.glob("*.list"):
         if os.environ.get("REAL_CASES") == "all":
             assert filecmp.cmp(path, out / path.name, shallow=False), path.name
-        kept = [line for line in path.read_text(encoding="utf-8").split() if line.split("_slice_")[0] in cases]
+        kept = [
+            line
+            for line in path.read_text(encoding="utf-8").split()
+            if line.split("_slice_")[0] in cases
+        ]
         assert (out / path.name).read_text(encoding="utf-8").split() == kept
 
 
 def test_acdc_is_the_public_preparation_bit_for_bit(tmp_path):
     source = Path(os.environ["ACDC_ROOT"])
     slices = source / "data" / "slices"
-    there = {path.name.split("_slice_")[0] for path in slices.iterdir()} | {path.stem for path in (source / "data").glob("*.h5")}
+    there = {path.name.split("_slice_")[0] for path in slices.iterdir()} | {
+        path.stem for path in (source / "data").glob("*.h5")
+    }
     cases = chosen(source, ["train.list", "val.list", "test.list"], lambda case: case in there)
     cases = sorted({f"{case.split('_')[0]}_frame0{frame}" for case in cases for frame in (1, 2)})
     for case in cases:
         write_acdc(source, case, tmp_path / "raw")
-    assert prepare(["--dataset", "ACDC", "--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "out")]) == 0
-    paths = [path for case in cases for path in [*slices.glob(f"{case}_slice_*.h5"), *(source / "data").glob(f"{case}.h5")]]
+    assert (
+        prepare(
+            [
+                "--dataset",
+                "ACDC",
+                "--source",
+                str(tmp_path / "raw"),
+                "--root_path",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
+    paths = [
+        path
+        for case in cases
+        for path in [*slices.glob(f"{case}_slice_*.h5"), *(source / "data").glob(f"{case}.h5")]
+    ]
     assert len(paths) >= len(cases)
     assert_same(source, tmp_path / "out", paths)
     same_lists(source, tmp_path / "out", cases)
@@ -73,10 +95,24 @@ def test_acdc_is_the_public_preparation_bit_for_bit(tmp_path):
 
 def test_la_is_the_public_preparation_bit_for_bit(tmp_path):
     source = Path(os.environ["LA_ROOT"])
-    cases = chosen(source, ["train.list", "test.list"], lambda case: LA.path(source, case).is_file())
+    cases = chosen(
+        source, ["train.list", "test.list"], lambda case: LA.path(source, case).is_file()
+    )
     for case in cases:
         write_la(source, case, tmp_path / "raw")
-    assert prepare(["--dataset", "LA", "--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "out")]) == 0
+    assert (
+        prepare(
+            [
+                "--dataset",
+                "LA",
+                "--source",
+                str(tmp_path / "raw"),
+                "--root_path",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     assert_same(source, tmp_path / "out", [LA.path(source, case) for case in cases])
     same_lists(source, tmp_path / "out", cases)
 
@@ -95,10 +131,17 @@ def liver(tmp_path):
     def make(flipped: bool) -> Path:
         raw = tmp_path / "raw"
         (raw / "PANCREAS_0001" / "study").mkdir(parents=True)
-        (raw / "PANCREAS_0001" / "study" / "series").symlink_to(folder / "example_ct_dicom", target_is_directory=True)
+        (raw / "PANCREAS_0001" / "study" / "series").symlink_to(
+            folder / "example_ct_dicom", target_is_directory=True
+        )
         stored = nibabel.load(folder / "example_seg_dicom.nii.gz")
-        organ = (np.asarray(stored.dataobj) == 5).astype(np.uint8)  # the liver: a large organ, in which the spread says most
-        nibabel.save(nibabel.Nifti1Image(organ[:, ::-1] if flipped else organ, stored.affine), raw / "label0001.nii.gz")
+        organ = (np.asarray(stored.dataobj) == 5).astype(
+            np.uint8
+        )  # the liver: a large organ, in which the spread says most
+        nibabel.save(
+            nibabel.Nifti1Image(organ[:, ::-1] if flipped else organ, stored.affine),
+            raw / "label0001.nii.gz",
+        )
         return raw
 
     return make
@@ -109,17 +152,33 @@ def test_a_real_dicom_series_prepares_as_pancreas_under_its_label(liver, tmp_pat
     """The series reads L, P, S and its label is stored L, A, S; a label that was flipped fits better flipped back, and that is said."""
     raw = liver(flipped)
     scan, label = read_scan(raw / "PANCREAS_0001"), read_scan(raw / "label0001.nii.gz")
-    assert scan.shape == (512, 512, 20) and np.allclose(scan.geometry.spacing, (0.9765625, 0.9765625, 2))  # not the slice thickness, 3 mm
+    assert scan.shape == (512, 512, 20) and np.allclose(
+        scan.geometry.spacing, (0.9765625, 0.9765625, 2)
+    )  # not the slice thickness, 3 mm
     laid, warning = lay_onto("label", label.array, label.geometry, scan.shape, scan.geometry)
     assert warning is None
     found = spreads(scan.array, laid)
     assert min(found, key=found.get) == (False, flipped, False)
-    assert round(found[False, flipped, False]) == 22 and round(found[False, not flipped, False]) == 375
-    assert prepare(["--dataset", "Pancreas", "--source", str(raw), "--root_path", str(tmp_path / "out")]) == 0
-    assert ("fits better flipped along y: inside it the image's spread is 22 instead of 375" in capsys.readouterr().out) == flipped
+    assert (
+        round(found[False, flipped, False]) == 22 and round(found[False, not flipped, False]) == 375
+    )
+    assert (
+        prepare(
+            ["--dataset", "Pancreas", "--source", str(raw), "--root_path", str(tmp_path / "out")]
+        )
+        == 0
+    )
+    assert (
+        "fits better flipped along y: inside it the image's spread is 22 instead of 375"
+        in capsys.readouterr().out
+    ) == flipped
     with h5py.File(tmp_path / "out" / "data" / "0001.h5") as file:
         image, truth = file["image"][()], file["label"][()]
-    assert image.dtype == np.float64 and (image.min(), image.max()) == (0, 1) and min(image.shape) >= 96
+    assert (
+        image.dtype == np.float64
+        and (image.min(), image.max()) == (0, 1)
+        and min(image.shape) >= 96
+    )
     if not flipped:
         assert 400 * image[truth > 0].std() < 30
 
@@ -127,14 +186,23 @@ def test_a_real_dicom_series_prepares_as_pancreas_under_its_label(liver, tmp_pat
 @pytest.mark.parametrize("flipped", [False, True])
 def test_a_real_dicom_series_and_its_label_are_found_good_and_flipped_ones_not(liver, flipped):
     raw = liver(flipped)
-    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 1, "file_ending": ".nii.gz"}
+    about = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "liver": 1},
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }
     case = {"scan": {"images": ["PANCREAS_0001"], "label": "label0001.nii.gz"}}
     (raw / "dataset.json").write_text(json.dumps({**about, "dataset": case}))
     assert check(["--root_path", str(raw)]) == 0
     found = json.loads((raw / "check.json").read_text(encoding="utf-8"))
     warnings = [line for line in found["warnings"] if "left for validation" not in line]
     assert found["errors"] == [] and len(warnings) == flipped
-    assert not flipped or "fits better flipped along y: inside it the image's spread is 22 instead of 375" in warnings[0]
+    assert (
+        not flipped
+        or "fits better flipped along y: inside it the image's spread is 22 instead of 375"
+        in warnings[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +236,9 @@ def test_real_headers_come_back_on_their_own_grid(tmp_path, monkeypatch, path, l
     flags = ["--output", str(tmp_path / "out"), "--stride", "64", "64", "32", "--device", "cpu"]
     assert predict(["--checkpoint", str(model), "--input", str(given), *flags]) == 0
     scan = read_scan(source)
-    written = next(path for path in (tmp_path / "out").iterdir() if path.name.endswith((".nii.gz", ".nrrd")))
+    written = next(
+        path for path in (tmp_path / "out").iterdir() if path.name.endswith((".nii.gz", ".nrrd"))
+    )
     found = read_scan(written)
     assert found.array.dtype == np.uint8 and found.array.any()
     assert np.array_equal(found.array, scan.array > scan.array.mean(dtype=np.float64))
@@ -176,7 +246,17 @@ def test_real_headers_come_back_on_their_own_grid(tmp_path, monkeypatch, path, l
     if not source.is_dir() and source.name.endswith(".nii.gz"):
         before, after = nibabel.load(source).header, nibabel.load(written).header
         assert "".join(nibabel.aff2axcodes(nibabel.load(written).affine)) == letters
-        for key in ("qform_code", "sform_code", "pixdim", "srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d"):
+        for key in (
+            "qform_code",
+            "sform_code",
+            "pixdim",
+            "srow_x",
+            "srow_y",
+            "srow_z",
+            "quatern_b",
+            "quatern_c",
+            "quatern_d",
+        ):
             assert np.array_equal(before[key], after[key]), key
 
 
@@ -188,10 +268,20 @@ def test_real_data_are_found_good(tmp_path, name):
     for path in source.iterdir():
         if path.is_dir():
             (root / path.name).symlink_to(path)
-    for split, file in {"train": facts.train_list, "val": facts.list_name("val"), "test": facts.test_list}.items():
+    for split, file in {
+        "train": facts.train_list,
+        "val": facts.list_name("val"),
+        "test": facts.test_list,
+    }.items():
         if (source / file).is_file():
-            names = [case for case in facts.read_list(source, file) if listed_path(source, facts, split, case).is_file()]
+            names = [
+                case
+                for case in facts.read_list(source, file)
+                if listed_path(source, facts, split, case).is_file()
+            ]
             (root / file).write_text("".join(f"{case}\n" for case in names), encoding="utf-8")
     assert check(["--root_path", str(root), "--dataset", name, "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))
-    assert found["cases"] and found["dataset"] == name and found["errors"] == found["warnings"] == []
+    assert (
+        found["cases"] and found["dataset"] == name and found["errors"] == found["warnings"] == []
+    )

@@ -28,7 +28,13 @@ SMALL = {"batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations"
 def test_all_published_recipes_are_here():
     names = [path.name for path in SCRIPTS]
     assert names == [
-        *("ACDC_labelnum3_train.py", "ACDC_labelnum7_train.py", "CoGRNet_train.py", "LA_labelnum4_train.py", "LA_labelnum8_train.py"),
+        *(
+            "ACDC_labelnum3_train.py",
+            "ACDC_labelnum7_train.py",
+            "CoGRNet_train.py",
+            "LA_labelnum4_train.py",
+            "LA_labelnum8_train.py",
+        ),
         "pancreas_labelnum20_train.py",
     ]
 
@@ -36,7 +42,13 @@ def test_all_published_recipes_are_here():
 LONG = ("LA_labelnum8_train", "pancreas_labelnum20_train")
 
 
-@pytest.mark.parametrize("script", [pytest.param(path, id=path.stem, marks=[pytest.mark.long] * (path.stem in LONG)) for path in SCRIPTS])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.long] * (path.stem in LONG))
+        for path in SCRIPTS
+    ],
+)
 def test_two_iterations_of_every_recipe(script, phantom_root, la_root, pancreas_root, tmp_path):
     script = runpy.run_path(str(script))
     page, numbers = script.get("PAGE", la.TWO_SLICES), script.get("NUMBERS", {})
@@ -47,7 +59,13 @@ def test_two_iterations_of_every_recipe(script, phantom_root, la_root, pancreas_
     if page is pancreas.PAGE:
         small |= {"labelnum": 25, "pre_iterations": 1, "max_iterations": 1, "val_every": 1}
     with narrowed():
-        train(page, root, tmp_path, *(["--labels", "dense"] if page is la.TWO_SLICES else []), **{**numbers, **small})
+        train(
+            page,
+            root,
+            tmp_path,
+            *(["--labels", "dense"] if page is la.TWO_SLICES else []),
+            **{**numbers, **small},
+        )
     last = load(next(tmp_path.rglob("self_train/last.pth")))
     assert last["progress"]["validated"] == last["progress"]["step"] > 0
     assert all(value.isfinite().all() for value in last["student"].values())
@@ -59,8 +77,18 @@ BCP = {"egm": "none", "mask": "fixed", "teachers": "ema", "ema_decay": 0.99}
 @pytest.mark.parametrize(
     "script, page, own, bcp",
     [
-        ("code/ACDC_labelnum3_train.py", acdc.PAGE, {"dice_background": "unmasked", "ema_decay": 0.89}, {"dice_background": "masked"}),
-        ("code/ACDC_labelnum7_train.py", acdc.PAGE, {"dice_background": "unmasked", "ema_decay": 0.95}, {"dice_background": "masked"}),
+        (
+            "code/ACDC_labelnum3_train.py",
+            acdc.PAGE,
+            {"dice_background": "unmasked", "ema_decay": 0.89},
+            {"dice_background": "masked"},
+        ),
+        (
+            "code/ACDC_labelnum7_train.py",
+            acdc.PAGE,
+            {"dice_background": "unmasked", "ema_decay": 0.95},
+            {"dice_background": "masked"},
+        ),
         (
             "code/LA_labelnum8_train.py",
             la.PAGE,
@@ -70,8 +98,16 @@ BCP = {"egm": "none", "mask": "fixed", "teachers": "ema", "ema_decay": 0.99}
         (
             "pancreas/pancreas_labelnum20_train.py",
             pancreas.PAGE,
-            {"losses": (("dice", 0.42), ("ce", 0.58)), "pre_losses": (("dice", 0.55), ("ce", 0.45)), "seed": 1337},
-            {"losses": (("dice", 0.5), ("ce", 0.5)), "pre_losses": (("dice", 0.5), ("ce", 0.5)), "seed": 2020},
+            {
+                "losses": (("dice", 0.42), ("ce", 0.58)),
+                "pre_losses": (("dice", 0.55), ("ce", 0.45)),
+                "seed": 1337,
+            },
+            {
+                "losses": (("dice", 0.5), ("ce", 0.5)),
+                "pre_losses": (("dice", 0.5), ("ce", 0.5)),
+                "seed": 2020,
+            },
         ),
     ],
 )
@@ -83,11 +119,18 @@ def test_bcp_comes_with_its_own_numbers_and_flags_override_them(script, page, ow
         return {name: getattr(settings, name) for name in names}
 
     assert values(own) == own and values({**BCP, **bcp}, "--method", "bcp") == {**BCP, **bcp}
-    assert values(["seed", "ema_decay"], "--method", "bcp", "--seed", "3", "--ema_decay", "0.9") == {"seed": 3, "ema_decay": 0.9}
-    assert values(["losses"], "--method", "bcp", "--losses", "dice", "0.7", "ce", "0.3") == {"losses": (("dice", 0.7), ("ce", 0.3))}
+    assert values(
+        ["seed", "ema_decay"], "--method", "bcp", "--seed", "3", "--ema_decay", "0.9"
+    ) == {"seed": 3, "ema_decay": 0.9}
+    assert values(["losses"], "--method", "bcp", "--losses", "dice", "0.7", "ce", "0.3") == {
+        "losses": (("dice", 0.7), ("ce", 0.3))
+    }
 
 
-LA_PLACE, PANCREAS_PLACE = "BCP/LA_BCP_4_labeled/self_train/VNet_best_model.pth", "cutmix/self_train/best_ema_20_self.pth"
+LA_PLACE, PANCREAS_PLACE = (
+    "BCP/LA_BCP_4_labeled/self_train/VNet_best_model.pth",
+    "cutmix/self_train/best_ema_20_self.pth",
+)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +139,26 @@ LA_PLACE, PANCREAS_PLACE = "BCP/LA_BCP_4_labeled/self_train/VNet_best_model.pth"
         (la.PAGE, "VNet", "vnet_la", LA_PLACE, "module"),
         (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas", PANCREAS_PLACE, "net"),
         (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas_bcp", PANCREAS_PLACE, "plain"),
-        pytest.param(pancreas.PAGE, "VNet_pancreas", "vnet_pancreas_bcp", PANCREAS_PLACE, "net", marks=pytest.mark.long),
-        (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas", "cutmix/pretrain/best_ema20_pre.pth", "net"),
+        pytest.param(
+            pancreas.PAGE,
+            "VNet_pancreas",
+            "vnet_pancreas_bcp",
+            PANCREAS_PLACE,
+            "net",
+            marks=pytest.mark.long,
+        ),
+        (
+            pancreas.PAGE,
+            "VNet_pancreas",
+            "vnet_pancreas",
+            "cutmix/pretrain/best_ema20_pre.pth",
+            "net",
+        ),
     ],
 )
-def test_published_checkpoints_at_their_places(page, network, keys, place, wrap, la_root, pancreas_root, tmp_path):
+def test_published_checkpoints_at_their_places(
+    page, network, keys, place, wrap, la_root, pancreas_root, tmp_path
+):
     """A file as published, `module.` prefixes and unused heads in it, gives the published network's predictions; its keys tell whether
     it has edge-guided modules."""
     root, weights = la_root if page is la.PAGE else pancreas_root, filled_state_dict(keys)
@@ -113,11 +171,16 @@ def test_published_checkpoints_at_their_places(page, network, keys, place, wrap,
     evaluate(page, flags, root_path=root, output_root=tmp_path)
     (folder,) = tmp_path.rglob("*_predictions")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    assert summary["checkpoint"]["selection"].startswith("a published state dict") and summary["cases"] == 2
+    assert (
+        summary["checkpoint"]["selection"].startswith("a published state dict")
+        and summary["cases"] == 2
+    )
     net = net_factory(network, egm="none" if keys.endswith("bcp") else "published").eval()
     import_state_dict(net, weights)
     predict = VolumePredictor(patch, stride, torch.device("cpu"), 26 if page is la.PAGE else None)
     for case in read_cases(page.facts, root, "test"):
         file = nibabel.load(folder / f"{case.name}_pred.nii.gz")
-        assert np.mean(np.asarray(file.dataobj) != predict(net, case.image)) < 1e-3  # in the volume's own axes; ties of rounding aside
+        assert (
+            np.mean(np.asarray(file.dataobj) != predict(net, case.image)) < 1e-3
+        )  # in the volume's own axes; ties of rounding aside
         np.testing.assert_allclose(file.header.get_zooms(), case.spacing_mm, rtol=1e-5)

@@ -43,14 +43,21 @@ def moving_disc(n: int) -> tuple[np.ndarray, np.ndarray]:
     image = looks(mask)
     windows = [slice(20 - 2 * k, 60 - 2 * k) for k in range(n)]
     noise = np.random.default_rng(0).normal(size=(n, 40, 36))
-    return np.stack([image[w] for w in windows]) + noise.astype(np.float32), np.stack([mask[w] for w in windows])
+    return np.stack([image[w] for w in windows]) + noise.astype(np.float32), np.stack(
+        [mask[w] for w in windows]
+    )
 
 
 def looks(mask: np.ndarray, seed: int = 0) -> np.ndarray:
     """An image of a mask: bright inside, over a ground that is uneven and noisy."""
     random = np.random.default_rng(seed)
     return scale_255(
-        gaussian_filter(200.0 * mask + 40 * gaussian_filter(random.normal(size=mask.shape), 3) + random.normal(size=mask.shape), 0.7)
+        gaussian_filter(
+            200.0 * mask
+            + 40 * gaussian_filter(random.normal(size=mask.shape), 3)
+            + random.normal(size=mask.shape),
+            0.7,
+        )
     )
 
 
@@ -82,11 +89,29 @@ def build(root: Path) -> Path:
 
 
 def flags(root: Path, *more: str) -> list[str]:
-    return ["--dataset", "LA", "--labelnum", "2", "--planes", "middle", "middle", "--root_path", str(root), "--workers", "1", *more]
+    return [
+        "--dataset",
+        "LA",
+        "--labelnum",
+        "2",
+        "--planes",
+        "middle",
+        "middle",
+        "--root_path",
+        str(root),
+        "--workers",
+        "1",
+        *more,
+    ]
 
 
 def files(root: Path) -> list[Path]:
-    return [path for name in CASES for plane in (0, 1) for path in [coarse_path(LA.path(root, name), plane)]]
+    return [
+        path
+        for name in CASES
+        for plane in (0, 1)
+        for path in [coarse_path(LA.path(root, name), plane)]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +127,9 @@ def made(tmp_path_factory) -> Path:
 
 def test_opening_and_closing_by_hand():
     mask, expected = np.zeros((14, 20), bool), np.zeros((14, 20), bool)
-    mask[:3, :5] = expected[:3, :5] = True  # at the border outside counts as neither: three rows are enough
+    mask[:3, :5] = expected[:3, :5] = (
+        True  # at the border outside counts as neither: three rows are enough
+    )
     mask[5:9, 1:6] = True  # four rows inside are not
     mask[5:10, 8:13] = mask[5:10, 15:20] = True  # two squares two apart: closing joins them
     expected[5:10, 8:20] = True
@@ -134,7 +161,12 @@ def test_intensities_are_scaled_to_0_255():
     scaled = scale_255(np.array([[-1, 0], [1, 3]], np.int16))
     assert scaled.dtype == np.float32 and scaled.tolist() == [[0, 63.75], [127.5, 255]]
     assert not scale_255(np.full((3, 3), 7.0)).any()
-    assert scale_255(np.array([-1, 0, 1, 3]), whole=True).tolist() == [0, 64, 128, 255]  # as in the published pictures of 8 bits
+    assert scale_255(np.array([-1, 0, 1, 3]), whole=True).tolist() == [
+        0,
+        64,
+        128,
+        255,
+    ]  # as in the published pictures of 8 bits
 
 
 def test_nothing_is_registered_after_the_label_vanished(monkeypatch):
@@ -145,7 +177,9 @@ def test_nothing_is_registered_after_the_label_vanished(monkeypatch):
         return np.indices(fixed.shape, np.float32)
 
     monkeypatch.setattr(registration, "slice_map", counted)
-    got = carry(np.zeros((6, 40, 36), np.float32), disc((14, 17), 2))  # 3x3 pixels do not survive the opening
+    got = carry(
+        np.zeros((6, 40, 36), np.float32), disc((14, 17), 2)
+    )  # 3x3 pixels do not survive the opening
     assert len(calls) == 1 and got.label[0].any() and not got.label[1:].any()
 
 
@@ -166,11 +200,15 @@ def test_what_comes_from_outside_is_background():
 
 def test_a_guide_puts_the_label_right_about_its_line(monkeypatch):
     """The slices show nothing; the other plane says that along row 20 the object moves by two columns a slice."""
-    monkeypatch.setattr(registration, "slice_map", lambda fixed, moving, *_: np.indices(fixed.shape, np.float32))
+    monkeypatch.setattr(
+        registration, "slice_map", lambda fixed, moving, *_: np.indices(fixed.shape, np.float32)
+    )
     other = np.stack([np.abs(np.arange(36) - 14 - 2 * k) < 8 for k in range(4)])
     guide = registration.Guide(signed_distance(other), axis=0, position=20)
     start = disc((20, 14), 8)
-    blind, guided = (carry(np.zeros((4, 40, 36), np.float32), start, guide=g).label for g in (None, guide))
+    blind, guided = (
+        carry(np.zeros((4, 40, 36), np.float32), start, guide=g).label for g in (None, guide)
+    )
     assert dice(blind[3][20], other[3]) < 0.7 and dice(guided[3][20], other[3]) > 0.85
     assert not guided[3][:8].any()
 
@@ -185,7 +223,10 @@ def test_fusing_keeps_what_agrees_and_follows_the_nearer_slice():
     assert both[15, 15].sum() > 14  # 20 and 12 wide
 
 
-@pytest.mark.parametrize("facts,planes", [(LA, ((2, 10), (1, 11))), pytest.param(KITS19, ((0, 16), (1, 11)), marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "facts,planes",
+    [(LA, ((2, 10), (1, 11))), pytest.param(KITS19, ((0, 16), (1, 11)), marks=pytest.mark.long)],
+)
 def test_both_planes_of_a_volume_in_each_axis_order(facts, planes):
     """Improved beats published, with both annotated slices true in what it gives, whichever way the volume is stored."""
     image, label = ball(1)
@@ -215,7 +256,9 @@ def test_directions_reach_both_ends_or_where_the_other_slice_ends():
     assert down[-1] == seen[0] and up[-1] == seen[-1]
     assert guide.axis == 1 and guide.position == 11 and guide.distance.shape == (len(down), 32)
     np.testing.assert_array_equal(guide.distance[0] > 0, label[:, 11, 10] > 0)
-    elsewhere = np.zeros_like(other.mask)  # another part of the object: its ends say nothing about this one
+    elsewhere = np.zeros_like(
+        other.mask
+    )  # another part of the object: its ends say nothing about this one
     elsewhere[:, 15] = 1
     assert len(directions(own, Annotation(1, 11, elsewhere), 20)[1][0]) == 10
 
@@ -224,7 +267,9 @@ def test_directions_reach_both_ends_or_where_the_other_slice_ends():
 
 
 def test_files_lie_beside_the_case_and_say_how_they_were_made(made):
-    assert coarse_path(LA.path(made, "first"), 0).name == "mri_norm2px.h5" and coarse_path(Path("a/case_1.h5"), 1) == Path("a/case_1py.h5")
+    assert coarse_path(LA.path(made, "first"), 0).name == "mri_norm2px.h5" and coarse_path(
+        Path("a/case_1.h5"), 1
+    ) == Path("a/case_1py.h5")
     for seed, name in enumerate(CASES):
         image, label = ball(seed)
         for plane, (axis, index) in enumerate(((2, 10), (1, 11))):
@@ -232,23 +277,37 @@ def test_files_lie_beside_the_case_and_say_how_they_were_made(made):
                 np.testing.assert_array_equal(file["image"][()], image)
                 assert set(file) == {"image", "label"} and file["label"].dtype == np.uint8
                 assert file.attrs["coarse_axis"] == axis and file.attrs["coarse_slice"] == index
-                assert (file.attrs["coarse_transform"], file.attrs["coarse_propagation"]) == ("SyN", "published")
-                assert file.attrs["coarse_seed"] == 1337 and "antspyx" in file.attrs["coarse_versions"]
+                assert (file.attrs["coarse_transform"], file.attrs["coarse_propagation"]) == (
+                    "SyN",
+                    "published",
+                )
+                assert (
+                    file.attrs["coarse_seed"] == 1337 and "antspyx" in file.attrs["coarse_versions"]
+                )
                 assert file.attrs["spacing"].tolist() == [1, 1, 2]
                 coarse = file["label"][()]
             annotation = read_coarse(coarse_path(LA.path(made, name), plane), "").annotation("")
             assert (annotation.axis, annotation.index) == (axis, index)
             np.testing.assert_array_equal(annotation.mask, np.take(label, index, axis))
             np.testing.assert_array_equal(np.take(coarse, index, axis), np.take(label, index, axis))
-            assert coarse.max() == 1 and dice(coarse, label) > 0.3  # though nearly every other slice of the file's label holds 255
+            assert (
+                coarse.max() == 1 and dice(coarse, label) > 0.3
+            )  # though nearly every other slice of the file's label holds 255
 
 
 def test_report_without_truth(made):
     rows = list(csv.DictReader((made / "coarse_report" / "registration.csv").open()))
     assert tuple(rows[0]) == COLUMNS and [row["plane"] for row in rows] == ["px", "py"] * 2
     for row in rows:
-        assert int(row["first_slice"]) <= int(row["annotated_slice"]) <= int(row["last_slice"]) < int(row["slices"])
-        assert row["died_below"] == ("" if row["first_slice"] == "0" else str(int(row["first_slice"]) - 1))
+        assert (
+            int(row["first_slice"])
+            <= int(row["annotated_slice"])
+            <= int(row["last_slice"])
+            < int(row["slices"])
+        )
+        assert row["died_below"] == (
+            "" if row["first_slice"] == "0" else str(int(row["first_slice"]) - 1)
+        )
         assert 0.2 < float(row["agreement"]) <= 1 and float(row["seconds"]) > 0
     summary = json.loads((made / "coarse_report" / "summary.json").read_text(encoding="utf-8"))
     assert summary["dense_truth"] == "not read" and "antspyx" in summary["versions"]
@@ -260,12 +319,28 @@ def test_finished_files_are_kept(made, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "write_picture", lambda *_: None)
     before = [path.stat().st_mtime_ns for path in files(made)]
     register(flags(made, "--output_dir", str(tmp_path)))
-    assert [path.stat().st_mtime_ns for path in files(made)] == before and (tmp_path / "registration.csv").is_file()
-    for more, what in ((("--seed", "7"), "seed"), (("--transform", "SyNRA"), "transform"), (("--propagation", "improved"), "propagation")):
+    assert [path.stat().st_mtime_ns for path in files(made)] == before and (
+        tmp_path / "registration.csv"
+    ).is_file()
+    for more, what in (
+        (("--seed", "7"), "seed"),
+        (("--transform", "SyNRA"), "transform"),
+        (("--propagation", "improved"), "propagation"),
+    ):
         with pytest.raises(UserError, match=f"another {what}.*--redo"):
             register(flags(made, *more, "--output_dir", str(tmp_path)))
     with pytest.raises(UserError, match=r"another slice \(10, now 9\).*--redo"):
-        register([*flags(made)[:4], "--planes", "9", "11", *flags(made)[7:], "--output_dir", str(tmp_path)])
+        register(
+            [
+                *flags(made)[:4],
+                "--planes",
+                "9",
+                "11",
+                *flags(made)[7:],
+                "--output_dir",
+                str(tmp_path),
+            ]
+        )
 
 
 def test_files_of_somebody_else_or_of_an_older_drawing_are_not_overwritten(made, tmp_path):
@@ -285,7 +360,11 @@ def test_a_stopped_run_continues_to_the_same_bytes(made, tmp_path):
     stopped = Forked(lambda: register(flags(root)))
     stopped.wait(files(root)[1].exists)
     ended = stopped.stop(signal.SIGINT)
-    assert ended.status == 130 and ended.said.rstrip().endswith("interrupted") and "Traceback" not in ended.said, ended.said
+    assert (
+        ended.status == 130
+        and ended.said.rstrip().endswith("interrupted")
+        and "Traceback" not in ended.said
+    ), ended.said
     finished = {path: path.stat().st_mtime_ns for path in files(root) if path.exists()}
     assert len(finished) == 2 and not list(root.rglob(".*"))
     register(flags(root))
@@ -308,9 +387,17 @@ def test_a_damaged_coarse_file_is_made_again_and_improved_reports_truth(tmp_path
     for plane, row in enumerate(rows):
         with h5py.File(coarse_path(LA.path(root, "first"), plane)) as file:
             coarse, alone = file["label"][()], file["carried"][()]
-        assert float(row["dice_coarse"]) == pytest.approx(dice(coarse, label), abs=1e-4) and float(row["dice_coarse"]) > 0.75
+        assert (
+            float(row["dice_coarse"]) == pytest.approx(dice(coarse, label), abs=1e-4)
+            and float(row["dice_coarse"]) > 0.75
+        )
         assert int(row["beyond_other_plane"]) == 0 and not np.array_equal(coarse, alone)
-    assert "report alone" in json.loads((root / "coarse_report" / "summary.json").read_text(encoding="utf-8"))["dense_truth"]
+    assert (
+        "report alone"
+        in json.loads((root / "coarse_report" / "summary.json").read_text(encoding="utf-8"))[
+            "dense_truth"
+        ]
+    )
 
 
 def test_what_training_reads():
@@ -324,14 +411,24 @@ def test_what_training_reads():
 
 def test_an_early_end_is_named():
     _, label = ball(0)
-    case = Case("ball", Path(), (Annotation(2, 10, label[..., 10]), Annotation(1, 11, label[:, 11])))
+    case = Case(
+        "ball", Path(), (Annotation(2, 10, label[..., 10]), Annotation(1, 11, label[:, 11]))
+    )
     assert not early_end(case, 0, label) and not early_end(case, 1, label)
     short = label.copy()
     short[..., 13:] = 0  # the other slice shows the object up to slice 16
     (said,) = early_end(case, 0, short)
-    assert said == "ball: the px label vanished at slice 13 of axis 2, though the other annotated slice shows the object up to slice 16"
+    assert (
+        said
+        == "ball: the px label vanished at slice 13 of axis 2, though the other annotated slice shows the object up to slice 16"
+    )
     row = figures(case, 0, short)
-    assert (row["first_slice"], row["last_slice"], row["died_below"], row["died_above"]) == (4, 12, 3, 13)
+    assert (row["first_slice"], row["last_slice"], row["died_below"], row["died_above"]) == (
+        4,
+        12,
+        3,
+        13,
+    )
     long = label.copy()
     long[16, 11] = 1
     row = figures(case, 0, long)
@@ -355,7 +452,9 @@ def test_the_published_slices_and_other_ones(tmp_path):
     path = write(tmp_path / "case.h5", np.zeros(label.shape, np.float32), label)
     first, second = read_annotation(path, KITS19)
     assert (first.axis, first.index, second.axis, second.index) == (0, 34, 1, 119)
-    assert first.mask.shape == (192, 20) and first.mask.max() == 1  # kidney and tumour are one object
+    assert (
+        first.mask.shape == (192, 20) and first.mask.max() == 1
+    )  # kidney and tumour are one object
     assert [drawn.index for drawn in read_annotation(path, KITS19, ["object", 112])] == [39, 112]
     with pytest.raises(UserError, match="nothing is annotated on slice 32 along axis 0"):
         read_annotation(path, LITS, ["middle", "middle"])  # there 2 is no liver
@@ -406,7 +505,11 @@ def faulty(tmp_path: Path, kind: str) -> Path:
     "kind,planes,says",
     [
         ("empty slice", [10, 11], "nothing is annotated on slice 10 along axis 2.*--planes"),
-        ("wrong values", [10, 11], "slice 10 along axis 2 holds values 0..9, expected whole numbers 0..1"),
+        (
+            "wrong values",
+            [10, 11],
+            "slice 10 along axis 2 holds values 0..9, expected whole numbers 0..1",
+        ),
         ("other shape", [10, 11], r"image \(32, 22, 20\) and label \(31, 22, 20\)"),
         ("one slice", [0, 11], "one slice along axis 2"),
         ("corrupt", [10, 11], "not a readable HDF5 file"),
@@ -425,7 +528,10 @@ def test_faults_are_one_line_that_names_the_case(tmp_path, kind, planes, says):
 @pytest.mark.parametrize(
     "more,says",
     [
-        (("--planes", "left", "3"), "--planes left: a slice number, counted from 0, or one of middle, object, drawn"),
+        (
+            ("--planes", "left", "3"),
+            "--planes left: a slice number, counted from 0, or one of middle, object, drawn",
+        ),
         (("--planes", "-1", "3"), "-1"),
         (("--labelnum", "3"), "train.list has 2 cases"),
         (("--labelnum", "0"), "train.list has 2 cases"),
@@ -443,7 +549,10 @@ def test_published_numbers_that_do_not_fit_the_volumes_are_named_before_any_work
     image, label = ball(0)
     write(tmp_path / "case_1.h5", image, label)
     (tmp_path / "train.txt").write_text("case_1\n")
-    with pytest.raises(UserError, match=r"case_1.h5: no slice 34 along axis 0, which has 32 .*--planes middle middle"):
+    with pytest.raises(
+        UserError,
+        match=r"case_1.h5: no slice 34 along axis 0, which has 32 .*--planes middle middle",
+    ):
         register(["--dataset", "KiTS19", "--labelnum", "1", "--root_path", str(tmp_path)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["case_1.h5", "train.txt"]
 
@@ -460,5 +569,7 @@ def test_a_damaged_image_is_named_and_finished_cases_stay(made, tmp_path):
 
 
 def test_every_setting_is_read():
-    text = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (program, report))
+    text = "".join(
+        Path(module.__file__).read_text(encoding="utf-8") for module in (program, report)
+    )
     assert all(f"s.{name}" in text for name in RegistrationSettings.__dataclass_fields__)

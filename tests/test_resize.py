@@ -16,7 +16,9 @@ from networks.unet_ega import Upsample
 
 
 def double(*shape):
-    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    return torch.rand(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
 
 
 def assert_same(fast, slow, x):
@@ -34,7 +36,11 @@ def test_laplacian_band_2d(size, aligned):
     spread = small.new_zeros(2, 1, 2 * small.shape[2], 2 * small.shape[3])
     spread[..., ::2, ::2] = small
     smooth = F.conv2d(F.pad(spread, [2] * 4, "reflect") if aligned else spread, 4 * kernel)
-    plain = smooth[..., : size[0], : size[1]] if aligned else F.interpolate(smooth, size=size, mode="nearest")
+    plain = (
+        smooth[..., : size[0], : size[1]]
+        if aligned
+        else F.interpolate(smooth, size=size, mode="nearest")
+    )
     assert_same(smooth_part(g, "corrected" if aligned else "published"), plain, g)
 
 
@@ -56,7 +62,10 @@ def test_laplacian_band_3d(size, variant):
 
 
 def test_what_benchmarks_call_plain_is_the_published_band():
-    for ours, dense, size in ((smooth_part, plain.band_2d, (17, 24)), (smooth_part_3d, plain.band_3d, (14, 7, 10))):
+    for ours, dense, size in (
+        (smooth_part, plain.band_2d, (17, 24)),
+        (smooth_part_3d, plain.band_3d, (14, 7, 10)),
+    ):
         g = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(dense(g), ours(g, "published"))
 
@@ -66,14 +75,34 @@ def test_networks_in_the_way_that_benchmarks_call_plain_compute_the_same():
     with plain.plainly():
         logits = ours(image)
     assert_same(ours(image), logits, image)
-    assert EdgeGuidedModule.forward is not plain.module_2d and Dropout.forward is not torch.nn.Dropout.forward
+    assert (
+        EdgeGuidedModule.forward is not plain.module_2d
+        and Dropout.forward is not torch.nn.Dropout.forward
+    )
 
 
 @pytest.mark.long
 def test_a_step_of_acdc_is_timed_beside_a_busy_process(capsys):
-    acdc_step.main(["--patch_size", "80", "80", "--batch_size", "4", "--steps", "1", "--no_memory", "--neighbours", "1"])
+    acdc_step.main(
+        [
+            "--patch_size",
+            "80",
+            "80",
+            "--batch_size",
+            "4",
+            "--steps",
+            "1",
+            "--no_memory",
+            "--neighbours",
+            "1",
+        ]
+    )
     said = capsys.readouterr().out
-    assert said.count("whole step") == 2 and "beside 1 busy" in said and said.splitlines()[-1].startswith("peak memory of the process")
+    assert (
+        said.count("whole step") == 2
+        and "beside 1 busy" in said
+        and said.splitlines()[-1].startswith("peak memory of the process")
+    )
 
 
 @pytest.mark.long
@@ -81,14 +110,18 @@ def test_a_step_of_acdc_is_timed_beside_a_busy_process(capsys):
 def test_a_pass_of_the_v_net_is_timed(kinds, capsys):
     """The plain kind alone too: in a process of its own it finds nothing that the other has made."""
     _made.cache_clear()
-    vnet_step.main(["--kinds", kinds, "--patch_size", "32", "32", "16", "--steps", "1", "--no_memory"])
+    vnet_step.main(
+        ["--kinds", kinds, "--patch_size", "32", "32", "16", "--steps", "1", "--no_memory"]
+    )
     assert "plain    forward" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", [(7, 9), (20, 5), (6, 8)])
 def test_bilinear(size):
     x = double(2, 3, 6, 8)
-    assert_same(bilinear(x, size), F.interpolate(x, size=size, mode="bilinear", align_corners=True), x)
+    assert_same(
+        bilinear(x, size), F.interpolate(x, size=size, mode="bilinear", align_corners=True), x
+    )
 
 
 def test_the_decoders_doubling_is_the_same_on_every_device():

@@ -38,7 +38,20 @@ def train(root, output, *flags):
 
 
 def run_test(root, output, *flags):
-    evaluate(PAGE, ["--root_path", str(root), "--output_root", str(output), "--labelnum", "1", "--device", "cpu", *flags])
+    evaluate(
+        PAGE,
+        [
+            "--root_path",
+            str(root),
+            "--output_root",
+            str(output),
+            "--labelnum",
+            "1",
+            "--device",
+            "cpu",
+            *flags,
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +104,10 @@ CHANGES = {
 def test_a_run_does_not_go_on_with_other_data(what, data, run, capsys):
     CHANGES[what](data)
     before = {path: path.read_bytes() for path in run.rglob("*.pth")}
-    with pytest.raises(UserError, match=r"last.pth: of a run on other data: .*(changed|list).*--exp, or .*--other_data"):
+    with pytest.raises(
+        UserError,
+        match=r"last.pth: of a run on other data: .*(changed|list).*--exp, or .*--other_data",
+    ):
         train(data, run)
     assert {path: path.read_bytes() for path in run.rglob("*.pth")} == before
     train(data, run, "--other_data")
@@ -106,7 +122,10 @@ def test_data_that_moved_are_the_same_data(data, run, capsys):
 def test_selftraining_does_not_begin_from_a_pretraining_on_other_data(data, run):
     change(slice_file(data, 0))
     shutil.rmtree(next(run.rglob("self_train")))
-    with pytest.raises(UserError, match=r"pre_train/unet_best_model.pth: of a run on other data: .*slice_\d+.h5 has changed since;"):
+    with pytest.raises(
+        UserError,
+        match=r"pre_train/unet_best_model.pth: of a run on other data: .*slice_\d+.h5 has changed since;",
+    ):
         train(data, run, "--run_mode", "selftrain")
 
 
@@ -129,7 +148,9 @@ def test_checkpoints_hold_no_case_name(run):
 def test_testing_other_data_is_told(data, run, capsys):
     run_test(data, run)
     change(data / "data" / f"{names(data, 'test.list')[0]}.h5")
-    with pytest.raises(UserError, match=r"unet_best_model.pth: .*h5 has changed since.*--other_data"):
+    with pytest.raises(
+        UserError, match=r"unet_best_model.pth: .*h5 has changed since.*--other_data"
+    ):
         run_test(data, run)
     run_test(data, run, "--other_data")
     assert "warning: " in capsys.readouterr().out
@@ -157,7 +178,10 @@ def test_a_difference_is_named(tmp_path):
     named = {"labelled": [(n, paths[n]) for n in "ab"], "test": [(n, paths[n]) for n in "cd"]}
     before = take(tmp_path, named)
     paths["b"].write_text("content of B")
-    assert difference(before, take(tmp_path, named), named, ("labelled",)) == f"{paths['b']} has changed since"
+    assert (
+        difference(before, take(tmp_path, named), named, ("labelled",))
+        == f"{paths['b']} has changed since"
+    )
     assert difference(before, take(tmp_path, named), named, ("test",)) == ""
     more = named | {"labelled": [*named["labelled"], ("d", paths["d"])]}
     assert "d is new in it" in difference(before, take(tmp_path, more), more, ("labelled",))
@@ -171,7 +195,10 @@ def test_a_difference_is_named(tmp_path):
 def test_the_same_file_under_two_names(tmp_path):
     for name in "abc":
         (tmp_path / name).write_text("one and the same")
-    named = {"labelled": [("a", tmp_path / "a"), ("b", tmp_path / "b")], "val": [("c", tmp_path / "c")]}
+    named = {
+        "labelled": [("a", tmp_path / "a"), ("b", tmp_path / "b")],
+        "val": [("c", tmp_path / "c")],
+    }
     (leak,), (copy,) = twins(take(tmp_path, named), named)
     assert "c (val)" in leak and "a (labelled)" in leak and "b (labelled)" in copy
 
@@ -179,7 +206,9 @@ def test_the_same_file_under_two_names(tmp_path):
 def test_training_refuses_a_copy_of_a_test_case_under_another_name(data, tmp_path):
     a = slice_file(data, 0)
     shutil.copy(a, data / "data" / f"{names(data, 'test.list')[0]}.h5")
-    with pytest.raises(UserError, match=r"\(test\) and .*slice.*\(labelled\) are the same file under two names"):
+    with pytest.raises(
+        UserError, match=r"\(test\) and .*slice.*\(labelled\) are the same file under two names"
+    ):
         train(data, tmp_path / "out")
 
 
@@ -192,7 +221,9 @@ def test_hashes_are_kept_and_a_changed_file_is_read_again(tmp_path, monkeypatch)
     first = take(tmp_path, named)
     reads = []
     content = hashlib.blake2b
-    monkeypatch.setattr(digest.hashlib, "blake2b", lambda *a, **k: reads.append(a) or content(*a, **k))
+    monkeypatch.setattr(
+        digest.hashlib, "blake2b", lambda *a, **k: reads.append(a) or content(*a, **k)
+    )
     assert take(tmp_path, named) == first
     cached = len(reads)  # the names alone
     path.write_text("new")
@@ -222,10 +253,14 @@ def test_a_test_case_in_training_is_told_though_the_run_validates_on_another_lis
 
 def test_validation_equal_to_test_is_one_fault(data, tmp_path):
     shutil.copy(data / "test.list", data / "val.list")
-    with pytest.raises(UserError, match=r"the lists for val and for test name the same cases.*--select test"):
+    with pytest.raises(
+        UserError, match=r"the lists for val and for test name the same cases.*--select test"
+    ):
         train(data, tmp_path / "out")
     train(data, tmp_path / "out", "--select", "test")
-    (fault,) = cheap_check(data, ACDC, {"val": names(data, "val.list"), "test": names(data, "test.list")})
+    (fault,) = cheap_check(
+        data, ACDC, {"val": names(data, "val.list"), "test": names(data, "test.list")}
+    )
     assert "name the same cases" in fault
 
 
@@ -242,14 +277,21 @@ def test_constant_images_and_empty_labels_are_told(data, capsys):
     said = []
     first = data / "data" / "slices" / f"{slices[0]}.h5"
     Slices(ACDC, data, slices, 4, 2 * (Augmentation(()),), said.append)
-    assert said == [f"warning: 1 of {len(slices)} ({first}) training slices hold one value alone, nothing to see; look at them"]
-    with pytest.raises(UserError, match=r"a label without foreground, and so are all 4 training slices"):
+    assert said == [
+        f"warning: 1 of {len(slices)} ({first}) training slices hold one value alone, nothing to see; look at them"
+    ]
+    with pytest.raises(
+        UserError, match=r"a label without foreground, and so are all 4 training slices"
+    ):
         Slices(ACDC, data, slices[1:], 4, 2 * (Augmentation(()),), said.append)
     volume = data / "data" / f"{names(data, 'test.list')[0]}.h5"
     with h5py.File(volume, "a") as file:
         file["label"][...] = 0
     read_cases(ACDC, data, "test")
-    assert f"warning: 1 of 2 ({volume}) test volumes have a label without foreground" in capsys.readouterr().out
+    assert (
+        f"warning: 1 of 2 ({volume}) test volumes have a label without foreground"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_split_without_a_list_is_empty(tmp_path):
@@ -269,11 +311,30 @@ def test_volumes_are_looked_at_whether_they_are_kept_or_not(la_root, tmp_path, c
     said = []
 
     def read(labelled):
-        return VolumePatches(LA, root, names(root, "train.list"), labelled, 2 * (Augmentation(()),), said.append, cache)
+        return VolumePatches(
+            LA,
+            root,
+            names(root, "train.list"),
+            labelled,
+            2 * (Augmentation(()),),
+            said.append,
+            cache,
+        )
 
     assert len(read(2)) == len(paths)
     looked_at, what = (len(paths), "training") if cache == "ram" else (2, "labelled")
-    assert f"warning: 1 of {looked_at} ({paths[0]}) {what} volumes hold one value alone, nothing to see; look at them" in said
-    assert f"warning: 1 of 2 ({paths[0]}) {what} volumes have a label without foreground; look at them" in said
-    with pytest.raises(UserError, match="a label without foreground, and so are all" if cache == "ram" else "an image of one value"):
+    assert (
+        f"warning: 1 of {looked_at} ({paths[0]}) {what} volumes hold one value alone, nothing to see; look at them"
+        in said
+    )
+    assert (
+        f"warning: 1 of 2 ({paths[0]}) {what} volumes have a label without foreground; look at them"
+        in said
+    )
+    with pytest.raises(
+        UserError,
+        match="a label without foreground, and so are all"
+        if cache == "ram"
+        else "an image of one value",
+    ):
         read(1)

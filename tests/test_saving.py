@@ -20,8 +20,21 @@ pytestmark = pytest.mark.usefixtures("narrow")
 
 def content(step: int) -> dict:
     progress = vars(Progress(step=step, validated=step))
-    rest = {"settings": {}, "facts": {"name": "ACDC"}, "stage": "stage", "selection": "", "progress": progress, "losses": [], "phase": {}}
-    return {"format": FORMAT, "student": {"w": torch.full((4,), float(step))}, "optimizer": {}, **rest}
+    rest = {
+        "settings": {},
+        "facts": {"name": "ACDC"},
+        "stage": "stage",
+        "selection": "",
+        "progress": progress,
+        "losses": [],
+        "phase": {},
+    }
+    return {
+        "format": FORMAT,
+        "student": {"w": torch.full((4,), float(step))},
+        "optimizer": {},
+        **rest,
+    }
 
 
 @pytest.fixture
@@ -40,9 +53,16 @@ def test_a_checkpoint_is_what_the_networks_were_when_it_was_asked_for(store, mon
         net(torch.randn(4, 3)).square().sum().backward()
         optimizer.step()
 
-    monkeypatch.setattr(training.checkpoint.torch, "save", lambda *given: go.wait(60) and write(*given))
+    monkeypatch.setattr(
+        training.checkpoint.torch, "save", lambda *given: go.wait(60) and write(*given)
+    )
     step()
-    saved = {**content(1), "student": net.state_dict(), "optimizer": optimizer.state_dict(), "losses": [0.5]}
+    saved = {
+        **content(1),
+        "student": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "losses": [0.5],
+    }
     before = snapshot(saved)
     saver = Saver(store)
     saver.save(saved, best=True)
@@ -59,7 +79,9 @@ def test_a_checkpoint_is_what_the_networks_were_when_it_was_asked_for(store, mon
 
 def test_one_serialisation_makes_two_files(store, monkeypatch):
     writes, write = [], torch.save
-    monkeypatch.setattr(training.checkpoint.torch, "save", lambda *given: writes.append(1) or write(*given))
+    monkeypatch.setattr(
+        training.checkpoint.torch, "save", lambda *given: writes.append(1) or write(*given)
+    )
     store.save(content(1), best=True)
     assert len(writes) == 1 and store.last.read_bytes() == store.best.read_bytes()
     store.best.write_bytes(b"published weights, copied over it")
@@ -67,8 +89,14 @@ def test_one_serialisation_makes_two_files(store, monkeypatch):
     store.save(content(1), best=True)
     store.save(content(2), best=False)
     store.save(content(3), best=False)
-    assert [load(path)["progress"]["step"] for path in (store.best, store.previous, store.last)] == [1, 2, 3]
-    assert {path.name for path in store.folder.iterdir()} == {"best.pth", "previous.pth", "last.pth"}
+    assert [
+        load(path)["progress"]["step"] for path in (store.best, store.previous, store.last)
+    ] == [1, 2, 3]
+    assert {path.name for path in store.folder.iterdir()} == {
+        "best.pth",
+        "previous.pth",
+        "last.pth",
+    }
 
 
 def test_what_goes_wrong_in_the_thread_is_told(store, monkeypatch):
@@ -76,7 +104,11 @@ def test_what_goes_wrong_in_the_thread_is_told(store, monkeypatch):
     saver.save(content(1), best=True)
     saver.wait()
     with monkeypatch.context() as patch:
-        patch.setattr(training.checkpoint.torch, "save", lambda *given: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(
+            training.checkpoint.torch,
+            "save",
+            lambda *given: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+        )
         saver.save(content(2), best=True)
         with pytest.raises(UserError, match=r"last\.pth: could not be written \(No space left"):
             saver.save(content(3), best=True)
@@ -106,7 +138,11 @@ def test_killed_between_any_two_operations_on_files(store, best):
         store.save(content(2), best=False)
     assert finished and left[0] == 2 and left[-1] == 3 and len(left) >= (6 if best else 4)
     remove_unfinished(store.folder)
-    assert {path.name for path in store.folder.iterdir()} == {"best.pth", "previous.pth", "last.pth"}
+    assert {path.name for path in store.folder.iterdir()} == {
+        "best.pth",
+        "previous.pth",
+        "last.pth",
+    }
 
 
 def _end_before(number: int) -> None:

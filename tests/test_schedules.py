@@ -18,7 +18,13 @@ PIECES = pieces()
     "key, shape, end, times, total",
     [
         ("box.acdc_256_at_0_1_15000_29999_of_30000", (256,), 1 / 3, (0, 1, 15000, 29999), 30000),
-        ("box.la_112_112_80_at_0_7500_14999_of_15000", (112, 112, 80), 1 / 2, (0, 7500, 14999), 15000),
+        (
+            "box.la_112_112_80_at_0_7500_14999_of_15000",
+            (112, 112, 80),
+            1 / 2,
+            (0, 7500, 14999),
+            15000,
+        ),
         ("box.pancreas_96_at_epoch_1_100_200_of_200", (96,), 5 / 9, (1, 100, 200), 200),
     ],
 )
@@ -49,7 +55,12 @@ def test_ramp():
 
 @pytest.mark.parametrize(
     "name, factors",
-    [("constant", [1, 1, 1, 1]), ("step", [1, 1, 0.1, 0.01]), ("poly", [1, 0.75**0.9, 0.5**0.9, 0]), ("cosine", [1, 0.853553, 0.5, 0])],
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("step", [1, 1, 0.1, 0.01]),
+        ("poly", [1, 0.75**0.9, 0.5**0.9, 0]),
+        ("cosine", [1, 0.853553, 0.5, 0]),
+    ],
 )
 def test_learning_rates(name, factors):
     """At steps 0, 25, 50 and 100 of 100; a drop each 50."""
@@ -79,7 +90,10 @@ def test_copy_state_copies_everything_and_shares_nothing():
     student, teacher = net_factory("unet", egm="none"), net_factory("unet", egm="none")
     student(torch.rand(2, 1, 32, 32))
     copy_state(teacher, student)
-    assert all(torch.equal(a, b) for a, b in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)
+    )
     with torch.no_grad():
         next(student.parameters()).add_(1)
     assert not torch.equal(next(teacher.parameters()), next(student.parameters()))

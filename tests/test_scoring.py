@@ -19,7 +19,12 @@ from utils.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "code" / "evaluate.py"
 SHAPE = (14, 12, 6)
-DATASET = {"name": "Toy", "channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 5}, "numTraining": 1}
+DATASET = {
+    "name": "Toy",
+    "channel_names": {"0": "CT"},
+    "labels": {"background": 0, "liver": 1, "tumour": 5},
+    "numTraining": 1,
+}
 
 
 @pytest.fixture
@@ -27,8 +32,12 @@ def folders(tmp_path):
     """Three cases, labels and predictions in nnU-Net's layout: noise over two structures, the second in neither map of case c."""
     rng = np.random.default_rng(3)
     for name in "abc":
-        truth = np.maximum(blob(SHAPE, (2, 2, 1), (6, 6, 4)), blob(SHAPE, (8, 5, 1), (11, 9, 3), 5 * (name != "c")))
-        prediction = np.where(rng.random(SHAPE) < 0.15, rng.choice((0, 1, 5) if name != "c" else (0, 1), SHAPE), truth).astype(np.uint8)
+        truth = np.maximum(
+            blob(SHAPE, (2, 2, 1), (6, 6, 4)), blob(SHAPE, (8, 5, 1), (11, 9, 3), 5 * (name != "c"))
+        )
+        prediction = np.where(
+            rng.random(SHAPE) < 0.15, rng.choice((0, 1, 5) if name != "c" else (0, 1), SHAPE), truth
+        ).astype(np.uint8)
         write_scan(tmp_path / "labelsTs" / f"{name}.nii.gz", truth, (1, 1, 3))
         write_scan(tmp_path / "pred" / f"{name}.nii.gz", prediction, (1, 1, 3))
     (tmp_path / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
@@ -36,7 +45,19 @@ def folders(tmp_path):
 
 
 def run(root, *flags):
-    return score([*("--predictions", str(root / "pred"), "--labels", str(root / "labelsTs"), "--workers", "1"), *map(str, flags)])
+    return score(
+        [
+            *(
+                "--predictions",
+                str(root / "pred"),
+                "--labels",
+                str(root / "labelsTs"),
+                "--workers",
+                "1",
+            ),
+            *map(str, flags),
+        ]
+    )
 
 
 def summary(folder):
@@ -46,7 +67,10 @@ def summary(folder):
 def arrays(root, name):
     import SimpleITK as sitk
 
-    return [sitk.GetArrayFromImage(sitk.ReadImage(str(root / folder / f"{name}.nii.gz"))) for folder in ("pred", "labelsTs")]
+    return [
+        sitk.GetArrayFromImage(sitk.ReadImage(str(root / folder / f"{name}.nii.gz")))
+        for folder in ("pred", "labelsTs")
+    ]
 
 
 def nnunet_dice(root, values, ignore=None):
@@ -72,25 +96,44 @@ def nnunet_dice(root, values, ignore=None):
     ids=["labels", "regions", "ignore", "first version"],
 )
 def test_dice_is_nnunets(folders, labels, ignore):
-    (folders / "dataset.json").write_text(json.dumps({**DATASET, "labels": labels}), encoding="utf-8")
+    (folders / "dataset.json").write_text(
+        json.dumps({**DATASET, "labels": labels}), encoding="utf-8"
+    )
     if ignore:
         truth = arrays(folders, "a")[1].T.copy()
         truth[:, :, 2] = ignore
         write_scan(folders / "labelsTs" / "a.nii.gz", truth, (1, 1, 3))
     assert run(folders) == 0
     found = summary(folders / "pred")
-    expected = {name: nnunet_dice(folders, values, ignore)[1] for name, values in found["classes"].items()}
-    assert {name: one["dice"] for name, one in found["nnunet"]["classes"].items()} == pytest.approx(expected, abs=1e-6)
-    assert found["nnunet"]["mean"]["dice"] == pytest.approx(np.mean(list(expected.values())), abs=1e-6)
+    expected = {
+        name: nnunet_dice(folders, values, ignore)[1] for name, values in found["classes"].items()
+    }
+    assert {name: one["dice"] for name, one in found["nnunet"]["classes"].items()} == pytest.approx(
+        expected, abs=1e-6
+    )
+    assert found["nnunet"]["mean"]["dice"] == pytest.approx(
+        np.mean(list(expected.values())), abs=1e-6
+    )
     if importlib.util.find_spec("nnunetv2"):
         from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
         from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-        regions = [tuple(one) if isinstance(one, list) else one for one in found["classes"].values()]
+        regions = [
+            tuple(one) if isinstance(one, list) else one for one in found["classes"].values()
+        ]
         theirs = compute_metrics_on_folder(
-            str(folders / "labelsTs"), str(folders / "pred"), None, SimpleITKIO(), ".nii.gz", regions, ignore, num_processes=1
+            str(folders / "labelsTs"),
+            str(folders / "pred"),
+            None,
+            SimpleITKIO(),
+            ".nii.gz",
+            regions,
+            ignore,
+            num_processes=1,
         )
-        assert found["nnunet"]["mean"]["dice"] == pytest.approx(theirs["foreground_mean"]["Dice"], abs=1e-6)
+        assert found["nnunet"]["mean"]["dice"] == pytest.approx(
+            theirs["foreground_mean"]["Dice"], abs=1e-6
+        )
 
 
 def test_the_same_tables_as_a_test_writes(folders, capsys):
@@ -102,19 +145,36 @@ def test_the_same_tables_as_a_test_writes(folders, capsys):
     for name, values in (("liver", 1), ("tumour", 5)):
         for case, dice in zip("abc", nnunet_dice(folders, values)[0], strict=True):
             if not np.isnan(dice):
-                assert float(rows[case, name]["dice"]) == float(rows[case, name]["honest_dice"]) == pytest.approx(dice, abs=1e-6)
+                assert (
+                    float(rows[case, name]["dice"])
+                    == float(rows[case, name]["honest_dice"])
+                    == pytest.approx(dice, abs=1e-6)
+                )
     empty = rows["c", "tumour"]
-    assert (empty["dice"], empty["honest_dice"], empty["hd95_mm"]) == ("0.000000", "1.000000", "0.000000")
+    assert (empty["dice"], empty["honest_dice"], empty["hd95_mm"]) == (
+        "0.000000",
+        "1.000000",
+        "0.000000",
+    )
     assert (empty["empty_prediction"], empty["empty_truth"]) == ("1", "1")
     found = summary(folders / "scores")
-    assert (found["dataset"], found["split"], found["cases"], found["honest"]["empty_predictions"]) == ("Toy", "labelsTs", 3, 0)
+    assert (
+        found["dataset"],
+        found["split"],
+        found["cases"],
+        found["honest"]["empty_predictions"],
+    ) == ("Toy", "labelsTs", 3, 0)
     assert (
         found["honest"]["classes"]["tumour"]["dice"]
         > found["nnunet"]["classes"]["tumour"]["dice"]
         > found["as_published"]["classes"]["tumour"]["dice"]
     )
     said = capsys.readouterr().out
-    assert "classes from" in said and "dataset.json: liver, tumour" in said and not (folders / "pred" / "metrics.csv").exists()
+    assert (
+        "classes from" in said
+        and "dataset.json: liver, tumour" in said
+        and not (folders / "pred" / "metrics.csv").exists()
+    )
 
 
 def test_distances_in_mm_by_hand(tmp_path):
@@ -124,7 +184,11 @@ def test_distances_in_mm_by_hand(tmp_path):
         write_scan(tmp_path / name / f"x{ending}", array, (1, 1, 3))
     assert run(tmp_path) == 0
     honest = summary(tmp_path / "pred")["honest"]
-    assert (honest["mean"]["hd95_voxel"], honest["millimetres"]["mean"]["hd95_mm"], honest["mean"]["dice"]) == (1, 3, 0)
+    assert (
+        honest["mean"]["hd95_voxel"],
+        honest["millimetres"]["mean"]["hd95_mm"],
+        honest["mean"]["dice"],
+    ) == (1, 3, 0)
     assert summary(tmp_path / "pred")["classes"] == {"1": 1}
 
 
@@ -139,20 +203,35 @@ def test_names_formats_and_orientations(folders):
         # voxel (0, 0, 0) of the turned array is the last one along y and z of the label's
         turned = prediction.transpose(1, 2, 0)[::-1, ::-1]
         direction = np.array(ORIENTATIONS["LPS"], float)[:, [1, 2, 0]] * [-1, -1, 1]
-        write_scan(folders / "pred" / f"{name}_pred.nrrd", turned, (1, 3, 1), (0, SHAPE[1] - 1, 3 * (SHAPE[2] - 1)), direction)
+        write_scan(
+            folders / "pred" / f"{name}_pred.nrrd",
+            turned,
+            (1, 3, 1),
+            (0, SHAPE[1] - 1, 3 * (SHAPE[2] - 1)),
+            direction,
+        )
     assert run(folders) == 0
     assert summary(folders / "pred")["honest"] == before
 
 
 def test_classes_from_a_plan_or_predict_json(tmp_path):
-    plan = {"class_names": ["background", "liver", "tumour"], "label_values": [0, 1, 5], "name": "Own"}
+    plan = {
+        "class_names": ["background", "liver", "tumour"],
+        "label_values": [0, 1, 5],
+        "name": "Own",
+    }
     (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     (tmp_path / "predict.json").write_text(
-        json.dumps({"label_values": {"background": 0, "liver": 1, "tumour": 5}, "dataset": "Own"}), encoding="utf-8"
+        json.dumps({"label_values": {"background": 0, "liver": 1, "tumour": 5}, "dataset": "Own"}),
+        encoding="utf-8",
     )
     for name in ("plan.json", "predict.json"):
         found = read_classes(tmp_path / name)
-        assert (dict(found.values), found.name, found.declared) == ({"liver": (1,), "tumour": (5,)}, "Own", (0, 1, 5))
+        assert (dict(found.values), found.name, found.declared) == (
+            {"liver": (1,), "tumour": (5,)},
+            "Own",
+            (0, 1, 5),
+        )
 
 
 def test_a_fold_of_the_labels(folders, capsys):
@@ -176,7 +255,10 @@ FAULTS = {
         lambda root: write_scan(root / "pred" / "a.nii.gz", labels_with(1)[:, :, :5], (1, 1, 3)),
         "a.nii.gz: has 14 x 12 x 5 voxels, its label 14 x 12 x 6",
     ),
-    "place": (other_place, "a.nii.gz: by the headers it lies up to 5.0 voxels from its label; mend the header, or compare voxel by voxel"),
+    "place": (
+        other_place,
+        "a.nii.gz: by the headers it lies up to 5.0 voxels from its label; mend the header, or compare voxel by voxel",
+    ),
     "spacing": (
         lambda root: write_scan(root / "pred" / "a.nii.gz", arrays(root, "a")[0].T, (2, 1, 3)),
         "a.nii.gz: by the headers it lies up to 13.0 voxels",
@@ -190,14 +272,21 @@ FAULTS = {
         "labelsTs/a.nii.gz: the label holds 9, expected values of",
     ),
     "probabilities": (
-        lambda root: write_scan(root / "pred" / "a.nii.gz", np.full(SHAPE, 0.5, np.float32), (1, 1, 3)),
+        lambda root: write_scan(
+            root / "pred" / "a.nii.gz", np.full(SHAPE, 0.5, np.float32), (1, 1, 3)
+        ),
         "pred/a.nii.gz: the label holds 0.5",
     ),
     "cut off": (
-        lambda root: (root / "pred" / "a.nii.gz").write_bytes((root / "pred" / "a.nii.gz").read_bytes()[:90]),
+        lambda root: (root / "pred" / "a.nii.gz").write_bytes(
+            (root / "pred" / "a.nii.gz").read_bytes()[:90]
+        ),
         "pred/a.nii.gz: cannot be read",
     ),
-    "no scan": (lambda root: (root / "labelsTs" / "a.nii.gz").write_bytes(b"text"), "labelsTs/a.nii.gz: no scan in a format"),
+    "no scan": (
+        lambda root: (root / "labelsTs" / "a.nii.gz").write_bytes(b"text"),
+        "labelsTs/a.nii.gz: no scan in a format",
+    ),
 }
 
 
@@ -217,7 +306,10 @@ def test_geometry_can_be_ignored(folders, capsys):
     before = summary(folders / "pred")["honest"]
     other_place(folders)
     assert run(folders, "--ignore_geometry") == 0
-    assert summary(folders / "pred")["honest"] == before and "compared voxel by voxel" in capsys.readouterr().out
+    assert (
+        summary(folders / "pred")["honest"] == before
+        and "compared voxel by voxel" in capsys.readouterr().out
+    )
 
 
 def copied(source, to):
@@ -262,23 +354,44 @@ def test_flags_that_name_nothing(folders):
 def test_two_sets_of_predictions_on_a_page(folders):
     """The image is found in imagesTs beside labelsTs; a set of predictions that nobody describes is a group of its own."""
     for name in "abc":
-        write_scan(folders / "imagesTs" / f"{name}_0000.nii.gz", noise(SHAPE, arrays(folders, name)[1].T), (1, 1, 3))
+        write_scan(
+            folders / "imagesTs" / f"{name}_0000.nii.gz",
+            noise(SHAPE, arrays(folders, name)[1].T),
+            (1, 1, 3),
+        )
         write_scan(folders / "other" / f"{name}.nii.gz", arrays(folders, name)[1].T, (1, 1, 3))
     assert run(folders) == 0 and run(folders, "--predictions", folders / "other") == 0
     compare([str(folders / "pred"), str(folders / "other"), "--output", str(folders / "page")])
     numbers = json.loads((folders / "page" / "compare.json").read_text(encoding="utf-8"))
     assert [group["name"] for group in numbers["groups"]] == ["pred", "other"]
-    assert numbers["groups"][1]["figures"]["honest"]["mean"]["dice"] == {"mean": 1, "sd": None, "values": [1]}
+    assert numbers["groups"][1]["figures"]["honest"]["mean"]["dice"] == {
+        "mean": 1,
+        "sd": None,
+        "values": [1],
+    }
     page = (folders / "page" / "index.html").read_text(encoding="utf-8")
     # three cases from above and from the front: image, truth, two predictions
-    assert page.count("<img") == 3 * 2 * 4 and page.count("coronal: the image") == 3 and "No curves" in page
+    assert (
+        page.count("<img") == 3 * 2 * 4
+        and page.count("coronal: the image") == 3
+        and "No curves" in page
+    )
 
 
 def test_two_processes_say_the_same(folders):
     """The script itself, once, against one process in this one."""
     assert run(folders, "--output", folders / "one") == 0
-    places = ("--predictions", folders / "pred", "--labels", folders / "labelsTs", "--output", folders / "two")
+    places = (
+        "--predictions",
+        folders / "pred",
+        "--labels",
+        folders / "labelsTs",
+        "--output",
+        folders / "two",
+    )
     done = run_script(SCRIPT, *places, "--workers", "2")
     assert done.returncode == 0, done.stderr
-    assert (folders / "one" / "metrics.csv").read_bytes() == (folders / "two" / "metrics.csv").read_bytes()
+    assert (folders / "one" / "metrics.csv").read_bytes() == (
+        folders / "two" / "metrics.csv"
+    ).read_bytes()
     assert "tumour" in done.stdout

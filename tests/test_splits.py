@@ -19,16 +19,30 @@ def put(root, facts, *names):
 def test_good_lists_have_no_faults_and_no_file_is_opened(tmp_path):
     slices = [f"patient001_frame01_slice_{k}" for k in (1, 2)]
     put(tmp_path, ACDC, *slices, "patient002_frame01")  # empty files: whoever opened one would fail
-    assert cheap_check(tmp_path, ACDC, {"labelled": slices, "unlabelled": [], "val": ["patient002_frame01"]}) == []
-    assert case_of("patient001_frame01_slice_12") == "patient001_frame01" and case_of("0RZDK210BSMWAA6467LU") == "0RZDK210BSMWAA6467LU"
+    assert (
+        cheap_check(
+            tmp_path, ACDC, {"labelled": slices, "unlabelled": [], "val": ["patient002_frame01"]}
+        )
+        == []
+    )
+    assert (
+        case_of("patient001_frame01_slice_12") == "patient001_frame01"
+        and case_of("0RZDK210BSMWAA6467LU") == "0RZDK210BSMWAA6467LU"
+    )
 
 
 @pytest.mark.parametrize(
     "lists, says",
     [
         ({"labelled": ["a", "b", "a"]}, "a is listed twice for labelled; take one line away"),
-        ({"labelled": ["a"], "unlabelled": ["b", "a"]}, "case a is listed for labelled and for unlabelled; take it out of one"),
-        ({"labelled": ["a", "b"], "val": ["c"], "test": ["b"]}, "case b is listed for labelled and for test; take it out of one"),
+        (
+            {"labelled": ["a"], "unlabelled": ["b", "a"]},
+            "case a is listed for labelled and for unlabelled; take it out of one",
+        ),
+        (
+            {"labelled": ["a", "b"], "val": ["c"], "test": ["b"]},
+            "case b is listed for labelled and for test; take it out of one",
+        ),
     ],
 )
 def test_a_case_listed_twice_is_told(tmp_path, lists, says):
@@ -46,7 +60,10 @@ def test_a_volume_whose_slices_are_trained_on_is_told_once(tmp_path):
 def test_missing_files_come_first(tmp_path):
     put(tmp_path, LA, "a")
     faults = cheap_check(tmp_path, LA, {"labelled": ["a", "a", "gone"]})
-    assert [fault.split(": ")[0] for fault in faults] == [str(tmp_path / LA.file.format("gone")), str(tmp_path)]
+    assert [fault.split(": ")[0] for fault in faults] == [
+        str(tmp_path / LA.file.format("gone")),
+        str(tmp_path),
+    ]
     assert "no such file, though a case list names it (labelled)" in faults[0]
 
 
@@ -56,10 +73,15 @@ def test_training_refuses_a_leaking_list_before_it_begins(tmp_path):
     stolen = (root / "test.list").read_text(encoding="utf-8").split()[0]
     with open(root / "train.list", "a") as file:
         file.write(f"{stolen}\n")
-    with pytest.raises(UserError, match=f"case {stolen} is listed for unlabelled and for test; take it out of one$"):
+    with pytest.raises(
+        UserError, match=f"case {stolen} is listed for unlabelled and for test; take it out of one$"
+    ):
         train(la.PAGE, root, out, labelnum=2)
     with open(root / "train.list", "a") as file:
         file.write("nobody\n")
-    with pytest.raises(UserError, match=r"nobody.*no such file.* \(and 1 more: python code/check_data.py --root_path"):
+    with pytest.raises(
+        UserError,
+        match=r"nobody.*no such file.* \(and 1 more: python code/check_data.py --root_path",
+    ):
         train(la.PAGE, root, out, labelnum=2)
     assert not out.exists()

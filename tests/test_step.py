@@ -58,11 +58,18 @@ def test_the_student_works_while_pseudo_labels_are_away():
     """Both halves leave before the student's first convolution, and the first comes back after the last one of that pass."""
     counting, _ = step("ACDC", "edge_guided")
     events = counting.events[2:]  # behind the batch's own way
-    left, back = ([place for place, event in enumerate(events) if event == e] for e in ("to host", "to device"))
+    left, back = (
+        [place for place, event in enumerate(events) if event == e]
+        for e in ("to host", "to device")
+    )
     between = events[left[1] + 1 : back[0]].count("convolution")
-    whole_pass = events[: left[0]].count("convolution") // 2  # two teachers have looked at the first half
+    whole_pass = (
+        events[: left[0]].count("convolution") // 2
+    )  # two teachers have looked at the first half
     assert between == whole_pass > 20
-    assert events[back[0] : back[1]].count("convolution") > between  # the first backward pass, then the second image's
+    assert (
+        events[back[0] : back[1]].count("convolution") > between
+    )  # the first backward pass, then the second image's
 
 
 def test_counting_sees_copies_and_waits():
@@ -84,7 +91,9 @@ class InParts(Phase):
         self.apart = apart
 
     def losses(self, batch, step):
-        each = ({"loss": self.forward(x).square().mean(), "images": 1} for x in batch["image"].split(1))
+        each = (
+            {"loss": self.forward(x).square().mean(), "images": 1} for x in batch["image"].split(1)
+        )
         if self.apart:
             return each
         each = list(each)
@@ -93,7 +102,11 @@ class InParts(Phase):
 
 def test_parts_are_added_up_and_their_gradients_are_those_of_the_sum():
     torch.manual_seed(0)
-    net, batch, results = net_factory("VNet", mode="test"), {"image": torch.randn(2, 1, 32, 32, 16)}, []
+    net, batch, results = (
+        net_factory("VNet", mode="test"),
+        {"image": torch.randn(2, 1, 32, 32, 16)},
+        [],
+    )
     state = {key: value.clone() for key, value in net.state_dict().items()}
     for apart in (False, True):
         net.load_state_dict(state)
@@ -126,11 +139,16 @@ def test_memory_is_that_of_one_part():
 
 def test_readings_are_the_steps_scalars_in_order():
     readings = Readings()
-    readings.add(1, {"loss": torch.tensor(0.1), "box": 3, "dice": torch.tensor([2.0], dtype=torch.float64)})
+    readings.add(
+        1, {"loss": torch.tensor(0.1), "box": 3, "dice": torch.tensor([2.0], dtype=torch.float64)}
+    )
     loss = torch.tensor(0.25)
     readings.add(2, {"loss": loss, "rate": 0.01})
     loss.fill_(7.0)  # as a recorded graph does with its own at the next step
-    expected = [(1, {"loss": float(torch.tensor(0.1)), "box": 3.0, "dice": 2.0}), (2, {"loss": 0.25, "rate": 0.01})]
+    expected = [
+        (1, {"loss": float(torch.tensor(0.1)), "box": 3.0, "dice": 2.0}),
+        (2, {"loss": 0.25, "rate": 0.01}),
+    ]
     assert readings.read() == expected and readings.read() == []
 
 
@@ -147,7 +165,16 @@ def run_alone(folder, phase, steps, read_every=1):
         seed=(0,),
     )
     about = {"settings": {}, "facts": {}, "selection": ""}
-    run = Run(folder, lambda name: "best.pth", about, torch.device("cpu"), 2, None, RunLog(folder), read_every=read_every)
+    run = Run(
+        folder,
+        lambda name: "best.pth",
+        about,
+        torch.device("cpu"),
+        2,
+        None,
+        RunLog(folder),
+        read_every=read_every,
+    )
     run_stages(run, {phase.name: lambda: stage})
 
 
@@ -161,7 +188,10 @@ def test_a_state_that_is_not_finite_is_no_checkpoint(tmp_path):
             weight = self.student.weight.sum()
             return {"loss": (weight - weight.detach()).sqrt()}  # 0, of slope infinity
 
-    with pytest.raises(UserError, match=r"spoiling, iteration 1: 'student.weight' holds NaN or infinite values.*last checkpoint is kept"):
+    with pytest.raises(
+        UserError,
+        match=r"spoiling, iteration 1: 'student.weight' holds NaN or infinite values.*last checkpoint is kept",
+    ):
         run_alone(tmp_path, Spoiling(student=nn.Linear(1, 1)), steps=1)
     assert not list(tmp_path.rglob("*.pth"))
 

@@ -46,20 +46,41 @@ def uninterrupted(root, tmp_path_factory):
 
 
 def test_a_run_leaves_what_test_and_resume_need(uninterrupted):
-    assert list(uninterrupted) == [f"{stage}/{name}.pth" for stage in ("pre_train", "self_train") for name in ("last", "unet_best_model")]
-    last, best = uninterrupted["self_train/last.pth"], uninterrupted["self_train/unet_best_model.pth"]
-    assert last["progress"]["step"] == 12 and [row["step"] for row in last["progress"]["history"]] == [4, 8, 12]
+    assert list(uninterrupted) == [
+        f"{stage}/{name}.pth"
+        for stage in ("pre_train", "self_train")
+        for name in ("last", "unet_best_model")
+    ]
+    last, best = (
+        uninterrupted["self_train/last.pth"],
+        uninterrupted["self_train/unet_best_model.pth"],
+    )
+    assert last["progress"]["step"] == 12 and [
+        row["step"] for row in last["progress"]["history"]
+    ] == [4, 8, 12]
     assert best["progress"]["step"] == last["progress"]["best_step"]
-    assert max(row["score"] for row in last["progress"]["history"]) == last["progress"]["best_score"]
+    assert (
+        max(row["score"] for row in last["progress"]["history"]) == last["progress"]["best_score"]
+    )
     assert set(last["phase"]) == {"ema_teacher", "static_teacher", "interval", "counter"}
-    assert last["settings"]["labelnum"] == 1 and last["facts"]["name"] == "ACDC" and "val.list" in last["selection"]
+    assert (
+        last["settings"]["labelnum"] == 1
+        and last["facts"]["name"] == "ACDC"
+        and "val.list" in last["selection"]
+    )
 
 
-@pytest.mark.parametrize("every, logged", [("10", [12]), ("2", [8, 12]), ("1", [4, 8, 12]), ("0", [12])])
-def test_distances_are_computed_now_and_then_and_at_the_end(root, tmp_path, uninterrupted, every, logged):
+@pytest.mark.parametrize(
+    "every, logged", [("10", [12]), ("2", [8, 12]), ("1", [4, 8, 12]), ("0", [12])]
+)
+def test_distances_are_computed_now_and_then_and_at_the_end(
+    root, tmp_path, uninterrupted, every, logged
+):
     """The run is the same: they select nothing."""
     (last, _) = train(root, tmp_path, "--run_mode", "pretrain", "--distances_every", every).values()
-    assert [row["step"] for row in last["progress"]["history"] if "hd95_voxel_myocardium" in row] == logged
+    assert [
+        row["step"] for row in last["progress"]["history"] if "hd95_voxel_myocardium" in row
+    ] == logged
     assert_same(last["student"], uninterrupted["pre_train/last.pth"]["student"])
     assert [row["score"] for row in last["progress"]["history"]] == [
         row["score"] for row in uninterrupted["pre_train/last.pth"]["progress"]["history"]
@@ -98,7 +119,10 @@ def test_a_setting_that_an_older_checkpoint_lacks_is_its_default(root, tmp_path,
     for path in tmp_path.rglob("*.pth"):
         content = load(path)
         del content["settings"]["dice_background"], content["settings"]["intensity"]
-        for new, old in (("losses", "dice_share"), ("pre_losses", "pre_dice_share")):  # as they were called
+        for new, old in (
+            ("losses", "dice_share"),
+            ("pre_losses", "pre_dice_share"),
+        ):  # as they were called
             del content["settings"][new]
             content["settings"][old] = 0.5
         torch.save(content, path)
@@ -119,10 +143,15 @@ def test_a_setting_that_an_older_checkpoint_lacks_is_its_default(root, tmp_path,
         pytest.param("self_train", 7, signal.SIGINT, 130, marks=pytest.mark.long),
     ],
 )
-def test_signals_save_and_the_same_command_resumes(root, tmp_path, monkeypatch, uninterrupted, number, status, stage, step):
+def test_signals_save_and_the_same_command_resumes(
+    root, tmp_path, monkeypatch, uninterrupted, number, status, stage, step
+):
     """Step 7 is the last before a validation, so the signal meets the validation itself."""
     phase = {"pre_train": CopyPastePretrain, "self_train": DualTeacher}[stage]
-    with signalled(monkeypatch, phase, step, number), pytest.raises(Interrupted, match=f"iteration {step + 1} of {stage}") as stopped:
+    with (
+        signalled(monkeypatch, phase, step, number),
+        pytest.raises(Interrupted, match=f"iteration {step + 1} of {stage}") as stopped,
+    ):
         train(root, tmp_path)
     assert stopped.value.status == status
     assert_same(train(root, tmp_path), uninterrupted)
@@ -133,7 +162,11 @@ def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
     run = Forked(lambda: train(root, tmp_path, pre_iterations=2000, num_workers=2))
     run.wait(lambda: "pre_train 4" in run.said)
     ended = run.stop(signal.SIGTERM, group=True)
-    assert ended.status == 143 and "stopped at iteration" in ended.said and "DataLoader worker" not in ended.said, ended.said[-2000:]
+    assert (
+        ended.status == 143
+        and "stopped at iteration" in ended.said
+        and "DataLoader worker" not in ended.said
+    ), ended.said[-2000:]
     assert load(next(tmp_path.rglob("last.pth")))["progress"]["step"] < 2000
 
 
@@ -147,15 +180,24 @@ def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path, monkeyp
 
         def train_step(self, batch, stage=stage, armed=armed, delay=delay):
             if self.phase.name == stage and not armed:
-                armed.append(threading.Thread(target=lambda: (time.sleep(delay), os.kill(os.getpid(), signal.SIGKILL)), daemon=True))
+                armed.append(
+                    threading.Thread(
+                        target=lambda: (time.sleep(delay), os.kill(os.getpid(), signal.SIGKILL)),
+                        daemon=True,
+                    )
+                )
                 armed[0].start()
             return step(self, batch)
 
         with monkeypatch.context() as patch:
             patch.setattr(_StageRunner, "_train_step", train_step)
-            kills.append(Forked(lambda: train(root, tmp_path / "killed", **numbers)).ended(300).status)
+            kills.append(
+                Forked(lambda: train(root, tmp_path / "killed", **numbers)).ended(300).status
+            )
     assert -signal.SIGKILL in kills, kills
-    assert_same(train(root, tmp_path / "killed", **numbers), train(root, tmp_path / "whole", **numbers))
+    assert_same(
+        train(root, tmp_path / "killed", **numbers), train(root, tmp_path / "whole", **numbers)
+    )
 
 
 def test_tensorboard_has_every_curve_once_after_a_resume(root, tmp_path, monkeypatch):
@@ -164,18 +206,50 @@ def test_tensorboard_has_every_curve_once_after_a_resume(root, tmp_path, monkeyp
     train(root, tmp_path)
     log = EventAccumulator(str(next(tmp_path.rglob("self_train/log"))))
     log.Reload()
-    names = {"loss", "loss_dice", "loss_ce", "consistency_weight", "learning_rate", "teacher_interval", "box_side"}
-    classes = {f"{kind}_{name}" for kind in ("dice", "hd95_voxel") for name in ("right_ventricle", "myocardium", "left_ventricle")}
-    assert {f"train/{n}" for n in names} | {f"validation/{n}" for n in classes | {"dice"}} <= set(log.Tags()["scalars"])
+    names = {
+        "loss",
+        "loss_dice",
+        "loss_ce",
+        "consistency_weight",
+        "learning_rate",
+        "teacher_interval",
+        "box_side",
+    }
+    classes = {
+        f"{kind}_{name}"
+        for kind in ("dice", "hd95_voxel")
+        for name in ("right_ventricle", "myocardium", "left_ventricle")
+    }
+    assert {f"train/{n}" for n in names} | {f"validation/{n}" for n in classes | {"dice"}} <= set(
+        log.Tags()["scalars"]
+    )
     assert {"mixed/image", "mixed/prediction", "mixed/label"} == set(log.Tags()["images"])
     assert [event.step for event in log.Scalars("train/loss")] == list(range(1, 13))
     assert [event.step for event in log.Scalars("validation/dice")] == [4, 8, 12]
-    assert [event.value for event in log.Scalars("train/box_side")] == [21, 20, 19, 18, 17, 16, 16, 15, 14, 13, 12, 11]
+    assert [event.value for event in log.Scalars("train/box_side")] == [
+        21,
+        20,
+        19,
+        18,
+        17,
+        16,
+        16,
+        15,
+        14,
+        13,
+        12,
+        11,
+    ]
 
 
 @pytest.mark.parametrize(
     "flags",
-    [["--method", "supervised"], ["--method", "bcp"], ["--method", "mean_teacher"], ["--egm", "corrected", "--patch_size", "80", "80"]],
+    [
+        ["--method", "supervised"],
+        ["--method", "bcp"],
+        ["--method", "mean_teacher"],
+        ["--egm", "corrected", "--patch_size", "80", "80"],
+    ],
 )
 def test_baselines_train(root, tmp_path, flags):
     checkpoints = train(root, tmp_path, *flags, pre_iterations=2, max_iterations=2)
@@ -209,7 +283,9 @@ def test_two_processes_train_and_resume(root, tmp_path):
 
 def test_running_out_of_memory_is_told(root, tmp_path, monkeypatch):
     def starve(self, batch, step):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
 
     monkeypatch.setattr(DualTeacher, "losses", starve)
     with pytest.raises(UserError, match=r"out of memory: lower --batch_size"):

@@ -32,7 +32,17 @@ TINY = {
 PAGES = {
     "LA": (la.PAGE, TINY | {"labelnum": 2, "lr_drop_every": 2}),
     # a fourth of eight volumes labelled: one epoch of ten steps (two volumes five times over), then two of six (six unlabelled ones)
-    "Pancreas": (pancreas.PAGE, TINY | {"labelnum": 25, "pre_iterations": 1, "max_iterations": 2, "val_every": 1, "static_start": 1}),
+    "Pancreas": (
+        pancreas.PAGE,
+        TINY
+        | {
+            "labelnum": 25,
+            "pre_iterations": 1,
+            "max_iterations": 2,
+            "val_every": 1,
+            "static_start": 1,
+        },
+    ),
 }
 
 
@@ -62,8 +72,16 @@ def uninterrupted(whole):
 
 def test_a_run_leaves_what_test_and_resume_need(tiny, uninterrupted):
     facts = tiny[0].facts
-    names = {"LA": ("VNet_best_model.pth",) * 2, "Pancreas": ("best_ema_25_pre.pth", "best_ema_25_self.pth")}[facts.name]
-    assert set(uninterrupted) == {"pre_train/last.pth", "self_train/last.pth", f"pre_train/{names[0]}", f"self_train/{names[1]}"}
+    names = {
+        "LA": ("VNet_best_model.pth",) * 2,
+        "Pancreas": ("best_ema_25_pre.pth", "best_ema_25_self.pth"),
+    }[facts.name]
+    assert set(uninterrupted) == {
+        "pre_train/last.pth",
+        "self_train/last.pth",
+        f"pre_train/{names[0]}",
+        f"self_train/{names[1]}",
+    }
     last = uninterrupted["self_train/last.pth"]
     steps = {"LA": [2, 4], "Pancreas": [6, 12]}[facts.name]
     assert [row["step"] for row in last["progress"]["history"]] == steps
@@ -74,11 +92,16 @@ def test_a_run_leaves_what_test_and_resume_need(tiny, uninterrupted):
 def test_teachers_average_parameters_and_keep_their_own_statistics(uninterrupted, tiny):
     last = uninterrupted["self_train/last.pth"]
     buffers = [key for key in last["student"] if key.endswith("running_mean")]
-    assert tiny[0].facts is PANCREAS or any(not torch.equal(last["student"][k], last["phase"]["ema_teacher"][k]) for k in buffers)
+    assert tiny[0].facts is PANCREAS or any(
+        not torch.equal(last["student"][k], last["phase"]["ema_teacher"][k]) for k in buffers
+    )
 
 
 def test_signals_save_and_the_same_command_resumes(tiny, tmp_path, monkeypatch, uninterrupted):
-    with signalled(monkeypatch, DualTeacher, 2), pytest.raises(Interrupted, match="iteration 3 of self_train"):
+    with (
+        signalled(monkeypatch, DualTeacher, 2),
+        pytest.raises(Interrupted, match="iteration 3 of self_train"),
+    ):
         train(tiny, tmp_path)
     assert_same(train(tiny, tmp_path), uninterrupted)
 
@@ -87,7 +110,10 @@ def test_signals_save_and_the_same_command_resumes(tiny, tmp_path, monkeypatch, 
 def test_place_and_memory_settings_change_no_number(tiny, tmp_path, uninterrupted):
     """--recompute, --cache none and workers: the same run bit for bit."""
     again = train(tiny, tmp_path, "--recompute", "--cache", "none", "--num_workers", "1")
-    assert_same({k: v["student"] for k, v in again.items()}, {k: v["student"] for k, v in uninterrupted.items()})
+    assert_same(
+        {k: v["student"] for k, v in again.items()},
+        {k: v["student"] for k, v in uninterrupted.items()},
+    )
 
 
 @pytest.mark.parametrize("tiny", ["LA"], indirect=True)
@@ -110,7 +136,9 @@ def _shared(rank, ports, tiny, folder):
 def test_two_processes_share_an_epoch(tiny, tmp_path):
     """Four labelled volumes five times over, then four unlabelled ones, two of either to each process: ten steps, then two of two."""
     assert together(_shared, tiny, tmp_path) == [0, 0]
-    pre, self_ = (stages(tmp_path)[f"{name}/last.pth"]["progress"] for name in ("pre_train", "self_train"))
+    pre, self_ = (
+        stages(tmp_path)[f"{name}/last.pth"]["progress"] for name in ("pre_train", "self_train")
+    )
     assert (pre["step"], self_["step"]) == (10, 4)
 
 
@@ -150,10 +178,17 @@ def test_bad_flags(tiny, tmp_path, flags, message):
 
 
 def test_learning_rate_falls_in_self_training_alone(la_root, tmp_path):
-    settings = make_settings(la.PAGE, **TINY | {"labelnum": 2, "max_iterations": 15_000}, root_path=la_root, output_root=tmp_path)
+    settings = make_settings(
+        la.PAGE,
+        **TINY | {"labelnum": 2, "max_iterations": 15_000},
+        root_path=la_root,
+        output_root=tmp_path,
+    )
     _, stages = Frame(la.PAGE, settings, torch.device("cpu")).stages()
     pre, self_ = stages["pre_train"](), stages["self_train"]()
-    assert [self_.learning_rate(step) for step in (0, 4999, 5000, 9999, 14999)] == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+    assert [self_.learning_rate(step) for step in (0, 4999, 5000, 9999, 14999)] == pytest.approx(
+        [0.01, 0.01, 0.001, 0.001, 0.0001]
+    )
     assert pre.learning_rate(14999) == 0.01
     assert [stage.optimizer.defaults["weight_decay"] for stage in (pre, self_)] == [1e-3, 1e-4]
 
@@ -178,7 +213,9 @@ def test_estimated_memory_is_what_the_losses_keep():
     assert memory.images == 2
     state = torch.get_rng_state()
     whole, less = (
-        step_memory(Supervised(net_factory("VNet", egm="none"), LOSS_3D), 1, 0, 1, (32, 32, 32), 1).step_bytes,
+        step_memory(
+            Supervised(net_factory("VNet", egm="none"), LOSS_3D), 1, 0, 1, (32, 32, 32), 1
+        ).step_bytes,
         step_memory(Supervised(recomputing(), LOSS_3D), 1, 0, 1, (32, 32, 32), 1).step_bytes,
     )
     weights = 3 * sum(p.nbytes for p in recomputing().parameters())
@@ -209,11 +246,17 @@ def test_estimating_memory_takes_none():
 @pytest.mark.long
 def test_a_volume_can_be_learnt_by_heart():
     """The edge-guided V-Net reaches Dice 0.95 on a noisy ball that it is shown again and again."""
-    places = torch.stack(torch.meshgrid(*(torch.arange(side) - side / 2 for side in (32, 32, 16)), indexing="ij"))
+    places = torch.stack(
+        torch.meshgrid(*(torch.arange(side) - side / 2 for side in (32, 32, 16)), indexing="ij")
+    )
     label = (places.square().sum(0) < 32)[None].long()
-    image = (label + 0.3 * torch.randn(label.shape, generator=torch.Generator().manual_seed(1)))[:, None]
+    image = (label + 0.3 * torch.randn(label.shape, generator=torch.Generator().manual_seed(1)))[
+        :, None
+    ]
     torch.manual_seed(0)
-    net, image = (place(item, torch.device("cpu"), 3) for item in (net_factory("VNet", mode="test"), image))
+    net, image = (
+        place(item, torch.device("cpu"), 3) for item in (net_factory("VNet", mode="test"), image)
+    )
     phase, optimizer, dice = Supervised(net, LOSS_3D), torch.optim.Adam(net.parameters(), 5e-3), 0.0
     for step in range(100):
         loss = phase.losses({"image": image, "label": label}, 0)["loss"]

@@ -37,7 +37,9 @@ NETWORKS = {
     "vnet_cogrnet": partial(net_factory_la_ega.net_factory, "VNet", egm="none"),
     "vnet_pancreas": partial(net_factory_la_ega.net_factory, "VNet_pancreas"),
 }
-INPUTS = {"unet": (2, 1, 96, 96), "unet_bcp": (2, 1, 96, 96)} | dict.fromkeys(("vnet_la", "vnet_cogrnet"), (2, 1, 48, 48, 48))
+INPUTS = {"unet": (2, 1, 96, 96), "unet_bcp": (2, 1, 96, 96)} | dict.fromkeys(
+    ("vnet_la", "vnet_cogrnet"), (2, 1, 48, 48, 48)
+)
 INPUTS["vnet_pancreas"] = (2, 1, 32, 32, 32)
 
 
@@ -50,7 +52,9 @@ class PatternDropout(nn.Module):
 
     def forward(self, x):
         shape = (x.shape[1], *[1] * (x.ndim - 2)) if self.channels else x.shape[1:]
-        kept = (7 * torch.arange(int(np.prod(shape)), device=x.device)) % 10 >= round(10 * self.rate)
+        kept = (7 * torch.arange(int(np.prod(shape)), device=x.device)) % 10 >= round(
+            10 * self.rate
+        )
         return x * kept.reshape(shape) / (1 - self.rate)
 
 
@@ -93,9 +97,19 @@ def batches(dims: int, labelled_alone: bool, steps: range):
     """The vectors' batches of 4 labelled and 4 unlabelled images: steps drawn one after another from one generator."""
     g = torch.Generator().manual_seed(5)
     for _ in steps:
-        image = torch.rand((8, 1, 96, 96), generator=g) if dims == 2 else torch.randn((8, 1, 48, 48, 48), generator=g)
-        small = torch.randint(0, 4, (8, 6, 6), generator=g) if dims == 2 else torch.randint(0, 2, (8, 4, 4, 4), generator=g)
-        label = F.interpolate(small[:, None].float(), size=image.shape[2:], mode="nearest")[:, 0].long()
+        image = (
+            torch.rand((8, 1, 96, 96), generator=g)
+            if dims == 2
+            else torch.randn((8, 1, 48, 48, 48), generator=g)
+        )
+        small = (
+            torch.randint(0, 4, (8, 6, 6), generator=g)
+            if dims == 2
+            else torch.randint(0, 2, (8, 4, 4, 4), generator=g)
+        )
+        label = F.interpolate(small[:, None].float(), size=image.shape[2:], mode="nearest")[
+            :, 0
+        ].long()
         yield {"image": image[:4] if labelled_alone else image, "label": label[:4]}
 
 
@@ -120,7 +134,9 @@ CASES = {
     # Rounding alone moves this one: in float64, or with another number of threads, losses from the third on differ by up to 5e-3.
     "bcp_self": Case("unet_bcp", LOSS_BCP, 1 / 3, 1e-4, kind="fixed", refresh=None, exact=3),
     "la_pre": Case("vnet_la", LOSS_3D, 1 / 2, 1e-3, total="pre/loss_all"),
-    "la_self": Case("vnet_la", LOSS_3D, 1 / 2, 1e-4, "parameters", lr_drop=4, total="Self/loss_all"),
+    "la_self": Case(
+        "vnet_la", LOSS_3D, 1 / 2, 1e-4, "parameters", lr_drop=4, total="Self/loss_all"
+    ),
 }
 
 
@@ -132,13 +148,17 @@ def trajectory(name, tmp_path, steps, amp=None, device=CPU):
     """A case's first steps: its phase's name and what each step reports."""
     case, published = CASES[name], published_trajectory(name)
     corners, dims = published["corners"], 2 if case.network.startswith("unet") else 3
-    boxes = GivenCorners(case.kind, case.end_ratio, len(corners), seed=(0,), corners=tuple(map(tuple, corners)))
+    boxes = GivenCorners(
+        case.kind, case.end_ratio, len(corners), seed=(0,), corners=tuple(map(tuple, corners))
+    )
     pasting = (acdc if dims == 2 else la).PAGE.pasting
     student, pretraining = place(filled(case.network), device, dims, amp), name.endswith("pre")
     if pretraining:
         phase = CopyPastePretrain(student, case.loss, pasting, boxes)
     else:
-        phase = DualTeacher(student, case.loss, pasting, boxes, 0.5, case.decay, case.scope, case.refresh)
+        phase = DualTeacher(
+            student, case.loss, pasting, boxes, 0.5, case.decay, case.scope, case.refresh
+        )
     seen, losses = [], phase.losses
 
     def recorded(batch, step):
@@ -151,7 +171,9 @@ def trajectory(name, tmp_path, steps, amp=None, device=CPU):
     scores = iter(SCORES)
     stage = Stage(
         phase=phase,
-        optimizer=torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=case.weight_decay),
+        optimizer=torch.optim.SGD(
+            student.parameters(), lr=0.01, momentum=0.9, weight_decay=case.weight_decay
+        ),
         steps=steps,
         val_every=2,
         batches=partial(batches, dims, pretraining),
@@ -180,11 +202,17 @@ def assert_as_published(name, tmp_path, device=CPU):
     case, published = CASES[name], published_trajectory(name)
     stage, seen = trajectory(name, tmp_path, len(published["corners"]), device=device)
 
-    for ours, theirs in {"loss": case.total, "loss_dice": "info/mix_dice", "loss_ce": "info/mix_ce"}.items():
+    for ours, theirs in {
+        "loss": case.total,
+        "loss_dice": "info/mix_dice",
+        "loss_ce": "info/mix_ce",
+    }.items():
         if theirs in published["losses"]:
             got = [float(losses[ours]) for losses in seen]
             expected = published["losses"][theirs]
-            np.testing.assert_allclose(got[: case.exact], expected[: case.exact], rtol=1e-4, err_msg=theirs)
+            np.testing.assert_allclose(
+                got[: case.exact], expected[: case.exact], rtol=1e-4, err_msg=theirs
+            )
             np.testing.assert_allclose(got, expected, rtol=5e-3, err_msg=theirs)
     last = load(tmp_path / stage / "last.pth")
     for network, tensors in published["weights"].items():
@@ -192,7 +220,9 @@ def assert_as_published(name, tmp_path, device=CPU):
         for key, expected in tensors.items():
             got = state[key].flatten()[:32].numpy()
             tolerance = 1e-3 if case.exact == 8 else 1e-2
-            assert np.abs(got - expected).max() < tolerance * np.abs(expected).max(), f"{network} {key}"
+            assert np.abs(got - expected).max() < tolerance * np.abs(expected).max(), (
+                f"{network} {key}"
+            )
 
 
 class QuickHalf(TorchDispatchMode):
@@ -201,9 +231,14 @@ class QuickHalf(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         half = next((x.dtype for x in args if isinstance(x, torch.Tensor)), None)
-        if "convolution" not in function.overloadpacket.__name__ or half not in (torch.bfloat16, torch.float16):
+        if "convolution" not in function.overloadpacket.__name__ or half not in (
+            torch.bfloat16,
+            torch.float16,
+        ):
             return function(*args, **(kwargs or {}))
-        result = function(*(x.float() if isinstance(x, torch.Tensor) else x for x in args), **(kwargs or {}))
+        result = function(
+            *(x.float() if isinstance(x, torch.Tensor) else x for x in args), **(kwargs or {})
+        )
         return tree_map_only(torch.Tensor, lambda x: x.to(half), result)
 
 
@@ -212,7 +247,10 @@ class QuickHalf(TorchDispatchMode):
     [
         ("acdc_pre", torch.float16),
         ("acdc_pre", torch.bfloat16),
-        *(pytest.param(name, torch.bfloat16, marks=pytest.mark.long) for name in ("acdc_self", "la_pre", "la_self")),
+        *(
+            pytest.param(name, torch.bfloat16, marks=pytest.mark.long)
+            for name in ("acdc_self", "la_pre", "la_self")
+        ),
     ],
 )
 def test_half_precision_keeps_to_the_trajectory(name, amp, tmp_path):

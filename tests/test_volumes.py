@@ -23,8 +23,12 @@ CPU = torch.device("cpu")
 def test_transform_by_hand():
     """Turned, flipped, padded, cropped: one after the other with numpy's own functions."""
     volume = np.arange(6 * 4 * 3).reshape(6, 4, 3)
-    transform = VolumeTransform(start=(1, 2, 0), patch_size=(4, 3, 3), margin=(1, 0, 2), quarter_turns=3, flip_axis=1)
-    expected = np.pad(np.flip(np.rot90(volume, 3, axes=(0, 1)), 1), [(1, 1), (0, 0), (2, 2)])[1:5, 2:5, 0:3]
+    transform = VolumeTransform(
+        start=(1, 2, 0), patch_size=(4, 3, 3), margin=(1, 0, 2), quarter_turns=3, flip_axis=1
+    )
+    expected = np.pad(np.flip(np.rot90(volume, 3, axes=(0, 1)), 1), [(1, 1), (0, 0), (2, 2)])[
+        1:5, 2:5, 0:3
+    ]
     assert np.array_equal(transform(volume), expected)
     two = np.stack([volume, -volume])
     assert np.array_equal(transform(two), np.stack([expected, -expected]))
@@ -33,8 +37,17 @@ def test_transform_by_hand():
 def test_cogrnet_crops_before_it_turns():
     """Same draw, other order: the patch is cut out of the padded volume as it lies and turned afterwards."""
     volume = np.arange(6 * 5 * 3).reshape(6, 5, 3)
-    transform = VolumeTransform(start=(1, 2, 0), patch_size=(3, 4, 3), margin=(0, 1, 1), quarter_turns=1, flip_axis=0, crop_first=True)
-    expected = np.flip(np.rot90(np.pad(volume, [(0, 0), (1, 1), (1, 1)])[1:4, 2:6, 0:3], 1, axes=(0, 1)), 0)
+    transform = VolumeTransform(
+        start=(1, 2, 0),
+        patch_size=(3, 4, 3),
+        margin=(0, 1, 1),
+        quarter_turns=1,
+        flip_axis=0,
+        crop_first=True,
+    )
+    expected = np.flip(
+        np.rot90(np.pad(volume, [(0, 0), (1, 1), (1, 1)])[1:4, 2:6, 0:3], 1, axes=(0, 1)), 0
+    )
     assert np.array_equal(transform(volume), expected) and transform(volume).shape == (4, 3, 3)
 
 
@@ -62,27 +75,47 @@ def test_large_scans_are_not_padded_and_every_place_is_drawn():
 @pytest.mark.parametrize("spare, margins", [(3, (3, 4, 0)), (1, (1, 2, 0))])
 def test_small_scans_are_padded_as_published(spare, margins):
     """Sides 8, 6, 20 for a patch of 8: (8 - side) // 2 + spare a side, never less than nothing."""
-    transform = VolumeAugmentation((8, 8, 8), spare, turn=False).draw(np.random.default_rng(0), (8, 6, 20))
+    transform = VolumeAugmentation((8, 8, 8), spare, turn=False).draw(
+        np.random.default_rng(0), (8, 6, 20)
+    )
     assert transform.margin == margins
     patch = transform(np.ones((8, 6, 20)))
     assert patch.shape == (8, 8, 8)
 
 
 def test_centre_crop():
-    transform = VolumeAugmentation((4, 4, 4), spare=1, turn=False, centre=True).draw(np.random.default_rng(0), (10, 8, 6))
-    assert transform.start == (3, 2, 1) and transform.quarter_turns == 0 and transform.flip_axis is None
+    transform = VolumeAugmentation((4, 4, 4), spare=1, turn=False, centre=True).draw(
+        np.random.default_rng(0), (10, 8, 6)
+    )
+    assert (
+        transform.start == (3, 2, 1)
+        and transform.quarter_turns == 0
+        and transform.flip_axis is None
+    )
 
 
 def patches(facts, root, names, labelled, cache="ram", say=lambda message: None):
-    draws = VolumeAugmentation((32, 32, 16), spare=3).draw, VolumeAugmentation((32, 32, 16), spare=3, centre=True).draw
-    return VolumePatches(facts, root, names, labelled, tuple(Augmentation((draw,)) for draw in draws), say, cache)
+    draws = (
+        VolumeAugmentation((32, 32, 16), spare=3).draw,
+        VolumeAugmentation((32, 32, 16), spare=3, centre=True).draw,
+    )
+    return VolumePatches(
+        facts, root, names, labelled, tuple(Augmentation((draw,)) for draw in draws), say, cache
+    )
 
 
 def test_patches_are_the_same_with_and_without_cache(la_root):
     names, labelled = first_cases(la_root, LA, 2)
     said = []
-    kept, anew = patches(LA, la_root, names, labelled, "ram", said.append), patches(LA, la_root, names, labelled, "none")
-    assert "GiB" in said[0] and "--cache none" in said[0] and (kept.labelled, kept.unlabelled) == (2, 4)
+    kept, anew = (
+        patches(LA, la_root, names, labelled, "ram", said.append),
+        patches(LA, la_root, names, labelled, "none"),
+    )
+    assert (
+        "GiB" in said[0]
+        and "--cache none" in said[0]
+        and (kept.labelled, kept.unlabelled) == (2, 4)
+    )
     for draw in (Draw(0, (1, 2)), Draw(5, (3, 4))):
         a, b = kept[draw], anew[draw]
         assert a.keys() == b.keys() == ({"image", "label"} if draw.index < 2 else {"image"})
@@ -97,7 +130,10 @@ def test_labels_go_with_their_images(la_root):
     for seed in range(4):
         item = data[Draw(0, (seed,))]
         transform = data.augment[0].spatial[0](np.random.default_rng((seed,)), case.label.shape)
-        assert np.array_equal(item["label"].numpy(), transform(case.label)) and item["label"].dtype == torch.uint8
+        assert (
+            np.array_equal(item["label"].numpy(), transform(case.label))
+            and item["label"].dtype == torch.uint8
+        )
 
 
 def test_labels_of_unlabelled_cases_are_never_opened(tmp_path, la_root):
@@ -133,17 +169,26 @@ def test_four_streams_by_hand():
     sampler = FourStreamSampler(3, 5, 4, 4, (7,), range(4))
     assert sampler.epoch == 2
     batches = [[draw.index for draw in batch] for batch in sampler]
-    assert batches[0] == [0, 1, 2, 1, 3, 4, 7, 6] and batches[1] == [2, 0, 0, 2, 5, 6, 5, 4] and batches[2:] == batches[:2]
+    assert (
+        batches[0] == [0, 1, 2, 1, 3, 4, 7, 6]
+        and batches[1] == [2, 0, 0, 2, 5, 6, 5, 4]
+        and batches[2:] == batches[:2]
+    )
     seeds = [draw.seed for batch in sampler for draw in batch]
     assert len(set(seeds)) == len(seeds)
-    published = FourStreamSampler(12, 50, 4, 4, (7,), range(1)).epoch, FourStreamSampler(12, 50, 4, 0, (7,), range(1)).epoch
+    published = (
+        FourStreamSampler(12, 50, 4, 4, (7,), range(1)).epoch,
+        FourStreamSampler(12, 50, 4, 0, (7,), range(1)).epoch,
+    )
     assert published == (25, 30)
 
 
 def test_processes_share_the_streams():
     whole = FourStreamSampler(4, 4, 4, 4, (7,), range(1)).batch(0)
     parts = [FourStreamSampler(4, 4, 4, 4, (7,), range(1), rank, 2).batch(0) for rank in (0, 1)]
-    assert [whole[i] for i in (0, 2, 4, 6)] == parts[0] and [whole[i] for i in (1, 3, 5, 7)] == parts[1]
+    assert [whole[i] for i in (0, 2, 4, 6)] == parts[0] and [
+        whole[i] for i in (1, 3, 5, 7)
+    ] == parts[1]
 
 
 def test_volumes_in_memory_are_x_y_z(kits_root, lits_root):
@@ -155,8 +200,12 @@ def test_volumes_in_memory_are_x_y_z(kits_root, lits_root):
             image, label, spacing = file["image"][()], file["label"][()], file.attrs["spacing_mm"]
         case = read_cases(facts, root, "test")[0]
         object_ = label > 0 if facts is KITS19 else label == 1
-        assert np.array_equal(case.label, object_.transpose(2, 1, 0)) and case.spacing_mm == tuple(spacing[::-1])
-        np.testing.assert_allclose(case.image[0], ((image - image.mean()) / image.std()).transpose(2, 1, 0), atol=1e-5)
+        assert np.array_equal(case.label, object_.transpose(2, 1, 0)) and case.spacing_mm == tuple(
+            spacing[::-1]
+        )
+        np.testing.assert_allclose(
+            case.image[0], ((image - image.mean()) / image.std()).transpose(2, 1, 0), atol=1e-5
+        )
 
 
 class Net(nn.Module):
@@ -174,7 +223,10 @@ class Net(nn.Module):
 
 def one_at_a_time(net, image, patch, stride):
     """The published loop: windows at min(i * stride, side - patch), probabilities added up and divided by their number."""
-    pads = [((max(p - s, 0)) // 2, max(p - s, 0) - max(p - s, 0) // 2) for s, p in zip(image.shape, patch, strict=True)]
+    pads = [
+        ((max(p - s, 0)) // 2, max(p - s, 0) - max(p - s, 0) // 2)
+        for s, p in zip(image.shape, patch, strict=True)
+    ]
     padded = np.pad(image, pads)
     starts = [
         [min(i * step, side - p) for i in range(int(np.ceil((side - p) / step)) + 1)]
@@ -184,9 +236,14 @@ def one_at_a_time(net, image, patch, stride):
     for corner in itertools.product(*starts):
         place = tuple(slice(c, c + p) for c, p in zip(corner, patch, strict=True))
         with torch.inference_mode():
-            total[(slice(None), *place)] += net(torch.from_numpy(padded[place])[None, None]).softmax(1)[0].numpy()
+            total[(slice(None), *place)] += (
+                net(torch.from_numpy(padded[place])[None, None]).softmax(1)[0].numpy()
+            )
         count[place] += 1
-    inside = tuple(slice(before, side - after) for side, (before, after) in zip(padded.shape, pads, strict=True))
+    inside = tuple(
+        slice(before, side - after)
+        for side, (before, after) in zip(padded.shape, pads, strict=True)
+    )
     return (total / count)[(slice(None), *inside)]
 
 
@@ -194,17 +251,33 @@ def one_at_a_time(net, image, patch, stride):
     "shape, patch, stride, windows",
     [
         ((50, 41, 30), (32, 32, 16), (9, 9, 2), 3 * 2 * 8),
-        ((20, 41, 15), (32, 32, 16), (18, 18, 4), 1 * 2 * 1),  # smaller than the window on two sides
+        (
+            (20, 41, 15),
+            (32, 32, 16),
+            (18, 18, 4),
+            1 * 2 * 1,
+        ),  # smaller than the window on two sides
         ((130, 113, 88), (112, 112, 80), (18, 18, 4), 2 * 2 * 3),  # the published windows of LA
-        ((97, 101, 110), (96, 96, 96), (16, 16, 4), 2 * 2 * 5),  # and of the pancreas, where a naive overlap gives strides of 15 and 3
+        (
+            (97, 101, 110),
+            (96, 96, 96),
+            (16, 16, 4),
+            2 * 2 * 5,
+        ),  # and of the pancreas, where a naive overlap gives strides of 15 and 3
         ((32, 32, 16), (32, 32, 16), (4, 4, 4), 1),
         ((40, 40, 40), (32, 32, 16), (32, 32, 16), 2 * 2 * 3),
     ],
 )
 def test_sliding_windows_equal_the_loop(shape, patch, stride, windows):
-    image, ours, loop = np.random.default_rng(0).random(shape, np.float32), Net().eval(), Net().eval()
+    image, ours, loop = (
+        np.random.default_rng(0).random(shape, np.float32),
+        Net().eval(),
+        Net().eval(),
+    )
     probability = VolumePredictor(patch, stride, CPU, batch=3).probability(ours, image[None])
-    np.testing.assert_allclose(probability.numpy(), one_at_a_time(loop, image, patch, stride), atol=1e-5)
+    np.testing.assert_allclose(
+        probability.numpy(), one_at_a_time(loop, image, patch, stride), atol=1e-5
+    )
     assert len(ours.seen) == len(loop.seen) == windows
 
 
@@ -217,5 +290,7 @@ def test_component_filter_keeps_the_largest():
     image = np.full((20, 20, 20), -5.0, np.float32)
     image[2:6, 2:6, 2:6] = image[10:12, 10:12, 10:12] = 5
     both = VolumePredictor((16, 16, 16), (8, 8, 8), CPU)(Threshold().eval(), image[None])
-    one = VolumePredictor((16, 16, 16), (8, 8, 8), CPU, connectivity=26)(Threshold().eval(), image[None])
+    one = VolumePredictor((16, 16, 16), (8, 8, 8), CPU, connectivity=26)(
+        Threshold().eval(), image[None]
+    )
     assert both.sum() == 64 + 8 and one.sum() == 64 and one[3, 3, 3] and one.dtype == np.uint8

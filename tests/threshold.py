@@ -50,7 +50,9 @@ def register(monkeypatch) -> None:
     monkeypatch.setitem(NETWORKS, "threshold3", Threshold3)
 
 
-def plan(dims: int = 3, spacing=(None, None, None), values=(0, 1), channels=("MR",), **other) -> Plan:
+def plan(
+    dims: int = 3, spacing=(None, None, None), values=(0, 1), channels=("MR",), **other
+) -> Plan:
     """A plan that z-scores; with the default spacing nothing is resampled."""
     names = ("background", *(f"organ {value}" for value in values[1:]))
     axes = "xyz" if dims == 3 else "zyx"
@@ -77,14 +79,29 @@ def facts_of(plan: Plan) -> DatasetFacts:
     )  # fmt: skip
 
 
-def checkpoint(path: Path, facts: DatasetFacts, patch_size: tuple[int, ...], plan: Plan | None = None, level=0.0, **settings) -> Path:
+def checkpoint(
+    path: Path,
+    facts: DatasetFacts,
+    patch_size: tuple[int, ...],
+    plan: Plan | None = None,
+    level=0.0,
+    **settings,
+) -> Path:
     """A checkpoint as training leaves it, of the threshold network of the facts' dimensions."""
     net = (Threshold2 if facts.dims == 2 else Threshold3)(facts.channels, facts.classes, level)
-    write_checkpoint(path, facts, net, {"model": f"threshold{facts.dims}", "patch_size": list(patch_size), **settings}, plan)
+    write_checkpoint(
+        path,
+        facts,
+        net,
+        {"model": f"threshold{facts.dims}", "patch_size": list(patch_size), **settings},
+        plan,
+    )
     return path
 
 
-def write_checkpoint(path: Path, facts: DatasetFacts, net: nn.Module, settings: Mapping, plan: Plan | None = None) -> None:
+def write_checkpoint(
+    path: Path, facts: DatasetFacts, net: nn.Module, settings: Mapping, plan: Plan | None = None
+) -> None:
     content = {
         "format": FORMAT,
         "settings": {"egm": "none", **settings},

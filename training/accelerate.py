@@ -15,7 +15,11 @@ Accelerate = Literal["off", "compile", "graph"]
 
 
 def check_accelerate(
-    how: Accelerate, device: torch.device, recompute: bool, over_processes: bool = False, amp: torch.dtype | None = None
+    how: Accelerate,
+    device: torch.device,
+    recompute: bool,
+    over_processes: bool = False,
+    amp: torch.dtype | None = None,
 ) -> None:
     """Raise UserError where networks cannot be called in that way."""
     if how == "off":
@@ -25,14 +29,22 @@ def check_accelerate(
             f"--accelerate {how}: not with --recompute, whose second passes it would record once and for all; leave one of them out"
         )
     if over_processes:
-        raise UserError(f"--accelerate {how}: not with --sync_batch_norm, whose messages break every graph; leave one of them out")
+        raise UserError(
+            f"--accelerate {how}: not with --sync_batch_norm, whose messages break every graph; leave one of them out"
+        )
     if device.type not in (("cuda",) if how == "graph" else ("cuda", "cpu")):
         raise UserError(f"--accelerate {how}: not for {device.type}; use --accelerate off")
     if device.type == "cpu" and amp is not None:  # docs/performance.md, --accelerate compile
-        lost = "for which torch's compiler makes code that loses gradients and says nothing (2.13.0)"
-        raise UserError(f"--accelerate {how}: not with half precision on the CPU, {lost}; leave it out, or use --amp off")
+        lost = (
+            "for which torch's compiler makes code that loses gradients and says nothing (2.13.0)"
+        )
+        raise UserError(
+            f"--accelerate {how}: not with half precision on the CPU, {lost}; leave it out, or use --amp off"
+        )
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-        raise UserError("--accelerate compile: needs a C++ compiler for the CPU, and there is no g++ here (another: set CXX)")
+        raise UserError(
+            "--accelerate compile: needs a C++ compiler for the CPU, and there is no g++ here (another: set CXX)"
+        )
 
 
 def accelerated(phase: Phase, how: Accelerate, backend: str = "inductor") -> Faster | None:
@@ -56,7 +68,11 @@ def accelerated(phase: Phase, how: Accelerate, backend: str = "inductor") -> Fas
         logits = student(x)
         return logits, function(logits, *targets)
 
-    return Faster({name: whole(net) for name, net in {**phase.networks, **phase.twins}.items()}, whole(scored), whole(score))
+    return Faster(
+        {name: whole(net) for name, net in {**phase.networks, **phase.twins}.items()},
+        whole(scored),
+        whole(score),
+    )
 
 
 class GradientGuard:
@@ -94,5 +110,7 @@ def learning_convolutions(phase: Phase) -> set[str]:
         for key, parameter in net.named_parameters()
         if parameter.ndim > 2 and parameter.grad is not None
     }
-    found = torch.stack([gradient.any() for gradient in weights.values()]).tolist() if weights else []
+    found = (
+        torch.stack([gradient.any() for gradient in weights.values()]).tolist() if weights else []
+    )
     return {name for name, any_of in zip(weights, found, strict=True) if any_of}

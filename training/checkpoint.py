@@ -41,9 +41,19 @@ def save(path: Path, content: dict, keep: Path | None = None, also: Path | None 
     except (OSError, RuntimeError) as error:
         with suppress(OSError):  # the folder may be gone
             unfinished.unlink()
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch.save's own error hides the disk's
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
-        earlier = " the earlier checkpoint is intact:" if path.exists() or (keep is not None and keep.exists()) else ""
+        cause = (
+            error.__context__ if isinstance(error.__context__, OSError) else error
+        )  # torch.save's own error hides the disk's
+        reason = (
+            cause.strerror
+            if isinstance(cause, OSError) and cause.strerror
+            else str(cause).splitlines()[0]
+        )
+        earlier = (
+            " the earlier checkpoint is intact:"
+            if path.exists() or (keep is not None and keep.exists())
+            else ""
+        )
         raise UserError(
             f"{path}: could not be written ({reason});{earlier} free space or mend the folder, then start the same command again"
         ) from None
@@ -73,11 +83,17 @@ def load(path: Path) -> dict:
             check_sums(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path}: refused, it is damaged or holds code beside its weights; save it again as a plain state dict") from None
-    except Exception:  # damaged bytes make torch.load raise anything, struct.error and AssertionError among others
+        raise UserError(
+            f"{path}: refused, it is damaged or holds code beside its weights; save it again as a plain state dict"
+        ) from None
+    except (
+        Exception
+    ):  # damaged bytes make torch.load raise anything, struct.error and AssertionError among others
         raise UserError(f"{path}: damaged or no PyTorch checkpoint; get the file again") from None
     if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint of this project")
+        raise UserError(
+            f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint of this project"
+        )
     return dict(content)
 
 
@@ -129,7 +145,9 @@ def read(path: Path) -> Checkpoint:
     content = load(path)
     form = content.get("format")
     if isinstance(form, str) and form != FORMAT and form.startswith(FORMAT.split("/")[0]):
-        raise UserError(f"{path}: written by another version of this program ({shown(form)}); use that one")
+        raise UserError(
+            f"{path}: written by another version of this program ({shown(form)}); use that one"
+        )
     weights = content["net"] if isinstance(content.get("net"), Mapping) else content
     try:
         check_whole(content) if form == FORMAT else check_tensors(weights)
@@ -180,9 +198,15 @@ class Store:
         """`computed`: settings that a checkpoint must agree with; one that it does not have, being older, counts as its default.
         `check` raises UserError for another run's."""
         self.folder, self.computed, self.defaults, self.check = folder, computed, defaults, check
-        self.last, self.previous, self.best = folder / "last.pth", folder / "previous.pth", folder / best_name
+        self.last, self.previous, self.best = (
+            folder / "last.pth",
+            folder / "previous.pth",
+            folder / best_name,
+        )
 
-    def resume(self, say: Callable[[str], None] = print, fits: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
+    def resume(
+        self, say: Callable[[str], None] = print, fits: Callable[[Checkpoint], None] | None = None
+    ) -> Checkpoint | None:
         """The newest intact checkpoint, None where there is none at all. `fits` raises ValueError for one that the stage cannot take;
         where it is given, damaged files newer than the one returned are renamed, so that no save puts them in the place of a good one.
 
@@ -213,7 +237,9 @@ class Store:
                     with suppress(FileNotFoundError):  # another process of the run was quicker
                         file.replace(file.with_name(f"{file.name}.damaged"))
             if faults:
-                say(f"warning: {faults[0]}; going on from the one before it, {path.name} at step {checkpoint.progress['step']}")
+                say(
+                    f"warning: {faults[0]}; going on from the one before it, {path.name} at step {checkpoint.progress['step']}"
+                )
             return checkpoint
         if faults:
             raise UserError(
@@ -224,7 +250,9 @@ class Store:
 
     def _check_stage(self, checkpoint: Checkpoint) -> None:
         if checkpoint.stage != self.folder.name:
-            raise UserError(f"{checkpoint.path}: of the stage {shown(checkpoint.stage)}, which lies elsewhere")
+            raise UserError(
+                f"{checkpoint.path}: of the stage {shown(checkpoint.stage)}, which lies elsewhere"
+            )
 
     def _check_same_run(self, checkpoint: Checkpoint) -> None:
         there = {**self.defaults, **checkpoint.settings}

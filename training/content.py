@@ -26,8 +26,20 @@ KINDS = {
 }
 OPTIONAL = {"plan": Mapping, "data": Mapping, "buffers": Sequence, "scaler": Mapping}
 SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
-ENTRIES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}
-ARITHMETIC = {"momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "amsgrad", "maximize"}
+ENTRIES = {
+    torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+}
+ARITHMETIC = {
+    "momentum",
+    "dampening",
+    "nesterov",
+    "weight_decay",
+    "betas",
+    "eps",
+    "amsgrad",
+    "maximize",
+}
 DEEPEST = 8
 
 
@@ -50,10 +62,15 @@ def check_whole(content: Mapping) -> None:
     if not isinstance(content["facts"].get("name"), str):
         raise ValueError("it does not say of what data set it is")
     selected = content.get("selected", "student")
-    if selected != "student" and not isinstance(content["phase"].get(selected) if isinstance(selected, str) else None, Mapping):
+    if selected != "student" and not isinstance(
+        content["phase"].get(selected) if isinstance(selected, str) else None, Mapping
+    ):
         raise ValueError(f"it says that {selected!r} was validated, which it does not hold")
     scaler = content.get("scaler")
-    if scaler is not None and (scaler.keys() != SCALER or not all(_number(value) and value >= 0 for value in scaler.values())):
+    if scaler is not None and (
+        scaler.keys() != SCALER
+        or not all(_number(value) and value >= 0 for value in scaler.values())
+    ):
         raise ValueError("'scaler' is not what it should be")
     _check_settings(content["settings"])
     _check_progress(content["progress"], content["losses"])
@@ -66,7 +83,9 @@ def check_tensors(parts: object) -> None:
         if isinstance(value, Tensor):
             if not _plain(value):
                 raise ValueError(f"'{name}' is no plain tensor")
-            if not value.sum().isfinite() and not value.isfinite().all():  # a sum takes a twentieth of the time
+            if (
+                not value.sum().isfinite() and not value.isfinite().all()
+            ):  # a sum takes a twentieth of the time
                 raise ValueError(
                     f"'{name}' holds NaN or infinite values, the training has diverged; take an earlier checkpoint, or train again with "
                     "a lower --base_lr"
@@ -100,25 +119,41 @@ def _check_settings(settings: Mapping) -> None:
         if not isinstance(settings.get(key, ""), str):
             raise ValueError(f"its setting '{key}' is no word")
     sides = settings.get("patch_size", [1])
-    if not isinstance(sides, list | tuple) or not sides or not all(_whole(side) and side > 0 for side in sides):
+    if (
+        not isinstance(sides, list | tuple)
+        or not sides
+        or not all(_whole(side) and side > 0 for side in sides)
+    ):
         raise ValueError("its setting 'patch_size' is no size")
 
 
 def _check_progress(progress: Mapping, losses: Sequence) -> None:
     step, validated, best = (progress.get(key) for key in ("step", "validated", "best_step"))
-    if not all(map(_whole, (step, validated, best))) or not 0 <= validated <= step or not 0 <= best <= step:
-        raise ValueError(f"its progress makes no sense (step {step}, validated {validated}, best {best})")
+    if (
+        not all(map(_whole, (step, validated, best)))
+        or not 0 <= validated <= step
+        or not 0 <= best <= step
+    ):
+        raise ValueError(
+            f"its progress makes no sense (step {step}, validated {validated}, best {best})"
+        )
     if not _number(progress.get("best_score")) or not isinstance(progress.get("history"), list):
         raise ValueError("its progress lacks the best score or the validations")
     if progress.keys() - {"draws"} != {"step", "validated", "best_step", "best_score", "history"}:
         raise ValueError("its progress holds something unknown")
     before = 0
     for row in progress["history"]:
-        if not isinstance(row, Mapping) or not all(map(_number, row.values())) or not before < row.get("step", 0) <= step:
+        if (
+            not isinstance(row, Mapping)
+            or not all(map(_number, row.values()))
+            or not before < row.get("step", 0) <= step
+        ):
             raise ValueError("its validations make no sense")
         before = row["step"]
     if isinstance(losses, str) or not all(map(_number, losses)) or len(losses) != step - validated:
-        raise ValueError(f"it holds {len(losses)} losses since the last validation, expected {step - validated}")
+        raise ValueError(
+            f"it holds {len(losses)} losses since the last validation, expected {step - validated}"
+        )
 
 
 def _whole(value: object) -> bool:
@@ -148,10 +183,14 @@ def check_fits(checkpoint, stage) -> None:
             raise ValueError(f"'{key}' is {given!r}, expected a whole number")
         elif isinstance(value, float) and not _number(given):
             raise ValueError(f"'{key}' is {given!r}, expected a number")
-        elif (value is None or isinstance(value, Tensor)) and not (given is None or isinstance(given, Tensor | int | float)):
+        elif (value is None or isinstance(value, Tensor)) and not (
+            given is None or isinstance(given, Tensor | int | float)
+        ):
             raise ValueError(f"'{key}' is not what it should be")
     if checkpoint.phase.keys() - own.keys():
-        raise ValueError(f"it has the unexpected '{min(map(str, checkpoint.phase.keys() - own.keys()))}'")
+        raise ValueError(
+            f"it has the unexpected '{min(map(str, checkpoint.phase.keys() - own.keys()))}'"
+        )
     _check_buffers(checkpoint.buffers or (), phase)
     _check_optimizer(checkpoint.optimizer, optimizer, checkpoint.progress["step"])
 
@@ -161,38 +200,74 @@ def _check_state(what: str, given: object, own: Mapping[str, Tensor]) -> None:
     if not isinstance(given, Mapping) or given.keys() != own.keys():
         raise ValueError(f"'{what}' is not the network that is trained here: other names")
     for key, value in own.items():
-        if not isinstance(given[key], Tensor) or given[key].shape != value.shape or given[key].dtype != value.dtype:
-            shown = f"{tuple(given[key].shape)} {given[key].dtype}" if isinstance(given[key], Tensor) else type(given[key]).__name__
-            raise ValueError(f"'{what}.{key}' is {shown}, expected {tuple(value.shape)} {value.dtype}")
+        if (
+            not isinstance(given[key], Tensor)
+            or given[key].shape != value.shape
+            or given[key].dtype != value.dtype
+        ):
+            shown = (
+                f"{tuple(given[key].shape)} {given[key].dtype}"
+                if isinstance(given[key], Tensor)
+                else type(given[key]).__name__
+            )
+            raise ValueError(
+                f"'{what}.{key}' is {shown}, expected {tuple(value.shape)} {value.dtype}"
+            )
 
 
 def _check_buffers(gathered: Sequence, phase: Phase) -> None:
-    own = {(name, key): buffer.shape for name, net in phase.networks.items() for key, buffer in net.named_buffers()}
+    own = {
+        (name, key): buffer.shape
+        for name, net in phase.networks.items()
+        for key, buffer in net.named_buffers()
+    }
     for mine in gathered:
-        if not isinstance(mine, Mapping) or not all(isinstance(buffers, Mapping) for buffers in mine.values()):
+        if not isinstance(mine, Mapping) or not all(
+            isinstance(buffers, Mapping) for buffers in mine.values()
+        ):
             raise ValueError("the statistics of its processes are not what they should be")
         for name, buffers in mine.items():
             for key, value in buffers.items():
                 if not isinstance(value, Tensor) or own.get((name, key)) != value.shape:
-                    raise ValueError(f"the statistics of its processes hold '{name}.{key}', which is another network's")
+                    raise ValueError(
+                        f"the statistics of its processes hold '{name}.{key}', which is another network's"
+                    )
 
 
 def _check_optimizer(given: Mapping, optimizer: torch.optim.Optimizer, step: int) -> None:
     own, groups, state = optimizer.state_dict(), given.get("param_groups"), given.get("state")
-    if not isinstance(groups, list) or len(groups) != len(own["param_groups"]) or not isinstance(state, Mapping):
+    if (
+        not isinstance(groups, list)
+        or len(groups) != len(own["param_groups"])
+        or not isinstance(state, Mapping)
+    ):
         raise ValueError("its optimiser is another")
     for mine, theirs in zip(own["param_groups"], groups, strict=True):
-        if not isinstance(theirs, Mapping) or theirs.get("params") != mine["params"] or not _number(theirs.get("lr")):
+        if (
+            not isinstance(theirs, Mapping)
+            or theirs.get("params") != mine["params"]
+            or not _number(theirs.get("lr"))
+        ):
             raise ValueError("its optimiser is that of other parameters")
-        other = [key for key in mine.keys() & theirs.keys() & ARITHMETIC if _listed(mine[key]) != _listed(theirs[key])]
+        other = [
+            key
+            for key in mine.keys() & theirs.keys() & ARITHMETIC
+            if _listed(mine[key]) != _listed(theirs[key])
+        ]
         if other:
-            raise ValueError(f"its optimiser has {min(other)} {theirs[min(other)]}, expected {mine[min(other)]}")
+            raise ValueError(
+                f"its optimiser has {min(other)} {theirs[min(other)]}, expected {mine[min(other)]}"
+            )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wanted = ENTRIES.get(type(optimizer))
     if step and not state:
         raise ValueError("its optimiser has forgotten everything")
     for number, entry in state.items():
-        if not _whole(number) or not 0 <= number < len(parameters) or not isinstance(entry, Mapping):
+        if (
+            not _whole(number)
+            or not 0 <= number < len(parameters)
+            or not isinstance(entry, Mapping)
+        ):
             raise ValueError("its optimiser is that of other parameters")
         if wanted is not None and entry.keys() != wanted:
             raise ValueError(
@@ -200,8 +275,14 @@ def _check_optimizer(given: Mapping, optimizer: torch.optim.Optimizer, step: int
             )
         for key, value in entry.items():
             shape = () if key == "step" else parameters[number].shape
-            if not isinstance(value, Tensor) or value.shape != shape or value.dtype != parameters[number].dtype:
-                raise ValueError(f"its optimiser's '{key}' of parameter {number} has another shape or type")
+            if (
+                not isinstance(value, Tensor)
+                or value.shape != shape
+                or value.dtype != parameters[number].dtype
+            ):
+                raise ValueError(
+                    f"its optimiser's '{key}' of parameter {number} has another shape or type"
+                )
 
 
 def _listed(value: object) -> object:

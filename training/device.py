@@ -18,7 +18,13 @@ def choose_device(name: str = "auto", gpu: str | None = None) -> torch.device:
             return choose_device("auto")
         name = f"cuda:{gpu}"
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     if name.split(":")[0] in ("cpu", "cuda", "mps"):
         with suppress(RuntimeError, AssertionError):
             device = torch.device(name)
@@ -47,16 +53,27 @@ def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
     that it lacks."""
     there = {"bf16": has_bf16(device), "fp16": has_fp16(device)}
     if not there.get(amp, True):
-        raise UserError(f"--amp {amp}: this {device.type} does not compute in it (it would be far slower); use --amp auto or off")
+        raise UserError(
+            f"--amp {amp}: this {device.type} does not compute in it (it would be far slower); use --amp auto or off"
+        )
     wanted = {"off": (), "auto": ("bf16", "fp16")}.get(amp, (amp,))
-    return next(({"bf16": torch.bfloat16, "fp16": torch.float16}[name] for name in wanted if there[name]), None)
+    return next(
+        ({"bf16": torch.bfloat16, "fp16": torch.float16}[name] for name in wanted if there[name]),
+        None,
+    )
 
 
 def in_words(device: torch.device, amp: torch.dtype | None) -> str:
     """What a run computes in."""
     if amp is not None:
-        return "bfloat16 autocast" if amp == torch.bfloat16 else "float16 autocast, gradients scaled"
-    return "float32, convolutions in TF32 where the card can" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
+        return (
+            "bfloat16 autocast" if amp == torch.bfloat16 else "float16 autocast, gradients scaled"
+        )
+    return (
+        "float32, convolutions in TF32 where the card can"
+        if device.type == "cuda" and torch.backends.cudnn.allow_tf32
+        else "float32"
+    )
 
 
 def set_deterministic(on: bool, tf32: bool = True) -> None:
@@ -67,13 +84,17 @@ def set_deterministic(on: bool, tf32: bool = True) -> None:
     """
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32, False
     torch.set_deterministic_debug_mode("warn" if on else "default")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a guard against reading what nobody wrote; it fills every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # a guard against reading what nobody wrote; it fills every new tensor
+    )
     torch.backends.cudnn.benchmark = not on
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def memory_format(device: torch.device, dims: int, amp: torch.dtype | None = None) -> torch.memory_format:
+def memory_format(
+    device: torch.device, dims: int, amp: torch.dtype | None = None
+) -> torch.memory_format:
     """Channels last on the CPU (benchmarks/acdc_step.py: 15 % faster; benchmarks/vnet_step.py), and on CUDA under autocast, whose matrix
     units want it so (NVIDIA's guide; never measured)."""
     if device.type != "cpu" and (device.type != "cuda" or amp is None):
@@ -81,7 +102,9 @@ def memory_format(device: torch.device, dims: int, amp: torch.dtype | None = Non
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
-def place(item: nn.Module | Tensor, device: torch.device, dims: int, amp: torch.dtype | None = None) -> nn.Module | Tensor:
+def place(
+    item: nn.Module | Tensor, device: torch.device, dims: int, amp: torch.dtype | None = None
+) -> nn.Module | Tensor:
     """A network or an image batch on the device, in the memory format that suits it; from pinned memory without waiting for it. What the
     weights' format is, all features get."""
     return item.to(device=device, memory_format=memory_format(device, dims, amp), non_blocking=True)

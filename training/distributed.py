@@ -11,7 +11,14 @@ from torch import nn
 from utils.errors import UserError
 
 LARGEST = 2**16
-PEER_GONE = ("connection closed by peer", "connection reset", "broken pipe", "connection refused", "ncclremoteerror", "process exiting")
+PEER_GONE = (
+    "connection closed by peer",
+    "connection reset",
+    "broken pipe",
+    "connection refused",
+    "ncclremoteerror",
+    "process exiting",
+)
 
 
 def world() -> int:
@@ -41,7 +48,9 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     except RuntimeError as error:
         if not any(words in str(error).lower() for words in PEER_GONE):
             raise
-        raise UserError("another process of this run has ended; the last checkpoint is kept: start the same command again") from None
+        raise UserError(
+            "another process of this run has ended; the last checkpoint is kept: start the same command again"
+        ) from None
     finally:
         dist.destroy_process_group()
 
@@ -53,9 +62,13 @@ def check_batch(batch_size: int, labeled_bs: int) -> None:
             f"--labeled_bs {labeled_bs} must be half of --batch_size {batch_size}: labelled and unlabelled images are mixed in pairs"
         )
     if batch_size > LARGEST:
-        raise UserError(f"--batch_size {batch_size}: {LARGEST} images are the most that a step may have; lower it, and --labeled_bs")
+        raise UserError(
+            f"--batch_size {batch_size}: {LARGEST} images are the most that a step may have; lower it, and --labeled_bs"
+        )
     if labeled_bs % (2 * world()):
-        raise UserError(f"--labeled_bs {labeled_bs}: must be a multiple of {2 * world()}, two halves for each of {world()} process(es)")
+        raise UserError(
+            f"--labeled_bs {labeled_bs}: must be a multiple of {2 * world()}, two halves for each of {world()} process(es)"
+        )
 
 
 @torch.no_grad()
@@ -76,12 +89,20 @@ def average_gradients(nets: Iterable[nn.Module]) -> None:
     """
     if world() == 1:
         return
-    gradients = [parameter.grad for net in nets for parameter in net.parameters() if parameter.grad is not None]
+    gradients = [
+        parameter.grad
+        for net in nets
+        for parameter in net.parameters()
+        if parameter.grad is not None
+    ]
     message = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(message)
     message.div_(world())
     pieces = message.split([gradient.numel() for gradient in gradients])
-    torch._foreach_copy_(gradients, [piece.view_as(gradient) for piece, gradient in zip(pieces, gradients, strict=True)])
+    torch._foreach_copy_(
+        gradients,
+        [piece.view_as(gradient) for piece, gradient in zip(pieces, gradients, strict=True)],
+    )
 
 
 @torch.no_grad()
@@ -100,7 +121,11 @@ def gathered_buffers(networks: Mapping[str, nn.Module]) -> list[dict] | None:
         return None
     return all_parts(
         {
-            name: {key: buffer.detach().cpu().clone() for key, buffer in net.named_buffers() if buffer.is_floating_point()}
+            name: {
+                key: buffer.detach().cpu().clone()
+                for key, buffer in net.named_buffers()
+                if buffer.is_floating_point()
+            }
             for name, net in networks.items()
         }
     )
@@ -120,7 +145,10 @@ def any_process(flag: int) -> int:
     """The largest of all processes' whole numbers; every process gets the same answer."""
     if world() == 1:
         return flag
-    tensor = torch.tensor([flag], device=f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu")
+    tensor = torch.tensor(
+        [flag],
+        device=f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu",
+    )
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
 

@@ -27,7 +27,9 @@ def class_probabilities(net: nn.Module, images: Tensor, mirror: bool = False) ->
         return net(images).float().softmax(1)
     axes = range(2, images.ndim)
     flips = [flip for count in range(len(axes) + 1) for flip in combinations(axes, count)]
-    return torch.stack([net(images.flip(flip)).float().softmax(1).flip(flip) for flip in flips]).mean(0)
+    return torch.stack(
+        [net(images.flip(flip)).float().softmax(1).flip(flip) for flip in flips]
+    ).mean(0)
 
 
 @dataclass(frozen=True)
@@ -52,19 +54,30 @@ class SlicePredictor:
         """The same on the device, which is not waited for."""
         volume = torch.from_numpy(image).to(self.device, non_blocking=True)
         slices = zoom_nearest_on_device(volume, self.patch_size).transpose(0, 1)  # (S, C, h, w)
-        parts = [most_probable(net(place(part, self.device, 2)).transpose(0, 1)) for part in slices.split(self.batch)]
+        parts = [
+            most_probable(net(place(part, self.device, 2)).transpose(0, 1))
+            for part in slices.split(self.batch)
+        ]
         return zoom_nearest_on_device(torch.cat(parts), image.shape[-2:])
 
     @torch.inference_mode()
     def slabs(self, net: nn.Module, image: np.ndarray) -> Iterator[Tensor]:
         """(C, S, H, W) float32 to probabilities (K, n, H, W) of some slices at a time, in their order; their argmax is the prediction."""
         for first in range(0, image.shape[1], self.batch):
-            slices = torch.from_numpy(zoom_nearest(image[:, first : first + self.batch], self.patch_size)).transpose(0, 1)  # (n, C, h, w)
-            probability = class_probabilities(net, place(slices, self.device, 2), self.mirror).transpose(0, 1).cpu()
+            slices = torch.from_numpy(
+                zoom_nearest(image[:, first : first + self.batch], self.patch_size)
+            ).transpose(0, 1)  # (n, C, h, w)
+            probability = (
+                class_probabilities(net, place(slices, self.device, 2), self.mirror)
+                .transpose(0, 1)
+                .cpu()
+            )
             yield torch.from_numpy(zoom_nearest(probability.numpy(), image.shape[-2:]))
 
 
-def predictions(net: nn.Module, cases: Sequence[Case], predict: Predict) -> Iterator[tuple[Case, np.ndarray]]:
+def predictions(
+    net: nn.Module, cases: Sequence[Case], predict: Predict
+) -> Iterator[tuple[Case, np.ndarray]]:
     """Each case with its prediction, the network in eval mode."""
     net.eval()
     for case in cases:
@@ -84,24 +97,41 @@ def validate(
     `classes`: a predictor's class numbers on its device. Only counts of voxels leave it, but with `distances`, which are computed on the
     host and cost more than all else. With several processes each takes its share of the cases, and all get the result.
     """
-    parts = all_parts(_scores(net, stopped, cases[rank() :: world()], classes, class_names, distances))
+    parts = all_parts(
+        _scores(net, stopped, cases[rank() :: world()], classes, class_names, distances)
+    )
     if any(part is None for part in parts):
         return None
-    scores = [score for number in range(len(cases)) for score in parts[number % world()][number // world()]]
-    figures = (("jaccard", ""), ("hd95", "_voxel"), ("asd", "_voxel")) if distances else (("jaccard", ""),)
+    scores = [
+        score
+        for number in range(len(cases))
+        for score in parts[number % world()][number // world()]
+    ]
+    figures = (
+        (("jaccard", ""), ("hd95", "_voxel"), ("asd", "_voxel"))
+        if distances
+        else (("jaccard", ""),)
+    )
     scalars = {}
     for name in class_names[1:]:
         mine = [score for score in scores if score.class_name == name]
         name = name.replace(" ", "_")
         scalars[f"dice_{name}"] = float(np.mean([score.published.dice for score in mine]))
         for figure, unit in figures:
-            scalars[f"{figure}{unit}_{name}"] = float(np.mean([getattr(score.honest, figure) for score in mine]))
+            scalars[f"{figure}{unit}_{name}"] = float(
+                np.mean([getattr(score.honest, figure) for score in mine])
+            )
     score = float(np.mean([value for key, value in scalars.items() if key.startswith("dice_")]))
     return Validation(score, {"dice": score, **scalars})
 
 
 def _scores(
-    net: nn.Module, stopped: Callable[[], bool], cases: Sequence[Case], classes: Classes, class_names: Sequence[str], distances: bool
+    net: nn.Module,
+    stopped: Callable[[], bool],
+    cases: Sequence[Case],
+    classes: Classes,
+    class_names: Sequence[str],
+    distances: bool,
 ) -> list[list[ClassScore]] | None:
     """The scores of each case, None if `stopped` says so meanwhile."""
     net.eval()
@@ -116,8 +146,15 @@ def _scores(
         if stopped():
             return None
     # read once for all cases: on a GPU each look would wait for everything before it
-    for case, overlaps in zip(cases, torch.stack(counts).tolist() if counts else (), strict=bool(counts)):
+    for case, overlaps in zip(
+        cases, torch.stack(counts).tolist() if counts else (), strict=bool(counts)
+    ):
         worst = image_diagonal(case.label.shape)
         found = [overlap_metrics(*numbers) for numbers in overlaps]
-        scores.append([ClassScore(case.name, name, m, None, worst, None) for name, m in zip(class_names[1:], found, strict=True)])
+        scores.append(
+            [
+                ClassScore(case.name, name, m, None, worst, None)
+                for name, m in zip(class_names[1:], found, strict=True)
+            ]
+        )
     return scores

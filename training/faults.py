@@ -13,7 +13,9 @@ from utils.errors import UserError
 from utils.phase import Batch
 
 MEMORY = ("out of memory", "can't allocate memory", "unable to allocate")
-LOADER_TIMEOUT = 1800  # seconds that a batch may take: slow disks are slow, but none is as slow as that
+LOADER_TIMEOUT = (
+    1800  # seconds that a batch may take: slow disks are slow, but none is as slow as that
+)
 SILENT = 600
 
 
@@ -22,7 +24,9 @@ def told(device: torch.device, dims: int) -> Iterator[None]:
     """Turn what torch raises for these into a UserError."""
     try:
         yield
-    except UserError as error:  # from a process that prepares batches it comes with that one's traceback around it
+    except (
+        UserError
+    ) as error:  # from a process that prepares batches it comes with that one's traceback around it
         line = re.split(r"\bUserError: ", str(error).strip())[-1]
         raise UserError(line) from None
     except (RuntimeError, MemoryError) as error:
@@ -33,7 +37,9 @@ def told(device: torch.device, dims: int) -> Iterator[None]:
                 f"{', or use --recompute' if dims == 3 else ''}; the last checkpoint is kept"
             ) from None
         if "DataLoader timed out" in text:
-            for process in multiprocessing.active_children():  # they heed no other signal, and Python waits for them at its end
+            for process in (
+                multiprocessing.active_children()
+            ):  # they heed no other signal, and Python waits for them at its end
                 process.kill()
             raise UserError(
                 f"no batch for {LOADER_TIMEOUT // 60} minutes, a disk or a process hangs: look at the disk, or use --num_workers 0; the "

@@ -57,9 +57,13 @@ class StageLog:
                 # A queue that one step never fills: on a full one tensorboardX waits for its thread, which may have died meanwhile. The
                 # ending keeps two files apart that a clock put back would give one name.
                 purge, ending = start + 1 if start else None, f".{start}"
-                self._writer = SummaryWriter(str(self.folder), purge_step=purge, max_queue=1000, filename_suffix=ending)
+                self._writer = SummaryWriter(
+                    str(self.folder), purge_step=purge, max_queue=1000, filename_suffix=ending
+                )
                 self._events = self._writer.file_writer.event_writer
-        self._watch = Watch(lambda line: tqdm.write(line, file=sys.stderr), name) if is_main() else None
+        self._watch = (
+            Watch(lambda line: tqdm.write(line, file=sys.stderr), name) if is_main() else None
+        )
         self.bar = progress(total=steps, initial=start, desc=name, unit="it", disable=not is_main())
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
@@ -81,7 +85,11 @@ class StageLog:
             self._check()
             for name, tensor in phase.pictures().items():
                 array = tensor.cpu().numpy()
-                picture = grey_picture(array) if name == "image" else label_picture(array.astype(np.int64))
+                picture = (
+                    grey_picture(array)
+                    if name == "image"
+                    else label_picture(array.astype(np.int64))
+                )
                 self._writer.add_image(f"mixed/{name}", picture, step, dataformats="HWC")
 
     def close(self) -> None:

@@ -45,13 +45,17 @@ def run_stages(run: Run, stages: dict[str, Callable[[], Stage]]) -> None:
     Raises Interrupted after a signal, everything saved; UserError for what the user can mend.
     """
     for name in stages:
-        _store(run, name).resume(say=lambda message: None)  # a folder that a later stage could not use is told now, not after hours
+        _store(run, name).resume(
+            say=lambda message: None
+        )  # a folder that a later stage could not use is told now, not after hours
     for build in stages.values():
         _StageRunner(run, build()).run()
 
 
 def _store(run: Run, stage: str) -> Store:
-    return Store(run.folder / stage, run.best_name(stage), run.about["settings"], run.defaults, run.check)
+    return Store(
+        run.folder / stage, run.best_name(stage), run.about["settings"], run.defaults, run.check
+    )
 
 
 class _StageRunner:
@@ -71,14 +75,20 @@ class _StageRunner:
         buffers = self._resume()
         p, stage = self.progress, self.stage
         if p.step == p.validated == stage.steps:
-            say(f"{self.phase.name}: complete, best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})")
+            say(
+                f"{self.phase.name}: complete, best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})"
+            )
             self._miss_best()
             return
         share_state(self.phase.networks.values())
         restore_buffers(self.phase.networks, buffers)  # each process had its own
         self.precision.prepare(self.phase, stage.optimizer)
         self.faster = accelerated(self.phase, self.run_info.accelerate)
-        log, began, first = StageLog(self.folder, self.phase.name, p.step, stage.steps), time.monotonic(), p.step
+        log, began, first = (
+            StageLog(self.folder, self.phase.name, p.step, stage.steps),
+            time.monotonic(),
+            p.step,
+        )
         try:
             with StopSignals() as signals, told(self.run_info.device, self.run_info.dims):
                 self._loop(log, signals)
@@ -86,7 +96,9 @@ class _StageRunner:
         finally:
             self.saver.close()
             log.close()
-        from_main(None)  # the next stage of every process starts from files that the main process has just written
+        from_main(
+            None
+        )  # the next stage of every process starts from files that the main process has just written
         seconds = time.monotonic() - began
         say(
             f"{self.phase.name}: {p.step - first} iterations in {hours(seconds)}, "
@@ -98,18 +110,25 @@ class _StageRunner:
         """Somebody may have deleted the best checkpoint meanwhile: a later stage, or a test, would say only that there is none."""
         if not self.store.best.exists():
             remedy = f"put it back, or copy {self.store.last.name} to its name to go on with the last network"
-            self.run_info.log.say(f"warning: {self.store.best} is gone, deleted since it was written; {remedy}")
+            self.run_info.log.say(
+                f"warning: {self.store.best} is gone, deleted since it was written; {remedy}"
+            )
 
     def _loop(self, log: StageLog, signals: StopSignals) -> None:
         p, steps = self.progress, self.stage.steps
-        batches, pace = iter(self.stage.batches(range(p.step, steps))), Pace(self.run_info.log.say, self.phase.name)
+        batches, pace = (
+            iter(self.stage.batches(range(p.step, steps))),
+            Pace(self.run_info.log.say, self.phase.name),
+        )
         try:
             while True:
                 if self._due() and not self._validate(log, signals):
                     self._stop(log, signals)
                 if p.step == steps:
                     return
-                if (world() == 1 or p.step % self.run_info.read_every == 0) and any_process(signals.received):
+                if (world() == 1 or p.step % self.run_info.read_every == 0) and any_process(
+                    signals.received
+                ):
                     self._stop(log, signals)
                 self.saver.check()
                 with pace.timed():
@@ -133,15 +152,25 @@ class _StageRunner:
         what a method sends through the host itself (pseudo labels)."""
         p, stage, run = self.progress, self.stage, self.run_info
         # Everything random in a step follows from (seed, step, process), so a resumed run needs no stored generator.
-        torch.manual_seed(int(np.random.SeedSequence((*stage.seed, p.step, rank())).generate_state(1, np.uint64)[0]))
+        torch.manual_seed(
+            int(
+                np.random.SeedSequence((*stage.seed, p.step, rank())).generate_state(1, np.uint64)[
+                    0
+                ]
+            )
+        )
         rate = stage.learning_rate(p.step)
         for group in stage.optimizer.param_groups:
             group["lr"] = rate
-        scalars = learn(self.phase, stage.optimizer, placed(batch, run.device, run.dims), p.step, self.precision)
+        scalars = learn(
+            self.phase, stage.optimizer, placed(batch, run.device, run.dims), p.step, self.precision
+        )
         if self.faster:
             self.guard.look()
         self.phase.after_step(p.step)
-        self.phase.faster = self.faster  # not before: what is made once and kept must not lie in the memory of a recorded graph
+        self.phase.faster = (
+            self.faster
+        )  # not before: what is made once and kept must not lie in the memory of a recorded graph
         p.step += 1
         if not self._due():
             self.phase.after_iteration(p.step - 1)
@@ -175,14 +204,27 @@ class _StageRunner:
         if best:
             p.best_score, p.best_step = result.score, p.step
         p.validated = p.step
-        p.history.append({"step": p.step, "score": result.score, "loss": sum(self.losses) / max(len(self.losses), 1), **result.scalars})
+        p.history.append(
+            {
+                "step": p.step,
+                "score": result.score,
+                "loss": sum(self.losses) / max(len(self.losses), 1),
+                **result.scalars,
+            }
+        )
         self.losses.clear()
         if counts:
             self.phase.after_validation(improved)
         self.phase.after_iteration(p.step - 1)
         log.scalars(p.step, result.scalars, "validation")
         log.pictures(p.step, self.phase)
-        note = " (best)" if best else "" if counts else " (after the last step, not scored as published: selects nothing)"
+        note = (
+            " (best)"
+            if best
+            else ""
+            if counts
+            else " (after the last step, not scored as published: selects nothing)"
+        )
         self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}{note}")
         content = self._content()
         if is_main():
@@ -193,7 +235,9 @@ class _StageRunner:
         """Save and leave: the same command goes on from here."""
         self._read(log)
         number = any_process(signals.received)
-        buffers = gathered_buffers(self.phase.networks)  # the average is for whoever tests the file; the run goes on with each its own
+        buffers = gathered_buffers(
+            self.phase.networks
+        )  # the average is for whoever tests the file; the run goes on with each its own
         self._average_buffers()
         content = self._content() | {"buffers": buffers}
         if is_main():
@@ -203,7 +247,10 @@ class _StageRunner:
         raise Interrupted(f"{where}; the same command goes on from there", 128 + number)
 
     def _average_buffers(self) -> None:
-        for net in {**self.phase.learners, self.phase.selected: self.phase.networks[self.phase.selected]}.values():
+        for net in {
+            **self.phase.learners,
+            self.phase.selected: self.phase.networks[self.phase.selected],
+        }.values():
             average_buffers(net)
 
     def _content(self) -> dict:
@@ -219,12 +266,16 @@ class _StageRunner:
             "phase": self.phase.state_dict(),
             "optimizer": self.stage.optimizer.state_dict(),
             "scaler": self.precision.state_dict(),
-            "buffers": gathered_buffers(self.phase.networks),  # so all processes ask for the content, though one saves it
+            "buffers": gathered_buffers(
+                self.phase.networks
+            ),  # so all processes ask for the content, though one saves it
         }
         try:  # a loss is computed before the weights that its own gradients spoil, so it tells of them a step late
             check_tensors({key: content[key] for key in ("student", "phase", "optimizer")})
         except ValueError as error:
-            raise UserError(f"{self.phase.name}, iteration {self.progress.step}: {error}; the last checkpoint is kept") from None
+            raise UserError(
+                f"{self.phase.name}, iteration {self.progress.step}: {error}; the last checkpoint is kept"
+            ) from None
         return content
 
     def _resume(self) -> list[dict] | None:
@@ -241,6 +292,8 @@ class _StageRunner:
         if self.progress.step < self.stage.steps:
             self.run_info.log.say(f"{self.phase.name}: resuming at iteration {self.progress.step}")
             if self.progress.draws != DRAWS:
-                self.run_info.log.say("begun by an older version: from here on dropout draws other numbers, from the same distribution")
+                self.run_info.log.say(
+                    "begun by an older version: from here on dropout draws other numbers, from the same distribution"
+                )
                 self.progress.draws = DRAWS
         return checkpoint.buffers

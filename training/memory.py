@@ -25,7 +25,9 @@ class StepMemory:
 
     def lines(self, stage: str, recompute: bool, alone: bool) -> list[str]:
         """What is said of it before a stage; `recompute`: whether that is on, `alone`: whether batch norm sees too few images."""
-        advice = "" if recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
+        advice = (
+            "" if recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
+        )
         said = [
             f"{stage}: the tensors of a training step will take about {self.step_bytes / 2**30:.1f} GiB, the process that and more (on the "
             f"CPU 1 to 1.5 GiB: docs/performance.md){advice}"
@@ -39,7 +41,14 @@ class StepMemory:
         return said
 
 
-def step_memory(phase: Phase, labelled: int, unlabelled: int, channels: int, patch_size: tuple[int, ...], moments: int) -> StepMemory:
+def step_memory(
+    phase: Phase,
+    labelled: int,
+    unlabelled: int,
+    channels: int,
+    patch_size: tuple[int, ...],
+    moments: int,
+) -> StepMemory:
     """What a step on a batch of `labelled` and `unlabelled` images takes: what its losses keep for a backward pass, all networks, the
     learners' gradients and `moments` of the optimiser; a tenth is added for what the backward pass holds meanwhile.
 
@@ -56,7 +65,10 @@ def step_memory(phase: Phase, labelled: int, unlabelled: int, channels: int, pat
     passes: list[int] = []
     probe.student.register_forward_pre_hook(lambda net, inputs: passes.append(len(inputs[0])))
     kept = _kept_bytes(probe, batch) * math.prod(patch_size) // math.prod(small)
-    networks, learners = ([sum(p.nbytes for p in net.parameters()) for net in nets.values()] for nets in (phase.networks, phase.learners))
+    networks, learners = (
+        [sum(p.nbytes for p in net.parameters()) for net in nets.values()]
+        for nets in (phase.networks, phase.learners)
+    )
     return StepMemory(int(1.1 * kept) + sum(networks) + (1 + moments) * sum(learners), min(passes))
 
 
@@ -97,7 +109,10 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor) and (key := (storage := tensor.untyped_storage())._cdata) not in self._known:
+            if (
+                isinstance(tensor, torch.Tensor)
+                and (key := (storage := tensor.untyped_storage())._cdata) not in self._known
+            ):
                 self._known.add(key)  # views share one storage, which counts once
                 self.now += storage.nbytes()
                 weakref.finalize(storage, self._freed, key, storage.nbytes())
@@ -111,18 +126,36 @@ class LiveBytes(TorchDispatchMode):
 
 def _kept_bytes(phase: Phase, batch: dict[str, torch.Tensor]) -> int:
     """Bytes that the losses of a batch keep for the largest of their backward passes, parameters not counted."""
-    weights = {parameter.untyped_storage()._cdata for net in phase.networks.values() for parameter in net.parameters()}
+    weights = {
+        parameter.untyped_storage()._cdata
+        for net in phase.networks.values()
+        for parameter in net.parameters()
+    }
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.detach()  # an output that holds its graph, which holds the output, would never be freed
-        kept[tensor.untyped_storage()._cdata] = tensor  # by storage: views and tensors that several layers keep count once
+        tensor = (
+            tensor.detach()
+        )  # an output that holds its graph, which holds the output, would never be freed
+        kept[tensor.untyped_storage()._cdata] = (
+            tensor  # by storage: views and tensors that several layers keep count once
+        )
         return tensor
 
     most = 0
-    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
         for part in parts(phase.losses(batch, 0)):
-            most = max(most, sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights))
+            most = max(
+                most,
+                sum(
+                    tensor.untyped_storage().nbytes()
+                    for key, tensor in kept.items()
+                    if key not in weights
+                ),
+            )
             kept.clear()
             del part
     return most

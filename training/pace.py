@@ -27,7 +27,9 @@ def reason(waited: float, load: float, cores: int) -> str:
         return f"{waited:.0%} of it waits for batches: look at the disk, or raise --num_workers"
     if load > cores + 0.5:
         return f"{load:.0f} threads want this machine's {cores} cores: end other work, or give each run its share by OMP_NUM_THREADS"
-    return "other work on the device, a processor that has become hot, or memory that is swapped out?"
+    return (
+        "other work on the device, a processor that has become hot, or memory that is swapped out?"
+    )
 
 
 class Pace:
@@ -35,9 +37,13 @@ class Pace:
 
     def __init__(self, say: Callable[[str], None], name: str):
         self._say, self._name = say, name
-        self._steps: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # seconds of a step, and of waiting for its batch
+        self._steps: deque[tuple[float, float]] = deque(
+            maxlen=WINDOW
+        )  # seconds of a step, and of waiting for its batch
         self._fastest, self._told = float("inf"), 1.0
-        self._open: list[float] = []  # a step's waiting; these were made since the device was last waited for
+        self._open: list[
+            float
+        ] = []  # a step's waiting; these were made since the device was last waited for
         self._spent = 0.0
 
     @contextmanager
@@ -67,4 +73,6 @@ class Pace:
             waited = sum(w for _, w in self._steps) / sum(step for step, _ in self._steps)
             load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
             why = reason(waited, load, os.cpu_count() or 1)
-            self._say(f"warning: {self._name}: a step takes {seconds:.2g} s now, {self._fastest:.2g} s at its fastest; {why}")
+            self._say(
+                f"warning: {self._name}: a step takes {seconds:.2g} s now, {self._fastest:.2g} s at its fastest; {why}"
+            )

@@ -44,7 +44,12 @@ class Precision:
         """The network with its layers' weights cast beforehand, where autocast would cast those of a network that does not learn at
         every pass; it shares all else with it."""
         shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
-        for weight in (p for module in net.modules() if type(module) in CAST for p in module.parameters(recurse=False)):
+        for weight in (
+            p
+            for module in net.modules()
+            if type(module) in CAST
+            for p in module.parameters(recurse=False)
+        ):
             half = nn.Parameter(weight.detach().to(self.dtype), requires_grad=False)
             shared[id(weight)] = half
             self._weights.append(weight)
@@ -74,7 +79,9 @@ class Precision:
     def check(self, scalars: Mapping[str, float]) -> None:
         """Raise UserError where the weights stand still because no scale keeps the gradients finite."""
         if scalars.get("loss_scale", 1.0) < SMALLEST_SCALE:
-            raise UserError("gradients overflow float16 at any scale, nothing is learnt any more; use --amp off with another --exp")
+            raise UserError(
+                "gradients overflow float16 at any scale, nothing is learnt any more; use --amp off with another --exp"
+            )
 
     def state_dict(self) -> dict | None:
         return None if self.scaler is None else self.scaler.state_dict()

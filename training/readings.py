@@ -16,8 +16,18 @@ class Readings:
     def add(self, step: int, scalars: Losses) -> None:
         """Keep the scalars of the step made as number `step`, numbers or tensors of one element without a graph."""
         # no tensor itself is kept: recorded graphs write over theirs at the next step
-        self._steps.append((step, {name: None if isinstance(value, Tensor) else float(value) for name, value in scalars.items()}))
-        tensors = [value.float().reshape(()) for value in scalars.values() if isinstance(value, Tensor)]
+        self._steps.append(
+            (
+                step,
+                {
+                    name: None if isinstance(value, Tensor) else float(value)
+                    for name, value in scalars.items()
+                },
+            )
+        )
+        tensors = [
+            value.float().reshape(()) for value in scalars.values() if isinstance(value, Tensor)
+        ]
         if tensors:
             self._tensors.append(torch.stack(tensors))
 
@@ -25,7 +35,11 @@ class Readings:
         """The steps' numbers with their scalars, in order; there are none left afterwards."""
         values = iter(torch.cat(self._tensors).tolist() if self._tensors else ())
         read = [
-            (step, {name: next(values) if value is None else value for name, value in scalars.items()}) for step, scalars in self._steps
+            (
+                step,
+                {name: next(values) if value is None else value for name, value in scalars.items()},
+            )
+            for step, scalars in self._steps
         ]
         self._steps, self._tensors = [], []
         return read

@@ -26,7 +26,10 @@ def write_metrics_csv(path: Path, scores: Sequence[ClassScore]) -> None:
         for score in scores:
             m, mm = score.published, score.honest_mm
             distances = ("", "") if mm is None else (f"{mm.hd95:.6f}", f"{mm.asd:.6f}")
-            figures, honest = ([f"{x:.6f}" for x in (one.dice, one.jaccard, one.hd95, one.asd)] for one in (m, score.honest))
+            figures, honest = (
+                [f"{x:.6f}" for x in (one.dice, one.jaccard, one.hd95, one.asd)]
+                for one in (m, score.honest)
+            )
             empty = int(m.empty_prediction), int(m.empty_truth)
             writer.writerow([score.case, score.class_name, *figures, *distances, *empty, *honest])
 
@@ -49,14 +52,21 @@ def summarise(scores: Sequence[ClassScore]) -> dict:
     names = list(dict.fromkeys(score.class_name for score in scores))
     by_class = {name: [score for score in scores if score.class_name == name] for name in names}
     return {
-        "as_published": _means({name: [s.published for s in mine] for name, mine in by_class.items()}, "voxel"),
+        "as_published": _means(
+            {name: [s.published for s in mine] for name, mine in by_class.items()}, "voxel"
+        ),
         "honest": {
             **_means({name: [s.honest for s in mine] for name, mine in by_class.items()}, "voxel"),
             "millimetres": _millimetres(by_class),
-            "empty_predictions": sum(s.voxel.empty_prediction and not s.voxel.empty_truth for s in scores),
+            "empty_predictions": sum(
+                s.voxel.empty_prediction and not s.voxel.empty_truth for s in scores
+            ),
             "absent_in_truth": sum(s.voxel.empty_truth for s in scores),
         },
-        "nnunet": {"mean": _overlaps(scores, names), "classes": {name: _overlaps(mine, [name]) for name, mine in by_class.items()}},
+        "nnunet": {
+            "mean": _overlaps(scores, names),
+            "classes": {name: _overlaps(mine, [name]) for name, mine in by_class.items()},
+        },
         "conventions": {
             "as_published": "an empty prediction scores 0 on all four figures, the best possible distance",
             "honest": "an empty prediction scores Dice 0 and the worst distance, the diagonal of the image; both empty is a perfect score",
@@ -69,16 +79,27 @@ def _overlaps(scores: Sequence[ClassScore], names: Sequence[str]) -> dict[str, f
     """Dice and Jaccard as nnU-Net averages them: over the cases that have the class in prediction or truth, then over the classes; None
     where a class is in no case."""
     found = {
-        name: [s.voxel for s in scores if s.class_name == name and not (s.voxel.empty_truth and s.voxel.empty_prediction)] for name in names
+        name: [
+            s.voxel
+            for s in scores
+            if s.class_name == name and not (s.voxel.empty_truth and s.voxel.empty_prediction)
+        ]
+        for name in names
     }
     if not all(found.values()):
         return {"dice": None, "jaccard": None}
-    return {key: float(np.mean([np.mean([getattr(m, key) for m in mine]) for mine in found.values()])) for key in ("dice", "jaccard")}
+    return {
+        key: float(np.mean([np.mean([getattr(m, key) for m in mine]) for mine in found.values()]))
+        for key in ("dice", "jaccard")
+    }
 
 
 def _means(by_class: dict[str, list[MaskMetrics]], unit: str) -> dict:
     classes = {name: _figures(metrics, unit) for name, metrics in by_class.items()}
-    overall = {key: float(np.mean([figures[key] for figures in classes.values()])) for key in next(iter(classes.values()))}
+    overall = {
+        key: float(np.mean([figures[key] for figures in classes.values()]))
+        for key in next(iter(classes.values()))
+    }
     return {"mean": overall, "classes": classes}
 
 
@@ -103,11 +124,17 @@ def table(summary: dict) -> str:
     lines = []
     for title, part in (("as published", summary["as_published"]), ("honest", summary["honest"])):
         lines.append(_head(f"{title}, distances in voxels"))
-        lines += [_row(name, figures) for name, figures in [*part["classes"].items(), ("mean", part["mean"])]]
+        lines += [
+            _row(name, figures)
+            for name, figures in [*part["classes"].items(), ("mean", part["mean"])]
+        ]
     if summary["honest"]["millimetres"]:
         part = summary["honest"]["millimetres"]
         lines.append(_head("honest, distances in mm"))
-        lines += [_row(name, figures) for name, figures in [*part["classes"].items(), ("mean", part["mean"])]]
+        lines += [
+            _row(name, figures)
+            for name, figures in [*part["classes"].items(), ("mean", part["mean"])]
+        ]
     lines.append(f"empty predictions: {summary['honest']['empty_predictions']}")
     return "\n".join(lines)
 

@@ -37,7 +37,9 @@ class Saver:
         be locked, and hold the end of a run without its beginning."""
         if not self.store.folder.is_dir():
             where = f"{self.store.folder}: gone, moved or deleted while the run was going on"
-            raise UserError(f"{where}; put it back and start the same command again, or that begins anew")
+            raise UserError(
+                f"{where}; put it back and start the same command again, or that begins anew"
+            )
         self.wait()
         self._writing = self._thread.submit(self.store.save, snapshot(content), best)
 

@@ -15,7 +15,18 @@ RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
 OPTIMIZERS = ("sgd", "adam")
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
 WHERE = (
-    *("root_path", "output_root", "run_mode", "fresh", "device", "gpu", "num_workers", "cache", "recompute", "other_data"),
+    *(
+        "root_path",
+        "output_root",
+        "run_mode",
+        "fresh",
+        "device",
+        "gpu",
+        "num_workers",
+        "cache",
+        "recompute",
+        "other_data",
+    ),
     *("log_every", "distances_every", "accelerate"),
 )
 
@@ -114,22 +125,38 @@ class Settings:
         check_plain("exp", self.exp)
         for name in ("pre_iterations", "max_iterations", "val_every"):
             if not 1 <= getattr(self, name) <= 10**9:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1, and at most 10^9")
+                raise UserError(
+                    f"--{name} {getattr(self, name)}: must be at least 1, and at most 10^9"
+                )
         check_processes("num_workers", self.num_workers)
-        for name in ("base_lr", "weight_decay", "pre_weight_decay", "lr_drop_every", "distances_every", "seed", "log_every"):
+        for name in (
+            "base_lr",
+            "weight_decay",
+            "pre_weight_decay",
+            "lr_drop_every",
+            "distances_every",
+            "seed",
+            "log_every",
+        ):
             if not 0 <= getattr(self, name) < 2**63:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 0, and below 2^63")
+                raise UserError(
+                    f"--{name} {getattr(self, name)}: must be at least 0, and below 2^63"
+                )
         for name in ("lr_schedule", "pre_lr_schedule"):
             known(name, getattr(self, name), SCHEDULES)
         if self.lr_drop_every and "step" not in (self.lr_schedule, self.pre_lr_schedule):
-            raise UserError(f"--lr_drop_every {self.lr_drop_every}: belongs to --lr_schedule step, not to {self.lr_schedule}")
+            raise UserError(
+                f"--lr_drop_every {self.lr_drop_every}: belongs to --lr_schedule step, not to {self.lr_schedule}"
+            )
         for name in ("losses", "pre_losses"):
             for term, weight in getattr(self, name):
                 known(name, term, ("dice", *TERMS))
                 if not 0 <= weight < 2**63:
                     raise UserError(f"--{name} {term} {weight}: a weight must be at least 0")
             if not any(weight for _, weight in getattr(self, name)):
-                raise UserError(f"--{name}: give at least one term and a weight above 0, as in --{name} dice 0.5 ce 0.5")
+                raise UserError(
+                    f"--{name}: give at least one term and a weight above 0, as in --{name} dice 0.5 ce 0.5"
+                )
 
     def plain(self) -> dict:
         """All values as plain types, for a checkpoint."""

@@ -16,7 +16,9 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
-                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup has SIGHUP ignored
+                if (
+                    number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+                ):  # nohup has SIGHUP ignored
                     self._before[number] = signal.signal(number, self._handle)
         return self
 

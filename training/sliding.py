@@ -19,7 +19,9 @@ from utils.progress import progress
 def check_stride(stride: Sequence[int], flag: str) -> None:
     """Raise UserError unless `stride` moves a sliding window along three axes."""
     if len(stride) != 3 or min(stride) < 1:
-        raise UserError(f"--{flag} {' '.join(map(str, stride))}: give three steps of at least 1, as in --{flag} 18 18 4")
+        raise UserError(
+            f"--{flag} {' '.join(map(str, stride))}: give three steps of at least 1, as in --{flag} 18 18 4"
+        )
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class VolumePredictor:
         labels = self.classes(net, image).cpu().numpy()
         if self.connectivity is None:
             return labels
-        return largest_component_per_class(labels[None], int(labels.max()) + 1, self.connectivity)[0]
+        return largest_component_per_class(labels[None], int(labels.max()) + 1, self.connectivity)[
+            0
+        ]
 
     def classes(self, net: nn.Module, image: np.ndarray) -> Tensor:
         """The same on the device, without the component filter; the device is not waited for."""
@@ -65,18 +69,39 @@ class VolumePredictor:
     @torch.inference_mode()
     def _slabs(self, net: nn.Module, image: np.ndarray) -> Iterator[Tensor]:
         """`slabs` on the device, where volume and sums stay."""
-        spare = [max(patch - side, 0) for patch, side in zip(self.patch_size, image.shape[1:], strict=True)]
+        spare = [
+            max(patch - side, 0)
+            for patch, side in zip(self.patch_size, image.shape[1:], strict=True)
+        ]
         if any(spare):
             image = np.pad(image, [(0, 0), *((n // 2, n - n // 2) for n in spare)])
         # without what was padded; where x was, all its planes are in one slab
-        inside = [slice(n // 2, side - (n - n // 2) if n else None) for n, side in zip(spare, image.shape[1:], strict=True)]
-        starts = [window_starts(*axis) for axis in zip(image.shape[1:], self.patch_size, self.stride, strict=True)]
-        counts = [covering(*axis) for axis in zip(starts, self.patch_size, image.shape[1:], strict=True)]
+        inside = [
+            slice(n // 2, side - (n - n // 2) if n else None)
+            for n, side in zip(spare, image.shape[1:], strict=True)
+        ]
+        starts = [
+            window_starts(*axis)
+            for axis in zip(image.shape[1:], self.patch_size, self.stride, strict=True)
+        ]
+        counts = [
+            covering(*axis) for axis in zip(starts, self.patch_size, image.shape[1:], strict=True)
+        ]
         plane_counts = (counts[1][:, None] * counts[2]).to(self.device)
         corners = list(product(*starts))
         volume = torch.from_numpy(image).to(self.device, non_blocking=True)
-        sums, first = None, 0  # of the probabilities of all windows so far, of the planes from `first` on
-        with progress(total=len(corners), desc="windows", unit="window", leave=False, delay=1.0, disable=not self.progress) as bar:
+        sums, first = (
+            None,
+            0,
+        )  # of the probabilities of all windows so far, of the planes from `first` on
+        with progress(
+            total=len(corners),
+            desc="windows",
+            unit="window",
+            leave=False,
+            delay=1.0,
+            disable=not self.progress,
+        ) as bar:
             for begin in range(0, len(corners), self.batch):
                 some = corners[begin : begin + self.batch]
                 windows = torch.stack([volume[self._window(corner)] for corner in some])
@@ -94,7 +119,9 @@ class VolumePredictor:
             yield self._mean(sums, counts[0][first:], plane_counts, inside)
 
     def _window(self, corner: Sequence[int]) -> tuple[slice, ...]:
-        return slice(None), *(slice(start, start + side) for start, side in zip(corner, self.patch_size, strict=True))
+        return slice(None), *(
+            slice(start, start + side) for start, side in zip(corner, self.patch_size, strict=True)
+        )
 
     @staticmethod
     def _mean(sums: Tensor, along: Tensor, plane_counts: Tensor, inside: Sequence[slice]) -> Tensor:
@@ -114,7 +141,9 @@ def _zeros_like(probability: Tensor, shape: Sequence[int]) -> Tensor:
 def window_starts(side: int, patch: int, step: int) -> list[int]:
     """Where windows begin along an axis: each `step` voxels (at most a window's side), the last flush with the border."""
     step = min(step, patch)
-    return [min(number * step, side - patch) for number in range(max(-(-(side - patch) // step), 0) + 1)]
+    return [
+        min(number * step, side - patch) for number in range(max(-(-(side - patch) // step), 0) + 1)
+    ]
 
 
 def covering(starts: Sequence[int], patch: int, side: int) -> Tensor:

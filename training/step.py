@@ -12,10 +12,15 @@ from utils.phase import Batch, Losses, Phase, added, parts
 
 def placed(batch: Batch, device: torch.device, dims: int) -> Batch:
     """A batch on the device, class numbers as int64; from pinned memory the host does not wait for it."""
-    return {key: x.to(device, non_blocking=True).long() if key == "label" else place(x, device, dims) for key, x in batch.items()}
+    return {
+        key: x.to(device, non_blocking=True).long() if key == "label" else place(x, device, dims)
+        for key, x in batch.items()
+    }
 
 
-def learn(phase: Phase, optimizer: torch.optim.Optimizer, batch: Batch, step: int, precision: Precision) -> Losses:
+def learn(
+    phase: Phase, optimizer: torch.optim.Optimizer, batch: Batch, step: int, precision: Precision
+) -> Losses:
     """Make step `step` on a batch on the networks' device; its scalars stay on the device, without graphs."""
     for net in phase.learners.values():
         if not net.training:  # a validation was made
@@ -29,7 +34,9 @@ def learn(phase: Phase, optimizer: torch.optim.Optimizer, batch: Batch, step: in
     return {**scalars, **precision.step(optimizer)}
 
 
-def _backward_passes(phase: Phase, batch: Batch, step: int, precision: Precision) -> Iterator[Losses]:
+def _backward_passes(
+    phase: Phase, batch: Batch, step: int, precision: Precision
+) -> Iterator[Losses]:
     """The parts of the step's losses, each after its backward pass, before the next is computed."""
     with precision.autocast():
         losses = parts(phase.losses(batch, step))

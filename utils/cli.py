@@ -38,7 +38,14 @@ def parse(
     extra = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
-            value, unknown = tyro.cli(cls, args=argv, description=description, use_underscores=True, return_unknown_args=True, **extra)
+            value, unknown = tyro.cli(
+                cls,
+                args=argv,
+                description=description,
+                use_underscores=True,
+                return_unknown_args=True,
+                **extra,
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -90,7 +97,10 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(stop.status)
     except BrokenPipeError:
         if _read_from():
-            print("error: a process that was started cannot run; can you read and run Python's own files?", file=sys.stderr)
+            print(
+                "error: a process that was started cannot run; can you read and run Python's own files?",
+                file=sys.stderr,
+            )
             sys.exit(2)
         # whoever read our output has had enough (`| head`); without this Python would complain once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -99,11 +109,17 @@ def run(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except MemoryError as error:
-        print(f"error: out of memory ({' '.join(str(error).split()) or 'nothing left'}); {LESS}", file=sys.stderr)
+        print(
+            f"error: out of memory ({' '.join(str(error).split()) or 'nothing left'}); {LESS}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except OSError as error:  # what nobody nearer could say better: a folder that vanished, a name too long, no process left to start
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}; mend that, then start the same command again", file=sys.stderr)
+        print(
+            f"error: {where}{error.strerror or error}; mend that, then start the same command again",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

@@ -11,7 +11,9 @@ def largest_component(mask: np.ndarray, connectivity: int) -> np.ndarray:
 
     As `largest_component_per_class` of one sample and one class. An empty mask stays empty.
     """
-    return largest_component_per_class(np.asarray(mask, dtype=bool).view(np.uint8)[None], 2, connectivity)[0].view(bool)
+    return largest_component_per_class(
+        np.asarray(mask, dtype=bool).view(np.uint8)[None], 2, connectivity
+    )[0].view(bool)
 
 
 def largest_component_per_class(labels: np.ndarray, classes: int, connectivity: int) -> np.ndarray:
@@ -22,7 +24,9 @@ def largest_component_per_class(labels: np.ndarray, classes: int, connectivity: 
     Raises ValueError for another number of axes or another connectivity.
     """
     if connectivity not in _CONNECTIVITIES.get(labels.ndim - 1, ()):
-        raise ValueError(f"label maps of shape {labels.shape} have no components of connectivity {connectivity}")
+        raise ValueError(
+            f"label maps of shape {labels.shape} have no components of connectivity {connectivity}"
+        )
     kept = np.zeros_like(labels)
     if labels.size and (labels.max() >= classes or labels.min() < 0):
         labels = np.where((labels > 0) & (labels < classes), labels, 0)
@@ -34,12 +38,18 @@ def largest_component_per_class(labels: np.ndarray, classes: int, connectivity: 
     stack = np.zeros((len(part), part.shape[1] + 1, *part.shape[2:]), np.min_scalar_type(classes))
     stack[:, :-1] = part
     # As unsigned integers, not bool: cc3d 4.1.1 fails on some thin bool volumes (26) and numbers bool components out of raster order (8).
-    components = cc3d.connected_components(stack.reshape(-1, *stack.shape[2:]), connectivity=connectivity)
+    components = cc3d.connected_components(
+        stack.reshape(-1, *stack.shape[2:]), connectivity=connectivity
+    )
     flat = stack.reshape(-1)
-    places = np.flatnonzero(flat != 0)  # most of a label map is background: from here on only its foreground voxels are looked at
+    places = np.flatnonzero(
+        flat != 0
+    )  # most of a label map is background: from here on only its foreground voxels are looked at
     numbers = components.ravel()[places]
     sizes = np.bincount(numbers)
-    first = np.zeros(len(sizes), np.int64)  # each component's first voxel in raster order: of those written the last one stays
+    first = np.zeros(
+        len(sizes), np.int64
+    )  # each component's first voxel in raster order: of those written the last one stays
     runs = np.append(np.flatnonzero(numbers[1:] != numbers[:-1])[::-1] + 1, 0)
     first[numbers[runs]] = places[runs]
     group = first // stack[0].size * classes + flat[first]  # sample and class of a component
@@ -54,10 +64,18 @@ def largest_component_per_class(labels: np.ndarray, classes: int, connectivity: 
 
 def _foreground(labels: np.ndarray) -> tuple[slice, ...] | None:
     """The box that holds the foreground of all samples (N, ...), None where there is none."""
-    flat = np.bitwise_or.reduce(labels, axis=0) if len(labels) else np.zeros(labels.shape[1:], labels.dtype)
+    flat = (
+        np.bitwise_or.reduce(labels, axis=0)
+        if len(labels)
+        else np.zeros(labels.shape[1:], labels.dtype)
+    )
     box = []
     for axis in range(flat.ndim):
-        filled = np.flatnonzero(np.bitwise_or.reduce(flat, axis=tuple(other for other in range(flat.ndim) if other != axis)))
+        filled = np.flatnonzero(
+            np.bitwise_or.reduce(
+                flat, axis=tuple(other for other in range(flat.ndim) if other != axis)
+            )
+        )
         if not filled.size:
             return None
         box.append(slice(filled[0], filled[-1] + 1))

@@ -9,7 +9,11 @@ EmaScope = Literal["state", "parameters"]
 
 
 def _entries(net: nn.Module, scope: EmaScope) -> list[Tensor]:
-    return list(net.parameters()) if scope == "parameters" else list(net.state_dict(keep_vars=True).values())
+    return (
+        list(net.parameters())
+        if scope == "parameters"
+        else list(net.state_dict(keep_vars=True).values())
+    )
 
 
 class Ema:
@@ -29,8 +33,13 @@ class Ema:
     def update(self, decay: float) -> None:
         if self._pairs is None:
             pairs = list(zip(*(_entries(net, self.scope) for net in self.nets), strict=True))
-            kinds = ([pair for pair in pairs if pair[0].is_floating_point() == kind] for kind in (True, False))
-            self._pairs = [([mine for mine, _ in kind], [theirs for _, theirs in kind]) for kind in kinds]
+            kinds = (
+                [pair for pair in pairs if pair[0].is_floating_point() == kind]
+                for kind in (True, False)
+            )
+            self._pairs = [
+                ([mine for mine, _ in kind], [theirs for _, theirs in kind]) for kind in kinds
+            ]
         (mine, theirs), (counters, others) = self._pairs
         torch._foreach_mul_(mine, decay)
         torch._foreach_add_(mine, theirs, alpha=1 - decay)

@@ -14,7 +14,9 @@ from pathlib import Path
 from utils.errors import UserError
 
 LONGEST = 180  # bytes of a name: file systems take 255, what is made of it has endings and perhaps a number in front
-ABANDONED = 7 * 24 * 3600  # seconds after which another machine's unfinished file counts as left behind
+ABANDONED = (
+    7 * 24 * 3600
+)  # seconds after which another machine's unfinished file counts as left behind
 UNFINISHED = re.compile(r"\.unfinished-([0-9a-f]{8})-(\d+)-.+")
 
 
@@ -49,7 +51,9 @@ def machine() -> str:
 def scratch(purpose: str) -> Iterator[Path]:
     """Yield a new folder among the system's temporary ones, which goes when the block ends; what killed processes left there goes now."""
     remove_unfinished(Path(tempfile.gettempdir()), below=False)
-    with tempfile.TemporaryDirectory(prefix=f".unfinished-{machine()}-{os.getpid()}-{purpose}-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=f".unfinished-{machine()}-{os.getpid()}-{purpose}-", ignore_cleanup_errors=True
+    ) as folder:
         yield Path(folder)
 
 
@@ -60,7 +64,12 @@ def remove_unfinished(root: Path, below: bool = True) -> None:
     for path in root.rglob(".unfinished-*") if below else root.glob(".unfinished-*"):
         found = UNFINISHED.fullmatch(path.name)
         folder = not below and path.is_dir()
-        if found and not path.is_symlink() and (folder or path.is_file()) and left_behind(path, found[1], int(found[2])):
+        if (
+            found
+            and not path.is_symlink()
+            and (folder or path.is_file())
+            and left_behind(path, found[1], int(found[2]))
+        ):
             with suppress(OSError):
                 shutil.rmtree(path) if folder else path.unlink()
 
@@ -102,7 +111,9 @@ def name_fault(name: str) -> str:
 def check_plain(flag: str, name: str) -> None:
     """UserError unless the value of --`flag` names one folder."""
     if fault := name_fault(name):
-        raise UserError(f"--{flag} {shown(name)}: {fault}; give one plain name (where folders lie, --output_root says)")
+        raise UserError(
+            f"--{flag} {shown(name)}: {fault}; give one plain name (where folders lie, --output_root says)"
+        )
 
 
 def shown(name: str) -> str:

@@ -32,7 +32,9 @@ def only_writer(folder: Path, remedy: str) -> Iterator[None]:
             try:
                 lock.acquire(timeout=LINGER if _ended(_read(folder)) else 0)
             except Timeout:
-                raise UserError(f"{folder}: {_words(_read(folder))} is writing to it; wait until it has ended, or {remedy}") from None
+                raise UserError(
+                    f"{folder}: {_words(_read(folder))} is writing to it; wait until it has ended, or {remedy}"
+                ) from None
         about = {
             "process": os.getpid(),
             "machine": platform.node(),
@@ -63,7 +65,9 @@ def _read(folder: Path) -> dict:
 
 def _ended(about: dict) -> bool:
     process = about.get("process")
-    return about.get("machine") == platform.node() and isinstance(process, int) and not alive(process)
+    return (
+        about.get("machine") == platform.node() and isinstance(process, int) and not alive(process)
+    )
 
 
 def _words(about: dict) -> str:

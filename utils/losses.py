@@ -32,7 +32,10 @@ def term(function: Term) -> Term:
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
     """(N, ...) class numbers to (N, classes, ...) float32."""
-    return (label.unsqueeze(1) == torch.arange(classes, device=label.device).view(-1, *[1] * (label.ndim - 1))).float()
+    return (
+        label.unsqueeze(1)
+        == torch.arange(classes, device=label.device).view(-1, *[1] * (label.ndim - 1))
+    ).float()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -54,7 +57,9 @@ def focal(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
     return masked_mean(-((1 - log_probability.exp()).square()) * log_probability, mask)
 
 
-def dice_2d(prediction: Prediction, truth: Tensor, mask: Tensor, mask_background: bool = False) -> Tensor:
+def dice_2d(
+    prediction: Prediction, truth: Tensor, mask: Tensor, mask_background: bool = False
+) -> Tensor:
     """Dice over the whole batch with squared denominators, mean over classes, smooth 1e-10; the term `dice` of 2-D data sets.
 
     Class 0 (background) counts outside the mask too unless `mask_background`: so the edge-guided code has it; BCP's authors
@@ -63,7 +68,9 @@ def dice_2d(prediction: Prediction, truth: Tensor, mask: Tensor, mask_background
     p = prediction.probabilities  # (N, K, H, W)
     weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, H, W)
     if not mask_background:
-        weight = torch.cat([torch.ones_like(weight), weight.expand(-1, truth.shape[1] - 1, *weight.shape[2:])], 1)
+        weight = torch.cat(
+            [torch.ones_like(weight), weight.expand(-1, truth.shape[1] - 1, *weight.shape[2:])], 1
+        )
     axes = [0, *range(2, truth.ndim)]
     overlap = (p * truth * weight).sum(axes)  # (K,)
     sizes = (p.square() * weight).sum(axes) + (truth * weight).sum(axes)
@@ -88,11 +95,17 @@ class Loss:
     dice: Term
 
     def __post_init__(self):
-        object.__setattr__(self, "_terms", {name: self.dice if name == "dice" else TERMS[name] for name in self.weights})
+        object.__setattr__(
+            self,
+            "_terms",
+            {name: self.dice if name == "dice" else TERMS[name] for name in self.weights},
+        )
 
     def whole(self, logits: Tensor, label: Tensor) -> Parts:
         """The terms of whole images with one label each."""
-        return self._parts(predicted(logits), label, torch.ones(label.shape[1:], device=logits.device))
+        return self._parts(
+            predicted(logits), label, torch.ones(label.shape[1:], device=logits.device)
+        )
 
     def mixed(
         self,
@@ -107,14 +120,24 @@ class Loss:
         """The terms of mixed images: label `outside` where mask = 1, `inside` where mask = 0, each with its own weight, which is 1 for
         true labels and u_weight for pseudo labels; `trust_inside` (N, ...) weights every pixel of the inside."""
         prediction = predicted(logits)
-        parts = self._parts(prediction, outside, mask), self._parts(prediction, inside, (1 - mask) * trust_inside)
+        parts = (
+            self._parts(prediction, outside, mask),
+            self._parts(prediction, inside, (1 - mask) * trust_inside),
+        )
         return weighted_sum(*zip(parts, (weight_outside, weight_inside), strict=True))
 
     def of_whole(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
         """`scalars` of `whole`."""
         return self.scalars(self.whole(logits, label))
 
-    def of_mixed(self, logits: Tensor, outside: Tensor, inside: Tensor, mask: Tensor, *weights: float | Tensor) -> dict[str, Tensor]:
+    def of_mixed(
+        self,
+        logits: Tensor,
+        outside: Tensor,
+        inside: Tensor,
+        mask: Tensor,
+        *weights: float | Tensor,
+    ) -> dict[str, Tensor]:
         """`scalars` of `mixed`."""
         return self.scalars(self.mixed(logits, outside, inside, mask, *weights))
 

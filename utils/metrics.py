@@ -26,7 +26,9 @@ class MaskMetrics:
     empty_truth: bool
 
 
-def mask_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None) -> MaskMetrics:
+def mask_metrics(
+    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None
+) -> MaskMetrics:
     """Compare two masks of equal shape, (H, W) or (D, H, W); every non-zero element counts as foreground.
 
     `spacing` is the voxel's size along each axis, in the arrays' own axis order; None means voxels. `hd95` is the 95th
@@ -37,9 +39,13 @@ def mask_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[fl
     """
     prediction, truth = np.asarray(prediction, dtype=bool), np.asarray(truth, dtype=bool)
     if prediction.shape != truth.shape or prediction.ndim not in (2, 3):
-        raise ValueError(f"masks must be 2-D or 3-D and of one shape, not {prediction.shape} and {truth.shape}")
+        raise ValueError(
+            f"masks must be 2-D or 3-D and of one shape, not {prediction.shape} and {truth.shape}"
+        )
     scale = _checked_spacing(spacing, prediction.ndim)
-    overlap = overlap_metrics(np.count_nonzero(prediction), np.count_nonzero(truth), np.count_nonzero(prediction & truth))
+    overlap = overlap_metrics(
+        np.count_nonzero(prediction), np.count_nonzero(truth), np.count_nonzero(prediction & truth)
+    )
     if overlap.empty_prediction or overlap.empty_truth:
         return overlap
 
@@ -49,22 +55,34 @@ def mask_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[fl
     prediction_border, truth_border = _border(prediction), _border(truth)
     there = _distances(prediction_border, truth_border, scale)
     back = _distances(truth_border, prediction_border, scale)
-    return replace(overlap, hd95=float(np.percentile(np.concatenate((there, back)), 95)), asd=float(there.mean()))
+    return replace(
+        overlap,
+        hd95=float(np.percentile(np.concatenate((there, back)), 95)),
+        asd=float(there.mean()),
+    )
 
 
 def overlap_metrics(predicted: int, true: int, common: int) -> MaskMetrics:
     """As `mask_metrics` from the masks' voxels and those that they have in common alone; the distances are nan."""
-    dice, jaccard = (2.0 * common / (predicted + true), common / (predicted + true - common)) if predicted and true else (0.0, 0.0)
+    dice, jaccard = (
+        (2.0 * common / (predicted + true), common / (predicted + true - common))
+        if predicted and true
+        else (0.0, 0.0)
+    )
     if not predicted and not true:
         dice = jaccard = 1.0
-    return MaskMetrics(dice, jaccard, np.nan, np.nan, empty_prediction=not predicted, empty_truth=not true)
+    return MaskMetrics(
+        dice, jaccard, np.nan, np.nan, empty_prediction=not predicted, empty_truth=not true
+    )
 
 
 def class_overlaps(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Voxels predicted, true and both, of each foreground class of two label maps: (classes - 1, 3) int64 on the device they are on,
     which is not waited for."""
     found = [(prediction == number, truth == number) for number in range(1, classes)]
-    return torch.stack([torch.stack([mask.count_nonzero() for mask in (a, b, a & b)]) for a, b in found])
+    return torch.stack(
+        [torch.stack([mask.count_nonzero() for mask in (a, b, a & b)]) for a, b in found]
+    )
 
 
 def as_published(metrics: MaskMetrics, worst: float) -> MaskMetrics:
@@ -112,7 +130,9 @@ def _joint_box(first: np.ndarray, second: np.ndarray) -> tuple[slice, ...]:
     union = first | second
     box = []
     for axis in range(union.ndim):
-        filled = np.flatnonzero(union.any(axis=tuple(other for other in range(union.ndim) if other != axis)))
+        filled = np.flatnonzero(
+            union.any(axis=tuple(other for other in range(union.ndim) if other != axis))
+        )
         box.append(slice(filled[0], filled[-1] + 1))
     return tuple(box)
 
@@ -134,6 +154,8 @@ def _distances(start: np.ndarray, target: np.ndarray, scale: np.ndarray) -> np.n
     apart = np.argwhere(start & ~target) * scale
     # Distances are wanted at a few border voxels only, where a tree beats a distance transform of the whole box. A tree
     # left unbalanced and with loose cells and large leaves answers as exactly and is the fastest on points of a surface.
-    tree = cKDTree(np.argwhere(target) * scale, leafsize=32, balanced_tree=False, compact_nodes=False)
+    tree = cKDTree(
+        np.argwhere(target) * scale, leafsize=32, balanced_tree=False, compact_nodes=False
+    )
     distances[: len(apart)] = tree.query(apart)[0]
     return distances

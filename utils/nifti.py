@@ -30,7 +30,9 @@ def write_nifti(
     if not path.name.endswith(".nii.gz"):
         raise ValueError(f"{path}: the name must end in .nii.gz")
     if volume.ndim != 3 or volume.size == 0:
-        raise ValueError(f"{path}: a volume has three axes and at least one voxel, not shape {volume.shape}")
+        raise ValueError(
+            f"{path}: a volume has three axes and at least one voxel, not shape {volume.shape}"
+        )
     image = nibabel.Nifti1Image(_storable(volume).T, _checked_affine(spacing_mm, affine))
     image.header.set_xyzt_units("mm")
     with replacing(path) as unfinished:

@@ -47,7 +47,9 @@ class Phase:
         self.learners = learners
         self.networks = dict(learners)
         self.faster: Faster | None = None
-        self.twins: dict[str, nn.Module] = {}  # of networks that do not learn: what is called in their place, with the same state
+        self.twins: dict[
+            str, nn.Module
+        ] = {}  # of networks that do not learn: what is called in their place, with the same state
         self._shown: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
@@ -79,7 +81,11 @@ class Phase:
     def score(self, function: Score, logits: Tensor, *targets) -> Losses:
         """`function(logits, *targets)` apart from the pass, for whoever has nothing else to let the device do while targets are on their
         way."""
-        return self.faster.score(function, logits, *targets) if self.faster else function(logits, *targets)
+        return (
+            self.faster.score(function, logits, *targets)
+            if self.faster
+            else function(logits, *targets)
+        )
 
     def begin(self) -> None:
         """The stage starts for the first time; what the student takes over from an earlier stage is in it already."""
@@ -114,7 +120,11 @@ class Phase:
 
     def show(self, image: Tensor, logits: Tensor, label: Tensor) -> None:
         """Keep the first sample of a mixed batch for `pictures`: image (N, C, ...), logits (N, K, ...), label (N, ...)."""
-        self._shown = image[0, 0].detach(), logits[0].detach().clone(), label[0]  # recorded graphs write over their logits
+        self._shown = (
+            image[0, 0].detach(),
+            logits[0].detach().clone(),
+            label[0],
+        )  # recorded graphs write over their logits
 
     def pictures(self) -> dict[str, Tensor]:
         """The last step's first sample: "image" (H, W), "prediction" and "label" (H, W) class numbers; of a volume its middle slice."""

@@ -3,7 +3,10 @@
 import numpy as np
 
 # background black, then colours that stay apart for colour-blind eyes (Okabe & Ito)
-COLOURS = np.array([[0, 0, 0], [86, 180, 233], [230, 159, 0], [204, 121, 167], [0, 158, 115], [240, 228, 66]], np.uint8)
+COLOURS = np.array(
+    [[0, 0, 0], [86, 180, 233], [230, 159, 0], [204, 121, 167], [0, 158, 115], [240, 228, 66]],
+    np.uint8,
+)
 
 
 def grey_picture(image: np.ndarray) -> np.ndarray:

@@ -16,4 +16,10 @@ class _Bar(tqdm):
 def progress(items: Iterable | None = None, **options) -> tqdm:
     """tqdm over `items` (or a bar to move by hand), its options as usual; in a `with` it ends its line before an error is printed."""
     # every step looks at the time, so that nothing is left to tqdm's second thread, which goes by the clock
-    return _Bar(items, dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 20.0, miniters=1, **options)
+    return _Bar(
+        items,
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 20.0,
+        miniters=1,
+        **options,
+    )

@@ -21,4 +21,8 @@ def class_pseudo_label(logits: Tensor, connectivity: int = 8) -> Callable[[], Te
     """
     classes, device = logits.shape[1], logits.device
     arrived = to_host(most_probable(logits.transpose(0, 1)))
-    return cache(lambda: to_device(largest_component_per_class(arrived(), classes, connectivity), device).long())
+    return cache(
+        lambda: to_device(
+            largest_component_per_class(arrived(), classes, connectivity), device
+        ).long()
+    )

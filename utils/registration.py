@@ -8,7 +8,14 @@ import tempfile
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, gaussian_filter, gaussian_filter1d, map_coordinates
+from scipy.ndimage import (
+    binary_dilation,
+    binary_erosion,
+    distance_transform_edt,
+    gaussian_filter,
+    gaussian_filter1d,
+    map_coordinates,
+)
 
 TRANSFORMS = ("SyN", "SyNRA")
 RECTANGLE = np.ones((5, 5), bool)
@@ -50,7 +57,9 @@ def scale_255(volume: np.ndarray, whole: bool = False) -> np.ndarray:
     return np.rint(scaled) if whole else scaled
 
 
-def slice_map(fixed: np.ndarray, moving: np.ndarray, transform: str = "SyN", seed: int = 1337) -> np.ndarray:
+def slice_map(
+    fixed: np.ndarray, moving: np.ndarray, transform: str = "SyN", seed: int = 1337
+) -> np.ndarray:
     """Register the slice `moving` to `fixed` (both (H, W) float32, 0..255): where each pixel of `fixed` comes from.
 
     Returns (2, H, W) float32, row and column in `moving`; -1 where that lies outside. Raises RuntimeError where ANTs fails.
@@ -63,11 +72,23 @@ def slice_map(fixed: np.ndarray, moving: np.ndarray, transform: str = "SyN", see
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     import ants
 
-    target, source = ants.from_numpy(fixed.astype(np.float32)), ants.from_numpy(moving.astype(np.float32))
+    target, source = (
+        ants.from_numpy(fixed.astype(np.float32)),
+        ants.from_numpy(moving.astype(np.float32)),
+    )
     axes = np.indices(moving.shape, np.float32)
-    with tempfile.TemporaryDirectory(prefix="registration-") as folder:  # ANTs leaves its transforms in files
-        found = ants.registration(target, source, type_of_transform=transform, outprefix=f"{folder}/")["fwdtransforms"]
-        warped = [ants.apply_transforms(target, ants.from_numpy(axis), found, interpolator="linear", defaultvalue=-1) for axis in axes]
+    with tempfile.TemporaryDirectory(
+        prefix="registration-"
+    ) as folder:  # ANTs leaves its transforms in files
+        found = ants.registration(
+            target, source, type_of_transform=transform, outprefix=f"{folder}/"
+        )["fwdtransforms"]
+        warped = [
+            ants.apply_transforms(
+                target, ants.from_numpy(axis), found, interpolator="linear", defaultvalue=-1
+            )
+            for axis in axes
+        ]
         return np.stack([axis.numpy() for axis in warped])
 
 
@@ -91,7 +112,13 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
     return np.clip(np.where(mask, inside, outside), -FAR, FAR).astype(np.float32)
 
 
-def carry(slices: np.ndarray, mask: np.ndarray, transform: str = "SyN", seed: int = 1337, guide: Guide | None = None) -> Carried:
+def carry(
+    slices: np.ndarray,
+    mask: np.ndarray,
+    transform: str = "SyN",
+    seed: int = 1337,
+    guide: Guide | None = None,
+) -> Carried:
     """Carry `mask` (H, W) of slices[0] outwards over `slices` (n, H, W; float32, 0..255).
 
     As published (spec section 1): each slice is registered to the next one and the label goes along by nearest neighbour, then
@@ -108,7 +135,11 @@ def carry(slices: np.ndarray, mask: np.ndarray, transform: str = "SyN", seed: in
             places = slice_map(slices[k], slices[k - 1], transform, seed)
         except RuntimeError:
             failed, places = failed + 1, np.indices(mask.shape, np.float32)
-        mask = open_close(warp_nearest(mask, places) if guide is None else _corrected(_warp_distance(mask, places), guide, k) > 0)
+        mask = open_close(
+            warp_nearest(mask, places)
+            if guide is None
+            else _corrected(_warp_distance(mask, places), guide, k) > 0
+        )
         label[k] = mask
         if not mask.any():
             break
@@ -125,10 +156,14 @@ def _corrected(distance: np.ndarray, guide: Guide, k: int) -> np.ndarray:
     wrong = guide.distance[k] - np.take(distance, guide.position, guide.axis)
     away = np.arange(distance.shape[guide.axis]) - guide.position
     fade = np.exp(-(away**2) / (2 * REACH**2))
-    return distance + np.expand_dims(gaussian_filter1d(wrong, SOFTEN), guide.axis) * np.expand_dims(fade, 1 - guide.axis)
+    return distance + np.expand_dims(gaussian_filter1d(wrong, SOFTEN), guide.axis) * np.expand_dims(
+        fade, 1 - guide.axis
+    )
 
 
-def fuse(labels: tuple[np.ndarray, np.ndarray], places: tuple[tuple[int, int], tuple[int, int]]) -> np.ndarray:
+def fuse(
+    labels: tuple[np.ndarray, np.ndarray], places: tuple[tuple[int, int], tuple[int, int]]
+) -> np.ndarray:
     """One label of two (X, Y, Z) bool, each carried from the slice `places` (axis, index): uint8, not published.
 
     Their signed distances are averaged, each weighted by the inverse of the distance from its annotated slice.

@@ -33,7 +33,9 @@ class ClassScore:
         return None if self.mm is None else honest(self.mm, self.worst_mm)
 
 
-def score_case(case: Case, prediction: np.ndarray, class_names: Sequence[str], with_mm: bool = True) -> list[ClassScore]:
+def score_case(
+    case: Case, prediction: np.ndarray, class_names: Sequence[str], with_mm: bool = True
+) -> list[ClassScore]:
     """Score each foreground class of a case; `class_names` start with the background."""
     spacing = case.spacing_mm if with_mm else None
     return [
@@ -42,8 +44,16 @@ def score_case(case: Case, prediction: np.ndarray, class_names: Sequence[str], w
     ]
 
 
-def score_masks(case: str, class_name: str, prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None) -> ClassScore:
+def score_masks(
+    case: str,
+    class_name: str,
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing: Sequence[float] | None,
+) -> ClassScore:
     """Score one class of a case by its two masks; `spacing` (mm, in the axis order of the masks) where it is known."""
     mm = None if spacing is None else mask_metrics(prediction, truth, spacing)
     worst_mm = None if spacing is None else image_diagonal(truth.shape, spacing)
-    return ClassScore(case, class_name, mask_metrics(prediction, truth), mm, image_diagonal(truth.shape), worst_mm)
+    return ClassScore(
+        case, class_name, mask_metrics(prediction, truth), mm, image_diagonal(truth.shape), worst_mm
+    )

@@ -13,17 +13,25 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def bootstrap_interval(
-    differences: Sequence[float], seed: int, draws: int = 10_000, level: float = 0.95, patients: Sequence[str] | None = None
+    differences: Sequence[float],
+    seed: int,
+    draws: int = 10_000,
+    level: float = 0.95,
+    patients: Sequence[str] | None = None,
 ) -> tuple[float, float]:
     """Percentile interval of the mean difference (cases,) when cases are drawn again, with replacement; the same for the same seed.
     `patients` (cases,): whose each case is; then patients are drawn, each with all cases."""
     sums, counts = by_patient(differences, patients)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), ((1 - level) / 2, (1 + level) / 2))
+    low, high = np.quantile(
+        sums[drawn].sum(1) / counts[drawn].sum(1), ((1 - level) / 2, (1 + level) / 2)
+    )
     return float(low), float(high)
 
 
-def by_patient(values: Sequence[float], patients: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def by_patient(
+    values: Sequence[float], patients: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The sum over the cases of each patient, and how many there are; every case by itself where `patients` is None."""
     values = np.asarray(values, float)
     if patients is None:

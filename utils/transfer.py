@@ -26,4 +26,8 @@ def to_host(tensor: Tensor) -> Callable[[], np.ndarray]:
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """An array on the device; with CUDA the host does not wait for it."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )

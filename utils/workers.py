@@ -13,14 +13,21 @@ from utils.errors import Interrupted, UserError
 from utils.files import scratch
 
 START = "spawn"  # processes that load their libraries themselves, with one thread each
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
 
 
 def check_processes(flag: str, count: int) -> None:
     """UserError for more processes than a machine of this size can do anything with."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if count > most:
-        raise UserError(f"--{flag} {count}: more processes than {os.cpu_count()} processors can use; give at most {most}")
+        raise UserError(
+            f"--{flag} {count}: more processes than {os.cpu_count()} processors can use; give at most {most}"
+        )
 
 
 @contextmanager
@@ -30,19 +37,26 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     with scratch("workers") as folder:
         # libraries read these when they are loaded, so they must be set before a process starts; what an ended process leaves goes too
         os.environ.update({**dict.fromkeys(ONE_THREAD, "1"), "TMPDIR": str(folder)})
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context(START), initializer=_leave_signals_to_parent)
+        pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context(START), initializer=_leave_signals_to_parent
+        )
         try:
             yield pool
             pool.shutdown()
         except BaseException:
-            processes, manager = list((pool._processes or {}).values()), pool._executor_manager_thread
+            processes, manager = (
+                list((pool._processes or {}).values()),
+                pool._executor_manager_thread,
+            )
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.terminate()
             for process in processes:
                 process.join(10)
             if manager is not None:
-                manager.join(10)  # one that closes its pipe while Python exits makes that fail (CPython 3.11)
+                manager.join(
+                    10
+                )  # one that closes its pipe while Python exits makes that fail (CPython 3.11)
             raise
         finally:
             for key, value in before.items():
@@ -58,7 +72,9 @@ def ended_processes(then: str = ", finished cases are kept") -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool:
-        raise UserError(f"a process ended unexpectedly (no memory left?); run again with fewer --workers{then}") from None
+        raise UserError(
+            f"a process ended unexpectedly (no memory left?); run again with fewer --workers{then}"
+        ) from None
 
 
 @contextmanager
@@ -70,7 +86,11 @@ def terminated(then: str = "the same command continues") -> Iterator[None]:
         raise Interrupted(f"terminated; {then}", 128 + number)
 
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    before = {
+        number: signal.signal(number, stop)
+        for number in numbers
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:
@@ -82,7 +102,9 @@ def _leave_signals_to_parent() -> None:
     """Ctrl-C reaches every process of a terminal, but it is the parent that stops; and no process outlives a killed parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    threading.Thread(
+        target=_end_with, args=(multiprocessing.parent_process(),), daemon=True
+    ).start()
 
 
 def _end_with(parent) -> None:

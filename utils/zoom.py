@@ -20,7 +20,9 @@ def _nearest_indices(size: int, new_size: int) -> np.ndarray:
 
 def zoom_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The last two axes (..., H, W) resized to `size` exactly as scipy.ndimage.zoom(order=0) does it, by picking rows and columns."""
-    rows, columns = (_nearest_indices(old, new) for old, new in zip(array.shape[-2:], size, strict=True))
+    rows, columns = (
+        _nearest_indices(old, new) for old, new in zip(array.shape[-2:], size, strict=True)
+    )
     zoomed = array[..., rows[:, None], columns]
     zoomed[..., rows < 0, :] = 0
     zoomed[..., columns < 0] = 0
@@ -38,7 +40,9 @@ def zoom_nearest_on_device(tensor: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def _picks_on_device(size: int, new_size: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _picks_on_device(
+    size: int, new_size: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
     """`_nearest_indices` as a tensor, and where they pick something; None where they do everywhere."""
     indices = _nearest_indices(size, new_size)
     filled = None if indices.min() >= 0 else torch.from_numpy(indices >= 0).to(device)

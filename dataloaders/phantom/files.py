@@ -30,16 +30,22 @@ def claimed(root: Path, settings: dict, taken: Iterable[str]) -> Iterator[None]:
     with writing(root, "name another folder with --root"):
         if mark.exists():
             if mark.read_text(encoding="utf-8") != recipe:
-                raise UserError(f"{mark} was written with other settings; name another folder with --root or delete this one")
+                raise UserError(
+                    f"{mark} was written with other settings; name another folder with --root or delete this one"
+                )
         elif any(next(root.glob(pattern), None) for pattern in taken):
-            raise UserError(f"--root {root} already holds data that is no phantom; name another folder")
+            raise UserError(
+                f"--root {root} already holds data that is no phantom; name another folder"
+            )
         root.mkdir(parents=True, exist_ok=True)
         remove_unfinished(root)
         write_text(mark, recipe)
         yield
 
 
-def write_case(path: Path, image: np.ndarray, label: np.ndarray, spacing: tuple[float, ...] | None = None) -> None:
+def write_case(
+    path: Path, image: np.ndarray, label: np.ndarray, spacing: tuple[float, ...] | None = None
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     attributes = {} if spacing is None else {"spacing_mm": np.array(spacing, np.float64)}
     write_hdf5(path, {"image": image, "label": label}, attributes, compression="gzip")

@@ -76,10 +76,15 @@ def _fourier(rng: np.random.Generator, orders: int, amount: float) -> np.ndarray
 
 def _wave(angle: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """Factor around 1 for the radius in every direction."""
-    return 1 + sum(c.real * np.cos(k * angle) - c.imag * np.sin(k * angle) for k, c in enumerate(coefficients, 2))
+    return 1 + sum(
+        c.real * np.cos(k * angle) - c.imag * np.sin(k * angle)
+        for k, c in enumerate(coefficients, 2)
+    )
 
 
-def draw_patient(rng: np.random.Generator, size: int = 128, slices: tuple[int, int] = (6, 9)) -> Patient:
+def draw_patient(
+    rng: np.random.Generator, size: int = 128, slices: tuple[int, int] = (6, 9)
+) -> Patient:
     """Draw one patient: a volume of `slices` (least, most) slices whose height and width are 0.9 to 1.1 times `size` pixels."""
     u = rng.uniform
     depth = int(rng.integers(slices[0], slices[1] + 1))
@@ -100,7 +105,16 @@ def draw_patient(rng: np.random.Generator, size: int = 128, slices: tuple[int, i
     }
     organs = tuple(
         # where (mm from the heart), half axes, angle, intensity, intensity of its rim, thickness of the rim
-        (u(-95, 95), u(50, 125), u(6, 26), u(6, 22), u(0, np.pi), u(0.08, 1.15), u(0.1, 0.7), u(1.5, 5))
+        (
+            u(-95, 95),
+            u(50, 125),
+            u(6, 26),
+            u(6, 22),
+            u(0, np.pi),
+            u(0.08, 1.15),
+            u(0.1, 0.7),
+            u(1.5, 5),
+        )
         for _ in range(rng.integers(4, 10))
     )
     return Patient(
@@ -127,7 +141,9 @@ def draw_patient(rng: np.random.Generator, size: int = 128, slices: tuple[int, i
         rv_power=u(0.45, 1.0),
         rv_end=u(0.6, 0.92),
         rv_squeeze=u(0.5, 0.9),
-        papillary=np.array([u(0.9, 1.6), u(-1.8, -0.9), u(0.5, 0.72), u(0.5, 0.72), u(2, 5), u(2, 5), u(0.4, 1.0)]),
+        papillary=np.array(
+            [u(0.9, 1.6), u(-1.8, -0.9), u(0.5, 0.72), u(0.5, 0.72), u(2, 5), u(2, 5), u(0.4, 1.0)]
+        ),
         body=np.array([u(-18, 18), u(25, 75), u(105, 150), u(130, 180), u(2.0, 2.7)]),
         body_contour=_fourier(rng, 3, 0.035),
         fat=u(4, 20),
@@ -148,7 +164,9 @@ def draw_patient(rng: np.random.Generator, size: int = 128, slices: tuple[int, i
     )
 
 
-def _blob(x: np.ndarray, y: np.ndarray, cx: float, cy: float, a: float, b: float, turn: float = 0.0) -> np.ndarray:
+def _blob(
+    x: np.ndarray, y: np.ndarray, cx: float, cy: float, a: float, b: float, turn: float = 0.0
+) -> np.ndarray:
     """Distance in mm, roughly, from the border of an ellipse with half axes a and b; positive inside."""
     c, s = np.cos(turn), np.sin(turn)
     u, v = (x - cx) * c + (y - cy) * s, (y - cy) * c - (x - cx) * s
@@ -160,7 +178,12 @@ def _heart(p: Patient, phase: int, t: float, x: np.ndarray, y: np.ndarray) -> di
     r, angle = np.hypot(x, y), np.arctan2(y, x)
     off = np.angle(np.exp(1j * (angle - p.septum)))
     profile = np.sqrt(1 - t**p.taper) * (0.88 + 0.12 * min(1.0, t / 0.25))
-    endo = p.radius * profile * _wave(angle + 0.4 * t, p.contour) * (1 - p.flat * np.exp(-((off / 0.7) ** 2)))
+    endo = (
+        p.radius
+        * profile
+        * _wave(angle + 0.4 * t, p.contour)
+        * (1 - p.flat * np.exp(-((off / 0.7) ** 2)))
+    )
     wall = p.wall * (1 - 0.25 * t) * np.clip(_wave(angle, p.wall_contour), 0.55, 1.7)
     if phase == SYSTOLE:
         # muscle hardly changes its volume: a smaller cavity needs a thicker wall
@@ -180,7 +203,9 @@ def _texture(rng: np.random.Generator, shape: tuple[int, int], pixels: float) ->
     return field / field.std()
 
 
-def _dots(rng: np.random.Generator, image: np.ndarray, x, y, where: np.ndarray, count: int, radius, value) -> None:
+def _dots(
+    rng: np.random.Generator, image: np.ndarray, x, y, where: np.ndarray, count: int, radius, value
+) -> None:
     """Small vessels and septa at random places of the mask `where`."""
     rows, columns = np.nonzero(where)
     for i in rng.integers(len(rows), size=count) if len(rows) else ():
@@ -189,7 +214,9 @@ def _dots(rng: np.random.Generator, image: np.ndarray, x, y, where: np.ndarray, 
         paint(image, _blob(x, y, cx, cy, a, b, rng.uniform(0, np.pi)), rng.uniform(*value))
 
 
-def _thorax(p: Patient, t: float, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _thorax(
+    p: Patient, t: float, x: np.ndarray, y: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Image (H, W) of all but the heart at depth t (0 first, 1 last slice): chest wall, lungs, diaphragm, organs, aorta."""
     mm, tissue = p.spacing[1], p.tissue
     fine = 1 + tissue["texture"] * _texture(rng, x.shape, 3.0 / mm)
@@ -206,13 +233,19 @@ def _thorax(p: Patient, t: float, x: np.ndarray, y: np.ndarray, rng: np.random.G
     paint(image, depth, tissue["fat"] * fine)
     inner = depth - p.fat * (1 + 0.5 * np.sin(2 * angle + p.aorta[0]))
     paint(image, inner, tissue["muscle"] * coarse)
-    paint(image, np.minimum(inner - 0.45 * p.chest_wall, 0.6 * p.chest_wall - inner), tissue["fat"] * 0.7 * coarse)
+    paint(
+        image,
+        np.minimum(inner - 0.45 * p.chest_wall, 0.6 * p.chest_wall - inner),
+        tissue["fat"] * 0.7 * coarse,
+    )
     lung = inner - p.chest_wall * (1 + 0.3 * np.sin(5 * angle + t))
     paint(image, lung, tissue["lung"] * coarse)
     _dots(rng, image, x, y, lung > 6, int(rng.integers(6, 16)), (0.8, 2.8), (0.15, 0.8))
     hx, hy = p.centre
     lift, slope, wavy, start, rise = p.diaphragm
-    below = y - (hy + p.radius + p.wall + lift - rise * t + slope * (x - hx) + wavy * np.sin(x / 30 + start))
+    below = y - (
+        hy + p.radius + p.wall + lift - rise * t + slope * (x - hx) + wavy * np.sin(x / 30 + start)
+    )
     belly = np.minimum(below, inner - 4)
     paint(image, belly, tissue["muscle"] * 0.5)
     paint(image, belly - 2.5, tissue["liver"] * coarse * fine)
@@ -220,55 +253,97 @@ def _thorax(p: Patient, t: float, x: np.ndarray, y: np.ndarray, rng: np.random.G
     paint(image, right, tissue["abdomen"] * coarse * fine, edge=3)
     _dots(rng, image, x, y, belly > 8, int(rng.integers(4, 14)), (1.0, 4.0), (0.1, 1.1))
     aim, far, thick, value = p.mediastinum
-    cushion = _blob(x, y, hx + far * np.sin(aim), hy - far * np.cos(aim), far, thick, aim + np.pi / 2)
+    cushion = _blob(
+        x, y, hx + far * np.sin(aim), hy - far * np.cos(aim), far, thick, aim + np.pi / 2
+    )
     paint(image, np.minimum(cushion, lung + 3), tissue["fat"] * value * coarse * fine, edge=1.5)
     for ox, oy, oa, ob, turn, value, rim, thickness in p.organs:
         wobble = rng.normal(0, 2, 2)
-        organ = _blob(x, y, hx + ox + wobble[0], hy + oy - rise * t + wobble[1], oa, ob, turn + 0.3 * t)
+        organ = _blob(
+            x, y, hx + ox + wobble[0], hy + oy - rise * t + wobble[1], oa, ob, turn + 0.3 * t
+        )
         organ = np.minimum(organ, inner - 4)
         paint(image, organ + thickness, rim * fine)
         paint(image, organ, value * coarse * fine)
     ax, ay, ar, bright = p.aorta
-    paint(image, _blob(x, y, hx + ax, hy + ay, ar * 2.6, ar * 2.1), tissue["muscle"] * coarse, edge=2)
+    paint(
+        image, _blob(x, y, hx + ax, hy + ay, ar * 2.6, ar * 2.1), tissue["muscle"] * coarse, edge=2
+    )
     paint(image, _blob(x, y, hx + ax, hy + ay, ar + 2, ar + 2), tissue["myocardium"] * 0.8)
     paint(image, _blob(x, y, hx + ax, hy + ay, ar, ar), bright * fine)
     return image
 
 
-def _great_vessels(p: Patient, image: np.ndarray, x: np.ndarray, y: np.ndarray, fine: np.ndarray) -> None:
+def _great_vessels(
+    p: Patient, image: np.ndarray, x: np.ndarray, y: np.ndarray, fine: np.ndarray
+) -> None:
     """What lies above the base: atrium, aortic root and outflow tract; bright like blood, without a ring of muscle."""
     c, s = np.cos(p.septum), np.sin(p.septum)
     tissue, size = p.tissue, p.radius + p.wall
-    paint(image, _blob(x, y, 0.3 * size * c, 0.3 * size * s, 1.6 * size, 1.25 * size, p.septum), tissue["fat"] * 0.7 * fine, edge=2)
-    for along, across, a, b, value in ((-0.35, 0.35, 0.95, 0.6, 0.85), (0.25, -0.3, 0.48, 0.45, 1), (1.05, -0.2, 0.6, 0.5, 0.9)):
+    paint(
+        image,
+        _blob(x, y, 0.3 * size * c, 0.3 * size * s, 1.6 * size, 1.25 * size, p.septum),
+        tissue["fat"] * 0.7 * fine,
+        edge=2,
+    )
+    for along, across, a, b, value in (
+        (-0.35, 0.35, 0.95, 0.6, 0.85),
+        (0.25, -0.3, 0.48, 0.45, 1),
+        (1.05, -0.2, 0.6, 0.5, 0.9),
+    ):
         cx, cy = size * (along * c - across * s), size * (along * s + across * c)
-        paint(image, _blob(x, y, cx, cy, size * a + 2, size * b + 2, p.septum), tissue["myocardium"])
-        paint(image, _blob(x, y, cx, cy, size * a, size * b, p.septum), value * tissue["rv_blood"] * fine)
+        paint(
+            image, _blob(x, y, cx, cy, size * a + 2, size * b + 2, p.septum), tissue["myocardium"]
+        )
+        paint(
+            image,
+            _blob(x, y, cx, cy, size * a, size * b, p.septum),
+            value * tissue["rv_blood"] * fine,
+        )
 
 
-def _ventricles(p: Patient, phase: int, t: float, h, image: np.ndarray, x, y, rng: np.random.Generator) -> None:
+def _ventricles(
+    p: Patient, phase: int, t: float, h, image: np.ndarray, x, y, rng: np.random.Generator
+) -> None:
     """Paint the two ventricles with the borders `h` of `_heart` over the thorax."""
     mm, tissue = p.spacing[1], p.tissue
     fine = 1 + 0.5 * tissue["texture"] * _texture(rng, x.shape, 4 / mm)
     trabeculae = np.clip(_texture(rng, x.shape, 3 / mm), 0, 2)
     outer = np.maximum(h["epi"], h["rv"] + 2.5 * (h["rv"] > h["epi"]))
     beside = 0.35 + 0.65 * np.cos(h["off"] / 2 + p.rv_skew) ** 2
-    paint(image, outer + p.heart_fat * beside * (0.7 + 0.6 * trabeculae / 2) - h["r"], tissue["fat"] * fine, edge=1.2)
+    paint(
+        image,
+        outer + p.heart_fat * beside * (0.7 + 0.6 * trabeculae / 2) - h["r"],
+        tissue["fat"] * fine,
+        edge=1.2,
+    )
     paint(image, outer - h["r"], tissue["myocardium"] * fine)
     blood = tissue["rv_blood"] * fine * (1 - 0.14 * trabeculae)
     paint(image, np.minimum(h["rv"] - h["r"], h["r"] - h["epi"]), blood)
     paint(image, h["epi"] - h["r"], tissue["myocardium"] * fine)
     near_wall = expit((h["r"] - 0.8 * h["endo"]) / 2)
-    jet = 1 - 0.35 * rng.uniform() * np.exp(-((x - rng.normal(0, 8)) ** 2 + (y - rng.normal(0, 8)) ** 2) / 100)
-    paint(image, h["endo"] - h["r"], tissue["blood"] * fine * jet * (1 - 0.35 * near_wall * trabeculae))
+    jet = 1 - 0.35 * rng.uniform() * np.exp(
+        -((x - rng.normal(0, 8)) ** 2 + (y - rng.normal(0, 8)) ** 2) / 100
+    )
+    paint(
+        image,
+        h["endo"] - h["r"],
+        tissue["blood"] * fine * jet * (1 - 0.35 * near_wall * trabeculae),
+    )
     if 0.2 < t < 0.8:
         first, second, *how_far = p.papillary[:4]
         for turn, far, size in zip((first, second), how_far, p.papillary[4:6], strict=True):
             angle = p.septum + np.pi + turn
-            reach = far * p.radius * np.sqrt(1 - t**p.taper) * (p.squeeze if phase == SYSTOLE else 1)
+            reach = (
+                far * p.radius * np.sqrt(1 - t**p.taper) * (p.squeeze if phase == SYSTOLE else 1)
+            )
             dot = _blob(x, y, reach * np.cos(angle), reach * np.sin(angle), size, 0.8 * size, angle)
             cover = np.minimum(dot, h["endo"] - h["r"])
-            paint(image, cover, p.papillary[6] * tissue["myocardium"] + (1 - p.papillary[6]) * tissue["blood"])
+            paint(
+                image,
+                cover,
+                p.papillary[6] * tissue["myocardium"] + (1 - p.papillary[6]) * tissue["blood"],
+            )
 
 
 def _label(h: dict[str, np.ndarray], mm: float) -> np.ndarray:
@@ -278,19 +353,25 @@ def _label(h: dict[str, np.ndarray], mm: float) -> np.ndarray:
     label[(h["r"] < h["epi"]) | binary_dilation(cavity)] = MYOCARDIUM
     label[cavity] = LEFT
     # the tips of the crescent are thinner than a pixel and would break into crumbs
-    pieces, _ = components((label == BACKGROUND) & (h["r"] < h["rv"]) & (h["rv"] - h["epi"] > 1.3 * mm))
+    pieces, _ = components(
+        (label == BACKGROUND) & (h["r"] < h["rv"]) & (h["rv"] - h["epi"] > 1.3 * mm)
+    )
     sizes = np.bincount(pieces.ravel())[1:]
     if sizes.max(initial=0) > 3:
         label[pieces == 1 + sizes.argmax()] = RIGHT
     return label
 
 
-def _scan(p: Patient, image: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _scan(
+    p: Patient, image: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """The scanner: coil sensitivity and bias, ghosting, blur, Rician noise, a little gain drift. Shape (H, W) in and out."""
     cx, cy, fall, share = p.coil
     near = 1 / (1 + ((x - cx) ** 2 + (y - cy) ** 2) / fall**2)
     image = image * (1 - share + 2 * share * near) * bias(p.bias, x / 150, y / 150)
-    image = image + p.ghost * shift(image, (rng.uniform(0.1, 0.4) * len(image), 0), order=1, mode="wrap")
+    image = image + p.ghost * shift(
+        image, (rng.uniform(0.1, 0.4) * len(image), 0), order=1, mode="wrap"
+    )
     image = gaussian_filter(image, p.blur) * rng.uniform(0.88, 1.12)
     return rician(rng, image, p.noise)
 
@@ -301,7 +382,9 @@ def render(patient: Patient, phase: int) -> tuple[np.ndarray, np.ndarray]:
     Slices run from base to apex. The surroundings of a slice are the same in both phases, the noise is not.
     """
     p, (depth, height, width) = patient, patient.shape
-    rows, columns = (np.indices((height, width)) - np.array([height - 1, width - 1])[:, None, None] / 2) * p.spacing[1]
+    rows, columns = (
+        np.indices((height, width)) - np.array([height - 1, width - 1])[:, None, None] / 2
+    ) * p.spacing[1]
     c, s = np.cos(p.turn), np.sin(p.turn)
     images, labels = [], []
     for k in range(depth):
@@ -315,7 +398,9 @@ def render(patient: Patient, phase: int) -> tuple[np.ndarray, np.ndarray]:
         label = np.zeros((height, width), np.uint8)
         hx, hy = x - p.centre[0] - t * p.drift[0], y - p.centre[1] - t * p.drift[1]
         if t < 0:
-            _great_vessels(p, image, hx, hy, 1 + p.tissue["texture"] * _texture(scene, image.shape, 2.0))
+            _great_vessels(
+                p, image, hx, hy, 1 + p.tissue["texture"] * _texture(scene, image.shape, 2.0)
+            )
         elif t <= 1:
             borders = _heart(p, phase, t, hx, hy)
             _ventricles(p, phase, t, borders, image, hx, hy, beat)

@@ -12,7 +12,9 @@ from scipy.spatial.transform import Rotation
 from scipy.special import expit
 
 
-def paint(image: np.ndarray, inside: np.ndarray, value: np.ndarray | float, edge: float = 0.7) -> None:
+def paint(
+    image: np.ndarray, inside: np.ndarray, value: np.ndarray | float, edge: float = 0.7
+) -> None:
     """Lay `value` over `image` where `inside` (mm) is positive; the soft edge stands for partial volume."""
     touched = inside > -6 * edge
     fresh = value[touched] if isinstance(value, np.ndarray) else value
@@ -38,11 +40,21 @@ class Scene:
     place in all three axes: what one slice shows, the next one shows a little changed.
     """
 
-    def __init__(self, rng: np.random.Generator, axes: str, shape: tuple[int, ...], spacing: Sequence[float], warp: float):
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        axes: str,
+        shape: tuple[int, ...],
+        spacing: Sequence[float],
+        warp: float,
+    ):
         self.rng = rng
         self.spacing = spacing
         self.image = np.zeros(shape, np.float32)
-        places = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing, strict=True)]
+        places = [
+            (np.arange(n, dtype=np.float32) - (n - 1) / 2) * mm
+            for n, mm in zip(shape, spacing, strict=True)
+        ]
         straight = dict(zip(axes, np.meshgrid(*places, indexing="ij", copy=False), strict=True))
         self.x, self.y, self.z = (straight[axis] + warp * self.field(45) for axis in "xyz")
 
@@ -57,7 +69,9 @@ class Scene:
             width = max(mm, 2 * step)
             knots = np.arange(-width, n * step + width, width / 2)
             weights = np.exp(-8 * ((np.arange(n)[:, None] * step - knots) / width) ** 2)
-            spread.append((weights / np.sqrt((weights**2).sum(1, keepdims=True))).astype(np.float32))
+            spread.append(
+                (weights / np.sqrt((weights**2).sum(1, keepdims=True))).astype(np.float32)
+            )
         values = self.rng.standard_normal([weights.shape[1] for weights in spread], np.float32)
         for weights in spread:
             values = np.tensordot(values, weights, (0, 1))
@@ -70,24 +84,39 @@ class Scene:
         paint(self.image, inside, value, edge)
 
     def ellipsoid(
-        self, centre: Sequence[float], half: Sequence[float], turn: Sequence[float] = (0, 0, 0), bumps: float = 0.0, power: float = 2.0
+        self,
+        centre: Sequence[float],
+        half: Sequence[float],
+        turn: Sequence[float] = (0, 0, 0),
+        bumps: float = 0.0,
+        power: float = 2.0,
     ) -> np.ndarray:
         """`inside` of an ellipsoid with half axes `half` (mm, x y z), turned by the rotation vector `turn` (radians).
 
         `bumps`: share of the radius by which low-order waves over all directions deform it. A `power` above 2 makes it boxier.
         """
-        x, y, z = self.x - np.float32(centre[0]), self.y - np.float32(centre[1]), self.z - np.float32(centre[2])
+        x, y, z = (
+            self.x - np.float32(centre[0]),
+            self.y - np.float32(centre[1]),
+            self.z - np.float32(centre[2]),
+        )
         if any(turn):
             rows = Rotation.from_rotvec(turn).inv().as_matrix().astype(np.float32)
             x, y, z = (a * x + b * y + c * z for a, b, c in rows)
         x, y, z = (np.abs(a, out=a) for a in (x, y, z)) if power != 2 else (x, y, z)
         x, y, z = (a / np.float32(h) for a, h in zip((x, y, z), half, strict=True))
-        rho = np.sqrt(x * x + y * y + z * z) if power == 2 else (x**power + y**power + z**power) ** np.float32(1 / power)
+        rho = (
+            np.sqrt(x * x + y * y + z * z)
+            if power == 2
+            else (x**power + y**power + z**power) ** np.float32(1 / power)
+        )
         radius = np.float32(1)
         if bumps:
             # odd and even waves along random directions are the lower spherical harmonics in another guise
             reach = 1 / np.maximum(rho, 0.2)
-            for even, direction in zip((True, False, False), self.rng.standard_normal((3, 3)), strict=True):
+            for even, direction in zip(
+                (True, False, False), self.rng.standard_normal((3, 3)), strict=True
+            ):
                 a, b, c = (direction / np.linalg.norm(direction)).astype(np.float32)
                 along = (a * x + b * y + c * z) * reach
                 wave = along * along - np.float32(1 / 3) if even else along * along * along
@@ -99,11 +128,23 @@ class Scene:
         inside = np.full(self.image.shape, -np.inf, np.float32)
         for start, end, r0, r1 in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
             step = np.asarray(end) - start
-            x, y, z = (a - np.float32(b) for a, b in zip((self.x, self.y, self.z), start, strict=True))
-            t = np.clip(sum(a * np.float32(b) for a, b in zip((x, y, z), step / (step @ step), strict=True)), 0, 1)
+            x, y, z = (
+                a - np.float32(b) for a, b in zip((self.x, self.y, self.z), start, strict=True)
+            )
+            t = np.clip(
+                sum(
+                    a * np.float32(b) for a, b in zip((x, y, z), step / (step @ step), strict=True)
+                ),
+                0,
+                1,
+            )
             for a, b in zip((x, y, z), step, strict=True):
                 a -= t * np.float32(b)
-            np.maximum(inside, np.float32(r0) + np.float32(r1 - r0) * t - np.sqrt(x * x + y * y + z * z), out=inside)
+            np.maximum(
+                inside,
+                np.float32(r0) + np.float32(r1 - r0) * t - np.sqrt(x * x + y * y + z * z),
+                out=inside,
+            )
         return inside
 
     def blurred(self, mm: float) -> np.ndarray:

@@ -33,7 +33,9 @@ def write_volume_phantom(
     root, recipe = Path(root), RECIPES[facts.name]
     size = tuple(size or recipe.size)
     if len(size) != 3:
-        raise UserError(f"--size takes three numbers for {facts.name}, the voxels along {', '.join(facts.axes)}, not {len(size)}")
+        raise UserError(
+            f"--size takes three numbers for {facts.name}, the voxels along {', '.join(facts.axes)}, not {len(size)}"
+        )
     for axis, voxels in zip(facts.axes, size, strict=True):
         within(f"size ({axis})", voxels, LEAST[axis], 512)
     split = facts.unlabelled_list is not None
@@ -41,18 +43,35 @@ def write_volume_phantom(
     within("test", test, 1, 900)
     within("seed", seed, 0, 2**63)
     lists = {facts.train_list: train, facts.test_list: test}
-    settings = {"phantom": facts.name, "train": train, "test": test, "size": list(size), "seed": seed}
+    settings = {
+        "phantom": facts.name,
+        "train": train,
+        "test": test,
+        "size": list(size),
+        "seed": seed,
+    }
     if split:
         labelled = max(1, round(train * 12 / 62)) if labelled is None else labelled
         within("labelled", labelled, 1, train - 1)
-        lists = {facts.train_list: labelled, facts.unlabelled_list: train - labelled, facts.test_list: test}
+        lists = {
+            facts.train_list: labelled,
+            facts.unlabelled_list: train - labelled,
+            facts.test_list: test,
+        }
         settings["labelled"] = labelled
     elif labelled is not None:
-        raise UserError(f"--labelled: {facts.name} has one list of training cases, and --labelnum says how many are labelled; leave it out")
+        raise UserError(
+            f"--labelled: {facts.name} has one list of training cases, and --labelnum says how many are labelled; leave it out"
+        )
     names = [recipe.case.format(number) for number in range(1, train + test + 1)]
     # what lies at the root: the lists, and the cases or the folder that holds them
     with claimed(root, settings, (*lists, Path(facts.file.format("*")).parts[0])):
         for number, name in enumerate(progress(names, desc="cases", disable=None), 1):
-            write_case(facts.path(root, name), *draw_case(recipe, np.random.default_rng([seed, number]), size))
+            write_case(
+                facts.path(root, name),
+                *draw_case(recipe, np.random.default_rng([seed, number]), size),
+            )
         ordered = iter(names)
-        write_lists(root, {file: [next(ordered) for _ in range(count)] for file, count in lists.items()})
+        write_lists(
+            root, {file: [next(ordered) for _ in range(count)] for file, count in lists.items()}
+        )

@@ -31,16 +31,22 @@ def write_phantom(
     """
     if facts.dims == 2:
         if labelled is not None:
-            raise UserError(f"--labelled: --labelnum of the training counts the labelled patients of {facts.name}; leave it out")
+            raise UserError(
+                f"--labelled: --labelnum of the training counts the labelled patients of {facts.name}; leave it out"
+            )
         if size and len(size) != 1:
-            raise UserError(f"--size takes one number for {facts.name}, the mean side of an image in pixels, not {len(size)}")
+            raise UserError(
+                f"--size takes one number for {facts.name}, the mean side of an image in pixels, not {len(size)}"
+            )
         val = 4 if val is None else val
         write_acdc_phantom(root, train, val, test, *(size or (128,)), seed)
         slices = len((root / facts.train_list).read_text(encoding="utf-8").split())
         wrote = f"{slices} training slices of {train} patients, {2 * val} validation and {2 * test} test volumes"
     else:
         if val is not None:
-            raise UserError(f"--val is for ACDC alone, {facts.name} has no validation list; leave it out")
+            raise UserError(
+                f"--val is for ACDC alone, {facts.name} has no validation list; leave it out"
+            )
         write_volume_phantom(facts, root, train, test, size, seed, labelled)
         wrote = f"{train} training and {test} test volumes"
     return f"wrote {wrote} below {root}"
@@ -72,7 +78,14 @@ def write_acdc_phantom(
     ):
         within(flag, value, least, most)
     root = Path(root)
-    settings = {"train": train, "val": val, "test": test, "size": size, "seed": seed, "slices": list(slices)}
+    settings = {
+        "train": train,
+        "val": val,
+        "test": test,
+        "size": size,
+        "seed": seed,
+        "slices": list(slices),
+    }
     lists: dict[str, list[str]] = {name: [] for name in LISTS}
     with claimed(root, {"phantom": "ACDC", **settings}, (*LISTS, "data")):
         for number in progress(range(1, train + val + test + 1), desc="patients", disable=None):
@@ -88,5 +101,7 @@ def write_acdc_phantom(
                     continue
                 for k in rng.permutation(len(image)):
                     lists["train_slices.list"].append(f"{name}_slice_{k + 1}")
-                    write_case(root / "data" / "slices" / f"{name}_slice_{k + 1}.h5", image[k], label[k])
+                    write_case(
+                        root / "data" / "slices" / f"{name}_slice_{k + 1}.h5", image[k], label[k]
+                    )
         write_lists(root, lists)

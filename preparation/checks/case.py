@@ -38,19 +38,30 @@ class CaseFound:
 def voxel_hash(array: np.ndarray) -> str:
     """Of shape and values, whatever file, compression or header they came with; equal for the same scan under two names."""
     digest = hashlib.blake2b(str(array.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(array if array.flags.c_contiguous else array.T).data)  # scans are read axes reversed: no copy
+    digest.update(
+        np.ascontiguousarray(array if array.flags.c_contiguous else array.T).data
+    )  # scans are read axes reversed: no copy
     return digest.hexdigest()
 
 
-def look_at_label(path: Path, image: np.ndarray, label: np.ndarray, axes: str, warnings: list[str]) -> dict:
+def look_at_label(
+    path: Path, image: np.ndarray, label: np.ndarray, axes: str, warnings: list[str]
+) -> dict:
     """`voxels` and `spreads` of a label that lies on its image, both with these axes; what is to be said goes to `warnings`."""
     found = spreads(image, label)
     most = int(label.max()) + 1
-    counts = sum(np.bincount(part.ravel(), minlength=most) for part in label)  # part by part: it counts in 8 bytes a voxel
+    counts = sum(
+        np.bincount(part.ravel(), minlength=most) for part in label
+    )  # part by part: it counts in 8 bytes a voxel
     voxels = {value: int(count) for value, count in enumerate(counts) if count}
     if set(voxels) <= {0}:
-        warnings.append(f"{path}: the label is empty; draw it, or give the case as one without label")
+        warnings.append(
+            f"{path}: the label is empty; draw it, or give the case as one without label"
+        )
         return {"voxels": voxels}
     if said := fits_better_flipped(path, image, found, axes):
         warnings.append(said)
-    return {"voxels": voxels, "spreads": {named(flips, axes): round(spread, 6) for flips, spread in found.items()}}
+    return {
+        "voxels": voxels,
+        "spreads": {named(flips, axes): round(spread, 6) for flips, spread in found.items()},
+    }

@@ -54,7 +54,10 @@ def check(argv: Sequence[str] | None = None, description: str | None = None) -> 
     warnings = [*found.warnings, *(line for case in cases for line in case.warnings), *warnings]
     about = {"dataset": found.name, "layout": found.layout, "errors": errors, "warnings": warnings}
     content = {**about, "cases": [case.plain() for case in cases], **provenance()}
-    with writing(output / "check.json", "free space or name another place with --output"), replacing(output / "check.json") as unfinished:
+    with (
+        writing(output / "check.json", "free space or name another place with --output"),
+        replacing(output / "check.json") as unfinished,
+    ):
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(table(cases))
     _say("warning", warnings, sys.stdout)
@@ -75,7 +78,10 @@ def _look(found: Found, pictures: Path | None, workers: int) -> list[CaseFound]:
         progress(total=len(found.jobs), desc="checking", unit="case") as bar,
         worker_pool(min(workers or os.cpu_count() or 1, max(len(found.jobs), 1))) as pool,
     ):
-        jobs = [pool.submit(job.look, *job.arguments, pictures and pictures / f"{job.name}.png") for job in found.jobs]
+        jobs = [
+            pool.submit(job.look, *job.arguments, pictures and pictures / f"{job.name}.png")
+            for job in found.jobs
+        ]
         for _ in as_completed(jobs):
             bar.update()
         return [job.result() for job in jobs]
@@ -86,13 +92,23 @@ def table(cases: Sequence[CaseFound]) -> str:
     rows = [("case", "split", "voxels", "mm", "axes", "values", "label", "")]
     for case in cases:
         size = " x ".join(map(str, case.shape))
-        spacing = "" if case.spacing_mm is None else " x ".join(f"{mm:.3g}" for mm in case.spacing_mm)
+        spacing = (
+            "" if case.spacing_mm is None else " x ".join(f"{mm:.3g}" for mm in case.spacing_mm)
+        )
         values = "" if case.low is None else f"{case.low:.4g} .. {case.high:.4g}"
         counts = [(len(case.errors), "error"), (len(case.warnings), "warning")]
-        said = ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts if count) or "good"
+        said = (
+            ", ".join(
+                f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts if count
+            )
+            or "good"
+        )
         rows.append((case.name, case.split, size, spacing, case.axes, values, _classes(case), said))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def _classes(case: CaseFound) -> str:
@@ -100,7 +116,11 @@ def _classes(case: CaseFound) -> str:
     if case.voxels is None:
         return "-"
     values = [str(value) for value in case.voxels if value]
-    return " ".join(values[:6]) + (f" ... ({len(values)})" if len(values) > 6 else "") if values else "empty"
+    return (
+        " ".join(values[:6]) + (f" ... ({len(values)})" if len(values) > 6 else "")
+        if values
+        else "empty"
+    )
 
 
 def _say(word: str, lines: Sequence[str], stream) -> None:

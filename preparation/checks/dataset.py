@@ -17,8 +17,15 @@ def across(cases: Sequence[CaseFound], classes: Mapping[int, str]) -> tuple[list
         *missing_classes(cases, classes),
         *(flipped_together(cases) or flipped_alone(cases)),
         *far_spacings(cases),
-        *mixed(cases, "axes", "orientations", "prepare_data.py turns them to one, other readers may not"),
-        *mixed(cases, "preparation", "settings of the preparation", "prepare all with the same, --redo"),
+        *mixed(
+            cases,
+            "axes",
+            "orientations",
+            "prepare_data.py turns them to one, other readers may not",
+        ),
+        *mixed(
+            cases, "preparation", "settings of the preparation", "prepare all with the same, --redo"
+        ),
     ]
 
 
@@ -30,13 +37,19 @@ def twice(cases: Sequence[CaseFound]) -> list[str]:
         for path, digest in case.images.items():
             other, owner = seen.setdefault(digest, (path, case))
             if (path, case.name) != (other, owner.name):
-                faults.append(f"{path}: the same image as {other} ({case.split} and {owner.split}); take one of them away")
+                faults.append(
+                    f"{path}: the same image as {other} ({case.split} and {owner.split}); take one of them away"
+                )
     return faults
 
 
 def missing_classes(cases: Sequence[CaseFound], classes: Mapping[int, str]) -> list[str]:
     """Classes that training cannot learn: in no label that it may read."""
-    labels = [case.voxels for case in cases if case.voxels is not None and case.split in ("train", "labelled")]
+    labels = [
+        case.voxels
+        for case in cases
+        if case.voxels is not None and case.split in ("train", "labelled")
+    ]
     present = {value for voxels in labels for value in voxels}
     return [
         f"class {value} ({name}) is in none of the {len(labels)} training labels; draw it, or take it out of the classes"
@@ -62,10 +75,17 @@ def flipped_together(cases: Sequence[CaseFound]) -> list[str]:
 
 def flipped_alone(cases: Sequence[CaseFound]) -> list[str]:
     """Labels that a flip makes more even than it does the others, though too little to be striking in a case by itself."""
-    found = {case.name: case.spreads for case in cases if case.spreads and len(case.spreads) == 8 and not _told(case)}
+    found = {
+        case.name: case.spreads
+        for case in cases
+        if case.spreads and len(case.spreads) == 8 and not _told(case)
+    }
     if len(found) < ENOUGH:
         return []
-    best = {name: min((flips for flips in spreads if flips), key=spreads.get) for name, spreads in found.items()}
+    best = {
+        name: min((flips for flips in spreads if flips), key=spreads.get)
+        for name, spreads in found.items()
+    }
     better = {name: spreads[""] / max(spreads[best[name]], 1e-9) for name, spreads in found.items()}
     usual = max(float(np.quantile(list(better.values()), 0.95)), 1)
     return [
@@ -87,18 +107,26 @@ def far_spacings(cases: Sequence[CaseFound]) -> list[str]:
     if len(spacings) < 3:
         return []
     median = np.median(list(spacings.values()), 0)
-    far = {name: one for name, one in spacings.items() if (one > FAR * median).any() or (one < median / FAR).any()}
+    far = {
+        name: one
+        for name, one in spacings.items()
+        if (one > FAR * median).any() or (one < median / FAR).any()
+    }
     if not far:
         return []
     shown = ", ".join(f"{name} {_size(spacing)}" for name, spacing in list(far.items())[:3])
-    return [f"spacing more than {FAR} times off the median {_size(median)} mm in {len(far)} cases: {shown}{' ...' if len(far) > 3 else ''}"]
+    return [
+        f"spacing more than {FAR} times off the median {_size(median)} mm in {len(far)} cases: {shown}{' ...' if len(far) > 3 else ''}"
+    ]
 
 
 def _ordered(case: CaseFound) -> np.ndarray:
     """Spacing from left to right, back to front, foot to head."""
     if len(case.axes) != len(case.spacing_mm):
         return np.array(case.spacing_mm)
-    return np.array(case.spacing_mm)[np.argsort(["RLAPSI".index(letter) // 2 for letter in case.axes])]
+    return np.array(case.spacing_mm)[
+        np.argsort(["RLAPSI".index(letter) // 2 for letter in case.axes])
+    ]
 
 
 def _size(spacing: Sequence[float]) -> str:
@@ -111,6 +139,13 @@ def mixed(cases: Sequence[CaseFound], attribute: str, what: str, advice: str) ->
     counts = Counter(values.values()).most_common()
     if len(counts) < 2:
         return []
-    rare = {value: next(name for name, one in values.items() if one == value) for value, _ in counts[1:]}
-    shown = ", ".join(f"{count} {value if attribute == 'axes' else 'otherwise'} ({rare[value]} ...)" for value, count in counts[1:4])
-    return [f"{what} differ: {counts[0][1]} {counts[0][0] if attribute == 'axes' else 'alike'}, {shown}; {advice}"]
+    rare = {
+        value: next(name for name, one in values.items() if one == value) for value, _ in counts[1:]
+    }
+    shown = ", ".join(
+        f"{count} {value if attribute == 'axes' else 'otherwise'} ({rare[value]} ...)"
+        for value, count in counts[1:4]
+    )
+    return [
+        f"{what} differ: {counts[0][1]} {counts[0][0] if attribute == 'axes' else 'alike'}, {shown}; {advice}"
+    ]

@@ -17,17 +17,35 @@ def look_at_header(path: Path) -> str | None:
         return None
     try:
         header = nibabel.load(path).header
-        shape, pairs = header.get_data_shape()[:3], [header.get_sform(coded=True), header.get_qform(coded=True)]
+        shape, pairs = (
+            header.get_data_shape()[:3],
+            [header.get_sform(coded=True), header.get_qform(coded=True)],
+        )
     except Exception:  # whatever is wrong with a header, reading the scan says it
         return None
     affines = [affine for affine, code in pairs if code > 0 and affine is not None]
     for affine in affines:
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * lengths.prod():
-            raise UserError(f"{path}: its affine is singular, the axes span no volume; export the scan again")
+        if (
+            not np.isfinite(affine).all()
+            or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * lengths.prod()
+        ):
+            raise UserError(
+                f"{path}: its affine is singular, the axes span no volume; export the scan again"
+            )
     if len(affines) == 2:
-        corners = np.array([[x, y, z, 1] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1) for z in (0, shape[-1] - 1)])
-        apart = np.linalg.norm((affines[0] - affines[1]) @ corners.T, axis=0).max() / np.linalg.norm(affines[0][:3, :3], axis=0).min()
+        corners = np.array(
+            [
+                [x, y, z, 1]
+                for x in (0, shape[0] - 1)
+                for y in (0, shape[1] - 1)
+                for z in (0, shape[-1] - 1)
+            ]
+        )
+        apart = (
+            np.linalg.norm((affines[0] - affines[1]) @ corners.T, axis=0).max()
+            / np.linalg.norm(affines[0][:3, :3], axis=0).min()
+        )
         if apart > APART:
             return f"{path}: qform and sform place it up to {apart:.1f} voxels apart, and readers choose differently; set one of them"
     return None

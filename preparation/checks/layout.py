@@ -40,7 +40,9 @@ class Found:
 def find(root: Path, dataset: str) -> Found:
     """What lies in the folder; UserError where nothing known does. `dataset`: a page's name or file, empty to recognise it."""
     if not root.is_dir():
-        raise UserError(f"--root_path {root}: no such folder; name one with raw data in nnU-Net's layout, or with prepared data")
+        raise UserError(
+            f"--root_path {root}: no such folder; name one with raw data in nnU-Net's layout, or with prepared data"
+        )
     if dataset:
         return _published(root, _page(dataset))
     if (root / "dataset.json").is_file() or (root / "imagesTr").is_dir():
@@ -64,15 +66,25 @@ def _raw(root: Path) -> Found:
             "nnU-Net would refuse them"
         )
     jobs = [Job(case.name, check_raw, (case, values)) for case in about.cases]
-    return Found(about.name, "raw", tuple(jobs), dict(about.labels[1:]), tuple(errors), tuple(warnings))
+    return Found(
+        about.name, "raw", tuple(jobs), dict(about.labels[1:]), tuple(errors), tuple(warnings)
+    )
 
 
 def _own(root: Path) -> Found:
     plan = read_plan(root)
-    lists = {split: plan.lists.get(f"{split}_slices") or plan.lists[split] for split in plan.lists if not split.endswith("_slices")}
+    lists = {
+        split: plan.lists.get(f"{split}_slices") or plan.lists[split]
+        for split in plan.lists
+        if not split.endswith("_slices")
+    }
     names = {}
     for split, file in lists.items():
-        if (root / file).is_file() and not (root / file).read_text(encoding="utf-8", errors="replace").strip() and split != "train":
+        if (
+            (root / file).is_file()
+            and not (root / file).read_text(encoding="utf-8", errors="replace").strip()
+            and split != "train"
+        ):
             continue  # nobody was held out, say
         names[split] = facts_of(plan).read_list(root, file)
     return _prepared(root, facts_of(plan), names, {"train": True, "unlabelled": False})
@@ -95,11 +107,19 @@ def facts_of(plan: Plan) -> DatasetFacts:
 
 
 def _published(root: Path, facts: DatasetFacts) -> Found:
-    lists = {"train": facts.train_list, "unlabelled": facts.unlabelled_list, "val": facts.list_name("val"), "test": facts.test_list}
+    lists = {
+        "train": facts.train_list,
+        "unlabelled": facts.unlabelled_list,
+        "val": facts.list_name("val"),
+        "test": facts.test_list,
+    }
     there = {
         split: file
         for split, file in lists.items()
-        if file and (split != "val" or os.path.lexists(root / file) or (SPLITS / facts.name / file).is_file())
+        if file
+        and (
+            split != "val" or os.path.lexists(root / file) or (SPLITS / facts.name / file).is_file()
+        )
     }
     names = {split: facts.read_list(root, file) for split, file in there.items()}
     # without a list of its own, which training cases are unlabelled depends on --labelnum
@@ -107,7 +127,12 @@ def _published(root: Path, facts: DatasetFacts) -> Found:
     return _prepared(root, facts, names, labels)
 
 
-def _prepared(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[str]], labels: Mapping[str, bool | None]) -> Found:
+def _prepared(
+    root: Path,
+    facts: DatasetFacts,
+    lists: Mapping[str, Sequence[str]],
+    labels: Mapping[str, bool | None],
+) -> Found:
     jobs = []
     for split, names in lists.items():
         cases: dict[str, list[Path]] = {}
@@ -115,8 +140,13 @@ def _prepared(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[str]
             path = listed_path(root, facts, split, name)
             if path.is_file():
                 cases.setdefault(case_of(name), []).append(path)
-        jobs += [Job(case, check_prepared, (facts, case, split, paths, labels.get(split, True))) for case, paths in cases.items()]
-    classes = dict.fromkeys(facts.foreground, facts.class_names[1]) or dict(enumerate(facts.class_names[1:], 1))
+        jobs += [
+            Job(case, check_prepared, (facts, case, split, paths, labels.get(split, True)))
+            for case, paths in cases.items()
+        ]
+    classes = dict.fromkeys(facts.foreground, facts.class_names[1]) or dict(
+        enumerate(facts.class_names[1:], 1)
+    )
     warnings = []
     if facts.name == "Pancreas" and (others := sorted(root.glob("data/image*_norm.h5"))):
         listed = {path for job in jobs for path in job.arguments[3]}
@@ -124,7 +154,14 @@ def _prepared(root: Path, facts: DatasetFacts, lists: Mapping[str, Sequence[str]
             warnings.append(
                 f"{left[0]}: one of {len(left)} files of MC-Net's preparation that no list names; keep the two preparations apart"
             )
-    return Found(facts.name, "prepared", tuple(jobs), classes, tuple(cheap_check(root, facts, lists)), tuple(warnings))
+    return Found(
+        facts.name,
+        "prepared",
+        tuple(jobs),
+        classes,
+        tuple(cheap_check(root, facts, lists)),
+        tuple(warnings),
+    )
 
 
 def _page(name: str) -> DatasetFacts:
@@ -151,5 +188,7 @@ def _recognised(root: Path) -> DatasetFacts:
             f"{', '.join(counts)} names); name the data set with --dataset, or make it: code/prepare_data.py"
         )
     if len(best) > 1:
-        raise UserError(f"--root_path {root}: could be {' or '.join(best)}; say which with --dataset")
+        raise UserError(
+            f"--root_path {root}: could be {' or '.join(best)}; say which with --dataset"
+        )
     return pages()[best[0]].facts

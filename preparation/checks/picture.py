@@ -14,7 +14,9 @@ SIDE = 320  # pixels of the longest side of a plane
 GAP = 4
 
 
-def write_picture(path: Path, image: np.ndarray, label: np.ndarray | None, spacing_mm: Sequence[float] | None) -> None:
+def write_picture(
+    path: Path, image: np.ndarray, label: np.ndarray | None, spacing_mm: Sequence[float] | None
+) -> None:
     """A PNG of an image (x, y, z) and its label of the same shape: a column for each axis, seen along it where the label is largest
     (without label in the middle), front and head upwards; the label's colours in the lower row. Sides are to scale."""
     spacing = np.ones(3) if spacing_mm is None or len(spacing_mm) != 3 else np.asarray(spacing_mm)
@@ -34,6 +36,11 @@ def write_picture(path: Path, image: np.ndarray, label: np.ndarray | None, spaci
         plane = plane.clip(low, high)
         columns.append(np.vstack([overlay(plane, np.zeros_like(over)), overlay(plane, over)]))
     height = max(column.shape[0] for column in columns)
-    picture = np.hstack([np.pad(column, ((0, height - column.shape[0]), (0, GAP), (0, 0))) for column in columns])
-    with writing(path, "free space or name another place with --output"), replacing(path) as unfinished:
+    picture = np.hstack(
+        [np.pad(column, ((0, height - column.shape[0]), (0, GAP), (0, 0))) for column in columns]
+    )
+    with (
+        writing(path, "free space or name another place with --output"),
+        replacing(path) as unfinished,
+    ):
         imsave(unfinished, picture)

@@ -17,7 +17,12 @@ from utils.errors import UserError
 
 
 def check_prepared(
-    facts: DatasetFacts, case: str, split: str, paths: Sequence[Path], label: bool | None, picture: Path | None
+    facts: DatasetFacts,
+    case: str,
+    split: str,
+    paths: Sequence[Path],
+    label: bool | None,
+    picture: Path | None,
 ) -> CaseFound:
     """Read the files of a case: its volume, or the slices that are trained on. `label`: whether it must have one, None where it may;
     False never opens it. With `picture` draw it there."""
@@ -26,20 +31,32 @@ def check_prepared(
     about: dict = {}
     for path in paths:
         with told(path, errors.append):
-            image, truth, attributes = read_case(path, facts, 2 if sliced else 3, _has_label(path) if label is None else label)
+            image, truth, attributes = read_case(
+                path, facts, 2 if sliced else 3, _has_label(path) if label is None else label
+            )
             images.append(image)
             labels += [] if truth is None else [truth]
             about["preparation"] = attributes.get("preparation", "")
             about |= _place(facts, path, attributes, 2 if sliced else 3, warnings)
     if images:
         first = paths[0]
-        low, high = float(min(image.min() for image in images)), float(max(image.max() for image in images))
+        low, high = (
+            float(min(image.min() for image in images)),
+            float(max(image.max() for image in images)),
+        )
         about |= {"low": low, "high": high}
         errors += [
             f"{first}: every voxel of {'it' if facts.channels == 1 else f'channel {channel}'} is {images[0][channel].flat[0]:g}, there is "
             "nothing to see; prepare the case again"
             for channel in range(facts.channels)
-            if len({value for image in images for value in (image[channel].min(), image[channel].max())}) == 1
+            if len(
+                {
+                    value
+                    for image in images
+                    for value in (image[channel].min(), image[channel].max())
+                }
+            )
+            == 1
         ]
         if said := other_variant(facts, first, about["preparation"], low, high):
             warnings.append(said)
@@ -56,8 +73,15 @@ def check_prepared(
             order = [facts.axes.index(axis) for axis in "xyz"]
             spacing = about.get("spacing_mm")
             spacing = [spacing[axis] for axis in order] if spacing and len(spacing) == 3 else None
-            write_picture(picture, image[0].transpose(order), None if truth is None else truth.transpose(order), spacing)
-    return CaseFound(name=case, split=split, errors=tuple(errors), warnings=tuple(warnings), **about)
+            write_picture(
+                picture,
+                image[0].transpose(order),
+                None if truth is None else truth.transpose(order),
+                spacing,
+            )
+    return CaseFound(
+        name=case, split=split, errors=tuple(errors), warnings=tuple(warnings), **about
+    )
 
 
 def _has_label(path: Path) -> bool:
@@ -70,33 +94,53 @@ def _counted(labels: Sequence[np.ndarray]) -> dict[int, int]:
     return {value: int(count) for value, count in enumerate(counts) if count}
 
 
-def _place(facts: DatasetFacts, path: Path, attributes: dict, dims: int, warnings: list[str]) -> dict:
+def _place(
+    facts: DatasetFacts, path: Path, attributes: dict, dims: int, warnings: list[str]
+) -> dict:
     """Spacing and axes where the file says them, in stored order; UserError for an affine that places nothing."""
     about = {}
     spacing = read_attribute(path, attributes, "spacing_mm", (dims,))
     if spacing is not None:
         if not (spacing > 0).all():
-            raise UserError(f"{path}: spacing_mm is {spacing}, expected positive numbers; prepare the case again")
+            raise UserError(
+                f"{path}: spacing_mm is {spacing}, expected positive numbers; prepare the case again"
+            )
         about["spacing_mm"] = tuple(spacing.tolist())
     affine = read_attribute(path, attributes, "affine", (4, 4)) if dims == 3 else None
     if affine is None:
         return about
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * lengths.prod():
-        raise UserError(f"{path}: its affine is singular, the axes span no volume; prepare the case again")
+        raise UserError(
+            f"{path}: its affine is singular, the axes span no volume; prepare the case again"
+        )
     if nothing_known(affine):
-        warnings.append(f"{path}: its affine is the identity, so predictions will not overlay the scan; prepare it from a whole header")
-    elif spacing is not None and not np.allclose(spacing if facts.axes == "xyz" else spacing[::-1], lengths, rtol=1e-2):
+        warnings.append(
+            f"{path}: its affine is the identity, so predictions will not overlay the scan; prepare it from a whole header"
+        )
+    elif spacing is not None and not np.allclose(
+        spacing if facts.axes == "xyz" else spacing[::-1], lengths, rtol=1e-2
+    ):
         shown = [" x ".join(f"{mm:.3g}" for mm in values) for values in (lengths, spacing)]
-        warnings.append(f"{path}: its affine has voxels of {shown[0]} mm, spacing_mm says {shown[1]}; prepare the case again")
-    return about | {"axes": "".join(nibabel.aff2axcodes(affine))[:: 1 if facts.axes == "xyz" else -1]}
+        warnings.append(
+            f"{path}: its affine has voxels of {shown[0]} mm, spacing_mm says {shown[1]}; prepare the case again"
+        )
+    return about | {
+        "axes": "".join(nibabel.aff2axcodes(affine))[:: 1 if facts.axes == "xyz" else -1]
+    }
 
 
-def other_variant(facts: DatasetFacts, path: Path, preparation: str, low: float, high: float) -> str | None:
+def other_variant(
+    facts: DatasetFacts, path: Path, preparation: str, low: float, high: float
+) -> str | None:
     """A warning for a file of the Pancreas preparation that the recipe does not train on."""
     if facts.name != "Pancreas":
         return None
-    if json.loads(preparation or "{}").get("variant") != "mcnet" and low >= -1e-3 and high <= 1 + 1e-3:
+    if (
+        json.loads(preparation or "{}").get("variant") != "mcnet"
+        and low >= -1e-3
+        and high <= 1 + 1e-3
+    ):
         return None
     return (
         f"{path}: holds {low:.3g} to {high:.3g}, as MC-Net prepared it; the Pancreas recipe trains on CoraNet's files, 0 to 1: "

@@ -37,14 +37,18 @@ def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> C
         label = None
         if case.label is not None:
             with told(case.label, errors.append):
-                label = turn(_read_label(case.label, values, first, errors, warnings), axes, flipped)
+                label = turn(
+                    _read_label(case.label, values, first, errors, warnings), axes, flipped
+                )
                 about |= look_at_label(case.label, image, label, "xyz", warnings)
         if picture:
             write_picture(picture, image, label, first.geometry.spacing[list(axes)])
     elif case.label is not None:
         with told(case.label, errors.append):
             read_label(case.label, values, _declared(values))
-    return CaseFound(name=case.name, split=case.part, errors=tuple(errors), warnings=tuple(warnings), **about)
+    return CaseFound(
+        name=case.name, split=case.part, errors=tuple(errors), warnings=tuple(warnings), **about
+    )
 
 
 def _read(path: Path, errors: list[str], warnings: list[str]) -> Scan | None:
@@ -53,9 +57,13 @@ def _read(path: Path, errors: list[str], warnings: list[str]) -> Scan | None:
             warnings.append(said)
         scan = read_scan(path)
         if scan.array.min() == scan.array.max():
-            errors.append(f"{path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export it again")
+            errors.append(
+                f"{path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export it again"
+            )
         if nowhere(scan.geometry):
-            warnings.append(f"{path}: its affine is the identity, so spacing and orientation are unknown; export the scan again with both")
+            warnings.append(
+                f"{path}: its affine is the identity, so spacing and orientation are unknown; export the scan again with both"
+            )
         return scan
     return None
 
@@ -64,26 +72,42 @@ def _grid_faults(scan: Scan, first: Scan) -> list[str]:
     """Modalities must lie on one grid, which preparing demands as well."""
     if scan.shape != first.shape:
         sizes = [" x ".join(map(str, one.shape)) for one in (scan, first)]
-        return [f"{scan.path}: has {sizes[0]} voxels, {first.path.name} {sizes[1]}; resample the modalities to one grid"]
-    if np.allclose(scan.geometry.affine, first.geometry.affine, atol=0.01 * first.geometry.spacing.min()):
+        return [
+            f"{scan.path}: has {sizes[0]} voxels, {first.path.name} {sizes[1]}; resample the modalities to one grid"
+        ]
+    if np.allclose(
+        scan.geometry.affine, first.geometry.affine, atol=0.01 * first.geometry.spacing.min()
+    ):
         return []
     differ = differences(scan.geometry, first.geometry) or "place"
-    return [f"{scan.path}: lies on another grid than {first.path.name} ({differ}); resample the modalities to one grid"]
+    return [
+        f"{scan.path}: lies on another grid than {first.path.name} ({differ}); resample the modalities to one grid"
+    ]
 
 
 def _declared(values: tuple[int, ...]) -> str:
     return f"what dataset.json declares: {', '.join(map(str, values))}"
 
 
-def _read_label(path: Path, values: tuple[int, ...], first: Scan, errors: list[str], warnings: list[str]) -> np.ndarray:
+def _read_label(
+    path: Path, values: tuple[int, ...], first: Scan, errors: list[str], warnings: list[str]
+) -> np.ndarray:
     """The label on the grid of its image; UserError where it cannot be laid there."""
     if said := look_at_header(path):
         warnings.append(said)
     truth = read_label(path, values, _declared(values))
     label, said = lay_onto(str(path), truth.array, truth.geometry, first.shape, first.geometry)
-    if not (_same(truth.geometry, first.geometry, (0, 1, 2)) or _same(truth.geometry, first.geometry, None)):
-        sizes = [" x ".join(f"{mm:g}" for mm in grid.spacing) for grid in (truth.geometry, first.geometry)]
-        raise UserError(f"{path}: spacing {sizes[0]} mm, its image's {sizes[1]}; give it the image's header if their voxels fit")
+    if not (
+        _same(truth.geometry, first.geometry, (0, 1, 2))
+        or _same(truth.geometry, first.geometry, None)
+    ):
+        sizes = [
+            " x ".join(f"{mm:g}" for mm in grid.spacing)
+            for grid in (truth.geometry, first.geometry)
+        ]
+        raise UserError(
+            f"{path}: spacing {sizes[0]} mm, its image's {sizes[1]}; give it the image's header if their voxels fit"
+        )
     if said:
         warnings.append(f"{said} ({differences(truth.geometry, first.geometry)} differ)")
     return label

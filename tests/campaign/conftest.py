@@ -62,7 +62,9 @@ def coarse_root(la_root, tmp_path_factory):
         for plane, (axis, _) in enumerate(LA.planes):
             index = int(label.sum(tuple(k for k in range(3) if k != axis)).argmax())
             attributes = {"coarse_axis": axis, "coarse_slice": index}
-            write_coarse(coarse_path(LA.path(root, name), plane), image[0], label, label, attributes)
+            write_coarse(
+                coarse_path(LA.path(root, name), plane), image[0], label, label, attributes
+            )
     return root
 
 
@@ -94,6 +96,10 @@ def network(phantom_root, tmp_path_factory):
 
 def pytest_terminal_summary(terminalreporter):
     if tried:
-        terminalreporter.write_line(f"\n{'campaign':<64}{'tried':>7}{'survived':>10}{'lost':>6}   (seed {SEED}, share {SHARE:g})")
+        terminalreporter.write_line(
+            f"\n{'campaign':<64}{'tried':>7}{'survived':>10}{'lost':>6}   (seed {SEED}, share {SHARE:g})"
+        )
         for row, count in tried.items():
-            terminalreporter.write_line(f"{row:<64}{count:>7}{count - len(lost[row]):>10}{len(lost[row]):>6}")
+            terminalreporter.write_line(
+                f"{row:<64}{count:>7}{count - len(lost[row]):>10}{len(lost[row]):>6}"
+            )

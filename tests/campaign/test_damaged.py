@@ -37,14 +37,20 @@ def damaged(content: bytes, rng) -> bytes:
 @pytest.mark.parametrize("what", ["checkpoints", "volumes", "slices", "lists"])
 def test_damaged(what, runs, phantom_root, tmp_path, tally, number):
     """No traceback, and whatever is taken all the same gives the figures that the whole file gives; a run does not go on with it."""
-    made, data, fresh = tmp_path / "made", Path(shutil.copytree(phantom_root, tmp_path / "data")), tmp_path / "fresh"
+    made, data, fresh = (
+        tmp_path / "made",
+        Path(shutil.copytree(phantom_root, tmp_path / "data")),
+        tmp_path / "fresh",
+    )
     whole(partial(train, acdc.PAGE, SLICES, data), made)
     assert Forked(lambda: evaluated(data, made)).ended().status == 0
     results = next(made.rglob("metrics.csv"))
     expected, rng = results.read_bytes(), np.random.default_rng([SEED, len(what)])
     paths = {
         "checkpoints": [next(made.rglob("self_train/unet_best_model.pth"))],
-        "volumes": [data / "data" / f"{name}.h5" for name in (data / "test.list").read_text().split()],
+        "volumes": [
+            data / "data" / f"{name}.h5" for name in (data / "test.list").read_text().split()
+        ],
         "slices": sorted((data / "data" / "slices").glob("*.h5")),
         "lists": [data / name for name in ("test.list", "val.list", "train_slices.list")],
     }[what]
@@ -63,16 +69,34 @@ def test_damaged(what, runs, phantom_root, tmp_path, tally, number):
         else:
             shutil.rmtree(fresh, ignore_errors=True)
             ended, wrong = Forked(lambda: train(acdc.PAGE, short, data, fresh)).ended(), False
-        tally.note(ended.clean and not wrong, f"{index} {path}: {ended.status}, wrong: {wrong}: {ended.said[-400:]}")
+        tally.note(
+            ended.clean and not wrong,
+            f"{index} {path}: {ended.status}, wrong: {wrong}: {ended.said[-400:]}",
+        )
         path.write_bytes(good)
 
 
 def test_damaged_raw_scans(raw, network, tmp_path, tally, number):
     """Not predicted, or predicted as the whole file is."""
     scans, out = Path(shutil.copytree(raw / "imagesTs", tmp_path / "scans")), tmp_path / "out"
-    work = partial(predict, ["--checkpoint", str(network), "--input", str(scans), "--output", str(out), "--device", "cpu"])
+    work = partial(
+        predict,
+        [
+            "--checkpoint",
+            str(network),
+            "--input",
+            str(scans),
+            "--output",
+            str(out),
+            "--device",
+            "cpu",
+        ],
+    )
     assert Forked(work).ended().status == 0
-    expected, rng = {path: path.read_bytes() for path in out.glob("*.nii.gz")}, np.random.default_rng(SEED)
+    expected, rng = (
+        {path: path.read_bytes() for path in out.glob("*.nii.gz")},
+        np.random.default_rng(SEED),
+    )
     for index in range(number(20)):
         path = sorted(scans.iterdir())[rng.integers(len(expected))]
         good = path.read_bytes()
@@ -80,7 +104,10 @@ def test_damaged_raw_scans(raw, network, tmp_path, tally, number):
         shutil.rmtree(out)
         ended = Forked(work).ended()
         wrong = any(found.read_bytes() != expected[found] for found in out.glob("*.nii.gz"))
-        told = ended.status == 2 and f"not predicted: {path.name.removesuffix('_0000.nii.gz')}: " in ended.said
+        told = (
+            ended.status == 2
+            and f"not predicted: {path.name.removesuffix('_0000.nii.gz')}: " in ended.said
+        )
         fine = "Traceback" not in ended.said and not wrong and (ended.status == 0 or told)
         tally.note(fine, f"{index} {path}: {ended.status}, wrong: {wrong}: {ended.said[-400:]}")
         path.write_bytes(good)

@@ -46,18 +46,51 @@ def writers(runs, network, raw, phantom_root, la_root):
     return (
         Writer("training", runs["ACDC"], (0, 3000, 100_000, 2**21, 2**24), 70_000),
         Writer("training on volumes", runs["LA"], (3000, 2**22), 40_000),
-        Writer("test", lambda out: evaluate(acdc.PAGE, [*tested, "--output_dir", str(out)]), (0, 300), 4),
-        Writer("export", lambda out: export([str(network), str(out / "x.pth"), "--overwrite"]), (0, 2**20), 2000),
+        Writer(
+            "test",
+            lambda out: evaluate(acdc.PAGE, [*tested, "--output_dir", str(out)]),
+            (0, 300),
+            4,
+        ),
+        Writer(
+            "export",
+            lambda out: export([str(network), str(out / "x.pth"), "--overwrite"]),
+            (0, 2**20),
+            2000,
+        ),
         Writer("slices", lambda out: write_acdc_phantom(out, 1, 1, 1, 48), (0, 2000, 6000), 100),
-        Writer("volumes", lambda out: write_volume_phantom(LA, out, 1, 1, (40, 40, 24)), (0, 2000, 40_000), 100),
-        Writer("registration", lambda out: register([*REGISTER, "--root_path", str(out)]), (0, 5000), 8, la_root),
+        Writer(
+            "volumes",
+            lambda out: write_volume_phantom(LA, out, 1, 1, (40, 40, 24)),
+            (0, 2000, 40_000),
+            100,
+        ),
+        Writer(
+            "registration",
+            lambda out: register([*REGISTER, "--root_path", str(out)]),
+            (0, 5000),
+            8,
+            la_root,
+        ),
         Writer("preparation", lambda out: prepare([*own, "--root_path", str(out)]), (0, 4000), 40),
         Writer("prediction", lambda out: predict([*scans, "--output", str(out)]), (0, 2000), 4),
-        Writer("page", lambda out: compare([str(network.parents[1]), "--output", str(out)]), (0, 20_000), 8),
+        Writer(
+            "page",
+            lambda out: compare([str(network.parents[1]), "--output", str(out)]),
+            (0, 20_000),
+            8,
+        ),
     )
 
 
-def tried(writer: Writer, output: Path, tally, what: str, room: Callable[[], object] = lambda: None, quota: int | None = None) -> None:
+def tried(
+    writer: Writer,
+    output: Path,
+    tally,
+    what: str,
+    room: Callable[[], object] = lambda: None,
+    quota: int | None = None,
+) -> None:
     """Starve it, make room, and start it again."""
     first = Forked(partial(writer.work, output), file_size=quota).ended()
     left = list(output.rglob(".unfinished-*")) if output.exists() else []
@@ -81,7 +114,9 @@ def test_full_disks_by_the_size_of_a_file(writers, tmp_path, tally, number):
 def small_disk(folder: Path, size: int) -> Iterator[Callable[[], None]]:
     """A disk of `size` KiB at `folder`; what is yielded makes it larger."""
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", str(folder)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", str(folder)], capture_output=True
+    ).returncode:
         pytest.skip("this user cannot mount a disk")
     try:
         yield lambda: subprocess.run(["mount", "-o", "remount,size=1g", str(folder)], check=True)
@@ -89,12 +124,16 @@ def small_disk(folder: Path, size: int) -> Iterator[Callable[[], None]]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount a disk")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount a disk"
+)
 def test_full_disks(writers, tmp_path, tally, number):
     for index, writer in enumerate(writers[: number(len(writers))]):
         files = [path for path in writer.data.rglob("*") if path.is_file()] if writer.data else []
         disk, output = tmp_path / str(index), tmp_path / str(index) / "out"
-        with small_disk(disk, writer.disk + sum(-(-path.stat().st_size // 4096) * 4 for path in files)) as room:
+        with small_disk(
+            disk, writer.disk + sum(-(-path.stat().st_size // 4096) * 4 for path in files)
+        ) as room:
             if writer.data:
                 shutil.copytree(writer.data, output)
             tried(writer, output, tally, f"{writer.disk} KiB", room)

@@ -58,11 +58,18 @@ def test_kills_between_the_renames_of_a_save(runs, tmp_path, tally, number):
     calls = np.random.default_rng(SEED).choice(np.arange(2, 24), number(10), replace=False)
     for call in calls.tolist():
         output, place = tmp_path / str(call), "before" if call % 2 else "after"
-        killed = Forked(lambda output=output, call=call, place=place: killed_at(lambda: runs["ACDC"](output), call, place)).ended()
+        killed = Forked(
+            lambda output=output, call=call, place=place: killed_at(
+                lambda: runs["ACDC"](output), call, place
+            )
+        ).ended()
         again = Forked(lambda output=output: runs["ACDC"](output)).ended()
         fault = same(output, expected) if again.status == 0 else again.said[-500:]
         left = list(output.rglob(".unfinished-*"))
-        tally.note(killed.status == -signal.SIGKILL and not fault and not left, f"call {call}: {killed.status} {fault} {left}")
+        tally.note(
+            killed.status == -signal.SIGKILL and not fault and not left,
+            f"call {call}: {killed.status} {fault} {left}",
+        )
 
 
 def test_kills_of_a_registration(la_root, tmp_path, tally, number):
@@ -70,7 +77,9 @@ def test_kills_of_a_registration(la_root, tmp_path, tally, number):
         return Path(shutil.copytree(la_root, tmp_path / name))
 
     def labels(root):
-        return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*p[xy].h5"))}
+        return {
+            path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*p[xy].h5"))
+        }
 
     def work(root):
         register([*REGISTER, "--root_path", str(root)])
@@ -86,7 +95,12 @@ def test_kills_of_a_registration(la_root, tmp_path, tally, number):
         child.kill()
     ended = Forked(lambda: work(root)).ended(1200)
     for _ in range(kills):
-        tally.note(ended.status == 0 and labels(root) == labels(good) and not list(root.rglob(".unfinished-*")), ended.said[-500:])
+        tally.note(
+            ended.status == 0
+            and labels(root) == labels(good)
+            and not list(root.rglob(".unfinished-*")),
+            ended.said[-500:],
+        )
 
 
 def test_two_writers(runs, tmp_path, tally, number):
@@ -96,5 +110,7 @@ def test_two_writers(runs, tmp_path, tally, number):
         both = [Forked(lambda output=output: runs["ACDC"](output)) for _ in range(2)]
         ended = [child.ended() for child in both]
         refused = [one for one in ended if one.status == 2 and "is writing to it" in one.said]
-        fine = sorted(one.status for one in ended) in ([0, 2], [0, 0]) and len(refused) == sum(one.status == 2 for one in ended)
+        fine = sorted(one.status for one in ended) in ([0, 2], [0, 0]) and len(refused) == sum(
+            one.status == 2 for one in ended
+        )
         tally.note(fine and not same(output, expected), str([one.said[-300:] for one in ended]))

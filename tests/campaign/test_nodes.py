@@ -27,12 +27,25 @@ def test_two_machines(tmp_path, tally):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         meeting = f"localhost:{free.getsockname()[1]}"
-    machines = f"--nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint {meeting} --rdzv_id run"
-    for name, launches in (("two", [machines, machines]), ("one", ["--standalone --nproc_per_node 2"])):
+    machines = (
+        f"--nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint {meeting} --rdzv_id run"
+    )
+    for name, launches in (
+        ("two", [machines, machines]),
+        ("one", ["--standalone --nproc_per_node 2"]),
+    ):
         paths = ["--root_path", str(tmp_path / "data"), "--output_root", str(tmp_path / name)]
         run = [
             subprocess.Popen(
-                [sys.executable, "-m", "torch.distributed.run", *launch.split(), str(SCRIPT), *LINE.split(), *paths],
+                [
+                    sys.executable,
+                    "-m",
+                    "torch.distributed.run",
+                    *launch.split(),
+                    str(SCRIPT),
+                    *LINE.split(),
+                    *paths,
+                ],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
             for launch in launches

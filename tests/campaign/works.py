@@ -25,7 +25,19 @@ def train(page, numbers, root, output):
 
 
 def evaluated(root, output):
-    evaluate(acdc.PAGE, ["--root_path", str(root), "--output_root", str(output), "--labelnum", "1", "--device", "cpu"])
+    evaluate(
+        acdc.PAGE,
+        [
+            "--root_path",
+            str(root),
+            "--output_root",
+            str(output),
+            "--labelnum",
+            "1",
+            "--device",
+            "cpu",
+        ],
+    )
 
 
 def whole(work, output):
