@@ -17,6 +17,7 @@ from training.results import write_json
 from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import check_plain, remove_unfinished
+from utils.lock import only_writer
 from utils.pictures import colour
 from utils.progress import progress
 from utils.provenance import provenance
@@ -55,8 +56,8 @@ def write(
             result.stages  # noqa: B018 (kept from now on)
     content = numbers(groups, seed, draws, provenance())
     shown = _shown(groups, content) | _pictures(s, groups) | {"numbers": name}
-    with writing(s.output, "free space or name another place with --output"):
-        s.output.mkdir(parents=True, exist_ok=True)
+    remedy = "free space or name another place with --output"
+    with only_writer(s.output, remedy), writing(s.output, remedy):
         remove_unfinished(s.output, below=False)
         write_json(s.output / name, content)
         page.write_page(s.output / "index.html", shown)

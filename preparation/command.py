@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -24,8 +23,9 @@ from preparation.planning import make_plan
 from preparation.scans import sha256
 from preparation.settings import Preparation, PrepareSettings
 from utils.cli import parse
-from utils.errors import UserError, writing
+from utils.errors import UserError
 from utils.files import remove_unfinished
+from utils.lock import only_writer
 from utils.progress import progress
 from utils.workers import check_processes, ended_processes, terminated, worker_pool
 
@@ -45,31 +45,23 @@ def prepare(argv: Sequence[str] | None = None, description: str | None = None) -
     s = parse(PrepareSettings, argv, description=description)
     _check_flags(s)
     check_variant(s.dataset, s.variant, s.size)
+    with only_writer(s.root_path, "name another place with --root_path"):
+        return _prepare(s)
+
+
+def _prepare(s: PrepareSettings) -> int:
     preparation = (
         _own(s)
         if s.dataset == "own"
         else published_preparation(s.dataset, s.crop, s.variant, s.size)
     )
     cases = _chosen(s, preparation)
-    _make_root(s.root_path)
+    remove_unfinished(s.root_path)
     if s.dataset == "own":
         preparation.plan.write(s.root_path)
     else:
         claim(s.root_path, preparation.settings, s.redo)
     return run_cases(preparation, cases, s.root_path, s.workers, s.redo)
-
-
-def _make_root(root: Path) -> None:
-    with writing(root, "name another place with --root_path"):
-        root.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(root)
-
-
-def _check_root(root: Path) -> None:
-    """UserError where nothing can be written; makes nothing."""
-    with writing(root, "name another place with --root_path"):
-        there = next(folder for folder in (root, *root.parents) if folder.exists())
-        tempfile.TemporaryFile(dir=there).close()
 
 
 def _own(s: PrepareSettings) -> Preparation:
@@ -93,7 +85,6 @@ def _own(s: PrepareSettings) -> Preparation:
                     f"{s.root_path / FILE}: made with other {what} ({before}, now {after}); name another --root_path, or --redo"
                 )
     else:
-        _check_root(s.root_path)  # told now, not when all scans have been looked at
         workers = s.workers or os.cpu_count() or 1
         with (
             ended_processes(),

@@ -23,6 +23,7 @@ from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import check_plain, remove_unfinished
+from utils.lock import only_writer
 from utils.nifti import write_nifti
 from utils.progress import progress
 from utils.provenance import provenance, sha256
@@ -99,7 +100,8 @@ def evaluate(
         ):
             print(said)
     for tested in chosen:
-        tested.run(cases)
+        with only_writer(tested.output, "name another place with --output_dir"):
+            tested.run(cases)
 
 
 def checkpoints(page: Page, s: EvaluationSettings) -> list[tuple[Path, Path]]:
@@ -178,7 +180,6 @@ class _Tested:
                 predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case"
             ) as bar,
         ):
-            output.mkdir(parents=True, exist_ok=True)
             remove_unfinished(output)
             if self.detail:
                 bar.write(detail_head())

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from utils.cli import parse
 from utils.components import largest_component_per_class
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
+from utils.lock import only_writer, only_writer_of_part
 from utils.most_probable import most_probable
 from utils.progress import progress
 from utils.provenance import provenance
@@ -51,14 +53,22 @@ def predict(argv: Sequence[str] | None = None, description: str | None = None) -
             f"--box names the part of a scan to look at"
         )
     say_memory(model, cases)
-    return run_cases(s, model, cases)
+    with terminated(), _only_writer(s):
+        return run_cases(s, model, cases)
+
+
+def _only_writer(s: PredictSettings) -> AbstractContextManager[None]:
+    """The lock of the output folder, or that of a part of it: several parts may be predicted at the same time."""
+    remedy = "name another place with --output"
+    if s.part is None:
+        return only_writer(s.output, remedy)
+    part, parts = map(int, s.part.split("/"))
+    return only_writer_of_part(s.output, part, parts, remedy=remedy)
 
 
 def run_cases(s: PredictSettings, model: Model, cases: Sequence[RawCase]) -> int:
     done, kept, failed = 0, 0, []
-    mend = "free space or name another place with --output"
-    with terminated(), writing(s.output, mend):
-        s.output.mkdir(parents=True, exist_ok=True)
+    with writing(s.output, "free space or name another place with --output"):
         remove_unfinished(s.output)
         records = Records(s.output, s.part, _about(model), _made_with(s, model), s.overwrite)
         with progress(cases, desc="predicting", unit="scan") as bar:

@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from preparation.files import RawCase, source_geometry
 from preparation.scans import sha256
 from utils.errors import UserError
-from utils.files import replacing, unfinished_path
+from utils.files import replacing, unfinished_file
 from utils.nifti import write_nifti, write_nifti_like
 
 NIFTI = (".nii", ".nii.gz")
@@ -62,8 +62,7 @@ def probability_file(path: Path | None, shape: tuple[int, ...]) -> Iterator[np.n
     if path is None:
         yield None
         return
-    scratch = unfinished_path(path.with_name(f"{path.name}.npy"))
-    try:
+    with unfinished_file(path.with_name(f"{path.name}.npy")) as scratch:
         array = np.lib.format.open_memmap(scratch, "w+", np.float32, shape)
         array[0] = 1
         yield array
@@ -73,8 +72,6 @@ def probability_file(path: Path | None, shape: tuple[int, ...]) -> Iterator[np.n
             zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
             archive.write(scratch, "probabilities.npy")
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 class Records:

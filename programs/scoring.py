@@ -21,6 +21,7 @@ from training.results import summarise, table, write_json, write_metrics_csv
 from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
+from utils.lock import only_writer
 from utils.progress import progress
 from utils.provenance import provenance
 from utils.scores import ClassScore, score_masks
@@ -51,6 +52,11 @@ def score(argv: Sequence[str] | None = None, description: str | None = None) -> 
     s = parse(ScoringSettings, argv, description=description)
     s.check()
     output = s.output or s.predictions
+    with only_writer(output, "name another folder with --output"):
+        return _score(s, output)
+
+
+def _score(s: ScoringSettings, output: Path) -> int:
     _leave_foreign(output / "summary.json")
     pairs, faults, left_out = find_pairs(s.predictions, s.labels, s.subset)
     classes = find_classes(s.classes, s.labels, s.predictions)
@@ -100,7 +106,6 @@ def score(argv: Sequence[str] | None = None, description: str | None = None) -> 
         **provenance(),
     }
     with writing(output, "free space or name another place with --output"):
-        output.mkdir(parents=True, exist_ok=True)
         remove_unfinished(output, below=False)
         write_metrics_csv(output / "metrics.csv", scores)
         write_json(output / "summary.json", summary)

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from registration.labels import AGAIN, Case, assemble, directions
 from registration.report import report
 from registration.settings import RegistrationSettings
 from utils.cli import parse
-from utils.errors import UserError, writing
+from utils.errors import UserError
 from utils.files import remove_unfinished
+from utils.lock import only_writer
 from utils.progress import progress
 from utils.registration import carry, scale_255
 from utils.workers import check_processes, ended_processes, terminated, worker_pool
@@ -35,10 +37,17 @@ def register(argv: Sequence[str] | None = None, description: str | None = None) 
     page, root = _page(s)
     facts = page.facts
     check_root(root, facts.name)
-    cases = _labelled_cases(s, page, root)
     output = s.output_dir or root / "coarse_report"
-    with writing(output, "free space or name another place with --output_dir"):
-        output.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(only_writer(root, "name another folder with --root_path"))
+        if output.resolve() != root.resolve():
+            stack.enter_context(only_writer(output, "name another place with --output_dir"))
+        _register(s, page, root, output=output)
+
+
+def _register(s: RegistrationSettings, page: Page, root: Path, output: Path) -> None:
+    facts = page.facts
+    cases = _labelled_cases(s, page, root)
     for folder in (root, output):
         remove_unfinished(folder)
     seconds = _make(s, facts, [case for case in cases if not _finished(s, facts, case)], len(cases))

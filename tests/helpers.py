@@ -15,7 +15,7 @@ from networks import VNet_la_ega, egm_3d, unet_ega
 from programs.training import train as train_page
 from recipes import acdc, kits19, la, lits, pancreas
 from training.checkpoint import load
-from utils.files import machine
+from utils.files import unfinished_path
 from utils.losses import Loss, dice_2d, dice_3d
 
 ACDC, LA, PANCREAS, KITS19, LITS = (
@@ -101,9 +101,9 @@ def signalled(monkeypatch, phase, step, number=signal.SIGTERM):
         yield
 
 
-def unfinished(path, process):
-    """What that process of this machine would have left of `path`, killed while it wrote."""
-    return path.with_name(f".unfinished-{machine()}-{process}-{path.name}")
+def unfinished(path):
+    """What a process would have left of `path`, killed while it wrote."""
+    return unfinished_path(path)
 
 
 class Recorder(nn.Module):

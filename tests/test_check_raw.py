@@ -499,9 +499,8 @@ def test_pictures_show_every_case_that_can_be_read(raw, tmp_path):
     cut(image(raw, "b"))
     cut(image(raw, "b", 1))
     (tmp_path / "out" / "check_pictures").mkdir(parents=True)
-    unfinished(
-        tmp_path / "out" / "check_pictures" / "a.png", 99999999
-    ).touch()  # left by a process that was killed
+    left_by_a_killed_process = unfinished(tmp_path / "out" / "check_pictures" / "a.png")
+    left_by_a_killed_process.touch()
     assert check(["--root_path", str(raw), "--pictures", "--output", str(tmp_path / "out")]) == 2
     assert {path.name for path in (tmp_path / "out" / "check_pictures").iterdir()} == {
         "a.png",

@@ -1,8 +1,11 @@
 """What a killed process leaves is swept at the next start, wherever it wrote; what it did not leave stays."""
 
+import errno
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -16,16 +19,19 @@ from dataloaders.digest import take
 from dataloaders.phantom.raw import write_raw_phantom
 from dataloaders.phantom.write import write_acdc_phantom
 from preparation.checks.command import check
+from preparation.command import prepare
 from programs.evaluation import evaluate
 from programs.export import export
+from programs.predict import predict
 from programs.scoring import score
 from recipes.acdc import PAGE
 from registration import register as registration
 from utils import files
-from utils.files import left_behind, remove_unfinished, scratch
+from utils.errors import UserError
+from utils.files import remove_unfinished, replacing, scratch
+from utils.lock import only_writer
 from utils.workers import worker_pool
 
-DEAD = 99999999
 NUMBERS = {
     "labelnum": 1, "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, "pre_iterations": 1, "max_iterations": 1,
     "val_every": 2, "method": "supervised",
@@ -67,72 +73,111 @@ def register(root, output, monkeypatch):
     registration.register([*flags, "--root_path", str(root)])
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        "phantom",
-        "test",
-        "export",
-        "page",
-        "scores",
-        "check",
-        "registration",
-        "registered data",
-        "hashes",
-    ],
-)
-def test_every_program_sweeps_where_it_writes(
-    program, best, raw, phantom_root, la_root, tmp_path, monkeypatch
-):
-    out, data, cache = tmp_path / "out", tmp_path / "data", tmp_path / "edge-guided-copy-paste"
+@pytest.fixture
+def programs(best, raw, phantom_root, la_root, tmp_path, monkeypatch):
+    """What each program does, and the folder that it writes to."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    labels = ["--predictions", str(raw / "labelsTr"), "--labels", str(data)]
-    work, place = {
+    out, data, cache = tmp_path / "out", tmp_path / "data", tmp_path / "edge-guided-copy-paste"
+    truth = tmp_path / "truth"
+    shutil.copytree(la_root, data)
+    shutil.copytree(raw / "labelsTr", truth)
+    labels = ["--predictions", str(raw / "labelsTr"), "--labels", str(truth), "--workers", "1"]
+    preparing = ["--dataset", "own", "--source", str(raw), "--dims", "2", "--workers", "1"]
+    return {
         "phantom": (lambda: write_acdc_phantom(out, 1, 1, 1, 48), out),
         "test": (lambda: evaluate(PAGE, ["--root_path", str(phantom_root), "--checkpoint", str(best), "--output_dir", str(out)]), out),
         "export": (lambda: export([str(best), str(out / "x.pth")]), out),
         "page": (lambda: compare([str(best.parent), "--output", str(out)]), out),
-        "scores": (lambda: score([*labels, "--output", str(out), "--workers", "1"]), out),
+        "scores": (lambda: score([*labels, "--output", str(out)]), out),
         "check": (lambda: check(["--root_path", str(raw), "--output", str(out), "--workers", "1"]), out),
         "registration": (lambda: register(la_root, out, monkeypatch), out),
-        "registered data": (lambda: register(data, out, monkeypatch), data / "deep"),
+        "registered data": (lambda: register(data, out, monkeypatch), data),
         "hashes": (lambda: take(phantom_root, {"test": [("a", phantom_root / "test.list")]}), cache),
-    }[program]  # fmt: skip
-    if program == "scores":
-        shutil.copytree(raw / "labelsTr", data)
-    if program == "registered data":
-        shutil.copytree(la_root, data)
-    place.mkdir(parents=True)
-    left, mine = unfinished(place / "case.h5", DEAD), place / ".unfinished-thesis.txt"
+        "prediction": (lambda: predict(["--checkpoint", str(best), "--input", str(raw / "imagesTs"), "--output", str(out)]), out),
+        "preparation": (lambda: prepare([*preparing, "--root_path", str(out)]), out),
+    }  # fmt: skip
+
+
+WRITERS = ["phantom", "test", "page", "scores", "registration", "registered data", "prediction", "preparation"]  # fmt: skip
+
+
+@pytest.mark.parametrize("program", [*WRITERS, "export", "check", "hashes"])
+def test_every_program_sweeps_where_it_writes(program, programs):
+    work, place = programs[program]
+    place.mkdir(parents=True, exist_ok=True)
+    left, mine = unfinished(place / "case.h5"), place / ".unfinished-thesis.txt"
     for path in (left, mine):
         path.write_text("x")
     work()
     assert not left.exists() and mine.read_text() == "x"
 
 
-def test_scratch_of_killed_processes_goes_and_nothing_else(tmp_path, monkeypatch):
-    """Folders among the system's temporary files: of this machine's ended processes, not through a link, not of living ones."""
+@pytest.mark.parametrize("program", WRITERS)
+def test_every_program_refuses_a_folder_that_another_one_writes_to(program, programs):
+    work, place = programs[program]
+    before = set(place.rglob("*"))
+    words = f"^{place}: process .* is writing to it; wait until"
+    with only_writer(place, "wait"), pytest.raises(UserError, match=words):
+        work()
+    assert set(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("program", WRITERS)
+def test_no_lock_is_left_by_a_program_that_ended(program, programs):
+    work, place = programs[program]
+    work()
+    assert not list(place.rglob("writer*"))
+
+
+def abandoned_scratch(folder):
+    """A scratch folder as a killed process leaves it."""
+    left = unfinished(folder / "workers-x")
+    left.mkdir()
+    (left / files.IN_USE).touch()
+    return left
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """A temporary folder of the system with nothing in it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left, living, notes = (
-        unfinished(tmp_path / "workers-x", process) for process in (DEAD, os.getppid(), DEAD - 1)
-    )
-    for folder in (left, living, tmp_path / "thesis"):
-        folder.mkdir()
-        (folder / "file").write_text("x")
-    notes.symlink_to(tmp_path / "thesis")
+    return tmp_path
+
+
+def test_scratch_of_killed_processes_is_swept(temporary):
+    left = abandoned_scratch(temporary)
+    with scratch("a"):
+        assert not left.exists()
+
+
+def test_scratch_in_use_is_not_swept(temporary):
+    with scratch("a") as first, scratch("a") as second:
+        remove_unfinished(temporary, below=False)
+        assert first.is_dir() and second.is_dir() and first != second
+    assert not first.exists() and not second.exists()
+
+
+def test_scratch_that_is_being_made_is_not_swept(temporary):
+    """It has no lock yet."""
+    new = unfinished(temporary / "workers-x")
+    new.mkdir()
+    remove_unfinished(temporary, below=False)
+    assert new.is_dir()
+
+
+def test_a_link_named_like_scratch_is_not_followed(temporary):
+    abandoned = abandoned_scratch(temporary)
+    thesis = abandoned.rename(temporary / "thesis")
+    abandoned.symlink_to(thesis)
+    remove_unfinished(temporary, below=False)
+    assert (thesis / files.IN_USE).exists()
+
+
+def test_a_pool_works_in_scratch_of_its_own(temporary):
     with worker_pool(1):
-        scratched = Path(os.environ["TMPDIR"])
-        assert scratched.parent == tmp_path and scratched.is_dir()
-        assert set(tmp_path.iterdir()) == {living, notes, tmp_path / "thesis", scratched}
-        remove_unfinished(tmp_path, below=False)
-        assert scratched.is_dir()
-    assert (
-        not scratched.exists()
-        and (tmp_path / "thesis" / "file").exists()
-        and (living / "file").exists()
-    )
-    with scratch("a") as one, scratch("a") as other:
-        assert one != other and one.is_dir()
+        folder = Path(os.environ["TMPDIR"])
+        assert folder.parent == temporary and folder.is_dir()
+    assert not folder.exists()
 
 
 def test_nothing_of_a_pool_outlives_an_interruption():
@@ -147,7 +192,7 @@ def test_nothing_of_a_pool_outlives_an_interruption():
 
 
 def test_what_cannot_be_removed_stops_nothing(tmp_path, monkeypatch):
-    left = unfinished(tmp_path / "case.h5", DEAD)
+    left = unfinished(tmp_path / "case.h5")
     left.write_text("x")
 
     def refuse(path, *_, **__):
@@ -158,14 +203,105 @@ def test_what_cannot_be_removed_stops_nothing(tmp_path, monkeypatch):
     assert left.exists()
 
 
-def test_another_machines_files_are_as_old_as_the_disk_says(tmp_path, monkeypatch):
-    """This machine's clock may stand a year ahead: what another one writes at this moment is not swept for that."""
+WRITE = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {repository!r})
+from utils.files import replacing
+with replacing(Path({path!r})) as unfinished:
+    unfinished.write_text("half")
+    print(unfinished, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def half_written(tmp_path):
+    """A process that is writing a file, and the temporary file that it writes to."""
+    code = WRITE.format(repository=str(Path(__file__).parents[1]), path=str(tmp_path / "case.h5"))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    yield process, Path(process.stdout.readline().rstrip())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_file_that_another_process_is_writing_is_not_swept(half_written, tmp_path):
+    _, path = half_written
+    remove_unfinished(tmp_path)
+    assert path.read_text() == "half"
+
+
+def test_a_file_is_swept_as_soon_as_its_writer_was_killed(half_written, tmp_path):
+    process, path = half_written
+    process.kill()
+    process.wait()
+    remove_unfinished(tmp_path)
+    assert not path.exists()
+
+
+def test_the_name_and_number_of_a_process_decide_nothing(half_written, tmp_path, monkeypatch):
+    """Two containers have the same host name, and processes of the same number."""
+    process, path = half_written
+    monkeypatch.setattr("platform.node", lambda: "container")
+    monkeypatch.setattr("os.getpid", lambda: process.pid)
+    remove_unfinished(tmp_path)
+    assert path.exists()
+
+
+def test_a_link_named_like_the_temporary_file_is_not_followed(tmp_path, monkeypatch):
+    """As somebody would lay it who guessed the name."""
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    link = tmp_path / ".unfinished-0123456789abcdef-case.h5"
+    link.symlink_to(mine)
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0123456789abcdef")
+    with pytest.raises(FileExistsError), replacing(tmp_path / "case.h5") as unfinished:
+        unfinished.write_text("x")
+    assert mine.read_text() == "mine" and link.is_symlink()
+
+
+def test_a_link_put_in_place_of_the_temporary_file_is_refused(tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    with (
+        pytest.raises(OSError, match="replaced by a link"),
+        replacing(tmp_path / "case.h5") as unfinished,
+    ):
+        unfinished.unlink()
+        unfinished.symlink_to(mine)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt"]
+
+
+def test_temporary_names_are_never_the_same(tmp_path):
+    names = {unfinished(tmp_path / "case.h5") for _ in range(1000)}
+    assert len(names) == 1000
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    """A file system on which no lock can be taken."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("utils.flock.fcntl.flock", refuse)
+
+
+def test_without_locks_a_file_is_swept_a_day_after_its_last_change(tmp_path, without_locks):
+    old, new = unfinished(tmp_path / "old.h5"), unfinished(tmp_path / "new.h5")
+    for path in (old, new):
+        path.write_text("x")
+    now = new.stat().st_mtime
+    os.utime(old, (now, now - files.ABANDONED - 60))
+    remove_unfinished(tmp_path)
+    assert new.exists() and not old.exists()
+
+
+def test_the_age_of_a_file_goes_by_the_clock_of_the_disk(tmp_path, without_locks, monkeypatch):
+    """This machine's clock may be a year ahead."""
     monkeypatch.setattr("time.time", lambda: 2e10)
-    path = tmp_path / ".unfinished-00000000-7-case.h5"
+    path = unfinished(tmp_path / "case.h5")
     path.write_text("x")
-    assert not left_behind(path, "00000000", 7)
-    now = path.stat().st_mtime
-    os.utime(path, (now, now - files.ABANDONED - 60))
-    assert left_behind(path, "00000000", 7)
-    os.utime(path, (now, now + 10 * files.ABANDONED))  # its clock stood ahead
-    assert not left_behind(path, "00000000", 7)
+    remove_unfinished(tmp_path)
+    assert path.exists()

@@ -214,7 +214,7 @@ def test_work_that_is_interrupted_continues_and_leaves_nothing_half_written(
         run(model, tmp_path / "in", out)
     assert written(out) == ["a.nii.gz", "predict.json"]
     monkeypatch.setattr(program, "write_labels", whole)
-    unfinished(out / "b.nii.gz", 99999999).write_text("what a killed process leaves")
+    unfinished(out / "b.nii.gz").write_text("what a killed process leaves")
     assert (
         run(model, tmp_path / "in", out) == 0 and "2 predicted, 1 kept" in capsys.readouterr().out
     )

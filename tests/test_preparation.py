@@ -455,7 +455,7 @@ def test_interrupted_work_continues_and_leaves_nothing_half_written(
         and 0 < len(finished) < len(names)
     )
     # what a killed process would have left is taken away as well
-    unfinished(out / "mri_norm2.h5", 99999999).write_bytes(b"half")
+    unfinished(out / "mri_norm2.h5").write_bytes(b"half")
     assert run("LA", tmp_path / "raw", out) == 0
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
     assert len(list(out.rglob("*.h5"))) == len(names) and not list(out.rglob(".*"))

@@ -15,7 +15,7 @@ from torch import Tensor
 from training.content import check_sums, check_tensors, check_whole
 from training.settings import upgraded
 from utils.errors import UserError
-from utils.files import replacing, shown, unfinished_path
+from utils.files import replacing, shown, unfinished_file
 
 FORMAT = "edge-guided-copy-paste/1"
 
@@ -26,21 +26,19 @@ def save(path: Path, content: dict, keep: Path | None = None, also: Path | None 
 
     Raises UserError where it cannot be written (a full disk); what was there before is left as it was.
     """
-    unfinished = unfinished_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if also is not None:
-            _copy(unfinished, also)
-        if keep is not None and path.exists():
-            os.replace(path, keep)
-        os.replace(unfinished, path)
+        with unfinished_file(path) as unfinished:
+            with open(unfinished, "wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if also is not None:
+                _copy(unfinished, also)
+            if keep is not None and path.exists():
+                os.replace(path, keep)
+            os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:
-        with suppress(OSError):  # the folder may be gone
-            unfinished.unlink()
         cause = (
             error.__context__ if isinstance(error.__context__, OSError) else error
         )  # torch.save's own error hides the disk's

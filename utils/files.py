@@ -1,100 +1,136 @@
 """Files that are complete or not there, names that stay where they belong, and what killed processes left behind."""
 
-import hashlib
 import os
-import platform
 import re
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.flock import Answer, LockedFile, fcntl
 
 LONGEST = 180  # bytes of a name: file systems take 255, what is made of it has endings and perhaps a number in front
-ABANDONED = (
-    7 * 24 * 3600
-)  # seconds after which another machine's unfinished file counts as left behind
-UNFINISHED = re.compile(r"\.unfinished-([0-9a-f]{8})-(\d+)-.+")
+ABANDONED = 24 * 3600  # seconds without a change, for file systems without locks
+UNFINISHED = re.compile(r"\.unfinished-[0-9a-f]{16}-.+")
+IN_USE = "in-use.lock"  # in a scratch folder
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` to write to; `path` is replaced when the block ends, a failure leaves it as it was.
+    """Yield a temporary file next to `path` to write to; it becomes `path` when the block ends. A failure leaves `path` as it was.
 
-    The temporary name keeps the ending, which some writers go by, and lies in the same folder, because a rename across file
-    systems is no single step.
+    Raises OSError, FileNotFoundError among others where the folder vanished meanwhile.
     """
-    unfinished = unfinished_path(path)
-    try:
+    with unfinished_file(path) as unfinished:
         yield unfinished
+        if not stat.S_ISREG(os.lstat(unfinished).st_mode):
+            raise OSError(f"{unfinished.name} was replaced by a link while it was written")
         os.replace(unfinished, path)
+
+
+@contextmanager
+def unfinished_file(path: Path) -> Iterator[Path]:
+    """Yield a new, empty file next to `path`, with a random name that keeps the ending; it is deleted unless the block renames it.
+
+    It lies in the same folder because a rename across file systems is no single step. While the block runs, this process holds the
+    file's lock, so that `remove_unfinished` leaves it. Raises OSError where it cannot be made.
+    """
+    file = _new_locked_file(path)
+    try:
+        yield file.path
     finally:
-        with suppress(OSError):  # moved, or the folder is gone
-            unfinished.unlink()
+        with suppress(OSError):  # renamed, or the folder is gone
+            file.path.unlink()
+        file.close()
+
+
+def _new_locked_file(path: Path) -> LockedFile:
+    while True:
+        file = LockedFile(unfinished_path(path), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        if fcntl is None:
+            file.close()  # Windows neither renames nor writes to a file that is open or locked
+            return file
+        if file.lock() is not Answer.HELD and file.is_at_its_path():
+            return file
+        file.close()  # a sweep took it between these two lines
+        with suppress(OSError):
+            file.path.unlink()
 
 
 def unfinished_path(path: Path) -> Path:
-    """Where this process writes what is to become `path`: a name that tells machine and process, and that nobody else gives a file."""
-    return path.with_name(f".unfinished-{machine()}-{os.getpid()}-{path.name}")
-
-
-@cache
-def machine() -> str:
-    """Eight digits for this computer; several of them may share a disk."""
-    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+    """A name that nobody else gives to a file, for what is to become `path`."""
+    return path.with_name(f".unfinished-{secrets.token_hex(8)}-{path.name}")
 
 
 @contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
-    """Yield a new folder among the system's temporary ones, which goes when the block ends; what killed processes left there goes now."""
+    """Yield a new folder in the system's temporary one, deleted when the block ends; those that killed processes left are deleted now."""
     remove_unfinished(Path(tempfile.gettempdir()), below=False)
     with tempfile.TemporaryDirectory(
-        prefix=f".unfinished-{machine()}-{os.getpid()}-{purpose}-", ignore_cleanup_errors=True
+        prefix=f".unfinished-{secrets.token_hex(8)}-{purpose}-", ignore_cleanup_errors=True
     ) as folder:
-        yield Path(folder)
+        in_use = LockedFile(Path(folder) / IN_USE)
+        in_use.lock()
+        try:
+            yield Path(folder)
+        finally:
+            in_use.close()
 
 
 def remove_unfinished(root: Path, below: bool = True) -> None:
-    """Take away the files that processes which were killed while they wrote have left below `root`; without `below`, those right in it,
-    and scratch folders. What living ones write stays, and so does what other machines began less than a week ago, and what cannot be
-    removed."""
-    for path in root.rglob(".unfinished-*") if below else root.glob(".unfinished-*"):
-        found = UNFINISHED.fullmatch(path.name)
-        folder = not below and path.is_dir()
-        if (
-            found
-            and not path.is_symlink()
-            and (folder or path.is_file())
-            and left_behind(path, found[1], int(found[2]))
-        ):
-            with suppress(OSError):
-                shutil.rmtree(path) if folder else path.unlink()
+    """Delete the files below `root` that killed processes were writing; without `below`, those directly in it, and scratch folders.
+
+    A file whose lock another process holds stays, and so does what cannot be deleted. Where the file system has no locks, files that
+    changed within the last day stay too.
+    """
+    pattern = ".unfinished-*"
+    paths = root.rglob(pattern) if below else root.glob(pattern)
+    for path in paths:
+        if not UNFINISHED.fullmatch(path.name) or path.is_symlink():
+            continue
+        if path.is_dir() and not below:
+            _remove_scratch(path)
+        elif path.is_file():
+            _remove_file(path)
 
 
-def left_behind(path: Path, computer: str, process: int) -> bool:
-    """Whether nobody works on `path` any more, which was made by that process of that computer. The age of another computer's is by the
-    clock that the disk goes by: this one's may be wrong."""
-    if computer == machine():
-        return not alive(process)
-    try:
-        with tempfile.TemporaryFile(dir=path.parent) as now:
-            return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime > ABANDONED
-    except OSError:
-        return False
+def _remove_file(path: Path) -> None:
+    with suppress(OSError):
+        if fcntl is None:
+            if is_old(path):
+                path.unlink()
+            return
+        file = LockedFile(path, os.O_RDWR)
+        try:
+            answer = file.lock()
+            if answer is Answer.TAKEN or (answer is Answer.NONE and is_old(path)):
+                path.unlink()
+        finally:
+            file.close()
 
 
-def alive(process: int) -> bool:
-    """Whether a process of that number runs on this machine."""
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        pass
-    return True
+def _remove_scratch(folder: Path) -> None:
+    """A scratch folder has a lock of its own; one without it is being made, or somebody emptied it."""
+    with suppress(OSError):
+        if not (folder / IN_USE).exists():
+            if is_old(folder):
+                shutil.rmtree(folder)
+            return
+        file = LockedFile(folder / IN_USE, os.O_RDWR)
+        answer = file.lock()
+        file.close()
+        if answer is Answer.TAKEN or (answer is Answer.NONE and is_old(folder)):
+            shutil.rmtree(folder)
+
+
+def is_old(path: Path) -> bool:
+    """Whether `path` has not changed for a day, by the clock of its disk: that of this machine may be wrong. Raises OSError."""
+    with tempfile.TemporaryFile(dir=path.parent) as now:
+        return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime > ABANDONED
 
 
 def name_fault(name: str) -> str:

@@ -1,5 +1,6 @@
-"""One folder, one writer: a lock that the system takes back from a process that ended, however it did, and who holds it."""
+"""One folder, one writer: a lock that the system takes back from a process that ended, and a note that says who holds it."""
 
+import errno
 import json
 import os
 import platform
@@ -10,67 +11,163 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from utils.errors import UserError, writing
-from utils.files import alive, replacing
+from utils.files import replacing, shown
+from utils.flock import Answer, LockedFile
 
-NAME, HOLDER = "writer.lock", "writer.json"
-LINGER = 30  # seconds: the processes that prepared batches for a killed one hold its lock until they notice
+NAME = "writer.lock"
+HOLDER = "writer.json"
+ATTEMPTS = 20
+PATIENCE = 0.5  # seconds: a lock may be held for a moment by a process that only tries it
 
 
 @contextmanager
 def only_writer(folder: Path, remedy: str) -> Iterator[None]:
-    """Within the context nobody else writes to `folder`, which is made if it is missing. UserError that says who does, `remedy` at its
-    end, and where the folder cannot be written to."""
+    """Within the context nobody else writes to `folder`, which is made if it is missing.
+
+    Raises UserError that names the other writer, `remedy` at its end, and where the folder cannot be written to. Prints a warning and
+    continues where the file system has no locks. Folders that were made here and are still empty at the end are removed.
+    """
+    with _locked(folder, NAME, remedy=remedy, shared=False), _note(folder, HOLDER, remedy=remedy):
+        yield
+
+
+@contextmanager
+def only_writer_of_part(folder: Path, part: int, parts: int, remedy: str) -> Iterator[None]:
+    """Within the context nobody else writes this part of the folder's results; the other parts, of as many, may be written meanwhile.
+
+    Raises UserError as `only_writer` does, also where somebody writes the whole folder, or divides it into another number of parts.
+    """
+    stem = f"writer_{part}of{parts}"
+    with (
+        _locked(folder, NAME, remedy=remedy, shared=True),
+        _locked(folder, f"{stem}.lock", remedy=remedy, shared=False),
+        _note(folder, f"{stem}.json", remedy=remedy),
+    ):
+        for path in folder.glob("writer_*of*.lock"):
+            if not path.stem.endswith(f"of{parts}") and _is_held(path):
+                raise _refusal(folder, path.with_suffix(".json"), remedy)
+        yield
+
+
+def is_lock_file(path: Path) -> bool:
+    """Whether a file in a folder is only there because somebody writes to the folder."""
+    return path.name.startswith("writer") and path.suffix in (".lock", ".json")
+
+
+@contextmanager
+def _locked(folder: Path, name: str, remedy: str, shared: bool) -> Iterator[None]:
+    """Hold the lock of that name in the folder; its file is deleted at the end, unless others share it."""
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     with writing(folder, remedy):
+        file = _take(folder, name, remedy=remedy, shared=shared)
+    try:
+        yield
+    finally:
+        if not shared or file.lock() is Answer.TAKEN:  # alone now
+            with suppress(OSError):
+                file.path.unlink()
+        file.close()
+        with suppress(OSError):  # not empty
+            for parent in made:
+                parent.rmdir()
+
+
+def _take(folder: Path, name: str, remedy: str, shared: bool) -> LockedFile:
+    """The lock file, locked. Its holder deletes it at the end, so a lock only counts while its file is still at its path."""
+    until = time.monotonic() + PATIENCE
+    for _ in range(ATTEMPTS):
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / NAME)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            try:
-                lock.acquire(timeout=LINGER if _ended(_read(folder)) else 0)
-            except Timeout:
-                raise UserError(
-                    f"{folder}: {_words(_read(folder))} is writing to it; wait until it has ended, or {remedy}"
-                ) from None
-        about = {
-            "process": os.getpid(),
-            "machine": platform.node(),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        }
-        try:
-            with replacing(folder / HOLDER) as unfinished:
-                unfinished.write_text(json.dumps(about) + "\n", encoding="utf-8")
-        except BaseException:
-            lock.release()
-            raise
+            file = _open(folder / name)
+        except FileNotFoundError:
+            continue  # another process has just removed the folder that it had made
+        answer = file.lock(shared=shared)
+        while answer is Answer.HELD and time.monotonic() < until:
+            time.sleep(PATIENCE / 10)
+            answer = file.lock(shared=shared)
+        if answer is Answer.HELD:
+            file.close()
+            raise _refusal(folder, folder / Path(name).with_suffix(".json"), remedy)
+        if answer is Answer.NONE:
+            print(f"warning: {folder}: {_unlocked(folder, name, file.reason)}")
+            return file
+        if file.is_at_its_path():
+            return file
+        file.close()
+    raise OSError(f"{name} is deleted again and again")
+
+
+def _open(path: Path) -> LockedFile:
+    """Readable is enough for a lock: the file may be a colleague's."""
+    try:
+        return LockedFile(path)
+    except PermissionError:
+        return LockedFile(path, os.O_RDONLY)
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        file = LockedFile(path, os.O_RDONLY)
+    except OSError:
+        return False
+    answer = file.lock()
+    file.close()
+    return answer is Answer.HELD
+
+
+def _unlocked(folder: Path, name: str, reason: str) -> str:
+    text = f"its file system has no locks ({reason}); make sure that no other command writes to it"
+    about = _read(folder / Path(name).with_suffix(".json"))
+    if about:
+        return f"{text}: {_words(about)} did, and may not have ended"
+    return text
+
+
+def _refusal(folder: Path, note: Path, remedy: str) -> UserError:
+    about = _read(note)
+    if not about:  # the holder of the lock may be one of several that share it
+        parts = (_read(path) for path in sorted(folder.glob("writer*.json")))
+        about = next(filter(None, parts), {})
+    return UserError(
+        f"{folder}: {_words(about)} is writing to it; wait until it has ended, or {remedy}"
+    )
+
+
+@contextmanager
+def _note(folder: Path, name: str, remedy: str) -> Iterator[None]:
+    """A file that says who writes; it only serves the message that a second writer gets."""
+    about = {
+        "process": os.getpid(),
+        "machine": platform.node(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+    with writing(folder, remedy), replacing(folder / name) as unfinished:
+        unfinished.write_text(json.dumps(about) + "\n", encoding="utf-8")
     try:
         yield
     finally:
         with suppress(OSError):
-            (folder / HOLDER).unlink(missing_ok=True)
-        lock.release()
+            (folder / name).unlink(missing_ok=True)
 
 
-def _read(folder: Path) -> dict:
+def _read(path: Path) -> dict:
     try:
-        about = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return about if isinstance(about, dict) else {}
-    except (OSError, ValueError):
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-
-
-def _ended(about: dict) -> bool:
-    process = about.get("process")
-    return (
-        about.get("machine") == platform.node() and isinstance(process, int) and not alive(process)
-    )
+    if not isinstance(about, dict):
+        return {}
+    return about
 
 
 def _words(about: dict) -> str:
     if not about:
         return "another process"
-    return f"process {about.get('process')} on {about.get('machine')} (since {about.get('since')}: {about.get('command')})"
+    process, machine, since, command = (
+        shown(str(about.get(key))) for key in ("process", "machine", "since", "command")
+    )
+    return f"process {process} on {machine} (since {since}: {command})"

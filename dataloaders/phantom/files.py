@@ -10,6 +10,7 @@ import numpy as np
 from dataloaders.hdf5 import write_hdf5
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished, replacing
+from utils.lock import only_writer
 
 
 def within(flag: str, value: int, least: int, most: int) -> None:
@@ -27,7 +28,8 @@ def claimed(root: Path, settings: dict, taken: Iterable[str]) -> Iterator[None]:
     """
     recipe = json.dumps(settings) + "\n"
     mark = root / "phantom.json"
-    with writing(root, "name another folder with --root"):
+    remedy = "name another folder with --root"
+    with only_writer(root, remedy), writing(root, remedy):
         if mark.exists():
             if mark.read_text(encoding="utf-8") != recipe:
                 raise UserError(
@@ -37,7 +39,6 @@ def claimed(root: Path, settings: dict, taken: Iterable[str]) -> Iterator[None]:
             raise UserError(
                 f"--root {root} already holds data that is no phantom; name another folder"
             )
-        root.mkdir(parents=True, exist_ok=True)
         remove_unfinished(root)
         write_text(mark, recipe)
         yield
