@@ -18,6 +18,7 @@ from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import check_plain, remove_unfinished
 from utils.lock import only_writer
+from utils.names import printable
 from utils.pictures import colour
 from utils.progress import progress
 from utils.provenance import provenance
@@ -61,7 +62,7 @@ def write(
         remove_unfinished(s.output, below=False)
         write_json(s.output / name, content)
         page.write_page(s.output / "index.html", shown)
-    print(words.table(content))
+    print(printable(words.table(content)))
     print(f"the page: {s.output / 'index.html'}    its numbers: {s.output / name}")
 
 
@@ -142,7 +143,7 @@ def _pictures(s: PageSettings, groups: Sequence[Group]) -> dict:
             rows = panels(groups, number, s.root_path)
         except UserError as error:
             fault = str(error)
-            print(f"warning: no pictures of {name}: {fault}")
+            print(printable(f"warning: no pictures of {name}: {fault}"))
         found.append({"word": word, "name": name, "rows": rows, "fault": fault})
     if all(case["fault"] for case in found):
         return {

@@ -12,6 +12,7 @@ import numpy as np
 from training.checkpoint import Checkpoint, read_ours
 from training.results import FIGURES, HONEST, MILLIMETRES
 from utils.errors import UserError
+from utils.names import csv_text
 
 STAGES = ("supervised", "pre_train", "self_train")
 # conventions with their figures and the columns of metrics.csv that hold them
@@ -141,7 +142,10 @@ def read_result(folder: Path) -> Result:
         raise UserError(f"{rows}: no such file, and without it cases cannot be paired; test again")
     try:
         with open(rows, newline="", encoding="utf-8") as file:
-            table = [(row["case"], row["class"], _figures(row)) for row in csv.DictReader(file)]
+            table = [
+                (csv_text(row["case"]), csv_text(row["class"]), _figures(row))
+                for row in csv.DictReader(file)
+            ]
         cases, classes = (tuple(dict.fromkeys(row[i] for row in table)) for i in (0, 1))
         by_place = {(case, name): figures for case, name, figures in table}
         values = {

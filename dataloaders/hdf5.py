@@ -15,6 +15,7 @@ from utils.files import name_fault, replacing, shown
 ANNOTATED = "annotated"
 """Attribute of a file whose label is two drawn slices in an otherwise empty volume: axis and number of each, (2, 2)."""
 SPLITS = Path(__file__).resolve().parents[1] / "data_split"
+ENDING = ".h5"
 SMALL = 64 * 2**20
 DENSEST = 2000  # bytes that a byte of a file may stand for; gzip comes to 1030 at best
 
@@ -22,14 +23,22 @@ DENSEST = 2000  # bytes that a byte of a file may stand for; gzip comes to 1030 
 def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
     """Case names of the list `name`, from `root` (where it may be called `also`) or else from the repository's data_split.
 
-    A .h5 ending or a trailing comma field is cut off. Raises UserError where there is no list, nothing in it, or no plain name.
+    See `list_lines` for what of a line is the name. Raises UserError where there is no list, nothing in it, or no plain name.
     """
     path = find_list(root, dataset, name, also)
     if path is None:
         raise UserError(f"{root / name}: no such list, and none in {SPLITS / dataset}")
     if cases := list_lines(path):
         return cases
-    raise UserError(f"{path}: the list is empty; write a case name per line")
+    remedy = "write a case name per line"
+    if Path(name).stem == "val":
+        remedy = (
+            "no case was held out for validation. Train with --select last (no validation: the last "
+            f"network is the result), or {remedy} (prepare_data.py takes them from splits_final.json)"
+        )
+    elif Path(name).stem == "test":
+        remedy = f"there is no case to test on. Add labelled test cases, or {remedy}"
+    raise UserError(f"{path}: the list is empty; {remedy}")
 
 
 def find_list(root: Path, dataset: str, name: str, also: str = "") -> Path | None:
@@ -39,8 +48,12 @@ def find_list(root: Path, dataset: str, name: str, also: str = "") -> Path | Non
 
 
 def list_lines(path: Path) -> list[str]:
-    """The case names in a list's file, none where it is missing; raises UserError for one that is no text, and for a name that would
-    lead out of the data's folder or that no file can have."""
+    """The case names in a list's file, none where it is missing.
+
+    A line that ends in .h5 is a name with that ending, whatever else it holds. Of another line the name ends at the first comma, as
+    in the public lists. `list_line` is the inverse. Raises UserError for a file that is no text, and for a name that would lead out
+    of the data's folder or that no file can have.
+    """
     if not os.path.lexists(path):
         return []
     try:
@@ -52,17 +65,24 @@ def list_lines(path: Path) -> list[str]:
             f"{path}: not a readable text file ({error}); a case name per line is expected"
         ) from None
     lines = [line.strip(" \t\r") for line in text.split("\n")]
-    names = {
-        number: line.split(",")[0].strip(" \t").removesuffix(".h5")
-        for number, line in enumerate(lines, 1)
-        if line
-    }
+    names = {number: _name_in(line) for number, line in enumerate(lines, 1) if line}
     for number, name in names.items():
         if fault := name_fault(name):
             raise UserError(
                 f"{path}: line {number}: the case name {shown(name)} {fault}; write a plain name, as its file has it"
             )
     return list(names.values())
+
+
+def _name_in(line: str) -> str:
+    if line.endswith(ENDING):
+        return line.removesuffix(ENDING)
+    return line.split(",")[0].strip(" \t").removesuffix(ENDING)
+
+
+def list_line(name: str) -> str:
+    """The line of a case list that `list_lines` reads as this name."""
+    return f"{name}{ENDING}" if "," in name or name.endswith(ENDING) else name
 
 
 def check_root(root: Path, dataset: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.errors import UserError, writing
 from utils.files import replacing, shown
+from utils.json_file import read_json
 
 FILE = "plan.json"
 
@@ -106,6 +107,9 @@ class Plan:
             raise ValueError("dims, axes or class names are none of a plan")
         if len(plan.normalisation) != plan.channels or len(plan.spacing_mm) != 3:
             raise ValueError("a modality without normalisation, or not three spacings")
+        for name in (plan.name, *plan.class_names, *plan.channel_names):
+            if not str(name).isprintable():
+                raise ValueError(f"the name {shown(str(name))} holds control characters")
         for pattern in (plan.file, plan.slice_file, *plan.lists.values()):
             if (
                 Path(pattern).is_absolute()
@@ -132,7 +136,7 @@ def read_plan(root: Path) -> Plan:
             f"{path}: no such plan; make it: python code/prepare_data.py --dataset own --source YOUR_DATA --root_path {root}"
         )
     try:
-        return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return Plan.from_dict(read_json(path))
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path}: not a plan ({error}); prepare the data again with --redo"

@@ -11,9 +11,19 @@ from utils.errors import UserError
 WHOLE = ("val", "test")  # splits whose cases are always volumes, on 2-D data sets too
 
 
-def case_of(name: str) -> str:
-    """The case that a training slice is of; a volume's own name."""
+def case_of_slice(name: str) -> str:
+    """The case that a slice is of: its name up to the last `_slice_`; the whole name where it has none."""
     return name.rpartition("_slice_")[0] or name
+
+
+def case_of(facts: DatasetFacts, split: str, name: str) -> str:
+    """The case that a name in the list of a split stands for.
+
+    Only 2-D data sets list slices, and only to train on; any other name is a case's own, even one that holds `_slice_`.
+    """
+    if facts.dims == 2 and split not in WHOLE:
+        return case_of_slice(name)
+    return name
 
 
 def listed_path(root: Path, facts: DatasetFacts, split: str, name: str) -> Path:
@@ -57,7 +67,7 @@ def cheap_check(
             for name, count in counts.items()
             if count > 1
         ]
-        cases = dict.fromkeys(map(case_of, counts))
+        cases = dict.fromkeys(case_of(facts, split, name) for name in counts)
         faults += [
             f"{root}: case {case} is listed for {seen[case]} and for {split}; take it out of one"
             for case in cases

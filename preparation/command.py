@@ -16,7 +16,7 @@ from preparation.kits19 import KiTS19Preparation
 from preparation.la import LAPreparation
 from preparation.lists import published_lists
 from preparation.lits import LiTSPreparation
-from preparation.nnunet import read_dataset
+from preparation.nnunet import RawDataset, read_dataset
 from preparation.own import OwnPreparation
 from preparation.pancreas import PancreasPreparation
 from preparation.planning import make_plan
@@ -26,8 +26,11 @@ from utils.cli import parse
 from utils.errors import UserError
 from utils.files import remove_unfinished
 from utils.lock import only_writer
+from utils.names import nearest, printable
 from utils.progress import progress
 from utils.workers import check_processes, ended_processes, terminated, worker_pool
+
+SHOWN = 20  # faults of a data set that are printed beside the first one
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,9 @@ def _prepare(s: PrepareSettings) -> int:
 
 def _own(s: PrepareSettings) -> Preparation:
     """By the plan that lies at the root already, so that networks trained on it stay of use, or else by a new one."""
-    dataset = read_dataset(s.source)
+    dataset = _read_own(s.source)
     for line in dataset.said:
-        print(f"warning: {line}")
+        print(f"warning: {printable(line)}")
     if (s.root_path / FILE).exists() and not s.redo:
         plan = read_plan(s.root_path)
         for what, before, after in (
@@ -94,6 +97,25 @@ def _own(s: PrepareSettings) -> Preparation:
             plan = make_plan(dataset, s.dims, pool)
         print(f"--dims {plan.dims} ({plan.why['dims']})")
     return OwnPreparation(plan, dataset.cases)
+
+
+def _read_own(source: Path) -> RawDataset:
+    """The raw data set. Where there are several faults, all are printed, and the first is raised as UserError."""
+    faults: list[str] = []
+    try:
+        dataset = read_dataset(source, faults.append)
+    except UserError as error:
+        faults.insert(0, str(error))
+    if not faults:
+        return dataset
+    for line in faults[1 : SHOWN + 1]:
+        print(f"error: {printable(line)}", file=sys.stderr)
+    if len(faults) > SHOWN + 1:
+        print(
+            f"error: {len(faults) - SHOWN - 1} more; code/check_data.py --root_path {source} lists all",
+            file=sys.stderr,
+        )
+    raise UserError(faults[0])
 
 
 def _check_flags(s: PrepareSettings) -> None:
@@ -156,8 +178,11 @@ def _chosen(s: PrepareSettings, preparation: Preparation) -> list[RawCase]:
     if s.cases:
         unknown = [name for name in s.cases if name not in found]
         if unknown:
+            near = nearest(unknown[0], found)
+            meant = f"did you mean {near}?" if near else f"{', '.join(list(found)[:3])} ..."
+            more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
             raise UserError(
-                f"--cases {unknown[0]}: not among the {len(found)} cases below {s.source} ({', '.join(list(found)[:3])} ...)"
+                f"--cases {unknown[0]}{more}: not among the {len(found)} cases below {s.source} ({meant})"
             )
         return [found[name] for name in dict.fromkeys(s.cases)]
     if s.dataset == "own":
@@ -199,10 +224,10 @@ def run_cases(
     said = preparation.write_lists(root)
     done.sort(key=lambda one: one.name)
     for line in [line for one in done for line in one.warnings] + said:
-        print(f"warning: {line}")
+        print(f"warning: {printable(line)}")
     failed = [one for one in done if one.failed]
     for one in failed:
-        print(f"not prepared: {one.name}: {one.failed}", file=sys.stderr)
+        print(f"not prepared: {printable(f'{one.name}: {one.failed}')}", file=sys.stderr)
     kept = sum(one.kept for one in done)
     print(
         f"{len(done) - len(failed) - kept} cases prepared, {kept} kept, {len(failed)} not prepared; they lie below {root}"

@@ -15,6 +15,7 @@ from preparation.geometry import Geometry
 from preparation.scans import Scan
 from utils.errors import UserError, writing
 from utils.files import replacing
+from utils.json_file import read_json
 
 PACKAGES = ("SimpleITK", "numpy", "scipy", "h5py")
 
@@ -108,7 +109,7 @@ def claim(root: Path, settings: Mapping, redo: bool) -> None:
     path = root / "preparation.json"
     if path.exists() and not redo:
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_json(path)
             same = before == json.loads(json.dumps(settings))
         except (OSError, ValueError):
             before, same = {}, False

@@ -1,15 +1,20 @@
 """nnU-Net's raw layout, read: dataset.json, the cases of its folders, and which of them train, validate and test."""
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from preparation.files import RawCase
+from preparation.nnunet_folders import Folder, read_folder, shown_problems
 from utils.errors import UserError
+from utils.files import shown
+from utils.json_file import read_json
+from utils.names import case_name_fault, folded, nearest
 
 KEYS = ("channel_names", "labels", "numTraining", "file_ending")
+ENDING = re.compile(r"(\.[A-Za-z0-9]+)+")
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,16 @@ class RawDataset:
     labels: tuple[tuple[int, str], ...]
     cases: tuple[RawCase, ...]
     said: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What dataset.json declares of all cases."""
+
+    channel_names: tuple[str, ...]
+    labels: tuple[tuple[int, str], ...]
+    ending: str
+    name: str
 
 
 Tell = Callable[[str], None]
@@ -36,31 +51,243 @@ def read_dataset(source: Path, tell: Tell = refuse) -> RawDataset:
     `tell` is given each fault that leaves the rest readable; where it returns, the reading goes on without the part at fault.
     """
     path = source / "dataset.json"
-    about = _json(path)
-    missing = [key for key in KEYS if key not in about] if isinstance(about, dict) else list(KEYS)
-    if missing:
-        old = (
-            " (an older nnU-Net's has modality in its place)"
-            if missing[0] == "channel_names" and "modality" in about
-            else ""
-        )
-        raise UserError(f"{path}: no '{missing[0]}' in it{old}; it needs {', '.join(KEYS)}")
-    channels, labels = _channels(path, about["channel_names"]), _labels(path, about["labels"])
-    ending = about["file_ending"]
-    if not (isinstance(ending, str) and ending.startswith(".")):
-        raise UserError(f"{path}: file_ending {ending!r}, expected one such as .nii.gz")
-    said: list[str] = []
-    if "dataset" in about:
-        train = _explicit(path, source, about["dataset"], len(channels))
+    content = _dataset_json(path)
+    declared = _declared(path, source, content, tell)
+    channels = len(declared.channel_names)
+    if "dataset" in content:
+        train = Folder(_explicit(path, source, content["dataset"], channels))
     else:
-        train = _folder(source, "imagesTr", "labelsTr", ending, len(channels), said, tell)
-    if about["numTraining"] != len(train):
-        tell(
-            f"{path}: numTraining is {about['numTraining']}, but there are {len(train)} training cases; correct that"
+        train = read_folder(source, "Tr", declared.ending, channels)
+    unlabelled = read_folder(source, "Un", declared.ending, channels)
+    test = read_folder(source, "Ts", declared.ending, channels)
+    said: list[str] = []
+    for folder in (train, unlabelled, test):
+        said += folder.warnings
+        for fault in folder.errors:
+            tell(fault)
+    _check_count(path, content["numTraining"], train, said, tell)
+    said += [*unlabelled.unread, *test.unread]
+    parts = {"train": train.cases, "unlabelled": unlabelled.cases, "test": test.cases}
+    _check_twice(source, parts, tell)
+    parts = _with_name_faults(source, parts)
+    bare = [case for case in parts["test"] if case.label is None and not case.fault]
+    if bare:
+        said.append(
+            f"{len(bare)} cases of imagesTs have no label ({bare[0].name} ...): not prepared"
         )
-    unlabelled = _folder(source, "imagesUn", None, ending, len(channels), said, tell)
-    test = _folder(source, "imagesTs", "labelsTs", ending, len(channels), said, tell)
-    parts = {"train": train, "unlabelled": unlabelled, "test": test}
+    split = _split(source, parts["train"], said, tell)
+    cases = [replace(case, part=split[case.name]) for case in parts["train"] if case.name in split]
+    cases += [replace(case, part="unlabelled") for case in parts["unlabelled"]]
+    cases += [
+        replace(case, part="test") for case in parts["test"] if case.label is not None or case.fault
+    ]
+    return RawDataset(
+        name=declared.name,
+        channel_names=declared.channel_names,
+        labels=declared.labels,
+        cases=tuple(cases),
+        said=tuple(said),
+    )
+
+
+def _json(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; docs/data.md shows nnU-Net's raw layout, which own data come in"
+        )
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); mend it") from None
+
+
+def _dataset_json(path: Path) -> dict:
+    """The content of dataset.json, an object with all required keys."""
+    content = _json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object with the keys {', '.join(KEYS)}")
+    missing = [key for key in KEYS if key not in content]
+    if not missing:
+        return content
+    old = ""
+    if "channel_names" in missing and "modality" in content:
+        old = " (an older nnU-Net's has modality in its place)"
+    names = " and no ".join(f"'{key}'" for key in missing)
+    raise UserError(f"{path}: no {names} in it{old}; it needs {', '.join(KEYS)}")
+
+
+def _declared(path: Path, source: Path, content: dict, tell: Tell) -> Declared:
+    """What all cases share. Every key at fault is told; UserError where one is."""
+    faults: list[str] = []
+
+    def value_of(read: Callable[[Path, Any], Any], key: str) -> Any:
+        try:
+            return read(path, content[key])
+        except UserError as error:
+            faults.append(str(error))
+            return None
+
+    channel_names = value_of(_channels, "channel_names")
+    labels = value_of(_labels, "labels")
+    ending = value_of(_ending, "file_ending")
+    name = str(content.get("name", source.resolve().name))
+    if not name.isprintable():
+        faults.append(f"{path}: name {shown(name)} holds control characters; remove them")
+    if faults:
+        for fault in faults[1:]:
+            tell(fault)
+        raise UserError(faults[0])
+    return Declared(channel_names, labels, ending, name)
+
+
+def _ending(path: Path, ending: Any) -> str:
+    if not isinstance(ending, str) or not ENDING.fullmatch(ending):
+        raise UserError(f"{path}: file_ending {ending!r}, expected one such as .nii.gz")
+    return ending
+
+
+def _channels(path: Path, channels: Any) -> tuple[str, ...]:
+    """Names in the order of their numbers, which must be 0, 1, 2 ..."""
+    if (
+        not isinstance(channels, dict)
+        or not channels
+        or sorted(channels) != sorted(map(str, range(len(channels))))
+    ):
+        raise UserError(
+            f'{path}: channel_names must number the modalities from 0, such as {{"0": "T1", "1": "T2"}}, not {channels}'
+        )
+    names = tuple(str(channels[str(number)]) for number in range(len(channels)))
+    for name in names:
+        _check_name(path, "channel", name)
+    return names
+
+
+def _check_name(path: Path, what: str, name: str) -> None:
+    """UserError for a name that a table or a terminal cannot show."""
+    if not name.strip():
+        raise UserError(f"{path}: a {what} has an empty name; give it one")
+    if not name.isprintable():
+        raise UserError(
+            f"{path}: the {what} name {shown(name)} holds control characters; rename it"
+        )
+
+
+def _labels(path: Path, labels: Any) -> tuple[tuple[int, str], ...]:
+    example = '{"background": 0, "liver": 1}'
+    if not isinstance(labels, dict):
+        raise UserError(
+            f"{path}: labels must name values, background 0 among them, such as {example}, not {labels}"
+        )
+    values = {name: _whole(value) for name, value in labels.items()}
+    if values.get("background") != 0:
+        swapped = ""
+        if labels.get("0") == "background":
+            swapped = "; older nnU-Nets had it the other way round, exchange names and values"
+        raise UserError(
+            f"{path}: labels must name values, background 0 among them, such as {example}, "
+            f"not {labels}{swapped}"
+        )
+    for name, value in values.items():
+        _check_label(path, name, value, example)
+    if len(set(values.values())) < len(values):
+        raise UserError(f"{path}: two labels have the same value ({labels}); give each its own")
+    if not 2 <= len(values) <= 256:
+        raise UserError(
+            f"{path}: {len(values)} labels, expected the background and 1 to 255 others"
+        )
+    return tuple(sorted((value, name) for name, value in values.items()))
+
+
+def _check_label(path: Path, name: str, value: Any, example: str) -> None:
+    _check_name(path, "label", name)
+    if isinstance(value, list):
+        raise UserError(
+            f"{path}: label {name} is a region of several values, which is not supported; name each value"
+        )
+    if name == "ignore":
+        raise UserError(
+            f"{path}: an ignore label is not supported; take it out, and the cases that hold it"
+        )
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 65536:
+        raise UserError(
+            f"{path}: label {name} has the value {value!r}, expected a whole number such as in {example}"
+        )
+
+
+def _whole(value: Any) -> Any:
+    """A whole number for "1" and 1.0, which some programs write; anything else as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
+        return int(value)
+    return value
+
+
+def _explicit(path: Path, source: Path, cases: Any, channels: int) -> tuple[RawCase, ...]:
+    """Cases whose files, or folders of DICOM series, dataset.json names, each relative to it."""
+    example = '{"images": [...], "label": ...}'
+    if not isinstance(cases, dict):
+        raise UserError(f"{path}: dataset must give each case {example}; mend it, or take it out")
+    return tuple(
+        _explicit_case(path, source, name, files, channels) for name, files in cases.items()
+    )
+
+
+def _explicit_case(path: Path, source: Path, name: str, files: Any, channels: int) -> RawCase:
+    """One case of `dataset`; a fault of it stops no other case. Its files may lie anywhere: they are only read."""
+    images = files.get("images") if isinstance(files, dict) else None
+    label = files.get("label") if isinstance(files, dict) else None
+    named = [*images, label] if isinstance(images, list) else []
+    if not named or not all(isinstance(file, str) and file for file in named):
+        fault = (
+            f'{path}: dataset must give the case {shown(name)} {{"images": [...], "label": ...}}, '
+            "each a file or the folder of a series; mend it, or take it out"
+        )
+        return RawCase(name, (), fault=fault)
+    paths = [source / file for file in named]
+    if len(images) != channels:
+        fault = f"{path}: names {len(images)} images for {shown(name)}, but there are {channels} modalities"
+    else:
+        fault = _missing_file(path, paths)
+    return RawCase(name, tuple(paths[:-1]), paths[-1], fault=fault)
+
+
+def _missing_file(path: Path, paths: Sequence[Path]) -> str:
+    """A fault for the first path that is neither a file nor the folder of a series; empty where all are."""
+    for file in paths:
+        try:
+            if file.is_file() or file.is_dir():
+                continue
+            others = [other.name for other in file.parent.iterdir()]
+        except (OSError, ValueError):
+            others = []
+        other = nearest(file.name, others)
+        also = f"; {other} is there, if that is meant" if other else ""
+        return f"{shown(str(file))}: no such file, though {path} names it{also}"
+    return ""
+
+
+def _check_count(path: Path, expected: Any, train: Folder, said: list[str], tell: Tell) -> None:
+    """Hold numTraining against the training cases; where they differ, tell which files may be the reason."""
+    number = len(train.cases)
+    if _whole(expected) == number:
+        said += train.unread
+        return
+    for problem in (*train.unread, *train.unmatched):
+        tell(problem)
+    faults = [case.fault for case in train.cases if case.fault]
+    problems = [*train.errors, *train.unread, *train.unmatched, *faults]
+    remedy = "correct that"
+    if problems:
+        remedy = (
+            f"look at these first: {shown_problems(problems)}; correct numTraining only if it is "
+            "still wrong then"
+        )
+    tell(f"{path}: numTraining is {expected}, but there are {number} training cases; {remedy}")
+
+
+def _check_twice(source: Path, parts: dict[str, tuple[RawCase, ...]], tell: Tell) -> None:
+    """Tell each case that is in two folders."""
     seen: dict[str, str] = {}
     for part, cases in parts.items():
         for case in cases:
@@ -69,191 +296,100 @@ def read_dataset(source: Path, tell: Tell = refuse) -> RawDataset:
                     f"{source}: case {case.name} is in {seen[case.name]} and in {part}; take one of them away, or give it another name"
                 )
             seen.setdefault(case.name, part)
-    bare = [case for case in test if case.label is None]
-    if bare:
-        said.append(
-            f"{len(bare)} cases of imagesTs have no label ({bare[0].name} ...): not prepared"
+
+
+def _with_name_faults(
+    source: Path, parts: dict[str, tuple[RawCase, ...]]
+) -> dict[str, tuple[RawCase, ...]]:
+    """The cases, those with a fault whose name no file can have, or that macOS and Windows take for another case's."""
+    alike: dict[str, dict[str, None]] = {}
+    for cases in parts.values():
+        for case in cases:
+            alike.setdefault(folded(case.name), {})[case.name] = None
+    checked = {}
+    for part, cases in parts.items():
+        checked[part] = tuple(
+            replace(case, fault=_name_fault(source, case.name, alike) or case.fault)
+            for case in cases
         )
-    split = _split(source, train, said, tell)
-    cases = [replace(case, part=split[case.name]) for case in train if case.name in split]
-    cases += [replace(case, part="unlabelled") for case in unlabelled]
-    cases += [replace(case, part="test") for case in test if case.label is not None]
-    return RawDataset(
-        str(about.get("name", source.resolve().name)), channels, labels, tuple(cases), tuple(said)
-    )
+    return checked
 
 
-def _json(path: Path):
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file; docs/data.md shows nnU-Net's raw layout, which own data come in"
+def _name_fault(source: Path, name: str, alike: dict[str, dict[str, None]]) -> str:
+    fault = case_name_fault(name)
+    if fault:
+        return f"{source}: the case name {shown(name)} {fault}; rename the case"
+    others = [other for other in alike[folded(name)] if other != name]
+    if others:
+        return (
+            f"{source}: the case names {name} and {others[0]} differ only in upper and lower case, so "
+            "that macOS and Windows take their files for one; rename one of them"
         )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); mend it") from None
+    return ""
 
 
-def _channels(path: Path, channels) -> tuple[str, ...]:
-    """Names in the order of their numbers, which must be 0, 1, 2 ..."""
-    if (
-        not isinstance(channels, dict)
-        or sorted(channels) != sorted(map(str, range(len(channels))))
-        or not channels
-    ):
-        raise UserError(
-            f'{path}: channel_names must number the modalities from 0, such as {{"0": "T1", "1": "T2"}}, not {channels}'
-        )
-    return tuple(str(channels[str(number)]) for number in range(len(channels)))
-
-
-def _labels(path: Path, labels) -> tuple[tuple[int, str], ...]:
-    example = '{"background": 0, "liver": 1}'
-    if not isinstance(labels, dict) or labels.get("background") != 0:
-        raise UserError(
-            f"{path}: labels must name values, background 0 among them, such as {example}, not {labels}"
-        )
-    for name, value in labels.items():
-        if isinstance(value, list):
-            raise UserError(
-                f"{path}: label {name} is a region of several values, which is not supported; name each value"
-            )
-        if name == "ignore":
-            raise UserError(
-                f"{path}: an ignore label is not supported; take it out, and the cases that hold it"
-            )
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 65536:
-            raise UserError(
-                f"{path}: label {name} has the value {value!r}, expected a whole number such as in {example}"
-            )
-    if len(set(labels.values())) < len(labels):
-        raise UserError(f"{path}: two labels have the same value ({labels}); give each its own")
-    if not 2 <= len(labels) <= 256:
-        raise UserError(
-            f"{path}: {len(labels)} labels, expected the background and 1 to 255 others"
-        )
-    return tuple(sorted((value, name) for name, value in labels.items()))
-
-
-def _explicit(path: Path, source: Path, cases, channels: int) -> list[RawCase]:
-    """Cases whose files, or folders of DICOM series, dataset.json names, each relative to it."""
-    found = []
-    try:
-        for name, files in cases.items():
-            images, label = (
-                tuple(source / file for file in files["images"]),
-                source / files["label"],
-            )
-            gone = [
-                file for file in (*images, label) if not file.exists()
-            ]  # a DICOM series is a folder
-            fault = f"{gone[0]}: no such file, though {path} names it" if gone else ""
-            if len(images) != channels:
-                fault = f"{path}: names {len(images)} images for {name}, but there are {channels} modalities"
-            found.append(RawCase(name, images, label, fault=fault))
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(
-            f'{path}: dataset must give each case {{"images": [...], "label": ...}}; mend it, or take it out'
-        ) from None
-    return found
-
-
-def _folder(
-    source: Path,
-    images: str,
-    labels: str | None,
-    ending: str,
-    channels: int,
-    said: list[str],
-    tell: Tell,
-) -> list[RawCase]:
-    """The cases of one folder of images; every case of imagesTr needs a label, and of imagesUn none is ever looked for."""
-    place, needed = source / images, images == "imagesTr"
-    if not place.is_dir():
-        if needed:
-            raise UserError(
-                f"{place}: no such folder; docs/data.md shows nnU-Net's raw layout, which own data come in"
-            )
-        return []
-    pattern, files = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}"), {}
-    for path in sorted(path for path in place.iterdir() if not path.name.startswith(".")):
-        if not path.name.endswith(ending):
-            said.append(f"{path}: left out, it does not end in {ending}")
-        elif not (name := pattern.fullmatch(path.name)):
-            better = path.name.removesuffix(ending) + "_0000" + ending
-            tell(f"{path}: the name ends in no channel number; rename it, such as {better}")
-        else:
-            files.setdefault(name[1], {})[int(name[2])] = path
-    if needed and not files:
-        raise UserError(
-            f"{place}: no case in it that ends in _0000{ending}; look at file_ending in dataset.json"
-        )
-    found = []
-    for name, mine in files.items():
-        label = source / labels / f"{name}{ending}" if labels else None
-        there = label is not None and label.is_file()
-        fault = ""
-        if sorted(mine) != list(range(channels)):
-            fault = f"{place}: channels {sorted(mine)} of {name} are there, expected 0 to {channels - 1} (channel_names in dataset.json)"
-        elif needed and not there:
-            fault = f"{label}: no such label; a case that has none belongs into imagesUn"
-        found.append(
-            RawCase(
-                name,
-                tuple(mine[number] for number in sorted(mine)),
-                label if there else None,
-                fault=fault,
-            )
-        )
-    if labels and (source / labels).is_dir():
-        surplus = [
-            path.name
-            for path in sorted((source / labels).glob(f"*{ending}"))
-            if path.name.removesuffix(ending) not in files
-        ]
-        if surplus:
-            said.append(
-                f"{source / labels}: {len(surplus)} labels without images ({surplus[0]} ...)"
-            )
-    return found
-
-
-def _split(source: Path, train: list[RawCase], said: list[str], tell: Tell) -> dict[str, str]:
+def _split(source: Path, train: Sequence[RawCase], said: list[str], tell: Tell) -> dict[str, str]:
     """Labelled case to train or val: fold 0 of splits_final.json, or else the last fifth in order of the names is held out."""
-    names, path = sorted(case.name for case in train), source / "splits_final.json"
+    path = source / "splits_final.json"
     if not path.is_file():
-        held = max(1, len(names) // 5) if len(names) > 1 else 0
-        if held:
-            said.append(
-                f"no splits_final.json: {', '.join(names[-held:])} held out for validation; write one to choose others"
-            )
-        else:
-            said.append("a single labelled case: none is left for validation")
-        return {
-            name: "val" if number >= len(names) - held else "train"
-            for number, name in enumerate(names)
-        }
-    splits = _json(path)
-    try:
-        fold = {part: [str(name) for name in splits[0][part]] for part in ("train", "val")}
-    except (TypeError, KeyError, IndexError):
+        return _default_split(train, said)
+    fold = _first_fold(path)
+    if fold is None:
         tell(
             f'{path}: expected a list of folds, each {{"train": [...], "val": [...]}}; mend it, or take it away'
         )
-        return dict.fromkeys(names, "train")
+        return dict.fromkeys((case.name for case in train), "train")
+    names = {case.name for case in train}
     chosen: dict[str, str] = {}
     for part, some in fold.items():
         for name in some:
             if name not in names:
-                tell(
-                    f"{path}: fold 0 names {name}, which is no case of imagesTr; mend it, or take it away"
-                )
+                tell(_unknown_case(path, name, names))
             elif chosen.setdefault(name, part) != part:
                 tell(f"{path}: {name} is in train and in val of fold 0; take it out of one")
     if "train" not in chosen.values():
         tell(f"{path}: fold 0 has no training case; mend it, or take it away")
+    if "val" not in chosen.values():
+        said.append(f"{path}: fold 0 holds out no case for validation; train with --select last")
     if len(chosen) < len(names):
         said.append(
             f"{path.name}: {len(names) - len(chosen)} cases of imagesTr are in no part of fold 0, and left out"
         )
     return chosen
+
+
+def _default_split(train: Sequence[RawCase], said: list[str]) -> dict[str, str]:
+    """The last fifth of the cases by name validates, but no case whose name is refused: it will get another one."""
+    split = dict.fromkeys((case.name for case in train), "train")
+    names = sorted(case.name for case in train if not case_name_fault(case.name))
+    if len(names) < 2:
+        said.append(
+            "a single labelled case: none is left for validation. Train with --select last, which needs "
+            "none (the last network is the result); cross-validation needs at least two labelled cases"
+        )
+        return split
+    held = names[-max(1, len(names) // 5) :]
+    said.append(
+        f"no splits_final.json: {', '.join(held)} held out for validation; write one to choose others"
+    )
+    return split | dict.fromkeys(held, "val")
+
+
+def _first_fold(path: Path) -> dict[str, list[str]] | None:
+    """The names of fold 0 by part; None where the file is not a list of folds."""
+    folds = _json(path)
+    if not isinstance(folds, list) or not folds or not isinstance(folds[0], dict):
+        return None
+    fold = {}
+    for part in ("train", "val"):
+        names = folds[0].get(part)
+        if not isinstance(names, list):
+            return None
+        fold[part] = [str(name) for name in names]
+    return fold
+
+
+def _unknown_case(path: Path, name: str, names: set[str]) -> str:
+    other = nearest(name, sorted(names))
+    meant = f" (did you mean {other}?)" if other else ""
+    return f"{path}: fold 0 names {shown(name)}, which is no case of imagesTr{meant}; mend it, or take it away"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.hdf5 import ANNOTATED
+from dataloaders.hdf5 import ANNOTATED, list_line
 from dataloaders.plan import Plan
 from preparation.drawn import Slice, drawn_slices, only_slice, place_slices
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
@@ -15,6 +15,7 @@ from preparation.geometry import Geometry, lay_onto, to_canonical, turn
 from preparation.lists import write_list
 from preparation.scans import Scan, read_label, read_scan
 from utils.errors import UserError
+from utils.names import case_name_fault
 
 GZIP = {"compression": "gzip"}
 # voxels by which the far ends of two grids may differ and still be one: spacings in headers are rounded
@@ -138,14 +139,18 @@ class OwnPreparation:
                 (case for case in self.found if case.part == split.removesuffix("_slices")),
                 key=lambda case: case.name,
             )
-            there = [case.name for case in mine if (root / self.mark(case)).is_file()]
+            there = [
+                case.name
+                for case in mine
+                if not case_name_fault(case.name) and (root / self.mark(case)).is_file()
+            ]
             if len(there) < len(mine):
                 said.append(
                     f"{file} names {len(there)} of {len(mine)} cases: the others are not prepared"
                 )
             if split.endswith("_slices"):
                 there = [name for case in there for name in self.slices(root, case)]
-            write_list(root / file, there)
+            write_list(root / file, [list_line(name) for name in there])
         return said
 
     def slices(self, root: Path, case: str) -> list[str]:

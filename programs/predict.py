@@ -24,6 +24,7 @@ from utils.errors import UserError, writing
 from utils.files import remove_unfinished
 from utils.lock import only_writer, only_writer_of_part
 from utils.most_probable import most_probable
+from utils.names import printable
 from utils.progress import progress
 from utils.provenance import provenance
 from utils.workers import terminated
@@ -92,11 +93,11 @@ def run_cases(s: PredictSettings, model: Model, cases: Sequence[RawCase]) -> int
                     failed.append(f"not predicted: {case.name}: {fault}")
                     continue
                 for line in warnings:
-                    bar.write(f"warning: {line}")
+                    bar.write(f"warning: {printable(line)}")
                 predicted.write(s.output, case, source, records)
                 done += 1
     for line in failed:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     print(f"{done} predicted, {kept} kept, {len(failed)} not predicted; they lie below {s.output}")
     return 2 if failed else 0
 

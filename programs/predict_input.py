@@ -165,7 +165,7 @@ def file_stem(path: Path, endings: Collection[str]) -> str:
 
 
 def _without_number(name: str) -> str:
-    return name.removesuffix("_0000")
+    return name.removesuffix("_0000") or name
 
 
 def _hidden(path: Path) -> bool:

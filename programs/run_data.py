@@ -89,7 +89,7 @@ def run_data(
         raise UserError(
             f"{root}: not all processes read the same lists: every machine needs the same copy of the data set"
         )
-    digest = from_main(_taken(root, named, lists) if is_main() else None)
+    digest = from_main(_taken(root, facts, named, lists) if is_main() else None)
     leaks, copies = twins(digest, named)
     if leaks:
         raise UserError(leaks[0] + (f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""))
@@ -98,10 +98,13 @@ def run_data(
     return RunData(facts.plain(), page.plan, digest, named, read, other)
 
 
-def _taken(root: Path, named: Named, lists: Mapping[str, Sequence[str]]) -> Digest:
-    cases = dict.fromkeys(
-        case_of(name) for split, names in lists.items() if split not in WHOLE for name in names
-    )
+def _taken(
+    root: Path, facts: DatasetFacts, named: Named, lists: Mapping[str, Sequence[str]]
+) -> Digest:
+    cases: dict[str, None] = {}
+    for split, names in lists.items():
+        if split not in WHOLE:
+            cases |= dict.fromkeys(case_of(facts, split, name) for name in names)
     return take(root, named) | {"cases": [[hashed(case), ""] for case in cases]}
 
 

@@ -22,6 +22,7 @@ from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
 from utils.lock import only_writer
+from utils.names import printable
 from utils.progress import progress
 from utils.provenance import provenance
 from utils.scores import ClassScore, score_masks
@@ -82,9 +83,9 @@ def _score(s: ScoringSettings, output: Path) -> int:
         )
     faults += [one.fault for one in scored if one.fault]
     for line in [one.warning for one in scored if one.warning]:
-        print(f"warning: {line}")
+        print(f"warning: {printable(line)}")
     for line in faults[:SHOWN]:
-        print(f"not scored: {line}", file=sys.stderr)
+        print(f"not scored: {printable(line)}", file=sys.stderr)
     if faults:
         more = f" ({len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
         print(
@@ -109,8 +110,9 @@ def _score(s: ScoringSettings, output: Path) -> int:
         remove_unfinished(output, below=False)
         write_metrics_csv(output / "metrics.csv", scores)
         write_json(output / "summary.json", summary)
-    print(f"{len(pairs)} cases; classes from {classes.source}: {', '.join(classes.values)}")
-    print(table(summary))
+    names = printable(", ".join(classes.values))
+    print(f"{len(pairs)} cases; classes from {classes.source}: {names}")
+    print(printable(table(summary)))
     print(f"metrics.csv and summary.json are in {output}")
     return 0
 
@@ -139,7 +141,7 @@ def find_pairs(
     if surplus:
         some = ", ".join(surplus[:3]) + (" ..." if len(surplus) > 3 else "")
         print(
-            f"warning: {predictions}: {len(surplus)} predictions without label are left out ({some})"
+            f"warning: {predictions}: {len(surplus)} predictions without label are left out ({printable(some)})"
         )
     pairs = [Pair(name, predicted[name], path) for name, path in truth.items() if name in predicted]
     if not pairs:

@@ -1,12 +1,12 @@
 """Which classes of a label map are scored: from nnU-Net's dataset.json, a plan, predict.json, or the labels themselves."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dataloaders.plan import FILE as PLAN
 from utils.errors import UserError
+from utils.json_file import read_json
 
 DATASET = "dataset.json"
 
@@ -55,7 +55,7 @@ def classes_of_values(values: Iterable[int]) -> Classes:
 def read_classes(path: Path) -> Classes:
     """The classes in a dataset.json (nnU-Net's, of either version), plan.json or predict.json; UserError where they are not understood."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if "labels" in content:
             named, name = _nnunet(content["labels"]), content.get("name", "")
         elif "class_names" in content:

@@ -10,6 +10,7 @@ from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import list_lines
 from dataloaders.plan import Plan
 from dataloaders.slices import first_patients
+from dataloaders.splits import case_of_slice
 from recipes.acdc import PAGE as ACDC
 from recipes.la import PAGE as LA
 from recipes.page import Page, same
@@ -146,10 +147,6 @@ def patch_size(plan: Plan, published: tuple[int, ...]) -> tuple[int, ...]:
         min(limit, max(-(-side // STEP) * STEP, SMALLEST[plan.dims]))
         for limit, side in zip(published, sides, strict=True)
     )
-
-
-def case_of_slice(name: str) -> str:
-    return name.rpartition("_slice_")[0]
 
 
 def _as_prepared(dims: int, settings, settled=same):

@@ -17,6 +17,7 @@ from registration.settings import RegistrationSettings
 from utils.errors import writing
 from utils.files import replacing
 from utils.metrics import mask_metrics
+from utils.names import csv_cell
 from utils.progress import progress
 from utils.provenance import provenance
 
@@ -103,10 +104,11 @@ def report(
 
 
 def _write_csv(path: Path, rows: Sequence[dict], columns: Sequence[str]) -> None:
-    with replacing(path) as unfinished, open(unfinished, "w", newline="") as file:
+    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow(row | {"case": csv_cell(row["case"])})
 
 
 def _means(rows: Sequence[dict]) -> dict:

@@ -25,10 +25,25 @@ def test_good_lists_have_no_faults_and_no_file_is_opened(tmp_path):
         )
         == []
     )
-    assert (
-        case_of("patient001_frame01_slice_12") == "patient001_frame01"
-        and case_of("0RZDK210BSMWAA6467LU") == "0RZDK210BSMWAA6467LU"
-    )
+
+
+def test_a_training_slice_is_of_the_case_before_its_last_slice_number():
+    assert case_of(ACDC, "labelled", "patient001_frame01_slice_12") == "patient001_frame01"
+    assert case_of(ACDC, "unlabelled", "a_slice_3_slice_12") == "a_slice_3"
+
+
+def test_a_volume_is_its_own_case_whatever_its_name():
+    assert case_of(ACDC, "val", "a_slice_3") == "a_slice_3"
+    assert case_of(LA, "labelled", "a_slice_3") == "a_slice_3"
+
+
+def test_volumes_that_are_named_like_slices_are_different_cases(tmp_path):
+    for name in ("a_slice_0", "a_slice_1"):
+        file = tmp_path / LA.file.format(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    lists = {"labelled": ["a_slice_0"], "unlabelled": ["a_slice_1"]}
+    assert cheap_check(tmp_path, LA, lists) == []
 
 
 @pytest.mark.parametrize(

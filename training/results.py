@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.files import replacing
 from utils.metrics import MaskMetrics
+from utils.names import csv_cell, printable
 from utils.scores import ClassScore
 
 FIGURES = ("dice", "jaccard", "hd95_voxel", "asd_voxel")
@@ -20,7 +21,10 @@ COLUMNS = ("case", "class", *FIGURES, *MILLIMETRES, "empty_prediction", "empty_t
 def write_metrics_csv(path: Path, scores: Sequence[ClassScore]) -> None:
     """One row per case and class: Dice, Jaccard and voxel distances as published (an empty prediction scores 0 on all four), then
     millimetres and the columns `honest_` honestly (it gets the image's diagonal); mm columns stay empty where the spacing is unknown."""
-    with replacing(path) as unfinished, open(unfinished, "w", newline="") as file:
+    with (
+        replacing(path) as unfinished,
+        open(unfinished, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for score in scores:
@@ -31,7 +35,8 @@ def write_metrics_csv(path: Path, scores: Sequence[ClassScore]) -> None:
                 for one in (m, score.honest)
             )
             empty = int(m.empty_prediction), int(m.empty_truth)
-            writer.writerow([score.case, score.class_name, *figures, *distances, *empty, *honest])
+            names = csv_cell(score.case), csv_cell(score.class_name)
+            writer.writerow([*names, *figures, *distances, *empty, *honest])
 
 
 def detail_head() -> str:
@@ -41,7 +46,7 @@ def detail_head() -> str:
 def detail(scores: Sequence[ClassScore]) -> str:
     """A line for each score, as published, below `detail_head`."""
     return "\n".join(
-        _row(f"{score.case} {score.class_name}", _figures([score.published], "voxel"))
+        _row(printable(f"{score.case} {score.class_name}"), _figures([score.published], "voxel"))
         + ("  (empty prediction)" if score.published.empty_prediction else "")
         for score in scores
     )

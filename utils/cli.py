@@ -15,6 +15,7 @@ from typing import TypeVar
 import tyro
 
 from utils.errors import Interrupted, UserError
+from utils.names import printable
 
 T = TypeVar("T")
 LARGEST = 2**63
@@ -90,7 +91,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stop:
         print(stop, file=sys.stderr)

@@ -135,9 +135,13 @@ def is_old(path: Path) -> bool:
 
 def name_fault(name: str) -> str:
     """Why `name` cannot name a file or folder of its own in a given folder; empty where it can."""
+    if not name:
+        return "is empty"
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        return "is not valid UTF-8"
     if not name.isprintable():
         return "holds control characters"
-    if "/" in name or "\\" in name or name in ("", ".", ".."):
+    if "/" in name or "\\" in name or name in (".", ".."):
         return "is no plain name, it would lead elsewhere"
     if len(name.encode("utf-8", "surrogatepass")) > LONGEST:
         return f"is longer than {LONGEST} characters, too long for a file's name"

@@ -13,7 +13,8 @@ from preparation.checks.dataset import across
 from preparation.checks.layout import Found, find
 from utils.cli import parse
 from utils.errors import writing
-from utils.files import remove_unfinished, replacing
+from utils.files import name_fault, remove_unfinished, replacing, shown
+from utils.names import printable
 from utils.progress import progress
 from utils.provenance import provenance
 from utils.workers import check_processes, ended_processes, terminated, worker_pool
@@ -64,7 +65,7 @@ def check(argv: Sequence[str] | None = None, description: str | None = None) -> 
     _say("error", errors, sys.stderr)
     drawn = f", pictures are in {pictures}" if pictures else ""
     print(
-        f"{found.name} ({found.layout}): {len(cases)} cases, {len(errors)} errors, {len(warnings)} warnings; "
+        f"{printable(found.name)} ({found.layout}): {len(cases)} cases, {len(errors)} errors, {len(warnings)} warnings; "
         f"all of them are in {output / 'check.json'}{drawn}"
     )
     return 2 if errors else 0
@@ -79,12 +80,19 @@ def _look(found: Found, pictures: Path | None, workers: int) -> list[CaseFound]:
         worker_pool(min(workers or os.cpu_count() or 1, max(len(found.jobs), 1))) as pool,
     ):
         jobs = [
-            pool.submit(job.look, *job.arguments, pictures and pictures / f"{job.name}.png")
+            pool.submit(job.look, *job.arguments, _picture_path(pictures, job.name))
             for job in found.jobs
         ]
         for _ in as_completed(jobs):
             bar.update()
         return [job.result() for job in jobs]
+
+
+def _picture_path(pictures: Path | None, name: str) -> Path | None:
+    """Where the picture of a case goes; None where none is drawn: no case whose name is refused has files of that name."""
+    if pictures is None or name_fault(name):
+        return None
+    return pictures / f"{name}.png"
 
 
 def table(cases: Sequence[CaseFound]) -> str:
@@ -103,7 +111,9 @@ def table(cases: Sequence[CaseFound]) -> str:
             )
             or "good"
         )
-        rows.append((case.name, case.split, size, spacing, case.axes, values, _classes(case), said))
+        rows.append(
+            (shown(case.name), case.split, size, spacing, case.axes, values, _classes(case), said)
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -125,6 +135,6 @@ def _classes(case: CaseFound) -> str:
 
 def _say(word: str, lines: Sequence[str], stream) -> None:
     for line in lines[:SHOWN]:
-        print(f"{word}: {line}", file=stream)
+        print(f"{word}: {printable(line)}", file=stream)
     if len(lines) > SHOWN:
         print(f"{word}: {len(lines) - SHOWN} more, in check.json", file=stream)

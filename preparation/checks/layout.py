@@ -139,7 +139,7 @@ def _prepared(
         for name in dict.fromkeys(names):
             path = listed_path(root, facts, split, name)
             if path.is_file():
-                cases.setdefault(case_of(name), []).append(path)
+                cases.setdefault(case_of(facts, split, name), []).append(path)
         jobs += [
             Job(case, check_prepared, (facts, case, split, paths, labels.get(split, True)))
             for case, paths in cases.items()

@@ -1,0 +1,26 @@
+"""JSON files as people and editors write them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises OSError, or ValueError for a file that is not JSON or that gives one key of an object twice,
+    of which Python would keep the last one.
+    """
+    try:
+        return json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key!r} is given twice in one object")
+        content[key] = value
+    return content
