@@ -10,9 +10,10 @@ import numpy as np
 from preparation.files import Output, RawCase, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import published_lists, write_lists
-from preparation.scans import files_below, read_label, read_scan
+from preparation.scans import read_label, read_scan
 from recipes.acdc import PAGE
 from utils.errors import UserError
+from utils.files import files_below
 
 ACDC = PAGE.facts
 FRAME = re.compile(r"(patient\d+)_frame(\d+)\.nii(\.gz)?")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from preparation.abdomen import AbdomenPreparation
 from preparation.files import RawCase
-from preparation.scans import files_below
 from recipes.kits19 import PAGE
 from utils.errors import UserError
+from utils.files import files_below
 
 KITS19 = PAGE.facts
 

@@ -13,9 +13,10 @@ from preparation.crop import Box, box_of, checked_box, label_range, needs_label,
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import write_lists
-from preparation.scans import Scan, files_below, read_label, read_scan
+from preparation.scans import Scan, read_label, read_scan
 from recipes.la import PAGE
 from utils.errors import UserError
+from utils.files import files_below
 
 LA = PAGE.facts
 STORED = (0, 1, 2)  # x, y, z

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from preparation.abdomen import AbdomenPreparation
 from preparation.files import RawCase
-from preparation.scans import files_below
 from recipes.lits import PAGE
 from utils.errors import UserError
+from utils.files import files_below
 
 LITS = PAGE.facts
 FILE = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?")

@@ -15,9 +15,10 @@ from preparation.files import Output, RawCase, crop_attributes, grid_attributes,
 from preparation.flips import fits_better_flipped, spreads
 from preparation.geometry import Geometry, lay_onto
 from preparation.lists import write_lists
-from preparation.scans import Scan, files_below, read_label, read_scan
+from preparation.scans import Scan, read_label, read_scan
 from recipes.pancreas import PAGE
 from utils.errors import UserError
+from utils.files import files_below
 
 PANCREAS = PAGE.facts
 

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import math
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from preparation.dicom import read_series, series_files
 from preparation.geometry import Geometry
 from utils.errors import UserError
 
@@ -42,7 +42,7 @@ def read_scan(path: Path) -> Scan:
     Raises UserError where there is none, it cannot be read, has other than three axes or several values a voxel, a spacing that is
     not positive, slices that are missing, or NaN or infinite values.
     """
-    image = _read_series(path) if path.is_dir() else _read_file(path)
+    image = read_series(path) if path.is_dir() else _read_file(path)
     image = _one_volume(path, image)
     array = sitk.GetArrayFromImage(image).T
     if array.dtype.kind not in "iuf":
@@ -79,23 +79,12 @@ def read_label(path: Path, values: tuple[int, ...], what: str) -> Scan:
     )
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Files and folders below it in order of their paths, linked folders too (each place once)."""
-    found, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [Path(place) / name for name in (*folders, *files)]
-    return sorted(found)
-
-
 def sha256(path: Path) -> str:
-    """Of a file; of a folder: of its files' names and contents, in order of their names, whatever folders they lie in."""
+    """Of a file; of a folder: of the names and contents of its DICOM series' files, in order of their names, whatever folders they lie in.
+
+    Raises UserError where a file cannot be read, or the folder holds no series or several."""
     digest = hashlib.sha256()
-    files = sorted(files_below(path), key=lambda file: file.name) if path.is_dir() else [path]
+    files = series_files(path) if path.is_dir() else [path]
     try:
         for file in (file for file in files if file.is_file()):
             if path.is_dir():
@@ -169,44 +158,6 @@ def _check_whole(path: Path) -> None:
         )
     if not finite:
         raise UserError(f"{path}: {NOT_FINITE}")
-
-
-def _read_series(folder: Path) -> sitk.Image:
-    series = {}
-    for place in dict.fromkeys(str(path.parent) for path in files_below(folder) if path.is_file()):
-        for name in sitk.ImageSeriesReader.GetGDCMSeriesIDs(place):
-            files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(place, name)
-            if len(files) > 1:
-                series[name] = files
-    if len(series) != 1:
-        mend = "take the others away" if series else "download it again"
-        raise UserError(
-            f"{folder}: {len(series) or 'no'} DICOM series below it, expected one; {mend}"
-        )
-    (files,) = series.values()
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    try:
-        image = reader.Execute()
-        places = np.array(
-            [
-                [float(x) for x in reader.GetMetaData(i, "0020|0032").split("\\")]
-                for i in range(len(files))
-            ]
-        )
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{folder}: the DICOM series cannot be read{_reason(error)}; download it again"
-        ) from None
-    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
-    if steps.max() > 1.5 * np.median(steps) or steps.min() < 0.5 * np.median(steps):
-        wrong = int(np.abs(steps - np.median(steps)).argmax())
-        raise UserError(
-            f"{folder}: slices are missing or double, {Path(files[wrong]).name} and {Path(files[wrong + 1]).name} are {steps[wrong]:g} mm "
-            f"apart, the others {np.median(steps):g} mm; download it again"
-        )
-    return image
 
 
 def _one_volume(path: Path, image: sitk.Image) -> sitk.Image:

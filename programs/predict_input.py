@@ -8,8 +8,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from preparation.files import RawCase
-from preparation.scans import files_below
 from utils.errors import UserError
+from utils.files import files_below
 
 SCANS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURES = (".png",)

@@ -13,14 +13,14 @@ import numpy as np
 
 from preparation.faults import told
 from preparation.geometry import SAME_GRID, size, turned_onto, voxels_apart
-from preparation.scans import Scan, files_below, read_label, read_scan
+from preparation.scans import Scan, read_label, read_scan
 from programs.predict_input import SCANS, file_stem
 from programs.scoring_classes import Classes, classes_of_values, find_classes
 from programs.scoring_settings import ScoringSettings
 from training.results import summarise, table, write_json, write_metrics_csv
 from utils.cli import parse
 from utils.errors import UserError, writing
-from utils.files import remove_unfinished
+from utils.files import files_below, remove_unfinished
 from utils.lock import only_writer
 from utils.names import printable
 from utils.progress import progress

@@ -185,7 +185,7 @@ def test_a_bad_series_is_named(tmp_path, capsys, kind):
     assert run("Pancreas", tmp_path / "raw", tmp_path / "out") == 2
     (line,) = faults(capsys.readouterr().err)
     says = {
-        "missing slice": "slices are missing or double, 1-003.dcm and 1-005.dcm are 4 mm apart, the others 2 mm",
+        "missing slice": "slices are missing (1), 1-003.dcm and 1-005.dcm are 4 mm apart, the others 2 mm",
         "two series": "2 DICOM series below it, expected one",
         "no series": "no DICOM series below it",
     }

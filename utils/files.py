@@ -133,6 +133,20 @@ def is_old(path: Path) -> bool:
         return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime > ABANDONED
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Files and folders below `folder`, sorted by path; linked folders too, each place once."""
+    paths: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real_place = os.path.realpath(place)
+        if real_place in seen:
+            folders.clear()
+            continue
+        seen.add(real_place)
+        paths += [Path(place) / name for name in (*folders, *files)]
+    return sorted(paths)
+
+
 def name_fault(name: str) -> str:
     """Why `name` cannot name a file or folder of its own in a given folder; empty where it can."""
     if not name:

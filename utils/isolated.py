@@ -35,8 +35,7 @@ def call_isolated(path: Path, function: Callable[..., Result], *arguments: objec
     child = subprocess.run(
         [sys.executable, "-I", "-c", START, json.dumps(search_path)],
         input=pickle.dumps((function, arguments), protocol=pickle.HIGHEST_PROTOCOL),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         check=False,
     )
     if child.returncode < 0:

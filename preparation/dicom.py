@@ -1,0 +1,130 @@
+"""Read DICOM: a series of slices, wherever its files lie below a folder, or one file."""
+
+import filecmp
+from collections.abc import Iterable
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from preparation.dicom_grid import arrange
+from preparation.dicom_pixels import read_values
+from preparation.dicom_tags import (
+    DAMAGED,
+    DicomFile,
+    describe,
+    is_slice_name,
+    name_ending,
+    read_tags,
+    slices_of,
+)
+from utils.errors import UserError
+from utils.files import files_below
+
+LISTED = 5  # series that a message names
+
+
+def read_series(folder: Path) -> sitk.Image:
+    """Return the 3-D image of the one DICOM series below `folder`.
+
+    Files belong together by SeriesInstanceUID, whatever their names and folders. Each slice is
+    rescaled by its own slope and intercept. The third axis runs along the slices' normal.
+    Other files, and DICOM objects without pixels, are ignored.
+
+    Raises UserError, one line, where there is no series or several, where a file is damaged, and
+    where the slices do not form one straight stack with even distances.
+    """
+    return _read(folder, _series(folder))
+
+
+def read_dicom_file(path: Path) -> sitk.Image:
+    """Return the 3-D image of one DICOM file: a whole volume (enhanced multi-frame), or one slice.
+
+    Raises UserError as `read_series` does.
+    """
+    file = read_tags(path)
+    if file is None or not file.is_image:
+        raise UserError(f"{path}: no DICOM image; name a scan")
+    return _read(path, [file])
+
+
+def series_files(folder: Path) -> list[Path]:
+    """Return the files that `read_series` reads, sorted by name; raises UserError as it does."""
+    paths = [file.path for file in _series(folder)]
+    return sorted(paths, key=lambda path: (path.name, path))
+
+
+def _read(place: Path, files: Iterable[DicomFile]) -> sitk.Image:
+    slices = [one for file in files for one in slices_of(file)]
+    grid = arrange(place, slices)
+    image = sitk.GetImageFromArray(read_values(place, grid.slices))
+    image.SetSpacing(grid.spacing.tolist())
+    image.SetOrigin(grid.origin.tolist())
+    image.SetDirection(grid.direction.ravel().tolist())
+    return image
+
+
+def _series(folder: Path) -> list[DicomFile]:
+    """The files of the one series below the folder, copies left out, sorted by path."""
+    groups: dict[str, list[DicomFile]] = {}
+    for file in _images(folder):
+        groups.setdefault(file.series, []).append(file)
+    groups = {uid: _without_copies(files) for uid, files in groups.items()}
+    stacks = [files for files in groups.values() if _image_count(files) > 1]
+    # single images next to a stack are scouts and screenshots
+    candidates = stacks or list(groups.values())
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise UserError(f"{folder}: no DICOM series below it, expected one; download it again")
+    names = [f"{describe(files[0])} ({_image_count(files)} images)" for files in candidates]
+    listed = "; ".join(names[:LISTED])
+    if len(names) > LISTED:
+        listed += "; ..."
+    raise UserError(
+        f"{folder}: {len(names)} DICOM series below it, expected one: {listed}. "
+        "Put each in its own folder"
+    )
+
+
+def _image_count(files: Iterable[DicomFile]) -> int:
+    return sum(file.frames for file in files)
+
+
+def _images(folder: Path) -> list[DicomFile]:
+    """The DICOM images below a folder; UserError for a file that may be a damaged slice."""
+    images: list[DicomFile] = []
+    others: list[Path] = []
+    for path in files_below(folder):
+        if _is_hidden(path, folder) or not path.is_file():
+            continue
+        file = read_tags(path)
+        if file is None:
+            others.append(path)
+        elif file.is_image:
+            images.append(file)
+    endings = {name_ending(file.path) for file in images}
+    for path in others:
+        if is_slice_name(path, endings):
+            raise UserError(f"{path}: no DICOM file, though named like one; it {DAMAGED}")
+    return images
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether the file or a folder above it, below `folder`, has a name that starts with a dot.
+
+    Such are .DS_Store, a Mac's ._ files, and files that are still being copied.
+    """
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _without_copies(files: Iterable[DicomFile]) -> list[DicomFile]:
+    """One file of those with the same bytes: folders merged by hand hold slices twice.
+
+    Files with the same SOPInstanceUID but other bytes stay: some anonymisers give all slices one.
+    """
+    kept: dict[tuple[str, int], list[DicomFile]] = {}
+    for file in files:
+        alike = kept.setdefault((file.instance, file.path.stat().st_size), [])
+        if not any(filecmp.cmp(file.path, other.path, shallow=False) for other in alike):
+            alike.append(file)
+    return [file for alike in kept.values() for file in alike]
