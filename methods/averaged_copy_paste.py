@@ -54,6 +54,7 @@ PRESET = {
     "pre_lr_schedule": "poly",
     "lr_drop_every": 0,  # a page's own steps belong to another schedule
 }
+TITLE = "averaged copy-paste"
 
 
 def normalise_by_batch(net: nn.Module) -> None:

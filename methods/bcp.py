@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from methods import edge_guided
 from methods.edge_guided import stages as stages
+from methods.edge_guided import title as title
 
 
 @dataclass(frozen=True)

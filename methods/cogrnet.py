@@ -27,6 +27,11 @@ class Options(TeacherOptions):
 
 
 PRESET = {"exp": "CoGRNet", "egm": "none"}
+TITLE = "CoGRNet"
+REQUIRED = {
+    "labels": "learns from two annotated slices of a volume, not from whole labels; train it with code/CoGRNet_train.py "
+    "(LA, KiTS19, LiTS or own volumes)"
+}
 
 
 def focus_ratio(logits: Tensor) -> float:

@@ -63,6 +63,10 @@ class Options(TeacherOptions):
 
 
 PRESET: dict = {}
+REQUIRED = {
+    "egm": "--model {model} has no edge-guided module; use --method bcp --mask dynamic --teachers dual to train it without edges, "
+    "or another --model"
+}
 
 
 @dataclass(frozen=True)
@@ -231,3 +235,18 @@ def stages(frame) -> list[Plan]:
         Plan(CopyPastePretrain, pretrain, s.pre_iterations, unlabelled=False, pretraining=True),
         Plan(DualTeacher, selftrain, s.max_iterations, after=CopyPastePretrain.name),
     ]
+
+
+def title(settings: Mapping) -> str:
+    """What a run is called: BCP and what was added to it. The box is named only where it is not the one that goes with the rest."""
+    edges = settings.get("egm", "none") != "none"
+    dual = settings.get("teachers") == "dual"
+    dynamic = settings.get("mask") == "dynamic"
+    words = ["edge-guided BCP" if edges else "BCP"]
+    if dual:
+        words.append("dual teacher")
+    if dynamic and not (edges or dual):
+        words.append("dynamic box")
+    if not dynamic and (edges or dual):
+        words.append("fixed box")
+    return ", ".join(words)

@@ -20,6 +20,7 @@ class Options(TeacherOptions):
 
 
 PRESET = {"exp": "mean_teacher", "egm": "none"}
+TITLE = "mean teacher"
 
 
 class PlainPretrain(Supervised):

@@ -14,6 +14,7 @@ class Options:
 
 
 PRESET = {"exp": "supervised", "egm": "none"}
+TITLE = "supervised"
 
 
 class Supervised(Phase):

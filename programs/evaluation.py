@@ -1,23 +1,36 @@
 """Testing a saved or published checkpoint: predictions, metrics and a summary that says where everything came from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from dataloaders.cases import read_cases
+from methods.registry import METHODS, run_title
 from networks.registry import NETWORKS
 from programs.networks import build_network, check_patch, load_network
 from programs.published_flags import test_rules, translated
 from programs.run_data import check_tested
+from programs.runs import (
+    Choice,
+    Wanted,
+    choose,
+    choose_in,
+    find_checkpoint,
+    network_in_name,
+    stage_names,
+    usual,
+)
+from programs.settings import default_exp
 from recipes.page import Page, data_root
-from training.checkpoint import read
+from training.checkpoint import Checkpoint, read
 from training.device import choose_device, place
 from training.evaluate import predictions
 from training.results import detail, detail_head, summarise, table, write_json, write_metrics_csv
+from training.settings import known
 from training.sliding import check_stride
 from utils.case import Case
 from utils.cli import parse
@@ -38,18 +51,22 @@ class EvaluationSettings:
     """Folder of the data set; default: data_split/<data set> in the repository."""
     output_root: Path | None = None
     """Folder below which runs are kept; default: code/model in the repository (Pancreas: pancreas/result)."""
-    exp: str = "BCP"
-    """Name of the experiment, part of the run's folder."""
-    labelnum: int = 3
-    """Labelled patients or scans of the run to test (Pancreas: percent)."""
-    model: str = "unet"
-    """Network, by its factory's name."""
-    stage_name: str = "self_train"
-    """Which stage's checkpoint: self_train, pre_train or supervised, or as the method calls it."""
+    exp: str | None = None
+    """Name of the experiment, part of the run's folder; default: the published one (BCP, Pancreas: cutmix), or else the only run of the
+    data set."""
+    method: str | None = None
+    """Method of the run: without --exp, the name that training gives a run of it."""
+    labelnum: int | None = None
+    """Number of labelled patients or scans of the run to test (Pancreas: percent); default: the published one, or else the only run's."""
+    model: str | None = None
+    """Network; default: the checkpoint's, the published one for a published checkpoint."""
+    stage_name: str | None = None
+    """Which stage's checkpoint: self_train, pre_train or supervised, or as the method calls it; default: self_train, or else the stage
+    that was written last."""
     which: Literal["best", "last", "both"] = "best"
     """The checkpoint selected in training, the last one, or both, the last one's files in a folder `last` of the output."""
     checkpoint: Path | None = None
-    """A checkpoint file, instead of the run's own."""
+    """A checkpoint file, or the folder of a run or stage, instead of --exp and --labelnum."""
     split: Literal["test", "val"] = "test"
     """The case list to test on."""
     patch_size: tuple[int, ...] = ()
@@ -82,11 +99,16 @@ def evaluate(
     s = parse(
         kind,
         translated(test_rules(page.commands), argv),
-        kind(**{**page.test_numbers, **numbers}),
+        kind(**_defaults(page, numbers)),
         description,
     )
     device = choose_device(s.device, s.gpu)
-    chosen = [_Tested(page, s, path, device, output) for path, output in checkpoints(page, s)]
+    choice = choose_checkpoint(replace(page, test_numbers={**page.test_numbers, **numbers}), s)
+    for note in choice.notes:
+        print(note)
+    chosen = [
+        _Tested(page, s, path, device, output) for path, output in checkpoints(page, s, choice)
+    ]
     root = data_root(page.facts.name, s.root_path)
     cases = read_cases(page.facts, root, s.split)
     for tested in chosen:
@@ -104,28 +126,57 @@ def evaluate(
             tested.run(cases)
 
 
-def checkpoints(page: Page, s: EvaluationSettings) -> list[tuple[Path, Path]]:
-    """The checkpoints that the flags name, each with its output folder; raises UserError where one is missing."""
+def _defaults(page: Page, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a test's flags; what `choose_checkpoint` chooses where no flag names it is not among them."""
+    left_open = ("exp", "labelnum", "model")
+    merged = {**page.test_numbers, **numbers}
+    return {name: value for name, value in merged.items() if name not in left_open}
+
+
+def choose_checkpoint(page: Page, s: EvaluationSettings) -> Choice:
+    """The run, stage and best checkpoint that the flags mean; raises UserError where they leave several."""
     for flag in ("exp", "stage_name", "model"):
-        check_plain(flag, getattr(s, flag))
-    run = page.folder(s.output_root, s.exp, s.labelnum)
-    best, last = page.best(run, s.stage_name, s.model, s.labelnum), run / s.stage_name / "last.pth"
-    paths = (
-        [s.checkpoint]
-        if s.checkpoint
-        else {"best": [best], "last": [last], "both": [best, last]}[s.which]
-    )
-    if s.which == "both" and not s.checkpoint and not last.is_file():
-        paths = [best]  # a published file stands alone
+        value = getattr(s, flag)
+        if value is not None:
+            check_plain(flag, value)
+    if s.method is not None:
+        known("method", s.method, METHODS)
+    exp = s.exp
+    if exp is None and s.method is not None:
+        exp = default_exp(page, s.method)
+    wanted = Wanted(exp, s.labelnum, s.stage_name, s.model)
+    if s.checkpoint is None:
+        return choose(page, s.output_root, wanted)
+    if not s.checkpoint.is_dir():
+        return Choice(s.checkpoint.parent.parent, s.checkpoint.parent.name, s.checkpoint)
+    if stage_names(s.checkpoint):
+        return choose_in(page, s.checkpoint, usual(page, "labelnum"), wanted)
+    best, notes = find_checkpoint(s.checkpoint)
+    return Choice(best.parent.parent, best.parent.name, best, notes)
+
+
+def checkpoints(page: Page, s: EvaluationSettings, choice: Choice) -> list[tuple[Path, Path]]:
+    """The checkpoints to test, each with its output folder; raises UserError where one is missing."""
+    if s.checkpoint is not None and not s.checkpoint.is_dir():
+        paths = [choice.best]
+    elif s.which == "both" and not choice.last.is_file():
+        paths = [choice.best]  # a published file stands alone
+    else:
+        paths = {
+            "best": [choice.best],
+            "last": [choice.last],
+            "both": [choice.best, choice.last],
+        }[s.which]
     for path in paths:
         if not path.is_file():
             raise UserError(
                 f"{path}: no such checkpoint; train first, put a published one there, or name one with --checkpoint"
             )
-    output = (
-        s.output_dir
-        or (run if s.checkpoint is None else s.checkpoint.parent) / f"{s.model}_predictions"
-    )
+    folder = choice.run
+    if s.checkpoint is not None and not s.checkpoint.is_dir():
+        folder = s.checkpoint.parent
+    model = s.model or network_in_name(choice.best) or usual(page, "model")
+    output = s.output_dir or folder / f"{model}_predictions"
     return [(path, output / "last" if number else output) for number, path in enumerate(paths)]
 
 
@@ -149,7 +200,7 @@ class _Tested:
         )
         self.detail = s.detail
         self.root_path = None if s.root_path is None else str(s.root_path)
-        model = checkpoint.settings.get("model", s.model)
+        model = model_of(page, s, checkpoint)
         net = build_network(facts, model, default_options(model) | checkpoint.settings)
         self.patch_size = s.patch_size or tuple(
             checkpoint.settings.get("patch_size", page.numbers["patch_size"])
@@ -169,7 +220,8 @@ class _Tested:
     def run(self, cases: Sequence[Case]) -> None:
         """Predict, score, write, print."""
         facts, output, checkpoint = self.page.facts, self.output, self.checkpoint
-        print(f"checkpoint {checkpoint.path}\nselection: {checkpoint.selection}")
+        method = run_title(checkpoint.settings)
+        print(f"checkpoint {checkpoint.path}\nmethod: {method}\nselection: {checkpoint.selection}")
         predict = self.page.predictor(
             self.patch_size, self.stride, self.device, connectivity=self.connectivity, progress=True
         )
@@ -194,6 +246,7 @@ class _Tested:
         about = {
             "path": str(checkpoint.path),
             "sha256": sha256(checkpoint.path),
+            "method": method,
             "selection": checkpoint.selection,
             "settings": checkpoint.settings if checkpoint.ours else None,
         }
@@ -217,6 +270,21 @@ class _Tested:
             write_json(output / "summary.json", summary)
         print(table(summary))
         print(f"predictions, metrics.csv and summary.json are in {output}")
+
+
+def model_of(page: Page, s: EvaluationSettings, checkpoint: Checkpoint) -> str:
+    """The network of a checkpoint: its own, or for a published one the flag's, the one in its name or the data set's.
+
+    Raises UserError where a flag contradicts the checkpoint.
+    """
+    for flag, value in (("model", s.model), ("method", s.method), ("labelnum", s.labelnum)):
+        trained = checkpoint.settings.get(flag)
+        if None not in (value, trained) and value != trained:
+            raise UserError(
+                f"--{flag} {value}: {checkpoint.path} was trained with --{flag} {trained}; leave --{flag} out"
+            )
+    published = s.model or network_in_name(checkpoint.path) or usual(page, "model")
+    return checkpoint.settings.get("model", published)
 
 
 def write_prediction(path: Path, case: Case, prediction: np.ndarray, xyz: bool) -> None:

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from methods.registry import run_title
 from networks.published import published_state_dict
 from programs.published_optimizer import published_optimizer
+from programs.runs import find_checkpoint
 from recipes.registry import pages
 from training.checkpoint import Checkpoint, read_ours, save
 from utils.cli import parse
@@ -19,7 +21,8 @@ from utils.files import remove_unfinished
 @dataclass(frozen=True)
 class ExportSettings:
     run: Positional[Annotated[Path, arg(metavar="RUN")]]
-    """A run's folder (its best self_train checkpoint, or supervised where there is only that), a stage's folder, or a checkpoint."""
+    """A run's folder (the best checkpoint of self_train, or else of the stage that was written last), a stage's folder, or a
+    checkpoint."""
     out: Positional[Annotated[Path, arg(metavar="OUT")]]
     """The file to write."""
     layout: Literal["published", "plain", "net", "net_opt"] = "published"
@@ -43,7 +46,9 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
         raise UserError(
             "--module_prefix and --no_module_prefix contradict each other; give one of them"
         )
-    path = find_checkpoint(s.run)
+    path, notes = find_checkpoint(s.run)
+    for note in notes:
+        print(note)
     _check_out(s.out, path, s.overwrite)
     remove_unfinished(s.out.parent, below=False)
     checkpoint = read_ours(path, "; if it is a published one, use it as it is, it needs no export")
@@ -58,35 +63,14 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
         else {}
     )
     save(s.out, net if layout == "plain" else {"net": net} | opt)
-    print(f"{path}: {checkpoint.stage}, iteration {checkpoint.progress['step']}")
+    print(
+        f"{path}: {run_title(checkpoint.settings)}, {checkpoint.stage}, iteration {checkpoint.progress['step']}"
+    )
     print(f"{s.out}: written, layout {layout}, names with{'' if prefix else 'out'} module.")
     for flag, value in _not_published(checkpoint.settings).items():
         print(
             f"warning: trained with --{flag} {value}, which the published network does not have: there these weights predict otherwise"
         )
-
-
-def find_checkpoint(run: Path) -> Path:
-    """The checkpoint that a run's folder, a stage's folder or a file stands for; raises UserError where there is none."""
-    if run.is_file():
-        return run
-    if not run.is_dir():
-        raise UserError(
-            f"{run}: no such run; give a run's folder, a stage's folder or a checkpoint"
-        )
-    folder = next(
-        (run / stage for stage in ("self_train", "supervised") if (run / stage).is_dir()), run
-    )
-    best = [
-        path
-        for path in sorted(folder.glob("*.pth"))
-        if path.name not in ("last.pth", "previous.pth") and path.name[0] != "."
-    ]
-    if len(best) != 1:
-        raise UserError(
-            f"{folder}: {len(best)} files that may be a best checkpoint, expected one; name a checkpoint or a stage's folder"
-        )
-    return best[0]
 
 
 def _check_out(out: Path, path: Path, overwrite: bool) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from dataloaders.plan import FILE as PLAN
 from dataloaders.plan import read_plan
 from programs.evaluation import evaluate
-from programs.settings import last_value, settings_from_flags
-from programs.training import train
+from programs.runs import find_checkpoint
+from programs.settings import last_value
+from programs.training import train, training_settings
 from recipes.own import own_page, own_two_slices
 from recipes.page import Page
 from recipes.registry import find_page, pages
@@ -19,14 +20,18 @@ from utils.errors import UserError
 def train_any(argv: Sequence[str] | None = None, description: str = "") -> None:
     """Train on the page that --dataset names, or on own data below --root_path; with --seeds once with each of them, in runs of their
     own named <exp>_seed<seed>."""
-    page, argv = _chosen(argv, "PAGE")
+    page, argv = _chosen(argv, "PAGE", published="train")
     words, argv = taken(argv, "seeds")
     if not words:
         return train(page, argv, description)
-    exp = settings_from_flags(page, {}, argv, description).exp
+    exp = training_settings(page, argv, description, say=_unsaid).exp
     for seed in _seeds(words):
         print(f"--seeds: {seed}")
         train(page, [*argv, "--seed", str(seed), "--exp", f"{exp}_seed{seed}"], description)
+
+
+def _unsaid(line: str) -> None:
+    """Nothing: each run says it."""
 
 
 def _seeds(words: Sequence[str]) -> list[int]:
@@ -43,7 +48,8 @@ def test_any(argv: Sequence[str] | None = None, description: str = "") -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     file = last_value(argv, "checkpoint")
     if file and not last_value(argv, "dataset"):
-        checkpoint = read(Path(file))
+        path, _ = find_checkpoint(Path(file))
+        checkpoint = read(path)
         if checkpoint.plan:
             if not own_root(argv):
                 raise UserError(
@@ -55,7 +61,7 @@ def test_any(argv: Sequence[str] | None = None, description: str = "") -> None:
             raise UserError(
                 f"{file}: a published checkpoint does not say of what data set it is; name it with --dataset"
             )
-    page, argv = _chosen(argv, "PAGE")
+    page, argv = _chosen(argv, "PAGE", published="test")
     evaluate(page, argv, description)
 
 
@@ -96,10 +102,16 @@ def taken(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
     return values, rest
 
 
+def _answer(published: str) -> str:
+    """What to type for the published command of CoGRNet."""
+    script = {"train": "CoGRNet_train.py", "test": "test_CoGRNet.py"}[published]
+    return f"CoGRNet's published {published}.py is code/{script} here"
+
+
 def _chosen(
-    argv: Sequence[str] | None, attribute: str, default: str = ""
+    argv: Sequence[str] | None, attribute: str, default: str = "", published: str = ""
 ) -> tuple[Page, list[str]]:
-    """The page, and the other words of the command line."""
+    """The page, and the other words of the command line; `published`: the script of CoGRNet that has the same name as this one."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if root := own_root(argv):
         return {"PAGE": own_page, "TWO_SLICES": own_two_slices}[attribute](
@@ -109,6 +121,6 @@ def _chosen(
     if not name and not {"-h", "--help"} & set(argv):
         raise UserError(
             f"--dataset: name one of {', '.join(pages(attribute))}, a page's file (docs/extending.md), or with --root_path the folder of "
-            "own data that prepare_data.py wrote (docs/data.md)"
+            f"own data that prepare_data.py wrote (docs/data.md); {_answer(published)}"
         )
     return find_page(name or "ACDC", attribute), rest

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from programs.predict_input import PICTURES, find_inputs, part_of
 from programs.predict_memory import say_memory
 from programs.predict_model import CROPPED, Model, read_model
 from programs.predict_settings import PredictSettings
+from programs.runs import find_checkpoint
 from training.device import choose_device
 from utils.cli import parse
 from utils.components import largest_component_per_class
@@ -34,6 +35,7 @@ def predict(argv: Sequence[str] | None = None, description: str | None = None) -
     """Predict the scans that the flags name; see `PredictSettings`. Returns 2 where one could not be predicted, else 0."""
     s = parse(PredictSettings, argv, description=description)
     s.check()
+    s = with_checkpoints(s)
     device = choose_device(s.device, s.gpu)
     model = read_model(s, device)
     cases = part_of(
@@ -47,7 +49,8 @@ def predict(argv: Sequence[str] | None = None, description: str | None = None) -
             f"--box: there are {len(cases)} scans below {s.input}; give each its own, one --input file after another"
         )
     for member in model.members:
-        print(f"checkpoint {member.about['path']}\nselection: {member.about['selection']}")
+        print(f"checkpoint {member.about['path']}\nmethod: {member.about['method']}")
+        print(f"selection: {member.about['selection']}")
     if model.facts.name in CROPPED and not s.box and cases and not _picture(cases[0]):
         print(
             f"warning: {model.facts.name}'s training scans were cropped by the label, and networks have seen nothing else; "
@@ -65,6 +68,17 @@ def _only_writer(s: PredictSettings) -> AbstractContextManager[None]:
         return only_writer(s.output, remedy)
     part, parts = map(int, s.part.split("/"))
     return only_writer_of_part(s.output, part, parts, remedy=remedy)
+
+
+def with_checkpoints(s: PredictSettings) -> PredictSettings:
+    """The settings with a file for each folder of a run or stage among the checkpoints; prints which."""
+    files = []
+    for place in s.checkpoint:
+        file, notes = find_checkpoint(place)
+        files.append(file)
+        for note in notes:
+            print(note)
+    return replace(s, checkpoint=tuple(files))
 
 
 def run_cases(s: PredictSettings, model: Model, cases: Sequence[RawCase]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dataloaders.cases import in_memory
 from dataloaders.facts import DatasetFacts
 from dataloaders.plan import Plan
+from methods.registry import run_title
 from preparation.acdc import unit_range
 from preparation.command import check_variant, published_preparation
 from preparation.crop import Box
@@ -206,6 +207,7 @@ def _member(
     about = {
         "path": str(checkpoint.path),
         "sha256": sha256(checkpoint.path),
+        "method": run_title(checkpoint.settings),
         "selection": checkpoint.selection,
     }
     about["settings"] = checkpoint.settings if checkpoint.ours else None

@@ -12,7 +12,8 @@ class PredictSettings:
     """What to predict, and with what. Network, patch size, preparation and label values come from the checkpoint."""
 
     checkpoint: tuple[Path, ...]
-    """One checkpoint or several, whose probabilities are averaged; ours, or published ones with --dataset."""
+    """One checkpoint or several, whose probabilities are averaged; ours, or published ones with --dataset. A run's folder stands for its
+    best checkpoint: that of self_train, or else of the stage that was written last; a stage's folder for the stage's."""
     input: Path
     """A scan (NIfTI, NRRD, MHA), a folder of them and of DICOM series, or for 2-D networks PNG pictures. Several modalities of a case are
     CASE_0000.nii.gz, CASE_0001.nii.gz ..."""

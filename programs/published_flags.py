@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from utils.errors import UserError
 
@@ -14,8 +14,10 @@ Rule = Callable[
 Rules = Mapping[str, Rule]
 
 
-def translated(rules: Rules, argv: Sequence[str] | None = None) -> list[str]:
-    """The words of a command line with published flags replaced by ours; prints a line for each that changes nothing.
+def translated(
+    rules: Rules, argv: Sequence[str] | None = None, say: Callable[[str], None] = print
+) -> list[str]:
+    """The words of a command line with published flags replaced by ours; says a line for each that changes nothing.
 
     Flags without a rule stay as they are, for `utils.cli.parse` to take or refuse. Raises UserError for a value that a flag cannot have.
     """
@@ -34,7 +36,7 @@ def translated(rules: Rules, argv: Sequence[str] | None = None) -> list[str]:
         if (
             line and os.environ.get("RANK", "0") == "0"
         ):  # one of a launcher's processes speaks; they have not met yet
-            print(line)
+            say(line)
     return ours
 
 
@@ -142,8 +144,11 @@ _TEST = {"detail": switch, "gpu": first_gpu("a test runs on one")}
 TEST: dict[str, Rules] = {"ACDC": {**_TEST, **_ACDC_CLASSES}, "LA": {**_TEST, "nms": switch}}
 
 
-def training_rules(page: str) -> Rules:
-    return TRAINING.get(page, _TRAINING)
+def training_rules(page: str, options: Collection[str] = ()) -> Rules:
+    """The rules of the published training scripts of a page; a flag that is an option of the chosen method, network or page (`options`)
+    is that option."""
+    rules = TRAINING.get(page, _TRAINING)
+    return {flag: rule for flag, rule in rules.items() if flag not in options}
 
 
 def test_rules(page: str) -> Rules:

@@ -3,12 +3,20 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from methods.registry import METHODS
+from programs.runs import stage_names
+from programs.settings import default_exp
+from recipes.page import Page
+from training.checkpoint import read
 from training.distributed import any_process, from_main, is_main
+from training.settings import Settings
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
 from utils.lock import HOLDER, NAME, only_writer
+from utils.phase import Plan
 
 PATIENCE = 30.0  # seconds
 OTHER = "give another --exp or --output_root"
@@ -62,10 +70,66 @@ def move_aside(folder: Path) -> None:
         raise UserError(
             f"--fresh: {folder} holds no run, so it is left alone; move it by hand or {OTHER}"
         )
-    aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+    aside = _free_name(folder)
     with writing(aside, "move it by hand or use another --exp"):
         folder.rename(aside)
     print(f"the earlier run is now {aside}")
+
+
+def _free_name(folder: Path) -> Path:
+    """The folder's name with the time, and a number where a run was moved aside in the same second."""
+    name = f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}"
+    aside = folder.with_name(name)
+    number = 2
+    while aside.exists():
+        aside = folder.with_name(f"{name}-{number}")
+        number += 1
+    return aside
+
+
+def with_earlier_name(page: Page, settings: Settings) -> Settings:
+    """The settings under the name that the run began with.
+
+    Methods that name no `exp` in their PRESET once shared the data set's. Only a run that the same method began there, and that does
+    not exist under the name of today, keeps the earlier one.
+    """
+    earlier = replace(settings, exp=page.numbers.get("exp", Settings.exp))
+    if settings.exp == earlier.exp or settings.exp != default_exp(page, settings.method):
+        return settings
+    if "exp" in METHODS[settings.method].PRESET:
+        return settings
+    now = page.folder(settings.output_root, settings.exp, settings.labelnum)
+    before = page.folder(settings.output_root, earlier.exp, settings.labelnum)
+    if stage_names(now):
+        return settings
+    methods = {_method_of(before / stage) for stage in stage_names(before)}
+    if settings.method not in methods:
+        return settings
+    if is_main():
+        print(f"--exp {earlier.exp}: {before} holds a run of --method {settings.method} already")
+    return earlier
+
+
+def _method_of(stage: Path) -> str | None:
+    """The method that trained a stage; None for a published file, and for one that cannot be read, which others report."""
+    try:
+        return read(stage / "last.pth").settings.get("method")
+    except UserError:
+        return None
+
+
+def check_other_methods(run: Path, method: str, plans: Sequence[Plan]) -> None:
+    """Raise UserError where the folder holds stages of another method that this run neither continues nor starts from: a test could
+    not tell which of the two runs is meant."""
+    mine = {plan.phase.name for plan in plans} | {plan.after for plan in plans}
+    for stage in stage_names(run):
+        if stage in mine:
+            continue
+        other = _method_of(run / stage)
+        if other not in (None, method):
+            raise UserError(
+                f"{run}: its stage {stage} is of a run of --method {other}, not {method}; {OTHER}, or --fresh to move it aside"
+            )
 
 
 def is_run(folder: Path) -> bool:

@@ -1,10 +1,10 @@
 """From a page, a script's numbers and the command line to the settings of a run.
 
 Settings are put together from those of every run, the page's options, the network's and the method's, so a flag exists where somebody
-reads it. Values come, the later ones winning, from the options' defaults, the page, the script, the method (`PRESET`, and the page's
-`methods`), the flags.
+reads it. Which value wins is decided by `preset` and `merged` below; flags win over all of them.
 """
 
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,16 +17,57 @@ from recipes.page import Page
 from recipes.registry import pages
 from training.settings import Settings, known
 from utils.cli import parse
+from utils.errors import UserError
+
+RESERVED = ("dataset", "seeds", "help")
+"""Flags that the programs themselves read, before there are settings."""
 
 
 def settings_type(page: Page, method: str, model: str) -> type[Settings]:
-    """The dataclass of a run's settings."""
+    """The dataclass of a run's settings; UserError for an unknown method or network, and where two options have one name."""
     known("method", method, METHODS)
     known("model", model, NETWORKS)
-    bases = dict.fromkeys(
-        (METHODS[method].Options, NETWORKS[model].Options, *page.options, Settings)
-    )
-    return _put_together(tuple(bases), tuple(METHODS), tuple(NETWORKS))
+    choosable = (METHODS[method].Options, NETWORKS[model].Options)
+    always = (*page.options, Settings)
+    check_option_names(choosable, always)
+    bases = tuple(dict.fromkeys((*choosable, *always)))
+    return _put_together(bases, tuple(METHODS), tuple(NETWORKS))
+
+
+def check_option_names(choosable: Sequence[type], always: Sequence[type] = ()) -> None:
+    """Raise UserError where an option of a method or network (`choosable`) has the name of another option: one would silently replace
+    the other.
+
+    `always`: the options of the data set and of every run. Among these a data set may redefine one, as CoGRNet's do with the lengths.
+    """
+    owners: dict[str, type] = {}
+    for group in always:
+        for field in fields(group):
+            owners.setdefault(field.name, _declaring(group, field.name))
+    for group in choosable:
+        for field in fields(group):
+            owner = _declaring(group, field.name)
+            earlier = owners.setdefault(field.name, owner)
+            if earlier is not owner:
+                raise UserError(
+                    f"--{field.name}: an option of both {_words(owner)} and {_words(earlier)}; rename one of them"
+                )
+            if field.name in RESERVED:
+                raise UserError(
+                    f"--{field.name}: an option of {_words(owner)}, but the programs read this flag themselves; rename it"
+                )
+
+
+def _declaring(group: type, name: str) -> type:
+    """The class among a dataclass and its bases that declares the field of that name."""
+    for base in group.__mro__:
+        if name in inspect.get_annotations(base):
+            return base
+    raise TypeError(f"{group} has no field {name}")
+
+
+def _words(owner: type) -> str:
+    return f"{owner.__module__}.{owner.__name__}"
 
 
 @cache
@@ -37,9 +78,18 @@ def _put_together(
     return dataclass(frozen=True)(type("Settings", bases, {"__annotations__": choices}))
 
 
-def make_settings(page: Page, **numbers) -> Settings:
-    """The settings that a script's numbers and, without further flags, these method and model make."""
-    return _checked(page, _default(page, numbers, numbers.get("method"), numbers.get("model")))
+def make_settings(page: Page, **explicit) -> Settings:
+    """The settings of a run with these values; they win over what the method presets.
+
+    Raises UserError for a value of a method, network or data set that this run does not have.
+    """
+    method = explicit.get("method", own_method(page, {}))
+    settings = _default(page, explicit, method, explicit.get("model"))
+    names = {field.name for field in fields(settings)}
+    for name in explicit:
+        if name not in names:
+            raise UserError(f"--{name}: {elsewhere(name)}; leave it out")
+    return _checked(page, settings)
 
 
 def settings_from_flags(
@@ -54,6 +104,52 @@ def settings_from_flags(
 def default_settings(page: Page, method: str, model: str) -> Settings:
     """What a run has that names nothing but its method and network: what an older checkpoint, lacking a setting, was made with."""
     return _default(page, {}, method, model)
+
+
+def own_options(page: Page, numbers: Mapping[str, Any], argv: Sequence[str]) -> set[str]:
+    """The names of the options that the method and network of a command line and the page have, beside those of every run."""
+    default = _default(page, numbers, last_value(argv, "method"), last_value(argv, "model"))
+    every_run = {field.name for field in fields(Settings)}
+    return {field.name for field in fields(default)} - every_run
+
+
+def own_method(page: Page, numbers: Mapping[str, Any]) -> str:
+    """The method of a script with these numbers where no flag names another."""
+    for source in (numbers, page.numbers):
+        if "method" in source:
+            return source["method"]
+    return Settings.method
+
+
+def preset(page: Page, method: str) -> dict[str, Any]:
+    """What a method sets on a data set: a name of its own for the run, its PRESET, and what the page has for it."""
+    values: dict[str, Any] = {}
+    if method != own_method(page, {}):
+        values["exp"] = method  # runs of two methods never share a folder by default
+    values.update(METHODS[method].PRESET)
+    values.update(page.methods.get(method, {}))
+    return values
+
+
+def merged(page: Page, numbers: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The values of a run before its flags, the later ones winning: the page's, the method's preset, `numbers`.
+
+    `numbers` are a script's, made for its own method. Where another one was chosen, that method's preset wins over them.
+    """
+    values = dict(page.numbers)
+    if method == own_method(page, numbers):
+        values.update(preset(page, method))
+        values.update(numbers)
+    else:
+        values.update(numbers)
+        values.update(preset(page, method))
+    values["method"] = method
+    return values
+
+
+def default_exp(page: Page, method: str) -> str:
+    """The name that training gives a run of the method where no flag gives one."""
+    return merged(page, {}, method).get("exp", Settings.exp)
 
 
 def last_value(argv: Sequence[str], flag: str) -> str | None:
@@ -84,31 +180,35 @@ def elsewhere(flag: str) -> str:
 def _default(
     page: Page, numbers: Mapping[str, Any], method: str | None, model: str | None
 ) -> Settings:
-    given = {**page.numbers, **numbers}
-    method, model = (
-        method or given.get("method", Settings.method),
-        model or given.get("model", Settings.model),
-    )
-    kind = settings_type(page, method, model)
-    given |= {
-        **METHODS[method].PRESET,
-        **page.methods.get(method, {}),
-        "method": method,
-        "model": model,
-    }
+    """The settings before flags are read; options that the method and network do not have are dropped."""
+    method = method or own_method(page, numbers)
+    known("method", method, METHODS)
+    values = merged(page, numbers, method)
+    if model is not None:
+        values["model"] = model
+    kind = settings_type(page, method, values.get("model", Settings.model))
     names = {field.name for field in fields(kind)}
-    for name in given.keys() - names:
+    for name in values.keys() - names:
         if not elsewhere(name):
             raise TypeError(f"{page.facts.name}: no setting is called {name}")
-    return kind(**{name: value for name, value in given.items() if name in names})
+    return kind(**{name: value for name, value in values.items() if name in names})
 
 
 def _checked(page: Page, settings: Settings) -> Settings:
+    check_required(settings)
     settings = page.settled(settings)
     for base in type(settings).__mro__:
         if "check" in vars(base):
             base.check(settings)
     return settings
+
+
+def check_required(settings: Settings) -> None:
+    """Raise UserError where a method lacks an option of the network or the data set that it cannot do without."""
+    required = getattr(METHODS[settings.method], "REQUIRED", {})
+    for option, remedy in required.items():
+        if not hasattr(settings, option):
+            raise UserError(f"--method {settings.method}: {remedy.format(model=settings.model)}")
 
 
 def _has(options: type, flag: str) -> bool:

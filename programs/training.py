@@ -1,9 +1,12 @@
 """A training run: from settings and a page to stages for the one loop. Methods are handed the `Frame`."""
 
+import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -12,14 +15,14 @@ from dataloaders.augment import INTENSITIES, SPATIAL, Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.splits import check_lists
 from dataloaders.two_stream import StreamSampler
-from methods.registry import METHODS
+from methods.registry import METHODS, run_title
 from programs.batches import loader, move_to_device, on_device
 from programs.networks import build_network, check_patch, load_network, share_batch_norm
 from programs.published_flags import training_rules, translated
 from programs.published_optimizer import take_over_momentum
 from programs.run_data import run_data
-from programs.run_folder import claimed
-from programs.settings import default_settings, settings_from_flags
+from programs.run_folder import check_other_methods, claimed, with_earlier_name
+from programs.settings import default_settings, last_value, own_options, settings_from_flags
 from recipes.page import Page, data_root
 from training.accelerate import check_accelerate
 from training.checkpoint import read
@@ -44,13 +47,32 @@ STAGE_NUMBERS = {
 
 def train(page: Page, argv: Sequence[str] | None = None, description: str = "", **numbers) -> None:
     """Train on a data set with a script's numbers, changed by the flags in `argv`; resumes what an earlier call began."""
-    settings = settings_from_flags(
-        page, numbers, translated(training_rules(page.commands), argv), description
-    )
+    argv = sys.argv[1:] if argv is None else list(argv)
+    settings = training_settings(page, argv, description, numbers)
+    if "exp" not in numbers and last_value(argv, "exp") is None:
+        settings = with_earlier_name(page, settings)
     with process_group(choose_device(settings.device, settings.gpu)) as device:
         frame = Frame(page, settings, device)
         with claimed(frame.folder, frame.aside()):
-            run_stages(*frame.stages())
+            if not settings.fresh:
+                check_other_methods(frame.folder, settings.method, frame.plans)
+            run, stages = frame.stages()
+            try:
+                run_stages(run, stages)
+            finally:
+                run.log.close()
+
+
+def training_settings(
+    page: Page,
+    argv: Sequence[str],
+    description: str = "",
+    numbers: Mapping[str, Any] = MappingProxyType({}),
+    say: Callable[[str], None] = print,
+) -> Settings:
+    """The settings of a training command, published flags among them; `say` gets a line for each of those that changes nothing."""
+    rules = training_rules(page.commands, own_options(page, numbers, argv))
+    return settings_from_flags(page, numbers, translated(rules, argv, say), description)
 
 
 class Frame:
@@ -134,6 +156,7 @@ class Frame:
         """The run and its stages by name, each built when its turn comes."""
         self.run = self._run()
         s, data, page, say = self.settings, self.data, self.page, self.run.log.say
+        say(f"method: {run_title(s.plain())}")
         say(
             f"{page.facts.name}, --labelnum {s.labelnum}: {data.labelled} labelled and {data.unlabelled} unlabelled {page.counted}, "
             f"{len(self.validation_cases)} validation volumes; --method {s.method}, --model {s.model}; "

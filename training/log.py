@@ -27,13 +27,17 @@ class _LogFile(logging.FileHandler):
 
 
 class RunLog:
-    """Log file and terminal of a run; the other processes of a distributed run stay silent."""
+    """Log file and terminal of a run; the other processes of a distributed run stay silent.
+
+    The file is that of the newest log of a folder: one that an earlier run of this process left open may have been moved meanwhile.
+    """
 
     def __init__(self, folder: Path):
         self._logger = logging.getLogger(f"run.{folder}")
         self._logger.propagate = False
         self._logger.setLevel(logging.INFO)
-        if is_main() and not self._logger.handlers:
+        self.close()
+        if is_main():
             with writing(folder, MEND):
                 folder.mkdir(parents=True, exist_ok=True)
                 handler = _LogFile(folder / "train.log")
@@ -45,6 +49,12 @@ class RunLog:
             self._logger.info(message)
             tqdm.write(message, file=sys.stdout)
             sys.stdout.flush()
+
+    def close(self) -> None:
+        """Close the log file; what is said afterwards goes to the terminal only."""
+        for handler in list(self._logger.handlers):
+            self._logger.removeHandler(handler)
+            handler.close()
 
 
 class StageLog:

@@ -1,0 +1,362 @@
+"""Which value a setting has where page, script, method, keyword and flag name one, and options that cannot go together."""
+
+import itertools
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+from helpers import train
+
+from methods.registry import METHODS, run_title
+from networks.registry import NETWORKS
+from programs.generic import train_any
+from programs.settings import (
+    check_option_names,
+    default_exp,
+    default_settings,
+    make_settings,
+    settings_from_flags,
+    settings_type,
+)
+from programs.training import training_settings
+from recipes import acdc, la, pancreas
+from recipes.registry import pages
+from training.checkpoint import load
+from utils.errors import UserError
+
+PAGES = {
+    **{f"{name}": page for name, page in pages().items()},
+    **{f"{name} with two slices": page for name, page in pages("TWO_SLICES").items()},
+}
+COMBINATIONS = list(itertools.product(PAGES, METHODS, NETWORKS))
+TINY = {
+    "labelnum": 1, "patch_size": (32, 32), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 1, "max_iterations": 1, "val_every": 1,
+}  # fmt: skip
+
+
+def refused(call, *parts):
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+    return message
+
+
+def new_method(options, **attributes):
+    """A method's module as docs/extending.md has it, for settings only."""
+    return SimpleNamespace(Options=options, PRESET={}, stages=None, **attributes)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    consistency: float = 1.0
+    """Weight of the consistency loss."""
+    pre_max_iteration: int = 7
+    """An option with the name of a published flag."""
+
+
+@dataclass(frozen=True)
+class Width:
+    width: int = 8
+    """Channels."""
+
+
+@dataclass(frozen=True)
+class OtherWidth:
+    width: int = 3
+    """Of something else."""
+
+
+class PlainNetwork:
+    """As much of a network as settings look at: it has no edge-guided module."""
+
+    dims = 2
+    Options = Width
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Put a method or network into its registry for one test."""
+
+    def register(registry, name, owner):
+        monkeypatch.setitem(registry, name, owner)
+
+    return register
+
+
+# precedence
+
+
+def test_explicit_keywords_win_over_the_presets_of_the_method():
+    settings = make_settings(acdc.PAGE, method="bcp", ema_decay=0.5, egm="published", exp="mine")
+    assert (settings.ema_decay, settings.egm, settings.exp) == (0.5, "published", "mine")
+
+
+def test_explicit_keywords_win_over_what_the_page_has_for_the_method():
+    assert la.PAGE.methods["bcp"]["lr_drop_every"] == 2_500
+    assert make_settings(la.PAGE, method="bcp", lr_drop_every=9).lr_drop_every == 9
+
+
+def test_a_preset_that_no_keyword_names_stays():
+    settings = make_settings(acdc.PAGE, method="bcp", ema_decay=0.5)
+    assert (settings.mask, settings.teachers, settings.egm) == ("fixed", "ema", "none")
+
+
+def test_the_numbers_of_a_script_belong_to_its_own_method():
+    """The ACDC script for three labels has ema_decay 0.89 for the edge-guided method; BCP's 0.99 is its own."""
+    numbers = {"labelnum": 3, "ema_decay": 0.89}
+    assert settings_from_flags(acdc.PAGE, numbers, []).ema_decay == 0.89
+    other = settings_from_flags(acdc.PAGE, numbers, ["--method", "bcp"])
+    assert (other.ema_decay, other.labelnum) == (0.99, 3)
+
+
+def test_the_numbers_of_a_script_that_names_its_method_win_over_the_preset():
+    numbers = {"method": "bcp", "ema_decay": 0.7}
+    assert settings_from_flags(acdc.PAGE, numbers, []).ema_decay == 0.7
+    assert settings_from_flags(acdc.PAGE, numbers, ["--method", "bcp"]).ema_decay == 0.7
+
+
+def test_flags_win_over_everything():
+    numbers = {"method": "bcp", "ema_decay": 0.7}
+    assert settings_from_flags(acdc.PAGE, numbers, ["--ema_decay", "0.1"]).ema_decay == 0.1
+
+
+def test_an_explicit_keyword_that_the_method_does_not_have_is_refused():
+    refused(
+        lambda: make_settings(acdc.PAGE, method="supervised", u_weight=0.3),
+        "--u_weight: it belongs to --method edge_guided",
+    )
+
+
+# options of one name
+
+
+@pytest.mark.parametrize("page, method, model", COMBINATIONS)
+def test_no_two_options_have_one_name(page, method, model):
+    settings_type(PAGES[page], method, model)
+
+
+def test_a_method_and_a_network_with_an_option_of_one_name_are_refused(registered):
+    registered(NETWORKS, "plain", PlainNetwork)
+    registered(METHODS, "wide", new_method(OtherWidth))
+    refused(
+        lambda: settings_from_flags(acdc.PAGE, {}, ["--method", "wide", "--model", "plain"]),
+        "--width: an option of both",
+        "OtherWidth",
+        "test_settings.Width",
+        "rename one",
+    )
+    assert settings_from_flags(acdc.PAGE, {}, ["--method", "wide"]).width == 3
+
+
+def test_a_method_that_redefines_a_setting_of_every_run_is_refused(registered):
+    @dataclass(frozen=True)
+    class Seed:
+        seed: int = 5
+        """Another seed."""
+
+    registered(METHODS, "seeded", new_method(Seed))
+    refused(
+        lambda: make_settings(acdc.PAGE, method="seeded"), "--seed: an option of both", "Settings"
+    )
+
+
+@pytest.mark.parametrize("name", ["dataset", "seeds"])
+def test_an_option_that_the_programs_would_swallow_is_refused(name):
+    options = dataclass(frozen=True)(type("Options", (), {"__annotations__": {name: int}, name: 1}))
+    refused(lambda: check_option_names([options]), f"--{name}: an option of", "rename it")
+
+
+# published flags
+
+
+def test_an_option_of_a_method_is_not_taken_for_a_published_flag(registered, capsys):
+    registered(METHODS, "consistent", new_method(Consistency))
+    argv = ["--method", "consistent", "--consistency", "0.2", "--pre_max_iteration=9"]
+    settings = training_settings(la.PAGE, argv)
+    assert (settings.consistency, settings.pre_max_iteration) == (0.2, 9)
+    assert settings.pre_iterations == la.PAGE.numbers["pre_iterations"]
+    assert "changes nothing" not in capsys.readouterr().out
+
+
+def test_an_option_of_a_network_is_not_taken_for_a_published_flag(registered, capsys):
+    @dataclass(frozen=True)
+    class Options:
+        magnitude: float = 1.0
+        """Of something."""
+
+    registered(NETWORKS, "loud", type("Loud", (), {"dims": 2, "Options": Options}))
+    argv = ["--method", "bcp", "--model", "loud", "--magnitude", "3"]
+    assert training_settings(acdc.PAGE, argv).magnitude == 3
+    assert "changes nothing" not in capsys.readouterr().out
+
+
+def test_a_published_flag_that_nobody_has_still_changes_nothing_and_says_so(capsys):
+    training_settings(acdc.PAGE, ["--consistency", "0.2"])
+    assert "--consistency 0.2: accepted, changes nothing" in capsys.readouterr().out
+
+
+# what a method cannot do without
+
+
+def test_the_edge_guided_method_needs_a_network_with_edges(registered):
+    registered(NETWORKS, "plain", PlainNetwork)
+    refused(
+        lambda: settings_from_flags(acdc.PAGE, {}, ["--model", "plain"]),
+        "--method edge_guided: --model plain has no edge-guided module",
+        "--method bcp",
+    )
+
+
+def test_egm_on_a_network_without_edges_is_refused(registered):
+    registered(NETWORKS, "plain", PlainNetwork)
+    argv = ["--method", "bcp", "--model", "plain", "--egm", "published"]
+    refused(lambda: settings_from_flags(acdc.PAGE, {}, argv), "--egm", "--model unet")
+    keywords = {"method": "bcp", "model": "plain", "egm": "published"}
+    refused(lambda: make_settings(acdc.PAGE, **keywords), "--egm", "--model unet")
+
+
+def test_other_methods_take_a_network_without_edges(registered):
+    registered(NETWORKS, "plain", PlainNetwork)
+    assert settings_from_flags(acdc.PAGE, {}, ["--method", "bcp", "--model", "plain"]).width == 8
+
+
+@pytest.mark.parametrize(
+    "page", [acdc.PAGE, la.PAGE, pancreas.PAGE], ids=["ACDC", "LA", "Pancreas"]
+)
+def test_cogrnet_does_not_train_on_whole_labels_unasked(page):
+    refused(
+        lambda: settings_from_flags(page, {}, ["--method", "cogrnet"]),
+        "--method cogrnet",
+        "code/CoGRNet_train.py",
+    )
+
+
+def test_cogrnet_trains_where_two_slices_are_drawn():
+    assert settings_from_flags(la.TWO_SLICES, {}, []).labels == "coarse"
+    assert settings_from_flags(pages()["KiTS19"], {}, ["--method", "cogrnet"]).labels == "coarse"
+
+
+def test_train_py_refuses_cogrnet_before_it_reads_data(tmp_path):
+    argv = ["--dataset", "LA", "--method", "cogrnet", "--root_path", str(tmp_path)]
+    refused(lambda: train_any(argv), "code/CoGRNet_train.py")
+
+
+# names
+
+
+def test_default_names_of_runs_differ_between_all_methods():
+    for page in PAGES.values():
+        names = [default_exp(page, method) for method in METHODS]
+        assert len(set(names)) == len(names), page.facts.name
+
+
+def test_the_published_method_keeps_the_published_name():
+    assert default_settings(acdc.PAGE, "edge_guided", "unet").exp == "BCP"
+    assert default_settings(pancreas.PAGE, "edge_guided", "VNet_pancreas").exp == "cutmix"
+    assert default_settings(la.TWO_SLICES, "cogrnet", "VNet").exp == "CoGRNet"
+
+
+def test_a_method_without_a_name_for_its_runs_gets_its_own(registered):
+    registered(METHODS, "mine", new_method(Width))
+    assert make_settings(acdc.PAGE, method="mine").exp == "mine"
+
+
+@pytest.mark.parametrize(
+    "settings, title",
+    [
+        ({"method": "edge_guided", "egm": "published"}, "edge-guided BCP, dual teacher"),
+        ({"method": "edge_guided", "egm": "corrected"}, "edge-guided BCP, dual teacher"),
+        ({"method": "edge_guided", "egm": "none"}, "BCP, dual teacher"),
+        (
+            {"method": "edge_guided", "egm": "published", "teachers": "ema", "mask": "fixed"},
+            "edge-guided BCP, fixed box",
+        ),
+        (
+            {"method": "edge_guided", "egm": "none", "teachers": "ema", "mask": "fixed"},
+            "BCP",
+        ),
+        ({"method": "bcp"}, "BCP"),
+        ({"method": "bcp", "mask": "dynamic"}, "BCP, dynamic box"),
+        ({"method": "bcp", "teachers": "dual"}, "BCP, dual teacher, fixed box"),
+        ({"method": "bcp", "egm": "published"}, "edge-guided BCP, fixed box"),
+        ({"method": "supervised"}, "supervised"),
+        ({"method": "supervised", "egm": "published"}, "supervised, edge-guided network"),
+        ({"method": "averaged_copy_paste", "egm": "none"}, "averaged copy-paste"),
+        ({"method": "mean_teacher"}, "mean teacher"),
+        ({"method": "cogrnet"}, "CoGRNet"),
+        ({"method": "cross_teaching"}, "cross teaching"),
+        ({"egm": "published"}, "published weights with edge guidance"),
+        ({"egm": "none"}, "published weights"),
+    ],
+)
+def test_a_run_is_called_after_what_it_computes(settings, title):
+    assert run_title(settings) == title
+
+
+def test_no_run_with_edges_is_called_bcp():
+    for page in PAGES.values():
+        settings = default_settings(page, "edge_guided", page.numbers["model"])
+        assert run_title(settings.plain()) == "edge-guided BCP, dual teacher"
+
+
+# --fresh twice
+
+
+def test_fresh_twice_in_one_process_writes_each_log_where_its_run_is(phantom_root, tmp_path):
+    numbers = {**TINY, "method": "supervised", "egm": "none"}
+    seeds = (1, 2, 3)
+    for seed in seeds:
+        train(acdc.PAGE, phantom_root, tmp_path, "--fresh", "--seed", seed, **numbers)
+    folders = sorted((tmp_path / "BCP").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+    by_seed = {
+        load(folder / "supervised" / "last.pth")["settings"]["seed"]: folder for folder in folders
+    }
+    assert set(by_seed) == set(seeds)
+    logs = [(by_seed[seed] / "train.log").read_text(encoding="utf-8") for seed in seeds]
+    assert [log.count("method: supervised") for log in logs] == [1, 1, 1]
+    assert [log.count("checkpoints are selected by") for log in logs] == [1, 1, 1]
+
+
+def test_two_methods_do_not_share_a_folder(phantom_root, tmp_path):
+    numbers = {**TINY, "egm": "none", "exp": "mine"}
+    train(acdc.PAGE, phantom_root, tmp_path, **numbers)
+    refused(
+        lambda: train(acdc.PAGE, phantom_root, tmp_path, method="supervised", **numbers),
+        "mine_1_labeled",
+        "--method edge_guided",
+        "--exp",
+    )
+
+
+def test_a_run_that_began_under_the_name_of_the_data_set_is_found_again(
+    phantom_root, tmp_path, monkeypatch, capsys
+):
+    supervised = METHODS["supervised"]
+    unnamed = SimpleNamespace(
+        Options=supervised.Options, PRESET={"egm": "none"}, stages=supervised.stages
+    )
+    monkeypatch.setitem(METHODS, "unnamed", unnamed)
+    numbers = {**TINY, "method": "unnamed"}
+    train(acdc.PAGE, phantom_root, tmp_path, "--exp", "BCP", **numbers)
+    capsys.readouterr()
+    train(acdc.PAGE, phantom_root, tmp_path, **numbers)
+    out = capsys.readouterr().out
+    assert "complete" in out and "--exp BCP" in out
+    assert [folder.name for folder in (tmp_path / "BCP").iterdir()] == ["ACDC_BCP_1_labeled"]
+
+
+def test_the_name_of_the_data_set_is_not_taken_from_another_method(
+    phantom_root, tmp_path, monkeypatch
+):
+    supervised = METHODS["supervised"]
+    unnamed = SimpleNamespace(
+        Options=supervised.Options, PRESET={"egm": "none"}, stages=supervised.stages
+    )
+    monkeypatch.setitem(METHODS, "unnamed", unnamed)
+    train(acdc.PAGE, phantom_root, tmp_path, "--run_mode", "pretrain", **TINY, egm="none")
+    train(acdc.PAGE, phantom_root, tmp_path, **TINY, method="unnamed")
+    names = {folder.name for folder in (tmp_path / "BCP").iterdir()}
+    assert names == {"ACDC_BCP_1_labeled", "ACDC_unnamed_1_labeled"}
