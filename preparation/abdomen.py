@@ -16,6 +16,12 @@ from preparation.lists import write_lists
 from preparation.scans import read_label, read_scan
 
 AROUND_BODY, AROUND_LABEL = 20, 10  # voxels; slices
+# Soft tissue lies between these two windowed values. The published code computes both bounds in floating point:
+# the lower one is 0.09999999999999998, so a voxel at exactly 0.1 (LiTS -70 HU, KiTS19 -120 HU) is tissue.
+TISSUE_ABOVE = 0.5 - 0.4
+TISSUE_BELOW = 0.5 + 0.4
+# Version 1 wrote files with a lower bound of 0.1. A changed version makes prepare_data.py report them.
+VERSION = 2
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
 
 
@@ -36,7 +42,7 @@ class AbdomenPreparation:
     def settings(self) -> dict:
         return {
             "dataset": self.facts.name,
-            "version": 1,
+            "version": VERSION,
             "size": list(self.size),
             "crop": self.crop,
         }
@@ -104,15 +110,18 @@ class AbdomenPreparation:
 
 
 def body_mask(plane: np.ndarray) -> np.ndarray:
-    """The body on one slice (values 0..1): what is between air and bone, widened, its largest piece, its holes filled.
+    """Mask (H, W) of the body on one slice of windowed values (H, W; float64, 0..1).
 
-    A slice with nothing of that kind counts as body everywhere, as it does in the published preparation.
+    The voxels of soft tissue are dilated, the largest piece is kept, dilated, its holes are filled, and it is dilated
+    again. A slice without soft tissue counts as body everywhere, as in the published preparation.
     """
-    tissue = widened((plane > 0.1) & (plane < 0.9), 5)
-    pieces, count = components(tissue, CROSS)
+    soft_tissue = (plane > TISSUE_ABOVE) & (plane < TISSUE_BELOW)
+    pieces, count = components(widened(soft_tissue, 5), CROSS)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     sizes[0] = 0
-    return widened(filled(widened(pieces == sizes.argmax(), 4)), 3)
+    largest = pieces == sizes.argmax()
+    body = filled(widened(largest, 4))
+    return widened(body, 3)
 
 
 def widened(mask: np.ndarray, side: int) -> np.ndarray:

@@ -18,10 +18,11 @@ from scipy.ndimage import label as label_pieces
 from dataloaders.cases import read_cases
 from preparation import command
 from preparation.abdomen import body_mask
-from preparation.command import prepare
+from preparation.command import prepare, published_preparation
 from preparation.la import margins
 from preparation.pancreas import coranet_range
 from recipes.registry import pages
+from utils.errors import UserError
 from utils.workers import worker_pool
 
 ACDC, KITS19, LA, LITS = (pages()[name].facts for name in ("ACDC", "KiTS19", "LA", "LiTS"))
@@ -349,6 +350,80 @@ def test_the_body_mask_as_scipys_dilation_and_filling_give_it():
         sizes[0] = 0
         body = binary_fill_holes(binary_dilation(pieces == sizes.argmax(), np.ones((4, 4))))
         assert np.array_equal(body_mask(plane), binary_dilation(body, np.ones((3, 3))))
+
+
+@pytest.mark.parametrize(
+    "value, is_body",
+    [
+        (np.nextafter(0.5 - 0.4, 0), False),
+        (0.5 - 0.4, False),  # 0.09999999999999998: the bound itself lies outside
+        (0.1, True),
+        (np.nextafter(0.9, 0), True),
+        (0.9, False),
+        (1.0, False),
+    ],
+)
+def test_soft_tissue_lies_between_the_published_bounds(value, is_body):
+    """A slice on which nothing is soft tissue counts as body everywhere."""
+    plane = np.zeros((40, 40))
+    plane[10:20, 10:20] = value
+    counts_as_body_everywhere = body_mask(plane).all()
+    assert counts_as_body_everywhere == (not is_body)
+
+
+@pytest.mark.parametrize("dataset, low, width", [("KiTS19", -160, 400), ("LiTS", -100, 300)])
+def test_every_whole_hounsfield_number_is_tissue_as_the_published_code_has_it(dataset, low, width):
+    """Whole numbers from one below the window to one above it, each as its own slice."""
+    preparation = published_preparation(dataset, "published", None, None)
+    numbers = np.arange(low - 1, low + width + 2)
+    # exact: (HU - low) / width lies in [1/10, 9/10), computed in whole numbers
+    expected = (10 * (numbers - low) >= width) & (10 * (numbers - low) < 9 * width)
+    is_tissue = []
+    for number in numbers:
+        plane = np.full((16, 16), -1000, np.int16)
+        plane[0:2, 0:2] = number
+        counts_as_body_everywhere = body_mask(preparation.windowed(plane)).all()
+        is_tissue.append(not counts_as_body_everywhere)
+    assert is_tissue == expected.tolist()
+
+
+@pytest.mark.parametrize("dataset, number", [("KiTS19", -120), ("LiTS", -70)])
+def test_the_crop_follows_a_body_at_exactly_the_lower_bound(tmp_path, dataset, number):
+    """With a bound of 0.1 nothing here would be tissue, and the crop would be the whole plane."""
+    image = np.full((96, 96, 24), -1000, np.int16)
+    image[30:46, 30:46, :] = number
+    label = blob(image.shape, (34, 34, 8), (40, 40, 15))
+    if dataset == "KiTS19":  # slices first
+        folder = tmp_path / "raw" / "case_00034"
+        direction = ORIENTATIONS["IPL"]
+        write_scan(folder / "imaging.nii.gz", image.transpose(2, 1, 0), direction=direction)
+        write_scan(folder / "segmentation.nii.gz", label.transpose(2, 1, 0), direction=direction)
+        prepared = KITS19.path(tmp_path / "out", "case_00034")
+        in_plane = 1
+    else:
+        write_scan(tmp_path / "raw" / "volume-127.nii", image)
+        write_scan(tmp_path / "raw" / "segmentation-127.nii", label)
+        prepared = LITS.path(tmp_path / "out", "volume-127")
+        in_plane = 0
+    assert run(dataset, tmp_path / "raw", tmp_path / "out", "--size", 16, 16, 16) == 0
+    attributes = read(prepared)[2]
+    # Rows 30 to 45, dilated by 2, then by 2 below and 1 above, then by 1: 25 to 49. 20 more on both sides, end exclusive.
+    assert attributes["crop_start"][in_plane] == 25 - 20
+    assert attributes["crop_stop"][in_plane] == 49 + 20
+
+
+def test_files_made_with_the_former_bound_are_reported(tmp_path):
+    """The settings in preparation.json and in every file hold the version of the arithmetic."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "raw").mkdir()
+    former = {"dataset": "LiTS", "version": 1, "size": [176, 176, 64], "crop": "published"}
+    (out / "preparation.json").write_text(json.dumps(former))
+    image = body((64, 64, 24))
+    write_scan(tmp_path / "raw/volume-127.nii", image)
+    write_scan(tmp_path / "raw/segmentation-127.nii", blob(image.shape, (30, 30, 8), (34, 34, 15)))
+    with pytest.raises(UserError, match=r"preparation.json: .*version 1, now 2.*--redo"):
+        run("LiTS", tmp_path / "raw", out)
 
 
 def test_slices_along_another_axis_are_said(tmp_path, capsys):
