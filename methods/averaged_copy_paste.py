@@ -22,7 +22,7 @@ from methods.copy_paste import CopyPaste, CopyPastePretrain, Pasting, paste
 from methods.edge_guided import DualTeacher, TeacherOptions
 from utils.ema import Ema, copy_state
 from utils.losses import Loss
-from utils.phase import Batch, Losses, Phase, Plan, halves
+from utils.phase import Batch, Losses, Phase, Plan, halves, unhalved
 
 TEACHER = "ema_teacher"
 
@@ -125,7 +125,7 @@ class AveragedSelfTrain(DualTeacher):
         if self.keeps_statistics:
             for net in {teacher, self.twins.get(TEACHER, teacher)}:  # one without half precision
                 normalise_by_batch(net)
-        logits = self.call(TEACHER, image).float()
+        logits = unhalved(self.call(TEACHER, image))
         pseudo_label = self.pasting.pseudo_label(logits)
 
         def trusted() -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from methods.edge_guided import DualTeacher, TeacherOptions
 from utils.errors import UserError
 from utils.losses import Loss
 from utils.masks import START_RATIO
-from utils.phase import Batch, Losses, Phase, Plan
+from utils.phase import Batch, Losses, Phase, Plan, unhalved
 
 FOCUS_STEPS = 10
 
@@ -50,7 +50,7 @@ class CoGRNetPretrain(CopyPastePretrain):
     def watch(self, logits: Tensor, step: int) -> None:
         left = self.copy_paste.total - step
         if left <= FOCUS_STEPS:
-            logits = logits.detach().float()
+            logits = unhalved(logits.detach())
             self.summed = (
                 logits.clone() if self.summed is None else self.summed + logits
             )  # recorded graphs write over their logits

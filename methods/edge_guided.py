@@ -13,7 +13,7 @@ from utils.ema import Ema, EmaScope, copy_state
 from utils.errors import UserError
 from utils.losses import Loss
 from utils.masks import MaskKind
-from utils.phase import Batch, Losses, Phase, Plan, arrived, halves
+from utils.phase import Batch, Losses, Phase, Plan, arrived, halves, unhalved
 from utils.schedules import consistency_weight
 
 
@@ -134,9 +134,8 @@ class DualTeacher(Phase):
     @torch.no_grad()
     def pseudo_label(self, image: Tensor) -> Callable[[], Tensor]:
         """A call that gives the pseudo label (N, ...) of unlabelled images (N, C, ...)."""
-        logits = [
-            self.call(name, image).float() for name in self.networks if name not in self.learners
-        ]
+        teachers = [name for name in self.networks if name not in self.learners]
+        logits = [unhalved(self.call(name, image)) for name in teachers]
         return self.pasting.pseudo_label(sum(logits) / len(logits))
 
     def losses(self, batch: Batch, step: int) -> Losses | Iterator[Losses]:

@@ -11,6 +11,7 @@ from methods.registry import run_title
 from networks.published import published_state_dict
 from programs.published_optimizer import published_optimizer
 from programs.runs import find_checkpoint
+from recipes.page import Page
 from recipes.registry import pages
 from training.checkpoint import Checkpoint, read_ours, save
 from utils.cli import parse
@@ -29,9 +30,9 @@ class ExportSettings:
     """plain: a state dict; net: {'net': it}; net_opt: {'net', 'opt'}, with the optimiser; published: net_opt for pre-training, else net for
     Pancreas and plain for the others."""
     module_prefix: FlagCreatePairsOff[bool] = False
-    """Names with `module.` before them; as published, LA and Pancreas have it."""
+    """Names with `module.` before them; as published, Pancreas has it, and LA with edge-guided modules."""
     no_module_prefix: FlagCreatePairsOff[bool] = False
-    """Names without it; as published, ACDC and CoGRNet have none."""
+    """Names without it; as published, ACDC, LA without edge-guided modules (BCP) and CoGRNet have none."""
     sobel: Literal["parameters", "buffers"] = "parameters"
     """net_opt: what the reading code holds its fixed Sobel kernels as; parameters are counted in the optimiser. If that code reports a
     parameter group of another size, try the other one."""
@@ -52,7 +53,7 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
     _check_out(s.out, path, s.overwrite)
     remove_unfinished(s.out.parent, below=False)
     checkpoint = read_ours(path, "; if it is a published one, use it as it is, it needs no export")
-    layout, prefix = _layout(checkpoint, s)
+    layout, prefix = layout_and_prefix(checkpoint, s)
     net = {
         f"module.{name}" if prefix else name: value
         for name, value in published_state_dict(checkpoint.weights).items()
@@ -84,18 +85,38 @@ def _check_out(out: Path, path: Path, overwrite: bool) -> None:
         )
 
 
-def _layout(checkpoint: Checkpoint, s: ExportSettings) -> tuple[str, bool]:
-    """The layout's name and whether names get a prefix: as the flags say, else as the published code of its page leaves it."""
-    page = pages(
-        "TWO_SLICES"
-        if checkpoint.settings.get("method") == "cogrnet" or "labels" in checkpoint.settings
-        else "PAGE"
-    ).get(checkpoint.facts["name"])
-    own, prefix = (page.published_layout, page.module_prefix) if page else ("plain", False)
-    layout = "net_opt" if checkpoint.stage == "pre_train" else own
-    return layout if s.layout == "published" else s.layout, s.module_prefix or (
-        prefix and not s.no_module_prefix
-    )
+def layout_and_prefix(checkpoint: Checkpoint, s: ExportSettings) -> tuple[str, bool]:
+    """The layout's name and whether names get a prefix, by the flags or else as the published code leaves them."""
+    is_cogrnet = checkpoint.settings.get("method") == "cogrnet" or "labels" in checkpoint.settings
+    kind = "TWO_SLICES" if is_cogrnet else "PAGE"
+    page = pages(kind).get(checkpoint.facts["name"])
+    layout = s.layout
+    if layout == "published":
+        layout = _published_layout(checkpoint, page)
+    if s.module_prefix or s.no_module_prefix:
+        return layout, s.module_prefix
+    return layout, _published_prefix(checkpoint, page)
+
+
+def _published_layout(checkpoint: Checkpoint, page: Page | None) -> str:
+    """The layout in which the published code of the data set saves this stage; own data (None): as ACDC."""
+    if checkpoint.stage == "pre_train":
+        return "net_opt"
+    if page is None:
+        return "plain"
+    return page.published_layout
+
+
+def _published_prefix(checkpoint: Checkpoint, page: Page | None) -> bool:
+    """Whether the published code that has this network saves its names with `module.`; own data (None): no.
+
+    The network decides, not the method: a network without edge-guided modules fits BCP's test script only.
+    """
+    if page is None:
+        return False
+    if page.module_prefix == "edge_guided":
+        return any("compute_edge_feature." in name for name in checkpoint.weights)
+    return page.module_prefix == "always"
 
 
 def _not_published(settings: Mapping) -> dict[str, str]:

@@ -75,6 +75,13 @@ def training_settings(
     return settings_from_flags(page, numbers, translated(rules, argv, say), description)
 
 
+def best_decimals(page: Page, method: str) -> int | None:
+    """Decimals to which the method's published code on the data set rounds the best score; None: it does not."""
+    if method in page.rounded_best:
+        return 4
+    return None
+
+
 class Frame:
     """What a method builds its stages from: `settings`, the data set's `page`, and the calls below."""
 
@@ -273,6 +280,7 @@ class Frame:
             steps=steps,
             val_every=s.val_every * unit,
             val_lead=unit if unit > 1 else 0,
+            best_decimals=best_decimals(page, s.method),
             batches=partial(self._batches, phase.name, plan.unlabelled),
             validate=partial(
                 self._validate, predict.classes, s.val_every * unit, unit if unit > 1 else 0, steps

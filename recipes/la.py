@@ -47,10 +47,11 @@ PAGE = volumes(
         "select": "test",
     },
     methods={"bcp": {"pre_weight_decay": 1e-4, "lr_drop_every": 2_500}},
+    rounded_best=("edge_guided", "bcp"),
     connectivity=26,
     test_options=(TestOptions,),
     commands="LA",
     test_numbers={"labelnum": 4, "model": "VNet", "which": "both"},
-    module_prefix=True,
+    module_prefix="edge_guided",  # BCP's own LA code has no DataParallel
 )
 TWO_SLICES = two_slices(facts=FACTS, patch_size=(112, 112, 80))

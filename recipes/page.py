@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
@@ -62,6 +62,8 @@ class Page:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settled: Callable[[Any], Any] = same
+    # methods whose published code on this data set stores the best validation Dice rounded to 4 digits
+    rounded_best: tuple[str, ...] = ()
     # prediction: (patch size, stride, device, connectivity, progress) -> predictor; the published test's stride, and the connectivity
     # of the components of which it keeps the largest
     predictor: Callable[..., Predict]
@@ -70,14 +72,15 @@ class Page:
     test_options: tuple[type, ...] = ()
     test_numbers: Mapping[str, Any] = field(default_factory=dict)
     # files: a run's folder from --output_root, --exp and --labelnum; a stage's best checkpoint from its name, --model and --labelnum, and
-    # where a published pre-training is looked for too; how published checkpoints are laid out
+    # where a published pre-training is looked for too; how published checkpoints are laid out, and whose names begin with
+    # `module.`: those of networks that were trained with DataParallel
     folder: Callable[[Path | None, str, int], Path]
     best_name: Callable[[str, str, int], str] = lambda stage, model, labelnum: (
         f"{model}_best_model.pth"
     )
     published_pretraining: str | None = None
     published_layout: str = "plain"
-    module_prefix: bool = False
+    module_prefix: Literal["always", "edge_guided", "never"] = "never"
     plan: Mapping[str, Any] | None = None  # own data: how scans were prepared, for the checkpoints
     commands: str = ""  # whose published command lines are understood (programs/published_flags.py)
 

@@ -77,5 +77,5 @@ PAGE = volumes(
     ),
     published_pretraining="pretrain/best_ema{labelnum}_pre.pth",
     published_layout="net",
-    module_prefix=True,
+    module_prefix="always",
 )

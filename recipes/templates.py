@@ -149,6 +149,7 @@ def two_slices(*, facts: DatasetFacts, patch_size: tuple[int, ...]) -> Page:
         },
         methods={"edge_guided": {"exp": "edge_guided"}},
         settled=published_lengths,
+        rounded_best=("cogrnet",),
         commands="CoGRNet",
         test_numbers={"exp": "CoGRNet", "labelnum": 5, "model": "VNet", "which": "both"},
         folder=labelled_folder("CoGRNet", facts.name),

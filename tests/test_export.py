@@ -18,7 +18,7 @@ from networks.published import (
     published_state_dict,
 )
 from programs.evaluation import evaluate
-from programs.export import export
+from programs.export import ExportSettings, export, layout_and_prefix
 from programs.networks import build_network, load_network
 from programs.published_optimizer import published_optimizer, take_over
 from recipes import acdc as acdc_page
@@ -362,6 +362,66 @@ def test_cogrnet_has_no_prefix(acdc, tmp_path):
         torch.save(content | changed, tmp_path / "x.pth")
         export([str(tmp_path / "x.pth"), str(tmp_path / "out.pth"), "--overwrite"])
         assert next(iter(load(tmp_path / "out.pth"))).startswith("module.") == prefix
+
+
+@pytest.mark.parametrize(
+    "dataset, method, network, prefix",
+    [
+        ("ACDC", "edge_guided", "unet", ""),
+        ("ACDC", "bcp", "unet_bcp", ""),
+        ("LA", "edge_guided", "vnet_la", "module."),
+        (
+            "LA",
+            "bcp",
+            "vnet_cogrnet",
+            "",
+        ),  # BCP's LA code has no DataParallel; its V-Net is CoGRNet's
+        ("LA", "cogrnet", "vnet_cogrnet", ""),
+        ("Pancreas", "edge_guided", "vnet_pancreas", "module."),
+        ("Pancreas", "bcp", "vnet_pancreas_bcp", "module."),
+    ],
+)
+@pytest.mark.usefixtures("published_width")
+@pytest.mark.parametrize("stage", ["pre_train", "self_train"])
+def test_names_are_those_that_the_published_test_script_loads(
+    tmp_path, dataset, method, network, prefix, stage
+):
+    net = NETWORKS[network]()
+    egm = "published" if method == "edge_guided" else "none"
+    checkpoint = Checkpoint(
+        tmp_path / "best.pth",
+        net.state_dict(),
+        {
+            "state": {},
+            "param_groups": [{"lr": 0.01, "params": list(range(len([*net.parameters()])))}],
+        },
+        {"method": method, "egm": egm},
+        {"name": dataset},
+        stage=stage,
+    )
+    layout, has_prefix = layout_and_prefix(
+        checkpoint, ExportSettings(tmp_path, tmp_path / "out.pth")
+    )
+    names = ["module." * has_prefix + name for name in published_state_dict(checkpoint.weights)]
+    assert names == [prefix + name for name in published_shapes(network)]
+    expected_layout = "net" if dataset == "Pancreas" else "plain"
+    assert layout == ("net_opt" if stage == "pre_train" else expected_layout)
+
+
+@pytest.mark.usefixtures("published_width")
+def test_an_exported_bcp_network_of_la_loads_as_bcps_test_script_loads_it(acdc, tmp_path):
+    """That script builds a plain V-Net, without DataParallel, and loads the file strictly."""
+    net = NETWORKS["vnet_cogrnet"]()
+    import_state_dict(net, filled_state_dict("vnet_cogrnet"))
+    content = load(acdc.best("self_train"))
+    settings = content["settings"] | {"method": "bcp", "egm": "none", "model": "VNet"}
+    changed = {"facts": {"name": "LA"}, "settings": settings, "student": net.state_dict()}
+    torch.save(content | changed, tmp_path / "x.pth")
+    export([str(tmp_path / "x.pth"), str(tmp_path / "out.pth")])
+    exported = torch.load(tmp_path / "out.pth", weights_only=True)
+    assert {name: list(value.shape) for name, value in exported.items()} == published_shapes(
+        "vnet_cogrnet"
+    )
 
 
 def test_our_pretraining_wins_over_the_published_name(tmp_path):

@@ -1,5 +1,6 @@
 """In which order a stage counts, validates, selects and refreshes its static teacher, through the loop itself."""
 
+import numpy as np
 import pytest
 import torch
 from helpers import LOSS_2D
@@ -7,7 +8,9 @@ from torch import nn
 
 from methods.copy_paste import CopyPaste
 from methods.edge_guided import DualTeacher, RefreshRule
+from programs.training import best_decimals
 from recipes import acdc
+from recipes.registry import pages
 from training.checkpoint import load
 from training.log import RunLog
 from training.loop import Run, Stage, run_stages
@@ -46,21 +49,22 @@ class Counting(DualTeacher):
         return {}
 
 
-def run(tmp_path, rule, scores, steps, val_every, val_lead=0):
+def run(tmp_path, rule, scores, steps, val_every, val_lead=0, best_decimals=None):
     """The phase after a stage whose validations give `scores` in turn, then its last and its best checkpoint."""
     phase, scores = Counting(rule), iter(scores)
     stage = Stage(
         phase=phase,
-        optimizer=torch.optim.SGD(phase.student.parameters(), lr=1e-3),
+        optimizer=torch.optim.SGD(phase.student.parameters(), lr=1e-3, momentum=0.9),
         steps=steps,
         val_every=val_every,
         val_lead=val_lead,
+        best_decimals=best_decimals,
         batches=lambda steps: ({} for _ in steps),
         validate=lambda net, stopped, step: Validation(next(scores), {}),
         learning_rate=lambda step: 1e-3,
         seed=(0,),
     )
-    about = {"settings": {}, "facts": {}, "selection": ""}
+    about = {"settings": {}, "facts": {"name": "ACDC"}, "selection": ""}
     info = Run(
         tmp_path, lambda name: "best.pth", about, torch.device("cpu"), 2, None, RunLog(tmp_path)
     )
@@ -124,3 +128,97 @@ def test_the_best_checkpoint(tmp_path, scores, step):
 def test_a_first_validation_of_zero_shortens_the_interval(tmp_path):
     phase, _, _ = run(tmp_path, RULE, [0.0], 2, val_every=2)
     assert phase.interval == 5
+
+
+# The published LA and CoGRNet codes store the best Dice rounded to 4 digits and compare the next one, unrounded, with it.
+
+
+@pytest.mark.parametrize(
+    "scores, best_step, interval",
+    [
+        ([0.80004, 0.80002], 4, 20),  # stored as 0.8, which 0.80002 exceeds
+        ([0.80006, 0.80008], 2, 10),  # stored as 0.8001, which 0.80008 does not exceed
+        ([0.80006, 0.80011], 4, 20),
+        ([0.8, 0.8], 2, 10),
+        ([0.00003, 0.00002], 4, 20),  # stored as 0
+        ([0.00003, 0.0], 2, 10),
+        ([0.80004, 0.80002, 0.80001, 0.79999], 6, 15),
+    ],
+)
+def test_scores_are_compared_with_the_rounded_best(tmp_path, scores, best_step, interval):
+    """The interval is 10 at first; an improvement makes it 5 longer, at most 20, any other score 5 shorter."""
+    phase, last, best = run(tmp_path, RULE, scores, 2 * len(scores), val_every=2, best_decimals=4)
+    assert best["progress"]["step"] == last["progress"]["best_step"] == best_step
+    assert phase.interval == interval
+
+
+@pytest.mark.parametrize(
+    "scores, best_step, interval",
+    [([0.80004, 0.80002], 2, 10), ([0.80006, 0.80008], 4, 20), ([0.00003, 0.00002], 2, 10)],
+)
+def test_without_rounding_only_a_larger_score_is_an_improvement(
+    tmp_path, scores, best_step, interval
+):
+    phase, _, best = run(tmp_path, RULE, scores, 4, val_every=2)
+    assert best["progress"]["step"] == best_step
+    assert phase.interval == interval
+
+
+def published_refreshes(scores, val_every, steps):
+    """When a static teacher is renewed by the rule written out for LA, with the numbers of RULE."""
+    best = 0
+    counter = 0
+    interval = 10
+    renewed = []
+    for iteration in range(1, steps + 1):
+        if iteration % val_every == 0:
+            score = scores[iteration // val_every - 1]
+            if score > best:
+                best = round(score, 4)
+                interval = min(interval + 5, 20)
+            else:
+                interval = max(interval - 5, 5)
+        counter += 1
+        if counter >= interval:
+            renewed.append(iteration)
+            counter = 0
+    return renewed
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_static_teacher_is_renewed_when_the_published_code_renews_it(tmp_path, seed):
+    """Scores within a few ten-thousandths of each other, as late in training."""
+    rng = np.random.default_rng(seed)
+    scores = (0.9 + 0.0002 * rng.random(40)).tolist()
+    phase, _, _ = run(tmp_path, RULE, scores, 80, val_every=2, best_decimals=4)
+    assert phase.renewed == published_refreshes(scores, 2, 80)
+
+
+def test_a_resumed_stage_compares_with_the_rounded_best_too(tmp_path):
+    """Checkpoints hold the score itself, as older ones do."""
+    _, last, _ = run(tmp_path, RULE, [0.80004], 2, val_every=2, best_decimals=4)
+    assert last["progress"]["best_score"] == 0.80004
+    phase, last, _ = run(tmp_path, RULE, [0.80002], 4, val_every=2, best_decimals=4)
+    assert (last["progress"]["best_step"], phase.interval) == (4, 20)
+
+
+@pytest.mark.parametrize(
+    "dataset, kind, method, decimals",
+    [
+        ("LA", "PAGE", "edge_guided", 4),
+        ("LA", "PAGE", "bcp", 4),
+        ("LA", "PAGE", "mean_teacher", None),
+        ("ACDC", "PAGE", "edge_guided", None),
+        ("ACDC", "PAGE", "bcp", None),
+        ("Pancreas", "PAGE", "edge_guided", None),
+        ("Pancreas", "PAGE", "bcp", None),
+        ("LA", "TWO_SLICES", "cogrnet", 4),
+        ("KiTS19", "TWO_SLICES", "cogrnet", 4),
+        ("LiTS", "TWO_SLICES", "cogrnet", 4),
+    ],
+)
+def test_the_best_score_is_rounded_where_the_published_code_rounds_it(
+    dataset, kind, method, decimals
+):
+    page = pages(kind)[dataset]
+    assert best_decimals(page, method) == decimals

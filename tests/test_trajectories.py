@@ -2,7 +2,7 @@
 
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -93,15 +93,16 @@ class GivenCorners(CopyPaste):
         return self.corners[step]
 
 
-def batches(dims: int, labelled_alone: bool, steps: range):
-    """The vectors' batches of 4 labelled and 4 unlabelled images: steps drawn one after another from one generator."""
+def batches(dims: int, labelled_alone: bool, dtype: torch.dtype, steps: range):
+    """The vectors' batches of 4 labelled and 4 unlabelled images: steps drawn one after another from one generator, in
+    float32, and then converted to `dtype`."""
     g = torch.Generator().manual_seed(5)
     for _ in steps:
         image = (
             torch.rand((8, 1, 96, 96), generator=g)
             if dims == 2
             else torch.randn((8, 1, 48, 48, 48), generator=g)
-        )
+        ).to(dtype)
         small = (
             torch.randint(0, 4, (8, 6, 6), generator=g)
             if dims == 2
@@ -144,15 +145,17 @@ def published_trajectory(name):
     return json.loads((VECTORS / f"trajectory_{name}.json").read_text(encoding="utf-8"))
 
 
-def trajectory(name, tmp_path, steps, amp=None, device=CPU):
-    """A case's first steps: its phase's name and what each step reports."""
+def trajectory(name, tmp_path, steps, amp=None, device=CPU, dtype=torch.float32):
+    """A case's first steps: its phase's name and what each step reports. Weights are filled in float32, then converted
+    to `dtype`."""
     case, published = CASES[name], published_trajectory(name)
     corners, dims = published["corners"], 2 if case.network.startswith("unet") else 3
     boxes = GivenCorners(
         case.kind, case.end_ratio, len(corners), seed=(0,), corners=tuple(map(tuple, corners))
     )
     pasting = (acdc if dims == 2 else la).PAGE.pasting
-    student, pretraining = place(filled(case.network), device, dims, amp), name.endswith("pre")
+    student = place(filled(case.network).to(dtype), device, dims, amp)
+    pretraining = name.endswith("pre")
     if pretraining:
         phase = CopyPastePretrain(student, case.loss, pasting, boxes)
     else:
@@ -176,7 +179,7 @@ def trajectory(name, tmp_path, steps, amp=None, device=CPU):
         ),
         steps=steps,
         val_every=2,
-        batches=partial(batches, dims, pretraining),
+        batches=partial(batches, dims, pretraining, dtype),
         validate=lambda net, stopped, step: Validation(next(scores), {}),
         learning_rate=lambda step: 0.01 * 0.1 ** (step // case.lr_drop if case.lr_drop else 0),
         seed=(0,),
@@ -223,6 +226,62 @@ def assert_as_published(name, tmp_path, device=CPU):
             assert np.abs(got - expected).max() < tolerance * np.abs(expected).max(), (
                 f"{network} {key}"
             )
+
+
+# The name of a loss of ours, and what the published codes call it.
+PUBLISHED_NAMES = {
+    "loss": ("info/total_loss", "pre/loss_all"),
+    "loss_dice": ("info/mix_dice", "pre/loss_dice"),
+    "loss_ce": ("info/mix_ce", "pre/loss_ce"),
+    "consistency_weight": ("info/consistency_weight",),
+}
+
+
+@pytest.mark.parametrize(
+    "name, steps",
+    [
+        ("acdc_pre", 8),
+        ("acdc_self", 8),
+        ("bcp_self", 8),
+        ("la_pre", 2),
+        pytest.param("la_pre", 6, marks=pytest.mark.long),  # 10 s a step
+    ],
+)
+def test_trajectory_in_float64_is_the_published_one_to_1e_9(name, steps, tmp_path):
+    """Every loss of the first `steps` iterations, with the memory format that training uses."""
+    published = published_trajectory(name)["losses_float64"]
+    _, reported = trajectory(name, tmp_path, steps, dtype=torch.float64)
+    assert len(reported) == steps
+    compared = set()
+    for ours, names in PUBLISHED_NAMES.items():
+        for theirs in published.keys() & set(names):
+            values = [float(losses[ours]) for losses in reported]
+            expected = published[theirs][:steps]
+            np.testing.assert_allclose(values, expected, rtol=1e-9, err_msg=theirs)
+            compared.add(ours)
+    assert {"loss", "loss_dice", "loss_ce"} <= compared
+
+
+@pytest.mark.parametrize(
+    "dtype, expected",
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ],
+)
+def test_the_mean_of_teachers_is_computed_in_float32_or_better(dtype, expected):
+    dtypes = []
+
+    def pseudo_label(logits):
+        dtypes.append(logits.dtype)
+        return lambda: logits.argmax(1)
+
+    pasting = replace(acdc.PAGE.pasting, pseudo_label=pseudo_label)
+    student = nn.Conv2d(1, 4, kernel_size=1).to(dtype)
+    phase = DualTeacher(student, LOSS_2D, pasting, None, 0.5, 0.99, "state", REFRESH)
+    phase.pseudo_label(torch.zeros((2, 1, 8, 8), dtype=dtype))
+    assert dtypes == [expected]
 
 
 class QuickHalf(TorchDispatchMode):

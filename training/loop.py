@@ -198,7 +198,7 @@ class _StageRunner:
         if result is None:
             return False
         counts = not self.stage.val_lead or self.stage.scheduled(p.step)
-        improved = counts and result.score > p.best_score
+        improved = counts and result.score > self.stage.score_to_beat(p.best_score)
         # Until a score is above 0 the newest network is the best one: it finds nothing yet, but has learnt since.
         best = improved or (p.best_score == 0 and (counts or not p.best_step))
         if best:

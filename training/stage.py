@@ -25,6 +25,8 @@ class Stage:
     A validation is due after step t where (t + `val_lead`) is a multiple of `val_every`, and after the last step. Where there is a
     lead, the one after the last step is an extra that neither selects nor reaches the phase (Pancreas: the published code validates
     before the training of every twentieth epoch, so its last one is never scored).
+
+    `best_decimals`: decimals to which the best score is rounded before the next score is compared with it; None: not rounded.
     """
 
     phase: Phase
@@ -37,6 +39,17 @@ class Stage:
     seed: tuple[int, ...]
     begin: Callable[["Stage"], None] = lambda stage: stage.phase.begin()
     val_lead: int = 0
+    best_decimals: int | None = None
+
+    def score_to_beat(self, best_score: float) -> float:
+        """The score that the next validation must exceed to be an improvement; `best_score` is the last that was one.
+
+        Codes that store the best score rounded compare the next one, unrounded, with it: after 0.80004, stored as 0.8,
+        a score of 0.80002 is an improvement again, and after 0.80006, stored as 0.8001, a score of 0.80008 is none.
+        """
+        if self.best_decimals is None:
+            return best_score
+        return round(float(best_score), self.best_decimals)
 
     def scheduled(self, step: int) -> bool:
         return (step + self.val_lead) % self.val_every == 0
@@ -65,7 +78,7 @@ class Run:
 @dataclass
 class Progress:
     """Where a stage stands: steps made, the step last validated, the best validation so far and all of them. The best score starts at 0,
-    so that a first validation of 0 is no improvement, as published. `draws`: how dropout draws in a step (`DRAWS`)."""
+    so that a first validation of 0 is no improvement, as published; it is never rounded (`Stage.score_to_beat`). `draws`: how dropout draws in a step (`DRAWS`)."""
 
     step: int = 0
     validated: int = 0

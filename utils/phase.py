@@ -104,7 +104,8 @@ class Phase:
         """Called when the optimiser has made step `step`."""
 
     def after_validation(self, improved: bool) -> None:
-        """Called after each validation; `improved`: its score is above all before it, and above 0."""
+        """Called after each validation; `improved`: its score is above 0 and above the best one before it, which some
+        published codes round first (`Stage.score_to_beat`)."""
 
     def after_iteration(self, step: int) -> None:
         """Called when all of step `step` is done, the validation that may follow it too."""
@@ -167,6 +168,11 @@ def added(losses: Iterable[Losses]) -> Losses:
 def arrived(targets: Iterable) -> list:
     """Targets of a loss, those that are calls asked for."""
     return [target() if callable(target) else target for target in targets]
+
+
+def unhalved(x: Tensor) -> Tensor:
+    """`x` in float32 where it has half precision; float32 and float64 stay as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def halves(stream: Tensor) -> tuple[Tensor, Tensor]:
