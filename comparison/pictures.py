@@ -165,7 +165,7 @@ def _classes(path: Path, summary: Mapping) -> tuple[np.ndarray, object]:
         name: tuple(value) if isinstance(value, list) else (value,)
         for name, value in summary["classes"].items()
     }
-    scan = read_label(path, tuple(range(65536)), "whole numbers")
+    scan = read_label(path, tuple(range(65536)), "label maps hold whole numbers")
     numbers = np.zeros(scan.shape, np.uint8)
     for number, values in enumerate(Classes(classes).values.values(), 1):
         numbers[np.isin(scan.array, values)] = number

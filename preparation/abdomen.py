@@ -55,9 +55,9 @@ class AbdomenPreparation:
 
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
         needs_label(case, self.crop)
-        scan, label = read_scan(case.images[0]), None
+        scan, label = read_scan(case.images[0], warn), None
         if case.label is not None:
-            truth = read_label(case.label, (0, 1, 2), "0, 1 and 2")
+            truth = read_label(case.label, (0, 1, 2), "as downloaded", warn)
             label, said = lay_onto(
                 str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry
             )

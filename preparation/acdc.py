@@ -71,7 +71,7 @@ class ACDCPreparation:
         return ACDC.file.format(case.name)
 
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
-        scan, label = read_scan(case.images[0]), None
+        scan, label = read_scan(case.images[0], warn), None
         if case.label is None:
             warn(
                 f"{case.images[0]}: no label beside it, prepared without one"
@@ -79,7 +79,7 @@ class ACDCPreparation:
                 else None
             )
         else:
-            truth = read_label(case.label, (0, 1, 2, 3), "0 to 3")
+            truth = read_label(case.label, (0, 1, 2, 3), "as downloaded", warn)
             label, said = lay_onto(
                 str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry
             )

@@ -237,8 +237,8 @@ def run_cases(
 
 def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool) -> Done:
     """Make the files of one case unless they are there; UserError where they cannot be written, which would be so for every case."""
-    if case.fault:
-        return Done(case.name, failed=case.fault)
+    if fault := case.fault or case.undecodable:
+        return Done(case.name, failed=fault)
     warnings: list[str] = []
     failed: list[str] = []
     settings = preparation.settings

@@ -35,6 +35,15 @@ class RawCase:
     fault: str = ""
 
     @property
+    def undecodable(self) -> str:
+        """A fault where the name is not valid UTF-8 (a Latin-1 file name on Linux, say), which lists could not hold; else empty."""
+        try:
+            self.name.encode()
+        except UnicodeEncodeError:
+            return f"{self.images[0]}: the name is not valid UTF-8; rename the file"
+        return ""
+
+    @property
     def sources(self) -> tuple[Path, ...]:
         return (*self.images, *([] if self.label is None else [self.label]))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,6 +12,9 @@ from utils.errors import UserError
 # ITK's world has x to the patient's left and y to the back, NIfTI's the other way round
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 SAME_GRID = 0.5  # voxels; corners that are less apart belong to one grid
+# cosines between axes: up to the first they are rounding, up to the second they are straightened with a warning
+ROUNDED = 1e-4
+SLANTED = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,49 @@ class Geometry:
             corner[axis] = (shape[axis] - 1) * flip
         signs = np.where(flipped, -1.0, 1.0)
         return Geometry(self.spacing[axes], self.at(corner), self.direction[:, axes] * signs)
+
+
+def checked_geometry(
+    path: Path, columns: np.ndarray, origin: Sequence[float], warnings: list[str]
+) -> Geometry:
+    """The geometry of a header: `columns` (3, 3) are the steps in mm along each array axis, `origin` (3,) is the place of voxel 0.
+
+    Axes that miss the right angle by rounding are made orthogonal; from 1e-4 on a line is added to `warnings`.
+    Raises UserError where spacing or origin is not finite, the spacing not positive, the matrix singular or the axes slanted.
+    """
+    columns = np.asarray(columns, float)
+    origin = np.asarray(origin, float)
+    spacing = np.linalg.norm(columns, axis=0)
+    if not np.isfinite(spacing).all() or not (spacing > 0).all():
+        shown = " x ".join(f"{mm:g}" for mm in spacing)
+        raise UserError(
+            f"{path}: the header's spacing is {shown} mm, it must be finite and positive; export the scan again"
+        )
+    if not np.isfinite(origin).all():
+        raise UserError(f"{path}: the header's origin is not finite; export the scan again")
+    direction = columns / spacing
+    if abs(np.linalg.det(direction)) < 1e-3:
+        raise UserError(
+            f"{path}: its affine is singular, the axes span no volume; export the scan again"
+        )
+    slant = float(np.abs(direction.T @ direction - np.eye(3)).max())
+    if slant > SLANTED:
+        raise UserError(
+            f"{path}: the header's axes are not at right angles; resample the scan to a straight grid first"
+        )
+    if slant > ROUNDED:
+        warnings.append(
+            f"{path}: the header's axes miss the right angle by a cosine of {slant:.2g}; they are taken as orthogonal"
+        )
+    if slant > 1e-12:
+        direction = nearest_orthogonal(direction)
+    return Geometry(spacing, origin, direction)
+
+
+def nearest_orthogonal(direction: np.ndarray) -> np.ndarray:
+    """The orthogonal (3, 3) matrix with the smallest distance to `direction`."""
+    left, _, right = np.linalg.svd(direction)
+    return left @ right
 
 
 def turn(array: np.ndarray, axes: Sequence[int], flipped: Sequence[bool]) -> np.ndarray:

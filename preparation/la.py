@@ -62,10 +62,10 @@ class LAPreparation:
 
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
         needs_label(case, self.crop)
-        scan, label = read_scan(case.images[0]), None
+        scan, label = read_scan(case.images[0], warn), None
         start, stop = checked_box(self.box, str(scan.path), scan.shape)
         if case.label is not None:
-            truth = read_label(case.label, (0, 255), "0 and 255 (laendo as downloaded)")
+            truth = read_label(case.label, (0, 255), "laendo as downloaded", warn)
             label, said = lay_onto(
                 str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry
             )

@@ -54,7 +54,7 @@ class OwnPreparation:
 
     def prepare(self, case: RawCase, warn: Callable[[str | None], None]) -> Iterator[Output]:
         plan = self.plan
-        scans = [read_scan(path) for path in case.images]
+        scans = [read_scan(path, warn) for path in case.images]
         first = scans[0]
         for scan in scans[1:]:
             if scan.shape != first.shape:
@@ -81,7 +81,8 @@ class OwnPreparation:
             truth = read_label(
                 case.label,
                 plan.label_values,
-                f"what dataset.json declares: {', '.join(map(str, plan.label_values))}",
+                "declared in dataset.json",
+                warn,
             )
             label, said = lay_onto(
                 str(case.label), truth.array, truth.geometry, first.shape, first.geometry

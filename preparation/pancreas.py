@@ -77,9 +77,9 @@ class PancreasPreparation:
 
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
         needs_label(case, self.crop)
-        scan, label = read_scan(case.images[0]), None
+        scan, label = read_scan(case.images[0], warn), None
         if case.label is not None:
-            truth = read_label(case.label, (0, 1), "0 and 1")
+            truth = read_label(case.label, (0, 1), "as downloaded", warn)
             label, said = lay_onto(
                 str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry
             )

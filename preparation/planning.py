@@ -6,13 +6,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk
 
 from dataloaders.plan import Normalisation, Plan
 from preparation.files import RawCase
 from preparation.geometry import Geometry, lay_onto, to_canonical
 from preparation.nnunet import RawDataset
-from preparation.scans import read_label, read_scan
+from preparation.scans import read_header, read_label, read_scan
 from utils.errors import UserError
 from utils.progress import progress
 
@@ -138,7 +137,7 @@ def measure(case: RawCase, values: tuple[int, ...], intensities: bool) -> Measur
     try:
         if intensities:
             scans = [read_scan(path) for path in case.images]
-            truth = read_label(case.label, values, "what dataset.json declares")
+            truth = read_label(case.label, values, "declared in dataset.json")
             inside = (
                 lay_onto(
                     str(case.label), truth.array, truth.geometry, scans[0].shape, scans[0].geometry
@@ -157,25 +156,10 @@ def measure(case: RawCase, values: tuple[int, ...], intensities: bool) -> Measur
                 scans[0].shape,
                 np.stack([scan.array.ravel()[chosen] for scan in scans]),
             )
-        if case.images[0].is_dir():  # the header of a series is in all of its files
-            scan = read_scan(case.images[0])
-            return _measured(scan.geometry, scan.shape, None)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(case.images[0]))
-        reader.ReadImageInformation()
-        if reader.GetDimension() != 3:
-            return f"{case.images[0]}: has {reader.GetDimension()} axes"
-        parts = [
-            np.array(part)
-            for part in (reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
-        ]
-        return _measured(
-            Geometry(parts[0], parts[1], parts[2].reshape(3, 3)), reader.GetSize(), None
-        )
+        shape, geometry = read_header(case.images[0])
+        return _measured(geometry, shape, None)
     except UserError as error:
         return str(error)
-    except RuntimeError:
-        return f"{case.images[0]}: cannot be read"
 
 
 def _measured(geometry: Geometry, shape: Sequence[int], foreground: np.ndarray | None) -> Measured:

@@ -1,25 +1,24 @@
-"""Reading scans: NIfTI, NRRD and MHA files and DICOM series, by SimpleITK, with every fault named in one line."""
+"""Reading scans: NIfTI, NRRD and MetaImage files and DICOM series, with every fault named in one line."""
 
-import gzip
 import hashlib
-import math
-import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from preparation.dicom import read_series, series_files
-from preparation.geometry import Geometry
+from preparation.dicom import read_dicom_file, read_series, series_files
+from preparation.formats import files_of, is_dicom, read_voxel_file
+from preparation.geometry import Geometry, checked_geometry
+from preparation.voxel_file import NOT_FINITE, Warn, all_finite, read_voxels
 from utils.errors import UserError
 
-sitk.ProcessObject.SetGlobalWarningDisplay(
-    False
-)  # ITK prints lines of its own about headers; ours say what to do
+# ITK prints lines of its own about headers; ours say what to do
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
-NOT_FINITE = "holds NaN or infinite values; replace them, or export the scan again"
+ROUNDING = 1e-3  # a label's value that is less far from a whole number is that number
+SHOWN = 10  # values that a message lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,59 +35,113 @@ class Scan:
         return self.array.shape
 
 
-def read_scan(path: Path) -> Scan:
-    """One 3-D scan: a file, or a folder that holds one DICOM series somewhere below it.
+def ignore_warning(line: str | None) -> None:
+    """What `warn` does where nobody listens."""
 
-    Raises UserError where there is none, it cannot be read, has other than three axes or several values a voxel, a spacing that is
-    not positive, slices that are missing, or NaN or infinite values.
+
+def read_scan(path: Path, warn: Warn = ignore_warning) -> Scan:
+    """One 3-D scan: a file, or a folder that holds one DICOM series somewhere below it. A 2-D image has a third axis of length 1.
+
+    `warn` gets a line for what is strange, but can be read. Raises UserError where there is no scan, it cannot be read, has more
+    than three axes or several values a voxel, a spacing that is not positive, slices that are missing, or NaN or infinite values.
     """
-    image = read_series(path) if path.is_dir() else _read_file(path)
+    if path.is_dir():
+        array, geometry = _from_image(path, read_series(path), warn)
+    elif is_dicom(path):
+        array, geometry = _from_image(path, read_dicom_file(path), warn)
+    else:
+        _check_there(path)
+        file = read_voxel_file(path)
+        for line in file.warnings:
+            warn(line)
+        array, geometry = read_voxels(file), file.geometry
+    return Scan(path, array, geometry, sha256(path))
+
+
+def read_header(path: Path) -> tuple[tuple[int, ...], Geometry]:
+    """Shape and geometry of a scan. Of a file other than DICOM only the header is read. Raises UserError like `read_scan`."""
+    if path.is_dir() or is_dicom(path):
+        scan = read_scan(path)
+        return scan.shape, scan.geometry
+    _check_there(path)
+    file = read_voxel_file(path)
+    return file.shape, file.geometry
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+
+
+def _from_image(path: Path, image: sitk.Image, warn: Warn) -> tuple[np.ndarray, Geometry]:
+    """Array and geometry of what ITK has read; UserError unless it is one volume of finite numbers."""
     image = _one_volume(path, image)
     array = sitk.GetArrayFromImage(image).T
     if array.dtype.kind not in "iuf":
         raise UserError(f"{path}: voxels of type {array.dtype}, numbers are expected; convert it")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not all_finite(array.T.ravel()):
         raise UserError(f"{path}: {NOT_FINITE}")
-    geometry = Geometry(
-        *(np.array(part) for part in (image.GetSpacing(), image.GetOrigin())),
-        np.array(image.GetDirection()).reshape(3, 3),
-    )
-    if not (
-        np.isfinite(geometry.spacing).all()
-        and (geometry.spacing > 0).all()
-        and abs(np.linalg.det(geometry.direction)) > 0.5
-    ):
-        raise UserError(
-            f"{path}: the header has no usable spacing or direction (spacing {geometry.spacing}); export the scan again"
-        )
-    return Scan(path, array, geometry, sha256(path))
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    warnings: list[str] = []
+    geometry = checked_geometry(path, direction * image.GetSpacing(), image.GetOrigin(), warnings)
+    for line in warnings:
+        warn(line)
+    return array, Geometry(np.array(image.GetSpacing()), geometry.origin, geometry.direction)
 
 
-def read_label(path: Path, values: tuple[int, ...], what: str) -> Scan:
-    """As `read_scan`, the array whole numbers; UserError unless it holds nothing but `values` (`what` describes them)."""
-    scan = read_scan(path)
-    found = np.unique(scan.array)
-    strange = found[~np.isin(found, values)]
+def read_label(
+    path: Path, values: tuple[int, ...], source: str, warn: Warn = ignore_warning
+) -> Scan:
+    """As `read_scan`, the array whole numbers; UserError unless it holds only `values`, which `source` declares.
+
+    Values that are off by float rounding (less than 1e-3) are rounded.
+    """
+    scan = read_scan(path, warn)
+    array = rounded_label(scan.array)
+    present = np.unique(array)
+    strange = present[~np.isin(present, values)]
     if strange.size:
-        shown = ", ".join(f"{value:g}" for value in strange[:5])
         raise UserError(
-            f"{path}: the label holds {shown}{' ...' if strange.size > 5 else ''}, expected {what}; mend it or take it away"
+            f"{path}: the label holds {listed_values(strange)}, expected {listed_values(values)} ({source}); "
+            "correct or remove it"
         )
-    return Scan(
-        path, scan.array.astype(np.min_scalar_type(max(values))), scan.geometry, scan.sha256
-    )
+    return Scan(path, array.astype(np.min_scalar_type(max(values))), scan.geometry, scan.sha256)
+
+
+def rounded_label(array: np.ndarray) -> np.ndarray:
+    """The array with values that are off a whole number by less than 1e-3 rounded; other values stay as they are."""
+    if array.dtype.kind != "f":
+        return array
+    whole = np.rint(array)
+    return np.where(np.abs(array - whole) < ROUNDING, whole, array)
+
+
+def listed_values(values: Iterable[float]) -> str:
+    """Values for a message, each once and as exact as is needed to tell it from a whole number."""
+    numbers = sorted(set(values))
+    if len(numbers) > SHOWN and numbers == list(range(int(numbers[0]), int(numbers[-1]) + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    words = [np.format_float_positional(value, precision=4, trim="-") for value in numbers[:SHOWN]]
+    more = " ..." if len(numbers) > SHOWN else ""
+    return ", ".join(dict.fromkeys(words)) + more
 
 
 def sha256(path: Path) -> str:
-    """Of a file; of a folder: of the names and contents of its DICOM series' files, in order of their names, whatever folders they lie in.
+    """Of a file, and of the files with its voxels where they lie elsewhere; of a folder: of the names and contents of its DICOM series'
+    files, in order of their names, whatever folders they lie in.
 
-    Raises UserError where a file cannot be read, or the folder holds no series or several."""
+    Raises UserError where a file cannot be read, or the folder holds no series or several.
+    """
     digest = hashlib.sha256()
-    files = series_files(path) if path.is_dir() else [path]
+    if path.is_dir():
+        files = series_files(path)
+    else:
+        _check_there(path)
+        files = list(files_of(path))
     try:
         for file in (file for file in files if file.is_file()):
             if path.is_dir():
-                digest.update(file.name.encode())
+                digest.update(file.name.encode(errors="surrogateescape"))
             with open(file, "rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
@@ -97,67 +150,6 @@ def sha256(path: Path) -> str:
             f"{path}: cannot be read ({error.strerror or error}); look at its permissions"
         ) from None
     return digest.hexdigest()
-
-
-def _read_file(path: Path) -> sitk.Image:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    _check_whole(path)
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        if "orthonormal" in str(error):
-            raise UserError(
-                f"{path}: the header's axes are not at right angles; resample the scan to a straight grid first"
-            ) from None
-        if "Unable to determine ImageIO" in str(error):
-            raise UserError(
-                f"{path}: no scan in a format that SimpleITK reads (NIfTI, NRRD, MHA ...), or a damaged one"
-            ) from None
-        raise UserError(
-            f"{path}: cannot be read, it is damaged or incomplete{_reason(error)}; copy or download it again"
-        ) from None
-
-
-def _check_whole(path: Path) -> None:
-    """UserError for a NIfTI file that ends too early or holds NaN or infinite values: ITK reads both without complaint, and leaves chance
-    values in the rest of the one, zeros in the other."""
-    if not path.name.endswith((".nii", ".nii.gz")):
-        return
-    try:
-        header = nibabel.load(path).header
-        offset, dtype = int(header.get_data_offset()), header.get_data_dtype()
-        expected = offset + math.prod(header.get_data_shape()) * dtype.itemsize
-    except Exception:  # whatever is wrong with a header, ITK says it; but not that the file ends
-        offset, dtype, expected = 0, np.dtype(np.uint8), 0
-    there, finite = path.stat().st_size, True
-    if path.suffix == ".gz" or dtype.kind == "f":
-        there = 0
-        try:
-            with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
-                there = len(stream.read(offset))
-                while block := stream.read(1 << 20):  # to the end, where gzip's checksum is
-                    there += len(block)
-                    if dtype.kind == "f":
-                        finite &= bool(
-                            np.isfinite(
-                                np.frombuffer(
-                                    block[: len(block) // dtype.itemsize * dtype.itemsize], dtype
-                                )
-                            ).all()
-                        )
-        except (EOFError, OSError, zlib.error) as error:
-            if not expected and isinstance(error, gzip.BadGzipFile):
-                return  # not compressed, and no NIfTI file either
-            raise UserError(
-                f"{path}: cannot be read, it is damaged or incomplete; copy or download it again"
-            ) from None
-    if there < expected:
-        raise UserError(
-            f"{path}: ends after {there} of {expected} bytes, it is incomplete; copy or download it again"
-        )
-    if not finite:
-        raise UserError(f"{path}: {NOT_FINITE}")
 
 
 def _one_volume(path: Path, image: sitk.Image) -> sitk.Image:
@@ -174,9 +166,3 @@ def _one_volume(path: Path, image: sitk.Image) -> sitk.Image:
             f"{path}: has {image.GetNumberOfComponentsPerPixel()} values a voxel, one is expected; save a grey-level image"
         )
     return image
-
-
-def _reason(error: Exception) -> str:
-    """What ITK says at the end of its several lines, in brackets, without the place in its sources; nothing where that says nothing."""
-    text = str(error).strip().splitlines()[-1].split("): ")[-1].strip().rstrip(".")
-    return "" if text.startswith("Reason:") else f" ({text})"

@@ -183,7 +183,7 @@ def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list
 
 
 def _picture(case: RawCase) -> bool:
-    return case.images[0].name.endswith(PICTURES)
+    return case.images[0].name.lower().endswith(PICTURES)
 
 
 def _about(model: Model) -> dict:

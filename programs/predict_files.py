@@ -3,30 +3,31 @@
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from preparation.files import RawCase, source_geometry
+from preparation.formats import nifti_header
+from preparation.nrrd_format import write_nrrd
 from preparation.scans import sha256
 from utils.errors import UserError
 from utils.files import replacing, unfinished_file
 from utils.nifti import write_nifti, write_nifti_like
 
-NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
 
 
 def output_name(case: RawCase) -> str:
     """The prediction's file below the output folder: PNG of pictures, NRRD of NRRD, NIfTI of everything else."""
-    name = case.images[0].name
-    return case.name + (
-        ".png" if name.endswith(".png") else ".nrrd" if name.endswith(NRRD) else ".nii.gz"
-    )
+    name = case.images[0].name.lower()
+    if name.endswith(".png"):
+        return f"{case.name}.png"
+    if name.endswith(NRRD):
+        return f"{case.name}.nrrd"
+    return f"{case.name}.nii.gz"
 
 
 def write_labels(path: Path, labels: np.ndarray, source: Path, attributes: Mapping) -> None:
@@ -35,22 +36,14 @@ def write_labels(path: Path, labels: np.ndarray, source: Path, attributes: Mappi
         with replacing(path) as unfinished:
             sitk.WriteImage(sitk.GetImageFromArray(labels[0]), str(unfinished))
         return
-    if source.name.endswith(NIFTI):
-        with suppress(
-            ImageFileError, HeaderDataError
-        ):  # ITK reads headers that nibabel refuses; what it made of them is in the attributes
-            write_nifti_like(path, labels, source)
-            return
     geometry = source_geometry(attributes)
-    if path.suffix != ".nrrd":
+    header = nifti_header(source) if source.is_file() else None
+    if path.suffix == ".nrrd":
+        write_nrrd(path, labels, geometry)
+    elif header is not None:
+        write_nifti_like(path, labels, header)
+    else:
         write_nifti(path, labels.T, affine=geometry.affine)
-        return
-    image = sitk.GetImageFromArray(np.ascontiguousarray(labels.T))
-    image.SetSpacing(geometry.spacing.tolist())
-    image.SetOrigin(geometry.origin.tolist())
-    image.SetDirection(geometry.direction.ravel().tolist())
-    with replacing(path) as unfinished:
-        sitk.WriteImage(image, str(unfinished), useCompression=True)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from preparation.files import RawCase
 from utils.errors import UserError
 from utils.files import files_below
 
-SCANS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+SCANS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".hdr.gz")
+VOXELS = (".img", ".img.gz")  # of a .hdr next to it
 PICTURES = (".png",)
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 # labels as they lie beside their scans in the published downloads
@@ -49,12 +50,17 @@ def find_inputs(
     cases = _cases(source, scans, channels)
     if channels == 1:
         cases += _series(
-            source, [path for path in files if not path.name.endswith((*SCANS, *PICTURES))]
+            source,
+            [
+                path
+                for path in files
+                if not path.name.lower().endswith((*SCANS, *VOXELS, *PICTURES))
+            ],
         )
     if not cases:
         png = (
             ""
-            if pictures or not any(path.suffix in PICTURES for path in files)
+            if pictures or not any(path.suffix.lower() in PICTURES for path in files)
             else ", and pictures are for 2-D networks"
         )
         raise UserError(
@@ -80,12 +86,12 @@ def part_of(cases: list[RawCase], part: str | None) -> list[RawCase]:
 
 
 def _one_file(path: Path, channels: int, endings: Collection[str]) -> list[RawCase]:
-    stem = file_stem(path, endings)
+    stem = file_stem(path, (*endings, *VOXELS))
     if not stem:
         raise UserError(
             f"--input {path}: does not end in {', '.join(endings)}; of a DICOM series name the folder"
         )
-    if channels == 1 or path.name.endswith(PICTURES):
+    if channels == 1 or path.name.lower().endswith(PICTURES):
         return [RawCase(_without_number(stem), (path,), part="predict")]
     ending, found = path.name.removeprefix(stem), CHANNEL.fullmatch(stem)
     if not found:
@@ -116,10 +122,10 @@ def _cases(source: Path, scans: dict[Path, str], channels: int) -> list[RawCase]
     cases = [
         RawCase(name, (path,), part="predict")
         for path, name in names.items()
-        if path.name.endswith(PICTURES)
+        if path.name.lower().endswith(PICTURES)
     ]
     for path, name in names.items():
-        if path.name.endswith(PICTURES):
+        if path.name.lower().endswith(PICTURES):
             continue
         if not (found := CHANNEL.fullmatch(name)):
             raise UserError(
@@ -158,10 +164,11 @@ def _series(source: Path, files: Collection[Path]) -> list[RawCase]:
 
 
 def file_stem(path: Path, endings: Collection[str]) -> str:
-    """The file's name without its ending; empty where it has none of these."""
-    return next(
-        (path.name.removesuffix(ending) for ending in endings if path.name.endswith(ending)), ""
-    )
+    """The file's name without its ending, in small or capital letters; empty where it has none of these."""
+    for ending in endings:
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
+    return ""
 
 
 def _without_number(name: str) -> str:

@@ -10,9 +10,11 @@ import SimpleITK as sitk
 from preparation.files import RawCase
 from preparation.geometry import Geometry, to_canonical
 from preparation.own import target_size
+from preparation.scans import read_header as read_scan_header
 from programs.predict_model import Model
 from training.evaluate import SlicePredictor
 from training.memory import forward_bytes
+from utils.errors import UserError
 
 PROGRAM = 400 * 2**20
 """Bytes of Python and its libraries."""
@@ -47,6 +49,14 @@ def say_memory(model: Model, cases: Sequence[RawCase]) -> None:
 def read_header(case: RawCase) -> Header | None:
     """None for pictures, which are small, and where there is a fault, which is told when its turn comes."""
     path = case.images[0]
+    if case.fault or path.suffix.lower() == ".png":
+        return None
+    if path.is_file():
+        try:
+            shape, geometry = read_scan_header(path)
+        except UserError:
+            return None
+        return Header(path, shape, geometry)
     reader = sitk.ImageFileReader()
     try:
         names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)) if path.is_dir() else ()
@@ -55,7 +65,7 @@ def read_header(case: RawCase) -> Header | None:
     except RuntimeError:
         return None
     shape, dims = reader.GetSize(), reader.GetDimension()
-    if case.fault or dims != 3:
+    if dims != 3:
         return None
     geometry = Geometry(
         *map(np.array, (reader.GetSpacing(), reader.GetOrigin())),

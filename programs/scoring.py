@@ -13,7 +13,7 @@ import numpy as np
 
 from preparation.faults import told
 from preparation.geometry import SAME_GRID, size, turned_onto, voxels_apart
-from preparation.scans import Scan, read_label, read_scan
+from preparation.scans import Scan, listed_values, read_label, read_scan, rounded_label
 from programs.predict_input import SCANS, file_stem
 from programs.scoring_classes import Classes, classes_of_values, find_classes
 from programs.scoring_settings import ScoringSettings
@@ -44,7 +44,7 @@ class Pair:
 class Scored:
     scores: tuple[ClassScore, ...] = ()
     fault: str = ""
-    warning: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def score(argv: Sequence[str] | None = None, description: str | None = None) -> int:
@@ -82,8 +82,9 @@ def _score(s: ScoringSettings, output: Path) -> int:
             else []
         )
     faults += [one.fault for one in scored if one.fault]
-    for line in [one.warning for one in scored if one.warning]:
-        print(f"warning: {printable(line)}")
+    for one in scored:
+        for line in one.warnings:
+            print(f"warning: {printable(line)}")
     for line in faults[:SHOWN]:
         print(f"not scored: {printable(line)}", file=sys.stderr)
     if faults:
@@ -153,10 +154,10 @@ def find_pairs(
 
 def label_values(pair: Pair) -> tuple[int, ...]:
     """The values that a label holds; UserError unless they are whole numbers."""
-    found = np.unique(read_scan(pair.label).array)
+    found = np.unique(rounded_label(read_scan(pair.label).array))
     if (found % 1).any() or found[0] < 0 or found[-1] > 65535 or found.size > 256:
         raise UserError(
-            f"{pair.label}: holds {found.size} values from {found[0]:g} to {found[-1]:g}, no label map; name the labels' folder"
+            f"{pair.label}: holds {listed_values(found)}, expected at most 256 whole numbers from 0 to 65535; name the labels' folder"
         )
     return tuple(int(value) for value in found)
 
@@ -164,20 +165,19 @@ def label_values(pair: Pair) -> tuple[int, ...]:
 def score_pair(pair: Pair, classes: Classes, ignore_geometry: bool) -> Scored:
     """The figures of one case; UserError where the two files do not belong together."""
     extra = () if classes.ignore is None else (classes.ignore,)
-    truth = read_label(pair.label, classes.declared + extra, f"values of {classes.source}")
-    prediction, warning = _onto(
-        pair,
-        read_label(pair.prediction, classes.declared, f"values of {classes.source}"),
-        truth,
-        ignore_geometry,
-    )
+    warnings: list[str] = []
+    truth = read_label(pair.label, classes.declared + extra, classes.source, warnings.append)
+    predicted = read_label(pair.prediction, classes.declared, classes.source, warnings.append)
+    prediction, warning = _onto(pair, predicted, truth, ignore_geometry)
+    if warning:
+        warnings.append(warning)
     counted = True if classes.ignore is None else truth.array != classes.ignore
     spacing = truth.geometry.spacing
     scores = []
     for name, values in classes.values.items():
         masks = (np.isin(array, values) & counted for array in (prediction, truth.array))
         scores.append(score_masks(pair.name, name, *masks, spacing))
-    return Scored(tuple(scores), warning=warning)
+    return Scored(tuple(scores), warnings=tuple(warnings))
 
 
 def _onto(
@@ -236,6 +236,8 @@ def by_case(folder: Path) -> dict[str, Path]:
         stem = file_stem(path, SCANS)
         if path.is_file() and stem and not path.name.startswith("."):
             name = (path.parent.relative_to(folder) / stem.removesuffix("_pred")).as_posix()
+            # a name that is not UTF-8 must not end the writing of the results
+            name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
             if (other := found.setdefault(name, path)) is not path:
                 raise UserError(f"{path}: is of the same case as {other}; take one of them away")
     return found

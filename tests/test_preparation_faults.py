@@ -99,14 +99,14 @@ SCAN_FAULTS = {
     ),
     "no scan": (
         lambda path: path.write_bytes(b"hello"),
-        "lgemri.nrrd: no scan in a format that SimpleITK reads",
+        "lgemri.nrrd: not a scan in NIfTI, NRRD, MetaImage or DICOM format",
     ),
-    "empty file": (lambda path: path.write_bytes(b""), "lgemri.nrrd: no scan in a format"),
+    "empty file": (lambda path: path.write_bytes(b""), "lgemri.nrrd: not a scan in"),
     "four axes": (
         four_axes,
         "lgemri.nrrd: has 4 axes (60 x 50 x 6 x 2), one 3-D volume is expected",
     ),
-    "two axes": (two_axes, "lgemri.nrrd: has 2 axes"),
+    "two axes": (two_axes, "laendo.nrrd: the label has 60 x 50 x 6 voxels, its image 60 x 50 x 1"),
     "colours": (colours, "lgemri.nrrd: has 3 values a voxel"),
     "not a number": (with_nan, "lgemri.nrrd: holds NaN or infinite values"),
     "constant": (
@@ -123,7 +123,7 @@ SCAN_FAULTS = {
         lambda path: write_scan(
             path.with_name("laendo.nrrd"), blob(SHAPE, (20, 20, 2), (30, 30, 4), 1)
         ),
-        "laendo.nrrd: the label holds 1, expected 0 and 255",
+        "laendo.nrrd: the label holds 1, expected 0, 255 (laendo as downloaded)",
     ),
     "fractional label": (
         lambda path: write_scan(
@@ -359,7 +359,7 @@ CASE_FAULTS = {
             blob((26, 24, 20), (3, 3, 3), (9, 9, 9), 4),
             (1.2, 0.9, 1.1),
         ),
-        "labelsTr/tr0.nii.gz: the label holds 4, expected what dataset.json declares: 0, 1, 5, 7",
+        "labelsTr/tr0.nii.gz: the label holds 4, expected 0, 1, 5, 7 (declared in dataset.json)",
     ),
     "another grid": (
         lambda raw: write_scan(

@@ -265,11 +265,11 @@ FAULTS = {
     ),
     "prediction value": (
         lambda root: write_scan(root / "pred" / "a.nii.gz", labels_with(2), (1, 1, 3)),
-        "pred/a.nii.gz: the label holds 2, expected values of",
+        "pred/a.nii.gz: the label holds 2, expected 0, 1, 5 (",
     ),
     "label value": (
         lambda root: write_scan(root / "labelsTs" / "a.nii.gz", labels_with(9), (1, 1, 3)),
-        "labelsTs/a.nii.gz: the label holds 9, expected values of",
+        "labelsTs/a.nii.gz: the label holds 9, expected 0, 1, 5 (",
     ),
     "probabilities": (
         lambda root: write_scan(
@@ -285,7 +285,7 @@ FAULTS = {
     ),
     "no scan": (
         lambda root: (root / "labelsTs" / "a.nii.gz").write_bytes(b"text"),
-        "labelsTs/a.nii.gz: no scan in a format",
+        "labelsTs/a.nii.gz: not a scan in",
     ),
 }
 

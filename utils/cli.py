@@ -88,6 +88,7 @@ def _unknown(tokens: list[str], flags: list[str], elsewhere: Callable[[str], str
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and exit: 0 or what it returns, 2 with one line for a UserError, 130 for Ctrl-C, 143 for SIGTERM."""
     threading.excepthook = _quiet_about_files
+    _print_any_name()
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -122,6 +123,13 @@ def run(main: Callable[[], int | None]) -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+def _print_any_name() -> None:
+    """Escape what cannot be printed, such as file names that are not valid UTF-8, instead of raising UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _read_from() -> bool:

@@ -39,18 +39,24 @@ def write_nifti(
         image.to_filename(unfinished)
 
 
-def write_nifti_like(path: Path, labels: np.ndarray, source: Path) -> None:
-    """Write a label map (unsigned integers) to a .nii.gz file that has shape, affine, qform, sform and codes of the NIfTI file `source`.
+def write_nifti_like(path: Path, labels: np.ndarray, source: nibabel.Nifti1Header) -> None:
+    """Write a label map (unsigned integers) to a .nii.gz file that has shape, affine, qform, sform and codes of the header `source`.
 
-    The axes are those of the source's indices; what its header says of intensities goes. Nothing is written in part, as in `write_nifti`.
+    The axes are those of the source's indices; what its header says of intensities is removed. Nothing is written in part, as in
+    `write_nifti`.
     """
-    image = nibabel.load(source)
-    header = image.header.copy()
+    header = source.copy()
     header.set_data_dtype(labels.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     header.extensions.clear()
-    written = type(image)(labels.reshape(image.shape), image.affine, header)
+    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    affine = header.get_best_affine()
+    sizes = nibabel.affines.voxel_sizes(affine)
+    if not (header["pixdim"][1:4] > 0).all() and (sizes > 0).all():
+        header["pixdim"][1:4] = sizes  # some readers go by them
+    shaped = labels.reshape(header.get_data_shape(), order="F")
+    written = kind(shaped, affine, header)
     with replacing(path) as unfinished:
         written.to_filename(unfinished)
 

@@ -1,54 +1,45 @@
-"""What a NIfTI header says beside what is read from it, and places that no scanner gives."""
+"""What a NIfTI header says in addition to what is read from it, and places that no scanner gives."""
 
 from pathlib import Path
 
-import nibabel
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
+from preparation.formats import nifti_header
 from preparation.geometry import Geometry
+from preparation.nifti_format import affines
 from utils.errors import UserError
 
-APART = 0.5  # voxels between two places of one scan that are told
+APART = 0.5  # voxels between two places of one scan that are reported
 
 
 def look_at_header(path: Path) -> str | None:
-    """A warning where a NIfTI file holds two places that differ; UserError where its axes span no volume. Other formats have one place."""
-    if not path.name.endswith((".nii", ".nii.gz")):
-        return None
+    """A warning where a NIfTI file holds no place or two places that differ. Other formats have one place, and reading reports faults."""
     try:
-        header = nibabel.load(path).header
-        shape, pairs = (
-            header.get_data_shape()[:3],
-            [header.get_sform(coded=True), header.get_qform(coded=True)],
-        )
-    except Exception:  # whatever is wrong with a header, reading the scan says it
+        header = nifti_header(path) if path.is_file() else None
+        places = {} if header is None else affines(header)
+    except (UserError, HeaderDataError, ValueError):
         return None
-    affines = [affine for affine, code in pairs if code > 0 and affine is not None]
-    for affine in affines:
-        lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        if (
-            not np.isfinite(affine).all()
-            or abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * lengths.prod()
-        ):
-            raise UserError(
-                f"{path}: its affine is singular, the axes span no volume; export the scan again"
-            )
-    if len(affines) == 2:
-        corners = np.array(
-            [
-                [x, y, z, 1]
-                for x in (0, shape[0] - 1)
-                for y in (0, shape[1] - 1)
-                for z in (0, shape[-1] - 1)
-            ]
-        )
-        apart = (
-            np.linalg.norm((affines[0] - affines[1]) @ corners.T, axis=0).max()
-            / np.linalg.norm(affines[0][:3, :3], axis=0).min()
-        )
-        if apart > APART:
-            return f"{path}: qform and sform place it up to {apart:.1f} voxels apart, and readers choose differently; set one of them"
-    return None
+    if header is None:
+        return None
+    if not places:
+        return f"{path}: qform_code and sform_code are 0, so its orientation is unknown; export the scan again with it"
+    if len(places) < 2:
+        return None
+    shape = np.array(header.get_data_shape()[:3])
+    corners = np.ones((8, 4))
+    corners[:, : len(shape)] = (np.indices((2, 2, 2)).reshape(3, 8).T * (np.resize(shape, 3) - 1))[
+        :, : len(shape)
+    ]
+    sform, qform = places["sform"], places["qform"]
+    apart = np.linalg.norm((sform - qform)[:3] @ corners.T, axis=0).max()
+    voxels = apart / np.linalg.norm(sform[:3, :3], axis=0).min()
+    if not voxels > APART:
+        return None
+    return (
+        f"{path}: qform and sform place it up to {voxels:.1f} voxels apart, and readers choose differently (here the sform is used); "
+        "set one of them"
+    )
 
 
 def nowhere(grid: Geometry) -> bool:

@@ -14,10 +14,13 @@ from preparation.geometry import Geometry, lay_onto, to_canonical, turn
 from preparation.scans import Scan, read_label, read_scan
 from utils.errors import UserError
 
+DECLARED = "declared in dataset.json"
+
 
 def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> CaseFound:
     """Read the scans and the label, which may hold `values`, and compare them; with `picture` draw them there."""
-    errors, warnings = ([case.fault] if case.fault else []), []
+    errors = [fault for fault in (case.fault, case.undecodable) if fault]
+    warnings: list[str] = []
     about: dict = {}
     scans = [scan for path in case.images if (scan := _read(path, errors, warnings)) is not None]
     if scans:
@@ -45,7 +48,7 @@ def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> C
             write_picture(picture, image, label, first.geometry.spacing[list(axes)])
     elif case.label is not None:
         with told(case.label, errors.append):
-            read_label(case.label, values, _declared(values))
+            read_label(case.label, values, DECLARED, warnings.append)
     return CaseFound(
         name=case.name, split=case.part, errors=tuple(errors), warnings=tuple(warnings), **about
     )
@@ -55,7 +58,7 @@ def _read(path: Path, errors: list[str], warnings: list[str]) -> Scan | None:
     with told(path, errors.append):
         if said := look_at_header(path):
             warnings.append(said)
-        scan = read_scan(path)
+        scan = read_scan(path, warnings.append)
         if scan.array.min() == scan.array.max():
             errors.append(
                 f"{path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export it again"
@@ -85,17 +88,13 @@ def _grid_faults(scan: Scan, first: Scan) -> list[str]:
     ]
 
 
-def _declared(values: tuple[int, ...]) -> str:
-    return f"what dataset.json declares: {', '.join(map(str, values))}"
-
-
 def _read_label(
     path: Path, values: tuple[int, ...], first: Scan, errors: list[str], warnings: list[str]
 ) -> np.ndarray:
     """The label on the grid of its image; UserError where it cannot be laid there."""
     if said := look_at_header(path):
         warnings.append(said)
-    truth = read_label(path, values, _declared(values))
+    truth = read_label(path, values, DECLARED, warnings.append)
     label, said = lay_onto(str(path), truth.array, truth.geometry, first.shape, first.geometry)
     if not (
         _same(truth.geometry, first.geometry, (0, 1, 2))
