@@ -19,7 +19,7 @@ DECLARED = "declared in dataset.json"
 
 def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> CaseFound:
     """Read the scans and the label, which may hold `values`, and compare them; with `picture` draw them there."""
-    errors = [fault for fault in (case.fault, case.undecodable) if fault]
+    errors = [case.fault] if case.fault else []
     warnings: list[str] = []
     about: dict = {}
     scans = [scan for path in case.images if (scan := _read(path, errors, warnings)) is not None]
