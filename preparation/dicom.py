@@ -1,6 +1,8 @@
 """Read DICOM: a series of slices, wherever its files lie below a folder, or one file."""
 
 import filecmp
+import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from preparation.dicom_grid import arrange
 from preparation.dicom_pixels import read_values
 from preparation.dicom_tags import (
     DAMAGED,
+    SLICE_ENDINGS,
     DicomFile,
-    describe,
     is_slice_name,
     name_ending,
     read_tags,
@@ -53,6 +55,42 @@ def series_files(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: (path.name, path))
 
 
+def series_folders(paths: Iterable[Path]) -> list[Path]:
+    """Return the folders to give to `read_series`, for the DICOM files among `paths`.
+
+    A folder is the deepest one that holds a whole series. Files in different folders that have the
+    same SeriesInstanceUID are one series, unless two of them lie at one position: then the folders
+    hold copies, or scans whose UIDs were removed. The folder of a damaged file is returned too, so
+    that reading it reports the fault.
+    """
+    series: dict[str, list[DicomFile]] = {}
+    folders: list[Path] = []
+    for path in paths:
+        try:
+            file = read_tags(path)
+        except UserError:
+            folders.append(path.parent)
+            continue
+        if file is not None and file.is_image:
+            series.setdefault(file.series, []).append(file)
+        elif file is None and path.suffix.lower() in SLICE_ENDINGS:
+            folders.append(path.parent)
+    for uid, files in series.items():
+        parents = [file.path.parent for file in files]
+        if uid and _places_differ(files):
+            folders.append(Path(os.path.commonpath(parents)))
+        else:
+            folders += parents
+    return sorted(set(folders))
+
+
+def _places_differ(files: Iterable[DicomFile]) -> bool:
+    """Whether no two folders hold an image at the same position."""
+    places = {(file.path.parent, str(file.tags.get("ImagePositionPatient"))) for file in files}
+    counts = Counter(position for _, position in places)
+    return max(counts.values()) == 1
+
+
 def _read(place: Path, files: Iterable[DicomFile]) -> sitk.Image:
     slices = [one for file in files for one in slices_of(file)]
     grid = arrange(place, slices)
@@ -76,7 +114,7 @@ def _series(folder: Path) -> list[DicomFile]:
         return candidates[0]
     if not candidates:
         raise UserError(f"{folder}: no DICOM series below it, expected one; download it again")
-    names = [f"{describe(files[0])} ({_image_count(files)} images)" for files in candidates]
+    names = [f"{files[0].description} ({_image_count(files)} images)" for files in candidates]
     listed = "; ".join(names[:LISTED])
     if len(names) > LISTED:
         listed += "; ..."
@@ -105,16 +143,20 @@ def _images(folder: Path) -> list[DicomFile]:
     endings = {name_ending(file.path) for file in images}
     for path in others:
         if is_slice_name(path, endings):
-            raise UserError(f"{path}: no DICOM file, though named like one; it {DAMAGED}")
+            raise UserError(
+                f"{path}: no DICOM file, though named like one; it {DAMAGED}, or remove it"
+            )
     return images
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
     """Whether the file or a folder above it, below `folder`, has a name that starts with a dot.
 
-    Such are .DS_Store, a Mac's ._ files, and files that are still being copied.
+    Such are .DS_Store, a Mac's ._ files, and files that are still being copied. A Mac keeps a
+    folder's picture in a file named "Icon" with a line break.
     """
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+    parts = path.relative_to(folder).parts
+    return path.name == "Icon\r" or any(part.startswith(".") for part in parts)
 
 
 def _without_copies(files: Iterable[DicomFile]) -> list[DicomFile]:

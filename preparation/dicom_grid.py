@@ -10,8 +10,9 @@ from preparation.dicom_tags import Slice
 from utils.errors import UserError
 
 # Files give positions as decimal text, often rounded to 0.1 mm. A slice may lie this far from its
-# place on the even grid, so that rounding passes and a gap of other width does not.
-SLICE_TOLERANCE = 0.05  # slice distances, along the stack
+# place on the even grid, so that rounding passes, and a shift that matters does not.
+SLICE_TOLERANCE = 0.1  # slice distances, along the stack ...
+MOST_TOLERATED = 0.25  # ... and at most so many mm
 PIXEL_TOLERANCE = 0.1  # pixels, within the slice's plane
 SAME_PLACE = 1e-4  # mm; thinner slices do not exist
 SAME_DIRECTION = 1e-3  # difference of direction cosines
@@ -165,14 +166,15 @@ def _even_distance(place: Path, ordered: Sequence[Slice], heights: np.ndarray) -
     number = len(ordered)
     distance = (heights[-1] - heights[0]) / (number - 1)
     expected = heights[0] + distance * np.arange(number)
-    if np.abs(heights - expected).max() <= SLICE_TOLERANCE * distance:
+    allowed = min(SLICE_TOLERANCE * distance, MOST_TOLERATED)
+    if np.abs(heights - expected).max() <= allowed:
         return float(distance)
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
     wrong = int(np.abs(gaps - usual).argmax())
     names = f"{ordered[wrong].name} and {ordered[wrong + 1].name}"
     multiples = gaps / usual
-    is_whole = np.abs(multiples - np.round(multiples)) <= 2 * SLICE_TOLERANCE
+    is_whole = np.abs(multiples - np.round(multiples)) <= SLICE_TOLERANCE
     if is_whole.all() and np.round(multiples).min() >= 1 and np.round(multiples).max() > 1:
         missing = int((np.round(multiples) - 1).sum())
         raise UserError(

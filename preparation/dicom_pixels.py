@@ -12,7 +12,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID, RLELossless
 
-from preparation.dicom_tags import DAMAGED, OVERLAY_BITS, DicomFile, Slice, transfer_syntax
+from preparation.dicom_tags import (
+    DAMAGED,
+    OVERLAY_BITS,
+    DicomFile,
+    Slice,
+    readable_values,
+    transfer_syntax,
+)
 from utils.errors import UserError
 from utils.files import scratch
 from utils.isolated import call_isolated
@@ -44,13 +51,15 @@ def read_values(place: Path, slices: Sequence[Slice]) -> np.ndarray:
     for index, one in enumerate(slices):
         indices.setdefault(one.file, []).append(index)
     for file in indices:
-        _check_layout(file)
+        with readable_values(file.path):
+            _check_layout(file)
     decoded = _decode_isolated(place, list(indices))
     value_type = _value_type(slices)
     columns, rows = slices[0].size
     values = np.empty((len(slices), rows, columns), value_type)
     for file, of_file in indices.items():
-        stored = _stored_values(file, decoded.pop(file.path, None))
+        with readable_values(file.path):
+            stored = _stored_values(file, decoded.pop(file.path, None))
         for index in of_file:
             one = slices[index]
             _rescale(stored[one.frame], one, result=values[index])
@@ -69,6 +78,12 @@ def decode(paths: Sequence[Path]) -> list[np.ndarray]:
 
 def _check_layout(file: DicomFile) -> None:
     """UserError for pixels that are not whole numbers of 8, 16 or 32 bits from the lowest bit on."""
+    syntax = transfer_syntax(file.tags)
+    if not syntax.is_transfer_syntax or syntax.is_private:
+        raise UserError(
+            f"{file.path}: stored in a maker's own way (transfer syntax {syntax}), which is not "
+            "supported; export it again in a standard one"
+        )
     bits, used, _ = _bits(file)
     high_bit = int(file.tags.get("HighBit", used - 1))
     if bits not in (8, 16, 32) or not 1 <= used <= bits or high_bit != used - 1:
@@ -110,7 +125,7 @@ def _decode_one(path: Path, temporary: Path) -> np.ndarray:
     syntax = transfer_syntax(source)
     frames = list(generate_frames(source.PixelData, number_of_frames=count))
     # padding may follow the end marker
-    is_complete = [frame.rstrip(b"\0").endswith(END_OF_CODE) for frame in frames]
+    is_complete = [frame.rstrip(b"\0\xff").endswith(END_OF_CODE) for frame in frames]
     if len(frames) != count or not all(is_complete):
         raise UserError(f"{path}: the compressed pixels are incomplete, the file {DAMAGED}")
     _save_pixels_only(source, count, syntax, temporary)
@@ -196,7 +211,7 @@ def _uncompressed(file: DicomFile) -> np.ndarray:
     if transfer_syntax(file.tags).is_little_endian:
         array = np.frombuffer(data[:expected], stored_type.newbyteorder("<"))
     elif (
-        stored_type.itemsize == 1 and file.tags.get_item("PixelData").VR == "OW"
+        stored_type.itemsize == 1 and file.tags.get_item("PixelData", keep_deferred=True).VR == "OW"
     ):  # bytes in swapped pairs
         array = np.frombuffer(data, ">u2").astype("<u2").view(stored_type)[:expected]
     else:
@@ -205,7 +220,7 @@ def _uncompressed(file: DicomFile) -> np.ndarray:
 
 
 def _pixel_bytes(file: DicomFile) -> bytes:
-    element = file.tags.get_item("PixelData")
+    element = file.tags.get_item("PixelData", keep_deferred=True)
     if not isinstance(element, RawDataElement) or element.value is not None:
         return element.value
     with open(file.path, "rb") as stream:

@@ -4,6 +4,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from pydicom import config
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from utils.errors import UserError
 
@@ -93,27 +100,19 @@ WANTED = [
 
 @dataclass(frozen=True, eq=False)
 class DicomFile:
-    """The tags of a DICOM file, without its pixels. `is_image`: whether it is an image at all."""
+    """The tags of a DICOM file, without its pixels.
+
+    `is_image`: whether it is an image at all. `series` and `instance` are its UIDs, empty where it
+    has none. `frames`: the number of images in it. `description` of its series, for messages.
+    """
 
     path: Path
     tags: Dataset
     is_image: bool
-
-    @property
-    def series(self) -> str:
-        return str(self.tags.get("SeriesInstanceUID") or "")
-
-    @property
-    def instance(self) -> str:
-        return str(self.tags.get("SOPInstanceUID") or "")
-
-    @property
-    def frames(self) -> int:
-        """Number of images in the file."""
-        try:
-            return int(self.tags.get("NumberOfFrames") or 1)
-        except (TypeError, ValueError):
-            raise UserError(f"{self.path}: NumberOfFrames is no number; {DAMAGED}") from None
+    series: str
+    instance: str
+    frames: int
+    description: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,10 +173,19 @@ def read_tags(path: Path) -> DicomFile | None:
         raise UserError(f"{path}: the DICOM file {DAMAGED}") from None
     if not has_magic and not str(tags.get("SOPClassUID", "")).startswith("1.2.840.10008."):
         return None
-    is_image = _is_image(path, tags)
-    if is_image:
-        _check_ends(path, tags)
-    return DicomFile(path, tags, is_image)
+    with readable_values(path):
+        is_image = _is_image(path, tags)
+        if is_image:
+            _check_ends(path, tags)
+        return DicomFile(
+            path=path,
+            tags=tags,
+            is_image=is_image,
+            series=str(tags.get("SeriesInstanceUID") or ""),
+            instance=str(tags.get("SOPInstanceUID") or ""),
+            frames=int(tags.get("NumberOfFrames") or 1),
+            description=_description(tags),
+        )
 
 
 def is_slice_name(path: Path, endings: set[str]) -> bool:
@@ -204,15 +212,34 @@ def slices_of(file: DicomFile) -> list[Slice]:
     Raises UserError where a tag that places them is missing or no number, where the image has
     colours, is a montage of several slices, or has a rescaling that is not linear.
     """
-    _check_grey_values(file)
-    _check_not_mosaic(file)
-    _check_frames(file)
-    return [_slice(file, frame) for frame in range(file.frames)]
+    with readable_values(file.path):
+        _check_grey_values(file)
+        _check_not_mosaic(file)
+        _check_frames(file)
+        return [_slice(file, frame) for frame in range(file.frames)]
 
 
-def describe(file: DicomFile) -> str:
-    """Modality, number and description of the file's series, for messages; nothing of the patient."""
-    tags = file.tags
+@contextmanager
+def readable_values(path: Path) -> Iterator[None]:
+    """UserError where a tag of `path` that is used in the block has a value of a wrong form.
+
+    pydicom converts values when they are used, and raises many types where it cannot.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"{path}: a DICOM tag has a value of a wrong form ({text}); export the series again"
+        ) from None
+
+
+def _description(tags: Dataset) -> str:
+    """Modality, number and description of the series; nothing of the patient."""
     parts = [str(tags.get(key) or "") for key in ("Modality", "SeriesNumber", "SeriesDescription")]
     text = " ".join(part for part in parts if part)
     printable = "".join(character for character in text if character.isprintable())
@@ -236,7 +263,7 @@ def _parse(path: Path) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tags = pydicom.dcmread(path, force=True, defer_size=DEFERRED, specific_tags=WANTED)
-        if transfer_syntax(tags).is_deflated:  # values cannot be skipped
+        if transfer_syntax(tags) == DeflatedExplicitVRLittleEndian:  # values cannot be skipped
             tags = pydicom.dcmread(path, force=True)
     return tags
 
@@ -245,7 +272,7 @@ def transfer_syntax(tags: Dataset) -> UID:
     """How the file's values are stored; files without that entry are implicit little endian."""
     syntax = tags.file_meta.get("TransferSyntaxUID")
     if syntax:
-        return UID(syntax)
+        return UID(str(syntax))
     is_implicit, is_little = tags.original_encoding
     if is_implicit is False and is_little:
         return ExplicitVRLittleEndian
@@ -259,7 +286,8 @@ def _is_image(path: Path, tags: Dataset) -> bool:
 
     Raises UserError for an image without pixels: its file ends too early.
     """
-    storage = UID(tags.get("SOPClassUID") or tags.file_meta.get("MediaStorageSOPClassUID") or "")
+    stated = tags.get("SOPClassUID") or tags.file_meta.get("MediaStorageSOPClassUID") or ""
+    storage = UID(str(stated))
     is_standard = storage.startswith("1.2.840.10008.")
     if is_standard and "Image Storage" not in storage.name and storage.name != US_VOLUME:
         return False  # structure sets, reports, presentation states, DICOMDIR, segmentations
@@ -275,7 +303,7 @@ def _check_ends(path: Path, tags: Dataset) -> None:
     for keyword in PIXELS:
         if keyword not in tags:
             continue
-        element = tags.get_item(keyword)
+        element = tags.get_item(keyword, keep_deferred=True)
         if not isinstance(element, RawDataElement) or element.value is not None:
             continue
         if element.length != UNDEFINED_LENGTH:
@@ -335,7 +363,7 @@ def _check_frames(file: DicomFile) -> None:
     """UserError for several images in one file that are not placed one by one."""
     count = len(file.tags.get("PerFrameFunctionalGroupsSequence") or [])
     if file.frames < 1 or (file.frames > 1 and count != file.frames):
-        kind = UID(file.tags.get("SOPClassUID") or "").name
+        kind = UID(str(file.tags.get("SOPClassUID") or "")).name
         raise UserError(
             f"{file.path}: {file.frames} images in one file, {count} of them with a position "
             f"({kind}); convert it to NIfTI"

@@ -5,8 +5,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-import SimpleITK as sitk
-
+from preparation.dicom import series_folders
 from preparation.files import RawCase
 from utils.errors import UserError
 from utils.files import files_below
@@ -149,11 +148,7 @@ def _cases(source: Path, scans: dict[Path, str], channels: int) -> list[RawCase]
 
 def _series(source: Path, files: Collection[Path]) -> list[RawCase]:
     """Folders that hold a DICOM series, of those that hold the `files`."""
-    places = [
-        place
-        for place in dict.fromkeys(path.parent for path in files)
-        if sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(place))
-    ]
+    places = series_folders(files)
     names = [
         source.resolve().name if place == source else place.relative_to(source).as_posix()
         for place in places
