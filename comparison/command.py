@@ -11,6 +11,7 @@ from comparison.results import find_result
 from comparison.settings import CompareSettings, PageSettings, ReportSettings
 from dataloaders.plan import read_plan
 from programs.generic import own_root
+from programs.runs import Wanted, find_run
 from recipes.own import own_page
 from recipes.registry import find_page
 from training.results import write_json
@@ -67,11 +68,15 @@ def write(
 
 
 def _run_folder(s: ReportSettings) -> Path:
-    """The run's folder as training names it."""
-    check_plain("exp", s.exp)
+    """The run's folder, by the rules of the test scripts; prints what the flags left open."""
+    if s.exp is not None:
+        check_plain("exp", s.exp)
     own = not s.dataset and s.root_path is not None and own_root(["--root_path", str(s.root_path)])
     data = own_page(read_plan(s.root_path), s.root_path) if own else find_page(s.dataset or "ACDC")
-    return data.folder(s.output_root, s.exp, s.labelnum)
+    folder, _, notes = find_run(data, s.output_root, Wanted(exp=s.exp, labelnum=s.labelnum))
+    for note in notes:
+        print(note)
+    return folder
 
 
 def _shown(groups: Sequence[Group], content: dict) -> dict:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from comparison.results import CONVENTIONS, Result
+from methods.registry import run_title
 from programs.settings import default_settings
 from recipes.registry import pages
 from utils.errors import UserError
@@ -209,20 +210,36 @@ def _differing(traits: Mapping, first: Mapping) -> dict:
 
 
 def _names(groups: Sequence[Sequence[Result]], differing: Sequence[Mapping]) -> list[str]:
-    """Of each group the name of its experiment without the seed, where its runs agree, else its method; made unlike each other."""
-    names = []
-    for results, differs in zip(groups, differing, strict=True):
-        bases = {_base(result) for result in results}
-        name = bases.pop() if len(bases) == 1 else str(results[0].settings.get("method"))
+    """Of each group its method in words; where several have the same one, their experiment or a setting in which they differ too."""
+    titles = [_title(results) for results in groups]
+    bases = [_common_base(results) for results in groups]
+    names: list[str] = []
+    for title, base, differs in zip(titles, bases, differing, strict=True):
+        name = title
+        if titles.count(title) > 1 and base not in (title, None):
+            name = f"{title} ({base})"
         if name in names:
             some = ", ".join(f"{key} {value}" for key, value in list(differs.items())[:2])
-            name = (
-                f"{name} ({some})"
-                if some and f"{name} ({some})" not in names
-                else f"{name} ({len(names) + 1})"
-            )
+            name = f"{title} ({some})"
+        if name in names or name == f"{title} ()":
+            name = f"{title} ({len(names) + 1})"
         names.append(name)
     return names
+
+
+def _title(results: Sequence[Result]) -> str:
+    """What a group is called: its method, or for predictions of other programs their folder."""
+    first = results[0]
+    if first.settings:
+        return run_title(first.settings)
+    method = first.checkpoint.get("method")
+    return method if isinstance(method, str) else _base(first)
+
+
+def _common_base(results: Sequence[Result]) -> str | None:
+    """The name of the experiment without the seed where a group's runs agree in it."""
+    bases = {_base(result) for result in results}
+    return bases.pop() if len(bases) == 1 else None
 
 
 def _base(result: Result) -> str:

@@ -59,9 +59,9 @@ class ReportSettings(PageSettings):
     """Data set of the run, or a page's file; default: own data where --root_path has a plan.json, else ACDC."""
     output_root: Path | None = None
     """Folder below which runs are kept; default: code/model in the repository."""
-    exp: str = "BCP"
-    """Name of the experiment, part of the run's folder."""
-    labelnum: int = 3
-    """Labelled patients or scans of the run."""
+    exp: str | None = None
+    """Name of the experiment, part of the run's folder; default: the published one, or else the only run of the data set."""
+    labelnum: int | None = None
+    """Number of labelled patients or scans of the run; default: the published one, or else the only run's."""
     predictions: Path | None = None
     """Folder that the test wrote; default: the run's own."""

@@ -92,13 +92,13 @@ def versions(groups: Sequence[Group], about: Mapping) -> list[tuple[str, str]]:
 
 def table(numbers: Mapping) -> str:
     """What the terminal says: a line for each group."""
-    lines = [
-        f"{'honest Dice, mean over the classes':<40}{'mean':>8}{'sd':>9}   difference (95 % interval)"
-    ]
+    width = max(38, *(len(group["name"]) for group in numbers["groups"])) + 2
+    head = "honest Dice, mean over the classes"
+    lines = [f"{head:<{width}}{'mean':>8}{'sd':>9}   difference (95 % interval)"]
     for group in numbers["groups"]:
         dice = group["figures"]["honest"][MEAN]["dice"]
         sd = "" if dice["sd"] is None else f"{dice['sd']:.4f}"
-        line = f"  {group['name'][:36]:<38}{dice['mean']:>8.4f}{sd:>9}"
+        line = f"  {group['name']:<{width - 2}}{dice['mean']:>8.4f}{sd:>9}"
         rows = group.get("against_first", {}).get("honest")
         if rows and (one := rows[MEAN]["dice"]):
             line += f"   {one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f}), {p_value(one['p'])}"

@@ -23,8 +23,10 @@ def run_title(settings: Mapping) -> str:
     edges = settings.get("egm", "none") != "none"
     if name is None:
         return "published weights with edge guidance" if edges else "published weights"
+    if not isinstance(name, str):
+        return "unknown method"
     if name not in METHODS:
-        return str(name).replace("_", " ")
+        return name.replace("_", " ")
     method = METHODS[name]
     values = {field.name: field.default for field in fields(method.Options)}
     values.update(method.PRESET)

@@ -198,9 +198,9 @@ def test_figures_over_seeds_and_paired_differences(runs, tmp_path):
     numbers = json.loads((tmp_path / "page" / "compare.json").read_text(encoding="utf-8"))
     first, second = numbers["groups"]
     assert (first["name"], first["seeds"], second["name"], second["seeds"]) == (
-        "bcp",
+        "BCP",
         [1, 2],
-        "mean_teacher",
+        "mean teacher",
         [1, 2],
     )
     seeds = [np.mean([dice(n) for n in some]) for some in ((4, 5, 6, 7), (6, 5, 4, 7))]
@@ -239,7 +239,7 @@ def test_figures_over_seeds_and_paired_differences(runs, tmp_path):
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert (
         "One run each" not in page
-        and "mean_teacher 1 of 8" in page
+        and "mean teacher 1 of 8" in page
         and "No curves" in page
         and "left out by --no-pictures" in page
     )
@@ -281,9 +281,8 @@ def test_groups_are_told_apart_and_named(runs, tmp_path):
         tmp_path / "other", cases, same, ("background", "organ"), seed=3, egm="published"
     )
     groups = make_groups([find_result(path) for path in (*runs[:2], other)])
-    assert [group.name for group in groups] == ["bcp", "bcp (egm published)"] and groups[
-        1
-    ].differs == {"egm": "published"}
+    assert [group.name for group in groups] == ["BCP", "edge-guided BCP, fixed box"]
+    assert groups[1].differs == {"egm": "published"}
     assert [
         group.name for group in make_groups([find_result(runs[0]), find_result(other)], ["A", "B"])
     ] == ["A", "B"]
@@ -291,6 +290,40 @@ def test_groups_are_told_apart_and_named(runs, tmp_path):
         make_groups([find_result(runs[0]), find_result(other)], ["A"])
     with pytest.raises(UserError, match="the same settings and seed"):
         make_groups([find_result(runs[0]), find_result(runs[0])])
+
+
+def test_runs_of_one_method_are_named_with_their_experiments(tmp_path):
+    cases = cubes(4)
+    same = [found(case, 3) for case in cases]
+    names = ("background", "organ")
+    full = {"method": "edge_guided", "egm": "published"}
+    wide = make_run(tmp_path / "a", cases, same, names, exp="wide_seed1337", base_lr=0.1, **full)
+    slow = make_run(tmp_path / "b", cases, same, names, exp="slow_seed1337", base_lr=0.2, **full)
+    groups = make_groups([find_result(wide), find_result(slow)])
+    assert [group.name for group in groups] == [
+        "edge-guided BCP, dual teacher (wide)",
+        "edge-guided BCP, dual teacher (slow)",
+    ]
+
+
+def test_a_page_of_an_edge_guided_run_is_not_called_bcp(tmp_path):
+    cases = cubes(3)
+    same = [found(case, 3) for case in cases]
+    run = make_run(
+        tmp_path / "ACDC_BCP_3_labeled",
+        cases,
+        same,
+        ("background", "organ"),
+        exp="BCP",
+        method="edge_guided",
+        egm="published",
+    )
+    page = tmp_path / "page"
+    compare([str(run), "--output", str(page), "--no-pictures", "--draws", "100"])
+    text = (page / "index.html").read_text(encoding="utf-8")
+    assert "<title>edge-guided BCP, dual teacher on ACDC</title>" in text
+    numbers = json.loads((page / "compare.json").read_text(encoding="utf-8"))
+    assert numbers["groups"][0]["name"] == "edge-guided BCP, dual teacher"
 
 
 def test_other_test_lists_are_refused(runs, tmp_path):

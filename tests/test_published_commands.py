@@ -285,3 +285,45 @@ def test_wrong_flags_end_a_script_with_status_2(script, words, named, typed):
     status, said, error = typed(script, words)
     assert status == 2 and said == ""
     assert error.startswith("error: ") and named in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "script, words, ours",
+    [
+        ("train.py", "", "code/CoGRNet_train.py"),
+        ("train.py", "--labelnum 5 --slice_weight 0.95", "code/CoGRNet_train.py"),
+        ("train.py", "--dataset LA --method cogrnet", "code/CoGRNet_train.py"),
+        ("test.py", "", "code/test_CoGRNet.py"),
+        ("test.py", "--exp CoGRNet --model VNet --split test", "code/test_CoGRNet.py"),
+        ("utils/registration", "", "code/CoGRNet_register.py"),
+        ("utils/registration.py", "", "code/CoGRNet_register.py"),
+    ],
+)
+def test_commands_of_cogrnet_are_answered_with_ours(script, words, ours, typed):
+    status, said, error = typed(script, words)
+    assert status == 2 and said == ""
+    assert error.startswith("error: ") and ours in error and error.count("\n") == 1
+
+
+def test_the_folder_of_the_registration_command_hides_no_package():
+    """Python finds the package at the root although `code` is on the path before it."""
+    show = "import utils, registration; print(utils.__file__, registration.__file__)"
+    root = CODE.parent
+    path = os.pathsep.join(map(str, (CODE, CODE / "utils", root)))
+    done = subprocess.run(
+        [sys.executable, "-c", show],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=root / "docs",
+    )
+    assert done.stdout.split() == [
+        str(root / "utils" / "__init__.py"),
+        str(CODE / "utils" / "registration.py"),
+    ]
+
+
+def test_the_published_name_of_the_requirements_installs_ours():
+    lines = (CODE.parent / "requirement.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and line[0] != "#"] == ["-r requirements.txt"]
+    assert (CODE.parent / "requirements.txt").is_file()
