@@ -35,7 +35,7 @@ demo: .venv/ready
 	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp labelled_alone --method supervised $(RUN) >$(DEMO)/labelled_alone.log 2>&1 & \
 	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp with_unlabelled --method averaged_copy_paste $(RUN); status=$$?; \
 	wait $$! || { tail -n 1 $(DEMO)/labelled_alone.log; exit 2; }; exit $$status
-	$(PY) code/test_ACDC.py --labelnum 3 --exp labelled_alone --stage_name supervised $(WHERE)
+	$(PY) code/test_ACDC.py --labelnum 3 --exp labelled_alone $(WHERE)
 	$(PY) code/test_ACDC.py --labelnum 3 --exp with_unlabelled $(WHERE)
 	$(PY) code/compare.py $(RUNS)_labelled_alone_3_labeled $(RUNS)_with_unlabelled_3_labeled \
 		--names "labelled patients alone" "with 17 unlabelled ones" --output report

@@ -24,7 +24,7 @@ FINAL = "self_train"
 PRE_TRAINING = ("pre_train", "pretrain")
 KEPT_TO_RESUME = ("last.pth", "previous.pth")
 MOVED_ASIDE = re.compile(r".+\.\d{8}-\d{6}(-\d+)?")
-BEST_NAME = re.compile(r".+_best_model\.pth|best_.+\.pth")
+BEST_NAME = re.compile(r".+_best_model\.pth|best_.+(?<!_latest)\.pth")
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,30 @@ def test_from_raw_scans_to_predictions_on_their_own_grid(
     assert len(found) > 1  # else equal files would say nothing
 
 
+def test_own_data_are_tested_without_the_flags_of_their_training(prepared, tmp_path, capsys):
+    """A supervised run with another number of labels than the default: only the data and the output's place are named."""
+    common = ["--root_path", str(prepared[2]), "--output_root", str(tmp_path)]
+    train_any([*common, *RUN, "--method", "supervised", "--labelnum", "2", "--egm", "none"])
+    capsys.readouterr()
+    run_test([*common, "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert "the only one of" in out and "stage supervised" in out and "method: supervised" in out
+    (summary,) = tmp_path.rglob("summary.json")
+    settings = json.loads(summary.read_text(encoding="utf-8"))["checkpoint"]["settings"]
+    assert (settings["labelnum"], settings["method"]) == (2, "supervised")
+
+
+def test_predict_takes_the_folder_of_a_run_on_own_data(raw, prepared, tmp_path):
+    common = ["--root_path", str(prepared[2]), "--output_root", str(tmp_path / "runs")]
+    train_any([*common, *RUN, "--method", "supervised", "--egm", "none"])
+    (run,) = (tmp_path / "runs" / "BCP").iterdir()
+    words = ["--input", str(raw / "imagesTs"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert predict(["--checkpoint", str(run), *words]) == 0
+    record = json.loads((tmp_path / "out" / "predict.json").read_text(encoding="utf-8"))
+    assert record["checkpoints"][0]["path"] == str(run / "supervised" / "unet_best_model.pth")
+    assert record["checkpoints"][0]["method"] == "supervised"
+
+
 def test_seeds_make_runs_of_their_own_and_one_labelled_case_fills_a_batch(prepared, tmp_path):
     flags = [
         "--root_path",

@@ -120,6 +120,12 @@ def test_snapshots_of_the_published_code_are_not_the_best_checkpoint(tmp_path):
     assert [path.name for path in best_files(tmp_path)] == [BEST]
 
 
+def test_the_latest_checkpoint_of_the_published_pancreas_code_is_not_its_best(tmp_path):
+    put(tmp_path / "best_ema_20_self.pth")
+    put(tmp_path / "best_ema_20_self_latest.pth")
+    assert [path.name for path in best_files(tmp_path)] == ["best_ema_20_self.pth"]
+
+
 def test_a_single_file_of_any_name_is_the_best_checkpoint(tmp_path):
     put(tmp_path / "weights.pth")
     put(tmp_path / "last.pth")
