@@ -96,6 +96,10 @@ def _own(s: PrepareSettings) -> Preparation:
         ):
             plan = make_plan(dataset, s.dims, pool)
         print(f"--dims {plan.dims} ({plan.why['dims']})")
+        if "axis" in plan.why:
+            print(plan.why["axis"])
+        if "mixed" in plan.why:
+            print(f"warning: {printable(plan.why['mixed'])}")
     return OwnPreparation(plan, dataset.cases)
 
 

@@ -20,6 +20,9 @@ from utils.progress import progress
 THICK = 3
 # V-Net halves a volume four times
 FEW_SLICES = 16
+# An axis is where the scanner took its slices if its spacing is more than this many times any other: pixels are rarely so oblong.
+CLEARLY = 1.1
+DIRECTIONS = ("x, left to right", "y, back to front", "z, foot to head")
 SAMPLE = 20_000  # voxels of a case's labelled foreground
 OWN_LISTS = {
     "train": "train.list",
@@ -58,32 +61,16 @@ def make_plan(dataset: RawDataset, dims: int | None, pool: Executor) -> Plan:
         )
     # headers hold float32; more digits than these say nothing
     spacing = np.median([one.spacing for one in measured], 0).round(6)
-    # along the body, unless slices were clearly taken another way
-    slices = 2 if spacing[2] * 1.5 >= spacing.max() else int(spacing.argmax())
-    ratio = float(spacing.max() / spacing.min())
-    count = float(np.median([one.shape[slices] for one in measured]))
+    counts = np.median([one.shape for one in measured], 0)
+    axis, axis_reason = slice_axis(spacing, counts)
+    why = _reasons(spacing, counts, axis, axis_reason, dims)
     if dims is None:
-        dims = 2 if ratio > THICK or count < FEW_SLICES else 3
-        said = f"median spacing {' x '.join(f'{mm:g}' for mm in spacing)} mm (ratio {ratio:.2g}), median of {count:g} slices"
-        why = f"{said}: {'2, slices are thick' if ratio > THICK else '2, slices are few' if dims == 2 else '3, neither thick nor few'}"
-    else:
-        why = "--dims"
-    target: list[float | None] = [float(mm) for mm in spacing]
-    if dims == 2 or ratio > THICK:
-        target[slices] = None
-    shapes = [
-        [
-            n if to is None else max(round(n * mm / to), 1)
-            for n, mm, to in zip(one.shape, one.spacing, target, strict=True)
-        ]
-        for one in measured
-    ]
-    # slices lie along their axis, then rows and columns, as ACDC's do
-    axes = (
-        "xyz"
-        if dims == 3
-        else "xyz"[slices] + "".join(axis for axis in "zyx" if axis != "xyz"[slices])
-    )
+        dims = _dims(spacing, counts, axis)
+    others = _scans_along_another_axis(cases, done, axis, dims)
+    if others:
+        why["mixed"] = others
+    target = _target_spacing(spacing, axis, dims)
+    shapes = [_resampled_shape(one, target) for one in measured]
     return Plan(
         name=dataset.name,
         class_names=tuple(name for _, name in dataset.labels),
@@ -91,13 +78,113 @@ def make_plan(dataset: RawDataset, dims: int | None, pool: Executor) -> Plan:
         channel_names=dataset.channel_names,
         normalisation=normalisations(dataset.channel_names, measured),
         dims=dims,
-        axes=axes,
+        axes="xyz" if dims == 3 else _slices_first(axis),
         spacing_mm=tuple(target),
         median_spacing_mm=tuple(spacing.tolist()),
         median_shape=tuple(int(n) for n in np.median(shapes, 0)),
         lists={**OWN_LISTS, **(SLICE_LISTS if dims == 2 else {})},
-        why={"dims": why},
+        why=why,
     )
+
+
+def slice_axis(spacing: Sequence[float], counts: Sequence[float]) -> tuple[int, str]:
+    """The canonical axis (0, 1, 2 for x, y, z) that slices are cut along, and why that one.
+
+    `spacing` in mm and `counts` in voxels are the medians along x, y, z. An axis with few voxels wins,
+    because the slices of any other would be narrow strips; then the axis with the largest spacing, along
+    which the scanner took its slices; then z.
+    """
+    thickest = int(np.argmax(spacing))
+    others = [mm for axis, mm in enumerate(spacing) if axis != thickest]
+    is_thick = spacing[thickest] > CLEARLY * max(others)
+    usual = thickest if is_thick else 2
+    # of axes with equally many voxels the last one: along the body
+    fewest = min((2, 1, 0), key=lambda axis: counts[axis])
+    if counts[fewest] < FEW_SLICES and not (is_thick and 2 * counts[fewest] >= counts[usual]):
+        return fewest, f"it has the fewest voxels, {counts[fewest]:g}"
+    if is_thick:
+        return usual, f"its spacing is the largest, {spacing[usual]:g} mm"
+    return usual, "no axis has a clearly larger spacing, or few voxels"
+
+
+def _scans_along_another_axis(
+    cases: Sequence[RawCase], looked_at: Sequence[Measured | str], axis: int, dims: int
+) -> str:
+    """A warning where scans have few or thick slices that the plan does not cut them into; empty where none has."""
+    names = []
+    for case, one in zip(cases, looked_at, strict=True):
+        if isinstance(one, str):
+            continue
+        own_axis, _ = slice_axis(one.spacing, one.shape)
+        if _dims(one.spacing, np.array(one.shape), own_axis) == 2 and (
+            dims == 3 or own_axis != axis
+        ):
+            names.append(case.name)
+    if not names:
+        return ""
+    how = "as volumes" if dims == 3 else f"in slices along {DIRECTIONS[axis]}"
+    return (
+        f"{len(names)} of {len(cases)} training scans ({names[0]} ...) have few or thick slices along "
+        f"another axis than most, or most have none; all are trained on {how}. Prepare them by themselves"
+    )
+
+
+def _dims(spacing: np.ndarray, counts: np.ndarray, axis: int) -> int:
+    return 2 if _ratio(spacing) > THICK or counts[axis] < FEW_SLICES else 3
+
+
+def _ratio(spacing: np.ndarray) -> float:
+    return float(spacing.max() / spacing.min())
+
+
+def _reasons(
+    spacing: np.ndarray, counts: np.ndarray, axis: int, axis_reason: str, dims: int | None
+) -> dict[str, str]:
+    """The plan's `why`: of `dims`, and where that is 2 of the axis that slices are cut along."""
+    slices = f"{DIRECTIONS[axis]} ({axis_reason})"
+    if dims is not None:
+        why = {"dims": "--dims"}
+    else:
+        sizes = " x ".join(f"{mm:g}" for mm in spacing)
+        ratio = _ratio(spacing)
+        found = f"median spacing {sizes} mm (ratio {ratio:.2g}), median of {counts[axis]:g} slices"
+        dims = _dims(spacing, counts, axis)
+        if ratio > THICK:
+            reason = "2, slices are thick"
+        elif dims == 2:
+            reason = "2, slices are few"
+        else:
+            reason = "3, neither thick nor few"
+        why = {"dims": f"{found}: {reason}"}
+    if dims == 2:
+        why["axis"] = f"slices are cut along {slices}"
+    return why
+
+
+def _target_spacing(spacing: np.ndarray, axis: int, dims: int) -> list[float | None]:
+    """What scans are resampled to along x, y, z (mm); None: every scan keeps its own spacing.
+
+    It is kept across slices that are trained on one by one, and along every axis whose voxels are so
+    thick that what lies between them was not measured.
+    """
+    target: list[float | None] = []
+    for number, mm in enumerate(spacing):
+        is_kept = (dims == 2 and number == axis) or mm > THICK * spacing.min()
+        target.append(None if is_kept else float(mm))
+    return target
+
+
+def _resampled_shape(one: Measured, target: Sequence[float | None]) -> list[int]:
+    shape = []
+    for voxels, mm, to in zip(one.shape, one.spacing, target, strict=True):
+        shape.append(voxels if to is None else max(round(voxels * mm / to), 1))
+    return shape
+
+
+def _slices_first(axis: int) -> str:
+    """The axes of a volume that is stored slice by slice: slices, then rows and columns as ACDC has them."""
+    letter = "xyz"[axis]
+    return letter + "zyx".replace(letter, "")
 
 
 def is_ct(channel: str) -> bool:
