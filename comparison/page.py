@@ -117,7 +117,9 @@ def curve_plots(groups: Sequence[Group], classes: Sequence[str]) -> tuple[list[p
                 start += stage.progress["step"]
             if mine:
                 loss.append((number, f"{number}", [(step, row["loss"]) for step, row in mine]))
-                dice.append((number, f"{number}", [(step, row["score"]) for step, row in mine]))
+                scores = [(step, row["score"]) for step, row in mine if "score" in row]
+                if scores:  # a run with --select last validates nothing
+                    dice.append((number, f"{number}", scores))
             if alone and mine and len(classes) > 1:
                 keys = [f"dice_{name.replace(' ', '_')}" for name in classes]
                 by_class = [
@@ -126,11 +128,10 @@ def curve_plots(groups: Sequence[Group], classes: Sequence[str]) -> tuple[list[p
                 ]
     if not loss:
         return [], False
-    found = [
-        plots.curves("Validation Dice", dice, (0.0, 1.0), sorted(set(borders))),
-        plots.curves("Training loss", loss, None, sorted(set(borders))),
-    ]
-    if by_class:
+    found = [plots.curves("Training loss", loss, None, sorted(set(borders)))]
+    if dice:
+        found.insert(0, plots.curves("Validation Dice", dice, (0.0, 1.0), sorted(set(borders))))
+    if by_class and all(points for _, _, points in by_class):
         found.insert(
             1,
             plots.curves(

@@ -56,10 +56,14 @@ def fits_better_flipped(
     best = better_flip(image, found)
     if best is None:
         return None
-    spread, instead = _shown(found[best]), _shown(found[(False,) * image.ndim])
+    as_it_is = found[(False,) * image.ndim]
+    spread = _shown(found[best])
+    instead = _shown(as_it_is)
+    times = min(as_it_is / max(found[best], 1e-9), 1000)
     return (
         f"{path}: fits better flipped along {', '.join(named(best, axes))}: inside it the image's spread is {spread} instead of {instead}; "
-        "look at both together before you train on it"
+        f"possibly the label is flipped: the spread is {times:.1f} times smaller, and none of 300 true labels (ACDC, LA) reached "
+        f"{EVENER} times, but a ragged organ in even surroundings may. Look at both together before you train on it"
     )
 
 

@@ -33,6 +33,7 @@ from training.log import RunLog
 from training.loop import Run, Stage, run_stages
 from training.memory import step_memory
 from training.settings import Settings, known
+from utils.case import Case
 from utils.errors import UserError
 from utils.losses import Loss
 from utils.phase import Phase, Plan
@@ -120,8 +121,11 @@ class Frame:
         self.run_data = run_data(self.root, page, files, lists, read, s.other_data, say)
         if on_device(s):
             move_to_device(self.data, s, device)
-        self.validation_cases = read_cases(page.facts, self.root, split, say)
-        self.selection = f"{rule} ({len(self.validation_cases)} volumes, empty prediction = 0)"
+        self.validation_cases: list[Case] = []
+        self.selection = rule
+        if split:
+            self.validation_cases = read_cases(page.facts, self.root, split, say)
+            self.selection += f" ({len(self.validation_cases)} volumes, empty prediction = 0)"
 
     # what methods call
 
@@ -214,13 +218,14 @@ class Frame:
     def _lists(
         self, names: Sequence[str], labelled: int, validation: str
     ) -> tuple[dict[str, Sequence[str]], list[str]]:
-        """Names by split, and which splits this run reads; UserError where lists or files do not fit."""
+        """Names by split, and which splits this run reads; UserError where lists or files do not fit.
+
+        `validation`: the split that the best checkpoint is chosen on, empty where nothing is validated.
+        """
         root, facts = self.root, self.page.facts
-        lists = {
-            "labelled": names[:labelled],
-            "unlabelled": names[labelled:],
-            validation: facts.read_list(root, facts.list_name(validation)),
-        }
+        lists = {"labelled": names[:labelled], "unlabelled": names[labelled:]}
+        if validation:
+            lists[validation] = facts.read_list(root, facts.list_name(validation))
         read = [split for split in lists if split != "unlabelled" or self.unlabelled]
         if validation != "test":
             lists["test"] = facts.held_out(root, "test")
@@ -272,6 +277,11 @@ class Frame:
         predict = page.predictor(
             s.patch_size, s.val_stride if hasattr(s, "val_stride") else (), self.device
         )
+        validation = None
+        if self.validation_cases:
+            validation = partial(
+                self._validate, predict.classes, s.val_every * unit, unit if unit > 1 else 0, steps
+            )
         return Stage(
             phase=phase,
             optimizer=self._optimizer(
@@ -282,9 +292,7 @@ class Frame:
             val_lead=unit if unit > 1 else 0,
             best_decimals=best_decimals(page, s.method),
             batches=partial(self._batches, phase.name, plan.unlabelled),
-            validate=partial(
-                self._validate, predict.classes, s.val_every * unit, unit if unit > 1 else 0, steps
-            ),
+            validate=validation,
             learning_rate=lambda step: s.base_lr * factor(step, steps),
             seed=self.seed(phase.name, 2),
             begin=partial(self._begin, plan),

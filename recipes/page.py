@@ -93,8 +93,13 @@ class Page:
         return ours
 
     def selection(self, select: str) -> tuple[str, str]:
-        """The split whose score selects the best checkpoint, and that rule in words."""
+        """The split whose score selects the best checkpoint, and that rule in words.
+
+        The split is empty where nothing is validated and the last network is taken.
+        """
         if select == "published":
             select = self.numbers.get("select", "val")
+        if select == "last":
+            return "", "the last network of the stage, without validation (--select last)"
         spoilt = ", as published: its test figures are too good" if select == "test" else ""
         return select, f"best mean Dice on {self.facts.list_name(select)}{spoilt}"

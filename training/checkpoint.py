@@ -135,6 +135,8 @@ class Checkpoint:
         where = f"iteration {self.progress['step']} of {self.stage}"
         if self.path.name in ("last.pth", "previous.pth"):
             return f"not selected: {where}, where the run stood last"
+        if self.settings.get("select") == "last":
+            return f"{self.rule}: {where}"
         return f"{self.rule}: {self.progress['best_score']:.4f} at {where}"
 
 

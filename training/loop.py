@@ -75,9 +75,7 @@ class _StageRunner:
         buffers = self._resume()
         p, stage = self.progress, self.stage
         if p.step == p.validated == stage.steps:
-            say(
-                f"{self.phase.name}: complete, best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})"
-            )
+            say(f"{self.phase.name}: complete, {self._result()}")
             self._miss_best()
             return
         share_state(self.phase.networks.values())
@@ -100,11 +98,15 @@ class _StageRunner:
             None
         )  # the next stage of every process starts from files that the main process has just written
         seconds = time.monotonic() - began
-        say(
-            f"{self.phase.name}: {p.step - first} iterations in {hours(seconds)}, "
-            f"best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})"
-        )
+        say(f"{self.phase.name}: {p.step - first} iterations in {hours(seconds)}, {self._result()}")
         self._miss_best()
+
+    def _result(self) -> str:
+        """Which network the stage ends with, in words."""
+        p = self.progress
+        if self.stage.validate is None:
+            return f"not validated, the last network is the result ({self.store.best})"
+        return f"best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})"
 
     def _miss_best(self) -> None:
         """Somebody may have deleted the best checkpoint meanwhile: a later stage, or a test, would say only that there is none."""
@@ -190,6 +192,9 @@ class _StageRunner:
 
     def _validate(self, log: StageLog, signals: StopSignals) -> bool:
         """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
+        if self.stage.validate is None:
+            self._keep_newest(log)
+            return True
         p = self.progress
         self._average_buffers()
         selected = self.phase.networks[self.phase.selected]
@@ -230,6 +235,21 @@ class _StageRunner:
         if is_main():
             self.saver.save(content, best)
         return True
+
+    def _keep_newest(self, log: StageLog) -> None:
+        """Save the network as it is, as the best one too. The phase learns of no validation, since none was made."""
+        p = self.progress
+        self._average_buffers()
+        p.best_step = p.step
+        p.validated = p.step
+        p.history.append({"step": p.step, "loss": sum(self.losses) / max(len(self.losses), 1)})
+        self.losses.clear()
+        self.phase.after_iteration(p.step - 1)
+        log.pictures(p.step, self.phase)
+        self.run_info.log.say(f"{self.phase.name} {p.step}: saved, not validated (--select last)")
+        content = self._content()
+        if is_main():
+            self.saver.save(content, best=True)
 
     def _stop(self, log: StageLog, signals: StopSignals) -> None:
         """Save and leave: the same command goes on from here."""

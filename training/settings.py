@@ -84,9 +84,10 @@ class Settings:
     distances_every: int = 10
     """Validations from one that logs HD95 and ASD to the next; 0: the last of a stage alone, which always does. They select nothing, and
     computing them takes longer than the rest of a validation."""
-    select: Literal["test", "val", "published"] = "val"
+    select: Literal["test", "val", "published", "last"] = "val"
     """The list that the best checkpoint is chosen on; published: as the published code does, ACDC on val, all others on test, so that
-    their test figures are too good. val needs a list val.list (or val.txt, as the data set's other lists end)."""
+    their test figures are too good. val needs a list val.list (or val.txt, as the data set's other lists end). last: no list is read
+    and nothing is validated, the last network of a stage is its result; for data with no case to spare."""
     seed: int = 1337
     """Seed of everything random."""
     deterministic: bool = True

@@ -20,7 +20,8 @@ DRAWS = 3
 @dataclass
 class Stage:
     """One stage of a run. `begin` is called with it when it starts for the first time, not when it resumes. `validate` is called in every
-    process, with the network, whether to give up, and the step; all must get the same answer.
+    process, with the network, whether to give up, and the step; all must get the same answer. Where it is None, nothing is validated:
+    checkpoints are written when a validation would be due, and the newest network is always the best one.
 
     A validation is due after step t where (t + `val_lead`) is a multiple of `val_every`, and after the last step. Where there is a
     lead, the one after the last step is an extra that neither selects nor reaches the phase (Pancreas: the published code validates
@@ -34,7 +35,7 @@ class Stage:
     steps: int
     val_every: int
     batches: Callable[[range], Iterable[Batch]]
-    validate: Callable[[nn.Module, Callable[[], bool], int], Validation | None]
+    validate: Callable[[nn.Module, Callable[[], bool], int], Validation | None] | None
     learning_rate: Callable[[int], float]
     seed: tuple[int, ...]
     begin: Callable[["Stage"], None] = lambda stage: stage.phase.begin()

@@ -68,8 +68,8 @@ def flipped_together(cases: Sequence[CaseFound]) -> list[str]:
     if counts[best] < MOST * len(found):
         return []
     return [
-        f"{counts[best]} of {len(found)} labels fit better flipped along {', '.join(best)}: images and labels went through readers that "
-        "turn them differently; look at --pictures"
+        f"{counts[best]} of {len(found)} labels fit better flipped along {', '.join(best)}: possibly images and labels went through "
+        "readers that turn them differently (one same flip fits better for at most 9 % of true labels); look at --pictures"
     ]
 
 
@@ -90,7 +90,7 @@ def flipped_alone(cases: Sequence[CaseFound]) -> list[str]:
     usual = max(float(np.quantile(list(better.values()), 0.95)), 1)
     return [
         f"{name}: its label fits {times:.1f} times better flipped along {', '.join(best[name])}, 95 % of the others no more than "
-        f"{usual:.1f} times; look at it (--pictures)"
+        f"{usual:.1f} times; possibly it is flipped, a single label says little: look at it (--pictures)"
         for name, times in better.items()
         if times > APART * usual
     ]
