@@ -69,7 +69,7 @@ def flipped_together(cases: Sequence[CaseFound]) -> list[str]:
         return []
     return [
         f"{counts[best]} of {len(found)} labels fit better flipped along {', '.join(best)}: possibly images and labels went through "
-        "readers that turn them differently (one same flip fits better for at most 9 % of true labels); look at --pictures"
+        "readers that turn them differently (true labels agree on one flip in at most 9 % of cases); look at --pictures"
     ]
 
 
