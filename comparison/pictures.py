@@ -22,6 +22,7 @@ from recipes.page import data_root
 from recipes.registry import find_page
 from utils.errors import UserError
 from utils.pictures import overlay
+from utils.provenance import sha256
 
 SIDE = 320  # pixels of a picture's longer side
 THICK = 3.0  # slices that many times as thick as pixels are wide are looked at from above alone
@@ -139,7 +140,8 @@ def _raw(summary: Mapping, case: str) -> tuple:
 
 def _prediction(result: Result, case: str, shape: tuple[int, ...]) -> np.ndarray:
     if "predictions" in result.summary:
-        array, _ = _classes(_file(Path(result.summary["predictions"]), case), result.summary)
+        path = _file(Path(result.summary["predictions"]), case)
+        array, _ = _classes(path, result.summary)
     else:
         path = result.folder / f"{case}_pred.nii.gz"
         if not path.is_file():
@@ -148,6 +150,11 @@ def _prediction(result: Result, case: str, shape: tuple[int, ...]) -> np.ndarray
     if array.shape != shape:
         raise UserError(
             f"{result.folder}: the prediction of {case} has the shape {array.shape}, the case {shape}; run the test again"
+        )
+    scored = result.summary.get("prediction_sha256", {}).get(case)
+    if scored is not None and scored != sha256(path):
+        raise UserError(
+            f"{path}: has changed since it was scored; run the test or evaluate.py again"
         )
     return array
 

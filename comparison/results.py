@@ -1,8 +1,11 @@
 """Tested runs as they lie on disk: summary.json and metrics.csv of a test, and how the training of its checkpoint went."""
 
 import csv
+import hashlib
+import io
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from training.checkpoint import Checkpoint, read_ours
-from training.results import FIGURES, HONEST, MILLIMETRES
+from training.results import FIGURES, HONEST, METRICS, METRICS_HASH, MILLIMETRES, SUMMARY
 from utils.errors import UserError
 from utils.names import csv_text
 
+ASIDE = re.compile(r"\.\d{8}-\d{6}(-\d+)?$")  # ends the name of a folder that was moved aside
+ROUNDING = 1e-6  # metrics.csv has six decimals
 STAGES = ("supervised", "pre_train", "self_train")
 # conventions with their figures and the columns of metrics.csv that hold them
 CONVENTIONS = {
@@ -60,6 +65,7 @@ class Result:
             self.folder.parent,
             self.folder.parent.parent,
             Path(self.checkpoint["path"]).parent.parent,
+            self.folder.parent.parent.parent,
         )
         return next((place for place in places if any(place.glob("*/last.pth"))), None)
 
@@ -94,42 +100,67 @@ class Result:
 
 
 def find_result(path: Path, which: str = "best") -> Result:
-    """The test that a folder stands for: itself, or the one below a run's or stage's folder; UserError where there is none, or several."""
+    """The test that a folder stands for: itself, or the one below a run's or stage's folder; UserError where there is none, or several.
+
+    Of several tests of a run the one on the test list counts, then the one of its last stage.
+    """
     if not path.is_dir():
         raise UserError(
             f"{path}: no such folder; name a tested run, or a folder with summary.json and metrics.csv"
         )
-    if (path / "summary.json").is_file():
+    if (path / SUMMARY).is_file():
         return read_result(path)
     stage = path.name if any(path.glob("*.pth")) else None
-    folders = sorted(path.glob("*_predictions")) + (
-        sorted(path.parent.glob("*_predictions")) if stage else []
-    )
-    found = [
-        read_result(place)
-        for folder in folders
-        for place in (folder, folder / "last")
-        if (place / "summary.json").is_file()
-    ]
-    found = [one for one in found if stage in (None, one.stage)]
-    chosen = [one for one in found if one.is_last == (which == "last")] or (
-        found if which == "best" else []
-    )
+    runs = [path] if stage is None else [path, path.parent]
+    found = _tests(runs, "test/*", stage)
+    chosen = _of_checkpoint(found, which)
+    if not chosen:  # runs that were tested before each test had its own folder
+        older = _tests(runs, "*_predictions", stage) + _tests(runs, "*_predictions/last", stage)
+        found += older
+        chosen = _of_checkpoint(older, which)
     if not chosen:
         other = f" of its {which} checkpoint" if found else ""
         raise UserError(
             f"{path}: no test{other} in it; run the test script first (code/test.py, test_ACDC.py ...), or code/evaluate.py"
         )
+    chosen = _usual(chosen)
     if len(chosen) > 1:
-        raise UserError(
-            f"{path}: holds several tests; name one of {', '.join(str(one.folder) for one in chosen)}"
-        )
+        folders = ", ".join(str(one.folder) for one in chosen)
+        raise UserError(f"{path}: holds several tests; name one of {folders}")
     return chosen[0]
 
 
+def _tests(runs: Sequence[Path], pattern: str, stage: str | None) -> list[Result]:
+    """The tests in the folders of that pattern below `runs`, of the stage if one is given."""
+    folders = [
+        folder
+        for run in runs
+        for folder in sorted(run.glob(pattern))
+        if (folder / SUMMARY).is_file() and not ASIDE.search(folder.name)
+    ]
+    results = [read_result(folder) for folder in folders]
+    return [result for result in results if stage in (None, result.stage)]
+
+
+def _of_checkpoint(results: Sequence[Result], which: str) -> list[Result]:
+    """The tests of the best or the last checkpoint; where no best one was tested, any."""
+    chosen = [result for result in results if result.is_last == (which == "last")]
+    if not chosen and which == "best":
+        return list(results)
+    return chosen
+
+
+def _usual(results: Sequence[Result]) -> list[Result]:
+    """Of several tests of a run those on the test list, of these those of the last stage."""
+    on_test = [result for result in results if not result.folder.name.endswith("_val")]
+    remaining = on_test or list(results)
+    last = max(_order(result.stage) for result in remaining)
+    return [result for result in remaining if _order(result.stage) == last]
+
+
 def read_result(folder: Path) -> Result:
-    """The test in the folder; UserError where its files are missing, damaged or another program's."""
-    path, rows = folder / "summary.json", folder / "metrics.csv"
+    """The test in the folder; UserError where its files are missing, damaged, another program's, or not of the same test."""
+    path, rows = folder / SUMMARY, folder / METRICS
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -141,11 +172,9 @@ def read_result(folder: Path) -> Result:
     if not rows.is_file():
         raise UserError(f"{rows}: no such file, and without it cases cannot be paired; test again")
     try:
-        with open(rows, newline="", encoding="utf-8") as file:
-            table = [
-                (csv_text(row["case"]), csv_text(row["class"]), _figures(row))
-                for row in csv.DictReader(file)
-            ]
+        content = rows.read_bytes()
+        lines = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""))
+        table = [(csv_text(row["case"]), csv_text(row["class"]), _figures(row)) for row in lines]
         cases, classes = (tuple(dict.fromkeys(row[i] for row in table)) for i in (0, 1))
         by_place = {(case, name): figures for case, name, figures in table}
         values = {
@@ -163,7 +192,43 @@ def read_result(folder: Path) -> Result:
         raise UserError(
             f"{rows}: {len(cases)} cases, summary.json has {summary['cases']}; test again"
         )
-    return Result(folder, summary, cases, classes, values)
+    result = Result(folder, summary, cases, classes, values)
+    if not _belong_together(result, content):
+        raise UserError(
+            f"{rows}: does not belong to the summary.json next to it, a test or evaluate.py was interrupted there; test again"
+        )
+    return result
+
+
+def _belong_together(result: Result, metrics: bytes) -> bool:
+    """Whether metrics.csv (its bytes) is the file that summary.json was written with.
+
+    Where an older summary.json holds no hash, its means must be those of metrics.csv.
+    """
+    if METRICS_HASH in result.summary:
+        return result.summary[METRICS_HASH] == hashlib.sha256(metrics).hexdigest()
+    try:
+        return all(
+            _same_means(result, convention, means)
+            for convention in CONVENTIONS
+            if (means := result.means(convention)) is not None
+        )
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
+def _same_means(result: Result, convention: str, means: Mapping) -> bool:
+    """Whether the means over the cases of metrics.csv, which has six decimals, are those of summary.json; what one of the two
+    files does not hold (nan) is not compared."""
+    if set(means["classes"]) != set(result.classes):
+        return False
+    for figure, values in result.values[convention].items():
+        for number, name in enumerate(result.classes):
+            mean = values[:, number].mean()
+            expected = means["classes"][name][figure]
+            if not np.isnan(mean) and abs(mean - expected) > ROUNDING:
+                return False
+    return True
 
 
 def _figures(row: Mapping[str, str]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Testing a saved or published checkpoint: predictions, metrics and a summary that says where everything came from."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from dataloaders.cases import read_cases
+from dataloaders.digest import hashed, take
 from methods.registry import METHODS, run_title
 from networks.registry import NETWORKS
 from programs.networks import build_network, check_patch, load_network
@@ -25,22 +27,30 @@ from programs.runs import (
     usual,
 )
 from programs.settings import default_exp
+from programs.test_folder import (
+    PREDICTION,
+    REMEDY,
+    check_output,
+    move_results,
+    set_aside_others,
+    test_folder,
+)
 from recipes.page import Page, data_root
 from training.checkpoint import Checkpoint, read
 from training.device import choose_device, place
 from training.evaluate import predictions
-from training.results import detail, detail_head, summarise, table, write_json, write_metrics_csv
+from training.results import detail, detail_head, summarise, table, write_results
 from training.settings import known
 from training.sliding import check_stride
 from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
-from utils.files import check_plain, remove_unfinished
+from utils.files import check_plain, scratch
 from utils.lock import only_writer
 from utils.nifti import write_nifti
 from utils.progress import progress
 from utils.provenance import provenance, sha256
-from utils.scores import score_case
+from utils.scores import ClassScore, score_case
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class EvaluationSettings:
     """Which stage's checkpoint: self_train, pre_train or supervised, or as the method calls it; default: self_train, or else the stage
     that was written last."""
     which: Literal["best", "last", "both"] = "best"
-    """The checkpoint selected in training, the last one, or both, the last one's files in a folder `last` of the output."""
+    """The checkpoint selected in training, the last one, or both; with --output_dir the last one's files go to `last` in it."""
     checkpoint: Path | None = None
     """A checkpoint file, or the folder of a run or stage, instead of --exp and --labelnum."""
     split: Literal["test", "val"] = "test"
@@ -74,7 +84,8 @@ class EvaluationSettings:
     stride: tuple[int, ...] = ()
     """Volumes: steps of the sliding window; default: the published ones. Larger steps are faster."""
     output_dir: Path | None = None
-    """Where predictions, metrics.csv and summary.json go; default: <run>/<model>_predictions."""
+    """Where predictions, metrics.csv and summary.json go; default: <run>/test/<stage>_<checkpoint>_<split>, with a --checkpoint file in
+    test/ next to it. A folder with the results of another test is refused."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
@@ -106,24 +117,31 @@ def evaluate(
     choice = choose_checkpoint(replace(page, test_numbers={**page.test_numbers, **numbers}), s)
     for note in choice.notes:
         print(note)
-    chosen = [
-        _Tested(page, s, path, device, output) for path, output in checkpoints(page, s, choice)
-    ]
+    chosen = [_Tested(page, s, checkpoint, device) for checkpoint in checkpoints(page, s, choice)]
     root = data_root(page.facts.name, s.root_path)
     cases = read_cases(page.facts, root, s.split)
+    names = [case.name for case in cases]
     for tested in chosen:
         if said := check_tested(
             tested.checkpoint,
             root,
             page.facts,
             s.split,
-            [case.name for case in cases],
+            names,
             s.other_data,
         ):
             print(said)
-    for tested in chosen:
+    data = take(root, {s.split: [(name, page.facts.path(root, name)) for name in names]})
+    made_with = [tested.made_with(hashed(json.dumps(data))) for tested in chosen]
+    if s.output_dir is not None:
+        for tested, made in zip(chosen, made_with, strict=True):
+            check_output(tested.output, made, names)
+    for tested, made in zip(chosen, made_with, strict=True):
+        if s.output_dir is None:
+            set_aside_others(tested.output, made, names)
         with only_writer(tested.output, "name another place with --output_dir"):
-            tested.run(cases)
+            check_output(tested.output, made, names)
+            tested.run(cases, made)
 
 
 def _defaults(page: Page, numbers: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,53 +173,66 @@ def choose_checkpoint(page: Page, s: EvaluationSettings) -> Choice:
     return Choice(best.parent.parent, best.parent.name, best, notes)
 
 
-def checkpoints(page: Page, s: EvaluationSettings, choice: Choice) -> list[tuple[Path, Path]]:
-    """The checkpoints to test, each with its output folder; raises UserError where one is missing."""
+@dataclass(frozen=True)
+class Chosen:
+    """A checkpoint to test; `folder`: where its results go, None where that follows from what the checkpoint says."""
+
+    path: Path
+    folder: Path | None
+
+
+def checkpoints(page: Page, s: EvaluationSettings, choice: Choice) -> list[Chosen]:
+    """The checkpoints to test; raises UserError where one is missing."""
     if s.checkpoint is not None and not s.checkpoint.is_dir():
-        paths = [choice.best]
-    elif s.which == "both" and not choice.last.is_file():
-        paths = [choice.best]  # a published file stands alone
+        chosen = [Chosen(choice.best, s.output_dir)]
     else:
-        paths = {
-            "best": [choice.best],
-            "last": [choice.last],
-            "both": [choice.best, choice.last],
-        }[s.which]
-    for path in paths:
-        if not path.is_file():
+        chosen = _of_run(s, choice)
+    for checkpoint in chosen:
+        if not checkpoint.path.is_file():
             raise UserError(
-                f"{path}: no such checkpoint; train first, put a published one there, or name one with --checkpoint"
+                f"{checkpoint.path}: no such checkpoint; train first, put a published one there, or name one with --checkpoint"
             )
-    folder = choice.run
-    if s.checkpoint is not None and not s.checkpoint.is_dir():
-        folder = s.checkpoint.parent
-    model = s.model or network_in_name(choice.best) or usual(page, "model")
-    output = s.output_dir or folder / f"{model}_predictions"
-    return [(path, output / "last" if number else output) for number, path in enumerate(paths)]
+    return chosen
+
+
+def _of_run(s: EvaluationSettings, choice: Choice) -> list[Chosen]:
+    """The best or the last checkpoint of a run, or both."""
+    paths = {"best": choice.best, "last": choice.last}
+    names = ["best", "last"] if s.which == "both" else [s.which]
+    if s.which == "both" and not choice.last.is_file():
+        names = ["best"]  # a published file has no last one next to it
+    chosen = []
+    for name in names:
+        folder = s.output_dir
+        if folder is None:
+            folder = test_folder(choice.run, choice.stage, name, s.split)
+        elif name != names[0]:
+            folder = folder / name
+        chosen.append(Chosen(paths[name], folder))
+    return chosen
 
 
 class _Tested:
     """One checkpoint, read and checked before the cases are."""
 
-    def __init__(
-        self, page: Page, s: EvaluationSettings, path: Path, device: torch.device, output: Path
-    ):
+    def __init__(self, page: Page, s: EvaluationSettings, chosen: Chosen, device: torch.device):
+        path = chosen.path
         facts, checkpoint = page.facts, read(path)
         if checkpoint.ours and checkpoint.facts["name"] != facts.name:
             raise UserError(
                 f"{path}: a checkpoint of {checkpoint.facts['name']}, expected one of {facts.name}"
             )
-        self.page, self.split, self.checkpoint, self.device, self.output = (
-            page,
-            s.split,
-            checkpoint,
-            device,
-            output,
+        self.page = page
+        self.split = s.split
+        self.checkpoint = checkpoint
+        self.device = device
+        self.output = chosen.folder or test_folder(
+            path.parent, checkpoint.stage, path.stem, s.split
         )
         self.detail = s.detail
         self.root_path = None if s.root_path is None else str(s.root_path)
-        model = model_of(page, s, checkpoint)
-        net = build_network(facts, model, default_options(model) | checkpoint.settings)
+        self.model = model_of(page, s, checkpoint)
+        net = build_network(facts, self.model, default_options(self.model) | checkpoint.settings)
         self.patch_size = s.patch_size or tuple(
             checkpoint.settings.get("patch_size", page.numbers["patch_size"])
         )
@@ -217,59 +248,86 @@ class _Tested:
         load_network(net, checkpoint)
         self.net = place(net, device, facts.dims)
 
-    def run(self, cases: Sequence[Case]) -> None:
-        """Predict, score, write, print."""
-        facts, output, checkpoint = self.page.facts, self.output, self.checkpoint
+    def run(self, cases: Sequence[Case], made_with: dict) -> None:
+        """Predict, score, write, print.
+
+        Everything is written to a hidden folder in the output folder first, so an interrupted test changes no earlier results.
+        """
+        output, checkpoint = self.output, self.checkpoint
         method = run_title(checkpoint.settings)
         print(f"checkpoint {checkpoint.path}\nmethod: {method}\nselection: {checkpoint.selection}")
+        with writing(output, REMEDY), scratch("test", output) as place:
+            folder = place / "results"
+            folder.mkdir()
+            scores = self._predict(cases, folder)
+            hashes = {case.name: sha256(folder / f"{case.name}{PREDICTION}") for case in cases}
+            summary = self._summary(scores, len(cases))
+            summary |= {"made_with": made_with, "prediction_sha256": hashes}
+            write_results(folder, scores, summary)
+            move_results(folder, output)
+        print(table(summary))
+        print(f"predictions, metrics.csv and summary.json are in {output}")
+
+    def made_with(self, data: str) -> dict:
+        """What the results depend on; a test with the same values may replace them. `data`: a hash of the names and files of the
+        cases."""
+        return {
+            "checkpoint": sha256(self.checkpoint.path),
+            "model": self.model,
+            "split": self.page.facts.list_name(self.split),
+            "data": data,
+            "patch_size": list(self.patch_size),
+            "stride": list(self.stride),
+            "largest_component": self.connectivity is not None,
+        }
+
+    def _predict(self, cases: Sequence[Case], folder: Path) -> list[ClassScore]:
+        """Predict and score the cases, their predictions written to the folder."""
+        facts = self.page.facts
         predict = self.page.predictor(
             self.patch_size, self.stride, self.device, connectivity=self.connectivity, progress=True
         )
         scores = []
-        with (
-            writing(output, "free space or name another place with --output_dir"),
-            progress(
-                predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case"
-            ) as bar,
-        ):
-            remove_unfinished(output)
+        with progress(
+            predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case"
+        ) as bar:
             if self.detail:
                 bar.write(detail_head())
             for case, prediction in bar:
                 write_prediction(
-                    output / f"{case.name}_pred.nii.gz", case, prediction, facts.dims == 3
+                    folder / f"{case.name}{PREDICTION}", case, prediction, xyz=facts.dims == 3
                 )
                 new = score_case(case, prediction, facts.class_names)
                 scores += new
                 if self.detail:
                     bar.write(detail(new))
-        about = {
-            "path": str(checkpoint.path),
-            "sha256": sha256(checkpoint.path),
-            "method": method,
-            "selection": checkpoint.selection,
-            "settings": checkpoint.settings if checkpoint.ours else None,
-        }
-        summary = {
-            "dataset": facts.name,
-            "split": facts.list_name(self.split),
-            "cases": len(cases),
+        return scores
+
+    def _summary(self, scores: Sequence[ClassScore], cases: int) -> dict:
+        checkpoint = self.checkpoint
+        window = {}
+        if self.stride:
+            window = {
+                "stride": list(self.stride),
+                "largest_component": self.connectivity is not None,
+            }
+        return {
+            "dataset": self.page.facts.name,
+            "split": self.page.facts.list_name(self.split),
+            "cases": cases,
             "root_path": self.root_path,
             "patch_size": list(self.patch_size),
-            **(
-                {"stride": list(self.stride), "largest_component": self.connectivity is not None}
-                if self.stride
-                else {}
-            ),
+            **window,
             **summarise(scores),
-            "checkpoint": about,
+            "checkpoint": {
+                "path": str(checkpoint.path),
+                "sha256": sha256(checkpoint.path),
+                "method": run_title(checkpoint.settings),
+                "selection": checkpoint.selection,
+                "settings": checkpoint.settings if checkpoint.ours else None,
+            },
             **provenance(),
         }
-        with writing(output, "free space or name another place with --output_dir"):
-            write_metrics_csv(output / "metrics.csv", scores)
-            write_json(output / "summary.json", summary)
-        print(table(summary))
-        print(f"predictions, metrics.csv and summary.json are in {output}")
 
 
 def model_of(page: Page, s: EvaluationSettings, checkpoint: Checkpoint) -> str:

@@ -70,10 +70,16 @@ def move_aside(folder: Path) -> None:
         raise UserError(
             f"--fresh: {folder} holds no run, so it is left alone; move it by hand or {OTHER}"
         )
-    aside = _free_name(folder)
-    with writing(aside, "move it by hand or use another --exp"):
-        folder.rename(aside)
+    aside = rename_aside(folder, "move it by hand or use another --exp")
     print(f"the earlier run is now {aside}")
+
+
+def rename_aside(folder: Path, remedy: str) -> Path:
+    """Give the folder a name with the time at its end and return it; UserError with the remedy where that fails."""
+    aside = _free_name(folder)
+    with writing(aside, remedy):
+        folder.rename(aside)
+    return aside
 
 
 def _free_name(folder: Path) -> Path:

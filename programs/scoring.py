@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from preparation.scans import Scan, listed_values, read_label, read_scan, rounde
 from programs.predict_input import SCANS, file_stem
 from programs.scoring_classes import Classes, classes_of_values, find_classes
 from programs.scoring_settings import ScoringSettings
-from training.results import summarise, table, write_json, write_metrics_csv
+from training.results import SUMMARY, summarise, table, write_results
 from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import files_below, remove_unfinished
 from utils.lock import only_writer
 from utils.names import printable
 from utils.progress import progress
-from utils.provenance import provenance
+from utils.provenance import provenance, sha256
 from utils.scores import ClassScore, score_masks
 from utils.workers import ended_processes, terminated, worker_pool
 
@@ -43,6 +43,7 @@ class Pair:
 @dataclass(frozen=True)
 class Scored:
     scores: tuple[ClassScore, ...] = ()
+    sha256: str = ""  # of the prediction's file
     fault: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -58,7 +59,7 @@ def score(argv: Sequence[str] | None = None, description: str | None = None) -> 
 
 
 def _score(s: ScoringSettings, output: Path) -> int:
-    _leave_foreign(output / "summary.json")
+    _check_output(output / SUMMARY, s)
     pairs, faults, left_out = find_pairs(s.predictions, s.labels, s.subset)
     classes = find_classes(s.classes, s.labels, s.predictions)
     with (
@@ -103,14 +104,16 @@ def _score(s: ScoringSettings, output: Path) -> int:
         "classes": classes.plain(),
         "predictions": str(s.predictions),
         "labels": str(s.labels),
+        "prediction_sha256": {
+            pair.name: one.sha256 for pair, one in zip(pairs, scored, strict=True)
+        },
         **summarise(scores),
         "checkpoint": _checkpoint(s.predictions),
         **provenance(),
     }
     with writing(output, "free space or name another place with --output"):
         remove_unfinished(output, below=False)
-        write_metrics_csv(output / "metrics.csv", scores)
-        write_json(output / "summary.json", summary)
+        write_results(output, scores, summary)
     names = printable(", ".join(classes.values))
     print(f"{len(pairs)} cases; classes from {classes.source}: {names}")
     print(printable(table(summary)))
@@ -177,7 +180,7 @@ def score_pair(pair: Pair, classes: Classes, ignore_geometry: bool) -> Scored:
     for name, values in classes.values.items():
         masks = (np.isin(array, values) & counted for array in (prediction, truth.array))
         scores.append(score_masks(pair.name, name, *masks, spacing))
-    return Scored(tuple(scores), warnings=tuple(warnings))
+    return Scored(tuple(scores), sha256(pair.prediction), warnings=tuple(warnings))
 
 
 def _onto(
@@ -243,16 +246,28 @@ def by_case(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _leave_foreign(path: Path) -> None:
-    """UserError for a summary.json that is not ours; nnU-Net leaves its own beside validation predictions."""
-    if path.exists():
-        try:
-            ours = "as_published" in json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
-            ours = False
-        if not ours:
+def _check_output(path: Path, s: ScoringSettings) -> None:
+    """UserError for a summary.json with other results than those of the same predictions and labels; nnU-Net leaves one of its own
+    next to validation predictions."""
+    if not path.exists():
+        return
+    summary: dict = {}
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        summary = content if isinstance(content, dict) else {}
+    if "as_published" not in summary:
+        raise UserError(
+            f"{path}: is another program's, nnU-Net's perhaps, and would be lost; name another folder with --output"
+        )
+    for flag in ("predictions", "labels"):
+        scored = summary.get(flag)
+        if not isinstance(scored, str):
             raise UserError(
-                f"{path}: is another program's, nnU-Net's perhaps, and would be lost; name another folder with --output"
+                f"{path}: holds the results of a test, not of evaluate.py, and they would be lost; name another folder with --output"
+            )
+        if Path(scored).resolve() != getattr(s, flag).resolve():
+            raise UserError(
+                f"{path}: holds the results of other {flag} ({scored}), which would be lost; name another folder with --output"
             )
 
 

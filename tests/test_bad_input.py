@@ -33,6 +33,7 @@ NUMBERS = {
     "val_every": 1,
 }  # fmt: skip
 RUN = Path("BCP") / "ACDC_BCP_1_labeled"
+TEST = Path("test") / "self_train_best_test"
 PRE, SELF = RUN / "pre_train", RUN / "self_train"
 BEST = "unet_best_model.pth"
 
@@ -627,12 +628,12 @@ def test_checkpoints_that_cannot_be_tested(phantom_root, run, tmp_path, publishe
     refused("--model", "'vnet'", call=call("--checkpoint", path, "--model", "vnet"))
     halve(run / SELF / BEST)
     refused(run / SELF / BEST, call=call())
-    assert not list(tmp_path.glob("*_predictions"))
+    assert not (tmp_path / "test").exists()
 
 
 def test_report_on_a_run_that_is_not_complete(phantom_root, run, tmp_path):
     page = put(tmp_path / "index.html", "an earlier page")
-    tested = run / RUN / "unet_predictions"
+    tested = run / RUN / TEST
 
     def call(*flags, output=run):
         return lambda: report(script_flags(phantom_root, output, "--output", tmp_path, *flags))
@@ -665,7 +666,7 @@ def test_report_on_a_run_that_is_not_complete(phantom_root, run, tmp_path):
 def test_report_says_why_it_has_no_pictures(phantom_root, data, run, tmp_path, capsys):
     """Everything else of the page is there."""
     name, page = first(phantom_root, "test.list"), tmp_path / "index.html"
-    prediction = run / RUN / "unet_predictions" / f"{name}_pred.nii.gz"
+    prediction = run / RUN / TEST / f"{name}_pred.nii.gz"
     rewrite(
         data / "data" / f"{name}.h5",
         image=np.zeros((2, 48, 48)),
@@ -673,7 +674,7 @@ def test_report_says_why_it_has_no_pictures(phantom_root, data, run, tmp_path, c
     )
     report(script_flags(data, run, "--output", tmp_path))
     assert "the case (48, 48, 2); run the test again" in capsys.readouterr().out
-    assert f"Not shown: {run / RUN / 'unet_predictions'}" in page.read_text(encoding="utf-8")
+    assert f"Not shown: {run / RUN / TEST}" in page.read_text(encoding="utf-8")
     halve(data / "data" / f"{name}.h5")
     report(script_flags(data, run, "--output", tmp_path))
     assert "not a readable HDF5" in capsys.readouterr().out

@@ -343,8 +343,9 @@ def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, cap
     evaluate_two_slices([str(flag) for flag in flags])
     said = capsys.readouterr().out
     assert "too good" in said and "not selected" in said and "empty predictions" in said
-    folder = tmp_path / "whole" / "CoGRNet" / f"{facts.name}_CoGRNet_2_labeled" / "VNet_predictions"
-    assert (folder / "summary.json").is_file() and (folder / "last" / "metrics.csv").is_file()
+    tests = tmp_path / "whole" / "CoGRNet" / f"{facts.name}_CoGRNet_2_labeled" / "test"
+    assert (tests / "self_train_best_test" / "summary.json").is_file()
+    assert (tests / "self_train_last_test" / "metrics.csv").is_file()
 
 
 def test_baselines(coarse, tmp_path):

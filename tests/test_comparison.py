@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,17 +16,19 @@ from scipy.stats import wilcoxon
 
 from comparison.command import compare, report
 from comparison.groups import make_groups
+from comparison.pictures import _prediction
 from comparison.results import find_result
 from dataloaders.cases import read_cases
 from programs.evaluation import write_prediction
 from training.checkpoint import FORMAT
-from training.results import summarise, write_json, write_metrics_csv
+from training.results import summarise, write_json, write_results
 from utils.case import Case
 from utils.errors import UserError
 from utils.scores import score_case
 from utils.statistics import bootstrap_interval, mean_sd, wilcoxon_p
 
 SETTINGS = {"method": "bcp", "model": "unet", "labelnum": 3, "egm": "none", "patch_size": [32, 32]}
+TEST = Path("test") / "self_train_best_test"  # of a run's folder
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
@@ -42,8 +45,8 @@ def make_run(
     best="unet_best_model.pth",
     **settings,
 ):
-    """A test's files in <run>/unet_predictions, as the test script writes them."""
-    output = folder / "unet_predictions"
+    """A test's files in <run>/test/self_train_best_test, as the test script writes them."""
+    output = folder / TEST
     output.mkdir(parents=True)
     scores = []
     for case, prediction in zip(cases, predictions, strict=True):
@@ -65,17 +68,13 @@ def make_run(
         "root_path": root and str(root),
         "patch_size": [32, 32],
     }
-    write_json(
-        output / "summary.json",
-        {
-            **summary,
-            **summarise(scores),
-            "checkpoint": about,
-            "command": "test.py <b>",
-            "versions": {"torch": "2.13.0"},
-        },
-    )
-    write_metrics_csv(output / "metrics.csv", scores)
+    summary |= {
+        **summarise(scores),
+        "checkpoint": about,
+        "command": "test.py <b>",
+        "versions": {"torch": "2.13.0"},
+    }
+    write_results(output, scores, summary)
     return folder
 
 
@@ -250,8 +249,8 @@ def test_what_stands_for_a_run(runs):
     run = runs[0]
     trained(run, ACDC, "pre_train", [10, 20], ACDC.class_names)
     trained(run, ACDC, "self_train", [20, 40], ACDC.class_names)
-    results = [find_result(place) for place in (run, run / "self_train", run / "unet_predictions")]
-    assert {result.folder for result in results} == {run / "unet_predictions"}
+    results = [find_result(place) for place in (run, run / "self_train", run / TEST)]
+    assert {result.folder for result in results} == {run / TEST}
     assert (
         list(results[0].stages) == ["pre_train", "self_train"]
         and not results[0].stages["self_train"].weights
@@ -260,18 +259,66 @@ def test_what_stands_for_a_run(runs):
         find_result(run / "pre_train")
     with pytest.raises(UserError, match="no test of its last checkpoint in it"):
         find_result(run, "last")
-    last = run / "unet_predictions" / "last"
-    shutil.copytree(run / "unet_predictions", last)
-    summary = json.loads((last / "summary.json").read_text(encoding="utf-8"))
-    summary["checkpoint"]["path"] = str(run / "self_train" / "last.pth")
-    write_json(last / "summary.json", summary)
-    assert (
-        find_result(run, "last").folder == last
-        and find_result(run).folder == run / "unet_predictions"
-    )
-    shutil.copytree(run / "unet_predictions", run / "vnet_predictions")
+    last = retested(run, run / "test" / "self_train_last_test", "self_train/last.pth")
+    assert find_result(run, "last").folder == last
+    assert find_result(run).folder == run / TEST
+    shutil.copytree(run / TEST, run / "test" / "again")
     with pytest.raises(UserError, match="holds several tests; name one of"):
         find_result(run)
+
+
+def retested(run, folder, checkpoint):
+    """A copy of the run's test as if it were of another checkpoint."""
+    shutil.copytree(run / TEST, folder)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary["checkpoint"]["path"] = str(run / checkpoint)
+    write_json(folder / "summary.json", summary)
+    return folder
+
+
+def test_of_several_tests_of_a_run_the_test_list_and_the_last_stage_count(runs):
+    run = runs[0]
+    shutil.copytree(run / TEST, run / "test" / "self_train_best_val")
+    retested(run, run / "test" / "pre_train_best_test", "pre_train/unet_best_model.pth")
+    shutil.copytree(run / TEST, run / "test" / "self_train_best_test.20260101-120000")
+    assert find_result(run).folder == run / TEST
+
+
+def test_results_of_older_runs_are_found_where_they_were(runs):
+    run = runs[0]
+    (run / TEST).rename(run / "unet_predictions")
+    assert find_result(run).folder == run / "unet_predictions"
+    (run / "unet_predictions").rename(run / TEST)
+    last = retested(run, run / "unet_predictions" / "last", "self_train/last.pth")
+    assert find_result(run, "last").folder == last
+
+
+def test_files_that_do_not_belong_together_are_refused(runs):
+    """A full disk or a kill between the two files once left the figures of one test next to the means of another."""
+    for older in (
+        False,
+        True,
+    ):  # a summary of a version that recorded no hash is compared by its means
+        first, second = runs[0] / TEST, runs[-1] / TEST
+        summary = json.loads((first / "summary.json").read_text(encoding="utf-8"))
+        if older:
+            del summary["metrics_sha256"]
+        write_json(first / "summary.json", summary)
+        assert find_result(first).summary == summary
+        metrics = (first / "metrics.csv").read_bytes()
+        (first / "metrics.csv").write_bytes((second / "metrics.csv").read_bytes())
+        with pytest.raises(UserError, match=r"metrics\.csv: does not belong to.*test again"):
+            find_result(first)
+        (first / "metrics.csv").write_bytes(metrics)
+
+
+def test_a_picture_of_another_prediction_than_the_one_that_was_scored_is_not_shown(runs):
+    summary = json.loads((runs[0] / TEST / "summary.json").read_text(encoding="utf-8"))
+    name = find_result(runs[0]).cases[0]
+    summary["prediction_sha256"] = {name: "0" * 64}
+    write_json(runs[0] / TEST / "summary.json", summary)
+    with pytest.raises(UserError, match="has changed since it was scored"):
+        _prediction(find_result(runs[0]), name, cubes(1)[0].label.T.shape)
 
 
 def test_groups_are_told_apart_and_named(runs, tmp_path):
@@ -374,9 +421,12 @@ def test_other_test_lists_are_refused(runs, tmp_path):
 def test_older_files_without_honest_columns(runs, tmp_path):
     """What was found scores the same in both conventions; of an empty prediction the honest figures are not known, and said so."""
     for run in runs:
-        path = run / "unet_predictions" / "metrics.csv"
+        path = run / TEST / "metrics.csv"
         rows = [line.split(",")[:9] for line in path.read_text(encoding="utf-8").splitlines()]
         path.write_text("\n".join(map(",".join, rows)) + "\n", encoding="utf-8")
+        summary = json.loads((run / TEST / "summary.json").read_text(encoding="utf-8"))
+        del summary["metrics_sha256"]
+        write_json(run / TEST / "summary.json", summary)
     values = find_result(runs[0]).values["honest"]["dice"][:, 0]
     assert values == pytest.approx([dice(n) for n in (4, 5, 6, 7)], abs=1e-6)
     compare([*map(str, runs), "--output", str(tmp_path / "page"), "--no-pictures"])

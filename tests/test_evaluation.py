@@ -20,7 +20,7 @@ from dataloaders.phantom.write import write_acdc_phantom
 from networks.net_factory_ega import net_factory
 from networks.published import import_state_dict
 from training.evaluate import SlicePredictor, validate
-from training.results import COLUMNS, summarise, table, write_metrics_csv
+from training.results import COLUMNS, metrics_csv, summarise, table
 from training.sliding import VolumePredictor
 from utils.case import Case
 from utils.metrics import class_overlaps
@@ -49,7 +49,7 @@ def tested(root, tmp_path_factory):
         SCRIPT, "--labelnum", "3", "--root_path", root, "--output_root", output, "--device", "cpu"
     )
     assert result.returncode == 0, result.stderr
-    return result.stdout, place.parents[1] / "unet_predictions"
+    return result.stdout, place.parents[1] / "test" / "self_train_best_test"
 
 
 def plain_prediction(net, image, size):
@@ -128,7 +128,7 @@ def test_summary_counts_what_was_missed(tmp_path):
     assert summary["honest"]["empty_predictions"] == 1 and summary["honest"]["absent_in_truth"] == 1
     assert summary["as_published"]["mean"]["hd95_voxel"] < summary["honest"]["mean"]["hd95_voxel"]
     assert "empty predictions: 1" in table(summary)
-    write_metrics_csv(tmp_path / "metrics.csv", scores)
+    (tmp_path / "metrics.csv").write_text(metrics_csv(scores), encoding="utf-8", newline="")
     with open(tmp_path / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["empty_prediction"] for row in rows] == ["0", "1", "1"]
@@ -143,7 +143,7 @@ def test_millimetres_only_where_every_spacing_is_known(tmp_path):
         replace(case, spacing_mm=None), prediction, NAMES
     )
     assert summarise(scores)["honest"]["millimetres"] is None
-    write_metrics_csv(tmp_path / "metrics.csv", scores)
+    (tmp_path / "metrics.csv").write_text(metrics_csv(scores), encoding="utf-8", newline="")
     with open(tmp_path / "metrics.csv") as file:
         assert [row["hd95_mm"] for row in csv.DictReader(file)][3:] == ["", "", ""]
 

@@ -169,7 +169,7 @@ def test_published_checkpoints_at_their_places(
     flags = ["--patch_size", *map(str, patch), "--stride", *map(str, stride), "--device", "cpu"]
     flags += ["--stage_name", "pre_train"] if "pretrain" in place else []
     evaluate(page, flags, root_path=root, output_root=tmp_path)
-    (folder,) = tmp_path.rglob("*_predictions")
+    (folder,) = tmp_path.rglob("test/*_best_test")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert (
         summary["checkpoint"]["selection"].startswith("a published state dict")

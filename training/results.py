@@ -1,8 +1,15 @@
-"""Scores of a test as files and as a table: every case in metrics.csv, the means of both conventions in summary.json."""
+"""Scores of a test as files and as a table: every case in metrics.csv, the means of both conventions in summary.json.
+
+The two files are one result. summary.json holds the SHA-256 of its metrics.csv, so a pair that does not belong together is
+noticed (`pair_fault`).
+"""
 
 import csv
+import hashlib
+import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +19,61 @@ from utils.metrics import MaskMetrics
 from utils.names import csv_cell, printable
 from utils.scores import ClassScore
 
+METRICS, SUMMARY = "metrics.csv", "summary.json"
+METRICS_HASH = (
+    "metrics_sha256"  # key of summary.json: the hash of the metrics.csv that it was computed with
+)
 FIGURES = ("dice", "jaccard", "hd95_voxel", "asd_voxel")
 MILLIMETRES = ("hd95_mm", "asd_mm")
 HONEST = tuple(f"honest_{name}" for name in FIGURES)
 COLUMNS = ("case", "class", *FIGURES, *MILLIMETRES, "empty_prediction", "empty_truth", *HONEST)
 
 
-def write_metrics_csv(path: Path, scores: Sequence[ClassScore]) -> None:
-    """One row per case and class: Dice, Jaccard and voxel distances as published (an empty prediction scores 0 on all four), then
-    millimetres and the columns `honest_` honestly (it gets the image's diagonal); mm columns stay empty where the spacing is unknown."""
+def write_results(folder: Path, scores: Sequence[ClassScore], summary: Mapping) -> None:
+    """Write metrics.csv and summary.json together; raises OSError where the disk does not take them.
+
+    Both are written in full under temporary names and only then renamed, so a full disk leaves the earlier pair as it was. After a
+    crash between the two renames the new metrics.csv does not have the hash that the old summary.json holds.
+    """
+    metrics = metrics_csv(scores).encode("utf-8", "backslashreplace")
+    content = {**summary, METRICS_HASH: hashlib.sha256(metrics).hexdigest()}
+    text = (json.dumps(content, indent=1) + "\n").encode("utf-8")
     with (
-        replacing(path) as unfinished,
-        open(unfinished, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        replacing(folder / SUMMARY) as new_summary,
+        replacing(folder / METRICS) as new_metrics,  # the inner one is renamed first
     ):
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for score in scores:
-            m, mm = score.published, score.honest_mm
-            distances = ("", "") if mm is None else (f"{mm.hd95:.6f}", f"{mm.asd:.6f}")
-            figures, honest = (
-                [f"{x:.6f}" for x in (one.dice, one.jaccard, one.hd95, one.asd)]
-                for one in (m, score.honest)
-            )
-            empty = int(m.empty_prediction), int(m.empty_truth)
-            names = csv_cell(score.case), csv_cell(score.class_name)
-            writer.writerow([*names, *figures, *distances, *empty, *honest])
+        _write_to_disk(new_metrics, metrics)
+        _write_to_disk(new_summary, text)
+
+
+def _write_to_disk(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def metrics_csv(scores: Sequence[ClassScore]) -> str:
+    """The content of metrics.csv, one row per case and class: Dice, Jaccard and voxel distances as published (an empty prediction
+    scores 0 on all four), then millimetres and the columns `honest_` honestly (it gets the image's diagonal); mm columns stay empty
+    where the spacing is unknown."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for score in scores:
+        millimetres = ["", ""]
+        if score.honest_mm is not None:
+            millimetres = [f"{score.honest_mm.hd95:.6f}", f"{score.honest_mm.asd:.6f}"]
+        empty = [int(score.published.empty_prediction), int(score.published.empty_truth)]
+        published = _formatted(score.published)
+        honest = _formatted(score.honest)
+        names = [csv_cell(score.case), csv_cell(score.class_name)]
+        writer.writerow([*names, *published, *millimetres, *empty, *honest])
+    return text.getvalue()
+
+
+def _formatted(metrics: MaskMetrics) -> list[str]:
+    return [f"{value:.6f}" for value in (metrics.dice, metrics.jaccard, metrics.hd95, metrics.asd)]
 
 
 def detail_head() -> str:

@@ -67,11 +67,15 @@ def unfinished_path(path: Path) -> Path:
 
 
 @contextmanager
-def scratch(purpose: str) -> Iterator[Path]:
-    """Yield a new folder in the system's temporary one, deleted when the block ends; those that killed processes left are deleted now."""
-    remove_unfinished(Path(tempfile.gettempdir()), below=False)
+def scratch(purpose: str, place: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder in `place`, by default the system's temporary folder, deleted when the block ends; those that killed processes
+    left are deleted now."""
+    place = place or Path(tempfile.gettempdir())
+    remove_unfinished(place, below=False)
     with tempfile.TemporaryDirectory(
-        prefix=f".unfinished-{secrets.token_hex(8)}-{purpose}-", ignore_cleanup_errors=True
+        prefix=f".unfinished-{secrets.token_hex(8)}-{purpose}-",
+        dir=place,
+        ignore_cleanup_errors=True,
     ) as folder:
         in_use = LockedFile(Path(folder) / IN_USE)
         in_use.lock()
