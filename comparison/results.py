@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import numpy as np
 from training.checkpoint import Checkpoint, read_ours
 from training.results import FIGURES, HONEST, METRICS, METRICS_HASH, MILLIMETRES, SUMMARY
 from utils.errors import UserError
+from utils.json_file import read_json
 from utils.names import csv_text
 
 ASIDE = re.compile(r"\.\d{8}-\d{6}(-\d+)?$")  # ends the name of a folder that was moved aside
@@ -162,7 +162,7 @@ def read_result(folder: Path) -> Result:
     """The test in the folder; UserError where its files are missing, damaged, another program's, or not of the same test."""
     path, rows = folder / SUMMARY, folder / METRICS
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); test again") from None
     if not isinstance(summary, dict) or not {"as_published", "honest", "cases"} <= summary.keys():

@@ -1,5 +1,6 @@
 """Reading the HDF5 files and case lists of the public preparations, with every fault named in one line."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from utils.files import name_fault, replacing, shown
 
 ANNOTATED = "annotated"
 """Attribute of a file whose label is two drawn slices in an otherwise empty volume: axis and number of each, (2, 2)."""
+CONTENT = "content_sha256"
+"""Attribute of every file that `write_hdf5` writes: the hash of its data sets and of its other attributes."""
 SPLITS = Path(__file__).resolve().parents[1] / "data_split"
 ENDING = ".h5"
 SMALL = 64 * 2**20
@@ -164,17 +167,55 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
 
 def write_hdf5(
     path: Path, data: Mapping[str, np.ndarray], attributes: Mapping[str, Any], **options
-) -> None:
+) -> str:
     """Write data sets, each with the `options` of h5py's create_dataset, and attributes; whole or not at all. Raises OSError where the
-    disk does not take it: the file is made in memory, because HDF5 itself ends the process when it closes one on a full disk."""
+    disk does not take it: the file is made in memory, because HDF5 itself ends the process when it closes one on a full disk.
+
+    The attribute `CONTENT` is added. Returns the SHA-256 of the file.
+    """
     with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         for key, array in data.items():
             file.create_dataset(key, data=array, **options)
         file.attrs.update(attributes)
+        file.attrs[CONTENT] = content_hash(data, read_attributes(file))
         file.flush()
         image = file.id.get_file_image()
     with replacing(path) as unfinished:
         unfinished.write_bytes(image)
+    return hashlib.sha256(image).hexdigest()
+
+
+def content_hash(data: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> str:
+    """SHA-256 of the names, types, shapes and values of data sets and attributes, without the attribute `CONTENT` itself."""
+    digest = hashlib.sha256()
+    for key in sorted(data):
+        _add_to_hash(digest, f"data {key}", data[key])
+    for key in sorted(attributes):
+        if key != CONTENT:
+            _add_to_hash(digest, f"attribute {key}", attributes[key])
+    return digest.hexdigest()
+
+
+def _add_to_hash(digest: Any, name: str, value: Any) -> None:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        array = np.frombuffer(str(value).encode("utf-8", "surrogatepass"), np.uint8)
+    digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def content_fault(path: Path) -> str:
+    """Why the file is not as `write_hdf5` left it, one line; empty if it is. It is read whole, which of older files, without the
+    attribute `CONTENT`, is all that can be checked."""
+    try:
+        with opened(path) as file:
+            data = {key: numbers(path, file, key)[()] for key in file}
+            attributes = read_attributes(file)
+    except UserError as error:
+        return str(error)
+    if CONTENT in attributes and attributes[CONTENT] != content_hash(data, attributes):
+        return f"{path}: its content has changed since it was written"
+    return ""
 
 
 def read_label(path: Path, file: h5py.File, values: int, key: str = "label") -> np.ndarray:

@@ -11,7 +11,7 @@ from dataloaders.plan import FILE, read_plan
 from preparation.acdc import ACDCPreparation
 from preparation.crop import Box
 from preparation.faults import told
-from preparation.files import RawCase, claim, finished, provenance_attributes, write_output
+from preparation.files import RawCase, claim, finished, provenance_attributes, write_case
 from preparation.kits19 import KiTS19Preparation
 from preparation.la import LAPreparation
 from preparation.lists import published_lists
@@ -248,7 +248,7 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
     settings = preparation.settings
     with told(case.images[0], failed.append):
         hashes = [sha256(path) for path in case.sources]
-        if finished(root, preparation.mark(case), settings, hashes, redo):
+        if finished(root, preparation.mark(case), settings, hashes, redo, warnings.append):
             return Done(case.name, kept=True)
         outputs = list(
             preparation.prepare(case, lambda line: warnings.append(line) if line else None)
@@ -257,6 +257,5 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
         return Done(case.name, failed=failed[0])
     others = [output.file for output in outputs[:-1]]
     made_of = provenance_attributes(settings, [path.name for path in case.sources], hashes, others)
-    for output in outputs:
-        write_output(root, output, made_of)
+    write_case(root, case.name, outputs, made_of)
     return Done(case.name, warnings=tuple(warnings))

@@ -1,7 +1,8 @@
 """Prepared files: HDF5 with what they were made of, whole or not there, and known again when they are finished."""
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -10,14 +11,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dataloaders.hdf5 import write_hdf5
+from dataloaders.hdf5 import content_fault, write_hdf5
 from preparation.geometry import Geometry
 from preparation.scans import Scan
 from utils.errors import UserError, writing
 from utils.files import replacing
 from utils.json_file import read_json
+from utils.provenance import sha256
 
 PACKAGES = ("SimpleITK", "numpy", "scipy", "h5py")
+OTHERS_HASH = "same_case_sha256"  # attribute of a case's last file: one hash of its other files
 
 
 @dataclass(frozen=True)
@@ -133,13 +136,13 @@ def claim(root: Path, settings: Mapping, redo: bool) -> None:
         unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def write_output(root: Path, output: Output, attributes: Mapping) -> None:
-    """Write one file; raises UserError where that fails, and leaves nothing behind then."""
+def write_output(root: Path, output: Output, attributes: Mapping) -> str:
+    """Write one file and return its SHA-256; raises UserError where that fails, and leaves nothing behind then."""
     path = root / output.file
     with writing(path, "free space or name another place with --root_path"):
         path.parent.mkdir(parents=True, exist_ok=True)
         label = {} if output.label is None else {"label": output.label}
-        write_hdf5(
+        return write_hdf5(
             path,
             {"image": output.image, **label},
             {**output.attributes, **attributes},
@@ -147,34 +150,119 @@ def write_output(root: Path, output: Output, attributes: Mapping) -> None:
         )
 
 
-def finished(root: Path, mark: str, settings: Mapping, hashes: Sequence[str], redo: bool) -> bool:
-    """Whether the case whose last file is `mark` is there, made of the same sources with the same settings.
+def write_case(root: Path, case: str, outputs: Sequence[Output], made_of: Mapping) -> None:
+    """Write the files of a case. The last one is written when all others are there, and holds one hash of them all."""
+    *others, last = outputs
+    hashes = {output.file: write_output(root, output, made_of) for output in others}
+    _remove_stale(root, case, last.file, kept=hashes)
+    write_output(root, last, {**made_of, OTHERS_HASH: _combined(hashes)})
 
-    Raises UserError for a file that was made otherwise, or not by this program, unless `redo`; a damaged one is made again.
+
+def _combined(hashes: Mapping[str, str]) -> str:
+    """One hash of several files, given by name."""
+    text = "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _remove_stale(root: Path, case: str, mark: str, kept: Mapping[str, str]) -> None:
+    """Remove the slices that an earlier preparation of the case wrote and this one does not have."""
+    if not (root / mark).exists():
+        return
+    for name in _same_case(_attributes(root / mark)) or ():
+        path = root / name
+        is_slice = path.name.startswith(f"{case}_slice_") and path.suffix == ".h5"
+        if name not in kept and is_slice and path.resolve().is_relative_to(root.resolve()):
+            with writing(path, "make the folder writable"):
+                path.unlink(missing_ok=True)
+
+
+def finished(
+    root: Path,
+    mark: str,
+    settings: Mapping,
+    hashes: Sequence[str],
+    redo: bool,
+    warn: Callable[[str], None],
+) -> bool:
+    """Whether the case whose last file is `mark` is there, made of the same sources with the same settings, its files as they were
+    written. Never with `redo`.
+
+    Raises UserError for a file that was made otherwise, or not by this program; `warn` gets a line for a damaged one, which is made
+    again.
     """
     path = root / mark
-    if not path.exists():
+    if redo or not path.exists():
         return False
-    try:
-        with h5py.File(path, "r") as file:
-            attributes = dict(file.attrs)
-            whole = "image" in file
-    except (OSError, RuntimeError, KeyError):
-        return False
-    if redo and not _made_alike(attributes, settings, hashes):
+    attributes = _attributes(path)
+    if attributes is None:
+        warn(f"{path}: is damaged, so the case was prepared again")
         return False
     if "preparation" not in attributes:
         raise UserError(
             f"{path}: was not made by prepare_data.py; name another --root_path, or --redo to overwrite it"
         )
     if attributes["preparation"] != json.dumps(dict(settings), sort_keys=True):
-        difference = _difference(json.loads(attributes["preparation"]), settings)
+        difference = _difference(_settings_of(attributes), settings)
         raise UserError(
             f"{path}: was made with other settings ({difference}); name another --root_path, or --redo"
         )
     if not _made_alike(attributes, settings, hashes):
         raise UserError(f"{path}: was made from another scan or label; --redo makes it again")
-    return whole and all((root / other).is_file() for other in json.loads(attributes["same_case"]))
+    fault = _damage(root, path, attributes)
+    if fault:
+        warn(f"{fault}; the case was prepared again")
+    return not fault
+
+
+def _attributes(path: Path) -> dict | None:
+    """The attributes of a prepared file; None if it is damaged or has no image."""
+    try:
+        with h5py.File(path, "r") as file:
+            return dict(file.attrs) if "image" in file else None
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _same_case(attributes: Mapping | None) -> list[str] | None:
+    """The names of a case's other files, as its last file has them; None if that is damaged."""
+    try:
+        names = json.loads((attributes or {})["same_case"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return names
+
+
+def _settings_of(attributes: Mapping) -> dict:
+    try:
+        settings = json.loads(attributes["preparation"])
+    except (TypeError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _damage(root: Path, path: Path, attributes: Mapping) -> str:
+    """What is wrong with the files of a case, `path` its last one; empty where all are as they were written.
+
+    Files of older versions, which recorded no hashes, are read whole instead.
+    """
+    names = _same_case(attributes)
+    if names is None:
+        return f"{path}: does not say which other files belong to it"
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        return f"{root / missing[0]}: is missing"
+    if fault := content_fault(path):
+        return fault
+    if OTHERS_HASH not in attributes:
+        faults = (content_fault(root / name) for name in names)
+        return next((fault for fault in faults if fault), "")
+    if attributes[OTHERS_HASH] != _combined({name: sha256(root / name) for name in names}):
+        faults = (content_fault(root / name) for name in names)
+        one = next((fault for fault in faults if fault), "")
+        return one or f"{path}: another of the {len(names)} files of its case has changed"
+    return ""
 
 
 def _made_alike(attributes: Mapping, settings: Mapping, hashes: Sequence[str]) -> bool:

@@ -29,7 +29,8 @@ class PrepareSettings:
     workers: int = 0
     """Processes; 0: one a processor. Each holds one scan at a time."""
     redo: bool = False
-    """Overwrite files made with other settings or from other scans; without it they are an error."""
+    """Prepare every case again. Without it finished cases are kept, and files made with other settings or from other scans are an
+    error."""
 
 
 class Preparation(Protocol):

@@ -12,7 +12,17 @@ import torch
 
 from preparation.files import RawCase
 from programs.predict_back import identical, way_back
-from programs.predict_files import Records, made_of, output_name, probability_file, write_labels
+from programs.predict_files import (
+    FILE_HASH,
+    PROBABILITIES_HASH,
+    Records,
+    is_probability_file,
+    made_of,
+    output_name,
+    probabilities_path,
+    probability_file,
+    write_labels,
+)
 from programs.predict_input import PICTURES, find_inputs, part_of
 from programs.predict_memory import say_memory
 from programs.predict_model import CROPPED, Model, read_model
@@ -27,7 +37,7 @@ from utils.lock import only_writer, only_writer_of_part
 from utils.most_probable import most_probable
 from utils.names import printable
 from utils.progress import progress
-from utils.provenance import provenance
+from utils.provenance import provenance, sha256
 from utils.workers import terminated
 
 
@@ -124,15 +134,29 @@ class Predicted:
     values: np.ndarray
     attributes: dict
     record: dict
+    has_probabilities: bool
 
     def write(self, folder: Path, case: RawCase, source: dict, records: Records) -> None:
-        """The label map, its record first: a file without a record is somebody else's, a record without a file is not finished."""
-        path, begin = folder / output_name(case), time.perf_counter()
-        path.unlink(missing_ok=True)
-        records.add(case.name, source | self.record)
+        """Write the label map, and its hash and that of the probabilities to the record.
+
+        The record comes first, without hashes: a file without a record is somebody else's, one without its hash is not finished.
+        """
+        begin = time.perf_counter()
+        earlier = records.known.get(case.name, {})
+        record = source | self.record
+        records.begin(case.name, record)
+        path = folder / output_name(case)
         write_labels(path, self.values[self.labels], case.images[0], self.attributes)
-        self.record["seconds"]["write"] = round(time.perf_counter() - begin, 3)
-        records.add(case.name, source | self.record)
+        record |= {FILE_HASH: sha256(path)}
+        probabilities = probabilities_path(folder, case)
+        if self.has_probabilities:
+            record |= {PROBABILITIES_HASH: sha256(probabilities)}
+        elif not records.overwrite and PROBABILITIES_HASH in earlier:
+            record |= {PROBABILITIES_HASH: earlier[PROBABILITIES_HASH]}
+        elif is_probability_file(probabilities):
+            probabilities.unlink()  # of an earlier prediction
+        record["seconds"]["write"] = round(time.perf_counter() - begin, 3)
+        records.add(case.name, record)
 
 
 def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list[str]) -> Predicted:
@@ -153,7 +177,7 @@ def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list
     path = s.output / output_name(case)
     path.parent.mkdir(parents=True, exist_ok=True)
     with probability_file(
-        s.output / f"{case.name}.npz" if s.probabilities else None,
+        probabilities_path(s.output, case) if s.probabilities else None,
         (model.facts.classes, *back.shape),
     ) as kept:
         for index, plane in back.planes(model.planes(image)):
@@ -179,7 +203,7 @@ def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list
         "classes": classes,
         "warnings": warnings,
     }
-    return Predicted(labels, model.values, attributes, record)
+    return Predicted(labels, model.values, attributes, record, s.probabilities)
 
 
 def _picture(case: RawCase) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,14 @@ import SimpleITK as sitk
 from preparation.files import RawCase, source_geometry
 from preparation.formats import nifti_header
 from preparation.nrrd_format import write_nrrd
-from preparation.scans import sha256
+from preparation.scans import read_scan, sha256
 from utils.errors import UserError
 from utils.files import replacing, unfinished_file
 from utils.nifti import write_nifti, write_nifti_like
+from utils.provenance import sha256 as file_hash
 
+FILE_HASH, PROBABILITIES_HASH = "file_sha256", "probabilities_sha256"  # keys of a case's record
+MEMBER = "probabilities.npy"  # the only member of a .npz with probabilities
 NRRD = (".nrrd", ".nhdr")
 
 
@@ -64,7 +68,7 @@ def probability_file(path: Path | None, shape: tuple[int, ...]) -> Iterator[np.n
             replacing(path) as unfinished,
             zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
-            archive.write(scratch, "probabilities.npy")
+            archive.write(scratch, MEMBER)
 
 
 class Records:
@@ -101,7 +105,10 @@ class Records:
                 )
 
     def finished(self, folder: Path, case: RawCase, made_of: Mapping, probabilities: bool) -> bool:
-        """Whether the case is predicted already; UserError for a file that was made of something else, or not by this program."""
+        """Whether the case is predicted already, its files being as they were written.
+
+        Raises UserError for a file that was made of something else, not by this program, or changed since.
+        """
         path, record = folder / output_name(case), self.known.get(case.name)
         if self.overwrite or not path.exists():
             return False
@@ -113,7 +120,13 @@ class Records:
             raise UserError(
                 f"{path}: was made of another scan, or with another --box; name another --output, or --overwrite"
             )
-        return not probabilities or (folder / f"{case.name}.npz").is_file()
+        if not _is_as_written(path, record.get(FILE_HASH)):
+            return False
+        return not probabilities or _has_probabilities(probabilities_path(folder, case), record)
+
+    def begin(self, name: str, record: Mapping) -> None:
+        """Note that the case is being predicted: its files do not count until `add` is called."""
+        self.add(name, {**record, FILE_HASH: ""})
 
     def add(self, name: str, record: Mapping) -> None:
         self.mine[name] = self.known[name] = dict(record)
@@ -124,6 +137,57 @@ class Records:
         }
         with replacing(self.path) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_as_written(path: Path, recorded: str | None) -> bool:
+    """Whether a label map is the file that was written. `recorded`: its SHA-256; empty while it is being written, None in records of
+    older versions, whose files only have to be readable.
+
+    Raises UserError for a label map that somebody changed: it may hold corrections.
+    """
+    if recorded == "":
+        return False
+    if recorded is not None and recorded == file_hash(path):
+        return True
+    readable = _is_readable(path)
+    if readable and recorded is not None:
+        raise UserError(
+            f"{path}: has changed since it was predicted; move it away to keep it, or --overwrite predicts it again"
+        )
+    return readable
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        if path.suffix == ".png":
+            sitk.ReadImage(str(path))
+        else:
+            read_scan(path)
+    except (UserError, RuntimeError):
+        return False
+    return True
+
+
+def probabilities_path(folder: Path, case: RawCase) -> Path:
+    return folder / f"{case.name}.npz"
+
+
+def _has_probabilities(path: Path, record: Mapping) -> bool:
+    """Whether the probabilities of a case are as they were written; of an older version, whether they are whole."""
+    if not path.is_file():
+        return False
+    if FILE_HASH in record:
+        return record.get(PROBABILITIES_HASH) == file_hash(path)
+    return is_probability_file(path)
+
+
+def is_probability_file(path: Path) -> bool:
+    """Whether a file is a whole .npz of ours."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist() == [MEMBER] and archive.testzip() is None
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def made_of(case: RawCase, box: tuple[int, ...]) -> dict:
@@ -142,6 +206,7 @@ def _read(path: Path) -> dict:
             isinstance(content, dict)
             and isinstance(content["cases"], dict)
             and isinstance(content["made_with"], dict)
+            and all(isinstance(record, dict) for record in content["cases"].values())
         ):
             return content
     except (OSError, ValueError, KeyError):

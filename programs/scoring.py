@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import numpy as np
 from preparation.faults import told
 from preparation.geometry import SAME_GRID, size, turned_onto, voxels_apart
 from preparation.scans import Scan, listed_values, read_label, read_scan, rounded_label
+from programs.predict_files import FILE_HASH
 from programs.predict_input import SCANS, file_stem
 from programs.scoring_classes import Classes, classes_of_values, find_classes
 from programs.scoring_settings import ScoringSettings
@@ -21,6 +22,7 @@ from training.results import SUMMARY, summarise, table, write_results
 from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import files_below, remove_unfinished
+from utils.json_file import read_json
 from utils.lock import only_writer
 from utils.names import printable
 from utils.progress import progress
@@ -96,6 +98,7 @@ def _score(s: ScoringSettings, output: Path) -> int:
         )
         return 2
     scores = [score for one in scored for score in one.scores]
+    hashes = {pair.prediction: one.sha256 for pair, one in zip(pairs, scored, strict=True)}
     summary = {
         "dataset": classes.name or s.labels.resolve().parent.name,
         "split": s.labels.name,
@@ -104,11 +107,9 @@ def _score(s: ScoringSettings, output: Path) -> int:
         "classes": classes.plain(),
         "predictions": str(s.predictions),
         "labels": str(s.labels),
-        "prediction_sha256": {
-            pair.name: one.sha256 for pair, one in zip(pairs, scored, strict=True)
-        },
+        "prediction_sha256": {pair.name: hashes[pair.prediction] for pair in pairs},
         **summarise(scores),
-        "checkpoint": _checkpoint(s.predictions),
+        "checkpoint": _checkpoint(s.predictions, hashes),
         **provenance(),
     }
     with writing(output, "free space or name another place with --output"):
@@ -253,7 +254,7 @@ def _check_output(path: Path, s: ScoringSettings) -> None:
         return
     summary: dict = {}
     with suppress(OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         summary = content if isinstance(content, dict) else {}
     if "as_published" not in summary:
         raise UserError(
@@ -271,12 +272,24 @@ def _check_output(path: Path, s: ScoringSettings) -> None:
             )
 
 
-def _checkpoint(predictions: Path) -> dict | None:
-    """What predict.py says of the one network that made the predictions; None for other programs' and for several networks."""
+def _checkpoint(predictions: Path, hashes: Mapping[Path, str]) -> dict | None:
+    """What predict.py noted of the one network that made the predictions; None for other programs' and for several networks.
+
+    `hashes`: the SHA-256 of each scored file. Where one is not the file that predict.py noted, a warning is printed, and the result is
+    None too.
+    """
     try:
-        (about,) = json.loads((predictions / "predict.json").read_text(encoding="utf-8"))[
-            "checkpoints"
-        ]
-        return dict(about)
-    except (OSError, ValueError, KeyError, TypeError):
+        content = json.loads((predictions / "predict.json").read_text(encoding="utf-8"))
+        (about,) = content["checkpoints"]
+        checkpoint = dict(about)
+        noted = {record["file"]: record.get(FILE_HASH) for record in content["cases"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    for path, digest in hashes.items():
+        name = path.relative_to(predictions).as_posix()
+        if name not in noted or noted[name] not in (None, digest):
+            print(
+                f"warning: {printable(str(path))} is not the file that predict.json describes, so summary.json names no checkpoint"
+            )
+            return None
+    return checkpoint

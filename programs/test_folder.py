@@ -1,7 +1,6 @@
 """The folder of a test: one test each, its predictions, metrics.csv and summary.json replaced together."""
 
 import csv
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from programs.run_folder import rename_aside
 from training.results import METRICS, SUMMARY
 from utils.errors import UserError, writing
 from utils.files import check_plain
+from utils.json_file import read_json
 from utils.lock import only_writer
 from utils.names import csv_text
 
@@ -69,7 +69,7 @@ def _difference(path: Path, made_with: Mapping) -> str:
     """What the test of that summary.json was made with, where it differs. Of older summaries, which lack `made_with`, the keys
     that they have are compared."""
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
         before = summary.get("made_with") or {
             "checkpoint": summary["checkpoint"]["sha256"],
             **{key: summary[key] for key in made_with if key != "checkpoint" and key in summary},

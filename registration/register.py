@@ -14,7 +14,7 @@ import numpy as np
 
 from dataloaders.coarse import WORDS, read_annotation, read_coarse, read_image, write_coarse
 from dataloaders.facts import DatasetFacts
-from dataloaders.hdf5 import ANNOTATED, check_root
+from dataloaders.hdf5 import ANNOTATED, check_root, content_fault
 from dataloaders.plan import read_plan
 from recipes.own import own_two_slices
 from recipes.page import Page, data_root
@@ -122,7 +122,10 @@ def _attributes(s: RegistrationSettings, case: Case, plane: int, image: np.ndarr
 
 
 def _finished(s: RegistrationSettings, facts: DatasetFacts, case: Case) -> bool:
-    """Whether both coarse files are there, intact and made with these settings; raises UserError for other ones unless --redo."""
+    """Whether both coarse files are there, as they were written and made with these settings; raises UserError for other ones.
+    Never with --redo."""
+    if s.redo:
+        return False
     intact = 0
     image = None
     for plane, path in enumerate(case.coarse):
@@ -133,17 +136,18 @@ def _finished(s: RegistrationSettings, facts: DatasetFacts, case: Case) -> bool:
         except UserError as error:
             print(f"made again: {error}")
             continue
+        if fault := content_fault(path):
+            print(f"made again: {fault}")
+            continue
         image = read_image(case.path, facts)[0] if image is None else image
         for key, value in _attributes(s, case, plane, image).items():
             if attributes.get(key) == value:
                 continue
-            if not s.redo:
-                what = key.removeprefix("coarse_").replace("input_sha256", "image or annotation")
-                raise UserError(
-                    f"{path}: made with another {what}{'' if 'sha256' in key else f' ({attributes.get(key)}, now {value})'}; "
-                    f"--redo makes the coarse labels again, or move it away"
-                )
-            return False
+            what = key.removeprefix("coarse_").replace("input_sha256", "image or annotation")
+            raise UserError(
+                f"{path}: made with another {what}{'' if 'sha256' in key else f' ({attributes.get(key)}, now {value})'}; "
+                f"--redo makes the coarse labels again, or move it away"
+            )
         intact += 1
     return intact == 2
 

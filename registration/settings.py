@@ -26,7 +26,7 @@ class RegistrationSettings:
     workers: int = 0
     """Processes, one thread each; 0: one per processor."""
     redo: bool = False
-    """Overwrite coarse labels that were made with other settings; without it they are an error. Those made with the same are kept."""
+    """Make all coarse labels again. Without it finished ones are kept, and those made with other settings are an error."""
     report_against_truth: bool = False
     """Also report Dice against the dense label, which nothing else looks at."""
     output_dir: Path | None = None

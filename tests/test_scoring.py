@@ -1,6 +1,7 @@
 """evaluate.py: anybody's predictions scored, as nnU-Net scores them too, and one line for each that cannot be."""
 
 import csv
+import hashlib
 import importlib.util
 import json
 import os
@@ -232,6 +233,41 @@ def test_classes_from_a_plan_or_predict_json(tmp_path):
             "Own",
             (0, 1, 5),
         )
+
+
+def test_the_checkpoint_in_predict_json_is_only_named_for_the_files_that_it_describes(
+    folders, capsys
+):
+    predictions = folders / "pred"
+    cases = {
+        path.name: {"file": path.name, "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in predictions.iterdir()
+    }
+    content = {"checkpoints": [{"path": "best.pth", "sha256": "1"}], "cases": cases}
+    (predictions / "predict.json").write_text(json.dumps(content), encoding="utf-8")
+    assert run(folders) == 0
+    assert summary(predictions)["checkpoint"]["path"] == "best.pth"
+    cases["b.nii.gz"]["file_sha256"] = "0"
+    (predictions / "predict.json").write_text(json.dumps(content), encoding="utf-8")
+    assert run(folders) == 0
+    assert summary(predictions)["checkpoint"] is None
+    assert "b.nii.gz is not the file that predict.json describes" in capsys.readouterr().out
+
+
+def test_results_of_other_predictions_or_of_a_test_are_not_overwritten(folders):
+    output = folders / "pred"
+    assert run(folders) == 0
+    path = output / "summary.json"
+    scored = summary(output)
+    for key, value, message in (
+        ("labels", "elsewhere", "holds the results of other labels"),
+        ("predictions", None, "holds the results of a test"),
+    ):
+        path.write_text(json.dumps(scored | {key: value}), encoding="utf-8")
+        with pytest.raises(UserError, match=f"summary.json: {message}.*--output"):
+            run(folders)
+    path.write_text(json.dumps(scored), encoding="utf-8")
+    assert run(folders) == 0  # the same predictions and labels again
 
 
 def test_a_fold_of_the_labels(folders, capsys):
