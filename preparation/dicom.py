@@ -8,7 +8,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from preparation.dicom_grid import arrange
+from preparation.dicom_grid import Grid, arrange
 from preparation.dicom_pixels import read_values
 from preparation.dicom_tags import (
     DAMAGED,
@@ -35,7 +35,7 @@ def read_series(folder: Path) -> sitk.Image:
     Raises UserError, one line, where there is no series or several, where a file is damaged, and
     where the slices do not form one straight stack with even distances.
     """
-    return _read(folder, _series(folder))
+    return _image(folder, read_grid(folder))
 
 
 def read_dicom_file(path: Path) -> sitk.Image:
@@ -43,10 +43,23 @@ def read_dicom_file(path: Path) -> sitk.Image:
 
     Raises UserError as `read_series` does.
     """
+    return _image(path, read_grid(path))
+
+
+def read_grid(path: Path) -> Grid:
+    """Return the slices of a file, or of the series below a folder, in order and on their grid.
+
+    No pixel is read. Raises UserError as `read_series` does.
+    """
+    files = _series(path) if path.is_dir() else [_one_image(path)]
+    slices = [one for file in files for one in slices_of(file)]
+    return arrange(path, slices)
+
+
+def holds_volume(path: Path) -> bool:
+    """Whether the file is a DICOM file with several images."""
     file = read_tags(path)
-    if file is None or not file.is_image:
-        raise UserError(f"{path}: no DICOM image; name a scan")
-    return _read(path, [file])
+    return file is not None and file.is_image and file.frames > 1
 
 
 def series_files(folder: Path) -> list[Path]:
@@ -91,14 +104,21 @@ def _places_differ(files: Iterable[DicomFile]) -> bool:
     return max(counts.values()) == 1
 
 
-def _read(place: Path, files: Iterable[DicomFile]) -> sitk.Image:
-    slices = [one for file in files for one in slices_of(file)]
-    grid = arrange(place, slices)
+def _image(place: Path, grid: Grid) -> sitk.Image:
     image = sitk.GetImageFromArray(read_values(place, grid.slices))
     image.SetSpacing(grid.spacing.tolist())
     image.SetOrigin(grid.origin.tolist())
     image.SetDirection(grid.direction.ravel().tolist())
     return image
+
+
+def _one_image(path: Path) -> DicomFile:
+    file = read_tags(path)
+    if file is None:
+        raise UserError(f"{path}: no DICOM file; name a scan")
+    if not file.is_image:
+        raise UserError(f"{path}: no scan, but a DICOM object of another kind ({file.kind})")
+    return file
 
 
 def _series(folder: Path) -> list[DicomFile]:

@@ -32,6 +32,12 @@ class Grid:
     origin: np.ndarray
     direction: np.ndarray
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of columns, rows and slices."""
+        columns, rows = self.slices[0].size
+        return columns, rows, len(self.slices)
+
 
 def arrange(place: Path, slices: Sequence[Slice]) -> Grid:
     """Order the slices of one scan; `place` is the file or folder that messages name.
@@ -56,9 +62,14 @@ def arrange(place: Path, slices: Sequence[Slice]) -> Grid:
 
 
 def _check_alike(place: Path, slices: Sequence[Slice]) -> None:
-    """UserError unless all slices have one size, pixel spacing and orientation."""
+    """UserError unless all slices have a place, and one size, pixel spacing and orientation."""
     first = slices[0]
     for other in slices[1:]:
+        if not (first.is_placed and other.is_placed):
+            raise UserError(
+                f"{place}: images without ImagePositionPatient form no volume; "
+                "put each in its own folder, or convert them to NIfTI"
+            )
         names = f"{first.name} and {other.name}"
         if other.size != first.size:
             raise UserError(
@@ -90,6 +101,8 @@ def _orientations(slices: Sequence[Slice]) -> int:
 
 
 def _thickness(only: Slice) -> float:
+    if not only.is_placed:
+        return only.thickness or 1.0  # a picture; as other 2-D images are read
     if not only.thickness or only.thickness < 0:
         raise UserError(
             f"{only.file.path}: one slice without SliceThickness, so its third spacing is unknown; "

@@ -203,8 +203,8 @@ def _uncompressed(file: DicomFile) -> np.ndarray:
     shape = _shape(file)
     data = _pixel_bytes(file)
     expected = int(np.prod(shape, dtype=object)) * stored_type.itemsize
-    padded = expected + expected % 2  # DICOM values have an even number of bytes
-    if len(data) not in (expected, padded):
+    has_padding = not any(data[expected:])  # zeros after the pixels
+    if len(data) < expected or not has_padding:
         raise UserError(
             f"{file.path}: {len(data)} bytes of pixels, but its tags say {expected}; it {DAMAGED}"
         )

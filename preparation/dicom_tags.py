@@ -37,6 +37,9 @@ UNDEFINED_LENGTH = 0xFFFFFFFF  # of compressed pixels
 US_VOLUME = "Enhanced US Volume Storage"
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+TOMOGRAPHY = ("CT", "MR", "PT")  # modalities whose slices always have a place
 # where Siemens stores the number of slices of a mosaic, and its own name
 MOSAIC_TAG = (0x0019, 0x100A)
 CREATOR_TAG = (0x0019, 0x0010)
@@ -103,7 +106,8 @@ class DicomFile:
     """The tags of a DICOM file, without its pixels.
 
     `is_image`: whether it is an image at all. `series` and `instance` are its UIDs, empty where it
-    has none. `frames`: the number of images in it. `description` of its series, for messages.
+    has none. `frames`: the number of images in it. `description` of its series, and the name of
+    the object's `kind`, for messages.
     """
 
     path: Path
@@ -113,6 +117,7 @@ class DicomFile:
     instance: str
     frames: int
     description: str
+    kind: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +125,15 @@ class Slice:
     """One image of a file, placed in the patient (millimetres, DICOM's axes: left, back, head).
 
     `position` (3,): the centre of the first pixel. `along_row`, `along_column` (3,): unit vectors
-    of rising column and row index. `spacing`: distance of columns, distance of rows.
+    of rising column and row index. `spacing`: distance of columns, distance of rows. `is_placed`:
+    false for pictures without a place in the patient, such as radiographs and ultrasound; they get
+    the origin and the axes of an axial slice.
     """
 
     file: DicomFile
     frame: int
     size: tuple[int, int]  # columns, rows
+    is_placed: bool
     position: np.ndarray
     along_row: np.ndarray
     along_column: np.ndarray
@@ -185,6 +193,7 @@ def read_tags(path: Path) -> DicomFile | None:
             instance=str(tags.get("SOPInstanceUID") or ""),
             frames=int(tags.get("NumberOfFrames") or 1),
             description=_description(tags),
+            kind=_storage(tags).name,
         )
 
 
@@ -229,7 +238,7 @@ def readable_values(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (UserError, OSError, MemoryError):
+    except (UserError, MemoryError):
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:100]
@@ -286,8 +295,7 @@ def _is_image(path: Path, tags: Dataset) -> bool:
 
     Raises UserError for an image without pixels: its file ends too early.
     """
-    stated = tags.get("SOPClassUID") or tags.file_meta.get("MediaStorageSOPClassUID") or ""
-    storage = UID(str(stated))
+    storage = _storage(tags)
     is_standard = storage.startswith("1.2.840.10008.")
     if is_standard and "Image Storage" not in storage.name and storage.name != US_VOLUME:
         return False  # structure sets, reports, presentation states, DICOMDIR, segmentations
@@ -296,6 +304,11 @@ def _is_image(path: Path, tags: Dataset) -> bool:
     if storage and not is_standard and "Rows" not in tags:
         return False  # a maker's own objects
     raise UserError(f"{path}: the DICOM file has no pixels, it {DAMAGED}")
+
+
+def _storage(tags: Dataset) -> UID:
+    """The object's class, empty where it is not stated."""
+    return UID(str(tags.get("SOPClassUID") or tags.file_meta.get("MediaStorageSOPClassUID") or ""))
 
 
 def _check_ends(path: Path, tags: Dataset) -> None:
@@ -363,10 +376,9 @@ def _check_frames(file: DicomFile) -> None:
     """UserError for several images in one file that are not placed one by one."""
     count = len(file.tags.get("PerFrameFunctionalGroupsSequence") or [])
     if file.frames < 1 or (file.frames > 1 and count != file.frames):
-        kind = UID(str(file.tags.get("SOPClassUID") or "")).name
         raise UserError(
             f"{file.path}: {file.frames} images in one file, {count} of them with a position "
-            f"({kind}); convert it to NIfTI"
+            f"({file.kind}); convert it to NIfTI"
         )
 
 
@@ -381,12 +393,13 @@ def _values(value: object) -> list:
 def _slice(file: DicomFile, frame: int) -> Slice:
     tags = file.tags
     groups = list(_functional_groups(tags, frame))
-    position = _numbers(
-        file, _find("ImagePositionPatient", groups, tags), "ImagePositionPatient", 3
-    )
-    orientation = _numbers(
-        file, _find("ImageOrientationPatient", groups, tags), "ImageOrientationPatient", 6
-    )
+    has_place = any(keyword in tags for keyword in PLACE)
+    is_placed = has_place or file.frames > 1 or tags.get("Modality") in TOMOGRAPHY
+    position = [0.0, 0.0, 0.0]
+    orientation = list(AXIAL)
+    if is_placed:
+        position = _numbers(file, _find(PLACE[0], groups, tags), PLACE[0], count=3)
+        orientation = _numbers(file, _find(PLACE[1], groups, tags), PLACE[1], count=6)
     along_row, along_column = _unit_vectors(file, orientation)
     thickness = _optional_number(file, _find("SliceThickness", groups, tags), "SliceThickness")
     slope = _optional_number(file, _find("RescaleSlope", groups, tags), "RescaleSlope")
@@ -401,6 +414,7 @@ def _slice(file: DicomFile, frame: int) -> Slice:
         file=file,
         frame=frame,
         size=(columns, rows),
+        is_placed=is_placed,
         position=np.array(position),
         along_row=along_row,
         along_column=along_column,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from preparation.dicom import read_dicom_file, read_series, series_files
+from preparation.dicom import read_dicom_file, read_grid, read_series, series_files
 from preparation.formats import files_of, is_dicom, read_voxel_file
 from preparation.geometry import Geometry, checked_geometry
 from preparation.voxel_file import NOT_FINITE, Warn, all_finite, read_voxels
@@ -59,10 +59,10 @@ def read_scan(path: Path, warn: Warn = ignore_warning) -> Scan:
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], Geometry]:
-    """Shape and geometry of a scan. Of a file other than DICOM only the header is read. Raises UserError like `read_scan`."""
+    """Shape and geometry of a scan; no voxel is read. Raises UserError like `read_scan`."""
     if path.is_dir() or is_dicom(path):
-        scan = read_scan(path)
-        return scan.shape, scan.geometry
+        grid = read_grid(path)
+        return grid.shape, Geometry(grid.spacing, grid.origin, grid.direction)
     _check_there(path)
     file = read_voxel_file(path)
     return file.shape, file.geometry

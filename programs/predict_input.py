@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from preparation.dicom import series_folders
+from preparation.dicom import holds_volume, series_folders
 from preparation.files import RawCase
 from utils.errors import UserError
 from utils.files import files_below
@@ -86,6 +86,8 @@ def part_of(cases: list[RawCase], part: str | None) -> list[RawCase]:
 
 def _one_file(path: Path, channels: int, endings: Collection[str]) -> list[RawCase]:
     stem = file_stem(path, (*endings, *VOXELS))
+    if not stem and channels == 1 and holds_volume(path):
+        return [RawCase(path.stem, (path,), part="predict")]
     if not stem:
         raise UserError(
             f"--input {path}: does not end in {', '.join(endings)}; of a DICOM series name the folder"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from preparation.files import RawCase
 from preparation.geometry import Geometry, to_canonical
@@ -51,27 +50,11 @@ def read_header(case: RawCase) -> Header | None:
     path = case.images[0]
     if case.fault or path.suffix.lower() == ".png":
         return None
-    if path.is_file():
-        try:
-            shape, geometry = read_scan_header(path)
-        except UserError:
-            return None
-        return Header(path, shape, geometry)
-    reader = sitk.ImageFileReader()
     try:
-        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)) if path.is_dir() else ()
-        reader.SetFileName(names[0] if names else str(path))
-        reader.ReadImageInformation()
-    except RuntimeError:
+        shape, geometry = read_scan_header(path)
+    except UserError:
         return None
-    shape, dims = reader.GetSize(), reader.GetDimension()
-    if dims != 3:
-        return None
-    geometry = Geometry(
-        *map(np.array, (reader.GetSpacing(), reader.GetOrigin())),
-        np.array(reader.GetDirection()).reshape(3, 3),
-    )
-    return Header(path, (*shape[:2], len(names)) if names else shape, geometry)
+    return Header(path, shape, geometry)
 
 
 def needed_bytes(model: Model, header: Header) -> int:

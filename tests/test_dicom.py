@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import (
@@ -20,6 +21,7 @@ from dicom_files import (
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
@@ -29,7 +31,8 @@ from pydicom.uid import (
 )
 
 from preparation.dicom import read_dicom_file, read_series, series_files, series_folders
-from preparation.scans import read_scan, sha256
+from preparation.scans import read_header, read_scan, sha256
+from programs.predict_input import find_inputs
 from utils.errors import UserError
 
 VOLUME = noise((6, 5, 4))  # slices, rows, columns
@@ -290,6 +293,26 @@ def test_every_order_of_bytes_is_read(tmp_path, syntax):
     assert image.GetSpacing() == (0.75, 0.5, 2.0)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MR_small_bigendian.dcm",
+        "MR_small_expb.dcm",
+        "MR_small_implicit.dcm",
+        "MR_small_jp2klossless.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        "MR_small_padded.dcm",
+        "MR_small_RLE.dcm",
+    ],
+)
+def test_a_real_slice_is_the_same_in_every_encoding(name):
+    """pydicom brings one MR slice in all of them; its plain file is read by hand."""
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    plain = dcmread(folder / "MR_small.dcm")
+    expected = np.frombuffer(plain.PixelData, "<i2").reshape(64, 64)
+    np.testing.assert_array_equal(values(read_dicom_file(folder / name))[0], expected)
+
+
 def test_files_without_a_preamble_are_read(tmp_path):
     for index, pixels in enumerate(VOLUME):
         tags = slice_tags(pixels, (0, 0, 2 * index))
@@ -480,6 +503,10 @@ def test_slices_of_different_spacings_are_named(tmp_path):
     "changes, reason",
     [
         ({"ImageOrientationPatient": None}, "has no ImageOrientationPatient"),
+        (
+            {"ImagePositionPatient": None, "ImageOrientationPatient": None},
+            "has no ImagePositionPatient",
+        ),
         ({"ImagePositionPatient": None}, "has no ImagePositionPatient"),
         ({"ImagePositionPatient": [1, 2]}, "ImagePositionPatient should be 3 numbers"),
         ({"PixelSpacing": None}, "has no PixelSpacing"),
@@ -492,6 +519,12 @@ def test_slices_of_different_spacings_are_named(tmp_path):
 def test_tags_that_do_not_place_a_slice_are_named(tmp_path, changes, reason):
     save_stack(tmp_path, VOLUME, **changes)
     assert reason in refusal(tmp_path)
+
+
+def test_pictures_without_a_place_form_no_volume(tmp_path):
+    place = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+    save_stack(tmp_path, VOLUME, Modality="US", **place)
+    assert "images without ImagePositionPatient form no volume" in refusal(tmp_path)
 
 
 # --- one file
@@ -511,9 +544,17 @@ def test_one_slice_without_thickness_is_refused(tmp_path):
         read_dicom_file(path)
 
 
+def test_a_radiograph_is_read_without_a_place(tmp_path):
+    tags = image_tags(VOLUME[0], ComputedRadiographyImageStorage, PixelSpacing=[0.2, 0.1])
+    tags.Modality = "CR"
+    image = read_dicom_file(save(tags, tmp_path / "0.dcm"))
+    np.testing.assert_array_equal(values(image)[0], VOLUME[0])
+    assert image.GetSpacing()[:2] == (0.1, 0.2)
+
+
 def test_a_file_without_an_image_is_refused(tmp_path):
     add_other_files(tmp_path)
-    with pytest.raises(UserError, match=r"contours\.dcm: no DICOM image"):
+    with pytest.raises(UserError, match=r"contours\.dcm: no scan, .*RT Structure Set"):
         read_dicom_file(tmp_path / "contours.dcm")
 
 
@@ -600,3 +641,33 @@ def test_the_folder_of_a_damaged_slice_is_found(tmp_path):
     path = save_stack(tmp_path / "a", VOLUME)[0]
     path.write_bytes(path.read_bytes()[:-10])
     assert series_folders([path]) == [tmp_path / "a"]
+
+
+def test_a_series_in_two_folders_is_one_case_to_predict(tmp_path):
+    for index, path in enumerate(save_stack(tmp_path / "in" / "patient" / "a", VOLUME)):
+        if index % 2:
+            (tmp_path / "in" / "patient" / "b").mkdir(exist_ok=True)
+            path.rename(tmp_path / "in" / "patient" / "b" / path.name)
+    (case,) = find_inputs(tmp_path / "in", 1, False, tmp_path / "out", False)
+    assert case.images == (tmp_path / "in" / "patient",)
+
+
+def test_a_multi_frame_file_is_a_case_to_predict(tmp_path):
+    positions = [(0, 0, 2 * index) for index in range(6)]
+    path = save(enhanced_tags(VOLUME, positions), tmp_path / "scan.dcm")
+    (case,) = find_inputs(path, 1, False, tmp_path / "out", False)
+    assert (case.name, case.images) == ("scan", (path,))
+
+
+def test_one_slice_is_no_case_to_predict(tmp_path):
+    path = save_stack(tmp_path, VOLUME)[0]
+    with pytest.raises(UserError, match="of a DICOM series name the folder"):
+        find_inputs(path, 1, False, tmp_path / "out", False)
+
+
+def test_shape_and_place_are_known_without_reading_pixels(tmp_path):
+    save_stack(tmp_path, VOLUME)
+    shape, geometry = read_header(tmp_path)
+    scan = read_scan(tmp_path)
+    assert shape == scan.shape
+    np.testing.assert_array_equal(geometry.affine, scan.geometry.affine)
