@@ -10,7 +10,7 @@ from preparation.files import RawCase
 from preparation.nnunet_folders import Folder, read_folder, shown_problems
 from utils.errors import UserError
 from utils.files import shown
-from utils.json_file import read_json
+from utils.json_file import read_json, whole
 from utils.names import case_name_fault, folded, nearest
 
 KEYS = ("channel_names", "labels", "numTraining", "file_ending")
@@ -178,7 +178,7 @@ def _labels(path: Path, labels: Any) -> tuple[tuple[int, str], ...]:
         raise UserError(
             f"{path}: labels must name values, background 0 among them, such as {example}, not {labels}"
         )
-    values = {name: _whole(value) for name, value in labels.items()}
+    values = {name: whole(value) for name, value in labels.items()}
     if values.get("background") != 0:
         swapped = ""
         if labels.get("0") == "background":
@@ -212,15 +212,6 @@ def _check_label(path: Path, name: str, value: Any, example: str) -> None:
         raise UserError(
             f"{path}: label {name} has the value {value!r}, expected a whole number such as in {example}"
         )
-
-
-def _whole(value: Any) -> Any:
-    """A whole number for "1" and 1.0, which some programs write; anything else as it is."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
-        return int(value)
-    return value
 
 
 def _explicit(path: Path, source: Path, cases: Any, channels: int) -> tuple[RawCase, ...]:
@@ -270,7 +261,7 @@ def _missing_file(path: Path, paths: Sequence[Path]) -> str:
 def _check_count(path: Path, expected: Any, train: Folder, said: list[str], tell: Tell) -> None:
     """Hold numTraining against the training cases; where they differ, tell which files may be the reason."""
     number = len(train.cases)
-    if _whole(expected) == number:
+    if whole(expected) == number:
         said += train.unread
         return
     for problem in (*train.unread, *train.unmatched):

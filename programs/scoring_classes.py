@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dataloaders.plan import FILE as PLAN
 from utils.errors import UserError
-from utils.json_file import read_json
+from utils.json_file import read_json, whole
 
 DATASET = "dataset.json"
 
@@ -87,7 +87,7 @@ def _nnunet(labels: Mapping) -> Mapping:
 
 
 def _values(value) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, list) else (value,)
+    values = tuple(map(whole, value)) if isinstance(value, list) else (whole(value),)
     if not values or not all(
         isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 65536 for one in values
     ):

@@ -533,3 +533,18 @@ def test_the_script_with_processes_of_its_own(raw):
     assert json.loads((raw / "check.json").read_text(encoding="utf-8"))["command"].startswith(
         "check_data.py --root_path"
     )
+
+
+def test_pictures_of_a_case_whose_name_leads_elsewhere_are_not_drawn(tmp_path):
+    raw = tmp_path / "raw"
+    own_dataset(raw, {}, values=(1, 2), channel_names={"0": "MR"})
+    put(raw / "image.nii.gz", noise(SHAPE, truth(1, 2)))
+    put(raw / "label.nii.gz", truth(1, 2))
+    entry = {"images": ["image.nii.gz"], "label": "label.nii.gz"}
+    edit(raw, numTraining=3, dataset=dict.fromkeys(("a", "../../escaped", "sub/case"), entry))
+    out = tmp_path / "deep" / "out"
+    assert check(["--root_path", str(raw), "--output", str(out), "--pictures"]) == 2
+    assert list(tmp_path.rglob("*.png")) == [out / "check_pictures" / "a.png"]
+    content = json.loads((out / "check.json").read_text(encoding="utf-8"))
+    assert sum("it would lead elsewhere" in line for line in content["errors"]) == 2
+    assert len(content["cases"]) == 3

@@ -8,6 +8,7 @@ import torch
 from helpers import stages
 from raw_scans import own_case, own_dataset
 
+from comparison.command import report
 from preparation.command import prepare
 from programs.generic import test_any as run_test
 from programs.generic import train_any
@@ -93,6 +94,15 @@ def test_the_last_network_is_tested_and_predicted_with(one_case, trained, tmp_pa
     flags = ["--checkpoint", path, "--input", raw / "imagesTs", "--output", tmp_path / "back"]
     assert predict([str(flag) for flag in (*flags, "--device", "cpu")]) == 0
     assert (tmp_path / "back" / "ts0.nii.gz").is_file()
+
+
+def test_a_report_of_the_run_shows_its_loss_and_no_validation(one_case, trained, tmp_path):
+    out = tmp_path / "test"
+    flags = ["--root_path", str(one_case[1]), "--output_root", str(trained)]
+    run_test([*flags, "--output_dir", str(out), "--device", "cpu"])
+    report(["--run", str(out), "--output", str(tmp_path / "report"), "--no-pictures"])
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Training loss" in page and "Validation Dice" not in page
 
 
 @pytest.mark.long

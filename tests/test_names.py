@@ -12,6 +12,7 @@ import pytest
 from comparison.results import read_result
 from dataloaders.hdf5 import list_line, list_lines, read_list
 from dataloaders.plan import read_plan
+from programs.scoring_classes import read_classes
 from training.results import summarise, write_json, write_metrics_csv
 from utils.case import Case
 from utils.errors import UserError
@@ -142,3 +143,9 @@ def test_the_list_for_validation_says_what_to_do_when_it_is_empty(tmp_path):
     (tmp_path / "val.list").touch()
     with pytest.raises(UserError, match=r"val\.list: the list is empty; .* --select last"):
         read_list(tmp_path, "LA", "val.list")
+
+
+def test_classes_are_read_from_a_dataset_json_with_a_mark_and_values_in_quotes(tmp_path):
+    path = tmp_path / "dataset.json"
+    path.write_bytes(b'\xef\xbb\xbf{"labels": {"background": "0", "organ": "2"}}')
+    assert read_classes(path).values == {"organ": (2,)}

@@ -11,9 +11,11 @@ import pytest
 from raw_scans import ORIENTATIONS, blob, body, noise, own_case, own_dataset, series, write_scan
 
 from dataloaders.plan import Normalisation, Plan, read_plan
+from dataloaders.splits import case_of, listed_path
 from preparation import command, own
 from preparation.command import prepare
 from preparation.scans import read_scan
+from recipes.own import own_page
 from utils.errors import UserError
 
 CASES = {"imagesTr": 3, "imagesUn": 2, "imagesTs": 1}
@@ -340,3 +342,46 @@ def test_a_damaged_plan_is_one_line(tmp_path, text):
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match="no such plan; make it: python"):
         read_plan(tmp_path / "nowhere")
+
+
+ODD_NAMES = ("a,1", "b.h5", "c_slice_0", "c_slice_1", "#d", "=e")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_every_name_that_is_prepared_is_found_again_by_training(tmp_path, dims):
+    raw, out = own_dataset(tmp_path / "raw", {}, numTraining=len(ODD_NAMES)), tmp_path / "out"
+    for name in ODD_NAMES:
+        own_case(raw, "imagesTr", name, (1, 5, 7), (1, 1, 1), (26, 24, 20))
+    assert run(raw, out, "--dims", dims) == 0
+    page = own_page(read_plan(out), out)
+    names, labelled = page.cases(out, page.facts, len(ODD_NAMES) - 1)
+    paths = [listed_path(out, page.facts, "labelled", name) for name in names[:labelled]]
+    assert len(paths) == (len(ODD_NAMES) - 1) * (20 if dims == 2 else 1)
+    assert all(path.is_file() for path in paths)
+    cases = {case_of(page.facts, "labelled", name) for name in names}
+    assert cases | set(page.facts.held_out(out, "val")) == set(ODD_NAMES)
+
+
+def test_a_case_name_that_leads_elsewhere_is_not_prepared_and_the_others_are(tmp_path, capsys):
+    raw, out = own_dataset(tmp_path / "raw", {}), tmp_path / "deep" / "out"
+    own_case(raw, "imagesXX", "a", (1, 5, 7), (1, 1, 1), (26, 24, 20))
+    images = [f"imagesXX/a_{number:04d}.nii.gz" for number in (0, 1)]
+    entry = {"images": images, "label": "labelsXX/a.nii.gz"}
+    names = ("good1", "good2", "../../escaped", str(tmp_path / "absolute"), "sub/case")
+    content = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
+    content |= {"numTraining": len(names), "dataset": dict.fromkeys(names, entry)}
+    (raw / "dataset.json").write_text(json.dumps(content))
+    assert run(raw, out) == 2
+    written = set(tmp_path.rglob("*.h5"))
+    assert written == {out / "data" / "good1.h5", out / "data" / "good2.h5"}
+    assert lines(out / "train.list") == ["good1"] and lines(out / "val.list") == ["good2"]
+    said = capsys.readouterr().err.splitlines()
+    assert sum("is no plain name, it would lead elsewhere" in line for line in said) == 3
+
+
+def test_a_name_cannot_steer_the_terminal(tmp_path, capsys):
+    raw = own_dataset(tmp_path / "raw", {"imagesTr": 2}, numTraining=3)
+    own_case(raw, "imagesTr", "x\x1b[2J", (1, 5, 7), (1, 1, 1), (26, 24, 20))
+    assert run(raw, tmp_path / "out") == 2
+    said = capsys.readouterr()
+    assert "\x1b[2J" not in said.out + said.err and "x\\x1b[2J" in said.err

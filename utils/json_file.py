@@ -1,6 +1,7 @@
 """JSON files as people and editors write them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def whole(value: Any) -> Any:
+    """Return the number that "1" and 1.0 stand for, which some programs write; anything else as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
+        return int(value)
+    return value
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
