@@ -65,7 +65,7 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
     )
     save(s.out, net if layout == "plain" else {"net": net} | opt)
     print(
-        f"{path}: {run_title(checkpoint.settings)}, {checkpoint.stage}, iteration {checkpoint.progress['step']}"
+        f"{path}: {run_title(checkpoint.settings)}; {checkpoint.stage}, iteration {checkpoint.progress['step']}"
     )
     print(f"{s.out}: written, layout {layout}, names with{'' if prefix else 'out'} module.")
     for flag, value in _not_published(checkpoint.settings).items():

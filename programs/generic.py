@@ -8,7 +8,7 @@ from dataloaders.plan import FILE as PLAN
 from dataloaders.plan import read_plan
 from programs.evaluation import evaluate
 from programs.runs import find_checkpoint
-from programs.settings import last_value
+from programs.settings import is_flag, last_value
 from programs.training import train, training_settings
 from recipes.own import own_page, own_two_slices
 from recipes.page import Page
@@ -91,7 +91,7 @@ def taken(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
     """The values that the words of a command line give a flag, and the other words."""
     values, rest, inside = [], [], False
     for word in argv:
-        if word == f"--{flag}" or word.startswith(f"--{flag}="):
+        if is_flag(word.partition("=")[0], flag):
             inside = True
             values = [word.partition("=")[2]] if "=" in word else []
         elif inside and not word.startswith("--"):

@@ -72,8 +72,8 @@ def choose_in(page: Page, run: Path, labelnum: int, wanted: Wanted) -> Choice:
     stages = stage_names(run)
     stage = wanted.stage or (stages[0] if stages else FINAL)
     notes = _stage_note(run, stage, stages) if wanted.stage is None else ()
-    if stage in PRE_TRAINING:
-        stage = PRE_TRAINING[0]
+    if page.published_pretraining and stage in PRE_TRAINING:
+        stage = PRE_TRAINING[0]  # the published file lies in a folder of another name
     best, more = _best_of_page(page, run, stage, labelnum, wanted)
     return Choice(run, stage, best, (*notes, *more))
 
@@ -205,12 +205,12 @@ def _runs_of(page: Page, output_root: Path | None, wanted: Wanted) -> list[_Foun
 
 
 def _is_of(page: Page, run: Path) -> bool:
-    """Whether a run is of the data set: names of data sets may begin alike. A published file does not tell, and counts."""
+    """Whether a run is of the data set: names of data sets may begin alike. A published or damaged file does not tell, and counts."""
     folder = run / stage_names(run)[0]
     try:
         checkpoint = read(_checkpoints(folder)[0])
     except UserError:
-        return False
+        return True
     return not checkpoint.ours or checkpoint.facts.get("name") == page.facts.name
 
 
@@ -271,8 +271,8 @@ def _stage_note(run: Path, stage: str, stages: Sequence[str]) -> tuple[str, ...]
     if not stages or stage == FINAL:
         return ()
     others = [name for name in stages if name != stage]
-    more = f", besides {' and '.join(others)}" if others else ""
-    return (f"stage {stage}: {run} has no {FINAL}{more}; --stage_name names another",)
+    more = f"; --stage_name names another: {', '.join(others)}" if others else ""
+    return (f"stage {stage}: {run} has no {FINAL}{more}",)
 
 
 def _others_note(folder: Path, others: Sequence[_FoundRun]) -> tuple[str, ...]:

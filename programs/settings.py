@@ -85,10 +85,7 @@ def make_settings(page: Page, **explicit) -> Settings:
     """
     method = explicit.get("method", own_method(page, {}))
     settings = _default(page, explicit, method, explicit.get("model"))
-    names = {field.name for field in fields(settings)}
-    for name in explicit:
-        if name not in names:
-            raise UserError(f"--{name}: {elsewhere(name)}; leave it out")
+    _check_used(explicit, settings)
     return _checked(page, settings)
 
 
@@ -97,7 +94,13 @@ def settings_from_flags(
 ) -> Settings:
     """The settings of a command line; raises UserError for a flag or value that this run cannot have."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    default = _default(page, numbers, last_value(argv, "method"), last_value(argv, "model"))
+    method = last_value(argv, "method")
+    model = last_value(argv, "model")
+    default = _default(page, numbers, method, model)
+    if (
+        method is None and model is None
+    ):  # otherwise numbers of the script's own method and network may have no use
+        _check_used(numbers, default)
     return _checked(page, parse(type(default), argv, default, description, elsewhere))
 
 
@@ -154,13 +157,17 @@ def default_exp(page: Page, method: str) -> str:
 
 def last_value(argv: Sequence[str], flag: str) -> str | None:
     """The last value that the words of a command line give a flag, if any."""
-    found = None
-    for word, following in zip(argv, [*argv, None][1:], strict=True):
-        if word == f"--{flag}":
-            found = following
-        elif word.startswith(f"--{flag}="):
-            found = word.partition("=")[2]
-    return found
+    last = None
+    for word, following in zip(argv, [*argv[1:], None], strict=False):
+        name, equals, value = word.partition("=")
+        if is_flag(name, flag):
+            last = value if equals else following
+    return last
+
+
+def is_flag(word: str, flag: str) -> bool:
+    """Whether a word of a command line is that flag; --root-path is --root_path."""
+    return word.startswith("--") and word[2:].replace("-", "_") == flag
 
 
 def elsewhere(flag: str) -> str:
@@ -192,6 +199,14 @@ def _default(
         if not elsewhere(name):
             raise TypeError(f"{page.facts.name}: no setting is called {name}")
     return kind(**{name: value for name, value in values.items() if name in names})
+
+
+def _check_used(numbers: Mapping[str, Any], settings: Settings) -> None:
+    """Raise UserError for a number that the run does not have."""
+    names = {field.name for field in fields(settings)}
+    for name in numbers:
+        if name not in names:
+            raise UserError(f"--{name}: {elsewhere(name)}; leave it out")
 
 
 def _checked(page: Page, settings: Settings) -> Settings:

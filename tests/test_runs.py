@@ -337,7 +337,7 @@ def test_predict_takes_the_folder_of_a_run(trained, tmp_path, capsys):
 def test_export_takes_the_folder_of_a_run_and_names_its_method(trained, tmp_path, capsys):
     export([str(trained["edge_guided"]), str(tmp_path / "weights.pth")])
     out = capsys.readouterr().out
-    assert "edge-guided BCP, dual teacher, self_train" in out
+    assert "edge-guided BCP, dual teacher; self_train, iteration 1" in out
 
 
 def test_the_last_checkpoint_of_a_detected_stage_can_be_tested(phantom_root, output_of):

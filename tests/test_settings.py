@@ -1,5 +1,6 @@
 """Which value a setting has where page, script, method, keyword and flag name one, and options that cannot go together."""
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -9,11 +10,12 @@ from helpers import train
 
 from methods.registry import METHODS, run_title
 from networks.registry import NETWORKS
-from programs.generic import train_any
+from programs.generic import taken, train_any
 from programs.settings import (
     check_option_names,
     default_exp,
     default_settings,
+    last_value,
     make_settings,
     settings_from_flags,
     settings_type,
@@ -130,6 +132,24 @@ def test_an_explicit_keyword_that_the_method_does_not_have_is_refused():
     )
 
 
+def test_a_number_of_a_script_that_its_own_method_does_not_have_is_refused():
+    numbers = {"method": "supervised", "u_weight": 0.3}
+    refused(lambda: settings_from_flags(acdc.PAGE, numbers, []), "--u_weight: it belongs to")
+    assert settings_from_flags(acdc.PAGE, numbers, ["--method", "bcp"]).u_weight == 0.3
+
+
+def test_flags_with_hyphens_mean_the_same(registered):
+    registered(METHODS, "consistent", new_method(Consistency))
+    argv = ["--method=consistent", "--pre-max-iteration", "9"]
+    assert training_settings(la.PAGE, argv).pre_max_iteration == 9
+    assert last_value(["--root-path", "a", "--root_path=b"], "root_path") == "b"
+    assert last_value(["--root_path", "a", "--root-path"], "root_path") is None
+    assert taken(["--seed-x", "1", "--seeds", "3", "4", "--exp", "e"], "seeds") == (
+        ["3", "4"],
+        ["--seed-x", "1", "--exp", "e"],
+    )
+
+
 # options of one name
 
 
@@ -232,6 +252,11 @@ def test_cogrnet_does_not_train_on_whole_labels_unasked(page):
         "--method cogrnet",
         "code/CoGRNet_train.py",
     )
+
+
+def test_own_data_refuse_cogrnet_as_well():
+    page = dataclasses.replace(la.PAGE, plan={"name": "mine"}, commands="")
+    refused(lambda: settings_from_flags(page, {}, ["--method", "cogrnet"]), "code/CoGRNet_train.py")
 
 
 def test_cogrnet_trains_where_two_slices_are_drawn():
