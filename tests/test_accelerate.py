@@ -115,12 +115,16 @@ class TinyFrame(BareFrame):
 
 @pytest.mark.parametrize(
     "dataset, method",
-    [("LA", "edge_guided"), *(("ACDC", method) for method in METHODS if method != "bcp")],
+    [
+        ("LA", "edge_guided"),
+        ("LA", "cogrnet"),
+        *(("ACDC", method) for method in METHODS if method not in ("bcp", "cogrnet")),
+    ],
 )
 def test_every_method_computes_the_same_compiled(dataset, method):
     """Every stage: passes with their losses, teachers, losses alone as whole graphs, and the next step needs no others. BCP's phases are
     the edge-guided method's."""
-    page = pages()[dataset]
+    page = pages("TWO_SLICES" if method == "cogrnet" else "PAGE")[dataset]
     size = (16,) * page.facts.dims
     frame = TinyFrame(
         page, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=()

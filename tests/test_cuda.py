@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import assert_same, signalled, train
 from test_accelerate import case
-from test_step import METHODS, SMALL
+from test_step import PLACES, SMALL, page_of
 from test_training import TINY
 from test_trajectories import CASES, assert_as_published, assert_keeps_to_trajectory
 
@@ -17,7 +17,6 @@ from networks import resize
 from programs import evaluation
 from recipes.acdc import PAGE as ACDC
 from recipes.la import PAGE as LA
-from recipes.registry import pages
 from training.accelerate import accelerated
 from training.device import place, set_deterministic
 from training.precision import Precision
@@ -56,12 +55,11 @@ def test_tf32_keeps_to_the_trajectory(name, tmp_path):
     assert_keeps_to_trajectory(name, tmp_path, None, CUDA)
 
 
-@pytest.mark.parametrize("dataset", SMALL)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dataset, method", PLACES)
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_the_host_waits_for_nothing_but_pseudo_labels(dataset, method, amp):
     numbers = {"patch_size": SMALL[dataset], "batch_size": 8, "labeled_bs": 4, "amp": amp}
-    loop, batch = runner(pages()[dataset], CUDA, method=method, **numbers)
+    loop, batch = runner(page_of(dataset, method), CUDA, method=method, **numbers)
     loop.precision.prepare(loop.phase, loop.stage.optimizer)
     batch = {key: x.pin_memory() for key, x in batch.items()}
     loop._train_step(batch)  # makes what is made once

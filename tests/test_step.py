@@ -22,12 +22,23 @@ pytestmark = pytest.mark.usefixtures("narrow")
 META = torch.device("meta")
 METHODS = ("edge_guided", "mean_teacher", "supervised", "cogrnet", "bcp", "averaged_copy_paste")
 SMALL = {"ACDC": (96, 96), "LA": (32, 32, 16)}
+PLACES = [
+    (dataset, method)
+    for dataset in SMALL
+    for method in METHODS
+    if (dataset, method) != ("ACDC", "cogrnet")  # it learns from two slices of a volume
+]
+
+
+def page_of(dataset, method):
+    """The page on which a method trains."""
+    return pages("TWO_SLICES" if method == "cogrnet" else "PAGE")[dataset]
 
 
 def step(dataset, method, **numbers):
     """The second step of a method's last stage; the first makes the optimiser's moments."""
     numbers = {"patch_size": SMALL[dataset], "batch_size": 8, "labeled_bs": 4, **numbers}
-    steps, batch = runner(pages()[dataset], META, method=method, **numbers)
+    steps, batch = runner(page_of(dataset, method), META, method=method, **numbers)
     with Counting():
         steps._train_step(batch)
     with Counting() as counting:
@@ -35,8 +46,7 @@ def step(dataset, method, **numbers):
     return counting, scalars
 
 
-@pytest.mark.parametrize("dataset", SMALL)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dataset, method", PLACES)
 def test_a_step_sends_its_batch_and_waits_for_nothing(dataset, method):
     """Images and labels go to the device; no scalar is read. A pseudo label goes to the host and comes back: both halves of the
     unlabelled images one after the other, mean teacher's in one."""
