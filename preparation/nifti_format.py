@@ -193,8 +193,8 @@ def _geometry(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> 
     if header["dim"][0] == 2 and not affine[:3, 2].any():
         affine[:3, 2] = _normal(affine) * sizes[2]
     factor = _millimetres(path, header, warnings)
-    steps = LPS_TO_RAS @ affine[:3, :3] * factor
-    geometry = checked_geometry(path, steps, LPS_TO_RAS @ affine[:3, 3] * factor, warnings)
+    in_lps = np.diag(LPS_TO_RAS)[:, None] * affine[:3] * factor
+    geometry = checked_geometry(path, in_lps[:, :3], in_lps[:, 3], warnings)
     sizes = sizes * factor
     if np.allclose(geometry.spacing, sizes, rtol=ROUNDED, atol=0):
         return Geometry(sizes, geometry.origin, geometry.direction)

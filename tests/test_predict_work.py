@@ -1,6 +1,7 @@
 """Predicting many scans: formats, work that continues, shares of it, and what a user can do wrong."""
 
 import json
+import os
 from pathlib import Path
 
 import nibabel
@@ -9,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import threshold
 import torch
+from damage import CRASHES
 from helpers import LA, unfinished
 from raw_scans import ORIENTATIONS, write_scan
 
@@ -98,6 +100,81 @@ def test_formats_and_folders(tmp_path, model):
         expected[2].sum() * 6 / 1000, abs=1e-4
     )
     assert set(cases(tmp_path / "out")["c"]["seconds"]) == {"prepare", "predict", "write"}
+
+
+@pytest.mark.parametrize("name, result", [
+    ("a.NII.GZ", "a.nii.gz"), ("a.NII", "a.nii.gz"), ("a.hdr", "a.nii.gz"), ("a.HDR", "a.nii.gz"), ("a.mhd", "a.nii.gz"),
+    ("a.nhdr", "a.nrrd"), ("a.NRRD", "a.nrrd"),
+])  # fmt: skip
+def test_every_spelling_is_predicted_on_the_scans_own_grid(tmp_path, model, name, result):
+    folder = tmp_path / "in"
+    (expected,) = scans(folder, name.lower())
+    for path in list(folder.iterdir()):
+        if name[2:].isupper():
+            path.rename(path.with_name("a" + path.name[1:].upper()))
+    source = read_scan(folder / name).geometry
+    assert run(model, folder, tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("a*")) == [result]
+    prediction = read_scan(tmp_path / "out" / result)
+    assert np.array_equal(prediction.array, expected)
+    assert np.allclose(prediction.geometry.affine, source.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["a.img", "a.hdr", "a.NII.GZ"])
+def test_one_file_may_have_any_spelling(tmp_path, model, name):
+    (expected,) = scans(tmp_path / "in", name.lower())
+    path = tmp_path / "in" / name
+    (tmp_path / "in" / name.lower()).rename(path)
+    assert run(model, path, tmp_path / "out") == 0
+    assert np.array_equal(read_scan(tmp_path / "out" / "a.nii.gz").array, expected)
+
+
+def test_a_nifti_file_named_like_another_format_keeps_its_place(tmp_path, model):
+    (expected,) = scans(tmp_path / "in", "a.nii")
+    (tmp_path / "in" / "a.nii").rename(tmp_path / "in" / "a.mha")
+    assert run(model, tmp_path / "in", tmp_path / "out") == 0
+    prediction = read_scan(tmp_path / "out" / "a.nii.gz")
+    assert np.array_equal(prediction.array, expected)
+    source = read_scan(tmp_path / "in" / "a.mha").geometry
+    assert np.allclose(prediction.geometry.affine, source.affine)
+
+
+def test_a_2d_nifti_is_predicted_in_two_dimensions(tmp_path):
+    plan = threshold.plan(2)
+    model = threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), SHAPE[1::-1], plan)
+    array = np.random.default_rng(0).integers(0, 500, SHAPE[:2]).astype(np.int16)
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-1, -1, 3, 1])), tmp_path / "in" / "a.nii.gz")
+    assert run(model, tmp_path / "in", tmp_path / "out") == 0
+    found = nibabel.load(tmp_path / "out" / "a.nii.gz")
+    assert found.shape == SHAPE[:2]
+    assert np.array_equal(np.asarray(found.dataobj), array > array.mean())
+
+
+def test_bad_headers_and_names_stop_no_other_scan(tmp_path, model, capsys):
+    """Headers that crash ITK are reported; a name that is not UTF-8 is no fault."""
+    expected = scans(tmp_path / "in", "good.nii.gz", "m.nrrd")
+    for name, data in CRASHES.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    latin = os.fsdecode(b"M\xfcller.nrrd")
+    (tmp_path / "in" / "m.nrrd").rename(tmp_path / "in" / latin)
+    assert run(model, tmp_path / "in", tmp_path / "out") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "not predicted" in line]
+    assert len(lines) == len(CRASHES) and not any("memory" in line for line in lines)
+    assert np.array_equal(read_scan(tmp_path / "out" / "good.nii.gz").array, expected[0])
+    assert np.array_equal(read_scan(tmp_path / "out" / latin).array, expected[1])
+    assert run(model, tmp_path / "in" / latin, tmp_path / "out") == 0
+    assert "0 predicted, 1 kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["mhd", "nhdr", "hdr"])
+def test_changed_voxels_of_a_detached_header_are_noticed(tmp_path, model, capsys, ending):
+    scans(tmp_path / "in", f"a.{ending}")
+    assert run(model, tmp_path / "in", tmp_path / "out") == 0
+    array = np.random.default_rng(9).integers(0, 500, SHAPE).astype(np.int16)
+    write_scan(tmp_path / "in" / f"a.{ending}", array, (1, 2, 3), (5, 6, 7), ORIENTATIONS["LAS"])
+    assert run(model, tmp_path / "in", tmp_path / "out") == 2
+    assert "made of another scan" in capsys.readouterr().err
 
 
 def test_a_dicom_series_becomes_nifti_in_its_place(tmp_path, model):

@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 from campaign.conftest import SEED
 from campaign.works import SLICES, evaluated, train, whole
+from damage import CRASHES, damaged_scans, whole_scan
 from forked import Forked
 
+from preparation.checks.command import check
+from preparation.command import prepare
+from preparation.scans import read_scan
 from programs.predict import predict
+from programs.scoring import score
 from recipes import acdc
+from utils.errors import UserError
 
 pytestmark = pytest.mark.campaign
 
@@ -111,3 +117,47 @@ def test_damaged_raw_scans(raw, network, tmp_path, tally, number):
         fine = "Traceback" not in ended.said and not wrong and (ended.status == 0 or told)
         tally.note(fine, f"{index} {path}: {ended.status}, wrong: {wrong}: {ended.said[-400:]}")
         path.write_bytes(good)
+
+
+@pytest.mark.parametrize("ending", ["mha", "nrrd", "nii.gz"])
+def test_damaged_compressed_scans(ending, tmp_path, tally, number):
+    """Refused, or read as the whole file is."""
+    whole, truth = whole_scan(tmp_path, ending)
+    path = tmp_path / f"scan.{ending}"
+    for index, data in enumerate(damaged_scans(whole, ending, number(200), SEED)):
+        path.write_bytes(data)
+        try:
+            survived = np.array_equal(read_scan(path).array, truth)
+        except UserError:
+            survived = True
+        tally.note(survived, f"{index} {path}: read as other voxels")
+
+
+@pytest.mark.parametrize("program", ["check", "prepare", "predict", "evaluate"])
+def test_headers_that_crash_itk(program, raw, network, tmp_path, tally):
+    """Reported, with status 2 and no traceback; what becomes of the other cases is in the default tests."""
+    source = Path(shutil.copytree(raw, tmp_path / "raw"))
+    labels = source / "labelsTs"
+    predictions = Path(shutil.copytree(labels, tmp_path / "predictions"))
+    good = sorted(labels.iterdir())[0]
+    for index, data in enumerate(CRASHES.values()):
+        for folder in ("imagesUn", "imagesTs"):
+            (source / folder / f"bad{folder}{index}_0000.nii.gz").write_bytes(data)
+        (predictions / f"bad{index}.nii.gz").write_bytes(data)
+        shutil.copy(good, labels / f"bad{index}.nii.gz")
+    out = ["--output", str(tmp_path / "out")]
+    root = ["--root_path", str(tmp_path / "out"), "--workers", "1"]
+    inputs = ["--input", str(source / "imagesTs"), "--checkpoint", str(network), "--device", "cpu"]
+    work = {
+        "check": partial(check, ["--root_path", str(source), *out, "--workers", "1"]),
+        "prepare": partial(prepare, ["--dataset", "own", "--source", str(source), *root]),
+        "predict": partial(predict, [*inputs, *out]),
+        "evaluate": partial(score, ["--predictions", str(predictions), "--labels", str(labels)]),
+    }[program]
+    ended = Forked(work).ended()
+    for index, name in enumerate(CRASHES):
+        reported = any(
+            f"bad{folder}{index}" in ended.said for folder in ("imagesUn", "imagesTs", "")
+        )
+        fine = reported and ended.status == 2 and "Traceback" not in ended.said
+        tally.note(fine, f"{program} {name}: {ended.status}: {ended.said[-400:]}")
