@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from dataloaders.augment import Augmentation
 from dataloaders.transforms import Array
@@ -56,7 +56,11 @@ class Samples(Dataset):
 
 
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a DataLoader has left to do with a batch."""
+    """What a DataLoader has left to do with a batch: a process of its own puts it into shared memory here, where a fault reaches the main
+    process. Left to torch, a batch for which there is no room is lost, and the main process waits for it."""
+    if get_worker_info() is not None:
+        for tensor in batch.values():
+            tensor.share_memory_()
     return batch
 
 

@@ -1,5 +1,7 @@
 """How a run's training data reach the network: loaders, processes that prepare batches, images kept on the device."""
 
+import math
+
 import torch
 from torch.utils.data import DataLoader
 
@@ -9,6 +11,7 @@ from training.faults import LOADER_TIMEOUT
 from training.settings import Settings
 from training.signals import leave_to_main_process
 from utils.errors import UserError
+from utils.shared_memory import check_room
 
 
 def on_device(settings: Settings) -> bool:
@@ -31,13 +34,37 @@ def move_to_device(data: Samples, settings: Settings, device: torch.device) -> N
         ) from None
 
 
+def worker_count(settings: Settings, device: torch.device) -> int:
+    """Processes that prepare batches."""
+    if on_device(settings):
+        return 0
+    if settings.num_workers >= 0:
+        return settings.num_workers
+    if device.type == "cuda":
+        return 4
+    return 0
+
+
+def check_shared_memory(settings: Settings, device: torch.device, channels: int) -> None:
+    """Raise UserError where the processes that prepare batches have too little shared memory: two batches of each process wait there,
+    and one is in use."""
+    workers = worker_count(settings, device)
+    if workers:
+        needed = (2 * workers + 1) * batch_bytes(settings, channels)
+        check_room("num_workers", workers, needed)
+
+
+def batch_bytes(settings: Settings, channels: int) -> int:
+    """What the images and labels of a whole batch take, all processes of the run together."""
+    voxels = math.prod(settings.patch_size)
+    return voxels * (4 * channels * settings.batch_size + settings.labeled_bs)
+
+
 def loader(
     data: Samples, sampler: StreamSampler, settings: Settings, device: torch.device
 ) -> DataLoader:
     """The batches of a sampler, prepared by other processes but where they are made on the device."""
-    cuda, workers = device.type == "cuda" and not on_device(settings), settings.num_workers
-    if workers < 0 or on_device(settings):
-        workers = 4 if cuda else 0
+    workers = worker_count(settings, device)
     return DataLoader(
         data,
         batch_sampler=sampler,
@@ -45,5 +72,5 @@ def loader(
         num_workers=workers,
         worker_init_fn=leave_to_main_process,
         timeout=LOADER_TIMEOUT if workers else 0,
-        pin_memory=cuda,
+        pin_memory=device.type == "cuda" and not on_device(settings),
     )

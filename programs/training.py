@@ -16,7 +16,7 @@ from dataloaders.cases import read_cases
 from dataloaders.splits import check_lists
 from dataloaders.two_stream import StreamSampler
 from methods.registry import METHODS, run_title
-from programs.batches import loader, move_to_device, on_device
+from programs.batches import check_shared_memory, loader, move_to_device, on_device
 from programs.networks import build_network, check_patch, load_network, share_batch_norm
 from programs.published_flags import training_rules, translated
 from programs.published_optimizer import take_over_momentum
@@ -106,6 +106,7 @@ class Frame:
             s.sync_batch_norm and world() > 1,
             amp=self.amp,
         )
+        check_shared_memory(s, device, page.facts.channels)
         set_deterministic(s.deterministic, s.tf32)
         self.folder = page.folder(s.output_root, s.exp, s.labelnum)
         self.root = data_root(page.facts.name, s.root_path)

@@ -1,14 +1,19 @@
 """What goes on around a run: a clock that jumps, a disk that turns read-only, what somebody deletes, a loader that hangs."""
 
+import ctypes
 import io
 import multiprocessing
+import os
 import shutil
+import signal
 import time
+from dataclasses import dataclass
 
 import helpers
 import pytest
 import torch
 import tqdm.std
+from forked import Forked
 from helpers import stages
 
 from dataloaders.samples import Samples
@@ -16,11 +21,14 @@ from methods.copy_paste import CopyPastePretrain
 from programs import batches
 from programs.batches import loader
 from recipes.acdc import PAGE
-from training.faults import next_batch, told
+from training.batch_source import BatchSource
+from training.faults import told
 from training.log import StageLog
+from training.signals import GRACE
 from utils.cli import run
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 from utils.progress import progress
+from utils.workers import worker_pool
 
 NUMBERS = {
     "labelnum": 1, "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, "pre_iterations": 3, "val_every": 1,
@@ -214,25 +222,208 @@ class Stuck(Samples):
         time.sleep(60)
 
 
+@dataclass(frozen=True)
+class OneWorker:
+    """Settings of a loader with one process, whose batches are 1 MiB of images and 0.25 MiB of labels."""
+
+    num_workers: int = 1
+    patch_size: tuple[int, ...] = (256, 256)
+    batch_size: int = 4
+    labeled_bs: int = 4
+
+
+def batches_of(data):
+    return BatchSource(loader(data, [[0]], OneWorker(), torch.device("cpu")))
+
+
 def test_a_loader_that_hangs_is_told_and_ended(monkeypatch):
     monkeypatch.setattr(batches, "LOADER_TIMEOUT", 1)
-    monkeypatch.setattr(
-        "torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1
-    )  # what torch waits for a process to end of itself
-    settings = type("Settings", (), {"num_workers": 1})
-    with (
-        pytest.raises(
-            UserError,
-            match=r"no batch for 30 minutes, .*use --num_workers 0; the last checkpoint is kept$",
-        ),
-        told(torch.device("cpu"), 2),
-    ):
-        next_batch(iter(loader(Stuck(), [[0]], settings, torch.device("cpu"))))
+    monkeypatch.setattr("training.batch_source.PATIENCE", 0.2)
+    source = batches_of(Stuck())
+    words = r"no batch for 30 minutes, .*use --num_workers 0; the last checkpoint is kept$"
+    with pytest.raises(UserError, match=words), told(torch.device("cpu"), 2):
+        source.next()
+    source.close()
     for process in multiprocessing.active_children():
         process.join(10)
     assert (
         not multiprocessing.active_children()
     )  # else Python would wait for it at its end, for as long as the disk hangs
+
+
+def reads_until(step, hang):
+    """What makes batches: those before that step come, the others call `hang` first."""
+    read = Samples.__getitems__
+
+    def hanging(self, draws):
+        if draws[0].seed[-2] >= step:
+            hang()
+        return read(self, draws)
+
+    return hanging
+
+
+def deadlock():
+    """Outside Python, where no signal handler of Python's is called."""
+    library = ctypes.CDLL(None)
+    mutex = ctypes.create_string_buffer(256)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+
+HANGS = {"in Python": lambda: time.sleep(600), "outside Python": deadlock}
+
+
+@pytest.fixture
+def hung(phantom_root, tmp_path, monkeypatch):
+    """A run whose third batch does not come."""
+    begun = []
+
+    def begin(how, workers):
+        marker = tmp_path / "hangs"
+
+        def hang():
+            marker.touch()
+            HANGS[how]()
+
+        monkeypatch.setattr(Samples, "__getitems__", reads_until(2, hang))
+        numbers = {**NUMBERS, "num_workers": workers, "pre_iterations": 30}
+        child = Forked(lambda: helpers.train(PAGE, phantom_root, tmp_path / "out", **numbers))
+        begun.append(child)
+        child.wait(lambda: marker.exists() and "pre_train 2: validation" in child.said)
+        return child
+
+    yield begin
+    for child in begun:
+        child.kill()
+
+
+@pytest.mark.parametrize(
+    "how, workers, number",
+    [
+        ("in Python", 2, signal.SIGTERM),
+        ("outside Python", 1, signal.SIGTERM),
+        ("in Python", 0, signal.SIGTERM),
+        ("in Python", 1, signal.SIGINT),
+    ],
+)
+def test_a_signal_saves_within_ten_seconds_where_a_batch_does_not_come(
+    hung, tmp_path, how, workers, number
+):
+    child = hung(how, workers)
+    began = time.monotonic()
+    ended = child.stop(number)
+    assert time.monotonic() - began < 10
+    assert ended.status == 128 + number, ended.said
+    assert "stopped at iteration 2 of pre_train, saved" in ended.said.splitlines()[-1]
+    assert stages(tmp_path / "out")["pre_train/last.pth"]["progress"]["step"] == 2
+
+
+def test_sigterm_ends_a_run_within_ten_seconds_that_reads_outside_python_itself(hung):
+    """Nothing can be saved: the thread that could is the one that hangs."""
+    child = hung("outside Python", 0)
+    began = time.monotonic()
+    ended = child.stop(signal.SIGTERM)
+    assert time.monotonic() - began < 10
+    assert ended.status == 128 + signal.SIGTERM
+    assert "the last checkpoint is kept: the same command continues" in ended.said.splitlines()[-1]
+
+
+def test_a_second_interrupt_ends_a_run_that_hangs_anywhere(phantom_root, tmp_path, at_step):
+    """In the middle of a step, say, outside Python."""
+    marker = tmp_path / "hangs"
+
+    def hang():
+        marker.touch()
+        deadlock()
+
+    at_step(1, hang)
+    child = Forked(lambda: helpers.train(PAGE, phantom_root, tmp_path / "out", **NUMBERS))
+    child.wait(marker.exists)
+    began = time.monotonic()
+    os.kill(child.process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    ended = child.stop(signal.SIGINT)
+    assert time.monotonic() - began < 10 and ended.status == 128 + signal.SIGINT, ended.said
+
+
+def test_a_signal_during_a_step_is_obeyed_after_it(phantom_root, tmp_path, at_step):
+    """However long it takes: here longer than a batch may."""
+
+    def slow():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(2.5 * GRACE)
+
+    at_step(1, slow)
+    with pytest.raises(Interrupted, match="stopped at iteration 2 of pre_train, saved"):
+        helpers.train(PAGE, phantom_root, tmp_path, **NUMBERS)
+
+
+# shared memory
+
+
+class Small(Stuck):
+    def __getitems__(self, drawn):
+        return {"image": torch.zeros(1, 1, 4, 4)}
+
+
+def test_a_batch_that_finds_no_shared_memory_is_one_line_at_once(monkeypatch):
+    """torch prints a traceback in the process that made it, and the main one waits for ever."""
+
+    def refuse(tensor):
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1>: No space left (28)"
+        )
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
+    source = batches_of(Small())
+    words = r"^/dev/shm is full.*: use --num_workers 0, or .*--shm-size 1g\); the last checkpoint is kept$"
+    with pytest.raises(UserError, match=words), told(torch.device("cpu"), 2):
+        source.next()
+    source.close()
+
+
+def test_a_process_that_died_of_full_shared_memory_is_told_as_such():
+    """As older versions of torch have it."""
+    text = (
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared memory. "
+        "Please try to raise your shared memory limit."
+    )
+    words = r"^/dev/shm is full.*--num_workers 0"
+    with pytest.raises(UserError, match=words), told(torch.device("cpu"), 2):
+        raise RuntimeError(text)
+
+
+@pytest.mark.parametrize("free", [0, 2**16, 2**20, 3 * 2**20])
+def test_too_little_shared_memory_is_refused_before_a_process_starts(monkeypatch, free):
+    """Two batches of the one process and one in use, of 1.25 MiB each: 3.75 MiB."""
+    monkeypatch.setattr("utils.shared_memory.free_bytes", lambda: free)
+    words = r"^--num_workers 1: .* up to 4\.0 MB of shared memory, .*; use --num_workers 0, or .*--shm-size"
+    with pytest.raises(UserError, match=words):
+        batches.check_shared_memory(OneWorker(), torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize("free", [None, 2**22])
+def test_enough_shared_memory_is_taken(monkeypatch, free):
+    monkeypatch.setattr("utils.shared_memory.free_bytes", lambda: free)
+    batches.check_shared_memory(OneWorker(), torch.device("cpu"), 1)
+
+
+def test_no_shared_memory_is_needed_without_processes(monkeypatch):
+    monkeypatch.setattr("utils.shared_memory.free_bytes", lambda: 0)
+    batches.check_shared_memory(OneWorker(num_workers=0), torch.device("cpu"), 1)
+
+
+def test_no_room_for_a_lock_between_processes_is_one_line(monkeypatch):
+    def refuse(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.context.BaseContext.Lock", refuse)
+    with (
+        pytest.raises(UserError, match=r"^/dev/shm: no room for locks .*--shm-size"),
+        worker_pool(1),
+    ):
+        pass
 
 
 def test_a_process_that_cannot_be_started_is_no_reader_that_has_gone(capsys):

@@ -1,16 +1,14 @@
 """What ends a training from outside, each in one line: memory, the processes that prepare batches, the other processes of the run."""
 
-import multiprocessing
 import re
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from utils.errors import UserError
-from utils.phase import Batch
+from utils.shared_memory import MORE, PLACE
 
 MEMORY = ("out of memory", "can't allocate memory", "unable to allocate")
 LOADER_TIMEOUT = (
@@ -31,16 +29,17 @@ def told(device: torch.device, dims: int) -> Iterator[None]:
         raise UserError(line) from None
     except (RuntimeError, MemoryError) as error:
         text = str(error)
+        if "shared memory" in text.lower():
+            raise UserError(
+                f"{PLACE} is full, through which the processes that prepare batches pass them on: use --num_workers 0, or {MORE}; "
+                "the last checkpoint is kept"
+            ) from None
         if isinstance(error, MemoryError) or any(words in text.lower() for words in MEMORY):
             raise UserError(
                 f"{device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size"
                 f"{', or use --recompute' if dims == 3 else ''}; the last checkpoint is kept"
             ) from None
         if "DataLoader timed out" in text:
-            for process in (
-                multiprocessing.active_children()
-            ):  # they heed no other signal, and Python waits for them at its end
-                process.kill()
             raise UserError(
                 f"no batch for {LOADER_TIMEOUT // 60} minutes, a disk or a process hangs: look at the disk, or use --num_workers 0; the "
                 "last checkpoint is kept"
@@ -49,17 +48,6 @@ def told(device: torch.device, dims: int) -> Iterator[None]:
             raise UserError(
                 "a process that prepares batches ended unexpectedly (no memory left?): lower --num_workers; the last checkpoint is kept"
             ) from None
-        raise
-
-
-def next_batch(batches: Iterator[Batch]) -> Batch:
-    """The next of them. Where there is none for a fault, the loader's own frames are emptied: they hold its processes, which pay no heed to
-    signals and would keep Python from ending for as long as somebody looks at the error."""
-    try:
-        return next(batches)
-    except Exception as error:
-        traceback.clear_frames(error.__traceback__)
-        del batches  # this frame too
         raise
 
 
@@ -88,5 +76,6 @@ class Watch:
             if quiet and not self._closed:
                 self._say(
                     f"warning: {self._what}: no step has ended for {quiet / 60:.0f} minutes; validation may take as long, else a disk or "
-                    "another process of the run hangs: Ctrl-C saves, a second one ends at once"
+                    "another process of the run hangs. Ctrl-C saves as soon as the step has ended, or at once where a batch does not "
+                    "come; a second Ctrl-C ends the run within seconds, the last checkpoint is kept"
                 )

@@ -14,6 +14,7 @@ from utils.errors import UserError, writing
 from utils.phase import Phase
 from utils.pictures import grey_picture, label_picture
 from utils.progress import progress
+from utils.shared_memory import check_locks
 
 MEND = "free space or name another place with --output_root, then start the same command again"
 
@@ -63,6 +64,7 @@ class StageLog:
     def __init__(self, folder: Path, name: str, start: int, steps: int):
         self.folder, self._writer = folder / "log", None
         if is_main():
+            check_locks(4)  # TensorBoard's writer has a queue between processes
             with writing(self.folder, MEND):
                 # A queue that one step never fills: on a full one tensorboardX waits for its thread, which may have died meanwhile. The
                 # ending keeps two files apart that a clock put back would give one name.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from training.accelerate import GradientGuard, accelerated
+from training.batch_source import BatchSource
 from training.checkpoint import FORMAT, Store
 from training.content import check_fits, check_tensors
 from training.distributed import (
@@ -26,13 +27,13 @@ from training.distributed import (
     share_state,
     world,
 )
-from training.faults import next_batch, told
+from training.faults import told
 from training.log import StageLog, hours
 from training.pace import Pace
 from training.precision import Precision
 from training.readings import Readings
 from training.saving import Saver
-from training.signals import StopSignals
+from training.signals import NoBatch, StopSignals
 from training.stage import DRAWS, Progress, Run, Stage
 from training.step import learn, placed
 from utils.errors import Interrupted, UserError
@@ -118,10 +119,8 @@ class _StageRunner:
 
     def _loop(self, log: StageLog, signals: StopSignals) -> None:
         p, steps = self.progress, self.stage.steps
-        batches, pace = (
-            iter(self.stage.batches(range(p.step, steps))),
-            Pace(self.run_info.log.say, self.phase.name),
-        )
+        batches = BatchSource(self.stage.batches(range(p.step, steps)))
+        pace = Pace(self.run_info.log.say, self.phase.name)
         try:
             while True:
                 if self._due() and not self._validate(log, signals):
@@ -134,16 +133,18 @@ class _StageRunner:
                     self._stop(log, signals)
                 self.saver.check()
                 with pace.timed():
-                    with pace.waiting():
-                        batch = next_batch(batches)
+                    with pace.waiting(), signals.waiting():
+                        batch = batches.next()
                     self.readings.add(p.step + 1, self._train_step(batch))
                     log.bar.update()
                     if read := p.step % self.run_info.read_every == 0 or self._due():
                         self._read(log)
                 if read:
                     pace.judge()
+        except NoBatch:
+            self._stop_without_batch(log, signals)
         finally:
-            del batches  # ends the processes that prepare batches; a traceback would keep them, and Python waits for them for ever
+            batches.close()
 
     def _due(self) -> bool:
         p, stage = self.progress, self.stage
@@ -265,6 +266,16 @@ class _StageRunner:
             self.saver.wait()
         where = f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}"
         raise Interrupted(f"{where}; the same command goes on from there", 128 + number)
+
+    def _stop_without_batch(self, log: StageLog, signals: StopSignals) -> None:
+        """Leave where a signal came and the next batch does not; several processes cannot save then, for the others wait for this one."""
+        if world() == 1:
+            self._stop(log, signals)
+        raise Interrupted(
+            f"stopped at iteration {self.progress.step} of {self.phase.name} while no batch came; the last checkpoint is kept: "
+            "the same command continues from it",
+            128 + signals.received,
+        )
 
     def _average_buffers(self) -> None:
         for net in {

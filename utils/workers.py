@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from utils.errors import Interrupted, UserError
 from utils.files import scratch
+from utils.shared_memory import check_locks
 
 START = "spawn"  # processes that load their libraries themselves, with one thread each
 ONE_THREAD = (
@@ -33,6 +34,7 @@ def check_processes(flag: str, count: int) -> None:
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of `workers` processes. Where the block is left by an exception, Ctrl-C among them, they are ended at once."""
+    check_locks(8)
     before = {key: os.environ.get(key) for key in (*ONE_THREAD, "TMPDIR")}
     with scratch("workers") as folder:
         # libraries read these when they are loaded, so they must be set before a process starts; what an ended process leaves goes too
