@@ -26,7 +26,7 @@ from programs.runs import (
     stage_names,
     usual,
 )
-from programs.settings import default_exp
+from programs.settings import check_option_names, default_exp
 from programs.test_folder import (
     PREDICTION,
     REMEDY,
@@ -100,6 +100,7 @@ def evaluate(
     page: Page, argv: Sequence[str] | None = None, description: str = "", **numbers
 ) -> None:
     """Test one or two checkpoints of a data set, ours or published; see `EvaluationSettings`. `numbers`: a script's own defaults."""
+    check_option_names(page.test_options, (EvaluationSettings,))
     kind = dataclass(frozen=True)(
         type(
             "Evaluation",

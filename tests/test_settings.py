@@ -10,6 +10,7 @@ from helpers import train
 
 from methods.registry import METHODS, run_title
 from networks.registry import NETWORKS
+from programs.evaluation import evaluate
 from programs.generic import taken, train_any
 from programs.settings import (
     check_option_names,
@@ -187,6 +188,16 @@ def test_a_method_that_redefines_a_setting_of_every_run_is_refused(registered):
 def test_an_option_that_the_programs_would_swallow_is_refused(name):
     options = dataclass(frozen=True)(type("Options", (), {"__annotations__": {name: int}, name: 1}))
     refused(lambda: check_option_names([options]), f"--{name}: an option of", "rename it")
+
+
+def test_an_option_of_a_page_does_not_replace_a_flag_of_every_test():
+    @dataclass(frozen=True)
+    class Split:
+        split: str = "train"
+        """Another split."""
+
+    page = dataclasses.replace(acdc.PAGE, test_options=(Split,))
+    refused(lambda: evaluate(page, []), "--split: an option of both", "EvaluationSettings")
 
 
 # published flags
