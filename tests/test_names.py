@@ -13,7 +13,7 @@ from comparison.results import read_result
 from dataloaders.hdf5 import list_line, list_lines, read_list
 from dataloaders.plan import read_plan
 from programs.scoring_classes import read_classes
-from training.results import summarise, write_json, write_metrics_csv
+from training.results import summarise, write_results
 from utils.case import Case
 from utils.errors import UserError
 from utils.json_file import read_json
@@ -98,8 +98,7 @@ def test_metrics_csv_holds_no_formula_and_its_reader_gets_the_names_back(tmp_pat
     label = np.zeros((4, 6, 6), np.uint8)
     label[1:3, 2:4, 2:4] = 1
     scores = score_case(Case("=cmd()", label, label), label, ("background", "-organ"))
-    write_metrics_csv(tmp_path / "metrics.csv", scores)
-    write_json(tmp_path / "summary.json", {"cases": 1, **summarise(scores)})
+    write_results(tmp_path, scores, {"cases": 1, **summarise(scores)})
     rows = list(csv.reader(io.StringIO((tmp_path / "metrics.csv").read_text(encoding="utf-8"))))
     assert rows[1][:2] == ["'=cmd()", "'-organ"]
     result = read_result(tmp_path)
