@@ -14,7 +14,7 @@ from utils.errors import UserError
 SLICE_TOLERANCE = 0.1  # slice distances, along the stack ...
 MOST_TOLERATED = 0.25  # ... and at most so many mm
 PIXEL_TOLERANCE = 0.1  # pixels, within the slice's plane
-SAME_PLACE = 1e-4  # mm; thinner slices do not exist
+SAME_PLACE = 1e-3  # mm; thinner slices do not exist
 SAME_DIRECTION = 1e-3  # difference of direction cosines
 SAME_SPACING = 1e-3  # relative difference
 

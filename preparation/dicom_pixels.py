@@ -1,5 +1,6 @@
 """Read the pixels of DICOM slices, and rescale each slice by its own slope and intercept."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,11 @@ from preparation.dicom_tags import (
     readable_values,
     transfer_syntax,
 )
-from utils.errors import UserError
+from utils.errors import UserError, writing
 from utils.files import scratch
 from utils.isolated import call_isolated
 
+BATCH = 200  # files that one process decodes: bounds the memory that they take
 SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
 MULTI_FRAME_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7.3")  # grey values of 16 bits
 END_OF_CODE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
@@ -50,19 +52,21 @@ def read_values(place: Path, slices: Sequence[Slice]) -> np.ndarray:
     indices: dict[DicomFile, list[int]] = {}
     for index, one in enumerate(slices):
         indices.setdefault(one.file, []).append(index)
-    for file in indices:
+    files = list(indices)
+    for file in files:
         with readable_values(file.path):
             _check_layout(file)
-    decoded = _decode_isolated(place, list(indices))
-    value_type = _value_type(slices)
     columns, rows = slices[0].size
-    values = np.empty((len(slices), rows, columns), value_type)
-    for file, of_file in indices.items():
-        with readable_values(file.path):
-            stored = _stored_values(file, decoded.pop(file.path, None))
-        for index in of_file:
-            one = slices[index]
-            _rescale(stored[one.frame], one, result=values[index])
+    values = np.empty((len(slices), rows, columns), _value_type(slices))
+    for start in range(0, len(files), BATCH):
+        batch = files[start : start + BATCH]
+        decoded = _decode_isolated(place, batch)
+        for file in batch:
+            with readable_values(file.path):
+                stored = _stored_values(file, decoded.get(file.path))
+            for index in indices[file]:
+                one = slices[index]
+                _rescale(stored[one.frame], one, result=values[index])
     return values
 
 
@@ -72,7 +76,7 @@ def decode(paths: Sequence[Path]) -> list[np.ndarray]:
     GDCM gets the pixels only, without the tags for place and rescaling, so that it changes no value.
     Raises UserError for pixels that are incomplete or damaged.
     """
-    with scratch("dicom") as folder:
+    with scratch("dicom") as folder, writing(folder, "free space, or set TMPDIR to another folder"):
         return [_decode_one(path, folder / "pixels.dcm") for path in paths]
 
 
@@ -110,7 +114,7 @@ def _decode_isolated(place: Path, files: Sequence[DicomFile]) -> dict[Path, np.n
     paths = [file.path for file in files if _needs_codec(file)]
     if not paths:
         return {}
-    arrays = call_isolated(place, decode, paths)  # one process for all: it takes time to start
+    arrays = call_isolated(place, decode, paths)  # one process for all: starting one takes time
     return dict(zip(paths, arrays, strict=True))
 
 
@@ -202,20 +206,21 @@ def _uncompressed(file: DicomFile) -> np.ndarray:
     stored_type = _stored_type(file)
     shape = _shape(file)
     data = _pixel_bytes(file)
-    expected = int(np.prod(shape, dtype=object)) * stored_type.itemsize
+    count = math.prod(shape)
+    expected = count * stored_type.itemsize
     has_padding = not any(data[expected:])  # zeros after the pixels
     if len(data) < expected or not has_padding:
         raise UserError(
             f"{file.path}: {len(data)} bytes of pixels, but its tags say {expected}; it {DAMAGED}"
         )
     if transfer_syntax(file.tags).is_little_endian:
-        array = np.frombuffer(data[:expected], stored_type.newbyteorder("<"))
+        array = np.frombuffer(data, stored_type.newbyteorder("<"), count=count)
     elif (
         stored_type.itemsize == 1 and file.tags.get_item("PixelData", keep_deferred=True).VR == "OW"
     ):  # bytes in swapped pairs
-        array = np.frombuffer(data, ">u2").astype("<u2").view(stored_type)[:expected]
+        array = np.frombuffer(data, ">u2").astype("<u2").view(stored_type)[:count]
     else:
-        array = np.frombuffer(data[:expected], stored_type.newbyteorder(">"))
+        array = np.frombuffer(data, stored_type.newbyteorder(">"), count=count)
     return array.astype(stored_type, copy=False).reshape(shape)
 
 

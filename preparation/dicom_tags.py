@@ -37,7 +37,15 @@ UNDEFINED_LENGTH = 0xFFFFFFFF  # of compressed pixels
 US_VOLUME = "Enhanced US Volume Storage"
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
+# where enhanced multi-frame objects hold a tag, for each frame or for all
+GROUPS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 TOMOGRAPHY = ("CT", "MR", "PT")  # modalities whose slices always have a place
 # where Siemens stores the number of slices of a mosaic, and its own name
@@ -393,13 +401,15 @@ def _values(value: object) -> list:
 def _slice(file: DicomFile, frame: int) -> Slice:
     tags = file.tags
     groups = list(_functional_groups(tags, frame))
-    has_place = any(keyword in tags for keyword in PLACE)
+    position_tag = _find("ImagePositionPatient", groups, tags)
+    orientation_tag = _find("ImageOrientationPatient", groups, tags)
+    has_place = position_tag is not None or orientation_tag is not None
     is_placed = has_place or file.frames > 1 or tags.get("Modality") in TOMOGRAPHY
     position = [0.0, 0.0, 0.0]
     orientation = list(AXIAL)
     if is_placed:
-        position = _numbers(file, _find(PLACE[0], groups, tags), PLACE[0], count=3)
-        orientation = _numbers(file, _find(PLACE[1], groups, tags), PLACE[1], count=6)
+        position = _numbers(file, position_tag, "ImagePositionPatient", count=3)
+        orientation = _numbers(file, orientation_tag, "ImageOrientationPatient", count=6)
     along_row, along_column = _unit_vectors(file, orientation)
     thickness = _optional_number(file, _find("SliceThickness", groups, tags), "SliceThickness")
     slope = _optional_number(file, _find("RescaleSlope", groups, tags), "RescaleSlope")
@@ -439,9 +449,9 @@ def _items(group: Dataset) -> list[Dataset]:
 
 
 def _find(keyword: str, groups: list[Dataset], tags: Dataset) -> object:
-    """The value of a tag: in the frame's functional groups, else at the top level, else None."""
+    """The value of a tag: of the frame, of all frames, or at the top level; else None."""
     for group in groups:
-        for item in _items(group):
+        for item in group.get(GROUPS[keyword]) or []:
             if keyword in item:
                 return item.get(keyword)
     return tags.get(keyword)

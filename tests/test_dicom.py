@@ -587,6 +587,20 @@ def test_each_frame_is_rescaled_by_its_own_slope(tmp_path):
     np.testing.assert_array_equal(values(read_dicom_file(path)), expected)
 
 
+def test_a_makers_own_groups_do_not_replace_the_standard_ones(tmp_path):
+    """Philips adds a private sequence to each frame, with other spacings and slopes."""
+    tags = enhanced_tags(VOLUME, [(0, 0, 2 * index) for index in range(6)])
+    for frame in tags.PerFrameFunctionalGroupsSequence:
+        private = Dataset()
+        private.PixelSpacing = [9, 9]
+        private.RescaleSlope = 7
+        frame.add_new((0x2005, 0x0010), "LO", "Philips MR Imaging DD 005")
+        frame.add_new((0x2005, 0x100F), "SQ", [private])
+    image = read_dicom_file(save(tags, tmp_path / "0.dcm"))
+    assert image.GetSpacing() == (0.75, 0.5, 2)
+    np.testing.assert_array_equal(values(image), VOLUME)
+
+
 def test_a_folder_with_one_multi_frame_file_is_a_scan(tmp_path):
     positions = [(0, 0, 2 * index) for index in range(6)]
     save(enhanced_tags(VOLUME, positions), tmp_path / "0.dcm")
