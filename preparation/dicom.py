@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import SimpleITK as sitk
+import numpy as np
 
 from preparation.dicom_grid import Grid, arrange
 from preparation.dicom_pixels import read_values
@@ -19,37 +19,33 @@ from preparation.dicom_tags import (
     read_tags,
     slices_of,
 )
+from preparation.geometry import Geometry
 from utils.errors import UserError
 from utils.files import files_below
 
 LISTED = 5  # series that a message names
 
 
-def read_series(folder: Path) -> sitk.Image:
-    """Return the 3-D image of the one DICOM series below `folder`.
+def read_dicom(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Return values (x, y, z) and geometry of a DICOM file, or of the one series below a folder.
 
-    Files belong together by SeriesInstanceUID, whatever their names and folders. Each slice is
-    rescaled by its own slope and intercept. The third axis runs along the slices' normal.
-    Other files, and DICOM objects without pixels, are ignored.
+    A file is a whole volume (enhanced multi-frame), or one slice. Files of a series belong together
+    by SeriesInstanceUID, whatever their names and folders; other files, and DICOM objects without
+    pixels, are ignored. Each slice is rescaled by its own slope and intercept. x runs along the
+    rows, y along the columns, z along the slices' normal.
 
     Raises UserError, one line, where there is no series or several, where a file is damaged, and
     where the slices do not form one straight stack with even distances.
     """
-    return _image(folder, read_grid(folder))
-
-
-def read_dicom_file(path: Path) -> sitk.Image:
-    """Return the 3-D image of one DICOM file: a whole volume (enhanced multi-frame), or one slice.
-
-    Raises UserError as `read_series` does.
-    """
-    return _image(path, read_grid(path))
+    grid = read_grid(path)
+    values = read_values(path, grid.slices)
+    return values.T, grid.geometry
 
 
 def read_grid(path: Path) -> Grid:
     """Return the slices of a file, or of the series below a folder, in order and on their grid.
 
-    No pixel is read. Raises UserError as `read_series` does.
+    No pixel is read. Raises UserError as `read_dicom` does.
     """
     files = _series(path) if path.is_dir() else [_one_image(path)]
     slices = [one for file in files for one in slices_of(file)]
@@ -63,13 +59,13 @@ def holds_volume(path: Path) -> bool:
 
 
 def series_files(folder: Path) -> list[Path]:
-    """Return the files that `read_series` reads, sorted by name; raises UserError as it does."""
+    """Return the files that `read_dicom` reads, sorted by name; raises UserError as it does."""
     paths = [file.path for file in _series(folder)]
     return sorted(paths, key=lambda path: (path.name, path))
 
 
 def series_folders(paths: Iterable[Path]) -> list[Path]:
-    """Return the folders to give to `read_series`, for the DICOM files among `paths`.
+    """Return the folders to give to `read_dicom`, for the DICOM files among `paths`.
 
     A folder is the deepest one that holds a whole series. Files in different folders that have the
     same SeriesInstanceUID are one series, unless two of them lie at one position: then the folders
@@ -102,14 +98,6 @@ def _places_differ(files: Iterable[DicomFile]) -> bool:
     places = {(file.path.parent, str(file.tags.get("ImagePositionPatient"))) for file in files}
     counts = Counter(position for _, position in places)
     return max(counts.values()) == 1
-
-
-def _image(place: Path, grid: Grid) -> sitk.Image:
-    image = sitk.GetImageFromArray(read_values(place, grid.slices))
-    image.SetSpacing(grid.spacing.tolist())
-    image.SetOrigin(grid.origin.tolist())
-    image.SetDirection(grid.direction.ravel().tolist())
-    return image
 
 
 def _one_image(path: Path) -> DicomFile:

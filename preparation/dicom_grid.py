@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from preparation.dicom_tags import Slice
+from preparation.geometry import Geometry
 from utils.errors import UserError
 
 # Files give positions as decimal text, often rounded to 0.1 mm. A slice may lie this far from its
@@ -23,14 +24,11 @@ SAME_SPACING = 1e-3  # relative difference
 class Grid:
     """Slices in order of rising position along their normal, and the grid that they form.
 
-    `spacing` (3,) and `origin` (3,) in mm, `direction` (3, 3): a column per axis (columns, rows,
-    slices), a right-handed system.
+    The axes of `geometry` are column index, row index, slice index: a right-handed system.
     """
 
     slices: tuple[Slice, ...]
-    spacing: np.ndarray
-    origin: np.ndarray
-    direction: np.ndarray
+    geometry: Geometry
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -50,7 +48,7 @@ def arrange(place: Path, slices: Sequence[Slice]) -> Grid:
     direction = np.column_stack([first.along_row, first.along_column, normal])
     if len(slices) == 1:
         spacing = np.array([*first.spacing, _thickness(first)])
-        return Grid((first,), spacing, first.position, direction)
+        return Grid((first,), Geometry(spacing, first.position, direction))
     heights = np.array([one.position @ normal for one in slices])
     order = np.argsort(heights, kind="stable")
     ordered = tuple(slices[index] for index in order)
@@ -58,7 +56,7 @@ def arrange(place: Path, slices: Sequence[Slice]) -> Grid:
     _check_straight(place, ordered, direction)
     distance = _even_distance(place, ordered, heights[order])
     spacing = np.array([*first.spacing, distance])
-    return Grid(ordered, spacing, ordered[0].position, direction)
+    return Grid(ordered, Geometry(spacing, ordered[0].position, direction))
 
 
 def _check_alike(place: Path, slices: Sequence[Slice]) -> None:

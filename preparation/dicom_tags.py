@@ -33,6 +33,7 @@ PREAMBLE = 128  # bytes before MAGIC
 DEFERRED = 1 << 16  # bytes; pydicom skips larger values and reads them only when they are used
 SLICE_ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
 DAMAGED = "is damaged or ends too early; copy or download it again"
+LARGEST = 1e30  # no slope or intercept in any unit is larger
 UNDEFINED_LENGTH = 0xFFFFFFFF  # of compressed pixels
 US_VOLUME = "Enhanced US Volume Storage"
 
@@ -414,8 +415,11 @@ def _slice(file: DicomFile, frame: int) -> Slice:
     thickness = _optional_number(file, _find("SliceThickness", groups, tags), "SliceThickness")
     slope = _optional_number(file, _find("RescaleSlope", groups, tags), "RescaleSlope")
     intercept = _optional_number(file, _find("RescaleIntercept", groups, tags), "RescaleIntercept")
-    if slope == 0:
-        raise UserError(f"{file.path}: RescaleSlope is 0; export the series again")
+    if slope == 0 or max(abs(slope or 1), abs(intercept or 0)) > LARGEST:
+        raise UserError(
+            f"{file.path}: RescaleSlope {slope} or RescaleIntercept {intercept} cannot be right; "
+            "export the series again"
+        )
     rows = int(tags.get("Rows") or 0)
     columns = int(tags.get("Columns") or 0)
     if rows == 0 or columns == 0:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from preparation.dicom import read_dicom_file, read_grid, read_series, series_files
+from preparation.dicom import read_dicom, read_grid, series_files
 from preparation.formats import files_of, is_dicom, read_voxel_file
-from preparation.geometry import Geometry, checked_geometry
-from preparation.voxel_file import NOT_FINITE, Warn, all_finite, read_voxels
+from preparation.geometry import Geometry
+from preparation.voxel_file import Warn, read_voxels
 from utils.errors import UserError
 
 # ITK prints lines of its own about headers; ours say what to do
@@ -45,10 +45,8 @@ def read_scan(path: Path, warn: Warn = ignore_warning) -> Scan:
     `warn` gets a line for what is strange, but can be read. Raises UserError where there is no scan, it cannot be read, has more
     than three axes or several values a voxel, a spacing that is not positive, slices that are missing, or NaN or infinite values.
     """
-    if path.is_dir():
-        array, geometry = _from_image(path, read_series(path), warn)
-    elif is_dicom(path):
-        array, geometry = _from_image(path, read_dicom_file(path), warn)
+    if path.is_dir() or is_dicom(path):
+        array, geometry = read_dicom(path)
     else:
         _check_there(path)
         file = read_voxel_file(path)
@@ -62,7 +60,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], Geometry]:
     """Shape and geometry of a scan; no voxel is read. Raises UserError like `read_scan`."""
     if path.is_dir() or is_dicom(path):
         grid = read_grid(path)
-        return grid.shape, Geometry(grid.spacing, grid.origin, grid.direction)
+        return grid.shape, grid.geometry
     _check_there(path)
     file = read_voxel_file(path)
     return file.shape, file.geometry
@@ -71,22 +69,6 @@ def read_header(path: Path) -> tuple[tuple[int, ...], Geometry]:
 def _check_there(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such file")
-
-
-def _from_image(path: Path, image: sitk.Image, warn: Warn) -> tuple[np.ndarray, Geometry]:
-    """Array and geometry of what ITK has read; UserError unless it is one volume of finite numbers."""
-    image = _one_volume(path, image)
-    array = sitk.GetArrayFromImage(image).T
-    if array.dtype.kind not in "iuf":
-        raise UserError(f"{path}: voxels of type {array.dtype}, numbers are expected; convert it")
-    if array.dtype.kind == "f" and not all_finite(array.T.ravel()):
-        raise UserError(f"{path}: {NOT_FINITE}")
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    warnings: list[str] = []
-    geometry = checked_geometry(path, direction * image.GetSpacing(), image.GetOrigin(), warnings)
-    for line in warnings:
-        warn(line)
-    return array, Geometry(np.array(image.GetSpacing()), geometry.origin, geometry.direction)
 
 
 def read_label(
@@ -150,19 +132,3 @@ def sha256(path: Path) -> str:
             f"{path}: cannot be read ({error.strerror or error}); look at its permissions"
         ) from None
     return digest.hexdigest()
-
-
-def _one_volume(path: Path, image: sitk.Image) -> sitk.Image:
-    """The image without a fourth axis of length 1; UserError unless that is one 3-D volume of one value a voxel."""
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = sitk.Extract(image, (*image.GetSize()[:3], 0), (0, 0, 0, 0))
-    if image.GetDimension() != 3:
-        size = " x ".join(map(str, image.GetSize()))
-        raise UserError(
-            f"{path}: has {image.GetDimension()} axes ({size}), one 3-D volume is expected; save volumes one by one"
-        )
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise UserError(
-            f"{path}: has {image.GetNumberOfComponentsPerPixel()} values a voxel, one is expected; save a grey-level image"
-        )
-    return image
