@@ -26,7 +26,7 @@ from programs.runs import (
     stage_names,
     usual,
 )
-from programs.settings import check_option_names, default_exp
+from programs.settings import check_option_names
 from programs.test_folder import (
     PREDICTION,
     REMEDY,
@@ -65,7 +65,7 @@ class EvaluationSettings:
     """Name of the experiment, part of the run's folder; default: the published one (BCP, Pancreas: cutmix), or else the only run of the
     data set."""
     method: str | None = None
-    """Method of the run: without --exp, the name that training gives a run of it."""
+    """Method of the run: without --exp, the run with the name that training gives it, or else the only run of that method."""
     labelnum: int | None = None
     """Number of labelled patients or scans of the run to test (Pancreas: percent); default: the published one, or else the only run's."""
     model: str | None = None
@@ -160,10 +160,13 @@ def choose_checkpoint(page: Page, s: EvaluationSettings) -> Choice:
             check_plain(flag, value)
     if s.method is not None:
         known("method", s.method, METHODS)
-    exp = s.exp
-    if exp is None and s.method is not None:
-        exp = default_exp(page, s.method)
-    wanted = Wanted(exp, s.labelnum, s.stage_name, s.model)
+    wanted = Wanted(
+        exp=s.exp,
+        labelnum=s.labelnum,
+        stage=s.stage_name,
+        model=s.model,
+        method=s.method,
+    )
     if s.checkpoint is None:
         return choose(page, s.output_root, wanted)
     if not s.checkpoint.is_dir():

@@ -2,8 +2,9 @@
 
 Rules, in this order; every choice that the flags left open becomes a line that the program prints.
 
-- Run: `--exp` and `--labelnum` as given; otherwise the published name of the data set (`BCP`, `cutmix`, `CoGRNet`) if it is there;
-  otherwise the only run of that data set. Several are an error that lists them.
+- Run: `--exp` and `--labelnum` as given; otherwise the name that training gives a run of `--method`, or the published name of the
+  data set (`BCP`, `cutmix`, `CoGRNet`), if it is there; otherwise the only run of that data set (and method). Several are an error
+  that lists them.
 - Stage: `--stage_name`; otherwise self_train; otherwise the stage that was written last, pre-training only if there is no other.
 - Network: `--model`; otherwise the only best checkpoint of the stage; of several the one of the network that `last.pth` holds,
   otherwise the published one.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from networks.registry import NETWORKS
+from programs.settings import default_exp
 from recipes.page import Page
 from training.checkpoint import read
 from training.settings import Settings
@@ -50,6 +52,7 @@ class Wanted:
     labelnum: int | None = None
     stage: str | None = None
     model: str | None = None
+    method: str | None = None
 
 
 def usual(page: Page, name: str):
@@ -83,7 +86,9 @@ def find_run(
 ) -> tuple[Path, int, tuple[str, ...]]:
     """The folder of the run, its number of labelled cases, and what to print about the choice."""
     exp = wanted.exp
-    if exp is None:
+    if exp is None and wanted.method is not None:
+        exp = default_exp(page, wanted.method)
+    elif exp is None:
         exp = usual(page, "exp")
     labelnum = wanted.labelnum
     if labelnum is None:
@@ -95,7 +100,7 @@ def find_run(
     others = [one for one in others if one.folder != folder]
     if stage_names(folder):
         return folder, labelnum, _others_note(folder, others)
-    others = [one for one in others if _is_of(page, one.folder)]
+    others = [one for one in others if _is_of(page, one.folder, wanted.method)]
     if len(others) == 1:
         only = others[0]
         note = f"run {only.folder}: the only one of {page.facts.name} below {folder.parent}"
@@ -204,14 +209,21 @@ def _runs_of(page: Page, output_root: Path | None, wanted: Wanted) -> list[_Foun
     return found
 
 
-def _is_of(page: Page, run: Path) -> bool:
-    """Whether a run is of the data set: names of data sets may begin alike. A published or damaged file does not tell, and counts."""
+def _is_of(page: Page, run: Path, method: str | None) -> bool:
+    """Whether a run is of the data set, whose name may begin as another's, and of the method, if one is named.
+
+    A published or damaged file does not tell, and counts.
+    """
     folder = run / stage_names(run)[0]
     try:
         checkpoint = read(_checkpoints(folder)[0])
     except UserError:
         return True
-    return not checkpoint.ours or checkpoint.facts.get("name") == page.facts.name
+    if not checkpoint.ours:
+        return True
+    if method not in (None, checkpoint.settings.get("method")):
+        return False
+    return checkpoint.facts.get("name") == page.facts.name
 
 
 def _best_of_page(

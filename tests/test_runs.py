@@ -263,6 +263,26 @@ def test_the_method_names_the_run(phantom_root, output_of):
     assert summary_below(output)["checkpoint"]["method"] == "supervised"
 
 
+def test_the_method_finds_a_run_with_another_name(phantom_root, output_of):
+    output = output_of("edge_guided", "supervised")
+    run = output / "BCP" / "ACDC_supervised_1_labeled"
+    run.rename(run.with_name("ACDC_supervised_seed7_1_labeled"))
+    evaluate(acdc.PAGE, flags(phantom_root, output, "--method", "supervised"))
+    assert summary_below(output)["checkpoint"]["method"] == "supervised"
+
+
+def test_several_runs_of_a_method_are_listed(phantom_root, output_of):
+    output = output_of("edge_guided", "supervised")
+    run = output / "BCP" / "ACDC_supervised_1_labeled"
+    for seed in (7, 8):
+        shutil.copytree(run, run.with_name(f"ACDC_supervised_seed{seed}_1_labeled"))
+    shutil.rmtree(run)
+    with pytest.raises(UserError) as caught:
+        evaluate(acdc.PAGE, flags(phantom_root, output, "--method", "supervised"))
+    listed = "--exp supervised_seed7 --labelnum 1; --exp supervised_seed8 --labelnum 1"
+    assert str(caught.value).endswith(listed)
+
+
 def test_the_default_number_of_labels_of_training_and_test_may_differ(
     la_root, tmp_path, monkeypatch
 ):
