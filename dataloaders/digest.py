@@ -1,52 +1,80 @@
-"""What the data of a run were: names and contents as hashes, so that a checkpoint knows its data again and tells nobody a name.
+"""What the data of a run were: names and contents as hashes, so that a checkpoint recognises its data and reveals no name.
 
-A file is read once: its hash is kept, by path, size and time of change, in a cache of the user's, never beside the data.
+A file is read once: its hashes are kept, by path, size and time of change, in the user's cache, never next to the data.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from dataloaders.copies import TRAINING, Prints, are_copies, from_record
+from dataloaders.facts import DatasetFacts
+from dataloaders.fingerprint import fingerprints
+from dataloaders.hdf5 import numbers, opened, read_attributes
+from utils.errors import UserError
 from utils.files import remove_unfinished, replacing, shown
 from utils.progress import progress
 
-Digest = dict[str, list[list[str]]]
+Digest = dict[str, list]
 """By split, a [name, content] for each file in the order of the list, both hashed; the content of a missing file is empty."""
 Named = Mapping[str, Sequence[tuple[str, Path]]]
 """By split, name and path of each file in the order of the list."""
 BLOCK = 2**20
-FRESH = (
-    2  # seconds: a file that changed just now may change again without its time of change telling
-)
-TRAINING = ("labelled", "unlabelled")
+FRESH = 2
+"""Seconds: a file that changed just now may change again without a new time of change."""
+SOURCE_VOXELS = "source_voxels"
+"""Attribute of a prepared file: fingerprints of the scans it was made of, as JSON."""
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FileFound:
+    """One file of a list. `content`: hash of its bytes, empty where it is missing; `prints`: what its scan is recognised by, none for a
+    blank image; `preparation`: the settings it was prepared with, as JSON, empty where the file does not have them."""
+
+    name: str
+    path: Path
+    content: str
+    prints: Prints
+    preparation: str
+
+
+Survey = dict[str, list[FileFound]]
+"""By split, what was found of each file in the order of the list."""
 
 
 def hashed(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def take(root: Path, files: Named) -> Digest:
-    """The digest of the files below `root`."""
-    cache = _Cache(root)
-    with progress(
-        total=sum(map(len, files.values())),
-        desc="hashing files",
-        unit="file",
-        leave=False,
-        delay=0.5,
-    ) as bar:
-        digest: Digest = {}
+def survey(root: Path, facts: DatasetFacts, files: Named) -> Survey:
+    """Read the files of a data set below `root`, those excepted that the cache knows."""
+    cache = _Cache(root, facts)
+    count = sum(len(named) for named in files.values())
+    found: Survey = {}
+    with progress(total=count, desc="hashing files", unit="file", leave=False, delay=0.5) as bar:
         for split, named in files.items():
-            digest[split] = []
+            found[split] = []
             for name, path in named:
-                digest[split].append([hashed(name), cache.content(path)])
+                found[split].append(cache.look_up(name, path))
                 bar.update()
-    cache.keep()
-    return digest
+    cache.save()
+    return found
+
+
+def digest_of(found: Survey) -> Digest:
+    """What of a survey a checkpoint keeps."""
+    return {
+        split: [[hashed(file.name), file.content] for file in files]
+        for split, files in found.items()
+    }
 
 
 def difference(before: Digest, now: Digest, files: Named, splits: Sequence[str]) -> str:
@@ -79,73 +107,145 @@ def difference(before: Digest, now: Digest, files: Named, splits: Sequence[str])
     return ""
 
 
-def seen_in_training(before: Digest, now: Digest, files: Named, split: str) -> str:
-    """In words which file of the split, by name or by content, is among those that were trained on; empty where none is."""
-    names = {name for part in TRAINING for name, _ in before.get(part, ())} | {
-        name for name, _ in before.get("cases", ())
-    }
-    contents = {content for part in TRAINING for _, content in before.get(part, ()) if content}
+def seen_in_training(before: Digest, found: Sequence[FileFound], split: str) -> str:
+    """In words which of the files that were `found` for the split was trained on, by name, by file or by scan; empty where none was.
+
+    TypeError or ValueError for a digest that is damaged. Older digests have no record of scans.
+    """
+    names = {name for name, _ in before.get("cases", ())}
+    contents = set()
+    for part in TRAINING:
+        for name, content in before.get(part, ()):
+            names.add(name)
+            contents.add(content)
+    contents.discard("")
+    trained = from_record(before.get("scans", ()))
     leaked = [
-        name
-        for (name, _), (key, content) in zip(files[split], now[split], strict=True)
-        if key in names or content in contents
+        file
+        for file in found
+        if hashed(file.name) in names
+        or file.content in contents
+        or any(are_copies(file.prints, prints) for prints in trained)
     ]
-    return (
-        f"{shown(leaked[0])}{f' and {len(leaked) - 1} more' if len(leaked) > 1 else ''} of {split}"
-        if leaked
-        else ""
-    )
-
-
-def twins(digest: Digest, files: Named) -> tuple[list[str], list[str]]:
-    """A line for each pair of files with the same content: of a case to train on and one to validate or test on, and of any others."""
-    seen: dict[str, tuple[str, Path]] = {}
-    leaks, copies = [], []
-    for split, named in files.items():
-        for (_, path), (_, content) in zip(named, digest[split], strict=True):
-            other, first = seen.setdefault(content, (split, path)) if content else (split, path)
-            if first != path:
-                fault = f"{path} ({split}) and {first} ({other}) are the same file under two names; take one out of its list"
-                (leaks if (split in TRAINING) != (other in TRAINING) else copies).append(fault)
-    return leaks, copies
+    if not leaked:
+        return ""
+    first = leaked[0]
+    same_name = hashed(first.name) in names
+    under_another_name = "" if same_name else " (the same scan, under another name)"
+    more = f" and {len(leaked) - 1} more" if len(leaked) > 1 else ""
+    return f"{shown(first.name)}{more} of {split}{under_another_name}"
 
 
 class _Cache:
-    """Hashes of files by path, with size and time of change; lost without harm."""
+    """What was found of files, by path, with size and time of change; it can be deleted without harm."""
 
-    def __init__(self, root: Path):
-        folder = (
-            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            / "edge-guided-copy-paste"
-        )
-        self.path = folder / f"{hashed(str(root.resolve()))}.json"
+    def __init__(self, root: Path, facts: DatasetFacts):
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self.path = base / "edge-guided-copy-paste" / f"{hashed(str(root.resolve()))}.json"
+        self.facts = facts
+        layout = [CACHE_VERSION, facts.dims, facts.channels, facts.channel_axis]
+        self.layout = "-".join(str(number) for number in layout)
         self.known: dict[str, list] = {}
         self.changed = False
         with suppress(OSError, ValueError):
             content = json.loads(self.path.read_text(encoding="utf-8"))
             self.known = content if isinstance(content, dict) else {}
 
-    def content(self, path: Path) -> str:
+    def look_up(self, name: str, path: Path) -> FileFound:
+        """What is known of the file, or else what reading it shows."""
         try:
-            found = path.stat()
-            mark, key = [found.st_size, found.st_mtime_ns], str(path.resolve())
-            entry = self.known.get(key)
-            if isinstance(entry, list) and entry[:2] == mark and len(entry) == 3:
-                return entry[2]
-            digest = hashlib.blake2b(digest_size=12)
-            with open(path, "rb") as file:
-                while block := file.read(BLOCK):
-                    digest.update(block)
+            status = path.stat()
+            key = str(path.resolve())
         except OSError:
-            return ""
-        if abs(time.time() - found.st_mtime) > FRESH:
-            self.known[key], self.changed = [*mark, digest.hexdigest()], True
-        return digest.hexdigest()
+            return FileFound(name, path, "", Prints(), "")
+        mark = [self.layout, status.st_size, status.st_mtime_ns]
+        entry = self.known.get(key)
+        with suppress(TypeError, ValueError):
+            if isinstance(entry, list) and entry[:3] == mark:
+                content, whole, slices, preparation = entry[3:]
+                prints = Prints(frozenset(whole), frozenset(slices))
+                return FileFound(name, path, content, prints, preparation)
+        content = _content(path)
+        prints, preparation = _contents(path, self.facts, content)
+        if content and abs(time.time() - status.st_mtime) > FRESH:
+            record = [content, sorted(prints.whole), sorted(prints.slices), preparation]
+            self.known[key] = mark + record
+            self.changed = True
+        return FileFound(name, path, content, prints, preparation)
 
-    def keep(self) -> None:
+    def save(self) -> None:
         if self.changed:
             with suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 remove_unfinished(self.path.parent, below=False)
                 with replacing(self.path) as unfinished:
                     unfinished.write_text(json.dumps(self.known), encoding="utf-8")
+
+
+def _content(path: Path) -> str:
+    """The hash of a file's bytes; empty where it cannot be read."""
+    digest = hashlib.blake2b(digest_size=12)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _contents(path: Path, facts: DatasetFacts, content: str) -> tuple[Prints, str]:
+    """The prints of a file with the hash `content`, and its preparation. A file that is no image is recognised by its bytes."""
+    by_bytes = frozenset([f"file {content}"]) if content else frozenset()
+    try:
+        with opened(path) as file:
+            attributes = read_attributes(file)
+            image = numbers(path, file, "image")[()]
+    except UserError:  # reading the case will report it
+        return Prints(by_bytes), ""
+    preparation = attributes.get("preparation", "")
+    if not isinstance(preparation, str):
+        preparation = ""
+    sources = frozenset(_sources(attributes, facts))
+    stored = image_prints(image, facts)
+    if not sources and not stored.all:
+        return Prints(), preparation
+    return stored | Prints(sources | by_bytes), preparation
+
+
+def image_prints(image: np.ndarray, facts: DatasetFacts) -> Prints:
+    """The prints of a stored image: of the volume, and on 2-D data sets of its slices, channel by channel."""
+    if facts.channels > 1:
+        if image.ndim <= max(facts.channel_axis, 2):
+            return Prints()
+        image = np.moveaxis(image, facts.channel_axis, 0)
+    else:
+        image = image[None]
+    dims = image.ndim - 1
+    if dims == 3 and facts.dims == 2:
+        slices = [plane for channel in image for plane in channel]
+        return Prints(frozenset(fingerprints(image)), frozenset(fingerprints(slices)))
+    if dims == 3:
+        return Prints(frozenset(fingerprints(image)))
+    if dims == 2 and facts.dims == 2:
+        return Prints(slices=frozenset(fingerprints(image)))
+    return Prints()
+
+
+def _sources(attributes: Mapping, facts: DatasetFacts) -> Iterator[str]:
+    """What a prepared file records of the scans it was made of; older ones have only the hashes of their files."""
+    yield from json_texts(attributes.get(SOURCE_VOXELS))
+    files = json_texts(attributes.get("source_sha256"))
+    for sha256 in files[: facts.channels]:  # a label comes after the images
+        yield f"source {sha256}"
+
+
+def json_texts(value: object) -> list[str]:
+    """The texts of a JSON list, none for anything else."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else []
+    except ValueError:
+        return []
+    if not isinstance(found, list):
+        return []
+    return [one for one in found if isinstance(one, str) and one]

@@ -7,11 +7,22 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataloaders.copies import Prints, ScanCase, find_copies
+from dataloaders.digest import SOURCE_VOXELS, json_texts
+from dataloaders.fingerprint import fingerprint
 from dataloaders.plan import FILE, read_plan
+from dataloaders.splits import WHOLE
 from preparation.acdc import ACDCPreparation
 from preparation.crop import Box
 from preparation.faults import told
-from preparation.files import RawCase, claim, finished, provenance_attributes, write_case
+from preparation.files import (
+    RawCase,
+    claim,
+    finished,
+    provenance_attributes,
+    read_source_voxels,
+    write_case,
+)
 from preparation.kits19 import KiTS19Preparation
 from preparation.la import LAPreparation
 from preparation.lists import published_lists
@@ -20,7 +31,7 @@ from preparation.nnunet import RawDataset, read_dataset
 from preparation.own import OwnPreparation
 from preparation.pancreas import PancreasPreparation
 from preparation.planning import make_plan
-from preparation.scans import sha256
+from preparation.scans import read_scan, sha256
 from preparation.settings import Preparation, PrepareSettings
 from utils.cli import parse
 from utils.errors import UserError
@@ -35,9 +46,10 @@ SHOWN = 20  # faults of a data set that are printed beside the first one
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a case."""
+    """What became of a case. `scans`: fingerprints of its images, none where it could not be prepared."""
 
     name: str
+    scans: tuple[str, ...] = ()
     kept: bool = False
     failed: str | None = None
     warnings: tuple[str, ...] = ()
@@ -225,18 +237,63 @@ def run_cases(
                 bar.update()
     finally:
         remove_unfinished(root)
-    said = preparation.write_lists(root)
     done.sort(key=lambda one: one.name)
-    for line in [line for one in done for line in one.warnings] + said:
+    for line in [line for one in done for line in one.warnings]:
         print(f"warning: {printable(line)}")
     failed = [one for one in done if one.failed]
     for one in failed:
         print(f"not prepared: {printable(f'{one.name}: {one.failed}')}", file=sys.stderr)
+    check_copies(preparation, cases, done)
+    for line in preparation.write_lists(root):
+        print(f"warning: {printable(line)}")
     kept = sum(one.kept for one in done)
     print(
         f"{len(done) - len(failed) - kept} cases prepared, {kept} kept, {len(failed)} not prepared; they lie below {root}"
     )
     return 2 if failed else 0
+
+
+def check_copies(preparation: Preparation, cases: Sequence[RawCase], done: Sequence[Done]) -> None:
+    """UserError where one scan is among the cases to train, to validate or to test on twice, under two names; no list is written then.
+
+    Copies that are used for the same purpose are reported.
+    """
+    scans = {one.name: one.scans for one in done}
+    splits = splits_of(preparation, cases)
+    found = []
+    for case in cases:
+        whole = frozenset(scan for scan in scans.get(case.name, ()) if scan)
+        if case.name in splits:
+            place = str(case.images[0])
+            found.append(ScanCase(splits[case.name], case.name, place, Prints(whole)))
+    leaks, copies = find_copies(found)
+    for line in copies:
+        print(f"warning: {line}")
+    if leaks:
+        more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
+        raise UserError(f"{leaks[0]} and prepare again; no list was written{more}")
+
+
+def splits_of(preparation: Preparation, cases: Sequence[RawCase]) -> dict[str, str]:
+    """The split of each case by name: train, unlabelled, val or test. Of a published data set, only the cases that its lists name."""
+    dataset = preparation.settings["dataset"]
+    if dataset == "own":
+        return {case.name: case.part for case in cases}
+    splits = {}
+    for file, lines in published_lists(dataset).items():
+        name = Path(file).stem
+        split = name if name in WHOLE else "train"
+        for line in lines:
+            splits[preparation.listed(line)] = split
+    return splits
+
+
+def source_voxels(path: Path, case: RawCase) -> tuple[str, ...]:
+    """The fingerprints of a case's scans, from its finished file or, where an older version made that, from the scans."""
+    recorded = read_source_voxels(path)
+    if recorded is not None:
+        return recorded
+    return tuple(fingerprint(read_scan(image).array) for image in case.images)
 
 
 def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool) -> Done:
@@ -249,7 +306,8 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
     with told(case.images[0], failed.append):
         hashes = [sha256(path) for path in case.sources]
         if finished(root, preparation.mark(case), settings, hashes, redo, warnings.append):
-            return Done(case.name, kept=True)
+            scans = source_voxels(root / preparation.mark(case), case)
+            return Done(case.name, scans, kept=True)
         outputs = list(
             preparation.prepare(case, lambda line: warnings.append(line) if line else None)
         )
@@ -257,5 +315,7 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
         return Done(case.name, failed=failed[0])
     others = [output.file for output in outputs[:-1]]
     made_of = provenance_attributes(settings, [path.name for path in case.sources], hashes, others)
+    made_of[SOURCE_VOXELS] = outputs[-1].attributes[SOURCE_VOXELS]
     write_case(root, case.name, outputs, made_of)
-    return Done(case.name, warnings=tuple(warnings))
+    scans = tuple(json_texts(made_of[SOURCE_VOXELS]))
+    return Done(case.name, scans, warnings=tuple(warnings))

@@ -11,7 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dataloaders.hdf5 import content_fault, write_hdf5
+from dataloaders.digest import SOURCE_VOXELS, json_texts
+from dataloaders.fingerprint import fingerprint
+from dataloaders.hdf5 import content_fault, opened, read_attributes, write_hdf5
 from preparation.geometry import Geometry
 from preparation.scans import Scan
 from utils.errors import UserError, writing
@@ -78,14 +80,24 @@ def crop_attributes(start: Sequence[int], stop: Sequence[int]) -> dict:
     return {"crop_start": np.asarray(start, np.int64), "crop_stop": np.asarray(stop, np.int64)}
 
 
-def source_attributes(scan: Scan) -> dict:
-    """The scan's own grid, which a prediction has to go back to; ITK's world (LPS), the order of the file's indices."""
+def source_attributes(scan: Scan, *others: Scan) -> dict:
+    """The scan's own grid, which a prediction has to go back to; ITK's world (LPS), the order of the file's indices. `others`: further
+    modalities on that grid. With it the fingerprints of all of them, by which a copy is recognised however it was prepared."""
+    prints = [fingerprint(one.array) for one in (scan, *others)]
     return {
         "source_shape": np.array(scan.shape, np.int64),
         "source_spacing_mm": scan.geometry.spacing,
         "source_origin_mm": scan.geometry.origin,
         "source_direction": scan.geometry.direction,
+        SOURCE_VOXELS: json.dumps(prints),
     }
+
+
+def read_source_voxels(path: Path) -> tuple[str, ...] | None:
+    """The fingerprints of the scans that a prepared file was made of; None where the file does not have them."""
+    with opened(path) as file:
+        value = read_attributes(file).get(SOURCE_VOXELS)
+    return None if value is None else tuple(json_texts(value))
 
 
 def source_geometry(attributes: Mapping) -> Geometry:

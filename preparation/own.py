@@ -98,7 +98,7 @@ class OwnPreparation:
         axes = plan.stored
         grid = {
             **grid_attributes(geometry, axes, "xyz" if plan.dims == 3 else "zyx"),
-            **source_attributes(first),
+            **source_attributes(*scans),
         }
         if annotated:
             grid[ANNOTATED] = np.array(annotated)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from dataloaders.cases import read_cases
-from dataloaders.digest import hashed, take
+from dataloaders.digest import digest_of, hashed, survey
 from methods.registry import METHODS, run_title
 from networks.registry import NETWORKS
+from programs.agreement import check_agreement
 from programs.networks import build_network, check_patch, load_network
 from programs.published_flags import test_rules, translated
 from programs.run_data import check_tested
@@ -132,7 +133,8 @@ def evaluate(
             s.other_data,
         ):
             print(said)
-    data = take(root, {s.split: [(name, page.facts.path(root, name)) for name in names]})
+    files = {s.split: [(name, page.facts.path(root, name)) for name in names]}
+    data = digest_of(survey(root, page.facts, files))
     made_with = [tested.made_with(hashed(json.dumps(data))) for tested in chosen]
     if s.output_dir is not None:
         for tested, made in zip(chosen, made_with, strict=True):
@@ -226,6 +228,8 @@ class _Tested:
             raise UserError(
                 f"{path}: a checkpoint of {checkpoint.facts['name']}, expected one of {facts.name}"
             )
+        for line in check_agreement(checkpoint, facts.plain(), page.plan, s.other_data):
+            print(line)
         self.page = page
         self.split = s.split
         self.checkpoint = checkpoint

@@ -4,15 +4,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataloaders.digest import Digest, Named, difference, hashed, seen_in_training, take, twins
+from dataloaders.copies import TRAINING, ScanCase, as_record, find_copies, merged, without_common
+from dataloaders.digest import (
+    Digest,
+    Named,
+    Survey,
+    difference,
+    digest_of,
+    hashed,
+    seen_in_training,
+    survey,
+)
 from dataloaders.facts import DatasetFacts
 from dataloaders.splits import WHOLE, case_of, listed_path
+from programs.agreement import Disagreement, disagreements, other_preparation
 from recipes.page import Page
 from training.checkpoint import Checkpoint
 from training.distributed import any_process, from_main, is_main
 from utils.errors import UserError
 
-ANYWAY = "or go on all the same with --other_data"
+ANYWAY = "or continue all the same with --other_data"
 
 
 @dataclass(frozen=True)
@@ -36,32 +47,44 @@ class RunData:
         }
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """UserError for a checkpoint that was made with other data; what older ones do not say is taken."""
+        """UserError for a checkpoint that was made with other data; what older ones do not record is accepted."""
         for key, value in self.facts.items():
             if checkpoint.facts.get(key, value) != value:
                 raise UserError(
                     f"{checkpoint.path}: of other data ({key} {checkpoint.facts[key]}, here {value}); use another --exp"
                 )
+        differing = disagreements(checkpoint, self.facts, self.plan)
+        for one in differing:
+            if one.fatal:
+                raise UserError(f"{checkpoint.path}: of other data ({one.what}); use another --exp")
         if self.other:
             return
-        said = "" if checkpoint.plan == self.plan else "they were prepared otherwise"
-        if not said and checkpoint.data:
-            said = _told(
-                checkpoint, lambda data: difference(data, self.digest, self.files, self.read)
-            )
-        if said:
+        what = self._difference(checkpoint, differing)
+        if what:
             raise UserError(
-                f"{checkpoint.path}: of a run on other data: {said}; put them back, use another --exp, {ANYWAY}"
+                f"{checkpoint.path}: of a run on other data: {what}; put them back, use another --exp, {ANYWAY}"
             )
 
+    def _difference(self, checkpoint: Checkpoint, differing: Sequence[Disagreement]) -> str:
+        """In words what is not as it was when the checkpoint was written; empty where all is."""
+        if differing:
+            return f"they were prepared otherwise: {differing[0].what}"
+        if checkpoint.plan != self.plan:
+            return "they were prepared otherwise"
+        if not checkpoint.data:
+            return ""
+        return _compared(
+            checkpoint, lambda data: difference(data, self.digest, self.files, self.read)
+        )
 
-def _told(checkpoint: Checkpoint, compare: Callable[[Digest], str]) -> str:
-    """What comparing says; UserError for a digest that is none."""
+
+def _compared(checkpoint: Checkpoint, compare: Callable[[Digest], str]) -> str:
+    """What `compare` returns for the checkpoint's digest; UserError for a damaged one."""
     try:
         return compare(checkpoint.data)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(
-            f"{checkpoint.path}: what it says of its data is damaged; take another checkpoint"
+            f"{checkpoint.path}: what it records of its data is damaged; take another checkpoint"
         ) from None
 
 
@@ -76,7 +99,8 @@ def run_data(
 ) -> RunData:
     """What is noted of a run's data. `labelled`: name and path of the files that are read of labelled cases; `lists`: names by split.
 
-    UserError where a case to train on is one to validate or test on under another name; copies beyond that are told.
+    UserError where a case to train on is also one to validate or test on, or one to validate on one to test on, under another name: names,
+    files, formats and preparations may differ. Other copies are reported.
     """
     facts = page.facts
     named = {
@@ -89,23 +113,51 @@ def run_data(
         raise UserError(
             f"{root}: not all processes read the same lists: every machine needs the same copy of the data set"
         )
-    digest = from_main(_taken(root, facts, named, lists) if is_main() else None)
-    leaks, copies = twins(digest, named)
+    found = from_main(survey(root, facts, named) if is_main() else None)
+    cases = _cases(facts, found, lists)
+    leaks, copies = find_copies(cases)
     if leaks:
-        raise UserError(leaks[0] + (f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""))
+        more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
+        raise UserError(f"{leaks[0]} from its list{more}")
     for line in copies[:3]:
-        say(f"warning: {line}")
+        say(f"warning: {line} from its list")
+    digest = _digest(facts, found, lists, cases)
     return RunData(facts.plain(), page.plan, digest, named, read, other)
 
 
-def _taken(
-    root: Path, facts: DatasetFacts, named: Named, lists: Mapping[str, Sequence[str]]
-) -> Digest:
-    cases: dict[str, None] = {}
+def _cases(
+    facts: DatasetFacts, found: Survey, lists: Mapping[str, Sequence[str]]
+) -> list[ScanCase]:
+    """The cases that the lists name; files that go with them, such as coarse labels, are none."""
+    cases = []
     for split, names in lists.items():
+        listed = set(names)
+        for file in found[split]:
+            if file.name in listed:
+                case = case_of(facts, split, file.name)
+                cases.append(ScanCase(split, case, str(file.path), file.prints))
+    return merged(cases)
+
+
+def _digest(
+    facts: DatasetFacts,
+    found: Survey,
+    lists: Mapping[str, Sequence[str]],
+    cases: Sequence[ScanCase],
+) -> Digest:
+    """What a checkpoint keeps: files by split, the names of the training cases, their scans, and how they were prepared."""
+    names: dict[str, None] = {}
+    for split, listed in lists.items():
         if split not in WHOLE:
-            cases |= dict.fromkeys(case_of(facts, split, name) for name in names)
-    return take(root, named) | {"cases": [[hashed(case), ""] for case in cases]}
+            names |= dict.fromkeys(case_of(facts, split, name) for name in listed)
+    preparations = {
+        file.preparation for split in TRAINING for file in found.get(split, ()) if file.preparation
+    }
+    return digest_of(found) | {
+        "cases": [[hashed(name), ""] for name in names],
+        "scans": as_record(without_common(cases)),
+        "preparations": sorted(preparations),
+    }
 
 
 def check_tested(
@@ -116,18 +168,25 @@ def check_tested(
     names: Sequence[str],
     other: bool,
 ) -> str:
-    """What is to be said of the cases of a split beside those that the checkpoint knows: nothing, or a warning where `other` allows it;
-    else UserError. They are others where the run found another list or other files, and were trained on where a name or a content was."""
+    """Warnings about the cases of a split, one a line: what `other` allows. Empty where nothing is to be said.
+
+    UserError, unless `other`, where a case was trained on (by name, file or scan), was prepared with other settings than the training
+    cases, or where the run had another list or other files.
+    """
     if not checkpoint.data:
         return ""
     files = {split: [(name, facts.path(root, name)) for name in names]}
-    now = take(root, files)
-    said = _told(checkpoint, lambda data: seen_in_training(data, now, files, split))
-    said = (
-        f"it was trained on {said}"
-        if said
-        else _told(checkpoint, lambda data: difference(data, now, files, (split,)))
-    )
-    if said and not other:
-        raise UserError(f"{checkpoint.path}: {said}; test it on the data of its run, {ANYWAY}")
-    return f"warning: {said}; --other_data allows it" if said else ""
+    found = survey(root, facts, files)
+    leaked = _compared(checkpoint, lambda data: seen_in_training(data, found[split], split))
+    prepared = [file.preparation for file in found[split]]
+    faults = [
+        f"it was trained on {leaked}" if leaked else "",
+        _compared(
+            checkpoint, lambda data: other_preparation(data.get("preparations", ()), prepared)
+        ),
+        _compared(checkpoint, lambda data: difference(data, digest_of(found), files, (split,))),
+    ]
+    faults = [fault for fault in faults if fault]
+    if faults and not other:
+        raise UserError(f"{checkpoint.path}: {faults[0]}; test it on the data of its run, {ANYWAY}")
+    return "\n".join(f"warning: {fault}; --other_data allows it" for fault in faults)

@@ -54,8 +54,9 @@ def acdc_patient(
     frames: tuple[str, str] = ("01", "12"),
     shape: tuple[int, ...] = (20, 24, 3),
 ) -> None:
-    for seed, frame in enumerate(frames):
-        label = blob(shape, (5, 6, 0), (12, 15, 2), 1 + seed)
+    for number, frame in enumerate(frames):
+        label = blob(shape, (5, 6, 0), (12, 15, 2), 1 + number)
+        seed = 2 * int(patient.removeprefix("patient")) + number
         path = root / "training" / patient / f"{patient}_frame{frame}.nii.gz"
         write_scan(path, noise(shape, label, seed), (1.5, 1.25, 10))
         write_scan(path.with_name(f"{patient}_frame{frame}_gt.nii.gz"), label, (1.5, 1.25, 10))
@@ -95,7 +96,9 @@ def own_dataset(
     shape=(26, 24, 20),
     **about,
 ) -> Path:
-    """nnU-Net's layout with two modalities: `cases` says how many lie in imagesTr, imagesUn and imagesTs (all with labels but Un)."""
+    """nnU-Net's layout with two modalities: `cases` says how many lie in imagesTr, imagesUn and imagesTs (all with labels but Un).
+    No two scans are equal."""
+    first_seeds = {"imagesTr": 0, "imagesUn": 100, "imagesTs": 200}
     for folder, count in cases.items():
         for number in range(count):
             own_case(
@@ -105,7 +108,7 @@ def own_dataset(
                 values,
                 spacing,
                 (shape[0] + number, *shape[1:]),
-                number,
+                first_seeds[folder] + number,
             )
     labels = {"background": 0, **{f"organ {value}": value for value in values}}
     content = {

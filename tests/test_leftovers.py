@@ -15,7 +15,7 @@ import pytest
 from helpers import ACDC, train, unfinished
 
 from comparison.command import compare
-from dataloaders.digest import take
+from dataloaders.digest import survey
 from dataloaders.phantom.raw import write_raw_phantom
 from dataloaders.phantom.write import write_acdc_phantom
 from preparation.checks.command import check
@@ -92,7 +92,7 @@ def programs(best, raw, phantom_root, la_root, tmp_path, monkeypatch):
         "check": (lambda: check(["--root_path", str(raw), "--output", str(out), "--workers", "1"]), out),
         "registration": (lambda: register(la_root, out, monkeypatch), out),
         "registered data": (lambda: register(data, out, monkeypatch), data),
-        "hashes": (lambda: take(phantom_root, {"test": [("a", phantom_root / "test.list")]}), cache),
+        "hashes": (lambda: survey(phantom_root, ACDC, {"test": [("a", phantom_root / "test.list")]}), cache),
         "prediction": (lambda: predict(["--checkpoint", str(best), "--input", str(raw / "imagesTs"), "--output", str(out)]), out),
         "preparation": (lambda: prepare([*preparing, "--root_path", str(out)]), out),
     }  # fmt: skip

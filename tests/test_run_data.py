@@ -16,7 +16,7 @@ from helpers import ACDC, LA
 from dataloaders import digest
 from dataloaders.augment import Augmentation
 from dataloaders.cases import read_cases
-from dataloaders.digest import difference, seen_in_training, take, twins
+from dataloaders.digest import difference, digest_of, seen_in_training, survey
 from dataloaders.slices import Slices
 from dataloaders.splits import cheap_check
 from dataloaders.volumes import VolumePatches
@@ -171,6 +171,10 @@ def test_testing_what_was_trained_on_is_told(data, run, renamed):
         run_test(data, run)
 
 
+def take(root, named):
+    return digest_of(survey(root, LA, named))
+
+
 def test_a_difference_is_named(tmp_path):
     paths = {name: tmp_path / name for name in "abcd"}
     for name, path in paths.items():
@@ -187,27 +191,17 @@ def test_a_difference_is_named(tmp_path):
     assert "d is new in it" in difference(before, take(tmp_path, more), more, ("labelled",))
     less = named | {"labelled": named["labelled"][:1]}
     assert "a case is gone" in difference(before, take(tmp_path, less), less, ("labelled",))
-    assert seen_in_training(before, take(tmp_path, more), more, "test") == ""
+    assert seen_in_training(before, survey(tmp_path, LA, more)["test"], "test") == ""
     leak = {"test": [("a", paths["c"]), ("x", paths["a"]), ("y", paths["d"])]}
-    assert seen_in_training(before, take(tmp_path, leak), leak, "test") == "a and 1 more of test"
-
-
-def test_the_same_file_under_two_names(tmp_path):
-    for name in "abc":
-        (tmp_path / name).write_text("one and the same")
-    named = {
-        "labelled": [("a", tmp_path / "a"), ("b", tmp_path / "b")],
-        "val": [("c", tmp_path / "c")],
-    }
-    (leak,), (copy,) = twins(take(tmp_path, named), named)
-    assert "c (val)" in leak and "a (labelled)" in leak and "b (labelled)" in copy
+    found = survey(tmp_path, LA, leak)["test"]
+    assert seen_in_training(before, found, "test") == "a and 1 more of test"
 
 
 def test_training_refuses_a_copy_of_a_test_case_under_another_name(data, tmp_path):
     a = slice_file(data, 0)
     shutil.copy(a, data / "data" / f"{names(data, 'test.list')[0]}.h5")
     with pytest.raises(
-        UserError, match=r"\(test\) and .*slice.*\(labelled\) are the same file under two names"
+        UserError, match=r"\(test\) and .*slice.*\(labelled\) are the same scan under two names"
     ):
         train(data, tmp_path / "out")
 

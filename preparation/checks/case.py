@@ -1,6 +1,5 @@
 """What a check finds out about one case."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from preparation.flips import fits_better_flipped, named, spreads
 @dataclass(frozen=True, kw_only=True)
 class CaseFound:
     """`shape` and `spacing_mm` in the order of the file's axes; `axes`: where those run, such as RAS; `low`, `high`: the image's range;
-    `voxels`: of each label value, None without label; `images`: hash of the voxels by file; `spreads`: of `preparation.flips`, by the
+    `voxels`: of each label value, None without label; `images`: fingerprint by file, empty for a blank one; `spreads`: of `preparation.flips`, by the
     axes that are flipped; `preparation`: the settings that a prepared file was made with. What could not be found out is None or empty."""
 
     name: str
@@ -33,15 +32,6 @@ class CaseFound:
     def plain(self) -> dict:
         """Plain types, for check.json."""
         return {key: value for key, value in asdict(self).items() if key != "preparation"}
-
-
-def voxel_hash(array: np.ndarray) -> str:
-    """Of shape and values, whatever file, compression or header they came with; equal for the same scan under two names."""
-    digest = hashlib.blake2b(str(array.shape).encode(), digest_size=16)
-    digest.update(
-        np.ascontiguousarray(array if array.flags.c_contiguous else array.T).data
-    )  # scans are read axes reversed: no copy
-    return digest.hexdigest()
 
 
 def look_at_label(

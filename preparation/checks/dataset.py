@@ -35,6 +35,8 @@ def twice(cases: Sequence[CaseFound]) -> list[str]:
     faults = []
     for case in cases:
         for path, digest in case.images.items():
+            if not digest:
+                continue
             other, owner = seen.setdefault(digest, (path, case))
             if (path, case.name) != (other, owner.name):
                 faults.append(

@@ -8,8 +8,9 @@ import nibabel
 import numpy as np
 
 from dataloaders.facts import DatasetFacts
+from dataloaders.fingerprint import fingerprint
 from dataloaders.hdf5 import opened, read_attribute, read_case
-from preparation.checks.case import CaseFound, look_at_label, voxel_hash
+from preparation.checks.case import CaseFound, look_at_label
 from preparation.checks.header import nothing_known
 from preparation.checks.picture import write_picture
 from preparation.faults import told
@@ -62,7 +63,7 @@ def check_prepared(
             warnings.append(said)
         whole = len({image.shape for image in images}) == 1
         image = (np.stack(images, 1) if sliced else images[0]) if whole else images[0][:, None]
-        about |= {"shape": image.shape[1:], "images": {str(first): voxel_hash(image)}}
+        about |= {"shape": image.shape[1:], "images": {str(first): fingerprint(image)}}
         truth = None
         if labels and len(labels) == len(images):
             truth = (np.stack(labels) if sliced else labels[0]) if whole else labels[0][None]

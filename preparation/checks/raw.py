@@ -5,7 +5,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from preparation.checks.case import CaseFound, look_at_label, voxel_hash
+from dataloaders.fingerprint import fingerprint
+from preparation.checks.case import CaseFound, look_at_label
 from preparation.checks.header import differences, look_at_header, nowhere
 from preparation.checks.picture import write_picture
 from preparation.faults import told
@@ -33,7 +34,7 @@ def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> C
             "axes": "".join(nibabel.aff2axcodes(first.geometry.affine)),
             "low": float(first.array.min()),
             "high": float(first.array.max()),
-            "images": {str(scan.path): voxel_hash(scan.array) for scan in scans},
+            "images": {str(scan.path): fingerprint(scan.array) for scan in scans},
         }
         for scan in scans[1:]:
             errors += _grid_faults(scan, first)
