@@ -81,7 +81,7 @@ def test_acdc(tmp_path):
     )
     out = tmp_path / "out"
     assert run("ACDC", tmp_path / "raw", out) == 0
-    raw = noise((20, 24, 3), blob((20, 24, 3), (5, 6, 0), (12, 15, 2), 2), 1)
+    raw = noise((20, 24, 3), blob((20, 24, 3), (5, 6, 0), (12, 15, 2), 2), 2 * 99 + 1)
     image, label, attributes = read(out / "data" / "patient099_frame02.h5")
     assert (
         np.array_equal(image, ((raw - raw.min()) / (raw.max() - raw.min())).astype(np.float32).T)
