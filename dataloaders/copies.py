@@ -66,8 +66,8 @@ def find_copies(cases: Sequence[ScanCase]) -> tuple[list[str], list[str]]:
             if not are_copies(earlier.prints, case.prints):
                 continue
             line = (
-                f"{case.place} ({case.split}) and {earlier.place} ({earlier.split}) are the same scan under two names; "
-                f"remove one of them"
+                f"{case.place} ({case.split}) and {earlier.place} ({earlier.split}) "
+                "are the same scan under two names"
             )
             if is_leak(earlier.split, case.split):
                 leaks.append(line)

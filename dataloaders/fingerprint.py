@@ -8,6 +8,9 @@ import numpy as np
 ENOUGH = 4
 """How many different planes an image needs along two of its axes: with fewer it is a blank or nearly blank image."""
 
+BLOCK = 2**16
+"""Voxels that are hashed at a time: as many as the processor's cache holds."""
+
 
 def fingerprint(image: np.ndarray) -> str:
     """The fingerprint of an image of any number of axes; empty for a blank one, which many scans share.
@@ -37,13 +40,19 @@ def _plane_sums(image: np.ndarray) -> list[np.ndarray]:
     if not image.flags.c_contiguous and image.T.flags.c_contiguous:
         image = image.T  # scans are read with their axes reversed: this avoids a copy
     sums = [np.zeros(side, np.uint64) for side in image.shape]
-    for index, plane in enumerate(image):
-        scrambled = _scrambled(plane)
-        sums[0][index] = scrambled.sum(dtype=np.uint64)
-        for axis in range(scrambled.ndim):
-            others = tuple(other for other in range(scrambled.ndim) if other != axis)
-            sums[axis + 1] += scrambled.sum(axis=others, dtype=np.uint64)
+    voxels_of_plane = max(int(np.prod(image.shape[1:])), 1)
+    step = max(BLOCK // voxels_of_plane, 1)
+    for start in range(0, len(image), step):
+        block = _scrambled(image[start : start + step])
+        sums[0][start : start + step] = _sum_over_others(block, axis=0)
+        for axis in range(1, image.ndim):
+            sums[axis] += _sum_over_others(block, axis)
     return sums
+
+
+def _sum_over_others(block: np.ndarray, axis: int) -> np.ndarray:
+    others = tuple(other for other in range(block.ndim) if other != axis)
+    return block.sum(axis=others, dtype=np.uint64)
 
 
 def _scrambled(values: np.ndarray) -> np.ndarray:

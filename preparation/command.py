@@ -268,10 +268,12 @@ def check_copies(preparation: Preparation, cases: Sequence[RawCase], done: Seque
             found.append(ScanCase(splits[case.name], case.name, place, Prints(whole)))
     leaks, copies = find_copies(found)
     for line in copies:
-        print(f"warning: {line}")
+        print(f"warning: {printable(line)}, so it counts twice")
     if leaks:
         more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
-        raise UserError(f"{leaks[0]} and prepare again; no list was written{more}")
+        raise UserError(
+            f"{leaks[0]}; remove one of them and prepare again, no list was written{more}"
+        )
 
 
 def splits_of(preparation: Preparation, cases: Sequence[RawCase]) -> dict[str, str]:

@@ -118,9 +118,9 @@ def run_data(
     leaks, copies = find_copies(cases)
     if leaks:
         more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
-        raise UserError(f"{leaks[0]} from its list{more}")
+        raise UserError(f"{leaks[0]}; remove one of them from its list{more}")
     for line in copies[:3]:
-        say(f"warning: {line} from its list")
+        say(f"warning: {line}, so it counts twice")
     digest = _digest(facts, found, lists, cases)
     return RunData(facts.plain(), page.plan, digest, named, read, other)
 

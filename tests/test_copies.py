@@ -21,7 +21,7 @@ from preparation.command import prepare
 from utils.errors import UserError
 
 IMAGE = np.random.default_rng(3).integers(0, 1000, (12, 10, 8)).astype(np.int16)
-SAME_SCAN = "are the same scan under two names; remove one of them"
+SAME_SCAN = "are the same scan under two names"
 
 
 # fingerprints of arrays
