@@ -254,7 +254,7 @@ def _of_last(folder: Path, files: Sequence[Path], expected: Path | None = None) 
         for path in files:
             if path.name == name:
                 return path
-    if expected in files:
+    if expected is not None and expected in files:
         return expected
     listed = ", ".join(path.name for path in files)
     raise UserError(
