@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,7 @@ from registration.register import register
 from registration.report import COLUMNS, TRUTH_COLUMNS
 from registration.settings import RegistrationSettings
 from utils import registration
+from utils.cli import parse
 from utils.errors import UserError
 from utils.registration import carry, fuse, open_close, scale_255, signed_distance, slice_map
 
@@ -371,6 +373,27 @@ def test_a_stopped_run_continues_to_the_same_bytes(made, tmp_path):
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
     for mine, other in zip(files(root), files(made), strict=True):
         assert mine.read_bytes() == other.read_bytes(), mine
+
+
+def test_a_coarse_file_that_is_not_what_was_written_is_not_finished(made, tmp_path, capsys):
+    root = Path(shutil.copytree(made, tmp_path / "copy"))
+    settings = parse(RegistrationSettings, flags(root))
+    page, _ = program._page(settings)
+    case = program._labelled_cases(settings, page, root)[0]
+    assert program._finished(settings, LA, case)
+    assert not program._finished(replace(settings, redo=True), LA, case)
+    whole = case.coarse[0].read_bytes()
+    for key in ("image", "label"):
+        with h5py.File(case.coarse[0], "a") as file:
+            values = file[key][()]
+            values.flat[0] = 1 - values.flat[0]
+            file[key][...] = values
+        assert not program._finished(settings, LA, case)
+        said = capsys.readouterr().out
+        assert f"made again: {case.coarse[0]}: its content has changed" in said
+        case.coarse[0].write_bytes(whole)
+    case.coarse[0].write_bytes(whole[: len(whole) // 2])
+    assert not program._finished(settings, LA, case)
 
 
 def test_a_damaged_coarse_file_is_made_again_and_improved_reports_truth(tmp_path, capsys):

@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from campaign.works import REGISTER
 from forked import Forked
 from helpers import LA
 
 from comparison.command import compare
+from comparison.results import read_result
 from dataloaders.phantom.volumes import write_volume_phantom
 from dataloaders.phantom.write import write_acdc_phantom
 from preparation.command import prepare
 from programs.evaluation import evaluate
 from programs.export import export
 from programs.predict import predict
+from programs.scoring import score
 from recipes import acdc
 from registration.register import register
 
@@ -137,3 +141,50 @@ def test_full_disks(writers, tmp_path, tally, number):
             if writer.data:
                 shutil.copytree(writer.data, output)
             tried(writer, output, tally, f"{writer.disk} KiB", room)
+
+
+def scored(root: Path, output: Path) -> int:
+    """Score the predictions below `root`."""
+    folders = ["--predictions", str(root / "pred"), "--labels", str(root / "labelsTs")]
+    return score([*folders, "--output", str(output), "--workers", "1"])
+
+
+def dice_of(output: Path) -> float:
+    """The mean Dice of the result in a folder, the same in metrics.csv and summary.json."""
+    result = read_result(output)
+    mean = float(result.values["honest"]["dice"].mean())
+    assert mean == pytest.approx(result.means("honest")["mean"]["dice"], abs=1e-6)
+    return mean
+
+
+def write_predictions(root: Path, shift: int) -> None:
+    """The labels as predictions, shifted by so many voxels."""
+    (root / "pred").mkdir(exist_ok=True)
+    for path in (root / "labelsTs").iterdir():
+        label = nibabel.load(path)
+        array = np.roll(np.asarray(label.dataobj), shift, axis=0)
+        nibabel.save(nibabel.Nifti1Image(array, label.affine), root / "pred" / path.name)
+
+
+def test_full_disks_between_the_two_result_files(raw, tmp_path, tally, number):
+    """New predictions are scored again, with room for a part of the results: the earlier pair stays, or is refused."""
+    shutil.copytree(raw / "labelsTs", tmp_path / "labelsTs")
+    shutil.copy(raw / "dataset.json", tmp_path)
+    write_predictions(tmp_path, shift=0)
+    assert Forked(lambda: scored(tmp_path, tmp_path / "first")).ended().status == 0
+    assert dice_of(tmp_path / "first") == 1
+    write_predictions(tmp_path, shift=3)
+    assert Forked(lambda: scored(tmp_path, tmp_path / "second")).ended().status == 0
+    expected = dice_of(tmp_path / "second")
+    assert expected < 1
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "second").iterdir()}
+    quotas = np.linspace(0, sizes["summary.json"] - 1, number(20)).astype(int).tolist()
+    for quota in [*quotas, sizes["metrics.csv"], sizes["metrics.csv"] - 1]:
+        output = Path(shutil.copytree(tmp_path / "first", tmp_path / str(quota)))
+        first = Forked(lambda output=output: scored(tmp_path, output), file_size=quota).ended()
+        kept = dice_of(output)
+        again = Forked(lambda output=output: scored(tmp_path, output)).ended()
+        fine = first.status == 2 and first.clean and kept == 1 and again.status == 0
+        fine = fine and dice_of(output) == expected
+        tally.note(fine, f"{quota} bytes: {first.status}, Dice {kept}: {first.said[-300:]}")
+        shutil.rmtree(output)

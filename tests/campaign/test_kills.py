@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,12 @@ from campaign.conftest import SEED
 from campaign.works import REGISTER, same, whole
 from forked import Forked
 
+from comparison.results import read_result
+from preparation.command import prepare
+from programs.evaluation import evaluate
+from recipes import acdc
 from registration.register import register
+from utils.errors import UserError
 
 pytestmark = pytest.mark.campaign
 
@@ -101,6 +107,63 @@ def test_kills_of_a_registration(la_root, tmp_path, tally, number):
             and not list(root.rglob(".unfinished-*")),
             ended.said[-500:],
         )
+
+
+def test_kills_between_the_renames_of_a_test(network, phantom_root, tmp_path, tally, number):
+    """The result is the whole one, or is not there, or is refused; the same test again gives the whole one."""
+
+    def work(output):
+        flags = ["--root_path", str(phantom_root), "--checkpoint", str(network), "--device", "cpu"]
+        evaluate(acdc.PAGE, [*flags, "--output_dir", str(output)])
+
+    def files(output):
+        return {path.name: path.read_bytes() for path in output.iterdir() if path.suffix != ".json"}
+
+    assert Forked(lambda: work(tmp_path / "whole")).ended().status == 0
+    expected = files(tmp_path / "whole")
+    calls = range(2, 2 + 4 * len(expected))
+    for call in list(calls)[: number(len(calls))]:
+        output, place = tmp_path / str(call), "before" if call % 2 else "after"
+        shutil.copytree(tmp_path / "whole", output)
+        killed = Forked(
+            lambda output=output, call=call, place=place: killed_at(
+                lambda: work(output), call, place
+            )
+        ).ended()
+        with suppress(UserError):
+            assert read_result(output).cases == read_result(tmp_path / "whole").cases
+        again = Forked(lambda output=output: work(output)).ended()
+        left = list(output.rglob(".unfinished-*"))
+        fine = again.status == 0 and files(output) == expected and not left
+        tally.note(fine, f"call {call}: {killed.status} {left} {again.said[-300:]}")
+
+
+def test_kills_of_a_preparation(raw, tmp_path, tally, number):
+    flags = ["--dataset", "own", "--source", str(raw), "--dims", "2", "--workers", "2"]
+
+    def work(root):
+        return prepare([*flags, "--root_path", str(root)])
+
+    def files(root):
+        return {
+            path.relative_to(root): path.read_bytes()
+            for path in sorted(root.rglob("*"))
+            if path.suffix in (".h5", ".list")
+        }
+
+    began = time.monotonic()
+    assert Forked(lambda: work(tmp_path / "whole")).ended().status == 0
+    seconds, rng = time.monotonic() - began, np.random.default_rng(SEED)
+    expected = files(tmp_path / "whole")
+    for index in range(number(10)):
+        root = tmp_path / str(index)
+        child = Forked(lambda root=root: work(root))
+        child.process.join(rng.uniform(0, seconds))
+        child.kill()
+        again = Forked(lambda root=root: work(root)).ended()
+        left = list(root.rglob(".unfinished-*"))
+        fine = again.status == 0 and files(root) == expected and not left
+        tally.note(fine, f"{index}: {again.status} {left} {again.said[-300:]}")
 
 
 def test_two_writers(runs, tmp_path, tally, number):
