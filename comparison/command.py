@@ -12,12 +12,13 @@ from comparison.settings import CompareSettings, PageSettings, ReportSettings
 from dataloaders.plan import read_plan
 from programs.generic import own_root
 from programs.runs import Wanted, find_run
+from programs.test_folder import move_results
 from recipes.own import own_page
 from recipes.registry import find_page
 from training.results import write_json
 from utils.cli import parse
 from utils.errors import UserError, writing
-from utils.files import check_plain, remove_unfinished
+from utils.files import check_plain, scratch
 from utils.lock import only_writer
 from utils.names import printable
 from utils.pictures import colour
@@ -59,10 +60,16 @@ def write(
     content = numbers(groups, seed, draws, provenance())
     shown = _shown(groups, content) | _pictures(s, groups) | {"numbers": name}
     remedy = "free space or name another place with --output"
-    with only_writer(s.output, remedy), writing(s.output, remedy):
-        remove_unfinished(s.output, below=False)
-        write_json(s.output / name, content)
-        page.write_page(s.output / "index.html", shown)
+    with (
+        only_writer(s.output, remedy),
+        writing(s.output, remedy),
+        scratch("page", s.output) as place,
+    ):
+        folder = place / "results"
+        folder.mkdir()
+        write_json(folder / name, content)
+        page.write_page(folder / "index.html", shown)
+        move_results(folder, s.output)
     print(printable(words.table(content)))
     print(f"the page: {s.output / 'index.html'}    its numbers: {s.output / name}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from programs.run_folder import rename_aside
 from training.results import METRICS, SUMMARY
-from utils.errors import UserError, writing
+from utils.errors import UserError
 from utils.files import check_plain
 from utils.json_file import read_json
 from utils.lock import only_writer
@@ -102,9 +102,8 @@ def _cases_of(metrics: Path) -> set[str]:
 
 def move_results(finished: Path, folder: Path) -> None:
     """Move the files of a finished test into its folder: predictions, then metrics.csv, then summary.json, which says that all
-    are there."""
+    are there. Raises OSError."""
     order = {METRICS: 1, SUMMARY: 2}
     paths = sorted(finished.iterdir(), key=lambda path: (order.get(path.name, 0), path.name))
-    with writing(folder, REMEDY):
-        for path in paths:
-            os.replace(path, folder / path.name)
+    for path in paths:
+        os.replace(path, folder / path.name)

@@ -1,5 +1,6 @@
 """compare.py and report.py: groups, statistics against the plain formulas, the page, and the same page in a browser."""
 
+import errno
 import html
 import json
 import re
@@ -14,6 +15,7 @@ import torch
 from helpers import ACDC, LA
 from scipy.stats import wilcoxon
 
+from comparison import page
 from comparison.command import compare, report
 from comparison.groups import make_groups
 from comparison.pictures import _prediction
@@ -310,6 +312,20 @@ def test_files_that_do_not_belong_together_are_refused(runs):
         with pytest.raises(UserError, match=r"metrics\.csv: does not belong to.*test again"):
             find_result(first)
         (first / "metrics.csv").write_bytes(metrics)
+
+
+def test_a_full_disk_leaves_the_earlier_page_and_its_numbers(runs, tmp_path, monkeypatch):
+    output = tmp_path / "page"
+    compare([*map(str, runs[:2]), "--output", str(output), "--no-pictures"])
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+
+    def full_disk(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(page, "write_page", full_disk)
+    with pytest.raises(UserError, match=r"No space left.*--output"):
+        compare([*map(str, runs), "--output", str(output), "--no-pictures"])
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
 def test_a_picture_of_another_prediction_than_the_one_that_was_scored_is_not_shown(runs):
