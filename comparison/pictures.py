@@ -19,8 +19,9 @@ from preparation.scans import read_label, read_scan
 from programs.scoring import by_case
 from programs.scoring_classes import Classes
 from recipes.page import data_root
-from recipes.registry import find_page
+from recipes.registry import pages
 from utils.errors import UserError
+from utils.files import shown
 from utils.pictures import overlay
 from utils.provenance import sha256
 
@@ -106,11 +107,7 @@ def _scene(groups: Sequence[Group], case: str, root_path: Path | None) -> Scene:
 def _prepared(result: Result, case: str, root_path: Path | None) -> tuple:
     """A case of the data that a test read: image, truth (x, y, z), spacing, affine, whether it is seen slice by slice."""
     stage = next(reversed(result.stages.values()), None)
-    facts = (
-        DatasetFacts.from_plain(stage.facts)
-        if stage
-        else find_page(result.summary["dataset"]).facts
-    )
+    facts = DatasetFacts.from_plain(stage.facts) if stage else _public_facts(result)
     noted = result.summary.get("root_path")
     root = root_path or (Path(noted) if noted else data_root(facts.name, None))
     found = read_volume(facts, facts.path(root, case), case)
@@ -123,6 +120,16 @@ def _prepared(result: Result, case: str, root_path: Path | None) -> tuple:
     else:
         image, truth, spacing = found.image[0], found.label, found.spacing_mm
     return image, truth, spacing or (1.0, 1.0, 1.0), found.affine, facts.dims == 2
+
+
+def _public_facts(result: Result) -> DatasetFacts:
+    """Those of one of the public data sets; a summary.json cannot name a file to be run as a page."""
+    name = result.summary.get("dataset", "")
+    if name not in pages("PAGE"):
+        raise UserError(
+            f"{result.folder}: the run's checkpoints are gone, and only they describe the data set {shown(name)}"
+        )
+    return pages("PAGE")[name].facts
 
 
 def _raw(summary: Mapping, case: str) -> tuple:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from comparison.summary import check_summary
 from training.checkpoint import Checkpoint, read_ours
 from training.results import FIGURES, HONEST, METRICS, METRICS_HASH, MILLIMETRES, SUMMARY
 from utils.errors import UserError
@@ -188,6 +189,10 @@ def read_result(folder: Path) -> Result:
         }
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{rows}: damaged ({type(error).__name__}: {error}); test again") from None
+    try:
+        check_summary(summary, classes)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, {error}; test again") from None
     if len(table) != len(cases) * len(classes) or len(cases) != summary["cases"] or not cases:
         raise UserError(
             f"{rows}: {len(cases)} cases, summary.json has {summary['cases']}; test again"

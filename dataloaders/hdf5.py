@@ -143,6 +143,11 @@ def numbers(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
         raise UserError(
             f"{path}: '{key}' claims {asked / 2**30:.0f} GiB, more than the file can hold; copy or prepare it again"
         )
+    chunk = item.dtype.itemsize * int(np.prod(item.chunks or (), dtype=object))
+    if chunk > max(SMALL, asked):  # HDF5 reads a chunk as a whole
+        raise UserError(
+            f"{path}: '{key}' is stored in chunks of {chunk / 2**20:.0f} MiB, more than its {asked / 2**20:.0f} MiB; prepare it again"
+        )
     return item
 
 

@@ -24,6 +24,7 @@ from comparison.command import report
 from programs.evaluation import evaluate
 from recipes.acdc import PAGE
 from training.checkpoint import load, save
+from training.device import choose_device
 from training.log import RunLog
 from utils.errors import UserError
 
@@ -215,6 +216,12 @@ def test_cuda_where_there_is_none(phantom_root, tmp_path):
             "--device cpu",
             call=lambda flags=flags: train(phantom_root, tmp_path / "out", *flags),
         )
+    refused(
+        "--gpu 1: there is no CUDA device",
+        "--device cpu",
+        call=lambda: choose_device("auto", "1"),
+    )
+    assert choose_device("cpu", "1").type == "cpu"
 
 
 def test_bf16_where_the_hardware_has_none(phantom_root, tmp_path, monkeypatch):

@@ -92,6 +92,13 @@ def drop(*path):
     return change
 
 
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 def itself(content):
     content["phase"]["loop"] = content["phase"]
 
@@ -135,6 +142,19 @@ FORGED = {
     "a weight infinite": put("student", WEIGHT, lambda x: x / 0),
     "a weight double": put("student", WEIGHT, lambda x: x.double()),
     "a weight complex": put("student", WEIGHT, lambda x: x.to(torch.complex64)),
+    "a weight in eight bits": put("student", WEIGHT, lambda x: x.to(torch.float8_e4m3fn)),
+    "a weight in complex halves": put("student", WEIGHT, torch.zeros(2, dtype=torch.complex32)),
+    "a weight nested": put("student", WEIGHT, torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
+    "a weight nested, jagged": put("student", WEIGHT, torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)),
+    "a weight quantised": put("student", WEIGHT, lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)),
+    "step of a thousand digits": put("progress", "step", 10**1000),
+    "best score of ten thousand digits": put("progress", "best_score", 10**10000),
+    "seed of a thousand digits": put("settings", "seed", 10**1000),
+    "a key of a thousand digits": put("settings", 10**1000, 1),
+    "settings in themselves": lambda content: put("settings", "all", content["settings"])(content),
+    "facts in themselves": lambda content: put("facts", "all", [content["facts"]])(content),
+    "a history in itself": lambda content: content["progress"]["history"].append(content["progress"]["history"]),
+    "settings a hundred deep": put("settings", "deep", deep(100)),
     "a weight sparse": put("student", WEIGHT, lambda x: x.to_sparse()),
     "a weight of a petabyte": put("student", WEIGHT, torch.zeros(1).expand(2**48)),
     "a teacher gone": drop("phase", "ema_teacher"),

@@ -122,6 +122,12 @@ def unknown_filter(file):
             lambda file: file.update({"\x1b[31mred\n": np.zeros(1)}),
             r"found: '\x1b[31mred\n', label",
         ),
+        (
+            lambda file: file.create_dataset(
+                "image", (4, 4), "f4", chunks=(2**14, 2**14), maxshape=(None, None)
+            ),
+            "is stored in chunks of 1024 MiB, more than its 0 MiB",
+        ),
         (unknown_filter, "not a readable HDF5 file"),
         (external, "'image' leads to another file"),
         (virtual, "'image' leads to another file"),
@@ -132,6 +138,16 @@ def unknown_filter(file):
 def test_hostile_hdf5_is_one_line(tmp_path, fill, says):
     path = write(tmp_path / "case.h5", fill)
     line(lambda: read_case(path, ACDC, 2), path, says)
+
+
+def test_a_small_file_whose_chunk_is_larger_than_its_data_is_read(tmp_path):
+    """As files are stored that may grow."""
+    path = tmp_path / "case.h5"
+    image = np.arange(16, dtype=np.float32).reshape(4, 4)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("image", data=image, chunks=(64, 64), maxshape=(None, None))
+    with opened(path) as file:
+        assert np.array_equal(numbers(path, file, "image")[()], image)
 
 
 def test_good_files_are_read_whatever_their_size(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.content import check_sums, check_tensors, check_whole
+from training.content import check_plain, check_sums, check_tensors, check_whole
 from training.settings import upgraded
 from utils.errors import UserError
 from utils.files import replacing, shown, unfinished_file
@@ -150,6 +150,7 @@ def read(path: Path) -> Checkpoint:
         )
     weights = content["net"] if isinstance(content.get("net"), Mapping) else content
     try:
+        check_plain(content)
         check_whole(content) if form == FORMAT else check_tensors(weights)
     except ValueError as error:
         raise UserError(f"{path}: not usable, {error}") from None

@@ -5,12 +5,13 @@ Each function raises ValueError, in words that follow the file's name.
 
 import math
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from utils.files import shown
 from utils.phase import Phase
 
 KINDS = {
@@ -41,6 +42,18 @@ ARITHMETIC = {
     "maximize",
 }
 DEEPEST = 8
+TYPES = {
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+}
 
 
 def check_sums(path: Path) -> None:
@@ -77,6 +90,40 @@ def check_whole(content: Mapping) -> None:
     check_tensors({key: content.get(key) for key in ("student", "phase", "optimizer", "buffers")})
 
 
+def check_plain(content: object) -> None:
+    """Everything is nested at most `DEEPEST` deep, nothing holds itself, whole numbers fit into 64 bits, and every tensor is a dense one
+    of a type that networks are trained in."""
+    checked: set[int] = (
+        set()
+    )  # several entries may hold one and the same list: it is looked at once
+
+    def visit(value: object, name: str, above: tuple[int, ...]) -> None:
+        if isinstance(value, Tensor):
+            if not _plain(value):
+                raise ValueError(f"'{shown(name)}' is no plain tensor")
+        elif isinstance(value, int):
+            if value.bit_length() > 64:
+                raise ValueError(f"'{shown(name)}' is a number of more than 64 bits")
+        elif isinstance(value, Mapping | list | tuple | set):
+            if id(value) in above:
+                raise ValueError(f"'{shown(name)}' holds itself")
+            if len(above) > DEEPEST:
+                raise ValueError(f"'{shown(name)}' is nested too deep")
+            if id(value) not in checked:
+                checked.add(id(value))
+                for key, item in _items(value):
+                    visit(key, f"a key of {name}", (*above, id(value)))
+                    visit(item, f"{name}.{str(key)[:80]}".removeprefix("."), (*above, id(value)))
+
+    visit(content, "", ())
+
+
+def _items(value: Mapping | list | tuple | set) -> Iterable[tuple[object, object]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value)
+
+
 def check_tensors(parts: object) -> None:
     """Every tensor, however deep, is a plain one, and it and every number finite."""
     for name, value in _leaves(parts):
@@ -108,8 +155,10 @@ def _leaves(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str
 
 
 def _plain(tensor: Tensor) -> bool:
-    """In memory, dense, and no larger than what was stored of it."""
-    if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
+    """In memory, dense, of a usual type, and no larger than what was stored of it."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type == "meta":
+        return False
+    if tensor.is_quantized or tensor.dtype not in TYPES:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 

@@ -12,10 +12,13 @@ from utils.errors import UserError
 
 
 def choose_device(name: str = "auto", gpu: str | None = None) -> torch.device:
-    """`auto`: CUDA, then MPS, then CPU; `gpu` a CUDA number. Raises UserError where the device is not there."""
+    """`auto`: CUDA, then MPS, then CPU; `gpu` a CUDA number, ignored where `name` is cpu or mps. Raises UserError where the device is not
+    there."""
     if gpu is not None and name in ("auto", "cuda"):
         if name == "auto" and not torch.cuda.is_available():
-            return choose_device("auto")
+            raise UserError(
+                f"--gpu {gpu}: there is no CUDA device here; use --device cpu, or omit --gpu"
+            )
         name = f"cuda:{gpu}"
     if name == "auto":
         name = (
