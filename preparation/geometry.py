@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from numpy.typing import ArrayLike
 
 from utils.errors import UserError
 
@@ -33,7 +34,7 @@ class Geometry:
         affine[:3, 3] = LPS_TO_RAS @ self.origin
         return affine
 
-    def at(self, index: Sequence[float]) -> np.ndarray:
+    def at(self, index: ArrayLike) -> np.ndarray:
         """The place (mm) of an array index, whole or not."""
         return self.origin + (self.direction * self.spacing) @ np.asarray(index, float)
 
@@ -58,7 +59,7 @@ class Geometry:
 
 
 def checked_geometry(
-    path: Path, columns: np.ndarray, origin: Sequence[float], warnings: list[str]
+    path: Path, columns: np.ndarray, origin: ArrayLike, warnings: list[str]
 ) -> Geometry:
     """The geometry of a header: `columns` (3, 3) are the steps in mm along each array axis, `origin` (3,) is the place of voxel 0.
 

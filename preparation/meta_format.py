@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,12 @@ KEYS = (
     "NDims", "DimSize", "ElementType", "ElementSpacing", "ElementSize", "Offset", "TransformMatrix", "BinaryData",
     "BinaryDataByteOrderMSB", "CompressedData", "HeaderSize", "ElementNumberOfChannels", "AnatomicalOrientation", "ElementDataFile",
 )  # fmt: skip
+OTHERS = (
+    "ObjectType", "ObjectSubType", "Comment", "Name", "ID", "ParentID", "Color", "CenterOfRotation", "DistanceUnits", "CompressedDataSize",
+    "CompressionLevel", "Modality", "SequenceID", "ElementMin", "ElementMax", "ElementNBits", "AcquisitionDate", "TransformType",
+    "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "UltrasoundImageOrientation", "Kinds",
+)  # fmt: skip
+MILLIMETRES = {"mm": 1.0, "um": 0.001, "cm": 10.0, "?": 1.0}
 SCALING = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}
 # ITK also writes what a DICOM file said, under keys such as 0008|0060
 KEY = re.compile(r"\s*([^=]*?)\s*=\s*(.*?)\s*")
@@ -115,6 +122,10 @@ def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
                     f"{path}: the header's line {text[:60]!r} is not understood; export the scan again"
                 )
             key = SYNONYMS.get(found[1], found[1])
+            if key not in (*KEYS, *OTHERS) and get_close_matches(key, KEYS, cutoff=0.85):
+                raise UserError(
+                    f"{path}: the header's key {key[:40]!r} is misspelt or damaged; export the scan again"
+                )
             if key in fields and key in KEYS:
                 raise UserError(f"{path}: the header gives {key} twice; export the scan again")
             fields[key] = found[2]
@@ -177,8 +188,15 @@ def _geometry(path: Path, fields: Mapping[str, str], rank: int, warnings: list[s
     lengths = np.linalg.norm(direction, axis=0)
     if not np.allclose(lengths, 1, atol=1e-3):
         raise text_fault(path, "TransformMatrix", fields["TransformMatrix"])
-    geometry = checked_geometry(path, direction * spacing, origin, warnings)
-    geometry = Geometry(spacing, geometry.origin, geometry.direction)
+    with np.errstate(invalid="ignore"):  # infinite spacings are refused below
+        columns = direction * spacing
+    geometry = checked_geometry(path, columns, origin, warnings)
+    unit = MILLIMETRES.get(fields.get("DistanceUnits", "mm").lower())
+    if unit is None:
+        raise text_fault(path, "DistanceUnits", fields["DistanceUnits"])
+    if unit != 1:
+        warnings.append(f"{path}: its header is not in millimetres, converted by {unit:g}")
+    geometry = Geometry(spacing * unit, geometry.origin * unit, geometry.direction)
     said = fields.get("AnatomicalOrientation", "").upper()
     if re.fullmatch("[RLAPIS]{3}", said) and rank >= 3 and said != _letters(geometry):
         warnings.append(

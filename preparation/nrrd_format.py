@@ -47,7 +47,12 @@ SPACES = {
 }
 SPATIAL_KINDS = ("domain", "space", "time")
 MILLIMETRES = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "m": 1000.0, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3}  # fmt: skip
-ALIASES = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}
+# a field of another name is damage: what it says of geometry would be lost
+FIELDS = (
+    "content", "number", "type", "block size", "dimension", "space", "space dimension", "sizes", "spacings", "thicknesses", "axis mins",
+    "axis maxs", "centerings", "centers", "labels", "units", "kinds", "min", "max", "old min", "old max", "data file", "endian", "encoding",
+    "line skip", "byte skip", "sample units", "space units", "space origin", "space directions", "measurement frame",
+)  # fmt: skip
 
 
 def is_nrrd(start: bytes) -> bool:
@@ -104,6 +109,7 @@ def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
     """The header's fields, the lines after `data file: LIST`, and the byte after the header."""
     fields: dict[str, str] = {}
     listed: list[str] = []
+    known = {name.replace(" ", ""): name for name in FIELDS}
     with open(path, "rb") as stream:
         stream.readline(1024)  # the magic line
         while True:
@@ -118,9 +124,9 @@ def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
                 continue
             if text.startswith("#") or ":=" in text.split(": ")[0]:
                 continue
-            name, separator, value = text.partition(":")
-            name = ALIASES.get(name.strip().lower(), name.strip().lower())
-            if not separator or name in fields:
+            word, separator, value = text.partition(":")
+            name = known.get(word.strip().lower().replace(" ", ""), "")
+            if not separator or not name or name in fields:
                 raise UserError(
                     f"{path}: the header's line {text[:60]!r} is not understood; export the scan again"
                 )
@@ -155,7 +161,7 @@ def _with_byte_order(
     order = _required(path, fields, "endian").lower()
     if order not in orders:
         raise text_fault(path, "endian", order)
-    return dtype.newbyteorder(orders[order])
+    return np.dtype(f"{orders[order]}{dtype.str[1:]}")
 
 
 def _space_directions(
@@ -257,12 +263,13 @@ def _to_lps(path: Path, fields: Mapping[str, str]) -> tuple[int, int, int]:
 
 def _unit(path: Path, units: list[str]) -> float:
     """Millimetres in the header's unit."""
-    known = {MILLIMETRES.get(unit.strip().lower()) for unit in units[:3]}
-    if not known:
-        return 1.0
-    if len(known) > 1 or None in known:
+    names = {unit.strip().lower() for unit in units[:3]}
+    if not names <= MILLIMETRES.keys():
         raise text_fault(path, "unit of length", ", ".join(units))
-    return known.pop()
+    factors = {MILLIMETRES[name] for name in names} or {1.0}
+    if len(factors) > 1:
+        raise text_fault(path, "unit of length", ", ".join(units))
+    return factors.pop()
 
 
 def _data(

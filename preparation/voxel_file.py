@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -24,6 +24,19 @@ GZIP_MAGIC = b"\x1f\x8b"
 LARGEST_RATIO = 1032
 ENCODINGS = ("raw", "gzip", "zlib", "bzip2", "ascii", "hex")
 LARGEST_HEADER = 16 * BLOCK  # bytes of a text header; segmentations with many names have long ones
+
+
+class Decompressor(Protocol):
+    """What zlib's and bz2's have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
 
 Warn = Callable[[str | None], None]
 
@@ -202,7 +215,9 @@ def decoded_blocks(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
         yield from _member(stream, zlib.decompressobj(32 + zlib.MAX_WBITS), b"")[0]
 
 
-def _members(stream: BinaryIO, decompressor: Callable, magic: bytes) -> Iterator[bytes]:
+def _members(
+    stream: BinaryIO, decompressor: Callable[[], Decompressor], magic: bytes
+) -> Iterator[bytes]:
     """Members one after another. What follows the last one and is no member is ignored, as gzip does."""
     rest = b""
     while True:
@@ -215,7 +230,9 @@ def _members(stream: BinaryIO, decompressor: Callable, magic: bytes) -> Iterator
             return
 
 
-def _member(stream: BinaryIO, current, compressed: bytes) -> tuple[Iterator[bytes], object]:
+def _member(
+    stream: BinaryIO, current: Decompressor, compressed: bytes
+) -> tuple[Iterator[bytes], Decompressor]:
     """One compressed member, whose first bytes may have been read already, and its decompressor, which keeps the rest."""
 
     def blocks() -> Iterator[bytes]:

@@ -191,6 +191,8 @@ FAULTS = {
     "no yes or no": {"CompressedData": "maybe"},
     "another object": {"ObjectType": "Tube"},
     "scaling": {"ElementToIntensityFunctionSlope": "2"},
+    "misspelt key": {"TransformMatr1x": "0 1 0 0 0 1 -1 0 0"},
+    "no such unit": {"DistanceUnits": "inch"},
     "negative skip": {"HeaderSize": "-2"},
 }
 
@@ -198,6 +200,13 @@ FAULTS = {
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_faulty_header_is_refused(tmp_path, kind):
     refusal(tmp_path, content(**FAULTS[kind]))
+
+
+def test_centimetres_become_millimetres(tmp_path):
+    scan = read(tmp_path, content(DistanceUnits="cm"))
+    assert np.allclose(scan.geometry.spacing, (8, 9, 25))
+    assert np.allclose(scan.geometry.origin, (10, 20, 30))
+    assert any("not in millimetres" in line for line in warnings_of(scan.path))
 
 
 def test_a_size_given_twice_is_refused(tmp_path):

@@ -211,6 +211,7 @@ FAULTS = {
     "directions that are no numbers": {"space_directions": "(a,0,0) (0,1,0) (0,0,1)"},
     "singular directions": {"space_directions": "(1,0,0) (1,0,0) (0,0,1)"},
     "origin that is not finite": {"space_origin": "(nan,0,0)"},
+    "a field that does not exist": {"spaze_origin": "(4,5,6)"},
     "a skip within the header's file": {"byte_skip": "-1"},
     "a negative line skip": {"line_skip": "-2"},
 }

@@ -16,21 +16,26 @@ APART = 0.5  # voxels between two places of one scan that are reported
 def look_at_header(path: Path) -> str | None:
     """A warning where a NIfTI file holds no place or two places that differ. Other formats have one place, and reading reports faults."""
     try:
-        header = nifti_header(path) if path.is_file() else None
-        places = {} if header is None else affines(header)
+        with np.errstate(invalid="ignore"):  # reading refuses what is not finite
+            return _differing_places(path)
     except (UserError, HeaderDataError, ValueError):
         return None
+
+
+def _differing_places(path: Path) -> str | None:
+    header = nifti_header(path) if path.is_file() else None
     if header is None:
         return None
+    places = affines(header)
     if not places:
         return f"{path}: qform_code and sform_code are 0, so its orientation is unknown; export the scan again with it"
     if len(places) < 2:
         return None
-    shape = np.array(header.get_data_shape()[:3])
+    last = np.ones(3)
+    sizes = header.get_data_shape()[:3]
+    last[: len(sizes)] = sizes
     corners = np.ones((8, 4))
-    corners[:, : len(shape)] = (np.indices((2, 2, 2)).reshape(3, 8).T * (np.resize(shape, 3) - 1))[
-        :, : len(shape)
-    ]
+    corners[:, :3] = np.indices((2, 2, 2)).reshape(3, 8).T * (last - 1)
     sform, qform = places["sform"], places["qform"]
     apart = np.linalg.norm((sform - qform)[:3] @ corners.T, axis=0).max()
     voxels = apart / np.linalg.norm(sform[:3, :3], axis=0).min()
