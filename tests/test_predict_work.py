@@ -449,7 +449,7 @@ def test_labels_beside_published_scans_are_no_input(tmp_path):
         (["--variant", "mcnet"], "is for Pancreas alone"),
         (["--dataset", "LA"], "is a checkpoint of mine; leave --dataset out"),
         (["--checkpoint", "plain.pth"], "name it with --dataset"),
-        (["--checkpoint", "none.pth"], "no such checkpoint"),
+        (["--checkpoint", "none.pth"], "none.pth: no such run"),
         (["--checkpoint", "c.pth", "two.pth"], "of other data, or data prepared in another way"),
         (["--checkpoint", "broken.pth"], "its plan is not understood"),
     ],
