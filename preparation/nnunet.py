@@ -1,6 +1,7 @@
 """nnU-Net's raw layout, read: dataset.json, the cases of its folders, and which of them train, validate and test."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,8 +229,9 @@ def _explicit_case(path: Path, source: Path, name: str, files: Any, channels: in
     """One case of `dataset`; a fault of it stops no other case. Its files may lie anywhere: they are only read."""
     images = files.get("images") if isinstance(files, dict) else None
     label = files.get("label") if isinstance(files, dict) else None
-    named = [*images, label] if isinstance(images, list) else []
-    if not named or not all(isinstance(file, str) and file for file in named):
+    images = images if isinstance(images, list) else []
+    named = [*images, label]
+    if not images or not all(isinstance(file, str) and file for file in named):
         fault = (
             f'{path}: dataset must give the case {shown(name)} {{"images": [...], "label": ...}}, '
             "each a file or the folder of a series; mend it, or take it out"
@@ -331,9 +333,12 @@ def _split(source: Path, train: Sequence[RawCase], said: list[str], tell: Tell) 
         )
         return dict.fromkeys((case.name for case in train), "train")
     names = {case.name for case in train}
+    # macOS stores accents otherwise than most editors write them
+    as_stored = {unicodedata.normalize("NFC", name): name for name in names}
     chosen: dict[str, str] = {}
     for part, some in fold.items():
-        for name in some:
+        for written in some:
+            name = as_stored.get(unicodedata.normalize("NFC", written), written)
             if name not in names:
                 tell(_unknown_case(path, name, names))
             elif chosen.setdefault(name, part) != part:

@@ -87,7 +87,9 @@ def make_plan(dataset: RawDataset, dims: int | None, pool: Executor) -> Plan:
     )
 
 
-def slice_axis(spacing: Sequence[float], counts: Sequence[float]) -> tuple[int, str]:
+def slice_axis(
+    spacing: Sequence[float] | np.ndarray, counts: Sequence[float] | np.ndarray
+) -> tuple[int, str]:
     """The canonical axis (0, 1, 2 for x, y, z) that slices are cut along, and why that one.
 
     `spacing` in mm and `counts` in voxels are the medians along x, y, z. An axis with few voxels wins,

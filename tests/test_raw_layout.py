@@ -354,3 +354,12 @@ def test_prepare_prints_every_fault_and_raises_the_first(tmp_path, capsys):
         prepare(flags)
     assert "error: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fold_may_store_accents_otherwise_than_the_file_system(tmp_path):
+    root = dataset(tmp_path, "Mu\u0308ller", "b")
+    split = '[{"train": ["M\u00fcller"], "val": ["b"]}]'
+    (root / "splits_final.json").write_text(split, encoding="utf-8")
+    found, faults = read(root)
+    parts = {case.name: case.part for case in found.cases}
+    assert faults == [] and parts == {"Mu\u0308ller": "train", "b": "val"}
