@@ -120,7 +120,7 @@ def test_a_stopped_run_without_validation_ends_as_one_in_one_go(one_case, traine
 
 def test_a_validation_list_is_not_read(tmp_path):
     raw = own_dataset(tmp_path / "raw", {"imagesTr": 2, "imagesUn": 2})
-    own_case(raw, "imagesTs", "t", (1, 5, 7), (1.2, 0.9, 1.1), (26, 24, 20))
+    own_case(raw, "imagesTs", "t", (1, 5, 7), (1.2, 0.9, 1.1), (26, 24, 20), 9)
     root = tmp_path / "out"
     flags = ["--dataset", "own", "--source", str(raw), "--root_path", str(root), "--workers", "1"]
     assert prepare(flags) == 0

@@ -350,8 +350,8 @@ ODD_NAMES = ("a,1", "b.h5", "c_slice_0", "c_slice_1", "#d", "=e")
 @pytest.mark.parametrize("dims", [2, 3])
 def test_every_name_that_is_prepared_is_found_again_by_training(tmp_path, dims):
     raw, out = own_dataset(tmp_path / "raw", {}, numTraining=len(ODD_NAMES)), tmp_path / "out"
-    for name in ODD_NAMES:
-        own_case(raw, "imagesTr", name, (1, 5, 7), (1, 1, 1), (26, 24, 20))
+    for seed, name in enumerate(ODD_NAMES):
+        own_case(raw, "imagesTr", name, (1, 5, 7), (1, 1, 1), (26, 24, 20), seed)
     assert run(raw, out, "--dims", dims) == 0
     page = own_page(read_plan(out), out)
     names, labelled = page.cases(out, page.facts, len(ODD_NAMES) - 1)
@@ -364,12 +364,14 @@ def test_every_name_that_is_prepared_is_found_again_by_training(tmp_path, dims):
 
 def test_a_case_name_that_leads_elsewhere_is_not_prepared_and_the_others_are(tmp_path, capsys):
     raw, out = own_dataset(tmp_path / "raw", {}), tmp_path / "deep" / "out"
-    own_case(raw, "imagesXX", "a", (1, 5, 7), (1, 1, 1), (26, 24, 20))
-    images = [f"imagesXX/a_{number:04d}.nii.gz" for number in (0, 1)]
-    entry = {"images": images, "label": "labelsXX/a.nii.gz"}
     names = ("good1", "good2", "../../escaped", str(tmp_path / "absolute"), "sub/case")
     content = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
-    content |= {"numTraining": len(names), "dataset": dict.fromkeys(names, entry)}
+    cases = {}
+    for seed, name in enumerate(names):
+        own_case(raw, "imagesXX", f"f{seed}", (1, 5, 7), (1, 1, 1), (26, 24, 20), seed)
+        images = [f"imagesXX/f{seed}_{channel:04d}.nii.gz" for channel in (0, 1)]
+        cases[name] = {"images": images, "label": f"labelsXX/f{seed}.nii.gz"}
+    content |= {"numTraining": len(names), "dataset": cases}
     (raw / "dataset.json").write_text(json.dumps(content))
     assert run(raw, out) == 2
     written = set(tmp_path.rglob("*.h5"))
