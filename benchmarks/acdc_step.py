@@ -25,18 +25,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.counts import BareFrame
 from benchmarks.memory import peaks, say_peak
 from benchmarks.plain import plainly
-from methods.copy_paste import CopyPaste
-from methods.edge_guided import DualTeacher, RefreshRule
+from methods.edge_guided import DualTeacher
+from methods.registry import METHODS
 from networks.net_factory_ega import net_factory
 from recipes import acdc
 from training.device import choose_device, place
 from training.evaluate import SlicePredictor, validate
 from utils.case import Case
 from utils.cli import parse, run
-from utils.losses import Loss, dice_2d
-from utils.phase import parts
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 
@@ -64,22 +63,21 @@ class Flags:
 
 
 class Bench:
-    """A self-training phase with a clock around each of its parts."""
+    """A self-training stage with a clock around each of its parts."""
 
     def __init__(self, flags: Flags, device: torch.device, plain: bool):
         self.device, self.plain, self.times = device, plain, defaultdict(list)
         torch.manual_seed(0)
         net = net_factory("unet", egm=flags.egm)
         self.student = net.to(device) if plain else place(net, device, 2)
-        box = CopyPaste("dynamic", 1 / 3, 1000, (0,))
-        loss, refresh = Loss({"dice": 0.5, "ce": 0.5}, dice_2d), RefreshRule(1000, 500, 500, 2000)
-        self.phase = DualTeacher(
-            self.student, loss, acdc.PAGE.pasting, box, 0.5, 0.89, "state", refresh
-        )
+        numbers = {"method": "edge_guided", "egm": flags.egm, "max_iterations": 1000}
+        frame = BareFrame(acdc.PAGE, device, ema_decay=0.89, **numbers)
+        frame.network = lambda number=0: self.student
+        self.stage = DualTeacher(frame.context(METHODS["edge_guided"].stages[-1]))
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
         )
-        self.phase.pseudo_label = self._timed("teachers", self.phase.pseudo_label)
+        self.stage.pseudo_label = self._timed("teachers", self.stage.pseudo_label)
         n = flags.batch_size // 2
         image = torch.rand(2 * n, 1, *flags.patch_size)
         image = image.to(device) if plain else place(image, device, 2)
@@ -118,13 +116,12 @@ class Bench:
         with plainly(self.plain), self.clock("whole step"):
             self.optimizer.zero_grad()
             with self.clock("student forward, loss"):
-                for part in parts(self.phase.losses(self.batch, 0)):
+                for loss in self.stage.losses(self.batch, 0):
                     with self.clock("student backward"):
-                        if "loss" in part:
-                            part["loss"].backward()
+                        loss.total.backward()
             with self.clock("optimiser, EMA"):
                 self.optimizer.step()
-                self.phase.after_step(0)
+                self.stage.after_step(0)
         self.times["student forward, loss"][-1] -= (
             self.times["teachers"][-1] + self.times["student backward"][-1]
         )

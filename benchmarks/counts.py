@@ -29,14 +29,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from methods.base import TrainingStage
 from methods.registry import METHODS
 from programs.settings import make_settings
 from programs.training import Frame
 from recipes.registry import pages
 from training.device import autocast_type
-from training.loop import Run, Stage, _StageRunner
+from training.loop import Run, StageSetup, _StageRunner
 from utils.cli import parse, run
-from utils.phase import Phase
 
 NO_KERNEL = {
     "empty",
@@ -141,12 +141,12 @@ def runner(
     """A stage of a method on a data set, the last one by default, ready for a step, and a batch for it on the host."""
     frame = BareFrame(page, device, **numbers)
     s, facts = frame.settings, page.facts
-    plan = METHODS[s.method].stages(frame)[stage]
-    phase = plan.build()
-    made = Stage(
-        phase=phase,
+    spec = METHODS[s.method].stages[stage]
+    method_stage = spec.stage(frame.context(spec))
+    made = StageSetup(
+        stage=method_stage,
         optimizer=frame._optimizer(
-            phase, s.pre_weight_decay if plan.pretraining else s.weight_decay
+            method_stage, s.pre_weight_decay if spec.pretraining else s.weight_decay
         ),
         steps=1000,
         val_every=1000,
@@ -160,7 +160,7 @@ def runner(
     info = Run(
         Path(), lambda stage: "best.pth", {"settings": {}}, device, facts.dims, frame.amp, None
     )
-    count = s.batch_size if plan.unlabelled else s.labeled_bs
+    count = s.batch_size if spec.uses_unlabelled else s.labeled_bs
     batch = {
         "image": torch.rand(count, facts.channels, *s.patch_size),
         "label": torch.zeros(s.labeled_bs, *s.patch_size, dtype=torch.uint8),
@@ -178,21 +178,20 @@ def counted(page, **numbers) -> Counting:
     return counting
 
 
-def without_passes(phase: Phase) -> None:
+def without_passes(stage: TrainingStage, classes: int) -> None:
     """Every network answers with one operation, its modules and weights staying as they are."""
-    for net in phase.networks.values():
-        weight, classes = next(net.parameters()), phase.classes
-        net.forward = lambda x, weight=weight, classes=classes: (
-            weight.flatten()[0] * x[:, :1]
-        ).expand(-1, classes, *x.shape[2:])
+    for net in stage.networks.values():
+        weight = next(net.parameters())
+        net.forward = lambda x, weight=weight: (weight.flatten()[0] * x[:, :1]).expand(
+            -1, classes, *x.shape[2:]
+        )
 
 
 def host_ms(page, steps: int, **numbers) -> float:
     """Milliseconds of a step beside the networks' passes: median of `steps`."""
     small = {"patch_size": (16,) * page.facts.dims}
     loop, batch = runner(page, torch.device("cpu"), **{**numbers, **small})
-    loop.phase.classes = page.facts.classes
-    without_passes(loop.phase)
+    without_passes(loop.stage, page.facts.classes)
     seconds = []
     for _ in range(steps + 5):
         began = time.thread_time()  # of this processor alone: another process may be in between

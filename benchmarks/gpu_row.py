@@ -147,8 +147,8 @@ def measured(flags: Flags) -> Iterator[dict]:
     def prepared(stage: int, way: Accelerate) -> tuple:
         """As `_StageRunner.run` prepares it; batches come from pinned memory there."""
         loop, batch = runner(page, device, stage, **numbers)
-        loop.precision.prepare(loop.phase, loop.stage.optimizer)
-        loop.faster = accelerated(loop.phase, way)
+        loop.precision.prepare(loop.stage, loop.setup.optimizer)
+        loop.compiled = accelerated(loop.stage, way)
         batch = balls(batch, page.facts.classes)
         return loop, {
             key: x.pin_memory() for key, x in batch.items()
@@ -161,8 +161,8 @@ def measured(flags: Flags) -> Iterator[dict]:
         if flags.way == "eager":
             yield {"pre": timed(pre, batch, device, flags.steps, first)}
         loop, batch = prepared(-1, how)
-        for net in loop.phase.networks.values():
-            copy_state(net, pre.phase.networks[pre.phase.selected])
+        for net in loop.stage.networks.values():
+            copy_state(net, pre.stage.networks[pre.stage.selected])
         del pre
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -229,7 +229,7 @@ def seconds_a_case(loop, page, settings, device: torch.device) -> float:
     image = np.random.default_rng(0).random((page.facts.channels, *shape), np.float32)
     case = Case("random", image, np.zeros(shape, np.uint8))
     predict = page.predictor(settings.patch_size, getattr(settings, "val_stride", ()), device)
-    net = loop.phase.networks[loop.phase.selected]
+    net = loop.stage.networks[loop.stage.selected]
     for _ in range(2):
         began = time.perf_counter()
         with loop.precision.autocast():

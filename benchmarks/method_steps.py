@@ -17,15 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks.counts import BareFrame
 from methods.registry import METHODS
-from networks.registry import build
-from programs.settings import make_settings
 from recipes.acdc import PAGE
 from training.device import choose_device, place
 from training.precision import Precision
-from training.step import learn
+from training.step import train_step
 from utils.cli import parse, run
-from utils.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -45,43 +43,27 @@ class Flags:
 
 
 class Stages:
-    """The phases of a method with an optimiser each; what of `programs.training.Frame` a method asks for."""
+    """The stages of a method with an optimiser each."""
 
     def __init__(self, method: str, flags: Flags, device: torch.device):
         numbers = {"method": method, "patch_size": flags.patch_size, "batch_size": flags.batch_size}
-        self.settings = make_settings(PAGE, **numbers, labeled_bs=flags.batch_size // 2)
-        self.page, self.device = PAGE, device
-        self.seed, self.epoch = lambda name, number: (0, number), lambda unlabelled: None
-        self.phases = {
-            plan.phase.name: (plan.build(), plan.unlabelled)
-            for plan in METHODS[method].stages(self)
-        }
+        self.device = device
+        frame = BareFrame(PAGE, device, **numbers, labeled_bs=flags.batch_size // 2)
+        self.specs = {spec.name: spec for spec in METHODS[method].stages}
+        self.stages = {name: spec.stage(frame.context(spec)) for name, spec in self.specs.items()}
         rate = partial(torch.optim.SGD, lr=1e-4, momentum=0.9)
         self.optimizers = {
-            name: rate(phase.student.parameters()) for name, (phase, _) in self.phases.items()
+            name: rate(stage.student.parameters()) for name, stage in self.stages.items()
         }
-
-    def network(self, number: int = 0) -> torch.nn.Module:
-        torch.manual_seed(number)
-        return place(
-            build(self.settings.model, 1, PAGE.facts.classes, vars(self.settings)), self.device, 2
-        )
-
-    def loss(self, pretraining: bool = False) -> Loss:
-        return Loss(dict(self.settings.losses), PAGE.dice(self.settings))
 
     def seconds(self, name: str, batch: dict[str, torch.Tensor]) -> float:
         """Of one step of a stage."""
-        (phase, unlabelled), optimizer = self.phases[name], self.optimizers[name]
         labelled = len(batch["label"])
-        batch = (
-            batch
-            if unlabelled
-            else batch | {key: batch[key][:labelled] for key in ("image", "plain")}
-        )
+        if not self.specs[name].uses_unlabelled:
+            batch = batch | {key: batch[key][:labelled] for key in ("image", "plain")}
         began = now(self.device)
-        learn(phase, optimizer, batch, 0, Precision(self.device))
-        phase.after_step(0)
+        train_step(self.stages[name], self.optimizers[name], batch, 0, Precision(self.device))
+        self.stages[name].after_step(0)
         return now(self.device) - began
 
 

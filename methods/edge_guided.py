@@ -1,56 +1,40 @@
-"""Edge-guided copy-paste with a dynamic and a static teacher (Hsu & Hua, on top of BCP, CVPR 2023)."""
+"""Edge-guided copy-paste with a dynamic and a static teacher (Hsu & Hua, on top of BCP, CVPR 2023).
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+It extends BCP by three things: an edge-guided module in the network (`--egm`), a box that shrinks during a stage (`--mask dynamic`) and
+a second, static teacher: a copy of the student that is renewed from time to time.
+
+Cost of a self-training step: as BCP, with twice as many teacher passes, and the edge-guided module in every pass.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from methods.copy_paste import CopyPaste, CopyPastePretrain, Pasting, paste
-from utils.ema import Ema, EmaScope, copy_state
+from methods.base import Batch, Method, StageContext, StageSpec
+from methods.bcp import BCPPretrain, BCPSelfTrain, run_title
+from methods.bcp import Options as BCPOptions
+from utils.ema import copy_state
 from utils.errors import UserError
-from utils.losses import Loss
+from utils.losses import StepLoss
 from utils.masks import MaskKind
-from utils.phase import Batch, Losses, Phase, Plan, arrived, halves, unhalved
-from utils.schedules import consistency_weight
+
+STATIC_TEACHER = "static_teacher"
 
 
 @dataclass(frozen=True)
-class TeacherOptions:
-    u_weight: float = 0.5
-    """Weight of the loss on pseudo labels."""
-    ema_decay: float = 0.99
-    """Decay of the dynamic teacher."""
-
-    def check(self) -> None:
-        if not 0 <= self.u_weight < 2**63:
-            raise UserError(f"--u_weight {self.u_weight}: must be at least 0")
-        if not 0 <= self.ema_decay <= 1:
-            raise UserError(f"--ema_decay {self.ema_decay}: must lie between 0 and 1")
-
-
-@dataclass(frozen=True)
-class Options(TeacherOptions):
+class Options(BCPOptions):
     mask: MaskKind = "dynamic"
-    """Copy-paste box: dynamic shrinks from 2/3 to box_end of each side, fixed stays at 2/3."""
-    box_end: float = 1 / 3
-    """Share of each side that a dynamic box has at a stage's end."""
+    """Copy-paste box: dynamic shrinks from 2/3 to box_end of each side during a stage, fixed stays at 2/3."""
     teachers: Literal["dual", "ema"] = "dual"
-    """dual: dynamic (EMA) and static teacher; ema: the dynamic one alone."""
+    """dual: a dynamic (EMA) and a static teacher; ema: only the dynamic one."""
     static_start: int = 1000
-    """Static teacher: iterations (Pancreas: epochs) between two refreshes at first."""
+    """Static teacher: iterations (Pancreas: epochs) between two renewals at first."""
     static_step: int = 500
-    """Static teacher: by how much a validation lengthens (best score improved) or shortens that interval."""
+    """Static teacher: by how much a validation lengthens (new best score) or shortens that interval."""
     static_range: tuple[int, int] = (500, 2000)
     """Static teacher: shortest and longest interval."""
 
     def check(self) -> None:
-        if not 0 < self.box_end <= 2 / 3:
-            raise UserError(
-                f"--box_end {self.box_end}: must lie above 0 and at most at 2/3, where the box starts"
-            )
         if self.static_start < 1:
             raise UserError(f"--static_start {self.static_start}: must be at least 1")
         if not 0 <= self.static_step < 2**63:
@@ -62,20 +46,14 @@ class Options(TeacherOptions):
             )
 
 
-PRESET: dict = {}
-REQUIRED = {
-    "egm": "--model {model} has no edge-guided module; use --method bcp --mask dynamic --teachers dual to train it without edges, "
-    "or another --model"
-}
-
-
 @dataclass(frozen=True)
 class RefreshRule:
-    """Iterations between two refreshes of the static teacher: `start` at first, then `step` more after a validation that improved the
-    best score, `step` fewer after one that did not, always within `lowest`..`highest`.
+    """When the static teacher is renewed.
 
-    A counter goes up after every iteration (and after its validation, if there was one) and is compared with the interval as that
-    validation left it. With `epoch`, the number of steps of one, all four count epochs, and so does the counter, before each epoch.
+    The interval between two renewals is `start` at first. A validation that improves the best score lengthens it by `step`, any other
+    shortens it by `step`; it stays within `lowest` and `highest`. A counter goes up after every iteration (and after its validation,
+    if there was one) and is compared with the interval as that validation left it. With `epoch` (steps per epoch) all of them count
+    epochs, and the counter goes up before each epoch.
     """
 
     start: int
@@ -85,167 +63,73 @@ class RefreshRule:
     epoch: int | None = None
 
     def next(self, interval: int, improved: bool) -> int:
-        return min(
-            max(interval + (self.step if improved else -self.step), self.lowest), self.highest
-        )
+        """Return the interval after a validation."""
+        changed = interval + self.step if improved else interval - self.step
+        return min(max(changed, self.lowest), self.highest)
 
 
-class DualTeacher(Phase):
-    """The dynamic teacher is an exponential moving average of the student; the static one (none if `refresh` is None) a copy, renewed
-    from time to time. Both look at the unlabelled images in training mode; the mean of their logits gives the pseudo label."""
+def refresh_rule(context: StageContext[Options]) -> RefreshRule | None:
+    """Return the rule that the static_* flags describe; None without a static teacher."""
+    options = context.options
+    if options.teachers == "ema":
+        return None
+    shortest, longest = options.static_range
+    return RefreshRule(options.static_start, options.static_step, shortest, longest, context.epoch)
 
-    name = "self_train"
 
-    def __init__(
-        self,
-        student: nn.Module,
-        loss: Loss,
-        pasting: Pasting,
-        copy_paste: CopyPaste | None,
-        u_weight: float,
-        ema_decay: float,
-        ema_scope: EmaScope,
-        refresh: RefreshRule | None,
-    ):
-        super().__init__(student=student)
-        self.loss, self.pasting, self.copy_paste, self.u_weight = (
-            loss,
-            pasting,
-            copy_paste,
-            u_weight,
-        )
-        self.ema_decay, self.refresh = ema_decay, refresh
-        self.interval = refresh.start if refresh else 0
-        self.counter = (
-            1 if refresh and refresh.epoch else 0
-        )  # an epoch is counted before it begins, the first one too
-        for teacher in ("ema_teacher", *(["static_teacher"] if refresh else [])):
-            self.networks[teacher] = copy.deepcopy(student).requires_grad_(False).train()
-        self.ema = Ema(self.networks["ema_teacher"], student, ema_scope)
+class DualTeacher(BCPSelfTrain[Options]):
+    """BCP's self-training with a second, static teacher."""
 
-    @property
-    def teachers(self) -> list[nn.Module]:
-        return [net for name, net in self.networks.items() if name != "student"]
+    former_state = frozenset()
 
-    def begin(self) -> None:
-        for teacher in self.teachers:
-            copy_state(teacher, self.student)
+    def __init__(self, context: StageContext[Options]):
+        super().__init__(context)
+        self.refresh = refresh_rule(context)
+        self.interval = 0
+        self.counter = 0
+        if self.refresh is not None:
+            self.add_teacher(STATIC_TEACHER)
+            self.interval = self.refresh.start
+            # an epoch is counted before it begins, the first one too
+            self.counter = 1 if self.refresh.epoch else 0
 
-    @torch.no_grad()
-    def pseudo_label(self, image: Tensor) -> Callable[[], Tensor]:
-        """A call that gives the pseudo label (N, ...) of unlabelled images (N, C, ...)."""
-        teachers = [name for name in self.networks if name not in self.learners]
-        logits = [unhalved(self.call(name, image)) for name in teachers]
-        return self.pasting.pseudo_label(sum(logits) / len(logits))
-
-    def losses(self, batch: Batch, step: int) -> Losses | Iterator[Losses]:
-        """Both mixed images, one after the other. The teachers come first and pseudo labels are asked for last, so that their way
-        through the host overlaps with the student's passes."""
-        labelled, unlabelled = batch["image"].split(len(batch["label"]))
-        mask = self.copy_paste.mask(labelled, step)
-        pseudo_labels = [self.pseudo_label(half) for half in halves(unlabelled)]
-        true_halves = list(zip(halves(labelled), halves(batch["label"]), strict=True))[
-            :: -1 if self.pasting.crossed else 1
-        ]
-        pairs = zip(
-            true_halves,
-            halves(unlabelled),
-            pseudo_labels,
-            self.pasting.unlabelled_outside,
-            strict=True,
-        )
-        for (image, label), other, pseudo_label, other_outside in pairs:
-            mixed = paste(
-                *((other, image) if other_outside else (image, other)), mask
-            )  # (N / 4, C, ...)
-            targets, weights = (label, pseudo_label), (1.0, self.u_weight)
-            if other_outside:
-                targets, weights = targets[::-1], weights[::-1]
-            logits, scalars = self.scored(mixed, self.loss.of_mixed, *targets, mask, *weights)
-            self.show(mixed, logits, paste(*arrived(targets), mask))
-            yield scalars
-        yield {
-            "consistency_weight": consistency_weight(step),
-            "box_side": self.copy_paste.sides(mask.shape, step)[0],
-        }
-        if self.refresh:
-            yield {"teacher_interval": self.interval}
-
-    def after_step(self, step: int) -> None:
-        self.ema.update(self.ema_decay)
+    def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
+        yield from super().losses(batch, step)
+        if self.refresh is not None:
+            self.log("teacher_interval", self.interval)
 
     def after_validation(self, improved: bool) -> None:
-        if self.refresh:
+        if self.refresh is not None:
             self.interval = self.refresh.next(self.interval, improved)
 
     def after_iteration(self, step: int) -> None:
-        """The static teacher takes the student's whole state once its interval is over."""
-        if self.refresh is None or (step + 1) % (self.refresh.epoch or 1):
+        """Renew the static teacher when its interval is over: it takes the student's whole state."""
+        if self.refresh is None:
+            return
+        if self.refresh.epoch is not None and (step + 1) % self.refresh.epoch:
             return
         self.counter += 1
         if self.counter >= self.interval:
-            copy_state(self.networks["static_teacher"], self.student)
+            copy_state(self.networks[STATIC_TEACHER], self.student)
             self.counter = 0
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "interval": self.interval, "counter": self.counter}
 
-    def load_state_dict(self, state: Mapping) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.interval, self.counter = state["interval"], state["counter"]
+        self.interval = state["interval"]
+        self.counter = state["counter"]
 
 
-def stages(frame) -> list[Plan]:
-    """Pre-training among the labelled cases, then self-training by the teachers; `frame`: see `programs.training.Frame`."""
-    s, page = frame.settings, frame.page
-
-    def pretrain() -> Phase:
-        return CopyPastePretrain(
-            frame.network(),
-            frame.loss(pretraining=True),
-            page.pasting,
-            box(CopyPastePretrain, s.pre_iterations),
-        )
-
-    def selftrain() -> Phase:
-        refresh = (
-            RefreshRule(s.static_start, s.static_step, *s.static_range, frame.epoch(True))
-            if s.teachers == "dual"
-            else None
-        )
-        copy_paste = box(DualTeacher, s.max_iterations)
-        return DualTeacher(
-            frame.network(),
-            frame.loss(),
-            page.pasting,
-            copy_paste,
-            s.u_weight,
-            s.ema_decay,
-            page.ema_scope,
-            refresh,
-        )
-
-    def box(phase: type[Phase], length: int) -> CopyPaste:
-        return CopyPaste(
-            s.mask, s.box_end, length, frame.seed(phase.name, 1), frame.epoch(phase is DualTeacher)
-        )
-
-    return [
-        Plan(CopyPastePretrain, pretrain, s.pre_iterations, unlabelled=False, pretraining=True),
-        Plan(DualTeacher, selftrain, s.max_iterations, after=CopyPastePretrain.name),
-    ]
-
-
-def title(settings: Mapping) -> str:
-    """What a run is called: BCP and what was added to it. The box is named only where it is not the one that goes with the rest."""
-    edges = settings.get("egm", "none") != "none"
-    dual = settings.get("teachers") == "dual"
-    dynamic = settings.get("mask") == "dynamic"
-    words = ["edge-guided BCP" if edges else "BCP"]
-    if dual:
-        words.append("dual teacher")
-    if dynamic and not (edges or dual):
-        words.append("dynamic box")
-    if not dynamic and (edges or dual):
-        words.append("fixed box")
-    return ", ".join(words)
+METHOD = Method(
+    title=run_title,
+    options=Options,
+    required={
+        "egm": "--model {model} has no edge-guided module; use --method bcp, or another --model"
+    },
+    stages=(
+        StageSpec(BCPPretrain, ("pre_iterations",), uses_unlabelled=False, pretraining=True),
+        StageSpec(DualTeacher, ("max_iterations",), starts_from=BCPPretrain.name),
+    ),
+)

@@ -1,16 +1,29 @@
-"""Mean teacher (Tarvainen & Valpola, NeurIPS 2017) without copy-paste, a baseline: pre-training on the labelled images, then
-self-training with the pseudo labels of an EMA teacher."""
+"""Mean teacher with hard pseudo labels, without copy-paste: pre-training on the labelled images, then self-training with the pseudo
+labels of an EMA teacher (after Tarvainen & Valpola, NeurIPS 2017).
+
+Cost of a self-training step: one student pass over each half of the batch, one teacher pass over the unlabelled half.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from methods.copy_paste import CopyPastePretrain
-from methods.edge_guided import DualTeacher, TeacherOptions
+from methods.base import (
+    Batch,
+    Method,
+    PendingTensor,
+    StageContext,
+    StageSpec,
+    TrainingStage,
+    at_least_float32,
+    split_batch,
+)
+from methods.bcp import TEACHER, TeacherOptions
 from methods.supervised import Supervised
-from utils.losses import weighted_sum
-from utils.phase import Batch, Losses, Phase, Plan
+from utils.ema import Ema
+from utils.losses import StepLoss, weighted_sum
 from utils.schedules import consistency_weight
 
 
@@ -19,49 +32,51 @@ class Options(TeacherOptions):
     """Those of the teacher."""
 
 
-PRESET = {"exp": "mean_teacher", "egm": "none"}
-TITLE = "mean teacher"
-
-
 class PlainPretrain(Supervised):
-    name = CopyPastePretrain.name
+    name = "pre_train"
 
 
-class MeanTeacher(DualTeacher):
-    """Labelled images against their labels, unlabelled ones against the teacher's pseudo labels; nothing is pasted."""
+class MeanTeacher(TrainingStage[Options]):
+    """Labelled images against their labels, unlabelled ones against the teacher's pseudo labels."""
 
-    def losses(self, batch: Batch, step: int) -> Iterator[Losses]:
-        labelled, unlabelled = batch["image"].split(len(batch["label"]))
+    name = "self_train"
+    former_state = frozenset({"interval", "counter"})
+
+    def __init__(self, context: StageContext[Options]):
+        super().__init__(context)
+        self.pasting = context.pasting
+        self.ema = Ema(self.add_teacher(TEACHER), self.student, context.ema_scope)
+
+    @torch.no_grad()
+    def pseudo_label(self, image: Tensor) -> PendingTensor:
+        """Return the pending pseudo label (N, ...) of unlabelled images (N, C, ...)."""
+        return self.pasting.pseudo_label(at_least_float32(self.call(TEACHER, image)))
+
+    def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
+        labelled, unlabelled = split_batch(batch)
         pseudo_label = self.pseudo_label(unlabelled)
-        logits, scalars = self.scored(labelled, self.loss.of_whole, batch["label"])
+        logits, loss = self.forward_with_loss(labelled, self.loss.of_whole, batch["label"])
         self.show(labelled, logits, batch["label"])
-        yield scalars
-        yield self.scored(unlabelled, self.of_unlabelled, pseudo_label)[1]
-        yield {"consistency_weight": consistency_weight(step)}
+        yield loss
+        _, loss = self.forward_with_loss(unlabelled, self.of_unlabelled, pseudo_label)
+        yield loss
+        self.log("consistency_weight", consistency_weight(step))
 
-    def of_unlabelled(self, logits: Tensor, label: Tensor) -> Losses:
-        return self.loss.scalars(weighted_sum((self.loss.whole(logits, label), self.u_weight)))
+    def of_unlabelled(self, logits: Tensor, label: Tensor) -> StepLoss:
+        """Return the loss of unlabelled images, times `u_weight`."""
+        parts = self.loss.whole(logits, label)
+        return self.loss.combine(weighted_sum((parts, self.options.u_weight)))
+
+    def after_step(self, step: int) -> None:
+        self.ema.update(self.options.ema_decay)
 
 
-def stages(frame) -> list[Plan]:
-    s, page = frame.settings, frame.page
-
-    def pretrain() -> Phase:
-        return PlainPretrain(frame.network(), frame.loss(pretraining=True))
-
-    def selftrain() -> Phase:
-        return MeanTeacher(
-            frame.network(),
-            frame.loss(),
-            page.pasting,
-            None,
-            s.u_weight,
-            s.ema_decay,
-            page.ema_scope,
-            None,
-        )
-
-    return [
-        Plan(PlainPretrain, pretrain, s.pre_iterations, unlabelled=False, pretraining=True),
-        Plan(MeanTeacher, selftrain, s.max_iterations, after=PlainPretrain.name),
-    ]
+METHOD = Method(
+    title="mean teacher",
+    options=Options,
+    presets={"exp": "mean_teacher", "egm": "none"},
+    stages=(
+        StageSpec(PlainPretrain, ("pre_iterations",), uses_unlabelled=False, pretraining=True),
+        StageSpec(MeanTeacher, ("max_iterations",), starts_from=PlainPretrain.name),
+    ),
+)

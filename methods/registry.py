@@ -1,37 +1,39 @@
-"""The methods by the name that `--method` takes.
-
-A method is a module with its flags (`Options`), the values it changes (`PRESET`) and its stages (`stages(frame)`). It may also have
-
-- `TITLE`, or `title(settings)` where the flags change it: what reports call a run of it, the method's name if there is neither;
-- `REQUIRED`: options of the network or the data set that it cannot do without, each with what to do where it is missing.
-"""
+"""The methods by the name that `--method` takes: one module each, with its `METHOD`."""
 
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
+from typing import Any
+
+from methods.base import Method
 
 NAMES = ("edge_guided", "bcp", "averaged_copy_paste", "supervised", "mean_teacher", "cogrnet")
-METHODS = {name: import_module(f"methods.{name}") for name in NAMES}
+METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for name in NAMES}
 
 
-def run_title(settings: Mapping) -> str:
-    """What a run with these settings is called in logs, results and reports; a published checkpoint's do not name a method.
+def run_title(settings: Mapping[str, Any]) -> str:
+    """Return what a run with these settings is called in logs, results and reports.
 
-    `settings`: plain values, as a checkpoint has them; what an older one lacks counts as the method's default.
+    `settings`: plain values, as a checkpoint has them. What an older one lacks counts as the method's default. Published checkpoints
+    have no settings that name a method.
     """
     name = settings.get("method")
-    edges = settings.get("egm", "none") != "none"
+    has_edges = settings.get("egm", "none") != "none"
     if name is None:
-        return "published weights with edge guidance" if edges else "published weights"
+        return "published weights with edge guidance" if has_edges else "published weights"
     if not isinstance(name, str):
         return "unknown method"
     if name not in METHODS:
         return name.replace("_", " ")
     method = METHODS[name]
-    values = {field.name: field.default for field in fields(method.Options)}
-    values.update(method.PRESET)
+    if not isinstance(method.title, str):
+        return method.title(_with_defaults(method, settings))
+    return f"{method.title}, edge-guided network" if has_edges else method.title
+
+
+def _with_defaults(method: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run of the method, with the method's defaults where they lack a value."""
+    values = {field.name: field.default for field in fields(method.options)}
+    values.update(method.presets)
     values.update(settings)
-    if hasattr(method, "title"):
-        return method.title(values)
-    title = getattr(method, "TITLE", name.replace("_", " "))
-    return f"{title}, edge-guided network" if edges else title
+    return values

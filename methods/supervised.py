@@ -1,11 +1,13 @@
-"""Supervised baseline: the labelled cases alone, nothing pasted, for pre_iterations + max_iterations."""
+"""Supervised baseline: only the labelled cases, nothing pasted, for pre_iterations + max_iterations.
 
+Cost of a step: one student pass over the labelled half of the batch.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
-
-from utils.losses import Loss
-from utils.phase import Batch, Losses, Phase, Plan
+from methods.base import Batch, Method, StageSpec, TrainingStage
+from utils.losses import StepLoss
 
 
 @dataclass(frozen=True)
@@ -13,32 +15,25 @@ class Options:
     """No flags of its own."""
 
 
-PRESET = {"exp": "supervised", "egm": "none"}
-TITLE = "supervised"
-
-
-class Supervised(Phase):
+class Supervised(TrainingStage[object]):
     name = "supervised"
 
-    def __init__(self, student: nn.Module, loss: Loss):
-        super().__init__(student=student)
-        self.loss = loss
-
-    def losses(self, batch: Batch, step: int) -> Losses:
-        logits, scalars = self.scored(batch["image"], self.loss.of_whole, batch["label"])
+    def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
+        logits, loss = self.forward_with_loss(batch["image"], self.loss.of_whole, batch["label"])
         self.show(batch["image"], logits, batch["label"])
-        return scalars
+        yield loss
 
 
-def stages(frame) -> list[Plan]:
-    s = frame.settings
-    build = lambda: Supervised(frame.network(), frame.loss(pretraining=True))  # noqa: E731
-    return [
-        Plan(
+METHOD = Method(
+    title="supervised",
+    options=Options,
+    presets={"exp": "supervised", "egm": "none"},
+    stages=(
+        StageSpec(
             Supervised,
-            build,
-            s.pre_iterations + s.max_iterations,
-            unlabelled=False,
+            ("pre_iterations", "max_iterations"),
+            uses_unlabelled=False,
             pretraining=True,
-        )
-    ]
+        ),
+    ),
+)

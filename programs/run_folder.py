@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from methods.base import StageSpec
 from methods.registry import METHODS
 from programs.runs import stage_names
 from programs.settings import default_exp
@@ -16,7 +17,6 @@ from training.settings import Settings
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
 from utils.lock import HOLDER, NAME, only_writer
-from utils.phase import Plan
 
 PATIENCE = 30.0  # seconds
 OTHER = "give another --exp or --output_root"
@@ -96,13 +96,13 @@ def _free_name(folder: Path) -> Path:
 def with_earlier_name(page: Page, settings: Settings) -> Settings:
     """The settings under the name that the run began with.
 
-    Methods that name no `exp` in their PRESET once shared the data set's. Only a run that the same method began there, and that does
+    Methods that name no `exp` in their presets once shared the data set's. Only a run that the same method began there, and that does
     not exist under the name of today, keeps the earlier one.
     """
     earlier = replace(settings, exp=page.numbers.get("exp", Settings.exp))
     if settings.exp == earlier.exp or settings.exp != default_exp(page, settings.method):
         return settings
-    if "exp" in METHODS[settings.method].PRESET:
+    if "exp" in METHODS[settings.method].presets:
         return settings
     now = page.folder(settings.output_root, settings.exp, settings.labelnum)
     before = page.folder(settings.output_root, earlier.exp, settings.labelnum)
@@ -124,10 +124,10 @@ def _method_of(stage: Path) -> str | None:
         return None
 
 
-def check_other_methods(run: Path, method: str, plans: Sequence[Plan]) -> None:
+def check_other_methods(run: Path, method: str, plans: Sequence[StageSpec]) -> None:
     """Raise UserError where the folder holds stages of another method that this run neither continues nor starts from: a test could
     not tell which of the two runs is meant."""
-    mine = {plan.phase.name for plan in plans} | {plan.after for plan in plans}
+    mine = {spec.name for spec in plans} | {spec.starts_from for spec in plans}
     for stage in stage_names(run):
         if stage in mine:
             continue

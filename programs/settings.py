@@ -27,7 +27,7 @@ def settings_type(page: Page, method: str, model: str) -> type[Settings]:
     """The dataclass of a run's settings; UserError for an unknown method or network, and where two options have one name."""
     known("method", method, METHODS)
     known("model", model, NETWORKS)
-    choosable = (METHODS[method].Options, NETWORKS[model].Options)
+    choosable = (METHODS[method].options, NETWORKS[model].Options)
     always = (*page.options, Settings)
     check_option_names(choosable, always)
     bases = tuple(dict.fromkeys((*choosable, *always)))
@@ -125,11 +125,11 @@ def own_method(page: Page, numbers: Mapping[str, Any]) -> str:
 
 
 def preset(page: Page, method: str) -> dict[str, Any]:
-    """What a method sets on a data set: a name of its own for the run, its PRESET, and what the page has for it."""
+    """What a method sets on a data set: a name of its own for the run, its presets, and what the page has for it."""
     values: dict[str, Any] = {}
     if method != own_method(page, {}):
         values["exp"] = method  # runs of two methods never share a folder by default
-    values.update(METHODS[method].PRESET)
+    values.update(METHODS[method].presets)
     values.update(page.methods.get(method, {}))
     return values
 
@@ -172,8 +172,10 @@ def is_flag(word: str, flag: str) -> bool:
 
 def elsewhere(flag: str) -> str:
     """Who has a flag that this run has not, in words; empty where nobody has it."""
-    for word, owners in (("--method", METHODS), ("--model", NETWORKS)):
-        names = [name for name, owner in owners.items() if _has(owner.Options, flag)]
+    methods = {name: method.options for name, method in METHODS.items()}
+    networks = {name: network.Options for name, network in NETWORKS.items()}
+    for word, owners in (("--method", methods), ("--model", networks)):
+        names = [name for name, options in owners.items() if _has(options, flag)]
         if names:
             return f"it belongs to {word} {' or '.join(names)}"
     names = [
@@ -220,8 +222,7 @@ def _checked(page: Page, settings: Settings) -> Settings:
 
 def check_required(settings: Settings) -> None:
     """Raise UserError where a method lacks an option of the network or the data set that it cannot do without."""
-    required = getattr(METHODS[settings.method], "REQUIRED", {})
-    for option, remedy in required.items():
+    for option, remedy in METHODS[settings.method].required.items():
         if not hasattr(settings, option):
             raise UserError(f"--method {settings.method}: {remedy.format(model=settings.model)}")
 

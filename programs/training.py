@@ -1,8 +1,9 @@
-"""A training run: from settings and a page to stages for the one loop. Methods are handed the `Frame`."""
+"""A training run: from settings and a page to stages for the one loop."""
 
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,8 @@ from dataloaders.augment import INTENSITIES, SPATIAL, Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.splits import check_lists
 from dataloaders.two_stream import StreamSampler
+from methods.base import StageSpec, TrainingStage
+from methods.copy_paste import Pasting
 from methods.registry import METHODS, run_title
 from programs.batches import check_shared_memory, loader, move_to_device, on_device
 from programs.networks import build_network, check_patch, load_network, share_batch_norm
@@ -30,13 +33,13 @@ from training.device import autocast_type, choose_device, in_words, place, set_d
 from training.distributed import check_batch, is_main, process_group, rank, world
 from training.evaluate import Classes, validate
 from training.log import RunLog
-from training.loop import Run, Stage, run_stages
+from training.loop import Run, StageSetup, run_stages
 from training.memory import step_memory
 from training.settings import Settings, known
 from utils.case import Case
+from utils.ema import EmaScope
 from utils.errors import UserError
 from utils.losses import Loss
-from utils.phase import Phase, Plan
 from utils.schedules import schedule
 
 STAGE_NUMBERS = {
@@ -83,8 +86,50 @@ def best_decimals(page: Page, method: str) -> int | None:
     return None
 
 
+@dataclass(frozen=True, eq=False)
+class RunStageContext:
+    """The `methods.base.StageContext` of a stage of a run."""
+
+    frame: "Frame"
+    spec: StageSpec
+
+    @property
+    def options(self) -> Settings:
+        return self.frame.settings
+
+    @property
+    def loss(self) -> Loss:
+        return self.frame.loss(self.spec.pretraining)
+
+    @property
+    def pasting(self) -> Pasting:
+        return self.frame.page.pasting
+
+    @property
+    def ema_scope(self) -> EmaScope:
+        return self.frame.page.ema_scope
+
+    @property
+    def length(self) -> int:
+        return self.frame.length(self.spec)
+
+    @property
+    def epoch(self) -> int | None:
+        return self.frame.epoch(self.spec.uses_unlabelled)
+
+    @property
+    def seed(self) -> tuple[int, ...]:
+        return self.frame.seed(self.spec.name, 1)
+
+    def network(self, number: int = 0) -> torch.nn.Module:
+        return self.frame.network(number)
+
+    def state_of(self, stage: str) -> dict:
+        return self.frame.state_of(stage)
+
+
 class Frame:
-    """What a method builds its stages from: `settings`, the data set's `page`, and the calls below."""
+    """A run: its settings, data set, data and device, from which stages are built."""
 
     def __init__(self, page: Page, settings: Settings, device: torch.device):
         """Raises UserError where settings, data and network do not fit each other, before anything is trained."""
@@ -111,7 +156,7 @@ class Frame:
         self.folder = page.folder(s.output_root, s.exp, s.labelnum)
         self.root = data_root(page.facts.name, s.root_path)
         self.plans = self._plans()
-        self.unlabelled = any(plan.unlabelled for plan in self.plans)
+        self.unlabelled = any(plan.uses_unlabelled for plan in self.plans)
         split, rule = page.selection(s.select)
         say = print if is_main() else lambda message: None
         names, labelled = page.cases(self.root, page.facts, s.labelnum)
@@ -128,39 +173,39 @@ class Frame:
             self.validation_cases = read_cases(page.facts, self.root, split, say)
             self.selection += f" ({len(self.validation_cases)} volumes, empty prediction = 0)"
 
-    # what methods call
+    def context(self, spec: StageSpec) -> "RunStageContext":
+        """What the stage is built from."""
+        return RunStageContext(self, spec)
 
     def network(self, number: int = 0) -> torch.nn.Module:
         """A network with its first weights, the same at every call with that number, on the device."""
         torch.manual_seed(self.settings.seed + number)
         return place(self._build(), self.device, self.page.facts.dims, self.amp)
 
-    def loss(self, pretraining: bool = False) -> Loss:
-        return Loss(
-            dict(self.settings.pre_losses if pretraining else self.settings.losses),
-            self.page.dice(self.settings),
-        )
+    def loss(self, pretraining: bool) -> Loss:
+        terms = self.settings.pre_losses if pretraining else self.settings.losses
+        return Loss(dict(terms), self.page.dice(self.settings))
 
     def seed(self, stage: str, purpose: int) -> tuple[int, ...]:
-        """A seed for what a stage draws; `purpose` 1 is the method's, 0 and 2 are batches and dropout."""
+        """A seed for what a stage draws; `purpose` 0 is for batches, 1 for the method, 2 for dropout."""
         return self.settings.seed, STAGE_NUMBERS.get(stage, zlib.crc32(stage.encode())), purpose
 
-    def epoch(self, unlabelled: bool) -> int | None:
-        """Steps of an epoch where the settings count epochs, else None; `unlabelled`: of batches with unlabelled images."""
-        return (
-            self._sampler((0,), unlabelled, range(1)).epoch
-            if self.settings.unit == "epoch"
-            else None
-        )
+    def epoch(self, uses_unlabelled: bool) -> int | None:
+        """Steps of an epoch where the settings count epochs, else None."""
+        if self.settings.unit != "epoch":
+            return None
+        return self._sampler((0,), uses_unlabelled, range(1)).epoch
 
-    def steps(self, length: int, unlabelled: bool) -> int:
-        """Steps of a stage of `length` iterations or epochs."""
-        return length * (self.epoch(unlabelled) or 1)
+    def length(self, spec: StageSpec) -> int:
+        """Length of a stage in iterations, or in epochs where the settings count epochs."""
+        return sum(getattr(self.settings, name) for name in spec.lengths)
 
-    def phase_state(self, stage: str) -> dict:
-        """The state that the phase of an earlier stage of this run ended with; empty where there is none."""
+    def state_of(self, stage: str) -> dict:
+        """The state that an earlier stage of this run ended with; empty where there is none."""
         path = self.folder / stage / "last.pth"
-        return dict(read(path).phase or {}) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        return dict(read(path).phase or {})
 
     # what the run is made of
 
@@ -179,7 +224,7 @@ class Frame:
                 "--sync_batch_norm: changes nothing with one process; torchrun --nproc_per_node starts several"
             )
         say(f"checkpoints are selected by: {self.selection}; the last one is kept beside the best")
-        return self.run, {plan.phase.name: partial(self._stage, plan) for plan in self.plans}
+        return self.run, {plan.name: partial(self._stage, plan) for plan in self.plans}
 
     def _run(self) -> Run:
         s, page = self.settings, self.page
@@ -205,9 +250,9 @@ class Frame:
             s.accelerate,
         )
 
-    def _plans(self) -> list[Plan]:
+    def _plans(self) -> list[StageSpec]:
         """The method's stages that --run_mode asks for; one that has no self-training runs whole."""
-        plans = METHODS[self.settings.method].stages(self)
+        plans = METHODS[self.settings.method].stages
         wanted = {"pretrain": (True,), "selftrain": (False,)}.get(
             self.settings.run_mode, (True, False)
         )
@@ -259,44 +304,38 @@ class Frame:
         """What of an earlier run is moved away first: with --fresh its folder, or its self-training's."""
         s = self.settings
         selftrain = s.run_mode == "selftrain" and not any(plan.pretraining for plan in self.plans)
-        folders = (
-            [self.folder / plan.phase.name for plan in self.plans] if selftrain else [self.folder]
-        )
+        folders = [self.folder / plan.name for plan in self.plans] if selftrain else [self.folder]
         return folders if s.fresh else []
 
-    def _stage(self, plan: Plan) -> Stage:
+    def _stage(self, spec: StageSpec) -> StageSetup:
         s, page = self.settings, self.page
-        phase, unit, steps = (
-            plan.build(),
-            self.epoch(plan.unlabelled) or 1,
-            self.steps(plan.length, plan.unlabelled),
-        )
-        self._tell_memory(phase, plan)
-        if s.sync_batch_norm:  # after that, which tries a step in one process alone
-            share_batch_norm(phase.networks.values(), s.model)
-        factor = schedule(s.pre_lr_schedule if plan.pretraining else s.lr_schedule, s.lr_drop_every)
-        predict = page.predictor(
-            s.patch_size, s.val_stride if hasattr(s, "val_stride") else (), self.device
-        )
+        stage = spec.stage(self.context(spec))
+        epoch = self.epoch(spec.uses_unlabelled) or 1
+        steps = self.length(spec) * epoch
+        self._log_memory(stage, spec)
+        if s.sync_batch_norm:  # after the memory estimate, which makes a step in one process only
+            share_batch_norm(stage.networks.values(), s.model)
+        lr_schedule = s.pre_lr_schedule if spec.pretraining else s.lr_schedule
+        factor = schedule(lr_schedule, s.lr_drop_every)
+        weight_decay = s.pre_weight_decay if spec.pretraining else s.weight_decay
+        predict = page.predictor(s.patch_size, getattr(s, "val_stride", ()), self.device)
+        val_every = s.val_every * epoch
+        val_lead = epoch if epoch > 1 else 0
         validation = None
         if self.validation_cases:
-            validation = partial(
-                self._validate, predict.classes, s.val_every * unit, unit if unit > 1 else 0, steps
-            )
-        return Stage(
-            phase=phase,
-            optimizer=self._optimizer(
-                phase, s.pre_weight_decay if plan.pretraining else s.weight_decay
-            ),
+            validation = partial(self._validate, predict.classes, val_every, val_lead, steps)
+        return StageSetup(
+            stage=stage,
+            optimizer=self._optimizer(stage, weight_decay),
             steps=steps,
-            val_every=s.val_every * unit,
-            val_lead=unit if unit > 1 else 0,
+            val_every=val_every,
+            val_lead=val_lead,
             best_decimals=best_decimals(page, s.method),
-            batches=partial(self._batches, phase.name, plan.unlabelled),
+            batches=partial(self._batches, spec),
             validate=validation,
             learning_rate=lambda step: s.base_lr * factor(step, steps),
-            seed=self.seed(phase.name, 2),
-            begin=partial(self._begin, plan),
+            seed=self.seed(spec.name, 2),
+            begin=partial(self._begin, spec),
         )
 
     def _validate(
@@ -315,14 +354,12 @@ class Frame:
             net, stopped, self.validation_cases, classes, self.page.facts.class_names, distances
         )
 
-    def _optimizer(self, phase: Phase, weight_decay: float) -> torch.optim.Optimizer:
-        parameters = [
-            parameter for net in phase.learners.values() for parameter in net.parameters()
-        ]
-        s, fused = (
-            self.settings,
-            True if self.device.type == "cuda" else None,
-        )  # one launch for all weights; else torch's own choice
+    def _optimizer(self, stage: TrainingStage, weight_decay: float) -> torch.optim.Optimizer:
+        parameters = []
+        for network in stage.learners.values():
+            parameters += network.parameters()
+        s = self.settings
+        fused = True if self.device.type == "cuda" else None  # None: torch's own choice
         if s.optimizer == "adam":
             return torch.optim.Adam(
                 parameters, lr=s.base_lr, weight_decay=weight_decay, fused=fused
@@ -331,11 +368,11 @@ class Frame:
             parameters, lr=s.base_lr, momentum=0.9, weight_decay=weight_decay, fused=fused
         )
 
-    def _begin(self, plan: Plan, stage: Stage) -> None:
+    def _begin(self, plan: StageSpec, setup: StageSetup) -> None:
         """The student and, for some data sets, the optimiser take over from an earlier stage's best checkpoint, ours or a published one."""
-        if plan.after:
+        if plan.starts_from:
             path = self.page.best(
-                self.folder, plan.after, self.settings.model, self.settings.labelnum
+                self.folder, plan.starts_from, self.settings.model, self.settings.labelnum
             )
             if not path.is_file():
                 raise UserError(
@@ -344,26 +381,26 @@ class Frame:
             checkpoint = read(path)
             if checkpoint.ours:
                 self.run_data.check(checkpoint)
-            load_network(stage.phase.student, checkpoint)
-            keeps = self.page.keeps_optimizer and len(stage.phase.learners) == 1
+            load_network(setup.stage.student, checkpoint)
+            keeps = self.page.keeps_optimizer and len(setup.stage.learners) == 1
             momentum = (
-                take_over_momentum(stage.optimizer, stage.phase.student, checkpoint)
+                take_over_momentum(setup.optimizer, setup.stage.student, checkpoint)
                 if keeps
                 else ""
             )
-            self.run.log.say(f"{stage.phase.name}: starting from {path}{momentum}")
-        stage.phase.begin()
+            self.run.log.say(f"{setup.stage.name}: starting from {path}{momentum}")
+        setup.stage.begin()
 
-    def _tell_memory(self, phase: Phase, plan: Plan) -> None:
+    def _log_memory(self, stage: TrainingStage, spec: StageSpec) -> None:
         """Say what a step takes: 2-D steps are small, so volumes only."""
         s, facts = self.settings, self.page.facts
         if facts.dims == 3 and is_main():
             labelled, unlabelled = (
                 s.labeled_bs // world(),
-                (s.batch_size - s.labeled_bs) // world() if plan.unlabelled else 0,
+                (s.batch_size - s.labeled_bs) // world() if spec.uses_unlabelled else 0,
             )
             memory = step_memory(
-                phase,
+                stage,
                 labelled,
                 unlabelled,
                 facts.channels,
@@ -372,9 +409,9 @@ class Frame:
             )
             normalised = memory.images * (world() if s.sync_batch_norm else 1)
             for line in memory.lines(
-                phase.name,
+                stage.name,
                 getattr(s, "recompute", False),
-                normalised < phase.student.smallest_batch,
+                normalised < stage.student.smallest_batch,
             ):
                 self.run.log.say(line)
 
@@ -387,10 +424,10 @@ class Frame:
             data.labelled, others, s.labeled_bs, unlabelled_bs, seed, steps, rank(), world()
         )
 
-    def _batches(self, stage: str, unlabelled: bool, steps: range) -> DataLoader:
+    def _batches(self, spec: StageSpec, steps: range) -> DataLoader:
         return loader(
             self.data,
-            self._sampler(self.seed(stage, 0), unlabelled, steps),
+            self._sampler(self.seed(spec.name, 0), spec.uses_unlabelled, steps),
             self.settings,
             self.device,
         )

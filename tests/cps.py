@@ -1,12 +1,11 @@
 """Cross pseudo supervision (Chen et al., CVPR 2021): two networks, each learns from the other's pseudo labels. A method in one file."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
-
+from methods.base import Batch, Method, StageContext, StageSpec, TrainingStage
 from utils.errors import UserError
-from utils.losses import Loss, weighted_sum
-from utils.phase import Batch, Losses, Phase, Plan
+from utils.losses import StepLoss, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -19,33 +18,28 @@ class Options:
             raise UserError(f"--cps_weight {self.cps_weight}: must be at least 0")
 
 
-PRESET = {"exp": "cps", "egm": "none"}
-
-
-class CrossPseudo(Phase):
+class CrossPseudo(TrainingStage[Options]):
     name = "cross_train"
 
-    def __init__(self, student: nn.Module, other: nn.Module, loss: Loss, weight: float):
-        super().__init__(student=student, other=other)  # both learn
-        self.loss, self.weight = loss, weight
+    def __init__(self, context: StageContext[Options]):
+        super().__init__(context)
+        self.add_learner("other", context.network(1))
 
-    def losses(self, batch: Batch, step: int) -> Losses:
+    def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
         count = len(batch["label"])
-        logits = [self.call(name, batch["image"]) for name in self.learners]  # (N, K, ...) of each
+        first = self.call("student", batch["image"])  # (N, K, ...)
+        second = self.call("other", batch["image"])
         parts = []
-        for mine, theirs in (logits, logits[::-1]):
+        for mine, theirs in ((first, second), (second, first)):
+            pseudo_label = theirs[count:].detach().argmax(1)
             parts.append((self.loss.whole(mine[:count], batch["label"]), 1.0))
-            parts.append(
-                (self.loss.whole(mine[count:], theirs[count:].detach().argmax(1)), self.weight)
-            )
-        self.show(batch["image"], logits[0], batch["label"])
-        return self.loss.scalars(weighted_sum(*parts))
+            parts.append((self.loss.whole(mine[count:], pseudo_label), self.options.cps_weight))
+        self.show(batch["image"], first, batch["label"])
+        yield self.loss.combine(weighted_sum(*parts))
 
 
-def stages(frame) -> list[Plan]:
-    s = frame.settings
-
-    def build() -> Phase:
-        return CrossPseudo(frame.network(), frame.network(1), frame.loss(), s.cps_weight)
-
-    return [Plan(CrossPseudo, build, s.max_iterations)]
+METHOD = Method(
+    options=Options,
+    presets={"exp": "cps", "egm": "none"},
+    stages=(StageSpec(CrossPseudo),),
+)

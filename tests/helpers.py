@@ -5,12 +5,16 @@ import os
 import signal
 import socket
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from methods.base import add_scalars
+from methods.copy_paste import Pasting
 from networks import VNet_la_ega, egm_3d, unet_ega
 from programs.training import train as train_page
 from recipes import acdc, kits19, la, lits, pancreas
@@ -104,6 +108,48 @@ def signalled(monkeypatch, phase, step, number=signal.SIGTERM):
 def unfinished(path):
     """What a process would have left of `path`, killed while it wrote."""
     return unfinished_path(path)
+
+
+@dataclass
+class Context:
+    """A `methods.base.StageContext` whose every part a test can choose; settings that are not given have small defaults."""
+
+    net: nn.Module
+    loss: Loss = LOSS_2D
+    pasting: Pasting = acdc.PAGE.pasting
+    ema_scope: str = "state"
+    length: int = 10
+    epoch: int | None = None
+    seed: tuple[int, ...] = (3, 1)
+    settings: dict = field(default_factory=dict)
+    states: dict = field(default_factory=dict)
+
+    @property
+    def options(self):
+        defaults = {
+            "u_weight": 0.5, "ema_decay": 0.99, "mask": "fixed", "box_end": 1 / 3, "teachers": "dual", "static_start": 2,
+            "static_step": 1, "static_range": (1, 3), "focus": "published",
+        }  # fmt: skip
+        return SimpleNamespace(**{**defaults, **self.settings})
+
+    def network(self, number=0):
+        return self.net
+
+    def state_of(self, stage):
+        return self.states.get(stage, {})
+
+
+def step_scalars(stage, batch, step=0):
+    """What a stage reports of a step: "loss" and its terms, which keep no graph, and what it logs."""
+    scalars = {}
+    for loss in stage.losses(batch, step):
+        add_scalars(scalars, {"loss": loss.total, **loss.scalars})
+    return {**scalars, **stage.take_logged()}
+
+
+def step_loss(stage, batch, step=0):
+    """The sum of a step's losses, with its graph."""
+    return sum(loss.total for loss in stage.losses(batch, step))
 
 
 class Recorder(nn.Module):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from helpers import LOSS_2D, LOSS_3D
+from helpers import LOSS_2D, LOSS_3D, Context
 
 from benchmarks.counts import BareFrame, runner
+from methods.base import CompiledCalls, add_scalars
 from methods.registry import METHODS
 from methods.supervised import Supervised
 from networks.egm import BATCH_NORM, CONV, EdgeGuidedBase
@@ -12,7 +13,6 @@ from networks.registry import build
 from recipes.registry import pages
 from training.accelerate import accelerated, check_accelerate
 from utils.errors import UserError
-from utils.phase import Faster, added, parts
 
 CPU = torch.device("cpu")
 SIZES = {"unet": (2, 1, 80, 80), "VNet": (2, 1, 32, 16, 16), "VNet_pancreas": (2, 1, 32, 16, 16)}
@@ -26,7 +26,7 @@ def case(name, egm="published"):
         if isinstance(module, torch.nn.Dropout | torch.nn.Dropout3d):
             module.p = 0.0
     image = torch.rand(SIZES[name])
-    phase = Supervised(net, LOSS_2D if image.ndim == 4 else LOSS_3D)
+    phase = Supervised(Context(net, LOSS_2D if image.ndim == 4 else LOSS_3D))
     return phase, {"image": image, "label": (image[:, 0] > 0.5).long()}
 
 
@@ -41,13 +41,13 @@ def both_ways(phase, batch, backend, step=0):
         for name, net in phase.networks.items():
             net.load_state_dict(state[name])
             net.zero_grad()
-        phase.faster = faster
+        phase.compiled = faster
         torch.manual_seed(1)
-        scalars = []
-        for part in parts(phase.losses(batch, step)):
-            if "loss" in part:
-                part["loss"].backward()
-            scalars.append(part)
+        scalars = {}
+        for loss in phase.losses(batch, step):
+            loss.total.backward()
+            add_scalars(scalars, {"loss": loss.total, **loss.scalars})
+        scalars |= phase.take_logged()
         gradients = {
             f"{name}.{key}": p.grad
             for name, net in phase.learners.items()
@@ -60,7 +60,7 @@ def both_ways(phase, batch, backend, step=0):
             for key, value in net.state_dict().items()
         }
         results.append(
-            (added(scalars), {key: gradient.clone() for key, gradient in gradients.items()}, after)
+            (scalars, {key: gradient.clone() for key, gradient in gradients.items()}, after)
         )
     return results
 
@@ -129,13 +129,13 @@ def test_every_method_computes_the_same_compiled(dataset, method):
     frame = TinyFrame(
         page, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=()
     )
-    for plan in METHODS[method].stages(frame):
-        phase = plan.build()
-        image = torch.rand(8 if plan.unlabelled else 4, 1, *size)
+    for spec in METHODS[method].stages:
+        phase = spec.stage(frame.context(spec))
+        image = torch.rand(8 if spec.uses_unlabelled else 4, 1, *size)
         batch = {"image": image, "label": (image[:4, 0] * page.facts.classes).long()}
         assert_alike(*both_ways(phase, batch, "eager"))
         with torch._dynamo.config.patch(error_on_recompile=True):
-            list(parts(phase.losses(batch, 1)))
+            list(phase.losses(batch, 1))
 
 
 def test_the_first_step_is_made_as_it_is():
@@ -151,12 +151,14 @@ def test_the_first_step_is_made_as_it_is():
     )
     steps = []
 
-    def scored(x, score, *targets):
+    def forward_with_loss(x, function, *targets):
         steps.append(loop.progress.step)
-        logits = loop.phase.student(x)
-        return logits, score(logits, *targets)
+        logits = loop.stage.student(x)
+        return logits, function(logits, *targets)
 
-    loop.faster = Faster({}, scored, lambda score, *targets: score(*targets))
+    loop.compiled = CompiledCalls(
+        {}, forward_with_loss, lambda function, *targets: function(*targets)
+    )
     for _ in range(3):
         loop._train_step(batch)
     assert steps == [1, 2]
@@ -173,16 +175,18 @@ def test_a_compiler_that_loses_gradients_is_told():
         batch_size=4,
         labeled_bs=2,
     )
-    net = loop.phase.student
+    net = loop.stage.student
 
-    def scored(x, score, *targets):
+    def forward_with_loss(x, function, *targets):
         with net.decoder.out_conv.register_forward_pre_hook(
             lambda module, inputs: (inputs[0].detach(),)
         ):
             logits = net(x)
-        return logits, score(logits, *targets)
+        return logits, function(logits, *targets)
 
-    loop.faster = Faster({}, scored, lambda score, *targets: score(*targets))
+    loop.compiled = CompiledCalls(
+        {}, forward_with_loss, lambda function, *targets: function(*targets)
+    )
     loop._train_step(batch)
     with pytest.raises(
         UserError,

@@ -53,7 +53,7 @@ ARROWS = {
     "comparison": set(PACKAGES) - {"registration"},
 }
 PAGES = [*pages().values(), *pages("TWO_SLICES").values()]
-OPTIONS = {owner.Options for owner in (*METHODS.values(), *NETWORKS.values())} | {
+OPTIONS = {network.Options for network in NETWORKS.values()} | {
     option for page in PAGES for option in (*page.options, *page.test_options)
 }
 SCRIPTS = sorted([*(REPOSITORY / "code").glob("*.py"), *(REPOSITORY / "pancreas").glob("*.py")])
@@ -139,7 +139,7 @@ def test_numbers_of_pages_and_methods_name_real_settings():
         for numbers in (
             page.numbers,
             *page.methods.values(),
-            *(method.PRESET for method in METHODS.values()),
+            *(method.presets for method in METHODS.values()),
         ):
             assert set(numbers) <= every, page.facts.name
         assert set(page.methods) <= set(METHODS)
@@ -150,7 +150,7 @@ def test_numbers_of_pages_and_methods_name_real_settings():
 def test_every_method_has_settings_on_every_page(method):
     for page in PAGES:
         kind = settings_type(page, method, page.numbers["model"])
-        assert {field.name for field in dataclasses.fields(METHODS[method].Options)} <= {
+        assert {field.name for field in dataclasses.fields(METHODS[method].options)} <= {
             field.name for field in dataclasses.fields(kind)
         }
 

@@ -6,12 +6,12 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import LOSS_2D, Recorder, assert_same, signalled
+from helpers import LOSS_2D, Context, Recorder, assert_same, signalled, step_loss
 from torch import nn
 
 from dataloaders.cases import read_cases
 from methods.averaged_copy_paste import AveragedPretrain, AveragedSelfTrain
-from methods.copy_paste import CopyPaste
+from methods.base import halves
 from networks.net_factory_ega import net_factory
 from programs.export import export
 from programs.networks import build_network, load_network
@@ -19,7 +19,6 @@ from recipes import acdc, la, pancreas
 from training.checkpoint import load, read
 from training.evaluate import SlicePredictor, validate
 from utils.errors import Interrupted
-from utils.phase import halves
 from utils.pseudo_label import class_pseudo_label
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -35,9 +34,8 @@ TINY = {
 
 
 def phase(kind, student=None, page=acdc.PAGE, **changes):
-    box = CopyPaste("fixed", 1 / 3, 10, seed=(3, 1))
     return kind(
-        student or Recorder(), LOSS_2D, page.pasting, box, SimpleNamespace(**{**PIECES, **changes})
+        Context(student or Recorder(), pasting=page.pasting, settings={**PIECES, **changes})
     )
 
 
@@ -73,14 +71,14 @@ def test_pretraining_pastes_both_ways(pasted, images):
     data = batch()
     image, label = data["image"][:4], data["label"]
     pretraining = phase(AveragedPretrain, pre_paste=pasted)
-    losses = pretraining.losses({"image": image, "label": label}, step=3)
+    loss = step_loss(pretraining, {"image": image, "label": label}, 3)
     mask = pretraining.copy_paste.mask(image, 3)
     (a, b), (label_a, label_b) = halves(image), halves(label)
     mixed = torch.cat([a * mask + b * (1 - mask), b * mask + a * (1 - mask)])[:images]
     torch.testing.assert_close(pretraining.student.seen[0], mixed)
     outside, inside = torch.cat([label_a, label_b])[:images], torch.cat([label_b, label_a])[:images]
     parts = LOSS_2D.mixed(pretraining.student(mixed), outside, inside, mask)
-    torch.testing.assert_close(losses["loss"], (parts["dice"] + parts["ce"]) / 2)
+    torch.testing.assert_close(loss, (parts["dice"] + parts["ce"]) / 2)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_self_training_mixes_both_kinds_in_one_pass(page, order, outside):
     )
     assert page.pasting.unlabelled_outside == outside
     training, data = phase(AveragedSelfTrain, page=page), batch()
-    loss = training.losses(data, 2)["loss"]
+    loss = step_loss(training, data, 2)
     box = training.copy_paste.mask(data["image"], 2)
     labelled = torch.cat(data["image"][:4].split(2)[::order])
     label = torch.cat(data["label"].split(2)[::order])
@@ -120,7 +118,7 @@ def test_self_training_mixes_both_kinds_in_one_pass(page, order, outside):
 def test_self_training_may_paste_both_ways():
     """Every pair twice, the second time with the mask turned about; the loss is that of the eight images together."""
     training, data = phase(AveragedSelfTrain, paste="both", pseudo_weight="one"), batch()
-    loss = training.losses(data, 2)["loss"]
+    loss = step_loss(training, data, 2)
     (labelled, unlabelled), box = data["image"].split(4), training.copy_paste.mask(data["image"], 2)
     true = torch.cat([(1 - box).expand(2, 32, 32), box.expand(2, 32, 32)])
     true = torch.cat([true, 1 - true])
@@ -144,7 +142,7 @@ def test_the_teacher_keeps_the_statistics_of_images_as_they_are():
     teacher = training.networks["ema_teacher"].eval()  # as a validation leaves it
     with torch.no_grad():
         features = teacher[0](data["plain"][4:])
-    training.losses(data, 0)["loss"].backward()
+    step_loss(training, data).backward()
     torch.testing.assert_close(teacher[1].running_mean, 0.02 * features.mean((0, 2, 3)))
     torch.testing.assert_close(teacher[1].running_var, 0.98 + 0.02 * features.var((0, 2, 3)))
     kept, weight = teacher[1].running_mean.clone(), student[0].weight.detach().clone()
@@ -169,12 +167,12 @@ def _parts(logits, label):
 def test_the_pseudo_label_is_the_plain_images_and_may_count_whole():
     training, data = phase(AveragedSelfTrain, pseudo_weight="one"), batch()
     teacher = training.networks["ema_teacher"]
-    training.losses(data, 0)
+    step_loss(training, data)
     assert torch.equal(teacher.seen[0], data["plain"][4:])
     _, trust = training.trusted_pseudo_label(data["image"][4:])()
     assert torch.equal(trust, torch.ones(4, 32, 32)) and not trust.requires_grad
     training.options.teacher_view = "same"
-    training.losses(data, 0)
+    step_loss(training, data)
     assert torch.equal(teacher.seen[-1], data["image"][4:])
 
 
@@ -182,10 +180,10 @@ def test_the_teacher_s_mode_is_set_at_every_step():
     """The loop validates it in eval mode, so a step after a validation would otherwise differ."""
     training = phase(AveragedSelfTrain, net_factory("unet", egm="none"), teacher_mode="train")
     training.networks["ema_teacher"].eval()
-    training.losses(batch(), 0)
+    step_loss(training, batch())
     assert training.networks["ema_teacher"].training
     training.options.teacher_mode = "eval"
-    training.losses(batch(), 0)
+    step_loss(training, batch())
     assert not training.networks["ema_teacher"].training
 
 

@@ -8,7 +8,18 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import KITS19, LA, LITS, LOSS_3D, Recorder, assert_same, signalled
+from helpers import (
+    KITS19,
+    LA,
+    LITS,
+    LOSS_3D,
+    Context,
+    Recorder,
+    assert_same,
+    signalled,
+    step_loss,
+    step_scalars,
+)
 from torch import nn
 
 from dataloaders.augment import Augmentation, VolumeAugmentation
@@ -18,14 +29,12 @@ from dataloaders.transforms import VolumeTransform
 from dataloaders.two_stream import Draw, TwoStreamSampler
 from dataloaders.volumes import CoarsePatches
 from methods.cogrnet import CoGRNet, CoGRNetPretrain, focus_ratio
-from methods.copy_paste import CopyPaste
 from methods.mean_teacher import MeanTeacher
 from programs.generic import test_two_slices as evaluate_two_slices
 from programs.settings import make_settings
 from recipes import kits19, la, lits
 from utils.errors import Interrupted, UserError
 from utils.losses import Loss, dice_2d
-from utils.phase import added
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -84,7 +93,7 @@ class Scripted(nn.Module):
 
 
 def pretrain_phase(net, steps):
-    return CoGRNetPretrain(net, LOSS_3D, PASTING, CopyPaste("fixed", 1 / 2, steps, (0,)))
+    return CoGRNetPretrain(Context(net, LOSS_3D, PASTING, length=steps))
 
 
 def test_focus_comes_from_the_mean_of_the_last_ten_steps_also_after_a_resume():
@@ -94,32 +103,20 @@ def test_focus_comes_from_the_mean_of_the_last_ten_steps_also_after_a_resume():
     whole = pretrain_phase(Scripted(values), 12)
     for step in range(12):
         assert whole.focus is None
-        whole.losses(batch, step)
+        step_loss(whole, batch, step)
     assert whole.focus == pytest.approx(13 / 20) and whole.state_dict()["summed_logits"] is None
     first, second = pretrain_phase(Scripted(values), 12), pretrain_phase(Scripted(values[7:]), 12)
     for step in range(7):
-        first.losses(batch, step)
+        step_loss(first, batch, step)
     second.load_state_dict(first.state_dict())
     for step in range(7, 12):
-        second.losses(batch, step)
+        step_loss(second, batch, step)
     assert second.focus == whole.focus
 
 
 def test_self_training_keeps_the_focus_in_its_state():
     net = nn.Conv3d(1, 2, 1)
-    phases = [
-        CoGRNet(
-            net,
-            LOSS_3D,
-            PASTING,
-            CopyPaste("fixed", 1 / 2, 100, (0,)),
-            0.5,
-            0.99,
-            "parameters",
-            None,
-        )
-        for _ in range(2)
-    ]
+    phases = [CoGRNet(Context(net, LOSS_3D, PASTING, "parameters", 100)) for _ in range(2)]
     phases[0].set_focus(0.7)
     phases[1].load_state_dict(phases[0].state_dict())
     assert all(
@@ -128,30 +125,20 @@ def test_self_training_keeps_the_focus_in_its_state():
         for step in (0, 50, 99)
     )
     batch = {"image": torch.rand(4, 1, 10, 10, 10), "label": torch.zeros(2, 10, 10, 10).long()}
-    losses = added(phases[1].losses(batch, 0))
+    losses = step_scalars(phases[1], batch)
     assert losses["focus_ratio"] == 0.7 and losses["box_side"] == 7
 
 
 def test_each_stream_is_mixed_with_its_own_unlabelled_half():
     """Labelled 1 outside and unlabelled 1 inside, unlabelled 2 outside and labelled 2 inside."""
     student = Recorder()
-    pasting, box = (
-        replace(PASTING, pseudo_label=lambda x: lambda: x.argmax(1)),
-        CopyPaste("fixed", 0.5, 9, (0,)),
-    )
-    phase = CoGRNet(
-        student,
-        Loss({"dice": 0.5, "ce": 0.5}, dice_2d),
-        pasting,
-        box,
-        0.5,
-        0.99,
-        "parameters",
-        None,
-    )
+    pasting = replace(PASTING, pseudo_label=lambda x: lambda: x.argmax(1))
+    loss = Loss({"dice": 0.5, "ce": 0.5}, dice_2d)
+    phase = CoGRNet(Context(student, loss, pasting, "parameters"))
+    box = phase.copy_paste
     torch.manual_seed(0)
     image, label = torch.rand(8, 1, 12, 12), torch.randint(0, 4, (4, 12, 12))
-    added(phase.losses({"image": image, "label": label}, 3))
+    step_loss(phase, {"image": image, "label": label}, 3)
     (one, two), (other_one, other_two), mask = (
         image[:4].split(2),
         image[4:].split(2),
@@ -164,9 +151,9 @@ def test_each_stream_is_mixed_with_its_own_unlabelled_half():
 def test_mean_teacher_without_copy_paste_trains_the_student_alone():
     torch.manual_seed(0)
     net = nn.Conv3d(1, 2, 1)
-    phase = MeanTeacher(net, LOSS_3D, PASTING, None, 0.5, 0.99, "parameters", None)
+    phase = MeanTeacher(Context(net, LOSS_3D, PASTING, "parameters"))
     batch = {"image": torch.randn(4, 1, 6, 6, 6), "label": torch.randint(0, 2, (2, 6, 6, 6))}
-    loss = sum(part["loss"] for part in phase.losses(batch, 0) if "loss" in part)
+    loss = step_loss(phase, batch)
     pseudo = phase.pseudo_label(batch["image"][2:])()
     true, guessed = (
         LOSS_3D.whole(net(batch["image"][s]), y)
@@ -177,7 +164,7 @@ def test_mean_teacher_without_copy_paste_trains_the_student_alone():
     )
     loss.backward()
     assert net.weight.grad.abs().sum() > 0 and all(
-        p.grad is None for teacher in phase.teachers for p in teacher.parameters()
+        p.grad is None for teacher in phase.teachers.values() for p in teacher.parameters()
     )
 
 
@@ -368,7 +355,7 @@ def test_baselines(coarse, tmp_path):
     ):  # dense labels are what the flag asks for
         short(tmp_path / "d", "--labels", "dense")
     with pytest.raises(
-        UserError, match="--teachers: it belongs to --method edge_guided or bcp; leave it out"
+        UserError, match="--teachers: it belongs to --method edge_guided; leave it out"
     ):
         short(tmp_path / "e", "--teachers", "dual")
     assert "self_train/last.pth" in short(tmp_path / "e", "--method", "bcp")

@@ -17,7 +17,7 @@ from forked import Forked
 from helpers import stages
 
 from dataloaders.samples import Samples
-from methods.copy_paste import CopyPastePretrain
+from methods.bcp import BCPPretrain
 from programs import batches
 from programs.batches import loader
 from recipes.acdc import PAGE
@@ -48,14 +48,14 @@ def at_step(monkeypatch):
     """Have `what` called after that step of the pre-training, when everything before it is on disk."""
 
     def hook(step, what):
-        begin = CopyPastePretrain.after_step
+        begin = BCPPretrain.after_step
 
         def after(phase, at):
             begin(phase, at)
             if at == step:
                 what()
 
-        monkeypatch.setattr(CopyPastePretrain, "after_step", after)
+        monkeypatch.setattr(BCPPretrain, "after_step", after)
 
     return hook
 

@@ -189,7 +189,7 @@ def test_two_students_train_are_stopped_resume_and_are_tested(
 ):
     """A method file of at most 60 lines and one line to name it."""
     assert len(Path(cps.__file__).read_text(encoding="utf-8").splitlines()) <= 60
-    METHODS["cps"] = cps
+    METHODS["cps"] = cps.METHOD
     flags = ["--method", "cps", "--max_iterations", "2", "--val_every", "2"]
     numbers = {
         key: value for key, value in ACDC.items() if key not in ("max_iterations", "val_every")
@@ -236,7 +236,7 @@ def _learners(rank, ports, root, folder):
         )
 
     _StageRunner.run = run
-    METHODS["cps"] = cps
+    METHODS["cps"] = cps.METHOD
     os.environ["MASTER_PORT"] = str(ports[0])
     train(
         acdc.PAGE,

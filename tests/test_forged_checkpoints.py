@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from helpers import LOSS_2D, assert_same
+from helpers import Context, assert_same
 from torch import nn
 
-from methods.edge_guided import DualTeacher, RefreshRule
+from methods.edge_guided import DualTeacher
 from programs.networks import load_network
 from programs.run_data import RunData
 from recipes.acdc import PAGE
@@ -28,15 +28,13 @@ class Made:
     """A stage of two steps with a tiny network, and what a checkpoint of it holds after each of them."""
 
     def __init__(self):
-        self.phase = DualTeacher(
-            network(), LOSS_2D, PAGE.pasting, None, 0.5, 0.9, "state", RefreshRule(1, 1, 1, 3)
-        )
+        self.stage = DualTeacher(Context(network()))
         self.optimizer = torch.optim.SGD(
-            self.phase.student.parameters(), 0.1, momentum=0.9, weight_decay=1e-4
+            self.stage.student.parameters(), 0.1, momentum=0.9, weight_decay=1e-4
         )
         self.steps, self.history, self.contents = 2, [], []
         for step in (1, 2):
-            self.phase.student(torch.ones(2, 1, 5, 5)).square().sum().backward()
+            self.stage.student(torch.ones(2, 1, 5, 5)).square().sum().backward()
             self.optimizer.step()
             self.history.append({"step": step, "score": 0.25, "loss": 1.0})
             self.contents.append(copy.deepcopy(self.content(step)))
@@ -44,7 +42,7 @@ class Made:
     def content(self, step):
         return {
             "format": FORMAT, "settings": {"patch_size": [32, 32], "model": "unet"}, "facts": PAGE.facts.plain(), "selection": "best",
-            "data": {}, "stage": "self_train", "losses": [], "student": self.phase.student.state_dict(), "phase": self.phase.state_dict(),
+            "data": {}, "stage": "self_train", "losses": [], "student": self.stage.student.state_dict(), "phase": self.stage.state_dict(),
             "progress": {"step": step, "validated": step, "best_score": 0.25, "best_step": 1, "history": list(self.history)},
             "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import assert_same, stages, together
 
-from methods.copy_paste import CopyPastePretrain
+from methods.bcp import BCPPretrain
 from methods.edge_guided import DualTeacher
 from recipes.acdc import PAGE
 from training.faults import Watch, told
@@ -102,9 +102,9 @@ def test_a_file_that_vanishes_while_a_worker_reads_it_is_one_line(la_root, tmp_p
         "val_every": 2, "val_stride": (32, 16, 16), "labelnum": 2, "cache": "none", "num_workers": 1, "run_mode": "pretrain",
     }  # fmt: skip
     path = la.PAGE.facts.path(root, (root / "train.list").read_text().split()[0])
-    begin = CopyPastePretrain.begin
+    begin = BCPPretrain.begin
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CopyPastePretrain, "begin", lambda phase: (path.unlink(), begin(phase))[1])
+        patch.setattr(BCPPretrain, "begin", lambda phase: (path.unlink(), begin(phase))[1])
         with pytest.raises(
             UserError, match=r"mri_norm2.h5: no such file, though a case list names it$"
         ) as caught:
@@ -201,7 +201,7 @@ def train_at(port, root, output):
 
 def _interrupted(rank, ports, root, output):
     train_at(ports[0], root, output / "whole")
-    for phase, step, port in ((CopyPastePretrain, 0, ports[1]), (DualTeacher, 3, ports[2])):
+    for phase, step, port in ((BCPPretrain, 0, ports[1]), (DualTeacher, 3, ports[2])):
         if rank == 0:
             stop_at(phase, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Interrupted):
@@ -225,7 +225,7 @@ def test_two_processes_stopped_between_validations_end_bit_for_bit_where_they_wo
 
 def _deserted(rank, ports, root, output):
     if rank == 1:
-        stop_at(CopyPastePretrain, 0, lambda: os._exit(9))
+        stop_at(BCPPretrain, 0, lambda: os._exit(9))
     with pytest.raises(
         UserError,
         match=r"another process of this run has ended; the last checkpoint is kept: start the same command again$",

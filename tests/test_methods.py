@@ -4,39 +4,28 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers import LOSS_2D, Recorder
+from helpers import LOSS_2D, Context, Recorder, step_loss, step_scalars
 from torch import nn
 
-from methods.copy_paste import CopyPaste, CopyPastePretrain, paste
+from methods.bcp import BCPPretrain, BCPSelfTrain
+from methods.copy_paste import CopyPaste, paste
 from methods.edge_guided import DualTeacher, RefreshRule
 from methods.supervised import Supervised
 from networks.net_factory_ega import net_factory
-from recipes import acdc, pancreas
-from utils.phase import added
+from recipes import pancreas
 from utils.pseudo_label import class_pseudo_label
 
 pytestmark = pytest.mark.usefixtures("narrow")
-
-REFRESH = RefreshRule(start=2, step=1, lowest=1, highest=3)
 
 
 def box(total=10, kind="dynamic"):
     return CopyPaste(kind, 1 / 3, total, seed=(3, 1))
 
 
-def dual_teacher(student=None, refresh=REFRESH, u_weight=0.5):
+def dual_teacher(student=None, **settings):
     torch.manual_seed(0)
     student = student or net_factory("unet", egm="none")
-    return DualTeacher(
-        student,
-        LOSS_2D,
-        acdc.PAGE.pasting,
-        box(),
-        u_weight,
-        ema_decay=0.9,
-        ema_scope="state",
-        refresh=refresh,
-    )
+    return DualTeacher(Context(student, settings={"mask": "dynamic", "ema_decay": 0.9, **settings}))
 
 
 def batch(n=4, size=32):
@@ -49,21 +38,21 @@ def batch(n=4, size=32):
 
 def test_pretraining_pastes_the_second_half_into_the_first():
     net, data = Recorder(), batch(4)
-    phase = CopyPastePretrain(net, LOSS_2D, acdc.PAGE.pasting, box())
-    losses = phase.losses({"image": data["image"][:4], "label": data["label"]}, step=3)
+    phase = BCPPretrain(Context(net, settings={"mask": "dynamic"}))
+    loss = step_loss(phase, {"image": data["image"][:4], "label": data["label"]}, 3)
     mask = box().mask(data["image"], 3)
-    assert (mask == 0).sum() == losses["box_side"] ** 2
+    assert (mask == 0).sum() == phase.take_logged()["box_side"] ** 2
     expected = data["image"][:2] * mask + data["image"][2:4] * (1 - mask)
     torch.testing.assert_close(net.seen[0], expected)
     parts = LOSS_2D.mixed(net(expected), data["label"][:2], data["label"][2:], mask)
-    torch.testing.assert_close(losses["loss"], (parts["dice"] + parts["ce"]) / 2)
+    torch.testing.assert_close(loss, (parts["dice"] + parts["ce"]) / 2)
 
 
 def test_self_training_step_as_the_paper_writes_it():
     """Unlabelled a outside and labelled a inside, labelled b outside and unlabelled b inside, pseudo labels weighted 0.5."""
     student, data = Recorder(), batch(4)
     phase = dual_teacher(student)
-    losses = added(phase.losses(data, step=7))
+    loss = step_loss(phase, data, 7)
     (la, lb), (ya, yb), (ua, ub) = (
         data["image"][:4].split(2),
         data["label"].split(2),
@@ -77,7 +66,7 @@ def test_self_training_step_as_the_paper_writes_it():
     first = LOSS_2D.mixed(student(mixed[0]), pa, ya, mask, 0.5, 1.0)
     second = LOSS_2D.mixed(student(mixed[1]), yb, pb, mask, 1.0, 0.5)
     torch.testing.assert_close(
-        losses["loss"], (first["dice"] + second["dice"] + first["ce"] + second["ce"]) / 2
+        loss, (first["dice"] + second["dice"] + first["ce"] + second["ce"]) / 2
     )
 
 
@@ -87,11 +76,10 @@ def test_the_unlabelled_loss_reaches_the_student_and_no_teacher():
         phase = dual_teacher(u_weight=weight)
         teachers = copy.deepcopy(phase.teachers)
         torch.manual_seed(5)  # the same dropout for both weights
-        for part in phase.losses(batch(), step=0):
-            if "loss" in part:
-                part["loss"].backward()
+        step_loss(phase, batch()).backward()
         gradients.append([p.grad for p in phase.student.parameters()])
-        for before, teacher in zip(teachers, phase.teachers, strict=True):
+        for name, teacher in phase.teachers.items():
+            before = teachers[name]
             assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
             assert all(
                 torch.equal(a, b)
@@ -109,7 +97,7 @@ def test_no_gradient_flows_through_the_pseudo_label():
 
 def test_the_pseudo_label_is_of_the_teachers_mean_logits():
     phase = dual_teacher(Recorder())
-    first, second = phase.teachers
+    first, second = phase.teachers.values()
     second.scale.data.fill_(-4.0)  # outvoted by 5
     image = batch()["image"][4:6]
     assert torch.equal(phase.pseudo_label(image)(), class_pseudo_label(first(image))())
@@ -130,11 +118,11 @@ def test_pseudo_label_keeps_the_largest_component_of_each_class():
 
 def test_teachers_stay_in_training_mode_and_start_as_the_student():
     phase = dual_teacher()
-    assert len(phase.teachers) == 2 and all(teacher.training for teacher in phase.teachers)
+    assert len(phase.teachers) == 2 and all(teacher.training for teacher in phase.teachers.values())
     with torch.no_grad():
         next(phase.student.parameters()).add_(1)
     phase.begin()
-    for teacher in phase.teachers:
+    for teacher in phase.teachers.values():
         assert all(
             torch.equal(a, b)
             for a, b in zip(teacher.parameters(), phase.student.parameters(), strict=True)
@@ -174,30 +162,35 @@ def test_refresh_interval(rule, improved, intervals):
 
 
 def test_one_teacher_is_bcp():
-    phase = dual_teacher(refresh=None)
+    phase = dual_teacher(teachers="ema")
     assert list(phase.networks) == ["student", "ema_teacher"]
-    assert "teacher_interval" not in added(phase.losses(batch(), step=0))
+    assert "teacher_interval" not in step_scalars(phase, batch())
+    bcp = BCPSelfTrain(Context(phase.student, settings={"mask": "dynamic"}))
+    torch.manual_seed(5)
+    expected = step_loss(phase, batch())
+    torch.manual_seed(5)
+    assert step_loss(bcp, batch()) == expected
 
 
 def test_supervised_uses_the_labelled_images_alone():
-    phase = Supervised(net_factory("unet", egm="none"), LOSS_2D)
+    phase = Supervised(Context(net_factory("unet", egm="none")))
     data = batch()
-    losses = phase.losses({"image": data["image"][:4], "label": data["label"]}, step=0)
-    losses["loss"].backward()
-    assert losses["loss"].item() == pytest.approx(
-        (losses["loss_dice"] + losses["loss_ce"]).item() / 2
-    )
+    (loss,) = phase.losses({"image": data["image"][:4], "label": data["label"]}, 0)
+    loss.total.backward()
+    terms = loss.scalars["loss_dice"] + loss.scalars["loss_ce"]
+    assert loss.total.item() == pytest.approx(terms.item() / 2)
 
 
 def test_state_brings_the_phase_back():
     phase, other = dual_teacher(), dual_teacher()
-    added(phase.losses(batch(), 0))
+    step_scalars(phase, batch())
     phase.after_step(0)
     phase.after_validation(improved=True)
     phase.after_iteration(0)
     other.load_state_dict(phase.state_dict())
     assert (other.interval, other.counter) == (3, 1)
-    for a, b in zip(phase.teachers, other.teachers, strict=True):
+    for name in phase.teachers:
+        a, b = phase.teachers[name], other.teachers[name]
         assert all(
             torch.equal(x, y)
             for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
@@ -225,7 +218,7 @@ def test_the_box_moves_with_the_step_alone():
 
 def test_pictures_show_the_last_mixed_image():
     phase = dual_teacher(Recorder())
-    added(phase.losses(batch(), 0))
+    step_scalars(phase, batch())
     pictures = phase.pictures()
     assert {name: tuple(x.shape) for name, x in pictures.items()} == dict.fromkeys(
         ("image", "prediction", "label"), (32, 32)
@@ -237,8 +230,9 @@ def test_crossed_halves_of_the_pancreas_step():
     """Unlabelled a outside with labelled b inside, then labelled a outside with unlabelled b inside."""
     student, data = Recorder(), batch(4)
     pasting = dataclasses.replace(pancreas.PAGE.pasting, pseudo_label=class_pseudo_label)
-    phase = DualTeacher(student, LOSS_2D, pasting, box(), 0.5, 0.99, "parameters", None)
-    added(phase.losses(data, 2))
+    settings = {"mask": "dynamic", "teachers": "ema"}
+    phase = DualTeacher(Context(student, LOSS_2D, pasting, "parameters", settings=settings))
+    step_loss(phase, data, 2)
     (la, lb), (ua, ub), mask = (
         data["image"][:4].split(2),
         data["image"][4:].split(2),

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from helpers import LOSS_2D
+from helpers import Context
 from torch import nn
 
+from methods.base import Validation
 from methods.copy_paste import CopyPaste
 from methods.edge_guided import DualTeacher, RefreshRule
 from programs.training import best_decimals
-from recipes import acdc
 from recipes.registry import pages
 from training.checkpoint import load
 from training.log import RunLog
-from training.loop import Run, Stage, run_stages
-from utils.phase import Validation
+from training.loop import Run, StageSetup, run_stages
+from utils.losses import StepLoss
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -23,21 +23,16 @@ class Counting(DualTeacher):
     """A student of one number that learns nothing to speak of; notes after which iteration the static teacher was renewed."""
 
     def __init__(self, rule: RefreshRule):
-        student = nn.Linear(1, 1)
-        super().__init__(
-            student,
-            LOSS_2D,
-            acdc.PAGE.pasting,
-            CopyPaste("fixed", 1 / 3, 1, (0,)),
-            0.5,
-            0.9,
-            "state",
-            rule,
-        )
+        settings = {
+            "static_start": rule.start,
+            "static_step": rule.step,
+            "static_range": (rule.lowest, rule.highest),
+        }
+        super().__init__(Context(nn.Linear(1, 1), epoch=rule.epoch, settings=settings))
         self.renewed = []
 
     def losses(self, batch, step):
-        return {"loss": self.forward(torch.ones(1, 1)).square().sum()}
+        yield StepLoss(self.forward(torch.ones(1, 1)).square().sum(), {})
 
     def after_iteration(self, step):
         before = self.counter
@@ -52,8 +47,8 @@ class Counting(DualTeacher):
 def run(tmp_path, rule, scores, steps, val_every, val_lead=0, best_decimals=None):
     """The phase after a stage whose validations give `scores` in turn, then its last and its best checkpoint."""
     phase, scores = Counting(rule), iter(scores)
-    stage = Stage(
-        phase=phase,
+    stage = StageSetup(
+        stage=phase,
         optimizer=torch.optim.SGD(phase.student.parameters(), lr=1e-3, momentum=0.9),
         steps=steps,
         val_every=val_every,

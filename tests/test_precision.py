@@ -3,49 +3,47 @@
 Run on the CPU, where torch computes in both types and scales gradients as on CUDA; no card was at hand.
 """
 
-import copy
 import math
 
 import pytest
 import torch
-from helpers import LOSS_2D, assert_same
+from helpers import Context, assert_same
 from test_accelerate import Tiny
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import training.device
-from methods.copy_paste import CopyPaste
-from methods.edge_guided import DualTeacher, RefreshRule
+from methods.base import TrainingStage, Validation
+from methods.edge_guided import DualTeacher
 from networks.egm_3d import Folded
 from networks.net_factory_la_ega import net_factory
-from recipes import acdc
 from training.checkpoint import load
 from training.content import check_whole
 from training.device import autocast_type, memory_format
 from training.log import RunLog
-from training.loop import Run, Stage, run_stages
+from training.loop import Run, StageSetup, run_stages
 from training.precision import Precision
-from training.step import learn
+from training.step import train_step
 from utils.errors import UserError
-from utils.phase import Phase, Validation
+from utils.losses import StepLoss
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 HALF, BRAIN = torch.float16, torch.bfloat16
 
 
-class Steep(Phase):
+class Steep(TrainingStage):
     """One weight, whose loss has the slope `slope(step)` everywhere: its gradients overflow float32 when scaled by 65536."""
 
     name = "steep"
 
     def __init__(self, slope=lambda step: 1e34):
-        super().__init__(student=nn.Linear(1, 1, bias=False))
+        super().__init__(Context(nn.Linear(1, 1, bias=False)))
         nn.init.constant_(self.student.weight, 5.0)
         self.slope = slope
 
     def losses(self, batch, step):
         weight = self.student.weight.sum()
-        return {"loss": (weight - weight.detach()) * self.slope(step)}
+        yield StepLoss((weight - weight.detach()) * self.slope(step), {})
 
 
 def scaled_steps(phase, steps, precision=None, **options):
@@ -53,7 +51,7 @@ def scaled_steps(phase, steps, precision=None, **options):
     optimizer = torch.optim.SGD(phase.student.parameters(), lr=1e-34, momentum=0.5, **options)
     precision.prepare(phase, optimizer)
     for step in range(steps):
-        scalars = learn(phase, optimizer, {}, step, precision)
+        scalars = train_step(phase, optimizer, {}, step, precision)
         yield (
             phase.student.weight.item(),
             float(scalars["loss_scale"]),
@@ -82,8 +80,8 @@ def test_where_another_process_overflowed_nobody_steps(monkeypatch):
 
 
 def stage(phase, steps):
-    return Stage(
-        phase=phase,
+    return StageSetup(
+        stage=phase,
         optimizer=torch.optim.SGD(phase.student.parameters(), lr=1e-34, momentum=0.5),
         steps=steps,
         val_every=2,
@@ -111,9 +109,12 @@ def test_the_scale_is_saved_and_resumed(tmp_path):
 
 def test_a_loss_that_no_scale_helps_is_told(tmp_path):
     phase = Steep()
-    phase.losses = lambda batch, step: {
-        "loss": (phase.student.weight - phase.student.weight.detach()).sqrt().sum()
-    }  # 0, of slope infinity
+
+    def losses(batch, step):
+        weight = phase.student.weight
+        yield StepLoss((weight - weight.detach()).sqrt().sum(), {})  # 0, of slope infinity
+
+    phase.losses = losses
     with pytest.raises(UserError, match=r"gradients overflow float16 at any scale.*--amp off"):
         run(tmp_path, phase, 60)
 
@@ -151,10 +152,7 @@ def test_teachers_weights_are_cast_once_a_step():
     results = []
     for prepared in (True, False):
         torch.manual_seed(0)
-        box = CopyPaste("fixed", 1 / 3, 10, (0,))
-        phase = DualTeacher(
-            Tiny(2, 4), LOSS_2D, acdc.PAGE.pasting, box, 0.5, 0.9, "state", RefreshRule(2, 1, 1, 2)
-        )
+        phase = DualTeacher(Context(Tiny(2, 4)))
         optimizer, precision = (
             torch.optim.SGD(phase.student.parameters(), lr=0.1),
             Precision(CPU, BRAIN),
@@ -163,8 +161,10 @@ def test_teachers_weights_are_cast_once_a_step():
             precision.prepare(phase, optimizer)
         batch = {"image": torch.rand(8, 1, 16, 16), "label": torch.randint(0, 4, (4, 16, 16))}
         for step in range(2):
-            with Casts([p for teacher in phase.teachers for p in teacher.parameters()]) as casts:
-                scalars = learn(phase, optimizer, batch, step, precision)
+            with Casts(
+                [p for teacher in phase.teachers.values() for p in teacher.parameters()]
+            ) as casts:
+                scalars = train_step(phase, optimizer, batch, step, precision)
             phase.after_step(step)
             assert (casts.single, casts.lists) == (
                 (0, 1) if prepared else (2 * 2 * 4, 0)
@@ -178,10 +178,10 @@ def test_teachers_weights_are_cast_once_a_step():
 
 def test_a_twin_shares_what_autocast_would_not_cast():
     """Of the V-Net: normalisation, its statistics, and the weights that are folded in float32; and it follows train() and eval()."""
-    phase = Phase(student=net_factory("VNet"))
-    phase.networks["teacher"] = teacher = copy.deepcopy(phase.student)
+    phase = TrainingStage(Context(net_factory("VNet")))
+    teacher = phase.add_teacher("teacher")
     Precision(CPU, BRAIN).prepare(phase, torch.optim.SGD(phase.student.parameters()))
-    twin, kinds = phase.twins["teacher"], set()
+    twin, kinds = phase.half_precision_copies["teacher"], set()
     for (name, module), other in zip(teacher.named_modules(), twin.modules(), strict=True):
         for key, tensor in (
             *module.named_parameters(recurse=False),

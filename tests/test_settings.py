@@ -2,12 +2,12 @@
 
 import dataclasses
 import itertools
-from dataclasses import dataclass
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
 
 import pytest
 from helpers import train
 
+from methods.base import Method
 from methods.registry import METHODS, run_title
 from networks.registry import NETWORKS
 from programs.evaluation import evaluate
@@ -48,8 +48,8 @@ def refused(call, *parts):
 
 
 def new_method(options, **attributes):
-    """A method's module as docs/extending.md has it, for settings only."""
-    return SimpleNamespace(Options=options, PRESET={}, stages=None, **attributes)
+    """A method without stages, for settings only."""
+    return Method("new method", options, stages=(), **attributes)
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,6 @@ def test_a_method_without_a_name_for_its_runs_gets_its_own(registered):
         ),
         ({"method": "bcp"}, "BCP"),
         ({"method": "bcp", "mask": "dynamic"}, "BCP, dynamic box"),
-        ({"method": "bcp", "teachers": "dual"}, "BCP, dual teacher, fixed box"),
         ({"method": "bcp", "egm": "published"}, "edge-guided BCP, fixed box"),
         ({"method": "supervised"}, "supervised"),
         ({"method": "supervised", "egm": "published"}, "supervised, edge-guided network"),
@@ -371,9 +370,7 @@ def test_a_run_that_began_under_the_name_of_the_data_set_is_found_again(
     phantom_root, tmp_path, monkeypatch, capsys
 ):
     supervised = METHODS["supervised"]
-    unnamed = SimpleNamespace(
-        Options=supervised.Options, PRESET={"egm": "none"}, stages=supervised.stages
-    )
+    unnamed = replace(supervised, presets={"egm": "none"})
     monkeypatch.setitem(METHODS, "unnamed", unnamed)
     numbers = {**TINY, "method": "unnamed"}
     train(acdc.PAGE, phantom_root, tmp_path, "--exp", "BCP", **numbers)
@@ -388,9 +385,7 @@ def test_the_name_of_the_data_set_is_not_taken_from_another_method(
     phantom_root, tmp_path, monkeypatch
 ):
     supervised = METHODS["supervised"]
-    unnamed = SimpleNamespace(
-        Options=supervised.Options, PRESET={"egm": "none"}, stages=supervised.stages
-    )
+    unnamed = replace(supervised, presets={"egm": "none"})
     monkeypatch.setitem(METHODS, "unnamed", unnamed)
     train(acdc.PAGE, phantom_root, tmp_path, "--run_mode", "pretrain", **TINY, egm="none")
     train(acdc.PAGE, phantom_root, tmp_path, **TINY, method="unnamed")

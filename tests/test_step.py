@@ -4,22 +4,26 @@ import math
 
 import pytest
 import torch
+from helpers import Context
 from torch import nn
 
 from benchmarks.counts import Counting, runner
+from methods.base import TrainingStage, Validation
 from networks.egm import EdgeMap
 from networks.net_factory_la_ega import net_factory
 from recipes.registry import pages
 from training.log import RunLog
-from training.loop import Run, Stage, run_stages
+from training.loop import Run, StageSetup, run_stages
 from training.memory import step_memory
+from training.precision import Precision
 from training.readings import Readings
+from training.step import train_step
 from utils.errors import UserError
-from utils.phase import Phase, Validation, added, parts
+from utils.losses import StepLoss
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
-META = torch.device("meta")
+META, CPU = torch.device("meta"), torch.device("cpu")
 METHODS = ("edge_guided", "mean_teacher", "supervised", "cogrnet", "bcp", "averaged_copy_paste")
 SMALL = {"ACDC": (96, 96), "LA": (32, 32, 16)}
 PLACES = [
@@ -91,23 +95,22 @@ def test_counting_sees_copies_and_waits():
     assert [counting.count(event) for event in ("to device", "to host", "wait")] == [3, 1, 1]
 
 
-class InParts(Phase):
+class InParts(TrainingStage):
     """Two images' losses, together or one by one."""
 
     name = "in_parts"
 
     def __init__(self, student: nn.Module, apart: bool):
-        super().__init__(student=student)
+        super().__init__(Context(student))
         self.apart = apart
 
     def losses(self, batch, step):
-        each = (
-            {"loss": self.forward(x).square().mean(), "images": 1} for x in batch["image"].split(1)
-        )
+        each = (StepLoss(self.forward(x).square().mean(), {}) for x in batch["image"].split(1))
         if self.apart:
-            return each
-        each = list(each)
-        return {"loss": sum(part["loss"] for part in each), "images": 2}
+            yield from each
+        else:
+            yield StepLoss(sum(loss.total for loss in each), {})
+        self.log("images", len(batch["image"]))
 
 
 def test_parts_are_added_up_and_their_gradients_are_those_of_the_sum():
@@ -123,12 +126,8 @@ def test_parts_are_added_up_and_their_gradients_are_those_of_the_sum():
         net.zero_grad()
         torch.manual_seed(1)
 
-        def learn(phase):
-            for part in parts(phase.losses(batch, 0)):
-                part["loss"].backward()
-                yield part
-
-        scalars = added(learn(InParts(net, apart)))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0)
+        scalars = train_step(InParts(net, apart), optimizer, batch, 0, Precision(CPU))
         assert scalars["images"] == 2 and not scalars["loss"].requires_grad
         results.append((scalars["loss"], [p.grad for p in net.parameters() if p.grad is not None]))
     (loss, gradients), (other_loss, others) = results
@@ -164,8 +163,8 @@ def test_readings_are_the_steps_scalars_in_order():
 
 def run_alone(folder, phase, steps, read_every=1):
     """The phase as a run's only stage, validated at its end."""
-    stage = Stage(
-        phase=phase,
+    stage = StageSetup(
+        stage=phase,
         optimizer=torch.optim.SGD(phase.student.parameters(), lr=0.1),
         steps=steps,
         val_every=steps,
@@ -191,18 +190,18 @@ def run_alone(folder, phase, steps, read_every=1):
 def test_a_state_that_is_not_finite_is_no_checkpoint(tmp_path):
     """The loss of the only step is finite, its gradients are not."""
 
-    class Spoiling(Phase):
+    class Spoiling(TrainingStage):
         name = "spoiling"
 
         def losses(self, batch, step):
             weight = self.student.weight.sum()
-            return {"loss": (weight - weight.detach()).sqrt()}  # 0, of slope infinity
+            yield StepLoss((weight - weight.detach()).sqrt(), {})  # 0, of slope infinity
 
     with pytest.raises(
         UserError,
         match=r"spoiling, iteration 1: 'student.weight' holds NaN or infinite values.*last checkpoint is kept",
     ):
-        run_alone(tmp_path, Spoiling(student=nn.Linear(1, 1)), steps=1)
+        run_alone(tmp_path, Spoiling(Context(nn.Linear(1, 1))), steps=1)
     assert not list(tmp_path.rglob("*.pth"))
 
 
@@ -210,14 +209,15 @@ def test_a_state_that_is_not_finite_is_no_checkpoint(tmp_path):
 def test_a_loss_that_is_no_number_is_told_with_its_iteration(tmp_path, every, told):
     """It comes at iteration 2 (from 0) and is noticed when losses are read."""
 
-    class Failing(Phase):
+    class Failing(TrainingStage):
         name = "failing"
 
         def losses(self, batch, step):
             made.append(step)
-            return {"loss": self.student.weight.sum() * (math.nan if step == 2 else 1.0)}
+            factor = math.nan if step == 2 else 1.0
+            yield StepLoss(self.student.weight.sum() * factor, {})
 
     made = []
     with pytest.raises(UserError, match="the loss is nan at iteration 2 of failing"):
-        run_alone(tmp_path, Failing(student=nn.Linear(1, 1)), steps=8, read_every=every)
+        run_alone(tmp_path, Failing(Context(nn.Linear(1, 1))), steps=8, read_every=every)
     assert len(made) == told and not list(tmp_path.rglob("*.pth"))

@@ -14,7 +14,7 @@ from helpers import assert_same, signalled, together
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloaders.phantom.write import write_acdc_phantom
-from methods.copy_paste import CopyPastePretrain
+from methods.bcp import BCPPretrain
 from methods.edge_guided import DualTeacher
 from recipes.acdc import PAGE
 from training.checkpoint import load
@@ -147,7 +147,7 @@ def test_signals_save_and_the_same_command_resumes(
     root, tmp_path, monkeypatch, uninterrupted, number, status, stage, step
 ):
     """Step 7 is the last before a validation, so the signal meets the validation itself."""
-    phase = {"pre_train": CopyPastePretrain, "self_train": DualTeacher}[stage]
+    phase = {"pre_train": BCPPretrain, "self_train": DualTeacher}[stage]
     with (
         signalled(monkeypatch, phase, step, number),
         pytest.raises(Interrupted, match=f"iteration {step + 1} of {stage}") as stopped,
@@ -179,7 +179,7 @@ def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path, monkeyp
         armed, delay = [], rng.uniform(0, 0.3)
 
         def train_step(self, batch, stage=stage, armed=armed, delay=delay):
-            if self.phase.name == stage and not armed:
+            if self.stage.name == stage and not armed:
                 armed.append(
                     threading.Thread(
                         target=lambda: (time.sleep(delay), os.kill(os.getpid(), signal.SIGKILL)),
@@ -264,7 +264,7 @@ def _resumed(rank, ports, root, folder):
 
     def run(self):
         run_stage(self)
-        torch.save(self.phase.student.state_dict(), folder / f"{self.phase.name}-{rank}.pt")
+        torch.save(self.stage.student.state_dict(), folder / f"{self.stage.name}-{rank}.pt")
 
     _StageRunner.run = run
     for port, flags in zip(ports, (["--run_mode", "pretrain"], []), strict=False):

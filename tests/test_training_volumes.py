@@ -8,9 +8,19 @@ import helpers
 import pytest
 import torch
 from forked import Forked
-from helpers import LOSS_3D, PANCREAS, assert_same, signalled, stages, together
+from helpers import (
+    LOSS_3D,
+    PANCREAS,
+    Context,
+    assert_same,
+    signalled,
+    stages,
+    step_loss,
+    together,
+)
 from torch import nn
 
+from methods.base import TrainingStage
 from methods.edge_guided import DualTeacher
 from methods.supervised import Supervised
 from networks.net_factory_la_ega import net_factory
@@ -21,7 +31,7 @@ from recipes import la, pancreas
 from training.device import place
 from training.memory import step_memory
 from utils.errors import Interrupted, UserError
-from utils.phase import Phase
+from utils.losses import StepLoss
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -193,30 +203,32 @@ def test_learning_rate_falls_in_self_training_alone(la_root, tmp_path):
     assert [stage.optimizer.defaults["weight_decay"] for stage in (pre, self_)] == [1e-3, 1e-4]
 
 
-class Twice(Phase):
+class Twice(TrainingStage):
     """Two passes of the student before the backward pass."""
 
     name = "twice"
 
     def losses(self, batch, step):
         first, second = batch["image"].chunk(2)
-        return {"loss": self.forward(first).sum() + self.forward(second).sum()}
+        yield StepLoss(self.forward(first).sum() + self.forward(second).sum(), {})
 
 
 @pytest.mark.usefixtures("published_width")
 def test_estimated_memory_is_what_the_losses_keep():
     """A convolution keeps its input (one channel) and its weight, which is the network's own; ReLU keeps its output (two channels). Sums
     keep nothing. Four images of 64 x 16 x 16; 4 parameters, their gradients and one moment of the optimiser."""
-    phase = Twice(student=nn.Sequential(nn.Conv3d(1, 2, 1), nn.ReLU()))
+    phase = Twice(Context(nn.Sequential(nn.Conv3d(1, 2, 1), nn.ReLU())))
     memory = step_memory(phase, 2, 2, 1, (64, 16, 16), moments=1)
     assert memory.step_bytes == int(1.1 * 4 * 4 * 64 * 16 * 16 * 3) + 4 * 4 * 3
     assert memory.images == 2
     state = torch.get_rng_state()
     whole, less = (
         step_memory(
-            Supervised(net_factory("VNet", egm="none"), LOSS_3D), 1, 0, 1, (32, 32, 32), 1
+            Supervised(Context(net_factory("VNet", egm="none"), LOSS_3D)), 1, 0, 1, (32, 32, 32), 1
         ).step_bytes,
-        step_memory(Supervised(recomputing(), LOSS_3D), 1, 0, 1, (32, 32, 32), 1).step_bytes,
+        step_memory(
+            Supervised(Context(recomputing(), LOSS_3D)), 1, 0, 1, (32, 32, 32), 1
+        ).step_bytes,
     )
     weights = 3 * sum(p.nbytes for p in recomputing().parameters())
     torch.set_rng_state(state)
@@ -233,7 +245,7 @@ def recomputing():
 
 def test_estimating_memory_takes_none():
     """Nothing of the pass is left, nor of the copy of the network that made it."""
-    phase = Supervised(net_factory("VNet", egm="none"), LOSS_3D)
+    phase = Supervised(Context(net_factory("VNet", egm="none"), LOSS_3D))
     gc.collect()
     before = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
     step_memory(phase, 1, 0, 1, (32, 32, 32), 1)
@@ -257,9 +269,10 @@ def test_a_volume_can_be_learnt_by_heart():
     net, image = (
         place(item, torch.device("cpu"), 3) for item in (net_factory("VNet", mode="test"), image)
     )
-    phase, optimizer, dice = Supervised(net, LOSS_3D), torch.optim.Adam(net.parameters(), 5e-3), 0.0
+    phase = Supervised(Context(net, LOSS_3D))
+    optimizer, dice = torch.optim.Adam(net.parameters(), 5e-3), 0.0
     for step in range(100):
-        loss = phase.losses({"image": image, "label": label}, 0)["loss"]
+        loss = step_loss(phase, {"image": image, "label": label})
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

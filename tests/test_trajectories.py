@@ -9,27 +9,27 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import LOSS_2D, LOSS_3D, LOSS_BCP
+from helpers import LOSS_2D, LOSS_3D, LOSS_BCP, Context
 from reference import VECTORS, filled_state_dict
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from methods.copy_paste import CopyPaste, CopyPastePretrain
-from methods.edge_guided import DualTeacher, RefreshRule
+from methods.base import Validation, add_scalars
+from methods.bcp import BCPPretrain
+from methods.copy_paste import CopyPaste
+from methods.edge_guided import DualTeacher
 from networks import net_factory_ega, net_factory_la_ega
 from networks.published import import_state_dict
 from recipes import acdc, la
 from training.checkpoint import load
 from training.device import has_bf16, place
 from training.log import RunLog
-from training.loop import Run, Stage, run_stages
+from training.loop import Run, StageSetup, run_stages
 from utils.losses import Loss
-from utils.phase import Validation, added, parts
 
 CPU = torch.device("cpu")
 SCORES = [0.30, 0.20, 0.40, 0.35]
-REFRESH = RefreshRule(start=2, step=1, lowest=1, highest=4)
 NETWORKS = {
     "unet": partial(net_factory_ega.net_factory, "unet"),
     "unet_bcp": partial(net_factory_ega.net_factory, "unet", egm="none"),
@@ -123,7 +123,7 @@ class Case:
     scope: str = "state"
     kind: str = "dynamic"
     decay: float = 0.99
-    refresh: RefreshRule | None = REFRESH
+    teachers: str = "dual"
     lr_drop: int = 0
     total: str = "info/total_loss"
     exact: int = 8
@@ -134,7 +134,7 @@ CASES = {
     "acdc_self": Case("unet", LOSS_2D, 1 / 3, 1e-4, decay=0.89),
     # Rounding grows in this one: with another number of threads, losses from the third on differ by up to 5e-3. The
     # test in float64 checks all eight.
-    "bcp_self": Case("unet_bcp", LOSS_BCP, 1 / 3, 1e-4, kind="fixed", refresh=None, exact=3),
+    "bcp_self": Case("unet_bcp", LOSS_BCP, 1 / 3, 1e-4, kind="fixed", teachers="ema", exact=3),
     "la_pre": Case("vnet_la", LOSS_3D, 1 / 2, 1e-3, total="pre/loss_all"),
     "la_self": Case(
         "vnet_la", LOSS_3D, 1 / 2, 1e-4, "parameters", lr_drop=4, total="Self/loss_all"
@@ -157,24 +157,26 @@ def trajectory(name, tmp_path, steps, amp=None, device=CPU, dtype=torch.float32)
     pasting = (acdc if dims == 2 else la).PAGE.pasting
     student = place(filled(case.network).to(dtype), device, dims, amp)
     pretraining = name.endswith("pre")
-    if pretraining:
-        phase = CopyPastePretrain(student, case.loss, pasting, boxes)
-    else:
-        phase = DualTeacher(
-            student, case.loss, pasting, boxes, 0.5, case.decay, case.scope, case.refresh
-        )
+    settings = {"ema_decay": case.decay, "teachers": case.teachers, "static_range": (1, 4)}
+    context = Context(student, case.loss, pasting, case.scope, settings=settings)
+    phase = (BCPPretrain if pretraining else DualTeacher)(context)
+    phase.copy_paste = boxes
     seen, losses = [], phase.losses
 
     def recorded(batch, step):
         seen.append({})
-        for part in parts(losses(batch, step)):
-            seen[-1] = added((seen[-1], part))
-            yield part
+        for loss in losses(batch, step):
+            add_scalars(seen[-1], {"loss": loss.total, **loss.scalars})
+            yield loss
+        logged = phase.take_logged()
+        seen[-1].update(logged)
+        for name, value in logged.items():
+            phase.log(name, value)
 
     phase.losses = recorded
     scores = iter(SCORES)
-    stage = Stage(
-        phase=phase,
+    stage = StageSetup(
+        stage=phase,
         optimizer=torch.optim.SGD(
             student.parameters(), lr=0.01, momentum=0.9, weight_decay=case.weight_decay
         ),
@@ -293,7 +295,7 @@ def test_the_mean_of_teachers_is_computed_in_float32_or_better(dtype, expected):
 
     pasting = replace(acdc.PAGE.pasting, pseudo_label=pseudo_label)
     student = nn.Conv2d(1, 4, kernel_size=1).to(dtype)
-    phase = DualTeacher(student, LOSS_2D, pasting, None, 0.5, 0.99, "state", REFRESH)
+    phase = DualTeacher(Context(student, LOSS_2D, pasting))
     phase.pseudo_label(torch.zeros((2, 1, 8, 8), dtype=dtype))
     assert dtypes == [expected]
 

@@ -1,15 +1,16 @@
-"""Faster ways to call the networks of a phase: compiled, and on CUDA as recorded graphs."""
+"""Faster ways to call the networks of a stage: compiled, and on CUDA as recorded graphs."""
 
 import os
 import shutil
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from methods.base import CompiledCalls, LossFunction, TrainingStage
 from utils.errors import UserError
-from utils.phase import Faster, Losses, Phase, Score
+from utils.losses import StepLoss
 
 Accelerate = Literal["off", "compile", "graph"]
 
@@ -47,10 +48,12 @@ def check_accelerate(
         )
 
 
-def accelerated(phase: Phase, how: Accelerate, backend: str = "inductor") -> Faster | None:
-    """The networks of a phase, a pass of its student with its loss, and a loss alone, as one graph each without a break; None for `off`.
+def accelerated(
+    stage: TrainingStage, how: Accelerate, backend: str = "inductor"
+) -> CompiledCalls | None:
+    """The networks of a stage, a pass of its student with its loss, and a loss alone, as one graph each without a break; None for `off`.
 
-    The loop makes the first step of a stage without them. They share weights and statistics with the phase's own, which validation,
+    The loop makes the first step of a stage without them. They share weights and statistics with the stage's own, which validation,
     checkpoints and averages go on using. `graph`: torch records what a pass asks of the device, backward too, and asks for it all at once
     from then on.
     """
@@ -59,19 +62,22 @@ def accelerated(phase: Phase, how: Accelerate, backend: str = "inductor") -> Fas
     torch.compiler.reset()  # what an earlier stage compiled: of one function there can be but a few variants
     mode = {"mode": "reduce-overhead"} if how == "graph" else {}
     whole = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend, **mode)
-    student = phase.student
+    student = stage.student
 
-    def score(function: Score, logits: Tensor, *targets) -> Losses:
+    def loss_of(function: LossFunction, logits: Tensor, *targets: Any) -> StepLoss:
         return function(logits, *targets)
 
-    def scored(x: Tensor, function: Score, *targets) -> tuple[Tensor, Losses]:
+    def forward_with_loss(
+        x: Tensor, function: LossFunction, *targets: Any
+    ) -> tuple[Tensor, StepLoss]:
         logits = student(x)
         return logits, function(logits, *targets)
 
-    return Faster(
-        {name: whole(net) for name, net in {**phase.networks, **phase.twins}.items()},
-        whole(scored),
-        whole(score),
+    networks = {**stage.networks, **stage.half_precision_copies}
+    return CompiledCalls(
+        networks={name: whole(net) for name, net in networks.items()},
+        forward_with_loss=whole(forward_with_loss),
+        loss_of=whole(loss_of),
     )
 
 
@@ -79,8 +85,8 @@ class GradientGuard:
     """Holds the first accelerated step's gradients against those of the eager one before it. A compiler that loses gradients gives the
     right losses, so nothing else would tell (docs/performance.md: bfloat16 on the CPU)."""
 
-    def __init__(self, phase: Phase):
-        self.phase = phase
+    def __init__(self, stage: TrainingStage):
+        self.stage = stage
         self._learning: set[str] | None = None  # in the eager step
         self._done = False
 
@@ -89,7 +95,7 @@ class GradientGuard:
         a gradient have none."""
         if self._done:
             return
-        learning = learning_convolutions(self.phase)
+        learning = learning_convolutions(self.stage)
         if self._learning is None:
             self._learning = learning
             return
@@ -101,12 +107,12 @@ class GradientGuard:
             )
 
 
-def learning_convolutions(phase: Phase) -> set[str]:
+def learning_convolutions(stage: TrainingStage) -> set[str]:
     """Convolutions of the learners whose weights have a gradient that is not zero everywhere. Other weights may have none in one step:
     those of a gate whose only hidden unit is off."""
     weights = {
         f"{name}.{key}": parameter.grad
-        for name, net in phase.learners.items()
+        for name, net in stage.learners.items()
         for key, parameter in net.named_parameters()
         if parameter.ndim > 2 and parameter.grad is not None
     }

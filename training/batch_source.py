@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from utils.phase import Batch
+from methods.base import Batch
 
 PATIENCE = 2.0  # seconds that the processes have to end by themselves
 

@@ -7,12 +7,17 @@ import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from methods.base import TrainingStage
 from utils.files import shown
-from utils.phase import Phase
+
+if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint
+    from training.stage import StageSetup
 
 KINDS = {
     "settings": Mapping,
@@ -213,35 +218,39 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_fits(checkpoint, stage) -> None:
-    """A `Checkpoint` of ours is of this `Stage`: networks, the rest of the phase, optimiser and progress."""
-    phase, optimizer, steps = stage.phase, stage.optimizer, stage.steps
-    if checkpoint.stage != phase.name:
-        raise ValueError(f"of the stage {checkpoint.stage!r}, expected {phase.name!r}")
-    if checkpoint.progress["step"] > steps:
-        raise ValueError(f"at step {checkpoint.progress['step']} of a stage that has {steps}")
-    _check_state("student", checkpoint.student, phase.student.state_dict())
-    own = phase.state_dict()
-    for key, value in own.items():
+def check_fits(checkpoint: "Checkpoint", setup: "StageSetup") -> None:
+    """Raise ValueError unless a checkpoint of ours belongs to this stage: its networks, state, optimiser and progress."""
+    stage = setup.stage
+    if checkpoint.stage != stage.name:
+        raise ValueError(f"of the stage {checkpoint.stage!r}, expected {stage.name!r}")
+    if checkpoint.progress["step"] > setup.steps:
+        raise ValueError(f"at step {checkpoint.progress['step']} of a stage that has {setup.steps}")
+    _check_state("student", checkpoint.student, stage.student.state_dict())
+    expected = stage.state_dict()
+    for key, value in expected.items():
         if key not in checkpoint.phase:
             raise ValueError(f"it lacks '{key}'")
-        given = checkpoint.phase[key]
-        if key in phase.networks:
-            _check_state(key, given, value)
-        elif _whole(value) and not (_whole(given) and given >= 0):
+        if key in stage.networks:
+            _check_state(key, checkpoint.phase[key], value)
+        else:
+            _check_value(key, checkpoint.phase[key], value)
+    unexpected = checkpoint.phase.keys() - expected.keys() - stage.former_state
+    if unexpected:
+        raise ValueError(f"it has the unexpected '{min(map(str, unexpected))}'")
+    _check_buffers(checkpoint.buffers or (), stage)
+    _check_optimizer(checkpoint.optimizer, setup.optimizer, checkpoint.progress["step"])
+
+
+def _check_value(key: str, given: object, expected: object) -> None:
+    """Raise ValueError unless an entry of a stage's state has the type of the expected one."""
+    if _whole(expected):
+        if not (_whole(given) and given >= 0):
             raise ValueError(f"'{key}' is {given!r}, expected a whole number")
-        elif isinstance(value, float) and not _number(given):
+    elif isinstance(expected, float):
+        if not _number(given):
             raise ValueError(f"'{key}' is {given!r}, expected a number")
-        elif (value is None or isinstance(value, Tensor)) and not (
-            given is None or isinstance(given, Tensor | int | float)
-        ):
-            raise ValueError(f"'{key}' is not what it should be")
-    if checkpoint.phase.keys() - own.keys():
-        raise ValueError(
-            f"it has the unexpected '{min(map(str, checkpoint.phase.keys() - own.keys()))}'"
-        )
-    _check_buffers(checkpoint.buffers or (), phase)
-    _check_optimizer(checkpoint.optimizer, optimizer, checkpoint.progress["step"])
+    elif not (given is None or isinstance(given, Tensor | int | float)):
+        raise ValueError(f"'{key}' is not what it should be")
 
 
 def _check_state(what: str, given: object, own: Mapping[str, Tensor]) -> None:
@@ -264,10 +273,10 @@ def _check_state(what: str, given: object, own: Mapping[str, Tensor]) -> None:
             )
 
 
-def _check_buffers(gathered: Sequence, phase: Phase) -> None:
+def _check_buffers(gathered: Sequence, stage: TrainingStage) -> None:
     own = {
         (name, key): buffer.shape
-        for name, net in phase.networks.items()
+        for name, net in stage.networks.items()
         for key, buffer in net.named_buffers()
     }
     for mine in gathered:

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from methods.base import Validation
 from training.device import place
 from training.distributed import all_parts, rank, world
 from utils.case import Case
 from utils.metrics import class_overlaps, image_diagonal, overlap_metrics
 from utils.most_probable import most_probable
-from utils.phase import Validation
 from utils.scores import ClassScore, score_case
 from utils.zoom import zoom_nearest, zoom_nearest_on_device
 

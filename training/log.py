@@ -8,10 +8,10 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from methods.base import TrainingStage
 from training.distributed import is_main
 from training.faults import Watch
 from utils.errors import UserError, writing
-from utils.phase import Phase
 from utils.pictures import grey_picture, label_picture
 from utils.progress import progress
 from utils.shared_memory import check_locks
@@ -91,11 +91,11 @@ class StageLog:
             for name, value in scalars.items():
                 self._writer.add_scalar(f"{group}/{name}", value, step)
 
-    def pictures(self, step: int, phase: Phase) -> None:
+    def pictures(self, step: int, stage: TrainingStage) -> None:
         """The last mixed image, what the student made of it, and the (pseudo) label it was held against."""
         if self._writer:
             self._check()
-            for name, tensor in phase.pictures().items():
+            for name, tensor in stage.pictures().items():
                 array = tensor.cpu().numpy()
                 picture = (
                     grey_picture(array)

@@ -1,6 +1,6 @@
 """The one training loop: every method, data set and stage goes through it.
 
-It owns the optimiser's step, validation, logging, saving and resuming. It is handed networks (inside a phase), batches and
+It owns the optimiser's step, validation, logging, saving and resuming. It is handed networks (inside a stage), batches and
 a validation, and knows nothing of any of them.
 """
 
@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from methods.base import Batch, CompiledCalls, Scalars
 from training.accelerate import GradientGuard, accelerated
 from training.batch_source import BatchSource
 from training.checkpoint import FORMAT, Store
@@ -34,13 +35,12 @@ from training.precision import Precision
 from training.readings import Readings
 from training.saving import Saver
 from training.signals import NoBatch, StopSignals
-from training.stage import DRAWS, Progress, Run, Stage
-from training.step import learn, placed
+from training.stage import DRAWS, Progress, Run, StageSetup
+from training.step import placed, train_step
 from utils.errors import Interrupted, UserError
-from utils.phase import Batch, Faster, Losses
 
 
-def run_stages(run: Run, stages: dict[str, Callable[[], Stage]]) -> None:
+def run_stages(run: Run, stages: dict[str, Callable[[], StageSetup]]) -> None:
     """Run the stages in order, each built when its turn comes, resuming where an earlier run of the same folder stopped.
 
     Raises Interrupted after a signal, everything saved; UserError for what the user can mend.
@@ -60,31 +60,31 @@ def _store(run: Run, stage: str) -> Store:
 
 
 class _StageRunner:
-    def __init__(self, run: Run, stage: Stage):
-        self.run_info, self.stage, self.phase = run, stage, stage.phase
-        self.folder = run.folder / self.phase.name
-        self.store = _store(run, self.phase.name)
+    def __init__(self, run: Run, setup: StageSetup):
+        self.run_info, self.setup, self.stage = run, setup, setup.stage
+        self.folder = run.folder / self.stage.name
+        self.store = _store(run, self.stage.name)
         self.saver = Saver(self.store)
         self.progress = Progress(draws=DRAWS)
         self.losses: list[float] = []  # since the last validation
         self.readings, self.precision = Readings(), Precision(run.device, run.amp)
-        self.faster: Faster | None = None
-        self.guard = GradientGuard(self.phase)
+        self.compiled: CompiledCalls | None = None
+        self.guard = GradientGuard(self.stage)
 
     def run(self) -> None:
         say = self.run_info.log.say
         buffers = self._resume()
-        p, stage = self.progress, self.stage
-        if p.step == p.validated == stage.steps:
-            say(f"{self.phase.name}: complete, {self._result()}")
+        p, setup = self.progress, self.setup
+        if p.step == p.validated == setup.steps:
+            say(f"{self.stage.name}: complete, {self._result()}")
             self._miss_best()
             return
-        share_state(self.phase.networks.values())
-        restore_buffers(self.phase.networks, buffers)  # each process had its own
-        self.precision.prepare(self.phase, stage.optimizer)
-        self.faster = accelerated(self.phase, self.run_info.accelerate)
+        share_state(self.stage.networks.values())
+        restore_buffers(self.stage.networks, buffers)  # each process had its own
+        self.precision.prepare(self.stage, setup.optimizer)
+        self.compiled = accelerated(self.stage, self.run_info.accelerate)
         log, began, first = (
-            StageLog(self.folder, self.phase.name, p.step, stage.steps),
+            StageLog(self.folder, self.stage.name, p.step, setup.steps),
             time.monotonic(),
             p.step,
         )
@@ -99,13 +99,13 @@ class _StageRunner:
             None
         )  # the next stage of every process starts from files that the main process has just written
         seconds = time.monotonic() - began
-        say(f"{self.phase.name}: {p.step - first} iterations in {hours(seconds)}, {self._result()}")
+        say(f"{self.stage.name}: {p.step - first} iterations in {hours(seconds)}, {self._result()}")
         self._miss_best()
 
     def _result(self) -> str:
         """Which network the stage ends with, in words."""
         p = self.progress
-        if self.stage.validate is None:
+        if self.setup.validate is None:
             return f"not validated, the last network is the result ({self.store.best})"
         return f"best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})"
 
@@ -118,9 +118,9 @@ class _StageRunner:
             )
 
     def _loop(self, log: StageLog, signals: StopSignals) -> None:
-        p, steps = self.progress, self.stage.steps
-        batches = BatchSource(self.stage.batches(range(p.step, steps)))
-        pace = Pace(self.run_info.log.say, self.phase.name)
+        p, steps = self.progress, self.setup.steps
+        batches = BatchSource(self.setup.batches(range(p.step, steps)))
+        pace = Pace(self.run_info.log.say, self.stage.name)
         try:
             while True:
                 if self._due() and not self._validate(log, signals):
@@ -147,36 +147,36 @@ class _StageRunner:
             batches.close()
 
     def _due(self) -> bool:
-        p, stage = self.progress, self.stage
-        return p.step > p.validated and (stage.scheduled(p.step) or p.step == stage.steps)
+        p, setup = self.progress, self.setup
+        return p.step > p.validated and (setup.scheduled(p.step) or p.step == setup.steps)
 
-    def _train_step(self, batch: Batch) -> Losses:
+    def _train_step(self, batch: Batch) -> Scalars:
         """Make a step and give its scalars, which may still be on their way: the host waits for the device nowhere in here, but for
         what a method sends through the host itself (pseudo labels)."""
-        p, stage, run = self.progress, self.stage, self.run_info
+        p, setup, run = self.progress, self.setup, self.run_info
         # Everything random in a step follows from (seed, step, process), so a resumed run needs no stored generator.
         torch.manual_seed(
             int(
-                np.random.SeedSequence((*stage.seed, p.step, rank())).generate_state(1, np.uint64)[
+                np.random.SeedSequence((*setup.seed, p.step, rank())).generate_state(1, np.uint64)[
                     0
                 ]
             )
         )
-        rate = stage.learning_rate(p.step)
-        for group in stage.optimizer.param_groups:
+        rate = setup.learning_rate(p.step)
+        for group in setup.optimizer.param_groups:
             group["lr"] = rate
-        scalars = learn(
-            self.phase, stage.optimizer, placed(batch, run.device, run.dims), p.step, self.precision
+        scalars = train_step(
+            self.stage, setup.optimizer, placed(batch, run.device, run.dims), p.step, self.precision
         )
-        if self.faster:
+        if self.compiled:
             self.guard.look()
-        self.phase.after_step(p.step)
-        self.phase.faster = (
-            self.faster
+        self.stage.after_step(p.step)
+        self.stage.compiled = (
+            self.compiled
         )  # not before: what is made once and kept must not lie in the memory of a recorded graph
         p.step += 1
         if not self._due():
-            self.phase.after_iteration(p.step - 1)
+            self.stage.after_iteration(p.step - 1)
         return {**scalars, "learning_rate": rate}
 
     def _read(self, log: StageLog) -> None:
@@ -184,7 +184,7 @@ class _StageRunner:
         for step, scalars in self.readings.read():
             if not math.isfinite(scalars["loss"]):
                 raise UserError(
-                    f"the loss is {scalars['loss']} at iteration {step - 1} of {self.phase.name}: "
+                    f"the loss is {scalars['loss']} at iteration {step - 1} of {self.stage.name}: "
                     "lower --base_lr, with another --exp; the last checkpoint is kept"
                 )
             self.precision.check(scalars)
@@ -193,18 +193,18 @@ class _StageRunner:
 
     def _validate(self, log: StageLog, signals: StopSignals) -> bool:
         """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
-        if self.stage.validate is None:
+        if self.setup.validate is None:
             self._keep_newest(log)
             return True
         p = self.progress
         self._average_buffers()
-        selected = self.phase.networks[self.phase.selected]
+        selected = self.stage.networks[self.stage.selected]
         with self.precision.autocast():
-            result = self.stage.validate(selected, lambda: bool(signals.received), p.step)
+            result = self.setup.validate(selected, lambda: bool(signals.received), p.step)
         if result is None:
             return False
-        counts = not self.stage.val_lead or self.stage.scheduled(p.step)
-        improved = counts and result.score > self.stage.score_to_beat(p.best_score)
+        counts = not self.setup.val_lead or self.setup.scheduled(p.step)
+        improved = counts and result.score > self.setup.score_to_beat(p.best_score)
         # Until a score is above 0 the newest network is the best one: it finds nothing yet, but has learnt since.
         best = improved or (p.best_score == 0 and (counts or not p.best_step))
         if best:
@@ -220,10 +220,10 @@ class _StageRunner:
         )
         self.losses.clear()
         if counts:
-            self.phase.after_validation(improved)
-        self.phase.after_iteration(p.step - 1)
+            self.stage.after_validation(improved)
+        self.stage.after_iteration(p.step - 1)
         log.scalars(p.step, result.scalars, "validation")
-        log.pictures(p.step, self.phase)
+        log.pictures(p.step, self.stage)
         note = (
             " (best)"
             if best
@@ -231,23 +231,23 @@ class _StageRunner:
             if counts
             else " (after the last step, not scored as published: selects nothing)"
         )
-        self.run_info.log.say(f"{self.phase.name} {p.step}: validation {result.score:.4f}{note}")
+        self.run_info.log.say(f"{self.stage.name} {p.step}: validation {result.score:.4f}{note}")
         content = self._content()
         if is_main():
             self.saver.save(content, best)
         return True
 
     def _keep_newest(self, log: StageLog) -> None:
-        """Save the network as it is, as the best one too. The phase learns of no validation, since none was made."""
+        """Save the network as it is, as the best one too. The stage learns of no validation, since none was made."""
         p = self.progress
         self._average_buffers()
         p.best_step = p.step
         p.validated = p.step
         p.history.append({"step": p.step, "loss": sum(self.losses) / max(len(self.losses), 1)})
         self.losses.clear()
-        self.phase.after_iteration(p.step - 1)
-        log.pictures(p.step, self.phase)
-        self.run_info.log.say(f"{self.phase.name} {p.step}: saved, not validated (--select last)")
+        self.stage.after_iteration(p.step - 1)
+        log.pictures(p.step, self.stage)
+        self.run_info.log.say(f"{self.stage.name} {p.step}: saved, not validated (--select last)")
         content = self._content()
         if is_main():
             self.saver.save(content, best=True)
@@ -257,14 +257,14 @@ class _StageRunner:
         self._read(log)
         number = any_process(signals.received)
         buffers = gathered_buffers(
-            self.phase.networks
+            self.stage.networks
         )  # the average is for whoever tests the file; the run goes on with each its own
         self._average_buffers()
         content = self._content() | {"buffers": buffers}
         if is_main():
             self.saver.save(content, best=False)
             self.saver.wait()
-        where = f"stopped at iteration {self.progress.step} of {self.phase.name}, saved {self.store.last}"
+        where = f"stopped at iteration {self.progress.step} of {self.stage.name}, saved {self.store.last}"
         raise Interrupted(f"{where}; the same command goes on from there", 128 + number)
 
     def _stop_without_batch(self, log: StageLog, signals: StopSignals) -> None:
@@ -272,15 +272,15 @@ class _StageRunner:
         if world() == 1:
             self._stop(log, signals)
         raise Interrupted(
-            f"stopped at iteration {self.progress.step} of {self.phase.name} while no batch came; the last checkpoint is kept: "
+            f"stopped at iteration {self.progress.step} of {self.stage.name} while no batch came; the last checkpoint is kept: "
             "the same command continues from it",
             128 + signals.received,
         )
 
     def _average_buffers(self) -> None:
         for net in {
-            **self.phase.learners,
-            self.phase.selected: self.phase.networks[self.phase.selected],
+            **self.stage.learners,
+            self.stage.selected: self.stage.networks[self.stage.selected],
         }.values():
             average_buffers(net)
 
@@ -289,39 +289,39 @@ class _StageRunner:
         content = {
             "format": FORMAT,
             **self.run_info.about,
-            "stage": self.phase.name,
+            "stage": self.stage.name,
             "progress": {**vars(self.progress), "history": list(self.progress.history)},
             "losses": list(self.losses),
-            "student": self.phase.student.state_dict(),
-            "selected": self.phase.selected,
-            "phase": self.phase.state_dict(),
-            "optimizer": self.stage.optimizer.state_dict(),
+            "student": self.stage.student.state_dict(),
+            "selected": self.stage.selected,
+            "phase": self.stage.state_dict(),
+            "optimizer": self.setup.optimizer.state_dict(),
             "scaler": self.precision.state_dict(),
             "buffers": gathered_buffers(
-                self.phase.networks
+                self.stage.networks
             ),  # so all processes ask for the content, though one saves it
         }
         try:  # a loss is computed before the weights that its own gradients spoil, so it tells of them a step late
             check_tensors({key: content[key] for key in ("student", "phase", "optimizer")})
         except ValueError as error:
             raise UserError(
-                f"{self.phase.name}, iteration {self.progress.step}: {error}; the last checkpoint is kept"
+                f"{self.stage.name}, iteration {self.progress.step}: {error}; the last checkpoint is kept"
             ) from None
         return content
 
     def _resume(self) -> list[dict] | None:
         """Go on from the last checkpoint, or begin; what `restore_buffers` is to put back."""
-        checkpoint = self.store.resume(self.run_info.log.say, partial(check_fits, stage=self.stage))
+        checkpoint = self.store.resume(self.run_info.log.say, partial(check_fits, setup=self.setup))
         if checkpoint is None:
-            self.stage.begin(self.stage)
+            self.setup.begin(self.setup)
             return None
         self.progress, self.losses = Progress(**checkpoint.progress), list(checkpoint.losses)
-        self.phase.student.load_state_dict(checkpoint.student)
-        self.phase.load_state_dict(checkpoint.phase)
-        self.stage.optimizer.load_state_dict(checkpoint.optimizer)
+        self.stage.student.load_state_dict(checkpoint.student)
+        self.stage.load_state_dict(checkpoint.phase)
+        self.setup.optimizer.load_state_dict(checkpoint.optimizer)
         self.precision.load_state_dict(checkpoint.scaler)
-        if self.progress.step < self.stage.steps:
-            self.run_info.log.say(f"{self.phase.name}: resuming at iteration {self.progress.step}")
+        if self.progress.step < self.setup.steps:
+            self.run_info.log.say(f"{self.stage.name}: resuming at iteration {self.progress.step}")
             if self.progress.draws != DRAWS:
                 self.run_info.log.say(
                     "begun by an older version: from here on dropout draws other numbers, from the same distribution"

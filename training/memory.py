@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from utils.phase import Phase, parts
+from methods.base import TrainingStage
 
 PROBE_SIDE = 32
 
@@ -42,7 +42,7 @@ class StepMemory:
 
 
 def step_memory(
-    phase: Phase,
+    stage: TrainingStage,
     labelled: int,
     unlabelled: int,
     channels: int,
@@ -52,9 +52,9 @@ def step_memory(
     """What a step on a batch of `labelled` and `unlabelled` images takes: what its losses keep for a backward pass, all networks, the
     learners' gradients and `moments` of the optimiser; a tenth is added for what the backward pass holds meanwhile.
 
-    What is kept grows with the number of voxels, so a small step of a copy of the phase is counted and scaled up.
+    What is kept grows with the number of voxels, so a small step of a copy of the stage is counted and scaled up.
     """
-    probe = copy.deepcopy(phase)
+    probe = copy.deepcopy(stage)
     for net in probe.networks.values():
         net.cpu().train()
     small = tuple(min(side, PROBE_SIDE) for side in patch_size)
@@ -67,7 +67,7 @@ def step_memory(
     kept = _kept_bytes(probe, batch) * math.prod(patch_size) // math.prod(small)
     networks, learners = (
         [sum(p.nbytes for p in net.parameters()) for net in nets.values()]
-        for nets in (phase.networks, phase.learners)
+        for nets in (stage.networks, stage.learners)
     )
     return StepMemory(int(1.1 * kept) + sum(networks) + (1 + moments) * sum(learners), min(passes))
 
@@ -124,11 +124,11 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def _kept_bytes(phase: Phase, batch: dict[str, torch.Tensor]) -> int:
+def _kept_bytes(stage: TrainingStage, batch: dict[str, torch.Tensor]) -> int:
     """Bytes that the losses of a batch keep for the largest of their backward passes, parameters not counted."""
     weights = {
         parameter.untyped_storage()._cdata
-        for net in phase.networks.values()
+        for net in stage.networks.values()
         for parameter in net.parameters()
     }
     kept: dict[int, torch.Tensor] = {}
@@ -147,7 +147,7 @@ def _kept_bytes(phase: Phase, batch: dict[str, torch.Tensor]) -> int:
         torch.random.fork_rng(devices=[]),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        for part in parts(phase.losses(batch, 0)):
+        for loss in stage.losses(batch, 0):
             most = max(
                 most,
                 sum(
@@ -157,5 +157,5 @@ def _kept_bytes(phase: Phase, batch: dict[str, torch.Tensor]) -> int:
                 ),
             )
             kept.clear()
-            del part
+            del loss
     return most

@@ -1,14 +1,15 @@
 """What a stage computes in: float32, or autocast to bfloat16 or float16; the latter with scaled gradients."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from methods.base import Scalars, TrainingStage
 from utils.errors import UserError
-from utils.phase import Losses, Phase
+from utils.losses import StepLoss
 
 CAST = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 SMALLEST_SCALE = 2.0**-10
@@ -29,18 +30,27 @@ class Precision:
     def autocast(self) -> AbstractContextManager:
         return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
-    def prepare(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+    def autocast_each(self, losses: Iterator[StepLoss]) -> Iterator[StepLoss]:
+        """Compute the losses of a step one by one under autocast; what the caller does in between is outside of it."""
+        while True:
+            with self.autocast():
+                loss = next(losses, None)
+            if loss is None:
+                return
+            yield loss
+
+    def prepare(self, stage: TrainingStage, optimizer: torch.optim.Optimizer) -> None:
         """Once, when the networks have their weights and lie on the device."""
         if self.dtype is not None:
-            for name in phase.networks.keys() - phase.learners.keys():
-                phase.twins[name] = self._twin(phase.networks[name])
+            for name, teacher in stage.teachers.items():
+                stage.half_precision_copies[name] = self._half_precision_copy(teacher)
         if self.scaler is not None and optimizer.defaults.get("momentum"):
             # torch's fused SGD makes momentum of its first gradients without a value, and leaves it so where it skips that step
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 if optimizer.state[parameter].get("momentum_buffer") is None:
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
-    def _twin(self, net: nn.Module) -> nn.Module:
+    def _half_precision_copy(self, net: nn.Module) -> nn.Module:
         """The network with its layers' weights cast beforehand, where autocast would cast those of a network that does not learn at
         every pass; it shares all else with it."""
         shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
@@ -65,7 +75,7 @@ class Precision:
     def backward(self, loss: Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer) -> Losses:
+    def step(self, optimizer: torch.optim.Optimizer) -> Scalars:
         """Let the optimiser make its step; what is logged of it. With several processes gradients are averaged before, so that all
         find the same ones finite."""
         if self.scaler is None:

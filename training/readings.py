@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from utils.phase import Losses
+from methods.base import Scalars
 
 
 class Readings:
@@ -13,7 +13,7 @@ class Readings:
         self._steps: list[tuple[int, dict[str, float | None]]] = []  # None: a tensor's
         self._tensors: list[Tensor] = []  # a step's scalars on the device, (n,) float32 each
 
-    def add(self, step: int, scalars: Losses) -> None:
+    def add(self, step: int, scalars: Scalars) -> None:
         """Keep the scalars of the step made as number `step`, numbers or tensors of one element without a graph."""
         # no tensor itself is kept: recorded graphs write over theirs at the next step
         self._steps.append(

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from methods.base import Batch, TrainingStage, Validation
 from training.accelerate import Accelerate
 from training.checkpoint import Checkpoint
 from training.log import RunLog
-from utils.phase import Batch, Phase, Validation
 
 # How dropout draws. 1, in checkpoints that do not say: teachers and student in turn, half by half; 2: the teachers' passes first; 3: and on
 # the CPU 16 bits an element.
@@ -18,19 +18,22 @@ DRAWS = 3
 
 
 @dataclass
-class Stage:
-    """One stage of a run. `begin` is called with it when it starts for the first time, not when it resumes. `validate` is called in every
-    process, with the network, whether to give up, and the step; all must get the same answer. Where it is None, nothing is validated:
-    checkpoints are written when a validation would be due, and the newest network is always the best one.
+class StageSetup:
+    """A method's stage with all that the loop needs to train it.
 
-    A validation is due after step t where (t + `val_lead`) is a multiple of `val_every`, and after the last step. Where there is a
-    lead, the one after the last step is an extra that neither selects nor reaches the phase (Pancreas: the published code validates
-    before the training of every twentieth epoch, so its last one is never scored).
+    `batches(steps)` gives the batches of a range of steps. `validate(network, stopped, step)` returns None if `stopped()` became true;
+    every process calls it and must get the same answer. If `validate` is None, nothing is validated: checkpoints are written when a
+    validation would be due, and the newest network is always the best one. `learning_rate(step)` is the rate of a step. `begin(setup)` is called when
+    the stage starts for the first time, not when it resumes.
+
+    A validation is due after step t where t + `val_lead` is a multiple of `val_every`, and after the last step. With a lead, the one
+    after the last step is an extra that selects nothing and does not reach the method (the published Pancreas code validates before
+    the training of every twentieth epoch, so it never scores the last one).
 
     `best_decimals`: decimals to which the best score is rounded before the next score is compared with it; None: not rounded.
     """
 
-    phase: Phase
+    stage: TrainingStage
     optimizer: torch.optim.Optimizer
     steps: int
     val_every: int
@@ -38,7 +41,7 @@ class Stage:
     validate: Callable[[nn.Module, Callable[[], bool], int], Validation | None] | None
     learning_rate: Callable[[int], float]
     seed: tuple[int, ...]
-    begin: Callable[["Stage"], None] = lambda stage: stage.phase.begin()
+    begin: Callable[["StageSetup"], None] = lambda setup: setup.stage.begin()
     val_lead: int = 0
     best_decimals: int | None = None
 
@@ -79,7 +82,7 @@ class Run:
 @dataclass
 class Progress:
     """Where a stage stands: steps made, the step last validated, the best validation so far and all of them. The best score starts at 0,
-    so that a first validation of 0 is no improvement, as published; it is never rounded (`Stage.score_to_beat`). `draws`: how dropout draws in a step (`DRAWS`)."""
+    so that a first validation of 0 is no improvement, as published; it is never rounded (`StageSetup.score_to_beat`). `draws`: how dropout draws in a step (`DRAWS`)."""
 
     step: int = 0
     validated: int = 0

@@ -1,50 +1,47 @@
-"""The arithmetic of one step: losses, their backward passes, the gradients of all processes, the optimiser."""
-
-from collections.abc import Iterator
+"""One training step: losses, backward passes, gradients of all processes, optimiser."""
 
 import torch
 
+from methods.base import Batch, Scalars, TrainingStage, add_scalars
 from training.device import place
 from training.distributed import average_gradients
 from training.precision import Precision
-from utils.phase import Batch, Losses, Phase, added, parts
 
 
 def placed(batch: Batch, device: torch.device, dims: int) -> Batch:
-    """A batch on the device, class numbers as int64; from pinned memory the host does not wait for it."""
-    return {
-        key: x.to(device, non_blocking=True).long() if key == "label" else place(x, device, dims)
-        for key, x in batch.items()
-    }
+    """Return a batch on the device, class numbers as int64; from pinned memory the host does not wait for it."""
+    moved = {}
+    for key, x in batch.items():
+        if key == "label":
+            moved[key] = x.to(device, non_blocking=True).long()
+        else:
+            moved[key] = place(x, device, dims)
+    return moved
 
 
-def learn(
-    phase: Phase, optimizer: torch.optim.Optimizer, batch: Batch, step: int, precision: Precision
-) -> Losses:
-    """Make step `step` on a batch on the networks' device; its scalars stay on the device, without graphs."""
-    for net in phase.learners.values():
-        if not net.training:  # a validation was made
-            net.train()
+def train_step(
+    stage: TrainingStage,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+    precision: Precision,
+) -> Scalars:
+    """Make step `step` on a batch that is on the networks' device.
+
+    Returns the scalars of the step, "loss" among them. Tensors among them stay on the device and have no graph.
+    """
+    for network in stage.learners.values():
+        if not network.training:  # a validation leaves it in eval mode
+            network.train()
     optimizer.zero_grad(set_to_none=True)
-    if phase.faster:
-        torch.compiler.cudagraph_mark_step_begin()  # what recorded graphs gave in the last step may be overwritten
+    if stage.compiled is not None:
+        # from here on, what recorded graphs returned in the last step may be overwritten
+        torch.compiler.cudagraph_mark_step_begin()
     precision.begin_step()
-    scalars = added(_backward_passes(phase, batch, step, precision))
-    average_gradients(phase.learners.values())
-    return {**scalars, **precision.step(optimizer)}
-
-
-def _backward_passes(
-    phase: Phase, batch: Batch, step: int, precision: Precision
-) -> Iterator[Losses]:
-    """The parts of the step's losses, each after its backward pass, before the next is computed."""
-    with precision.autocast():
-        losses = parts(phase.losses(batch, step))
-    while True:
-        with precision.autocast():
-            part = next(losses, None)
-        if part is None:
-            return
-        if "loss" in part:
-            precision.backward(part["loss"])
-        yield part
+    scalars: Scalars = {}
+    for loss in precision.autocast_each(stage.losses(batch, step)):
+        precision.backward(loss.total)  # frees the graph of this loss before the next is computed
+        add_scalars(scalars, {"loss": loss.total, **loss.scalars})
+    average_gradients(stage.learners.values())
+    optimizer_scalars = precision.step(optimizer)
+    return {**scalars, **stage.take_logged(), **optimizer_scalars}

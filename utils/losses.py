@@ -19,6 +19,17 @@ class Prediction(NamedTuple):
     probabilities: Tensor
 
 
+class StepLoss(NamedTuple):
+    """The loss of one backward pass: `total` is differentiated, `scalars` are logged next to it."""
+
+    total: Tensor
+    scalars: dict[str, Tensor]
+
+    def plus(self, name: str, value: Tensor, weight: Tensor | float = 1.0) -> "StepLoss":
+        """Return this loss with `weight * value` added, logged as `loss_<name>`."""
+        return StepLoss(self.total + weight * value, {**self.scalars, f"loss_{name}": value})
+
+
 Term = Callable[[Prediction, Tensor, Tensor], Tensor]  # (prediction, truth, mask) -> scalar
 Parts = dict[str, Tensor]
 TERMS: dict[str, Term] = {}
@@ -126,9 +137,9 @@ class Loss:
         )
         return weighted_sum(*zip(parts, (weight_outside, weight_inside), strict=True))
 
-    def of_whole(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """`scalars` of `whole`."""
-        return self.scalars(self.whole(logits, label))
+    def of_whole(self, logits: Tensor, label: Tensor) -> StepLoss:
+        """Return the loss of whole images: logits (N, K, ...), labels (N, ...)."""
+        return self.combine(self.whole(logits, label))
 
     def of_mixed(
         self,
@@ -136,15 +147,20 @@ class Loss:
         outside: Tensor,
         inside: Tensor,
         mask: Tensor,
-        *weights: float | Tensor,
-    ) -> dict[str, Tensor]:
-        """`scalars` of `mixed`."""
-        return self.scalars(self.mixed(logits, outside, inside, mask, *weights))
+        weight_outside: float = 1.0,
+        weight_inside: float = 1.0,
+        trust_inside: Tensor | float = 1.0,
+    ) -> StepLoss:
+        """Return the loss of copy-pasted images; see `mixed`."""
+        return self.combine(
+            self.mixed(logits, outside, inside, mask, weight_outside, weight_inside, trust_inside)
+        )
 
-    def scalars(self, parts: Parts) -> dict[str, Tensor]:
-        """The loss and its terms, as the loop logs them."""
+    def combine(self, parts: Parts) -> StepLoss:
+        """Return the weighted sum of terms, with each term as a scalar to log."""
         total = sum(self.weights[name] * value for name, value in parts.items())
-        return {"loss": total, **{f"loss_{name}": value for name, value in parts.items()}}
+        scalars = {f"loss_{name}": value for name, value in parts.items()}
+        return StepLoss(total, scalars)
 
     def _parts(self, prediction: Prediction, label: Tensor, mask: Tensor) -> Parts:
         truth = one_hot(label, prediction.probabilities.shape[1])
