@@ -44,7 +44,7 @@ ARROWS = {
     "networks": {"networks"},
     "utils": {"utils"},
     "methods": {"methods", "utils"},
-    "training": {"training", "utils"},
+    "training": {"training", "methods", "utils"},
     "dataloaders": {"dataloaders", "utils"},
     "preparation": {"preparation", "recipes", "dataloaders", "utils"},
     "recipes": {"recipes", "methods", "training", "dataloaders", "utils"},
@@ -53,9 +53,10 @@ ARROWS = {
     "comparison": set(PACKAGES) - {"registration"},
 }
 PAGES = [*pages().values(), *pages("TWO_SLICES").values()]
-OPTIONS = {network.Options for network in NETWORKS.values()} | {
-    option for page in PAGES for option in (*page.options, *page.test_options)
-}
+OPTIONS = {method.options for method in METHODS.values()}
+OPTIONS |= {network.Options for network in NETWORKS.values()}
+for page in PAGES:
+    OPTIONS |= {*page.options, *page.test_options}
 SCRIPTS = sorted([*(REPOSITORY / "code").glob("*.py"), *(REPOSITORY / "pancreas").glob("*.py")])
 
 

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import ua_mt
 from helpers import assert_same, signalled, together, train
 
 from dataloaders.augment import INTENSITIES
@@ -225,13 +226,29 @@ def test_two_students_train_are_stopped_resume_and_are_tested(
     assert len(metrics) == 2 and metrics[0] == metrics[1]
 
 
+def test_a_mean_teacher_with_uncertainty_is_one_file_and_resumes(
+    phantom_root, tmp_path, monkeypatch, registries
+):
+    """UA-MT as docs/extending.md explains it: at most 80 lines, bit-identical after an interruption."""
+    assert len(Path(ua_mt.__file__).read_text(encoding="utf-8").splitlines()) <= 80
+    METHODS["ua_mt"] = ua_mt.METHOD
+    flags = ["--method", "ua_mt", "--max_iterations", "3", "--val_every", "3"]
+    numbers = {
+        key: value for key, value in ACDC.items() if key not in ("max_iterations", "val_every")
+    }
+    whole = train(acdc.PAGE, phantom_root, tmp_path / "whole", *flags, **numbers)
+    with signalled(monkeypatch, ua_mt.UncertaintyAwareMeanTeacher, 1), pytest.raises(Interrupted):
+        train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers)
+    assert_same(train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers), whole)
+
+
 def _learners(rank, ports, root, folder):
     run_stage = _StageRunner.run
 
     def run(self):
         run_stage(self)
         torch.save(
-            {name: net.state_dict() for name, net in self.phase.learners.items()},
+            {name: net.state_dict() for name, net in self.stage.learners.items()},
             folder / f"{rank}.pt",
         )
 

@@ -1,0 +1,104 @@
+"""What semi-supervised methods share: EMA warm-up, ramps, Monte Carlo dropout, sharpening, confidence, CutMix, pseudo labels.
+
+Shapes: logits and probabilities (N, K, ...), images (N, C, ...), labels and masks (N, ...).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from utils.schedules import sigmoid_rampup
+
+STEPS_PER_EPOCH = 150
+"""Iterations that published codes of this field count as an epoch of their ramps."""
+
+
+def ema_decay_with_warm_up(step: int, decay: float) -> float:
+    """Return the EMA decay of step `step` (from 0): min(1 - 1 / (step + 1), decay).
+
+    The teacher equals the student after the first step and averages over a longer time from step to step (Tarvainen & Valpola,
+    NeurIPS 2017).
+    """
+    return min(1 - 1 / (step + 1), decay)
+
+
+def consistency_ramp(step: int, length: int) -> float:
+    """Return the ramp exp(-5 (1 - t / length)^2) with t = step // 150, the usual weight of a consistency loss."""
+    return sigmoid_rampup(step // STEPS_PER_EPOCH, length)
+
+
+def gaussian_noise(image: Tensor, scale: float = 0.1, limit: float = 0.2) -> Tensor:
+    """Return the images with Gaussian noise of standard deviation `scale` added, clipped to +-`limit`."""
+    noise = torch.randn_like(image) * scale
+    return image + noise.clamp(-limit, limit)
+
+
+@torch.no_grad()
+def monte_carlo_probabilities(
+    network: Callable[[Tensor], Tensor], image: Tensor, passes: int, copies: int = 2
+) -> Tensor:
+    """Return the mean probabilities (N, K, ...) of `passes` passes over `copies` noisy copies of the images.
+
+    The network must be in training mode, so that its dropout is active (UA-MT, MICCAI 2019: 4 passes of 2 copies).
+    """
+    total: Tensor | None = None
+    for _ in range(passes):
+        repeated = image.repeat(copies, *[1] * (image.ndim - 1))
+        probabilities = network(gaussian_noise(repeated)).softmax(1)
+        summed = probabilities.reshape(copies, len(image), *probabilities.shape[1:]).sum(0)
+        total = summed if total is None else total + summed
+    if total is None:
+        raise ValueError("passes must be at least 1")
+    return total / (passes * copies)
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Return the entropy (N, ...) in nats, between 0 and ln K."""
+    return -(probabilities * (probabilities + 1e-6).log()).sum(1)
+
+
+def uncertainty_threshold(step: int, total: int) -> float:
+    """Return the entropy below which UA-MT trusts a pixel: it rises from 3/4 to 1 times ln 2 during training."""
+    return (0.75 + 0.25 * sigmoid_rampup(step, total)) * math.log(2)
+
+
+def sharpen(probabilities: Tensor, power: float = 10.0) -> Tensor:
+    """Return p^power / (p^power + (1 - p)^power) of each class (MC-Net, MICCAI 2021)."""
+    yes = probabilities**power
+    no = (1 - probabilities) ** power
+    return yes / (yes + no)
+
+
+def hard_pseudo_label(logits: Tensor) -> Tensor:
+    """Return the class numbers (N, ...) of the largest logits, without gradient."""
+    return logits.detach().argmax(1)
+
+
+def confidence_mask(logits: Tensor, threshold: float | Sequence[float]) -> Tensor:
+    """Return a mask (N, ...), 1.0 where the largest probability reaches the threshold.
+
+    `threshold`: one number, or one per class, which holds for the pixels of that class.
+    """
+    confidence, label = logits.detach().softmax(1).max(1)
+    limits = torch.as_tensor(threshold, dtype=confidence.dtype, device=confidence.device)
+    if limits.ndim == 1:
+        limits = limits[label]
+    return (confidence >= limits).to(confidence.dtype)
+
+
+def cutmix(x: Tensor, partner: Tensor, mask: Tensor) -> Tensor:
+    """Return `x` with `partner` where the mask (N, ...) is 1; images (N, C, ...) or labels (N, ...) (CutMix, ICCV 2019)."""
+    if x.ndim > mask.ndim:
+        mask = mask.unsqueeze(1)
+    return torch.where(mask.bool(), partner, x)
+
+
+def mean_squared_difference(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the mean over all entries of (first - second)^2; with a mask (N, ...), over the pixels where it is 1."""
+    difference = (first - second).square()
+    if mask is None:
+        return difference.mean()
+    per_pixel = difference.mean(1)
+    return (per_pixel * mask).sum() / (mask.sum() + 1e-16)
