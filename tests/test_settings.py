@@ -104,7 +104,7 @@ def test_explicit_keywords_win_over_what_the_page_has_for_the_method():
 
 def test_a_preset_that_no_keyword_names_stays():
     settings = make_settings(acdc.PAGE, method="bcp", ema_decay=0.5)
-    assert (settings.mask, settings.teachers, settings.egm) == ("fixed", "ema", "none")
+    assert (settings.mask, settings.egm) == ("fixed", "none")
 
 
 def test_the_numbers_of_a_script_belong_to_its_own_method():
