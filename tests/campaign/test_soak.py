@@ -44,9 +44,9 @@ def test_soak(phantom_root, tmp_path, tally, number, monkeypatch):
     seen: dict[str, list] = {name: [] for name in steps}
 
     def watched(self, batch):
-        if self.progress.step % max(steps[self.phase.name] // 20, 1) == 0:
+        if self.progress.step % max(steps[self.stage.name] // 20, 1) == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            seen[self.phase.name].append(
+            seen[self.stage.name].append(
                 (pages * resource.getpagesize() / 2**20, len(os.listdir("/proc/self/fd")))
             )
         return step(self, batch)
