@@ -249,8 +249,12 @@ def _check_value(key: str, given: object, expected: object) -> None:
     elif isinstance(expected, float):
         if not _number(given):
             raise ValueError(f"'{key}' is {given!r}, expected a number")
-    elif not (given is None or isinstance(given, Tensor | int | float)):
-        raise ValueError(f"'{key}' is not what it should be")
+    elif expected is None or isinstance(expected, Tensor):
+        allowed = given is None or isinstance(given, Tensor | int | float)
+        if not allowed:
+            raise ValueError(f"'{key}' is not what it should be")
+    elif not isinstance(given, type(expected)):
+        raise ValueError(f"'{key}' is {type(given).__name__}, expected {type(expected).__name__}")
 
 
 def _check_state(what: str, given: object, own: Mapping[str, Tensor]) -> None:
