@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from preparation.files import RawCase, source_geometry
 from preparation.formats import nifti_header
 from preparation.nrrd_format import write_nrrd
 from preparation.scans import read_scan, sha256
+from programs.png_files import read_png, write_png
 from utils.errors import UserError
 from utils.files import replacing, unfinished_file
 from utils.nifti import write_nifti, write_nifti_like
@@ -37,8 +37,7 @@ def output_name(case: RawCase) -> str:
 def write_labels(path: Path, labels: np.ndarray, source: Path, attributes: Mapping) -> None:
     """Label values in the order of the source's indices, with its geometry; of a picture (1, H, W)."""
     if path.suffix == ".png":
-        with replacing(path) as unfinished:
-            sitk.WriteImage(sitk.GetImageFromArray(labels[0]), str(unfinished))
+        write_png(path, labels[0])
         return
     geometry = source_geometry(attributes)
     header = nifti_header(source) if source.is_file() else None
@@ -160,10 +159,10 @@ def _is_as_written(path: Path, recorded: str | None) -> bool:
 def _is_readable(path: Path) -> bool:
     try:
         if path.suffix == ".png":
-            sitk.ReadImage(str(path))
+            read_png(path)
         else:
             read_scan(path)
-    except (UserError, RuntimeError):
+    except UserError:
         return False
     return True
 

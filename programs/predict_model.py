@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from preparation.own import OwnPreparation
 from preparation.settings import Preparation
 from programs.evaluation import default_options
 from programs.networks import build_network, check_patch, load_network
+from programs.png_files import read_png
 from programs.predict_settings import PredictSettings
 from recipes.page import Page
 from recipes.registry import find_page
@@ -102,12 +103,9 @@ def planes_of(member: Member, image: np.ndarray) -> Iterator[Tensor]:
         yield from slab.unbind(1)
 
 
-def read_picture(path) -> np.ndarray:
+def read_picture(path: Path) -> np.ndarray:
     """(C, H, W) of whatever type the file has."""
-    try:
-        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    except RuntimeError:
-        raise UserError(f"{path}: cannot be read as a picture; convert or copy it again") from None
+    array = read_png(path)
     return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
 
 

@@ -234,6 +234,21 @@ def test_pictures(tmp_path, colours):
         assert file["probabilities"].shape == (colours + 1, 1, 20, 30)
 
 
+def test_a_picture_whose_name_is_not_utf8_is_predicted(tmp_path):
+    plan = threshold.plan(2)
+    model = threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), (20, 30), plan)
+    picture = np.random.default_rng(0).integers(0, 255, (20, 30)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(picture), str(tmp_path / "in" / "p.png"))
+    latin = os.fsdecode(b"M\xfcller.png")
+    (tmp_path / "in" / "p.png").rename(tmp_path / "in" / latin)
+    (tmp_path / "in" / "other.png").write_bytes(b"no picture")
+    assert run(model, tmp_path / "in", tmp_path / "out") == 2
+    (tmp_path / "out" / latin).rename(tmp_path / "p.png")
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "p.png")))
+    assert np.array_equal(found, picture > picture.mean())
+
+
 def test_pictures_for_a_page_of_ones_own(tmp_path):
     """Their values are as they are; raw scans of such data cannot be prepared."""
     facts = DatasetFacts(
