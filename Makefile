@@ -1,12 +1,14 @@
 # make demo   synthetic data, training with 3 labelled patients, alone and with unlabelled ones, tests, a page that compares them
 # make test   style and tests
 # make test-all   the long tests too
+# make test-lowest   tests with the lowest versions that requirements.txt allows, in an environment of their own
 # make test-gpu   what only an NVIDIA GPU can show
 PYTHON ?= python3
 PY := .venv/bin/python
+LOWEST := .venv-lowest
 DEMO := demo
 
-.PHONY: demo test test-all test-gpu clean-demo
+.PHONY: demo test test-all test-lowest test-gpu clean-demo
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +23,20 @@ test: .venv/ready
 
 test-all: test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m long
+
+$(LOWEST)/ready: requirements.txt
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	sed -E 's/[[:space:]]*#.*//; s/>=/==/' requirements.txt | grep == >$(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet -r requirements.txt -c $(LOWEST)/constraints.txt
+	touch $@
+
+# every script's --help, preparation, metrics, and own scans from preparation and training to test, registration and prediction
+LOWEST_TESTS := tests/test_architecture.py tests/test_preparation.py tests/test_metrics.py tests/test_own_training.py
+
+test-lowest: $(LOWEST)/ready
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n auto --dist worksteal $(LOWEST_TESTS)
 
 test-gpu: .venv/ready
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 4 --dist worksteal -m cuda
