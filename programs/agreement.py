@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from training.checkpoint import Checkpoint
 from utils.errors import UserError
+from utils.json_file import read_json
 
 DECISIVE = {
     "dims": "dimensions",
@@ -74,6 +76,35 @@ def check_agreement(
             )
         warnings.append(f"warning: {checkpoint.path}: {one.what}; --other_data allows it")
     return warnings
+
+
+def check_channels(source: Path, channel_names: Sequence[str]) -> str:
+    """A warning where the dataset.json of the scans in `source` names other channels than the network was trained on; else empty.
+
+    UserError where it numbers the same channels in another order: files are assigned to channels by these numbers.
+    """
+    folder = source.resolve() if source.is_dir() else source.resolve().parent
+    path = folder.parent / "dataset.json"
+    names = _declared_channels(path)
+    trained = list(channel_names)
+    if not names or names == trained:
+        return ""
+    if sorted(names) == sorted(trained):
+        raise UserError(
+            f"{path}: its channels are {_listed(names)}, but the network was trained on {_listed(trained)}, in that order; "
+            "copy the scans to another folder with the channel numbers of the training"
+        )
+    return f"warning: {path}: its channels are {_listed(names)}, but the network was trained on {_listed(trained)}"
+
+
+def _declared_channels(path: Path) -> list[str]:
+    """The channel names of a dataset.json in the order of their numbers; none where it is missing or not understood."""
+    try:
+        content = read_json(path)
+        channels = content.get("channel_names") or content.get("modality")
+        return [str(channels[str(number)]) for number in range(len(channels))]
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        return []
 
 
 def other_preparation(trained: Sequence[str], tested: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from preparation.files import RawCase
+from programs.agreement import check_channels
 from programs.predict_back import identical, way_back
 from programs.predict_files import (
     FILE_HASH,
@@ -48,6 +49,8 @@ def predict(argv: Sequence[str] | None = None, description: str | None = None) -
     s = with_checkpoints(s)
     device = choose_device(s.device, s.gpu)
     model = read_model(s, device)
+    if model.plan is not None and (warning := check_channels(s.input, model.plan.channel_names)):
+        print(printable(warning))
     cases = part_of(
         find_inputs(
             s.input, model.facts.channels, model.facts.dims == 2, s.output, model.plan is None

@@ -16,7 +16,7 @@ from preparation.geometry import SAME_GRID, size, turned_onto, voxels_apart
 from preparation.scans import Scan, listed_values, read_label, read_scan, rounded_label
 from programs.predict_files import FILE_HASH
 from programs.predict_input import SCANS, file_stem
-from programs.scoring_classes import Classes, classes_of_values, find_classes
+from programs.scoring_classes import Classes, check_predicted, classes_of_values, find_classes
 from programs.scoring_settings import ScoringSettings
 from training.results import SUMMARY, summarise, table, write_results
 from utils.cli import parse
@@ -64,6 +64,8 @@ def _score(s: ScoringSettings, output: Path) -> int:
     _check_output(output / SUMMARY, s)
     pairs, faults, left_out = find_pairs(s.predictions, s.labels, s.subset)
     classes = find_classes(s.classes, s.labels, s.predictions)
+    if classes is not None:
+        check_predicted(classes, s.predictions)
     with (
         ended_processes(""),
         terminated("nothing was written"),

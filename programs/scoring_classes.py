@@ -9,6 +9,7 @@ from utils.errors import UserError
 from utils.json_file import read_json, whole
 
 DATASET = "dataset.json"
+PREDICTED = "predict.json"
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,30 @@ def find_classes(explicit: Path | None, labels: Path, predictions: Path) -> Clas
         return read_classes(explicit)
     beside = labels.resolve().parent
     places = [folder / name for folder in (labels, beside, predictions) for name in (DATASET, PLAN)]
-    found = next((path for path in (*places, predictions / "predict.json") if path.is_file()), None)
+    found = next((path for path in (*places, predictions / PREDICTED) if path.is_file()), None)
     return None if found is None else read_classes(found)
+
+
+def check_predicted(classes: Classes, predictions: Path) -> None:
+    """UserError where predict.json next to the predictions gives a class another label value than `classes`: it would be scored as
+    another class."""
+    path = predictions / PREDICTED
+    if not path.is_file():
+        return
+    try:
+        predicted = read_classes(path)
+    except UserError:  # damaged, or another program's
+        return
+    for name, values in predicted.values.items():
+        if classes.values.get(name, values) != values:
+            raise UserError(
+                f"{path}: {name} has the label value {_listed(values)} in the predictions, but {_listed(classes.values[name])} in "
+                f"{classes.source}; predict or label again with the same values"
+            )
+
+
+def _listed(values: tuple[int, ...]) -> str:
+    return " or ".join(str(value) for value in values)
 
 
 def classes_of_values(values: Iterable[int]) -> Classes:

@@ -215,6 +215,17 @@ def test_names_formats_and_orientations(folders):
     assert summary(folders / "pred")["honest"] == before
 
 
+def test_predictions_with_exchanged_label_values_are_not_scored(folders):
+    """dataset.json next to the labels says liver 1 and tumour 5, the predictions say the reverse."""
+    values = {"background": 0, "liver": 5, "tumour": 1}
+    (folders / "pred" / "predict.json").write_text(json.dumps({"label_values": values}))
+    with pytest.raises(
+        UserError,
+        match=r"predict.json: liver has the label value 5 in the predictions, but 1 in .*dataset.json",
+    ):
+        run(folders)
+
+
 def test_classes_from_a_plan_or_predict_json(tmp_path):
     plan = {
         "class_names": ["background", "liver", "tumour"],

@@ -11,7 +11,7 @@ import torch
 from raw_scans import own_dataset
 
 from preparation.command import prepare
-from programs.agreement import other_preparation
+from programs.agreement import check_channels, other_preparation
 from programs.generic import test_any as run_test
 from programs.generic import train_any
 from training.checkpoint import load
@@ -270,3 +270,35 @@ def test_files_prepared_with_other_settings_are_named():
     assert other_preparation(trained, trained) == ""
     assert other_preparation([], [other]) == ""
     assert other_preparation(trained, [""]) == ""
+
+
+def declare(folder, content):
+    (folder / "imagesTs").mkdir()
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder / "imagesTs"
+
+
+def test_scans_with_exchanged_channel_numbers_are_not_predicted(tmp_path):
+    scans = declare(tmp_path, {"channel_names": {"0": "T2", "1": "T1"}})
+    with pytest.raises(
+        UserError, match="its channels are T2, T1, but the network was trained on T1, "
+    ):
+        check_channels(scans, ("T1", "T2"))
+    (scans / "a_0000.nii.gz").write_text("")
+    with pytest.raises(UserError, match="in that order; copy the scans"):
+        check_channels(scans / "a_0000.nii.gz", ("T1", "T2"))
+
+
+def test_scans_with_other_channel_names_are_a_warning(tmp_path):
+    scans = declare(tmp_path, {"modality": {"0": "CT"}})
+    assert "its channels are CT, but the network was trained on MRI" in check_channels(
+        scans, ["MRI"]
+    )
+    assert check_channels(scans, ["CT"]) == ""
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [], 3, {"channel_names": ["T1"]}, {"channel_names": {"1": "a"}}]
+)
+def test_a_dataset_json_without_channels_says_nothing(tmp_path, content):
+    assert check_channels(declare(tmp_path, content), ("T1",)) == ""
