@@ -42,7 +42,8 @@ def write_page(path: Path, content: Mapping) -> None:
     environment.filters |= {"fixed": _fixed, "signed": _signed, "p": words.p_value}
     page = environment.get_template("page.html").render(content)
     with replacing(path) as unfinished:
-        unfinished.write_text(page.lstrip() + "\n", encoding="utf-8")
+        # a path need not be valid UTF-8
+        unfinished.write_text(page.lstrip() + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def conventions(figures: Sequence[Mapping]) -> list[dict]:

@@ -51,7 +51,9 @@ Survey = dict[str, list[FileFound]]
 
 
 def hashed(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    """A name or path as a hash; a path need not be valid UTF-8."""
+    encoded = text.encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(encoded, digest_size=8).hexdigest()
 
 
 def survey(root: Path, facts: DatasetFacts, files: Named) -> Survey:

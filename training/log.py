@@ -41,7 +41,8 @@ class RunLog:
         if is_main():
             with writing(folder, MEND):
                 folder.mkdir(parents=True, exist_ok=True)
-                handler = _LogFile(folder / "train.log")
+                path = folder / "train.log"
+                handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             self._logger.addHandler(handler)
 
