@@ -1,7 +1,8 @@
 """The plan of somebody's own data: how scans become what the network sees, and how its classes become their label values again."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -99,6 +100,7 @@ class Plan:
                 for key, value in content.items()
             }
         )
+        _check_types(plan)
         if not (
             plan.dims in (2, 3)
             and sorted(plan.axes) == ["x", "y", "z"]
@@ -128,6 +130,71 @@ class Plan:
             unfinished.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
+def _check_types(plan: Plan) -> None:
+    """Raise ValueError where a field is not of its type."""
+    _check_each(plan, ("class_names", "channel_names"), "names", _is_text)
+    _check_each(plan, ("label_values", "median_shape"), "whole numbers", _is_count)
+    _check_each(plan, ("median_spacing_mm",), "sizes", _is_size)
+    _check_each(plan, ("spacing_mm",), "sizes", lambda size: size is None or _is_size(size))
+    for key in ("name", "axes", "orientation", "file", "slice_file"):
+        if not _is_text(getattr(plan, key)):
+            raise ValueError(f"{key} is no text")
+    if not _is_count(plan.dims):
+        raise ValueError("dims is no whole number")
+    for key in ("lists", "why"):
+        value = getattr(plan, key)
+        if not isinstance(value, Mapping) or not all(map(_is_text, value.values())):
+            raise ValueError(f"{key} does not hold texts")
+    if plan.file.count("{}") != 1 or plan.slice_file.count("{}") != 2:
+        raise ValueError("file or slice_file has no place for the name of a case")
+    for one in plan.normalisation:
+        _check_normalisation(one)
+
+
+def _check_lists(plan: Plan) -> None:
+    """Raise ValueError where a split has no list."""
+    lists = {"train", "val", "test", "unlabelled"}
+    if plan.dims == 2:
+        lists |= {"train_slices", "unlabelled_slices"}
+    if missing := sorted(lists - plan.lists.keys()):
+        raise ValueError(f"it names no list of {missing[0]} cases")
+
+
+def _check_each(plan: Plan, keys: tuple[str, ...], what: str, fits: Callable) -> None:
+    for key in keys:
+        values = getattr(plan, key)
+        if not isinstance(values, tuple) or not values or not all(map(fits, values)):
+            raise ValueError(f"{key} are no {what}")
+
+
+def _check_normalisation(one: Normalisation) -> None:
+    numbers = (one.low, one.high, one.mean, one.sd)
+    if one.scheme == "zscore":
+        numbers = ()
+    elif one.scheme != "ct":
+        raise ValueError("a normalisation is neither ct nor zscore")
+    if not all(map(_is_number, numbers)) or (numbers and not one.sd):
+        raise ValueError("a normalisation lacks a number")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) < 1000 and "\0" not in value
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 2**63 and math.isfinite(value)
+
+
+def _is_size(value: object) -> bool:
+    return _is_number(value) and value > 0
+
+
 def read_plan(root: Path) -> Plan:
     """The plan in the folder; raises UserError where there is none or it is damaged."""
     path = root / FILE
@@ -136,7 +203,9 @@ def read_plan(root: Path) -> Plan:
             f"{path}: no such plan; make it: python code/prepare_data.py --dataset own --source YOUR_DATA --root_path {root}"
         )
     try:
-        return Plan.from_dict(read_json(path))
+        plan = Plan.from_dict(read_json(path))
+        _check_lists(plan)
+        return plan
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path}: not a plan ({error}); prepare the data again with --redo"

@@ -137,6 +137,8 @@ def claim(root: Path, settings: Mapping, redo: bool) -> None:
             same = before == json.loads(json.dumps(settings))
         except (OSError, ValueError):
             before, same = {}, False
+        if not isinstance(before, dict):
+            before = {}
         if not same:
             raise UserError(
                 f"{path}: made with other settings ({_difference(before, settings)}); name another --root_path, or --redo"

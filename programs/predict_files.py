@@ -16,6 +16,7 @@ from preparation.scans import read_scan, sha256
 from programs.png_files import read_png, write_png
 from utils.errors import UserError
 from utils.files import replacing, unfinished_file
+from utils.json_file import read_json
 from utils.nifti import write_nifti, write_nifti_like
 from utils.provenance import sha256 as file_hash
 
@@ -200,7 +201,7 @@ def made_of(case: RawCase, box: tuple[int, ...]) -> dict:
 
 def _read(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if (
             isinstance(content, dict)
             and isinstance(content["cases"], dict)

@@ -1,6 +1,5 @@
 """Scoring label maps that somebody predicted against the true ones: our figures, in both conventions, for everybody's networks."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -281,7 +280,7 @@ def _checkpoint(predictions: Path, hashes: Mapping[Path, str]) -> dict | None:
     None too.
     """
     try:
-        content = json.loads((predictions / "predict.json").read_text(encoding="utf-8"))
+        content = read_json(predictions / "predict.json")
         (about,) = content["checkpoints"]
         checkpoint = dict(about)
         noted = {record["file"]: record.get(FILE_HASH) for record in content["cases"].values()}

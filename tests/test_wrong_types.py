@@ -12,7 +12,12 @@ from wrong_values import variants
 from comparison.command import report
 from dataloaders.cases import read_cases
 from dataloaders.phantom.raw import write_raw_phantom
+from dataloaders.plan import read_plan
+from preparation.command import prepare
+from preparation.files import RawCase, claim
+from programs.predict_files import Records, made_of
 from programs.scoring import score
+from recipes.own import own_page
 from utils.errors import UserError
 
 SHARE = 12  # one of so many is tried by default
@@ -61,3 +66,77 @@ def test_a_summary_with_any_value_of_a_wrong_type_is_one_line_at_most(
         except Exception as error:
             faults.append(f"{what}: {error!r}"[:200])
     assert not faults, f"{len(faults)} of {len(tried[::share])}:\n" + "\n".join(faults[:40])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Own data, prepared."""
+    root = tmp_path_factory.mktemp("prepared")
+    write_raw_phantom(ACDC, root / "raw", 2, 1, 1, 1, (48,), 1337)
+    flags = ["--dataset", "own", "--source", str(root / "raw"), "--root_path", str(root / "data")]
+    assert prepare([*flags, "--dims", "2", "--workers", "1"]) == 0
+    return root / "data"
+
+
+def outcome(work):
+    """What went wrong, other than in one line."""
+    try:
+        work()
+    except UserError as error:
+        return "" if "\n" not in str(error) else repr(error)
+    except Exception as error:
+        return repr(error)
+    return ""
+
+
+def faults(tried, work):
+    """A line for each variant of a document that is neither taken nor refused in one line."""
+    found = []
+    for what, changed in tried:
+        if fault := outcome(lambda changed=changed: work(changed)):
+            found.append(f"{what}: {fault}"[:200])
+    return found
+
+
+def test_a_plan_with_any_value_of_a_wrong_type_is_one_line_at_most(prepared, tmp_path):
+    root = shutil.copytree(prepared, tmp_path / "data")
+    document = json.loads((root / "plan.json").read_text(encoding="utf-8"))
+
+    def work(changed):
+        (root / "plan.json").write_text(json.dumps(changed), encoding="utf-8")
+        page = own_page(read_plan(root), root)
+        page.facts.read_list(root, page.facts.train_list)
+
+    assert not faults(variants(document), work)
+
+
+def test_a_preparation_with_any_value_of_a_wrong_type_is_one_line_at_most(tmp_path):
+    settings = {"dataset": "LA", "crop": "label", "size": [1, 2], "spacing": {"x": 1.5}}
+
+    def work(changed):
+        (tmp_path / "preparation.json").write_text(json.dumps(changed), encoding="utf-8")
+        claim(tmp_path, settings, redo=False)
+
+    whole = [(repr(document), document) for document in (None, [], 1, "x", [1], [[1, 2]])]
+    assert not faults([*variants(settings), *whole], work)
+
+
+def test_a_record_of_predictions_with_any_value_of_a_wrong_type_is_one_line_at_most(tmp_path):
+    image = tmp_path / "a_0000.nii.gz"
+    image.write_bytes(b"scan")
+    case = RawCase("a", (image,), part="predict")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.nii.gz").write_bytes(b"prediction")
+    about, made_with = {"dataset": "LA"}, {"checkpoints": ["0"], "stride": [4, 4]}
+    source = made_of(case, ())
+    Records(out, None, about, made_with, overwrite=False).add("a", source | {"file": "a.nii.gz"})
+    document = json.loads((out / "predict.json").read_text(encoding="utf-8"))
+
+    def work(changed):
+        (out / "predict.json").write_text(json.dumps(changed), encoding="utf-8")
+        records = Records(out, None, about, made_with, overwrite=False)
+        records.finished(out, case, source, False)
+        records.add("b", {})
+
+    assert not faults(variants(document), work)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from methods.base import Batch
+from utils.errors import UserError
+from utils.shared_memory import MORE, PLACE
 
 PATIENCE = 2.0  # seconds that the processes have to end by themselves
 
@@ -20,14 +22,23 @@ class BatchSource:
     """
 
     def __init__(self, batches: Iterable[Batch]):
+        """Start the processes. Raises UserError where there is no shared memory for the locks between them."""
         earlier = set(multiprocessing.active_children())
-        self._processes: list = []
+        self._batches: Iterator[Batch] = iter(())
+        fault: OSError | None = None
         try:
             self._batches = iter(batches)
-        finally:
-            self._processes = [
-                process for process in multiprocessing.active_children() if process not in earlier
-            ]
+        except OSError as error:
+            fault = error
+        self._processes = [
+            process for process in multiprocessing.active_children() if process not in earlier
+        ]
+        if fault is not None:
+            self.close()
+            raise UserError(
+                f"the processes that prepare batches could not be started ({fault.strerror or fault}), {PLACE} may be full: "
+                f"use --num_workers 0, or {MORE}"
+            ) from None
 
     def next(self) -> Batch:
         """The next batch. Raises what the loader raises."""
