@@ -1,5 +1,5 @@
 # make demo   synthetic data, training with 3 labelled patients, alone and with unlabelled ones, tests, a page that compares them
-# make test   style and tests
+# make test   style, types and tests
 # make test-all   the long tests too
 # make test-lowest   tests with the lowest versions that requirements.txt allows, in an environment of their own
 # make test-gpu   what only an NVIDIA GPU can show
@@ -19,6 +19,7 @@ DEMO := demo
 test: .venv/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
 
 test-all: test

@@ -31,6 +31,8 @@ from methods.copy_paste import paste
 from utils.ema import Ema, EmaScope
 from utils.losses import StepLoss
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 @dataclass(frozen=True)
 class Options(TeacherOptions):
@@ -53,7 +55,7 @@ class Options(TeacherOptions):
 def normalise_by_batch(net: nn.Module) -> None:
     """Let batch norm use the statistics of the batch; its running averages are over some 50 passes. All else stays as it is."""
     for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BATCH_NORMS):
             module.training = True
             module.momentum = 0.02
 
@@ -151,7 +153,7 @@ class AveragedSelfTrain(CopyPasteSelfTrain[Options]):
 
     def _labelled_part(self, box: Tensor, images: int) -> Tensor:
         """Return a mask (images, ...): 1 where a mixed image shows its labelled image."""
-        parts = []
+        parts: list[Tensor] = []
         for unlabelled_outside in self.pasting.unlabelled_outside:
             part = 1 - box if unlabelled_outside else box
             parts.append(part.expand(images // 2, *box.shape))

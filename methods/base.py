@@ -275,8 +275,8 @@ class Method:
     title: str | Callable[[Mapping[str, Any]], str]
     options: type
     stages: tuple[StageSpec, ...]
-    presets: Mapping[str, Any] = field(default_factory=dict)
-    required: Mapping[str, str] = field(default_factory=dict)
+    presets: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    required: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Halves(NamedTuple):

@@ -6,7 +6,7 @@ reverse; an EMA teacher gives the pseudo labels.
 Cost of a self-training step: two student passes over a quarter of the batch each, two teacher passes over a quarter each.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -128,7 +128,7 @@ class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
     def pseudo_label(self, image: Tensor) -> PendingTensor:
         """Return the pending pseudo label (N, ...) of unlabelled images (N, C, ...)."""
         logits = [at_least_float32(self.call(name, image)) for name in self.teachers]
-        return self.pasting.pseudo_label(sum(logits) / len(logits))
+        return self.pasting.pseudo_label(mean_of(logits))
 
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
         """Yield the losses of the two mixed images.
@@ -181,6 +181,14 @@ class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
 
     def after_step(self, step: int) -> None:
         self.ema.update(self.options.ema_decay)
+
+
+def mean_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the mean of one or more tensors of the same shape."""
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total / len(tensors)
 
 
 def fixed_box(context: StageContext[object]) -> CopyPaste:
