@@ -20,7 +20,7 @@ import numpy as np
 from dataloaders.coarse import Annotation, read_annotation, training_label
 from dataloaders.hdf5 import read_case, read_list
 from recipes.la import FACTS as LA
-from registration.labels import Case, assemble, directions
+from registration.labels import AnnotatedCase, assemble, directions
 from utils import registration
 from utils.registration import carry, scale_255
 from utils.statistics import bootstrap_interval, wilcoxon_p
@@ -76,7 +76,7 @@ def copied(own: Annotation, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def carried(
-    image: np.ndarray, case: Case, transform: str, seed: int, improved: bool
+    image: np.ndarray, case: AnnotatedCase, transform: str, seed: int, improved: bool
 ) -> tuple[list, list]:
     scaled, results = scale_255(image, whole=not improved), []
     for own, other in (case.annotated, case.annotated[::-1]):
@@ -88,7 +88,7 @@ def carried(
 
 
 def measure(
-    image: np.ndarray, truth: np.ndarray, case: Case, transform: str, seed: int
+    image: np.ndarray, truth: np.ndarray, case: AnnotatedCase, transform: str, seed: int
 ) -> dict[str, tuple[float, ...]]:
     """Dice of each variant: of px, of py, and of what training sees of them."""
     published, _ = carried(image, case, transform, seed, improved=False)
@@ -143,7 +143,7 @@ def main() -> None:
     ]:
         path = LA.path(given.root_path, name)
         (image,), truth, _ = read_case(path, LA, LA.dims)
-        case = Case(name, path, read_annotation(path, LA))
+        case = AnnotatedCase(name, path, read_annotation(path, LA))
         found = measure(image, truth, case, given.transform, given.seed)
         for variant, values in found.items():
             scores.setdefault(variant, []).append(values)

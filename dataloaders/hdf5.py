@@ -238,11 +238,14 @@ def read_label(path: Path, file: h5py.File, values: int, key: str = "label") -> 
 
 
 class Layout(Protocol):
-    """What of a data set's facts reading a file needs."""
+    """The part of a data set's description that is needed to read a file."""
 
-    channels: int
-    channel_axis: int
-    label_values: int
+    @property
+    def channels(self) -> int: ...
+    @property
+    def channel_axis(self) -> int: ...
+    @property
+    def label_values(self) -> int: ...
 
 
 def read_case(

@@ -1,5 +1,8 @@
-"""From two annotated slices to two coarse labels: which slices each direction goes through, how what was carried becomes volumes, and
-figures that need no truth. Pure functions; the registration itself is in utils/registration.py."""
+"""From two annotated slices to two coarse labels, and what can be measured of them without dense ground truth.
+
+The functions are pure. They choose the slices of each direction and assemble propagated slices to volumes; the registration
+itself is in utils/registration.py.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,125 +11,147 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.coarse import Annotation, coarse_path, training_label
-from utils.registration import Guide, fuse, signed_distance
+from utils.registration import Carried, Guide, fuse, other_axes, signed_distance
 
-# A label is said to have vanished too early where the other plane's annotated slice shows the object this many slices further.
+# Warn about a label that ends more than this many slices before the object ends on the other plane's annotated slice.
 EARLY_SLICES = 3
 PLANES = ("px", "py")
 AGAIN = "run the same command again"
 
 
 @dataclass(frozen=True)
-class Case:
+class AnnotatedCase:
+    """A labelled case: its HDF5 file and the two annotated slices, px first."""
+
     name: str
     path: Path
     annotated: tuple[Annotation, Annotation]
 
     @property
     def coarse(self) -> tuple[Path, Path]:
+        """Paths of the two coarse labels."""
         return coarse_path(self.path, 0), coarse_path(self.path, 1)
 
 
 def directions(
     own: Annotation, other: Annotation | None, length: int
 ) -> list[tuple[np.ndarray, Guide | None]]:
-    """Slice numbers, annotated one first, of both directions, to the axis's ends; with the other plane's annotated slice also what
-    that tells of each slice, and only to where the object ends on it."""
-    first, last, guide = 0, length - 1, None
-    if other is not None:
-        lines = np.moveaxis(other.mask > 0, own.axis - (own.axis > other.axis), 0)
-        distance = np.moveaxis(
-            signed_distance(other.mask > 0), own.axis - (own.axis > other.axis), 0
-        )
-        if lines[
-            own.index
-        ].any():  # else it shows another part of the object, whose ends say nothing about this one
-            first, last = np.flatnonzero(lines.any(1))[[0, -1]]
-    parts = np.arange(own.index, first - 1, -1), np.arange(own.index, last + 1)
-    if other is not None:
-        guides = [
-            Guide(distance[part], other.axis - (other.axis > own.axis), other.index)
-            for part in parts
+    """Slice numbers of both directions (towards the start of the axis first), each starting at the annotated slice.
+
+    Without `other` they reach the ends of the axis, which has `length` slices. With `other`, the annotated slice of the
+    other plane, they reach the ends of the object on that slice, and each direction has a guide.
+    """
+    if other is None:
+        return [
+            (np.arange(own.index, -1, -1), None),
+            (np.arange(own.index, length), None),
         ]
-        return list(zip(parts, guides, strict=True))
-    return [(part, guide) for part in parts]
+    axis = _axis_within(own, other)
+    mask = other.mask > 0
+    lines = np.moveaxis(mask, axis, 0)
+    distance = np.moveaxis(signed_distance(mask), axis, 0)
+    first = 0
+    last = length - 1
+    # If the line is empty, `other` shows a different part of the object, which does not end where this part does.
+    if lines[own.index].any():
+        first, last = np.flatnonzero(lines.any(1))[[0, -1]]
+    parts = []
+    for numbers in (np.arange(own.index, first - 1, -1), np.arange(own.index, last + 1)):
+        guide = Guide(distance[numbers], axis=_axis_within(other, own), position=other.index)
+        parts.append((numbers, guide))
+    return parts
 
 
 def assemble(
-    case: Case, shape: tuple[int, ...], carried: Sequence, improved: bool
+    case: AnnotatedCase, shape: tuple[int, ...], carried: Sequence[Carried], improved: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The two planes' labels as volumes, as carried and as training is to read them; `carried` in the order of `_submit`."""
-    alone = []
-    for (own, other), down, up in zip(
-        (case.annotated, case.annotated[::-1]), carried[::2], carried[1::2], strict=True
-    ):
+    """Assemble the labels of both planes as volumes of `shape`, uint8: before fusion, and for training.
+
+    `carried`: the four directions in the order px start, px end, py start, py end. The two lists are the same unless
+    `improved`, which fuses the planes and writes both annotated slices over the result.
+    """
+    separate = []
+    for plane, own in enumerate(case.annotated):
+        other = case.annotated[1 - plane] if improved else None
         label = np.zeros(shape, np.uint8)
-        view = np.moveaxis(label, own.axis, 0)
-        for (part, _), found in zip(
-            directions(own, other if improved else None, shape[own.axis]), (down, up), strict=True
-        ):
-            view[part] = found.label
-        alone.append(label)
+        slices = np.moveaxis(label, own.axis, 0)
+        parts = directions(own, other, length=shape[own.axis])
+        results = carried[2 * plane : 2 * plane + 2]
+        for (numbers, _), result in zip(parts, results, strict=True):
+            slices[numbers] = result.label
+        separate.append(label)
     if not improved:
-        return alone, alone
-    both = fuse(
-        (alone[0] > 0, alone[1] > 0), tuple((drawn.axis, drawn.index) for drawn in case.annotated)
+        return separate, separate
+    px, py = case.annotated
+    fused = fuse(
+        (separate[0] > 0, separate[1] > 0), positions=((px.axis, px.index), (py.axis, py.index))
     )
-    for drawn in case.annotated:
-        both = training_label(both, drawn)
-    return alone, [both, both]
+    for annotation in case.annotated:
+        fused = training_label(fused, annotation)
+    return separate, [fused, fused]
 
 
-def _extent(label: np.ndarray, axis: int) -> np.ndarray:
-    """First and last slice along `axis` that hold anything."""
-    return np.flatnonzero(label.any(axis=tuple(k for k in range(label.ndim) if k != axis)))[[0, -1]]
-
-
-def _seen_extent(case: Case, plane: int) -> np.ndarray:
-    """First and last slice of the plane's axis in which the other plane's annotated slice shows the object."""
-    own, other = case.annotated[plane], case.annotated[1 - plane]
-    return _extent(other.mask, own.axis - (own.axis > other.axis))
-
-
-def figures(case: Case, plane: int, label: np.ndarray) -> dict:
-    """How far the plane's label reaches: without any truth but the annotated slices."""
-    drawn = case.annotated[plane]
-    (first, last), (seen_first, seen_last), length = (
-        _extent(label, drawn.axis),
-        _seen_extent(case, plane),
-        label.shape[drawn.axis],
-    )
+def extent_row(case: AnnotatedCase, plane: int, label: np.ndarray) -> dict[str, object]:
+    """Measure how far the plane's label reaches, from the label and the annotated slices only: a row of registration.csv."""
+    annotation = case.annotated[plane]
+    length = label.shape[annotation.axis]
+    first, last = _extent(label, annotation.axis)
+    seen_first, seen_last = _seen_extent(case, plane)
+    died_below: int | str = ""
+    if first > 0:
+        died_below = first - 1
+    died_above: int | str = ""
+    if last < length - 1:
+        died_above = last + 1
     return {
         "case": case.name,
         "plane": PLANES[plane],
-        "axis": drawn.axis,
-        "annotated_slice": drawn.index,
+        "axis": annotation.axis,
+        "annotated_slice": annotation.index,
         "slices": length,
-        "first_slice": int(first),
-        "last_slice": int(last),
-        "died_below": int(first) - 1 if first > 0 else "",
-        "died_above": int(last) + 1 if last < length - 1 else "",
-        "beyond_other_plane": int(max(seen_first - first, 0) + max(last - seen_last, 0)),
+        "first_slice": first,
+        "last_slice": last,
+        "died_below": died_below,
+        "died_above": died_above,
+        "beyond_other_plane": max(seen_first - first, 0) + max(last - seen_last, 0),
     }
 
 
-def early_end(case: Case, plane: int, label: np.ndarray) -> list[str]:
-    """A warning for each direction in which the label vanished although the other plane's annotated slice still shows the object."""
-    (first, last), (seen_first, seen_last) = (
-        _extent(label, case.annotated[plane].axis),
-        _seen_extent(case, plane),
-    )
-    name, lost = (
-        f"{case.name}: the {PLANES[plane]} label",
-        "though the other annotated slice shows the object up to slice",
-    )
-    said = []
+def early_end_warnings(case: AnnotatedCase, plane: int, label: np.ndarray) -> list[str]:
+    """Warn of each direction in which the label ends before the object does on the other plane's annotated slice."""
+    axis = case.annotated[plane].axis
+    first, last = _extent(label, axis)
+    seen_first, seen_last = _seen_extent(case, plane)
+    subject = f"{case.name}: the {PLANES[plane]} label is empty"
+    reason = "but the other annotated slice shows the object up to slice"
+    warnings = []
     if first - seen_first > EARLY_SLICES:
-        said.append(
-            f"{name} vanished at slice {first - 1} of axis {case.annotated[plane].axis}, {lost} {seen_first}"
+        warnings.append(
+            f"{subject} up to slice {first - 1} of axis {axis}, {reason} {seen_first}; "
+            f"check its picture"
         )
     if seen_last - last > EARLY_SLICES:
-        said.append(
-            f"{name} vanished at slice {last + 1} of axis {case.annotated[plane].axis}, {lost} {seen_last}"
+        warnings.append(
+            f"{subject} from slice {last + 1} of axis {axis}, {reason} {seen_last}; "
+            f"check its picture"
         )
-    return said
+    return warnings
+
+
+def _axis_within(own: Annotation, other: Annotation) -> int:
+    """Axis of `other.mask` along which the slices of `own` are counted."""
+    if own.axis > other.axis:
+        return own.axis - 1
+    return own.axis
+
+
+def _extent(label: np.ndarray, axis: int) -> tuple[int, int]:
+    """First and last slice along `axis` that are not empty."""
+    occupied = np.flatnonzero(label.any(axis=other_axes(label.ndim, axis)))
+    return int(occupied[0]), int(occupied[-1])
+
+
+def _seen_extent(case: AnnotatedCase, plane: int) -> tuple[int, int]:
+    """First and last slice of the plane's axis in which the other plane's annotated slice shows the object."""
+    other = case.annotated[1 - plane]
+    return _extent(other.mask, _axis_within(case.annotated[plane], other))

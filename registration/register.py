@@ -1,12 +1,13 @@
-"""Registration of CoGRNet: two annotated slices of each labelled volume become two coarse 3-D labels (px, py), then their report."""
+"""Registration of CoGRNet: turn two annotated slices of each labelled volume into two coarse 3-D labels (px, py), and report on them."""
 
 import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dataloaders.plan import read_plan
 from recipes.own import own_two_slices
 from recipes.page import Page, data_root
 from recipes.registry import find_page
-from registration.labels import AGAIN, Case, assemble, directions
+from registration.labels import AGAIN, AnnotatedCase, assemble, directions
 from registration.report import report
 from registration.settings import RegistrationSettings
 from utils.cli import parse
@@ -27,107 +28,152 @@ from utils.errors import UserError
 from utils.files import remove_unfinished
 from utils.lock import only_writer
 from utils.progress import progress
-from utils.registration import carry, scale_255
+from utils.registration import Carried, Guide, carry, scale_255
 from utils.workers import check_processes, ended_processes, terminated, worker_pool
+
+# A direction's result and the processor seconds that it took.
+Timed = tuple[Carried, float]
+
+
+@dataclass(frozen=True, eq=False)
+class RunningCase:
+    """A case whose four directions were submitted: its image, the attributes of its file and the jobs."""
+
+    case: AnnotatedCase
+    image: np.ndarray
+    attributes: Mapping[str, object]
+    jobs: Sequence[Future[Timed]]
 
 
 def register(argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Make and report coarse labels; see `RegistrationSettings`."""
+    """Make coarse labels and report on them; see `RegistrationSettings`."""
     s = parse(RegistrationSettings, argv, description=description)
-    page, root = _page(s)
-    facts = page.facts
-    check_root(root, facts.name)
+    dataset, root = _find_dataset(s)
+    check_root(root, dataset.facts.name)
     output = s.output_dir or root / "coarse_report"
     with ExitStack() as stack:
         stack.enter_context(only_writer(root, "name another folder with --root_path"))
         if output.resolve() != root.resolve():
             stack.enter_context(only_writer(output, "name another place with --output_dir"))
-        _register(s, page, root, output=output)
+        _register(s, dataset, root=root, output=output)
 
 
-def _register(s: RegistrationSettings, page: Page, root: Path, output: Path) -> None:
-    facts = page.facts
-    cases = _labelled_cases(s, page, root)
+def _register(s: RegistrationSettings, dataset: Page, root: Path, output: Path) -> None:
+    facts = dataset.facts
+    cases = _labelled_cases(s, dataset, root=root)
     for folder in (root, output):
         remove_unfinished(folder)
-    seconds = _make(s, facts, [case for case in cases if not _finished(s, facts, case)], len(cases))
-    report(s, facts, cases, seconds, output)
+    unfinished = [case for case in cases if not _is_finished(s, facts, case=case)]
+    seconds = _make(s, facts, cases=unfinished, total=len(cases))
+    report(s, facts, cases=cases, seconds=seconds, output=output)
     print(
-        f"coarse labels of {len(cases)} cases lie beside their files; registration.csv, summary.json and pictures are in {output}"
+        f"wrote the coarse labels of {len(cases)} cases next to their files; "
+        f"registration.csv, summary.json and pictures are in {output}"
     )
 
 
-def _page(s: RegistrationSettings) -> tuple[Page, Path]:
-    """The page and the folder of the data."""
+def _find_dataset(s: RegistrationSettings) -> tuple[Page, Path]:
+    """The data set and the folder of its data. Raises UserError where the flags name neither a data set nor a folder."""
     if s.dataset:
         return find_page(s.dataset, "TWO_SLICES"), data_root(s.dataset, s.root_path)
     if s.root_path is None:
         raise UserError(
-            "--dataset: name LA, KiTS19 or LiTS, or with --root_path the folder of own data that prepare_data.py wrote"
+            "--dataset is missing: give LA, KiTS19 or LiTS, or for own data "
+            "--root_path with the folder that prepare_data.py wrote"
         )
     return own_two_slices(read_plan(s.root_path), s.root_path), s.root_path
 
 
-def _labelled_cases(s: RegistrationSettings, page: Page, root: Path) -> list[Case]:
-    facts, labelnum = page.facts, page.numbers["labelnum"] if s.labelnum is None else s.labelnum
+def _labelled_cases(s: RegistrationSettings, dataset: Page, root: Path) -> list[AnnotatedCase]:
+    """The labelled cases with their annotated slices. Raises UserError for flags or files that do not fit."""
+    facts = dataset.facts
+    labelnum = s.labelnum
+    if labelnum is None:
+        labelnum = dataset.numbers["labelnum"]
     names = facts.read_list(root, facts.train_list)
     if not 1 <= labelnum <= len(names):
         raise UserError(
             f"--labelnum {labelnum}: {facts.train_list} has {len(names)} cases, name 1 to {len(names)}"
         )
     if s.workers < 0:
-        raise UserError(f"--workers {s.workers}: a number of processes, or 0 for one per processor")
+        raise UserError(
+            f"--workers {s.workers}: give a number of processes, or 0 for one per processor"
+        )
     check_processes("workers", s.workers)
     planes = [_plane(word) for word in s.planes or ()]
     paths = [(name, facts.path(root, name)) for name in names[:labelnum]]
-    # every case is looked at before the first is registered: a fault in the last must not show after hours
-    for _, path in paths:
-        if s.report_against_truth and ANNOTATED in read_image(path, facts)[1]:
-            raise UserError(
-                f"--report_against_truth: {path} holds two drawn slices, there is no dense label; leave the flag out"
-            )
-    return [Case(name, path, read_annotation(path, facts, planes)) for name, path in paths]
+    # Read every case before the first is registered: a fault in the last one must not show only after hours.
+    if s.report_against_truth:
+        for _, path in paths:
+            _check_dense_label(path, facts)
+    return [
+        AnnotatedCase(name, path, annotated=read_annotation(path, facts, planes=planes))
+        for name, path in paths
+    ]
+
+
+def _check_dense_label(path: Path, facts: DatasetFacts) -> None:
+    """Raise UserError where the file's label is only two annotated slices."""
+    _, attributes = read_image(path, facts)
+    if ANNOTATED in attributes:
+        raise UserError(
+            f"{path}: the label has only two annotated slices, and --report_against_truth needs a "
+            f"dense one; omit the flag"
+        )
 
 
 def _plane(word: str) -> int | str:
+    """A value of --planes: a slice number or a word."""
     if word in WORDS:
         return word
     if not word.isdecimal():
         raise UserError(
-            f"--planes {word}: a slice number, counted from 0, or one of {', '.join(WORDS)} is expected for each plane"
+            f"--planes {word}: give for each plane a slice number, counted from 0, "
+            f"or one of {', '.join(WORDS)}"
         )
     return int(word)
 
 
-def _attributes(s: RegistrationSettings, case: Case, plane: int, image: np.ndarray) -> dict:
-    """What a coarse label depends on."""
-    digest = hashlib.sha256(np.ascontiguousarray(image))
-    for drawn in (
-        case.annotated if s.propagation == "improved" else case.annotated[plane : plane + 1]
-    ):
-        digest.update(
-            f"{drawn.axis} {drawn.index}".encode() + np.ascontiguousarray(drawn.mask).tobytes()
-        )
-    return {
-        "coarse_axis": case.annotated[plane].axis,
-        "coarse_slice": case.annotated[plane].index,
+def _attributes(
+    s: RegistrationSettings, case: AnnotatedCase, plane: int, image: np.ndarray
+) -> dict[str, object]:
+    """Everything that a coarse label depends on: settings, and a hash of the image and the annotation."""
+    annotation = case.annotated[plane]
+    attributes: dict[str, object] = {
+        "coarse_axis": annotation.axis,
+        "coarse_slice": annotation.index,
         "coarse_transform": s.transform,
         "coarse_propagation": s.propagation,
-        **(
-            {"coarse_intensities": "whole"} if s.propagation == "published" else {}
-        ),  # older files were made of fractions
-        "coarse_seed": s.seed,
-        "coarse_input_sha256": digest.hexdigest(),
     }
+    if s.propagation == "published":
+        # older files, made from intensities that were not rounded, do not have this attribute
+        attributes["coarse_intensities"] = "whole"
+    attributes["coarse_seed"] = s.seed
+    attributes["coarse_input_sha256"] = _input_hash(s, case, plane=plane, image=image)
+    return attributes
 
 
-def _finished(s: RegistrationSettings, facts: DatasetFacts, case: Case) -> bool:
-    """Whether both coarse files are there, as they were written and made with these settings; raises UserError for other ones.
-    Never with --redo."""
+def _input_hash(s: RegistrationSettings, case: AnnotatedCase, plane: int, image: np.ndarray) -> str:
+    """SHA-256 of the image and of the annotated slices that the plane's label is made from."""
+    annotations = [case.annotated[plane]]
+    if s.propagation == "improved":
+        annotations = list(case.annotated)
+    digest = hashlib.sha256(np.ascontiguousarray(image).data)
+    for annotation in annotations:
+        digest.update(f"{annotation.axis} {annotation.index}".encode())
+        digest.update(np.ascontiguousarray(annotation.mask).tobytes())
+    return digest.hexdigest()
+
+
+def _is_finished(s: RegistrationSettings, facts: DatasetFacts, case: AnnotatedCase) -> bool:
+    """Whether both coarse files are intact and were made with these settings; always False with --redo.
+
+    Raises UserError for files that were made with different settings.
+    """
     if s.redo:
         return False
+    image: np.ndarray | None = None
     intact = 0
-    image = None
     for plane, path in enumerate(case.coarse):
         if not path.exists():
             continue
@@ -136,96 +182,125 @@ def _finished(s: RegistrationSettings, facts: DatasetFacts, case: Case) -> bool:
         except UserError as error:
             print(f"made again: {error}")
             continue
-        if fault := content_fault(path):
+        fault = content_fault(path)
+        if fault:
             print(f"made again: {fault}")
             continue
-        image = read_image(case.path, facts)[0] if image is None else image
-        for key, value in _attributes(s, case, plane, image).items():
-            if attributes.get(key) == value:
-                continue
-            what = key.removeprefix("coarse_").replace("input_sha256", "image or annotation")
-            raise UserError(
-                f"{path}: made with another {what}{'' if 'sha256' in key else f' ({attributes.get(key)}, now {value})'}; "
-                f"--redo makes the coarse labels again, or move it away"
-            )
+        if image is None:
+            image, _ = read_image(case.path, facts)
+        expected = _attributes(s, case, plane=plane, image=image)
+        _check_same_settings(path, attributes, expected=expected)
         intact += 1
     return intact == 2
 
 
+def _check_same_settings(
+    path: Path, attributes: Mapping[str, object], expected: Mapping[str, object]
+) -> None:
+    """Raise UserError where an attribute of the coarse file is not the expected one."""
+    for key, value in expected.items():
+        if attributes.get(key) == value:
+            continue
+        if key == "coarse_input_sha256":
+            what = "image or annotation"
+        else:
+            what = f"{key.removeprefix('coarse_')} ({attributes.get(key)}, now {value})"
+        raise UserError(
+            f"{path}: made with another {what}; use --redo to make the coarse labels again, "
+            f"or move the file away"
+        )
+
+
 def _make(
-    s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[Case], total: int
+    s: RegistrationSettings, facts: DatasetFacts, cases: Sequence[AnnotatedCase], total: int
 ) -> dict[str, list[float]]:
-    """Register the cases and write their files, each as soon as its four directions are done; processor seconds of each
-    case's planes."""
-    workers = s.workers or os.cpu_count() or 1
+    """Register the cases, and write the files of each as soon as its four directions are done.
+
+    Returns the processor seconds of each case's planes. `total`: number of cases including the finished ones.
+    """
     seconds: dict[str, list[float]] = {}
     if not cases:
         return seconds
-    waiting: deque = deque()
+    workers = s.workers or os.cpu_count() or 1
+    # no more volumes in memory than keep every process busy
+    most_waiting = workers // 4 + 1
+    waiting: deque[RunningCase] = deque()
+    bar_options = {"desc": "registering", "unit": "direction"}
     with (
         ended_processes(),
         terminated(),
-        progress(
-            total=4 * total, initial=4 * (total - len(cases)), desc="registering", unit="direction"
-        ) as bar,
+        progress(total=4 * total, initial=4 * (total - len(cases)), **bar_options) as bar,
         worker_pool(min(workers, 4 * len(cases))) as pool,
     ):
         for case in cases:
-            image, kept = read_image(case.path, facts)
-            jobs = _submit(s, pool, case, image)
-            for job in jobs:
+            running = _submit(s, facts, case=case, pool=pool)
+            for job in running.jobs:
                 job.add_done_callback(lambda job: job.cancelled() or bar.update())
-            waiting.append((case, image, kept, jobs))
-            if (
-                len(waiting) > workers // 4 + 1
-            ):  # no more volumes in memory than keep every process busy
-                seconds |= _write(s, *waiting.popleft())
-        while waiting:
-            seconds |= _write(s, *waiting.popleft())
+            waiting.append(running)
+            if len(waiting) > most_waiting:
+                first = waiting.popleft()
+                seconds[first.case.name] = _write(s, first)
+        for running in waiting:
+            seconds[running.case.name] = _write(s, running)
     return seconds
 
 
 def _submit(
-    s: RegistrationSettings, pool: ProcessPoolExecutor, case: Case, image: np.ndarray
-) -> list[Future]:
-    """Start the four directions of a case: each plane's annotated slice towards the axis's start and its end."""
-    jobs = []
+    s: RegistrationSettings, facts: DatasetFacts, case: AnnotatedCase, pool: ProcessPoolExecutor
+) -> RunningCase:
+    """Submit the four directions of a case: from each plane's annotated slice to the start and to the end of its axis."""
+    image, attributes = read_image(case.path, facts)
     scaled = scale_255(image, whole=s.propagation == "published")
-    for own, other in (case.annotated, case.annotated[::-1]):
-        for part, guide in directions(
-            own, other if s.propagation == "improved" else None, image.shape[own.axis]
-        ):
-            slices = np.ascontiguousarray(np.moveaxis(scaled, own.axis, 0)[part])
-            jobs.append(pool.submit(_timed, slices, own.mask, s.transform, s.seed, guide))
-    return jobs
+    jobs = []
+    for plane, own in enumerate(case.annotated):
+        other = None
+        if s.propagation == "improved":
+            other = case.annotated[1 - plane]
+        slices = np.moveaxis(scaled, own.axis, 0)
+        for numbers, guide in directions(own, other, length=len(slices)):
+            part = np.ascontiguousarray(slices[numbers])
+            jobs.append(pool.submit(_carry_timed, part, own.mask, s.transform, s.seed, guide))
+    return RunningCase(case, image, attributes=attributes, jobs=jobs)
 
 
-def _timed(*arguments) -> tuple:
-    start = time.process_time()  # not the clock: processes may share a processor
-    return carry(*arguments), time.process_time() - start
+def _carry_timed(
+    slices: np.ndarray, mask: np.ndarray, transform: str, seed: int, guide: Guide | None
+) -> Timed:
+    start = time.process_time()  # not wall time: processes may share a processor
+    carried = carry(slices, mask, transform=transform, seed=seed, guide=guide)
+    return carried, time.process_time() - start
 
 
-def _write(
-    s: RegistrationSettings, case: Case, image: np.ndarray, kept: dict, jobs: Sequence[Future]
-) -> dict[str, list[float]]:
-    results = [job.result() for job in jobs]
-    improved = s.propagation == "improved"
-    alone, labels = assemble(case, image.shape, [carried for carried, _ in results], improved)
+def _write(s: RegistrationSettings, running: RunningCase) -> list[float]:
+    """Wait for the directions of a case and write its two coarse labels; returns the processor seconds of both planes."""
+    results = [job.result() for job in running.jobs]
+    case = running.case
+    separate, labels = assemble(
+        case,
+        running.image.shape,
+        carried=[carried for carried, _ in results],
+        improved=s.propagation == "improved",
+    )
+    seconds = []
     for plane, path in enumerate(case.coarse):
+        plane_results = results[2 * plane : 2 * plane + 2]
         attributes = {
-            **kept,
-            **_attributes(s, case, plane, image),
+            **running.attributes,
+            **_attributes(s, case, plane=plane, image=running.image),
             "coarse_planes": " ".join(s.planes or ("published",)),
-            "coarse_failed": sum(
-                carried.failed for carried, _ in results[2 * plane : 2 * plane + 2]
-            ),
-            "coarse_versions": ", ".join(
-                f"{name} {version(name)}" for name in ("antspyx", "numpy", "scipy")
-            ),
+            "coarse_failed": sum(carried.failed for carried, _ in plane_results),
+            "coarse_versions": _versions(),
         }
-        write_coarse(path, image, labels[plane], alone[plane], attributes)
-    return {
-        case.name: [
-            sum(taken for _, taken in results[2 * plane : 2 * plane + 2]) for plane in (0, 1)
-        ]
-    }
+        write_coarse(
+            path,
+            running.image,
+            label=labels[plane],
+            alone=separate[plane],
+            attributes=attributes,
+        )
+        seconds.append(sum(taken for _, taken in plane_results))
+    return seconds
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("antspyx", "numpy", "scipy"))

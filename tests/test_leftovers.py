@@ -57,8 +57,8 @@ def raw(tmp_path_factory):
 
 def register(root, output, monkeypatch):
     """The registration up to where its work begins."""
-    monkeypatch.setattr(registration, "_make", lambda *_: {})
-    monkeypatch.setattr(registration, "report", lambda *_: None)
+    monkeypatch.setattr(registration, "_make", lambda *_, **__: {})
+    monkeypatch.setattr(registration, "report", lambda *_, **__: None)
     flags = [
         "--labelnum",
         "1",

@@ -270,7 +270,10 @@ def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys)
         UserError, match=r"tr0.h5: two slices of the label are drawn.*CoGRNet_register.py"
     ):
         train_any([*flags, *RUN])
-    with pytest.raises(UserError, match=r"--report_against_truth: .*tr0.h5 holds two drawn slices"):
+    with pytest.raises(
+        UserError,
+        match=r"tr0.h5: .* only two annotated slices, and --report_against_truth .* omit the flag",
+    ):
         register(["--root_path", str(root), "--labelnum", "1", "--report_against_truth"])
     with pytest.raises(UserError, match=r"CoGRNet_register.py --root_path .* --labelnum 1"):
         train_two_slices([*flags, *RUN, "--labelnum", "1"])

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from dataloaders.coarse import Annotation, coarse_path, read_annotation, read_coarse, training_label
 from registration import register as program
 from registration import report
-from registration.labels import Case, assemble, directions, early_end, figures
+from registration.labels import AnnotatedCase, assemble, directions, early_end_warnings, extent_row
 from registration.register import register
 from registration.report import COLUMNS, TRUTH_COLUMNS
 from registration.settings import RegistrationSettings
@@ -174,7 +174,7 @@ def test_intensities_are_scaled_to_0_255():
 def test_nothing_is_registered_after_the_label_vanished(monkeypatch):
     calls = []
 
-    def counted(fixed, moving, *_):
+    def counted(fixed, moving, **_):
         calls.append(1)
         return np.indices(fixed.shape, np.float32)
 
@@ -203,7 +203,7 @@ def test_what_comes_from_outside_is_background():
 def test_a_guide_puts_the_label_right_about_its_line(monkeypatch):
     """The slices show nothing; the other plane says that along row 20 the object moves by two columns a slice."""
     monkeypatch.setattr(
-        registration, "slice_map", lambda fixed, moving, *_: np.indices(fixed.shape, np.float32)
+        registration, "slice_map", lambda fixed, moving, **_: np.indices(fixed.shape, np.float32)
     )
     other = np.stack([np.abs(np.arange(36) - 14 - 2 * k) < 8 for k in range(4)])
     guide = registration.Guide(signed_distance(other), axis=0, position=20)
@@ -233,7 +233,7 @@ def test_both_planes_of_a_volume_in_each_axis_order(facts, planes):
     """Improved beats published, with both annotated slices true in what it gives, whichever way the volume is stored."""
     image, label = ball(1)
     drawn = tuple(Annotation(axis, index, np.take(label, index, axis)) for axis, index in planes)
-    case = Case("ball", Path("ball.h5"), drawn)
+    case = AnnotatedCase("ball", Path("ball.h5"), drawn)
     scores = {}
     for improved in (False, True):
         carried = []
@@ -318,7 +318,7 @@ def test_report_without_truth(made):
 
 def test_finished_files_are_kept(made, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "worker_pool", None)  # any use of it would fail
-    monkeypatch.setattr(report, "write_picture", lambda *_: None)
+    monkeypatch.setattr(report, "write_picture", lambda path, content: None)
     before = [path.stat().st_mtime_ns for path in files(made)]
     register(flags(made, "--output_dir", str(tmp_path)))
     assert [path.stat().st_mtime_ns for path in files(made)] == before and (
@@ -349,7 +349,7 @@ def test_files_of_somebody_else_or_of_an_older_drawing_are_not_overwritten(made,
     root = shutil.copytree(made, tmp_path / "copy")
     with h5py.File(LA.path(root, "second"), "a") as file:
         file["label"][16, 20, 10] ^= 1
-    with pytest.raises(UserError, match=r"second.*another image or annotation; --redo"):
+    with pytest.raises(UserError, match=r"second.*another image or annotation; use --redo"):
         register(flags(root))
     write(files(root)[0], *ball(0))
     with pytest.raises(UserError, match=r"first.*mri_norm2px.h5: made with another axis.*--redo"):
@@ -378,22 +378,22 @@ def test_a_stopped_run_continues_to_the_same_bytes(made, tmp_path):
 def test_a_coarse_file_that_is_not_what_was_written_is_not_finished(made, tmp_path, capsys):
     root = Path(shutil.copytree(made, tmp_path / "copy"))
     settings = parse(RegistrationSettings, flags(root))
-    page, _ = program._page(settings)
+    page, _ = program._find_dataset(settings)
     case = program._labelled_cases(settings, page, root)[0]
-    assert program._finished(settings, LA, case)
-    assert not program._finished(replace(settings, redo=True), LA, case)
+    assert program._is_finished(settings, LA, case)
+    assert not program._is_finished(replace(settings, redo=True), LA, case)
     whole = case.coarse[0].read_bytes()
     for key in ("image", "label"):
         with h5py.File(case.coarse[0], "a") as file:
             values = file[key][()]
             values.flat[0] = 1 - values.flat[0]
             file[key][...] = values
-        assert not program._finished(settings, LA, case)
+        assert not program._is_finished(settings, LA, case)
         said = capsys.readouterr().out
         assert f"made again: {case.coarse[0]}: its content has changed" in said
         case.coarse[0].write_bytes(whole)
     case.coarse[0].write_bytes(whole[: len(whole) // 2])
-    assert not program._finished(settings, LA, case)
+    assert not program._is_finished(settings, LA, case)
 
 
 def test_a_damaged_coarse_file_is_made_again_and_improved_reports_truth(tmp_path, capsys):
@@ -416,7 +416,7 @@ def test_a_damaged_coarse_file_is_made_again_and_improved_reports_truth(tmp_path
         )
         assert int(row["beyond_other_plane"]) == 0 and not np.array_equal(coarse, alone)
     assert (
-        "report alone"
+        "read only for"
         in json.loads((root / "coarse_report" / "summary.json").read_text(encoding="utf-8"))[
             "dense_truth"
         ]
@@ -434,18 +434,18 @@ def test_what_training_reads():
 
 def test_an_early_end_is_named():
     _, label = ball(0)
-    case = Case(
+    case = AnnotatedCase(
         "ball", Path(), (Annotation(2, 10, label[..., 10]), Annotation(1, 11, label[:, 11]))
     )
-    assert not early_end(case, 0, label) and not early_end(case, 1, label)
+    assert not early_end_warnings(case, 0, label) and not early_end_warnings(case, 1, label)
     short = label.copy()
     short[..., 13:] = 0  # the other slice shows the object up to slice 16
-    (said,) = early_end(case, 0, short)
+    (said,) = early_end_warnings(case, 0, short)
     assert (
         said
-        == "ball: the px label vanished at slice 13 of axis 2, though the other annotated slice shows the object up to slice 16"
+        == "ball: the px label is empty from slice 13 of axis 2, but the other annotated slice shows the object up to slice 16; check its picture"
     )
-    row = figures(case, 0, short)
+    row = extent_row(case, 0, short)
     assert (row["first_slice"], row["last_slice"], row["died_below"], row["died_above"]) == (
         4,
         12,
@@ -454,15 +454,15 @@ def test_an_early_end_is_named():
     )
     long = label.copy()
     long[16, 11] = 1
-    row = figures(case, 0, long)
+    row = extent_row(case, 0, long)
     assert (row["died_below"], row["died_above"], row["beyond_other_plane"]) == ("", "", 7)
 
 
 def test_planes_that_disagree_are_named(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(report.DISAGREEMENT, "published", 1.01)
-    monkeypatch.setattr(report, "write_picture", lambda *_: None)
+    monkeypatch.setattr(report, "write_picture", lambda path, content: None)
     register(flags(made, "--output_dir", str(tmp_path)))
-    assert "warning: second: the two planes' labels agree badly" in capsys.readouterr().out
+    assert "warning: second: the labels of the two planes disagree" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["warnings"]) == 2
 
 
@@ -553,7 +553,7 @@ def test_faults_are_one_line_that_names_the_case(tmp_path, kind, planes, says):
     [
         (
             ("--planes", "left", "3"),
-            "--planes left: a slice number, counted from 0, or one of middle, object, drawn",
+            "--planes left: give for each plane a slice number, counted from 0, or one of middle, object, drawn",
         ),
         (("--planes", "-1", "3"), "-1"),
         (("--labelnum", "3"), "train.list has 2 cases"),
