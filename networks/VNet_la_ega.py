@@ -3,19 +3,22 @@
 They differ in normalisation, dropout, head and the names in their state dicts; the shape is one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # not annotated
 
+from networks.base import Network
 from networks.egm import EGM, EdgeOptions
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
 from networks.norm import BatchNorm3d, PassCounter
+
+_checkpoint: Callable[..., Tensor] = checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 WIDTHS = (16, 32, 64, 128, 256)
 DOWN = (
@@ -54,14 +57,13 @@ def _stages(
     dropout: float | None = None,
 ) -> _Part:
     """`count` times conv3, norm, ReLU and, if `dropout` is not None, Dropout3d."""
-    layers = []
-    for stage in range(count):
-        layers += [
-            nn.Conv3d(outputs if stage else inputs, outputs, 3, padding=1),
-            norm(outputs),
-            nn.ReLU(inplace=True),
-        ]
-        layers += [] if dropout is None else [nn.Dropout3d(dropout)]
+    layers: list[nn.Module] = []
+    width = inputs
+    for _ in range(count):
+        layers += [nn.Conv3d(width, outputs, 3, padding=1), norm(outputs), nn.ReLU(inplace=True)]
+        if dropout is not None:
+            layers.append(nn.Dropout3d(dropout))
+        width = outputs
     return _Part(name, *layers)
 
 
@@ -107,7 +109,7 @@ def _add_egms(home: nn.Module, egm: EGM, fusion_dropout: float) -> None:
 
 
 @contextmanager
-def _counted_already(module: nn.Module) -> Iterator[None]:
+def _counted_already(module: nn.Module) -> Generator[None, None, None]:
     """Batch norm leaves its statistics as they are: this batch, computed a second time, is in them."""
     norms = [m for m in module.modules() if isinstance(m, BatchNorm3d)]
     momenta = [norm.momentum for norm in norms]
@@ -126,7 +128,7 @@ class VNetOptions(EdgeOptions):
     """Activation checkpointing: the backward pass computes the network's blocks again, for less memory and the same numbers."""
 
 
-class _VNetBase(nn.Module):
+class _VNetBase(Network):
     """`forward` takes (N, in_chns, D, H, W), all sides multiples of 16 (else ValueError), and returns logits (N, class_num, D, H, W).
 
     With `recompute` set, the backward pass computes each block again instead of keeping its inside (activation checkpointing):
@@ -136,6 +138,7 @@ class _VNetBase(nn.Module):
     dims: ClassVar[int] = 3
     smallest_batch: ClassVar[int] = 1
     Options = VNetOptions
+    passes: PassCounter
 
     def __init__(self, egm: EGM, recompute: bool):
         super().__init__()
@@ -158,10 +161,10 @@ class _VNetBase(nn.Module):
         if self.training:
             self.passes.count()
 
-    def run(self, module: nn.Module, *arguments) -> Tensor:
+    def run(self, module: nn.Module, *arguments: Any) -> Tensor:
         if not (self.recompute and self.training and torch.is_grad_enabled()):
             return module(*arguments)
-        return checkpoint(
+        return _checkpoint(
             module,
             *arguments,
             use_reentrant=False,
@@ -172,7 +175,7 @@ class _VNetBase(nn.Module):
         self, home: nn.Module, x: Tensor, dropouts: Mapping[int, nn.Module] = MappingProxyType({})
     ) -> list[Tensor]:
         """The five features; what a level's dropout leaves of one goes both down and into the skip."""
-        features = []  # (N, 16, D, H, W) ... (N, 256, D / 16, H / 16, W / 16)
+        features: list[Tensor] = []  # (N, 16, D, H, W) ... (N, 256, D / 16, H / 16, W / 16)
         for level, (block, _) in enumerate(DOWN):
             x = self.run(home.get_submodule(f"block_{block}"), x)
             if level in dropouts:
@@ -188,21 +191,24 @@ class _VNetBase(nn.Module):
             zip(("five", "six", "seven", "eight"), UP, strict=True)
         ):
             x = home.get_submodule(f"block_{above}_up")(x) + features[3 - level]
-            if edge is not None:
-                x = self.run(
-                    home.get_submodule(EGM_NAMES[level]),
-                    x,
-                    edge,
-                    self.compute_edge_feature.conv_adjust,
-                )
-            if hasattr(
-                home, f"block_{block}"
-            ):  # the pancreas network keeps its last block in its head
+            if edge is not None and self.compute_edge_feature is not None:
+                module = home.get_submodule(EGM_NAMES[level])
+                x = self.run(module, x, edge, self.compute_edge_feature.conv_adjust)
+            # the pancreas network keeps its last block in its head
+            if hasattr(home, f"block_{block}"):
                 x = self.run(home.get_submodule(f"block_{block}"), x)
         return x
 
     def edge_map(self, x: Tensor) -> Tensor | None:
-        return None if self.compute_edge_feature is None else self.compute_edge_feature(x)
+        if self.compute_edge_feature is None:
+            return None
+        return self.compute_edge_feature(x)
+
+
+class _Decoder(nn.Module):
+    """The home of the V-Net's decoder in its state dict."""
+
+    out_conv: nn.Conv3d
 
 
 class VNet(_VNetBase):
@@ -222,7 +228,8 @@ class VNet(_VNetBase):
         recompute: bool = False,
     ):
         super().__init__(egm, recompute)
-        self.encoder, self.decoder = nn.Module(), nn.Module()
+        self.encoder = nn.Module()
+        self.decoder = _Decoder()
         _add_encoder(self.encoder, in_chns, "conv", BatchNorm3d, (None, None))
         _add_decoder(self.decoder, "conv", BatchNorm3d, blocks=4)
         self.decoder.out_conv = nn.Conv3d(WIDTHS[0], class_num, 1)

@@ -13,10 +13,10 @@ class Dropout(nn.Dropout):
     There the rate is rounded to 1 / 65 536, and what is kept is scaled by the rounded rate. Other draws than torch's, of its generator.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.p or not x.is_cpu or torch.compiler.is_compiling():
-            return F.dropout(x, self.p, self.training)
-        return x * kept(x, self.p)
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or not self.p or not input.is_cpu or torch.compiler.is_compiling():
+            return F.dropout(input, self.p, self.training)
+        return input * kept(input, self.p)
 
 
 def kept(x: Tensor, rate: float) -> Tensor:

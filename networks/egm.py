@@ -6,12 +6,13 @@ The module names follow the published state dicts, so that published weights loa
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from networks.autograd import Function
 from networks.dropout import Dropout
 from networks.feature import Answers, MeanSigmoid, OverChannels, OverPixels, as_wide
 from networks.norm import BatchNorm2d, BatchNorm3d
@@ -36,13 +37,17 @@ BATCH_NORM = {2: BatchNorm2d, 3: BatchNorm3d}
 def grey(image: Tensor) -> Tensor:
     """An image (N, C, ...) as one channel (N, 1, ...): 3 channels are red, green and blue, any other number are averaged."""
     if image.shape[1] == 3:
-        red, green, blue = image.split(1, 1)
+        red, green, blue = image.chunk(3, 1)
         return 0.299 * red + 0.587 * green + 0.114 * blue
-    return image if image.shape[1] == 1 else image.mean(1, keepdim=True)
+    if image.shape[1] == 1:
+        return image
+    return image.mean(1, keepdim=True)
 
 
 class _Kernel(nn.Module):
     """A fixed convolution kernel, kept under `<name>.weight` as in the published state dicts."""
+
+    weight: Tensor
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -69,7 +74,10 @@ class EdgeMap(nn.Module):
 def _blur(line: Tensor) -> Tensor:
     """Binomial blur of the last axis without padding, (1, m, n) to (1, m, n - 4)."""
     n = line.shape[-1] - 4
-    return sum(weight * line[..., tap : tap + n] for tap, weight in enumerate((1, 4, 6, 4, 1))) / 16
+    total = line[..., :n]
+    for tap, weight in enumerate((4, 6, 4, 1), start=1):
+        total = total + weight * line[..., tap : tap + n]
+    return total / 16
 
 
 @linear_map("published 2-D")
@@ -96,9 +104,10 @@ def smooth_part(g: Tensor, variant: EGM) -> Tensor:
         raise ValueError(
             f"the edge-guided module needs feature maps of at least 9x9, got {height}x{width}: use inputs of at least 80x80"
         )
-    return both_axes(
-        g, *(matrix(f"{variant} 2-D", side, side, g.device, g.dtype) for side in (height, width))
-    )
+    name = f"{variant} 2-D"
+    rows = matrix(name, height, height, device=g.device, dtype=g.dtype)
+    columns = matrix(name, width, width, device=g.device, dtype=g.dtype)
+    return both_axes(g, rows, columns)
 
 
 class ChannelGate(nn.Module):
@@ -114,12 +123,13 @@ class ChannelGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        mean, largest = self.mlp(torch.cat(OverPixels.apply(x))).chunk(2)
+        pooled: tuple[Tensor, Tensor] = OverPixels.apply(x)
+        mean, largest = self.mlp(torch.cat(pooled)).chunk(2)
         gate = torch.sigmoid(mean + largest)
         return x * gate.view(*gate.shape, *[1] * (x.ndim - 2))
 
 
-class _Shifted(torch.autograd.Function):
+class _Shifted(Function):
     """(N, D, T, H, W), T odd, to (N, D, H, W): the sum over t of plane d + t - T // 2 of each, planes beyond the ends being zero.
 
     Of the padded planes plane d + t of t is a diagonal, which strides can name: one sum instead of a shift and an addition for each t.
@@ -132,23 +142,25 @@ class _Shifted(torch.autograd.Function):
         return padded.as_strided((n, d, taps, h, w), (batch, plane, plane + tap, row, column))
 
     @staticmethod
-    def forward(ctx, each):
+    def forward(ctx: Any, each: Tensor) -> Tensor:
         half = each.shape[2] // 2
         padded = F.pad(each, (0, 0, 0, 0, 0, 0, half, half))
         ctx.shape = padded.shape
         return _Shifted.diagonal(padded, each.shape[1]).sum(2)
 
     @staticmethod
-    def backward(ctx, gradient):
-        d, half = gradient.shape[1], ctx.shape[2] // 2
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        d = gradient.shape[1]
+        taps = ctx.shape[2]
         padded = gradient.new_zeros(ctx.shape)
-        _Shifted.diagonal(padded, d).copy_(
-            gradient.unsqueeze(2).expand(-1, -1, ctx.shape[2], -1, -1)
-        )
+        repeated = gradient.unsqueeze(2).expand(-1, -1, taps, -1, -1)
+        _Shifted.diagonal(padded, d).copy_(repeated)
+        half = taps // 2
         return padded[:, half : half + d]
 
 
-def to_one_channel(x: Tensor, conv: nn.Module) -> Tensor:
+def to_one_channel(x: Tensor, conv: nn.Conv2d | nn.Conv3d) -> Tensor:
     """`conv(x)` for a convolution to one channel with "same" padding, fast in 3-D as well.
 
     Convolutions to a single channel starve the CPU's vector units. In 3-D the kernel's planes along the first axis become the
@@ -159,10 +171,13 @@ def to_one_channel(x: Tensor, conv: nn.Module) -> Tensor:
     n, c, d, h, w = x.shape
     taps = conv.weight.shape[2]
     planes = x.transpose(1, 2).reshape(n * d, c, h, w)
-    each = F.conv2d(planes, conv.weight[0].transpose(0, 1), padding=conv.padding[1:]).view(
-        n, d, taps, h, w
-    )
-    return _Shifted.apply(each).unsqueeze(1) + conv.bias.to(each.dtype)
+    padding = [side // 2 for side in conv.kernel_size[1:]]
+    each = F.conv2d(planes, conv.weight[0].transpose(0, 1), padding=padding)
+    summed: Tensor = _Shifted.apply(each.view(n, d, taps, h, w))
+    result = summed.unsqueeze(1)
+    if conv.bias is None:
+        return result
+    return result + conv.bias.to(each.dtype)
 
 
 class SpatialGate(nn.Module):
@@ -173,7 +188,9 @@ class SpatialGate(nn.Module):
         self.spatial = CONV[dims](2, 1, 7, padding=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * as_wide(torch.sigmoid(to_one_channel(OverChannels.apply(x), self.spatial)), x)
+        pooled: Tensor = OverChannels.apply(x)
+        gate = torch.sigmoid(to_one_channel(pooled, self.spatial))
+        return x * as_wide(gate, x)
 
 
 class CBAM(nn.Module):
@@ -198,15 +215,15 @@ class EdgeGuidedBase(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.variant = variant
-        fusion = [
+        self.variant: EGM = variant
+        fusion: list[nn.Module] = [
             CONV[dims](3 * channels, channels, 3, padding=1),
             BATCH_NORM[dims](channels),
             nn.ReLU(),
         ]
-        self.fusion_conv = nn.Sequential(
-            *fusion, *([nn.Dropout3d(fusion_dropout)] if fusion_dropout else [])
-        )
+        if fusion_dropout:
+            fusion.append(nn.Dropout3d(fusion_dropout))
+        self.fusion_conv = nn.Sequential(*fusion)
         self.attention = nn.Sequential(
             CONV[dims](channels, 1, 3, padding=1), BATCH_NORM[dims](1), nn.Sigmoid()
         )
@@ -217,6 +234,7 @@ class EdgeGuidedBase(nn.Module):
         """x (N, C, ...) and its background, boundary and edges (N, 3C, ...) to the sharpened feature (N, C, ...)."""
         fused = self.fusion_conv(answers)
         conv, norm, sigmoid = self.attention
+        assert isinstance(conv, nn.Conv2d | nn.Conv3d)
         attention = sigmoid(norm(to_one_channel(fused, conv)))
         return self.dropout(self.cbam(fused * as_wide(attention, fused) + x))
 
@@ -231,5 +249,7 @@ class EdgeGuidedModule(EdgeGuidedBase):
         # the published code takes the feature itself for the prediction
         with whole_precision(x.device):
             e = bilinear(edge, x.shape[-2:]).to(x.dtype)  # (N, 1, H, W)
-            smooth = smooth_part(MeanSigmoid.apply(x), self.variant).to(x.dtype)
-        return self.refine(x, Answers.apply(x, smooth, e, None, None))
+            mean: Tensor = MeanSigmoid.apply(x)
+            smooth = smooth_part(mean, self.variant).to(x.dtype)
+        answers: Tensor = Answers.apply(x, smooth, e, None, None)
+        return self.refine(x, answers)

@@ -18,7 +18,12 @@ ADJUSTED = (64, 32, 16)  # every published module stores an adjustment to each o
 
 
 class Folded(nn.Conv3d):
-    """A convolution whose weights are folded into others, in float32, instead of being called."""
+    """A 1x1x1 convolution whose weights are folded into others, in float32, instead of being called."""
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return its matrix (outputs, inputs) and its bias (outputs,)."""
+        assert self.bias is not None
+        return self.weight.flatten(1), self.bias
 
 
 class EdgeMap3d(nn.Module):
@@ -29,27 +34,35 @@ class EdgeMap3d(nn.Module):
     into their own weights (`EdgeGuidedModule3d`).
     """
 
+    sobel_x: Tensor
+    sobel_y: Tensor
+    sobel_z: Tensor
+
     def __init__(self, variant: EGM = "published"):
         super().__init__()
-        smooth, derivative, forward = torch.tensor(
-            [[1.0, 2.0, 1.0], [-1.0, 0.0, 1.0], [0.0, -1.0, 1.0]]
-        )
-        for axis, rows in zip(
-            "xyz",
-            ((smooth, smooth, derivative), (smooth, derivative, smooth), (forward, smooth, smooth)),
-            strict=True,
-        ):
-            self.register_buffer(f"sobel_{axis}", torch.einsum("i,j,k->ijk", *rows)[None, None])
+        smooth = torch.tensor([1.0, 2.0, 1.0])
+        central = torch.tensor([-1.0, 0.0, 1.0])
+        forward = torch.tensor([0.0, -1.0, 1.0])
+        self.register_buffer("sobel_x", _separable_kernel(smooth, smooth, central))
+        self.register_buffer("sobel_y", _separable_kernel(smooth, central, smooth))
+        self.register_buffer("sobel_z", _separable_kernel(forward, smooth, smooth))
         self.conv_adjust = Folded(1, EDGE_CHANNELS, 1)
-        self.variant = variant
+        self.variant: EGM = variant
 
     def forward(self, image: Tensor) -> Tensor:
-        sobel_z = self.sobel_z if self.variant == "published" else self.sobel_x.transpose(2, 4)
+        sobel_z = self.sobel_z
+        if self.variant != "published":
+            sobel_z = self.sobel_x.transpose(2, 4)
         with whole_precision(image.device):
             gradient = F.conv3d(
                 grey(image), torch.cat([self.sobel_x, self.sobel_y, sobel_z]), padding=1
             )  # (N, 3, D, H, W)
             return gradient.square().sum(1, keepdim=True).sqrt()
+
+
+def _separable_kernel(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the kernel (1, 1, 3, 3, 3) that is the outer product of three lines (3,)."""
+    return torch.einsum("i,j,k->ijk", planes, rows, columns)[None, None]
 
 
 def _blur(line: Tensor) -> Tensor:
@@ -81,9 +94,10 @@ def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
     octant holds anything, at half the scale. `corrected`: its voxels are spread over every second place, gain 8 instead of 4.
     All of it is linear and an axis at a time, so each axis has one matrix.
     """
-    return all_axes(
-        g, *(matrix(f"{variant} 3-D", side, side, g.device, g.dtype) for side in g.shape[-3:])
-    )
+    name = f"{variant} 3-D"
+    sides = g.shape[-3:]
+    matrices = [matrix(name, side, side, device=g.device, dtype=g.dtype) for side in sides]
+    return all_axes(g, *matrices)
 
 
 class EdgeGuidedModule3d(EdgeGuidedBase):
@@ -107,19 +121,24 @@ class EdgeGuidedModule3d(EdgeGuidedBase):
             adjust = Folded(EDGE_CHANNELS, width, 1)
             self.add_module(f"adjust_128_to_{width}", adjust.requires_grad_(width == channels))
 
-    def edge_weights(self, conv_adjust: nn.Conv3d) -> tuple[Tensor, Tensor]:
-        """w and b, both (C,)."""
-        w, b = conv_adjust.weight.flatten(), conv_adjust.bias  # (128,)
+    def edge_weights(self, conv_adjust: Folded) -> tuple[Tensor, Tensor]:
+        """Return w and b, (C,) each."""
+        column, b = conv_adjust.affine()
+        w = column.flatten()  # (128,)
         if self.channels == EDGE_CHANNELS:
             return w, b
         adjust = self.get_submodule(f"adjust_128_to_{self.channels}")
-        matrix = adjust.weight.flatten(1)  # (C, 128)
-        return matrix @ w, matrix @ b + adjust.bias
+        assert isinstance(adjust, Folded)
+        matrix, bias = adjust.affine()  # (C, 128) and (C,)
+        return matrix @ w, matrix @ b + bias
 
-    def forward(self, x: Tensor, edge: Tensor, conv_adjust: nn.Conv3d) -> Tensor:
+    def forward(self, x: Tensor, edge: Tensor, conv_adjust: Folded) -> Tensor:
         e = F.interpolate(edge, size=x.shape[-3:], mode="nearest")  # (N, 1, D, H, W)
-        mean = MeanSigmoid.apply(x)
+        mean: Tensor = MeanSigmoid.apply(x)
         with whole_precision(x.device):
-            w, b = (v.view(1, -1, 1, 1, 1) for v in self.edge_weights(conv_adjust))
+            w, b = self.edge_weights(conv_adjust)
+            w = w.view(1, -1, 1, 1, 1)
+            b = b.view(1, -1, 1, 1, 1)
             smooth = smooth_part_3d(mean, self.variant)
-        return self.refine(x, Answers.apply(x, smooth.to(x.dtype), e.to(x.dtype), w, b))
+        answers: Tensor = Answers.apply(x, smooth.to(x.dtype), e.to(x.dtype), w, b)
+        return self.refine(x, answers)

@@ -5,10 +5,13 @@ gradients in channels-last layout is then several times as slow as the addition 
 Notation: x a feature map (N, C, ...) of two or three spatial axes, p = sigmoid(x).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
+
+from networks.autograd import Function
 
 
 def _on_the_spot(x: Tensor) -> bool:
@@ -37,21 +40,22 @@ class OverPixels(Function):
     """Mean and maximum of every channel over all places, both (N, C); places with equal maxima share its gradient."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         everywhere = tuple(range(2, x.ndim))
         # amax over several axes is ten times as slow on the CPU in channels-last layout
-        largest = (
-            F.adaptive_max_pool2d(x.flatten(2, -2), 1).flatten(1)
-            if _on_the_spot(x)
-            else x.amax(everywhere)
-        )
+        if _on_the_spot(x):
+            largest = F.adaptive_max_pool2d(x.flatten(2, -2), 1).flatten(1)
+        else:
+            largest = x.amax(everywhere)
         ctx.save_for_backward(x, largest)
         return x.mean(everywhere), largest
 
     @staticmethod
-    def backward(ctx, mean, largest):
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        mean, largest = gradients
         x, values = ctx.saved_tensors
-        shape, everywhere = (*values.shape, *[1] * (x.ndim - 2)), tuple(range(2, x.ndim))
+        shape = (*values.shape, *[1] * (x.ndim - 2))
+        everywhere = tuple(range(2, x.ndim))
         there = x == values.view(shape)
         share = largest.view(shape) / there.sum(everywhere, keepdim=True)
         return (there * share).add_(mean.view(shape) / x[0, 0].numel())
@@ -65,26 +69,27 @@ class OverChannels(Function):
     """
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         if ctx.needs_input_grad[0]:
             values, number = x.max(1)
             ctx.save_for_backward(number.to(torch.uint8))
-            ctx.shape, ctx.layout = x.shape, _layout(x)
+            ctx.shape = x.shape
+            ctx.layout = _layout(x)
         else:
             values = x.amax(1)
         return torch.stack([values, x.mean(1)], 1)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
         number = ctx.saved_tensors[0].unsqueeze(1)
-        largest, mean = gradient.split(1, 1)
+        largest, mean = gradient.chunk(2, 1)
         mean = mean / ctx.shape[1]
         if _on_the_spot(gradient):
             spread = torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=ctx.layout).zero_()
             return spread.scatter_(1, number.long(), largest).add_(as_wide(mean, spread))
-        channels = torch.arange(ctx.shape[1], dtype=torch.uint8, device=number.device).view(
-            1, -1, *[1] * (gradient.ndim - 2)
-        )
+        channels = torch.arange(ctx.shape[1], dtype=torch.uint8, device=number.device)
+        channels = channels.view(1, -1, *[1] * (gradient.ndim - 2))
         return largest * (number == channels) + mean
 
 
@@ -92,19 +97,18 @@ class MeanSigmoid(Function):
     """Mean over channels of sigmoid(x), (N, C, ...) to (N, 1, ...) in float32 at least, keeping x alone for the backward pass."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.sigmoid(x).mean(
-            1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
-        )
+        precision = torch.promote_types(x.dtype, torch.float32)
+        return torch.sigmoid(x).mean(1, keepdim=True, dtype=precision)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
         (x,) = ctx.saved_tensors
         p = torch.sigmoid(x)
-        return torch.addcmul(p, p, p, value=-1).mul_(
-            as_wide((gradient / x.shape[1]).to(x.dtype), x)
-        )
+        share = (gradient / x.shape[1]).to(x.dtype)
+        return torch.addcmul(p, p, p, value=-1).mul_(as_wide(share, x))
 
 
 class Answers(Function):
@@ -115,9 +119,12 @@ class Answers(Function):
     """
 
     @staticmethod
-    def forward(ctx, x, s, e, w, b):
+    def forward(
+        ctx: Any, x: Tensor, s: Tensor, e: Tensor, w: Tensor | None, b: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(x, s, e, w, b)
-        s, factor = as_wide(s, x), _edge_factor(e, w, b, x)
+        s = as_wide(s, x)
+        factor = _edge_factor(e, w, b, x)
         if torch.compiler.is_compiling() or _in_half(
             x
         ):  # a compiler writes them in place by itself, and does not take `out`
@@ -137,7 +144,8 @@ class Answers(Function):
         return out
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
         x, s, e, w, b = ctx.saved_tensors
         background, boundary, edges = gradient.chunk(3, 1)
         p = torch.sigmoid(x)
@@ -147,15 +155,22 @@ class Answers(Function):
         gs = (boundary * x).sum(1, keepdim=True).neg_()
         ge = None
         if ctx.needs_input_grad[2]:
-            ge = (x * edges if w is None else x * edges * w.to(x.dtype)).sum(1, keepdim=True)
+            ge = x * edges
+            if w is not None:
+                ge = ge * w.to(x.dtype)
+            ge = ge.sum(1, keepdim=True)
         if w is None:
             return gx, gs, ge, None, None
         whole = w.dtype  # of the folded weights: a sum over all voxels would overflow float16
         everywhere = (0, *range(2, x.ndim))
         xe = x * edges
         gb = xe.sum(everywhere, keepdim=True, dtype=whole)
-        return gx, gs, ge, xe.mul_(e).sum(everywhere, keepdim=True, dtype=whole), gb
+        gw = xe.mul_(e).sum(everywhere, keepdim=True, dtype=whole)
+        return gx, gs, ge, gw, gb
 
 
 def _edge_factor(e: Tensor, w: Tensor | None, b: Tensor | None, x: Tensor) -> Tensor:
-    return as_wide(e, x) if w is None else torch.addcmul(b.to(x.dtype), e, w.to(x.dtype))
+    """Return the factor f of `Answers`: e, or w e + b if there are weights."""
+    if w is None or b is None:
+        return as_wide(e, x)
+    return torch.addcmul(b.to(x.dtype), e, w.to(x.dtype))

@@ -2,6 +2,7 @@
 launch for each layer and pass is one in twenty. Its statistics may be those of all processes' shares of a pass."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -9,8 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from networks.autograd import Function
 
-class _OverProcesses(torch.autograd.Function):
+_BatchNorm = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]  # no public name
+
+
+class _OverProcesses(Function):
     """Batch norm of x (N, C, ...) with mean and variance of all processes' x, which have one shape.
 
     What `torch.nn.SyncBatchNorm` does on CUDA alone, so that what is tested on the CPU is what runs there.
@@ -20,14 +25,24 @@ class _OverProcesses(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
         axes = [0, *range(2, x.ndim)]
         var, mean = torch.var_mean(x.to(running_mean.dtype), axes, correction=0)
         mine = torch.stack([mean, var])
         shares = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(shares, mine)
+        dist.all_gather(shares, mine)  # pyright: ignore[reportUnknownMemberType]  # not annotated
         means, variances = torch.stack(shares, 1)  # (processes, C) each
-        mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
+        mean = means.mean(0)
+        var = variances.mean(0) + means.var(0, correction=0)
         ctx.count = x.numel() // x.shape[1] * len(shares)
         running_mean.lerp_(mean, momentum)
         running_var.lerp_(var * (ctx.count / (ctx.count - 1)), momentum)
@@ -37,14 +52,17 @@ class _OverProcesses(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # by the decorator
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
         x, weight, mean, var = ctx.saved_tensors
         # as if the statistics did not depend on x; then what comes by them: the mean of the gradient and of its product with normalised x
         direct, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([for_weight, for_bias])
-        dist.all_reduce(sums)
+        dist.all_reduce(sums)  # pyright: ignore[reportUnknownMemberType]  # not annotated
         of_product, of_gradient = sums / ctx.count
         scale = (var + ctx.eps).rsqrt()
         slope = -weight * scale.square() * of_product
@@ -54,16 +72,17 @@ class _OverProcesses(torch.autograd.Function):
         return direct, for_weight, for_bias, None, None, None, None
 
 
-class _Uncounted:
+class _Uncounted(_BatchNorm):
     """torch's batch norm without its counter, which the network raises (`PassCounter`)."""
 
     over_processes = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        self._check_input_dim(x)
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)  # pyright: ignore[reportUnknownMemberType]  # not annotated
+        assert self.momentum is not None  # a cumulative average would need the counter
         if self.training and self.over_processes:
             return _OverProcesses.apply(
-                x,
+                input,
                 self.weight,
                 self.bias,
                 self.running_mean,
@@ -72,7 +91,7 @@ class _Uncounted:
                 self.eps,
             )
         return F.batch_norm(
-            x,
+            input,
             self.running_mean,
             self.running_var,
             self.weight,
@@ -96,12 +115,7 @@ def normalise_over_processes(nets: Iterable[nn.Module]) -> None:
 
     Raises ValueError for a network with other batch norms than those of this module.
     """
-    norms = [
-        module
-        for net in nets
-        for module in net.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
+    norms = [module for net in nets for module in net.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         if not isinstance(norm, _Uncounted):
             raise ValueError(
@@ -118,5 +132,9 @@ class PassCounter:
 
     @torch.no_grad()
     def count(self) -> None:
-        if self.norms:
-            torch._foreach_add_([norm.num_batches_tracked for norm in self.norms], 1)
+        counters: list[Tensor] = []
+        for norm in self.norms:
+            if norm.num_batches_tracked is not None:
+                counters.append(norm.num_batches_tracked)
+        if counters:
+            torch._foreach_add_(counters, 1)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]  # no public name

@@ -1,6 +1,7 @@
 """Published weights into our networks, and ours back into published names and order."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +12,24 @@ SOBEL = "compute_edge_feature.sobel_"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def plain_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
+def plain_state_dict(state_dict: Mapping[Any, Any]) -> dict[str, Tensor]:
     """The weights alone: taken out of `net` if they lie there, without `module.` prefixes and without the heads that nothing uses."""
     inner = state_dict.get("net", state_dict)
-    if not isinstance(inner, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in inner.items()
-    ):
+    if not _is_state_dict(inner):
         raise ValueError("not a state dict: expected tensors by name, plain or under 'net'")
     weights = {key.removeprefix("module."): value for key, value in inner.items()}
     return {key: value for key, value in weights.items() if not key.startswith(UNUSED_HEADS)}
 
 
-def import_state_dict(net: nn.Module, state_dict: Mapping) -> None:
+def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether the value holds tensors by name."""
+    if not isinstance(value, Mapping):
+        return False
+    items = cast("Mapping[object, object]", value)  # isinstance says nothing about its content
+    return all(isinstance(key, str) and isinstance(item, Tensor) for key, item in items.items())
+
+
+def import_state_dict(net: nn.Module, state_dict: Mapping[Any, Any]) -> None:
     """Load a published state dict (plain, `module.`-prefixed, or under `net`) into a factory network.
 
     Raises ValueError, naming the first of them, for missing or unexpected keys and for shapes that differ (a wrong number of classes, say).
@@ -110,7 +117,7 @@ def _unused_heads(classes: int, features: int) -> dict[str, Tensor]:
         "projection_head": (features, HEAD_WIDTH),
         "prediction_head": (HEAD_WIDTH,) * 2,
     } | dict.fromkeys(selectors, (HEAD_WIDTH, 1))
-    heads = {}
+    heads: dict[str, Tensor] = {}
     for name, (inputs, outputs) in shapes.items():
         with torch.device("meta"):  # shapes alone: nothing is drawn
             head = nn.Sequential(

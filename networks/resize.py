@@ -4,9 +4,10 @@ On CUDA this takes two launches either way, and its gradient is deterministic; t
 deterministic mode takes dozens of small operations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ Line = Callable[
 LINES: dict[str, Line] = {}
 
 
-def whole_precision(device: torch.device) -> AbstractContextManager:
+def whole_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Within it autocast, if on, computes as it is told: maps of a few values a pixel are cheap, and rounded ones shift edges."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
@@ -32,7 +33,8 @@ def all_axes(x: Tensor, *matrices: Tensor) -> Tensor:
     """x (N, 1, D, H, W) mapped along its three axes, by matrices (D, d), (H, h) and (W, w), to (N, 1, d, h, w)."""
     planes, rows, columns = matrices
     mapped = rows.t() @ (x @ columns)  # (N, 1, D, h, w)
-    return (planes.t() @ mapped.flatten(3)).unflatten(3, mapped.shape[3:])
+    result = planes.t() @ mapped.flatten(3)  # (N, 1, d, h w)
+    return result.view(*result.shape[:3], *mapped.shape[3:])
 
 
 def linear_map(name: str) -> Callable[[Line], Line]:
@@ -69,7 +71,7 @@ def matrix_for_compiled(
     return _made(name, old, new, device, dtype).clone()
 
 
-@matrix_for_compiled.register_fake
+@matrix_for_compiled.register_fake  # pyright: ignore[reportUnknownMemberType]  # not annotated
 def _(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.empty(old, new, device=device, dtype=dtype)
 
@@ -85,14 +87,11 @@ def _bilinear_line(line: Tensor, size: int) -> Tensor:
     return F.interpolate(line, size=size, mode="linear", align_corners=True)
 
 
-def bilinear(x: Tensor, size: tuple[int, ...]) -> Tensor:
+def bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
     """x (N, C, H, W) resized to `size`, corners aligned, as F.interpolate does."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return both_axes(
-        x,
-        *(
-            matrix("bilinear", old, new, x.device, x.dtype)
-            for old, new in zip(x.shape[-2:], size, strict=True)
-        ),
-    )
+    height, width = size
+    rows = matrix("bilinear", x.shape[-2], height, device=x.device, dtype=x.dtype)
+    columns = matrix("bilinear", x.shape[-1], width, device=x.device, dtype=x.dtype)
+    return both_axes(x, rows, columns)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from networks.base import Network
 from networks.dropout import Dropout
 from networks.egm import EGM, EdgeGuidedModule, EdgeMap, EdgeOptions
 from networks.norm import BatchNorm2d, PassCounter
@@ -50,12 +51,10 @@ class Upsample(nn.Module):
     """x2 bilinear, corners aligned; by matrices where torch's own gradient is not deterministic, on the CPU the faster way."""
 
     def forward(self, x: Tensor) -> Tensor:
-        size = tuple(2 * side for side in x.shape[-2:])
-        return (
-            F.interpolate(x, size=size, mode="bilinear", align_corners=True)
-            if x.is_cpu
-            else bilinear(x, size)
-        )
+        size = [2 * side for side in x.shape[-2:]]
+        if x.is_cpu:
+            return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+        return bilinear(x, size)
 
 
 class UpBlock(nn.Module):
@@ -111,7 +110,7 @@ class UNetOptions(EdgeOptions):
     """How the decoder doubles its maps; published: nearest with an edge-guided module, bilinear without (as BCP's own code does)."""
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """U-Net with edge-guided modules; `forward` takes (N, in_chns, H, W) and returns logits (N, class_num, H, W).
 
     `upsampling` is "published" by default: nearest with edge-guided modules, as Hsu & Hua have it, and bilinear (corners aligned)

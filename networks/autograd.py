@@ -1,0 +1,13 @@
+"""`torch.autograd.Function` with a type for `apply`, which torch does not annotate."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+
+    class Function(torch.autograd.Function):
+        @classmethod
+        def apply(cls, *args: Any, **kwargs: Any) -> Any: ...
+else:
+    Function = torch.autograd.Function
