@@ -1,7 +1,9 @@
 """From tested runs to a page: the programs behind compare.py and report.py."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from comparison import page, words
 from comparison.groups import MEAN, Group, make_groups
@@ -9,17 +11,16 @@ from comparison.numbers import numbers
 from comparison.pictures import chosen_cases, panels
 from comparison.results import find_result
 from comparison.settings import CompareSettings, PageSettings, ReportSettings
-from dataloaders.plan import read_plan
-from programs.generic import own_root
+from programs.generic import find_data
 from programs.runs import Wanted, find_run
 from programs.test_folder import move_results
-from recipes.own import own_page
 from recipes.registry import find_page
 from training.results import write_json
 from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import check_plain, scratch
 from utils.lock import only_writer
+from utils.messages import message
 from utils.names import printable
 from utils.pictures import colour
 from utils.progress import progress
@@ -28,10 +29,23 @@ from utils.provenance import provenance
 
 def compare(argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Group and compare tested runs; see `CompareSettings`."""
-    s = parse(CompareSettings, argv, description=description)
+    run(parse(CompareSettings, argv, description=description))
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """A comparison: the `page` (index.html), the `file` with its numbers, and these `numbers` (docs/evaluation.md)."""
+
+    page: Path
+    file: Path
+    numbers: Mapping[str, Any]
+
+
+def run(s: CompareSettings) -> CompareResult:
+    """Compare tested runs and write the page. Raises UserError where a run is not tested, or on other cases."""
     s.check()
     groups = make_groups([find_result(path, s.which) for path in s.run], s.names)
-    write(s, groups, "compare.json", s.seed, s.draws)
+    return write(s, groups, "compare.json", seed=s.seed, draws=s.draws)
 
 
 def report(argv: Sequence[str] | None = None, description: str | None = None) -> None:
@@ -47,8 +61,8 @@ def report(argv: Sequence[str] | None = None, description: str | None = None) ->
 
 def write(
     s: PageSettings, groups: Sequence[Group], name: str, seed: int = 1337, draws: int = 10_000
-) -> None:
-    """index.html and its numbers, in a file of that name, below `s.output`; the page's path is printed."""
+) -> CompareResult:
+    """Write index.html and its numbers, in a file of that name, below `s.output`."""
     with progress(
         [one for group in groups for one in group.results],
         desc="reading checkpoints",
@@ -70,19 +84,19 @@ def write(
         write_json(folder / name, content)
         page.write_page(folder / "index.html", shown)
         move_results(folder, s.output)
-    print(printable(words.table(content)))
-    print(f"the page: {s.output / 'index.html'}    its numbers: {s.output / name}")
+    message(printable(words.table(content)))
+    message(f"the page: {s.output / 'index.html'}    its numbers: {s.output / name}")
+    return CompareResult(s.output / "index.html", file=s.output / name, numbers=content)
 
 
 def _run_folder(s: ReportSettings) -> Path:
     """The run's folder, by the rules of the test scripts; prints what the flags left open."""
     if s.exp is not None:
         check_plain("exp", s.exp)
-    own = not s.dataset and s.root_path is not None and own_root(["--root_path", str(s.root_path)])
-    data = own_page(read_plan(s.root_path), s.root_path) if own else find_page(s.dataset or "ACDC")
+    data = find_data(s.dataset, s.root_path) or find_page("ACDC")
     folder, _, notes = find_run(data, s.output_root, Wanted(exp=s.exp, labelnum=s.labelnum))
     for note in notes:
-        print(note)
+        message(note)
     return folder
 
 
@@ -155,7 +169,7 @@ def _pictures(s: PageSettings, groups: Sequence[Group]) -> dict:
             rows = panels(groups, number, s.root_path)
         except UserError as error:
             fault = str(error)
-            print(printable(f"warning: no pictures of {name}: {fault}"))
+            message(printable(f"warning: no pictures of {name}: {fault}"))
         found.append({"word": word, "name": name, "rows": rows, "fault": fault})
     if all(case["fault"] for case in found):
         return {

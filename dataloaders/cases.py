@@ -10,6 +10,7 @@ from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root, read_attribute, read_case
 from utils.case import Case
 from utils.errors import UserError
+from utils.messages import message
 from utils.progress import progress
 
 
@@ -43,7 +44,7 @@ def read_volume(facts: DatasetFacts, path: Path, name: str, label: bool = True) 
 
 
 def read_cases(
-    facts: DatasetFacts, root: Path, split: str, say: Callable[[str], None] = print
+    facts: DatasetFacts, root: Path, split: str, say: Callable[[str], None] = message
 ) -> list[Case]:
     """The volumes of the split `val` or `test`, in list order; `say` is told what is strange about them."""
     check_root(root, facts.name)

@@ -9,6 +9,7 @@ from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root, read_case
 from dataloaders.samples import Samples
 from utils.errors import UserError
+from utils.messages import message
 from utils.progress import progress
 
 
@@ -53,7 +54,7 @@ class Slices(Samples):
         names: Sequence[str],
         labelled: int,
         augment: tuple[Augmentation, Augmentation],
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = message,
     ):
         check_root(root, facts.name)
         self.augment, self.labelled, self.unlabelled = augment, labelled, len(names) - labelled

@@ -15,6 +15,7 @@ from dataloaders.hdf5 import check_root
 from dataloaders.plan import FILE as PLAN
 from dataloaders.samples import Samples
 from utils.errors import UserError
+from utils.messages import message
 from utils.progress import progress
 
 CacheKind = Literal["ram", "device", "none"]
@@ -61,7 +62,7 @@ class VolumePatches(Samples):
         names: Sequence[str],
         labelled: int,
         augment: tuple[Augmentation, Augmentation],
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = message,
         cache: CacheKind = "ram",
     ):
         check_root(root, facts.name)

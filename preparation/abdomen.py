@@ -13,7 +13,7 @@ from preparation.crop import Box, box_of, checked_box, label_range, needs_label,
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import write_lists
-from preparation.scans import read_label, read_scan
+from preparation.scans import read_label
 
 AROUND_BODY, AROUND_LABEL = 20, 10  # voxels; slices
 # Soft tissue lies between these two windowed values. The published code computes both bounds in floating point:
@@ -55,7 +55,7 @@ class AbdomenPreparation:
 
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
         needs_label(case, self.crop)
-        scan, label = read_scan(case.images[0], warn), None
+        scan, label = case.read_images(warn)[0], None
         if case.label is not None:
             truth = read_label(case.label, (0, 1, 2), "as downloaded", warn)
             label, said = lay_onto(

@@ -10,7 +10,7 @@ import numpy as np
 from preparation.files import Output, RawCase, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import published_lists, write_lists
-from preparation.scans import read_label, read_scan
+from preparation.scans import read_label
 from recipes.acdc import PAGE
 from utils.errors import UserError
 from utils.files import files_below
@@ -71,7 +71,7 @@ class ACDCPreparation:
         return ACDC.file.format(case.name)
 
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
-        scan, label = read_scan(case.images[0], warn), None
+        scan, label = case.read_images(warn)[0], None
         if case.label is None:
             warn(
                 f"{case.images[0]}: no label beside it, prepared without one"

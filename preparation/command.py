@@ -1,8 +1,7 @@
 """From raw scans to the HDF5 files that training reads: processes in parallel, finished files kept, one bad case stops no other."""
 
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from utils.cli import parse
 from utils.errors import UserError
 from utils.files import remove_unfinished
 from utils.lock import only_writer
+from utils.messages import error_message, message
 from utils.names import nearest, printable
 from utils.progress import progress
 from utils.workers import check_processes, ended_processes, terminated, worker_pool
@@ -55,16 +55,35 @@ class Done:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class PrepareResult:
+    """What became of the cases, by name.
+
+    `root_path`: the folder that training takes. `prepared` and `kept`: cases that were prepared now, or earlier.
+    `failed`: what is wrong with each case that could not be prepared.
+    """
+
+    root_path: Path
+    prepared: tuple[str, ...]
+    kept: tuple[str, ...]
+    failed: Mapping[str, str]
+
+
 def prepare(argv: Sequence[str] | None = None, description: str | None = None) -> int:
     """Prepare a data set; see `PrepareSettings`. Returns 2 where a case could not be prepared, else 0."""
-    s = parse(PrepareSettings, argv, description=description)
+    result = run(parse(PrepareSettings, argv, description=description))
+    return 2 if result.failed else 0
+
+
+def run(s: PrepareSettings) -> PrepareResult:
+    """Prepare a data set. Raises UserError for what the user can correct; a case that cannot be prepared is only reported."""
     _check_flags(s)
     check_variant(s.dataset, s.variant, s.size)
     with only_writer(s.root_path, "name another place with --root_path"):
         return _prepare(s)
 
 
-def _prepare(s: PrepareSettings) -> int:
+def _prepare(s: PrepareSettings) -> PrepareResult:
     preparation = (
         _own(s)
         if s.dataset == "own"
@@ -83,7 +102,7 @@ def _own(s: PrepareSettings) -> Preparation:
     """By the plan that lies at the root already, so that networks trained on it stay of use, or else by a new one."""
     dataset = _read_own(s.source)
     for line in dataset.said:
-        print(f"warning: {printable(line)}")
+        message(f"warning: {printable(line)}")
     if (s.root_path / FILE).exists() and not s.redo:
         plan = read_plan(s.root_path)
         for what, before, after in (
@@ -107,11 +126,11 @@ def _own(s: PrepareSettings) -> Preparation:
             worker_pool(min(workers, max(len(dataset.cases), 1))) as pool,
         ):
             plan = make_plan(dataset, s.dims, pool)
-        print(f"--dims {plan.dims} ({plan.why['dims']})")
+        message(f"--dims {plan.dims} ({plan.why['dims']})")
         if "axis" in plan.why:
-            print(plan.why["axis"])
+            message(plan.why["axis"])
         if "mixed" in plan.why:
-            print(f"warning: {printable(plan.why['mixed'])}")
+            message(f"warning: {printable(plan.why['mixed'])}")
     return OwnPreparation(plan, dataset.cases)
 
 
@@ -125,11 +144,10 @@ def _read_own(source: Path) -> RawDataset:
     if not faults:
         return dataset
     for line in faults[1 : SHOWN + 1]:
-        print(f"error: {printable(line)}", file=sys.stderr)
+        error_message(f"error: {printable(line)}")
     if len(faults) > SHOWN + 1:
-        print(
-            f"error: {len(faults) - SHOWN - 1} more; code/check_data.py --root_path {source} lists all",
-            file=sys.stderr,
+        error_message(
+            f"error: {len(faults) - SHOWN - 1} more; code/check_data.py --root_path {source} lists all"
         )
     raise UserError(faults[0])
 
@@ -208,7 +226,7 @@ def _chosen(s: PrepareSettings, preparation: Preparation) -> list[RawCase]:
     }
     others = [name for name in found if name not in listed]
     if others:
-        print(
+        message(
             f"left out: {len(others)} of {len(found)} cases, in no published list ({', '.join(others[:3])} ...); --cases takes them"
         )
     if len(others) == len(found):
@@ -220,8 +238,8 @@ def _chosen(s: PrepareSettings, preparation: Preparation) -> list[RawCase]:
 
 def run_cases(
     preparation: Preparation, cases: Sequence[RawCase], root: Path, workers: int, redo: bool
-) -> int:
-    """Prepare the cases and write the lists; say what could not be. 2 where a case failed, else 0."""
+) -> PrepareResult:
+    """Prepare the cases and write the lists; report which could not be prepared."""
     done = []
     try:
         with (
@@ -239,18 +257,24 @@ def run_cases(
         remove_unfinished(root)
     done.sort(key=lambda one: one.name)
     for line in [line for one in done for line in one.warnings]:
-        print(f"warning: {printable(line)}")
+        message(f"warning: {printable(line)}")
     failed = [one for one in done if one.failed]
     for one in failed:
-        print(f"not prepared: {printable(f'{one.name}: {one.failed}')}", file=sys.stderr)
+        error_message(f"not prepared: {printable(f'{one.name}: {one.failed}')}")
     check_copies(preparation, cases, done)
     for line in preparation.write_lists(root):
-        print(f"warning: {printable(line)}")
-    kept = sum(one.kept for one in done)
-    print(
-        f"{len(done) - len(failed) - kept} cases prepared, {kept} kept, {len(failed)} not prepared; they lie below {root}"
+        message(f"warning: {printable(line)}")
+    kept = [one.name for one in done if one.kept]
+    prepared = [one.name for one in done if not one.kept and not one.failed]
+    message(
+        f"{len(prepared)} cases prepared, {len(kept)} kept, {len(failed)} not prepared; they lie below {root}"
     )
-    return 2 if failed else 0
+    return PrepareResult(
+        root_path=root,
+        prepared=tuple(prepared),
+        kept=tuple(kept),
+        failed={one.name: one.failed for one in failed if one.failed},
+    )
 
 
 def check_copies(preparation: Preparation, cases: Sequence[RawCase], done: Sequence[Done]) -> None:
@@ -268,7 +292,7 @@ def check_copies(preparation: Preparation, cases: Sequence[RawCase], done: Seque
             found.append(ScanCase(splits[case.name], case.name, place, Prints(whole)))
     leaks, copies = find_copies(found)
     for line in copies:
-        print(f"warning: {printable(line)}, so it counts twice")
+        message(f"warning: {printable(line)}, so it counts twice")
     if leaks:
         more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
         raise UserError(

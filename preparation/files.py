@@ -15,7 +15,8 @@ from dataloaders.digest import SOURCE_VOXELS, json_texts
 from dataloaders.fingerprint import fingerprint
 from dataloaders.hdf5 import content_fault, opened, read_attributes, write_hdf5
 from preparation.geometry import Geometry
-from preparation.scans import Scan
+from preparation.scans import Scan, read_scan
+from preparation.voxel_file import Warn
 from utils.errors import UserError, writing
 from utils.files import replacing
 from utils.json_file import read_json
@@ -30,7 +31,7 @@ class RawCase:
     """Where one case lies in the download: its image, or one a modality, each a file or the folder of a DICOM series; its label.
 
     `part`: which split it belongs to, where that matters for its files, or predict; `fault`: why it cannot be prepared, where that shows
-    from outside.
+    from outside. `scans`: the images where they are in memory; `images` are then only names for messages.
     """
 
     name: str
@@ -38,6 +39,13 @@ class RawCase:
     label: Path | None = None
     part: str = ""
     fault: str = ""
+    scans: tuple[Scan, ...] = ()
+
+    def read_images(self, warn: Warn) -> list[Scan]:
+        """The images, one a modality; `warn` and UserError as in `preparation.scans.read_scan`."""
+        if self.scans:
+            return list(self.scans)
+        return [read_scan(path, warn) for path in self.images]
 
     @property
     def undecodable(self) -> str:

@@ -13,7 +13,7 @@ from preparation.crop import Box, box_of, checked_box, label_range, needs_label,
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import lay_onto
 from preparation.lists import write_lists
-from preparation.scans import Scan, read_label, read_scan
+from preparation.scans import Scan, read_label
 from recipes.la import PAGE
 from utils.errors import UserError
 from utils.files import files_below
@@ -62,7 +62,7 @@ class LAPreparation:
 
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
         needs_label(case, self.crop)
-        scan, label = read_scan(case.images[0], warn), None
+        scan, label = case.read_images(warn)[0], None
         start, stop = checked_box(self.box, str(scan.path), scan.shape)
         if case.label is not None:
             truth = read_label(case.label, (0, 255), "laendo as downloaded", warn)

@@ -13,7 +13,7 @@ from preparation.drawn import Slice, drawn_slices, only_slice, place_slices
 from preparation.files import Output, RawCase, crop_attributes, grid_attributes, source_attributes
 from preparation.geometry import Geometry, lay_onto, to_canonical, turn
 from preparation.lists import write_list
-from preparation.scans import Scan, read_label, read_scan
+from preparation.scans import Scan, read_label
 from utils.errors import UserError
 from utils.names import case_name_fault
 
@@ -54,7 +54,7 @@ class OwnPreparation:
 
     def prepare(self, case: RawCase, warn: Callable[[str | None], None]) -> Iterator[Output]:
         plan = self.plan
-        scans = [read_scan(path, warn) for path in case.images]
+        scans = case.read_images(warn)
         first = scans[0]
         for scan in scans[1:]:
             if scan.shape != first.shape:

@@ -15,7 +15,7 @@ from preparation.files import Output, RawCase, crop_attributes, grid_attributes,
 from preparation.flips import fits_better_flipped, spreads
 from preparation.geometry import Geometry, lay_onto
 from preparation.lists import write_lists
-from preparation.scans import Scan, read_label, read_scan
+from preparation.scans import Scan, read_label
 from recipes.pancreas import PAGE
 from utils.errors import UserError
 from utils.files import files_below
@@ -77,7 +77,7 @@ class PancreasPreparation:
 
     def prepare(self, case: RawCase, warn) -> Iterator[Output]:
         needs_label(case, self.crop)
-        scan, label = read_scan(case.images[0], warn), None
+        scan, label = case.read_images(warn)[0], None
         if case.label is not None:
             truth = read_label(case.label, (0, 1), "as downloaded", warn)
             label, said = lay_onto(

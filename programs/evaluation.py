@@ -40,7 +40,7 @@ from recipes.page import Page, data_root
 from training.checkpoint import Checkpoint, read
 from training.device import choose_device, place
 from training.evaluate import predictions
-from training.results import detail, detail_head, summarise, table, write_results
+from training.results import EvaluationResult, detail, detail_head, summarise, table, write_results
 from training.settings import known
 from training.sliding import check_stride
 from utils.case import Case
@@ -48,10 +48,12 @@ from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import check_plain, scratch
 from utils.lock import only_writer
+from utils.messages import message
 from utils.nifti import write_nifti
 from utils.progress import progress
 from utils.provenance import provenance, sha256
 from utils.scores import ClassScore, score_case
+from utils.values import checked_values
 
 
 @dataclass(frozen=True)
@@ -101,24 +103,39 @@ def evaluate(
     page: Page, argv: Sequence[str] | None = None, description: str = "", **numbers
 ) -> None:
     """Test one or two checkpoints of a data set, ours or published; see `EvaluationSettings`. `numbers`: a script's own defaults."""
-    check_option_names(page.test_options, (EvaluationSettings,))
-    kind = dataclass(frozen=True)(
-        type(
-            "Evaluation",
-            (*page.test_options, EvaluationSettings),
-            {"__doc__": EvaluationSettings.__doc__},
-        )
-    )
+    kind = evaluation_type(page)
     s = parse(
         kind,
         translated(test_rules(page.commands), argv),
         kind(**_defaults(page, numbers)),
         description,
     )
+    run(replace(page, test_numbers={**page.test_numbers, **numbers}), s)
+
+
+def evaluation_type(page: Page) -> type[EvaluationSettings]:
+    """The settings of a test on a data set: those of every test and its own."""
+    check_option_names(page.test_options, (EvaluationSettings,))
+    bases = (*page.test_options, EvaluationSettings)
+    return dataclass(frozen=True)(
+        type("Evaluation", bases, {"__doc__": EvaluationSettings.__doc__})
+    )
+
+
+def settings_from_values(page: Page, values: Mapping[str, object]) -> EvaluationSettings:
+    """The settings of a test with these values of a Python caller; UserError for a name or a value that it cannot have."""
+    kind = evaluation_type(page)
+    merged = _defaults(page, {})
+    merged.update(checked_values(kind, values))
+    return kind(**merged)
+
+
+def run(page: Page, s: EvaluationSettings) -> list[EvaluationResult]:
+    """Test one or two checkpoints. Raises UserError for what the user can correct."""
     device = choose_device(s.device, s.gpu)
-    choice = choose_checkpoint(replace(page, test_numbers={**page.test_numbers, **numbers}), s)
+    choice = choose_checkpoint(page, s)
     for note in choice.notes:
-        print(note)
+        message(note)
     chosen = [_Tested(page, s, checkpoint, device) for checkpoint in checkpoints(page, s, choice)]
     root = data_root(page.facts.name, s.root_path)
     cases = read_cases(page.facts, root, s.split)
@@ -132,19 +149,21 @@ def evaluate(
             names,
             s.other_data,
         ):
-            print(said)
+            message(said)
     files = {s.split: [(name, page.facts.path(root, name)) for name in names]}
     data = digest_of(survey(root, page.facts, files))
     made_with = [tested.made_with(hashed(json.dumps(data))) for tested in chosen]
     if s.output_dir is not None:
         for tested, made in zip(chosen, made_with, strict=True):
             check_output(tested.output, made, names)
+    results = []
     for tested, made in zip(chosen, made_with, strict=True):
         if s.output_dir is None:
             set_aside_others(tested.output, made, names)
         with only_writer(tested.output, "name another place with --output_dir"):
             check_output(tested.output, made, names)
-            tested.run(cases, made)
+            results.append(tested.run(cases, made))
+    return results
 
 
 def _defaults(page: Page, numbers: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,7 +248,7 @@ class _Tested:
                 f"{path}: a checkpoint of {checkpoint.facts['name']}, expected one of {facts.name}"
             )
         for line in check_agreement(checkpoint, facts.plain(), page.plan, s.other_data):
-            print(line)
+            message(line)
         self.page = page
         self.split = s.split
         self.checkpoint = checkpoint
@@ -256,14 +275,16 @@ class _Tested:
         load_network(net, checkpoint)
         self.net = place(net, device, facts.dims)
 
-    def run(self, cases: Sequence[Case], made_with: dict) -> None:
-        """Predict, score, write, print.
+    def run(self, cases: Sequence[Case], made_with: dict) -> EvaluationResult:
+        """Predict, score, write, report.
 
         Everything is written to a hidden folder in the output folder first, so an interrupted test changes no earlier results.
         """
         output, checkpoint = self.output, self.checkpoint
         method = run_title(checkpoint.settings)
-        print(f"checkpoint {checkpoint.path}\nmethod: {method}\nselection: {checkpoint.selection}")
+        message(
+            f"checkpoint {checkpoint.path}\nmethod: {method}\nselection: {checkpoint.selection}"
+        )
         with writing(output, REMEDY), scratch("test", output) as place:
             folder = place / "results"
             folder.mkdir()
@@ -273,8 +294,9 @@ class _Tested:
             summary |= {"made_with": made_with, "prediction_sha256": hashes}
             write_results(folder, scores, summary)
             move_results(folder, output)
-        print(table(summary))
-        print(f"predictions, metrics.csv and summary.json are in {output}")
+        message(table(summary))
+        message(f"predictions, metrics.csv and summary.json are in {output}")
+        return EvaluationResult(output, scores=tuple(scores), summary=summary)
 
     def made_with(self, data: str) -> dict:
         """What the results depend on; a test with the same values may replace them. `data`: a hash of the names and files of the
@@ -300,7 +322,7 @@ class _Tested:
             predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case"
         ) as bar:
             if self.detail:
-                bar.write(detail_head())
+                message(detail_head(), over_bars=True)
             for case, prediction in bar:
                 write_prediction(
                     folder / f"{case.name}{PREDICTION}", case, prediction, xyz=facts.dims == 3
@@ -308,7 +330,7 @@ class _Tested:
                 new = score_case(case, prediction, facts.class_names)
                 scores += new
                 if self.detail:
-                    bar.write(detail(new))
+                    message(detail(new), over_bars=True)
         return scores
 
     def _summary(self, scores: Sequence[ClassScore], cases: int) -> dict:

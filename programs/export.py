@@ -17,6 +17,7 @@ from training.checkpoint import Checkpoint, read_ours, save
 from utils.cli import parse
 from utils.errors import UserError
 from utils.files import remove_unfinished
+from utils.messages import message
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
         )
     path, notes = find_checkpoint(s.run)
     for note in notes:
-        print(note)
+        message(note)
     _check_out(s.out, path, s.overwrite)
     remove_unfinished(s.out.parent, below=False)
     checkpoint = read_ours(path, "; if it is a published one, use it as it is, it needs no export")
@@ -64,12 +65,12 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
         else {}
     )
     save(s.out, net if layout == "plain" else {"net": net} | opt)
-    print(
+    message(
         f"{path}: {run_title(checkpoint.settings)}; {checkpoint.stage}, iteration {checkpoint.progress['step']}"
     )
-    print(f"{s.out}: written, layout {layout}, names with{'' if prefix else 'out'} module.")
+    message(f"{s.out}: written, layout {layout}, names with{'' if prefix else 'out'} module.")
     for flag, value in _not_published(checkpoint.settings).items():
-        print(
+        message(
             f"warning: trained with --{flag} {value}, which the published network does not have: there these weights predict otherwise"
         )
 

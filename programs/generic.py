@@ -15,6 +15,7 @@ from recipes.page import Page
 from recipes.registry import find_page, pages
 from training.checkpoint import read
 from utils.errors import UserError
+from utils.messages import message
 
 
 def train_any(argv: Sequence[str] | None = None, description: str = "") -> None:
@@ -26,7 +27,7 @@ def train_any(argv: Sequence[str] | None = None, description: str = "") -> None:
         return train(page, argv, description)
     exp = training_settings(page, argv, description, say=_unsaid).exp
     for seed in _seeds(words):
-        print(f"--seeds: {seed}")
+        message(f"--seeds: {seed}")
         train(page, [*argv, "--seed", str(seed), "--exp", f"{exp}_seed{seed}"], description)
 
 
@@ -48,20 +49,10 @@ def test_any(argv: Sequence[str] | None = None, description: str = "") -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     file = last_value(argv, "checkpoint")
     if file and not last_value(argv, "dataset"):
-        path, _ = find_checkpoint(Path(file))
-        checkpoint = read(path)
-        if checkpoint.plan:
-            if not own_root(argv):
-                raise UserError(
-                    f"{file}: trained on data of somebody's own; name their folder with --root_path"
-                )
-        elif name := checkpoint.facts.get("name"):
-            argv = [*argv, "--dataset", name]
-        else:
-            raise UserError(
-                f"{file}: a published checkpoint does not say of what data set it is; name it with --dataset"
-            )
-    page, argv = _chosen(argv, "PAGE", published="test")
+        root = last_value(argv, "root_path")
+        page = data_of_checkpoint(Path(file), root_path=Path(root) if root else None)
+    else:
+        page, argv = _chosen(argv, "PAGE", published="test")
     evaluate(page, argv, description)
 
 
@@ -80,11 +71,41 @@ def test_two_slices(argv: Sequence[str] | None = None, description: str = "") ->
 def own_root(argv: Sequence[str]) -> Path | None:
     """The --root_path of own data: a folder with a plan, where no --dataset is named."""
     root = last_value(argv, "root_path")
-    return (
-        Path(root)
-        if root and not last_value(argv, "dataset") and (Path(root) / PLAN).is_file()
-        else None
-    )
+    if not root or last_value(argv, "dataset") or not (Path(root) / PLAN).is_file():
+        return None
+    return Path(root)
+
+
+def find_data(dataset: str, root_path: Path | None, attribute: str = "PAGE") -> Page | None:
+    """The data set of that name, or that of own data below `root_path` where no name is given; None where neither is there.
+
+    `attribute`: PAGE, or TWO_SLICES for what CoGRNet trains on. UserError for an unknown name, and for a damaged plan.
+    """
+    if dataset:
+        return find_page(dataset, attribute)
+    if root_path is None or not (root_path / PLAN).is_file():
+        return None
+    own = {"PAGE": own_page, "TWO_SLICES": own_two_slices}[attribute]
+    return own(read_plan(root_path), root_path)
+
+
+def data_of_checkpoint(place: Path, root_path: Path | None, attribute: str = "PAGE") -> Page:
+    """The data set that the checkpoint `place`, or the run in that folder, was trained on; UserError where that is not known."""
+    path, _ = find_checkpoint(place)
+    checkpoint = read(path)
+    if checkpoint.plan:
+        own = find_data("", root_path, attribute)
+        if own is None:
+            raise UserError(
+                f"{place}: trained on data of somebody's own; name their folder with --root_path"
+            )
+        return own
+    name = checkpoint.facts.get("name")
+    if not name:
+        raise UserError(
+            f"{place}: a published checkpoint does not say of what data set it is; name it with --dataset"
+        )
+    return find_page(name, attribute)
 
 
 def taken(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
@@ -113,10 +134,10 @@ def _chosen(
 ) -> tuple[Page, list[str]]:
     """The page, and the other words of the command line; `published`: the script of CoGRNet that has the same name as this one."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    if root := own_root(argv):
-        return {"PAGE": own_page, "TWO_SLICES": own_two_slices}[attribute](
-            read_plan(root), root
-        ), argv
+    root = own_root(argv)
+    own = find_data("", root, attribute)
+    if own is not None:
+        return own, argv
     (*_, name), rest = (default, *taken(argv, "dataset")[0]), taken(argv, "dataset")[1]
     if not name and not {"-h", "--help"} & set(argv):
         raise UserError(

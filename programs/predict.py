@@ -1,18 +1,18 @@
 """Predict raw scans: each prepared as its network's training data were, and its prediction laid back onto its own grid."""
 
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from preparation.files import RawCase
 from programs.agreement import check_channels
-from programs.predict_back import identical, way_back
+from programs.predict_back import WayBack, identical, way_back
 from programs.predict_files import (
     FILE_HASH,
     PROBABILITIES_HASH,
@@ -27,7 +27,7 @@ from programs.predict_files import (
 from programs.predict_input import PICTURES, find_inputs, part_of
 from programs.predict_memory import say_memory
 from programs.predict_model import CROPPED, Model, read_model
-from programs.predict_settings import PredictSettings
+from programs.predict_settings import ModelSettings, PredictSettings
 from programs.runs import find_checkpoint
 from training.device import choose_device
 from utils.cli import parse
@@ -35,22 +35,44 @@ from utils.components import largest_component_per_class
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
 from utils.lock import only_writer, only_writer_of_part
+from utils.messages import error_message, message
 from utils.most_probable import most_probable
 from utils.names import printable
 from utils.progress import progress
 from utils.provenance import provenance, sha256
 from utils.workers import terminated
 
+AnySettings = TypeVar("AnySettings", bound=ModelSettings)
+
 
 def predict(argv: Sequence[str] | None = None, description: str | None = None) -> int:
     """Predict the scans that the flags name; see `PredictSettings`. Returns 2 where one could not be predicted, else 0."""
-    s = parse(PredictSettings, argv, description=description)
+    result = run(parse(PredictSettings, argv, description=description))
+    return 2 if result.failed else 0
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What became of the scans, by the names of their cases.
+
+    `output`: the folder of the predictions. `predicted`: files written now. `kept`: files of an earlier call.
+    `failed`: what is wrong with each scan that could not be predicted.
+    """
+
+    output: Path
+    predicted: Mapping[str, Path]
+    kept: Mapping[str, Path]
+    failed: Mapping[str, str]
+
+
+def run(s: PredictSettings) -> PredictResult:
+    """Predict scans. Raises UserError for what the user can correct; a scan that cannot be predicted is only reported."""
     s.check()
     s = with_checkpoints(s)
     device = choose_device(s.device, s.gpu)
     model = read_model(s, device)
     if model.plan is not None and (warning := check_channels(s.input, model.plan.channel_names)):
-        print(printable(warning))
+        message(printable(warning))
     cases = part_of(
         find_inputs(
             s.input, model.facts.channels, model.facts.dims == 2, s.output, model.plan is None
@@ -62,16 +84,22 @@ def predict(argv: Sequence[str] | None = None, description: str | None = None) -
             f"--box: there are {len(cases)} scans below {s.input}; give each its own, one --input file after another"
         )
     for member in model.members:
-        print(f"checkpoint {member.about['path']}\nmethod: {member.about['method']}")
-        print(f"selection: {member.about['selection']}")
-    if model.facts.name in CROPPED and not s.box and cases and not _picture(cases[0]):
-        print(
-            f"warning: {model.facts.name}'s training scans were cropped by the label, and networks have seen nothing else; "
-            f"--box names the part of a scan to look at"
-        )
+        message(f"checkpoint {member.about['path']}\nmethod: {member.about['method']}")
+        message(f"selection: {member.about['selection']}")
+    if cases and not _picture(cases[0]):
+        warn_about_crop(model)
     say_memory(model, cases)
     with terminated(), _only_writer(s):
         return run_cases(s, model, cases)
+
+
+def warn_about_crop(model: Model) -> None:
+    """Warn where the network has only seen crops around the label, and no box says where the object lies."""
+    if model.facts.name in CROPPED and model.box is None:
+        message(
+            f"warning: {model.facts.name}'s training scans were cropped by the label, and networks have seen nothing else; "
+            f"--box names the part of a scan to look at"
+        )
 
 
 def _only_writer(s: PredictSettings) -> AbstractContextManager[None]:
@@ -83,19 +111,22 @@ def _only_writer(s: PredictSettings) -> AbstractContextManager[None]:
     return only_writer_of_part(s.output, part, parts, remedy=remedy)
 
 
-def with_checkpoints(s: PredictSettings) -> PredictSettings:
+def with_checkpoints(s: AnySettings) -> AnySettings:
     """The settings with a file for each folder of a run or stage among the checkpoints; prints which."""
     files = []
     for place in s.checkpoint:
         file, notes = find_checkpoint(place)
         files.append(file)
         for note in notes:
-            print(note)
+            message(note)
     return replace(s, checkpoint=tuple(files))
 
 
-def run_cases(s: PredictSettings, model: Model, cases: Sequence[RawCase]) -> int:
-    done, kept, failed = 0, 0, []
+def run_cases(s: PredictSettings, model: Model, cases: Sequence[RawCase]) -> PredictResult:
+    """Predict the cases and write their files; a finished one is kept, one that cannot be predicted is reported."""
+    predictions: dict[str, Path] = {}
+    kept: dict[str, Path] = {}
+    failed: dict[str, str] = {}
     with writing(s.output, "free space or name another place with --output"):
         remove_unfinished(s.output)
         records = Records(s.output, s.part, _about(model), _made_with(s, model), s.overwrite)
@@ -107,7 +138,7 @@ def run_cases(s: PredictSettings, model: Model, cases: Sequence[RawCase]) -> int
                     if not fault:
                         source = made_of(case, s.box)
                         if records.finished(s.output, case, source, s.probabilities):
-                            kept += 1
+                            kept[case.name] = s.output / output_name(case)
                             continue
                         predicted = predict_case(s, model, case, warnings)
                 except (UserError, MemoryError, torch.OutOfMemoryError) as error:
@@ -117,16 +148,18 @@ def run_cases(s: PredictSettings, model: Model, cases: Sequence[RawCase]) -> int
                         else f"{case.images[0]}: no memory left; try again with --batch 1"
                     )
                 if fault:
-                    failed.append(f"not predicted: {case.name}: {fault}")
+                    failed[case.name] = fault
                     continue
                 for line in warnings:
-                    bar.write(f"warning: {printable(line)}")
+                    message(f"warning: {printable(line)}", over_bars=True)
                 predicted.write(s.output, case, source, records)
-                done += 1
-    for line in failed:
-        print(printable(line), file=sys.stderr)
-    print(f"{done} predicted, {kept} kept, {len(failed)} not predicted; they lie below {s.output}")
-    return 2 if failed else 0
+                predictions[case.name] = s.output / output_name(case)
+    for name, fault in failed.items():
+        error_message(printable(f"not predicted: {name}: {fault}"))
+    message(
+        f"{len(predictions)} predicted, {len(kept)} kept, {len(failed)} not predicted; they lie below {s.output}"
+    )
+    return PredictResult(s.output, predicted=predictions, kept=kept, failed=failed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,20 +208,15 @@ def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list
         back = way_back(image.shape[1:], attributes, model.facts.dims, model.box)
         voxel = float(np.prod(attributes["source_spacing_mm"])) / 1000
     ready = time.perf_counter()
-    labels = np.zeros(back.shape, np.uint8)
-    part = back.view(labels)
     path = s.output / output_name(case)
     path.parent.mkdir(parents=True, exist_ok=True)
     with probability_file(
         probabilities_path(s.output, case) if s.probabilities else None,
         (model.facts.classes, *back.shape),
     ) as kept:
-        for index, plane in back.planes(model.planes(image)):
-            part[index] = most_probable(plane).numpy()
-            if kept is not None:
-                back.view(kept)[:, index] = plane.numpy()
-    if s.largest_component:
-        labels = largest_component_per_class(labels[None], model.facts.classes, 26)[0]
+        labels = label_map(
+            model, image, back=back, probabilities=kept, largest_component=s.largest_component
+        )
     end = time.perf_counter()
     counts = np.bincount(labels.ravel(), minlength=model.facts.classes)
     classes = {
@@ -207,6 +235,28 @@ def predict_case(s: PredictSettings, model: Model, case: RawCase, warnings: list
         "warnings": warnings,
     }
     return Predicted(labels, model.values, attributes, record, s.probabilities)
+
+
+def label_map(
+    model: Model,
+    image: np.ndarray,
+    back: WayBack,
+    probabilities: np.ndarray | None,
+    largest_component: bool,
+) -> np.ndarray:
+    """Class numbers (uint8) of a prepared image (C, three axes), on the grid of its source.
+
+    `probabilities` (classes first, on that grid) is filled where the image lies.
+    """
+    labels = np.zeros(back.shape, np.uint8)
+    part = back.view(labels)
+    for index, plane in back.planes(model.planes(image)):
+        part[index] = most_probable(plane).numpy()
+        if probabilities is not None:
+            back.view(probabilities)[:, index] = plane.numpy()
+    if largest_component:
+        labels = largest_component_per_class(labels[None], model.facts.classes, 26)[0]
+    return labels
 
 
 def _picture(case: RawCase) -> bool:

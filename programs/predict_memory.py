@@ -14,6 +14,7 @@ from programs.predict_model import Model
 from training.evaluate import SlicePredictor
 from training.memory import forward_bytes
 from utils.errors import UserError
+from utils.messages import message
 from utils.names import printable
 
 PROGRAM = 400 * 2**20
@@ -44,7 +45,7 @@ def say_memory(model: Model, cases: Sequence[RawCase]) -> None:
         header = max(needed, key=needed.get)
         size = " x ".join(map(str, header.shape))
         path = printable(str(header.path))
-        print(f"memory: about {needed[header] / 2**30:.1f} GiB, for {path} ({size})")
+        message(f"memory: about {needed[header] / 2**30:.1f} GiB, for {path} ({size})")
 
 
 def read_header(case: RawCase) -> Header | None:

@@ -21,7 +21,7 @@ from preparation.settings import Preparation
 from programs.evaluation import default_options
 from programs.networks import build_network, check_patch, load_network
 from programs.png_files import read_png
-from programs.predict_settings import PredictSettings
+from programs.predict_settings import ModelSettings
 from recipes.page import Page
 from recipes.registry import find_page
 from training.checkpoint import Checkpoint, read
@@ -72,14 +72,17 @@ class Model:
 
     def picture(self, case: RawCase) -> np.ndarray:
         """A picture as the networks see it, (C, 1, H, W) float32: by the plan, ACDC's to 0..1, others as they are."""
-        image = read_picture(case.images[0])
+        return self.prepared_picture(read_picture(case.images[0]), case.images[0])
+
+    def prepared_picture(self, image: np.ndarray, path: Path) -> np.ndarray:
+        """As `picture`, of an array (C, H, W); `path` names it in messages."""
         if len(image) in (3, 4) and self.facts.channels == 1 and (image[:3] == image[0]).all():
             image = image[:1]  # grey, stored in colours
         if len(image) == 4 and self.facts.channels == 3:
             image = image[:3]  # without opacity
         if len(image) != self.facts.channels:
             raise UserError(
-                f"{case.images[0]}: has {len(image)} channels, the network takes {self.facts.channels}; convert it"
+                f"{path}: has {len(image)} channels, the network takes {self.facts.channels}; convert it"
             )
         if self.plan is not None:
             image = np.stack(
@@ -89,7 +92,7 @@ class Model:
                 ]
             )
         elif self.facts.name == "ACDC":
-            image = unit_range(case.images[0], image)
+            image = unit_range(path, image)
         return in_memory(self.facts, image.astype(np.float32)[:, None], None)[0]
 
     def planes(self, image: np.ndarray) -> Iterator[Tensor]:
@@ -109,7 +112,7 @@ def read_picture(path: Path) -> np.ndarray:
     return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
 
 
-def read_model(s: PredictSettings, device: torch.device) -> Model:
+def read_model(s: ModelSettings, device: torch.device) -> Model:
     """The checkpoints that the flags name; raises UserError where they are none of one data set, or flags do not suit them."""
     found = [_read(s, path) for path in s.checkpoint]
     first, facts, plan, page = found[0]
@@ -150,7 +153,7 @@ def plan_of(checkpoint: Checkpoint) -> Plan | None:
         ) from None
 
 
-def _read(s: PredictSettings, path) -> tuple[Checkpoint, DatasetFacts, Plan | None, Page | None]:
+def _read(s: ModelSettings, path) -> tuple[Checkpoint, DatasetFacts, Plan | None, Page | None]:
     """A checkpoint with the facts of its data, its plan if it has one, and the page of a published one."""
     checkpoint = read(path)
     if checkpoint.ours:
@@ -169,7 +172,7 @@ def _read(s: PredictSettings, path) -> tuple[Checkpoint, DatasetFacts, Plan | No
 
 
 def _member(
-    s: PredictSettings,
+    s: ModelSettings,
     checkpoint: Checkpoint,
     facts: DatasetFacts,
     page: Page | None,
@@ -212,7 +215,7 @@ def _member(
     return Member(net, predictor, about)
 
 
-def _box(s: PredictSettings, facts: DatasetFacts) -> Box | None:
+def _box(s: ModelSettings, facts: DatasetFacts) -> Box | None:
     if not s.box:
         return None
     if facts.name not in CROPPED:

@@ -1,4 +1,4 @@
-"""The flags of predict.py."""
+"""The flags of predict.py, and the choice of networks that the Python door shares with them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,24 +7,17 @@ from typing import Literal
 from utils.errors import UserError
 
 
-@dataclass(frozen=True)
-class PredictSettings:
-    """What to predict, and with what. Network, patch size, preparation and label values come from the checkpoint."""
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Which networks predict, and how. Network, patch size, preparation and label values come from the checkpoint."""
 
     checkpoint: tuple[Path, ...]
     """One checkpoint or several, whose probabilities are averaged; ours, or published ones with --dataset. A run's folder stands for its
     best checkpoint: that of self_train, or else of the stage that was written last; a stage's folder for the stage's."""
-    input: Path
-    """A scan (NIfTI, NRRD, MHA), a folder of them and of DICOM series, or for 2-D networks PNG pictures. Several modalities of a case are
-    CASE_0000.nii.gz, CASE_0001.nii.gz ..."""
-    output: Path
-    """Folder for the predictions, named as the scans, and predict.json."""
     dataset: str | None = None
     """Data set of a published checkpoint: ACDC, LA, Pancreas, KiTS19 or LiTS."""
     tta: Literal["none", "mirror"] = "none"
     """mirror: the mean over all flips of the image, 4 times the work in 2-D, 8 times in 3-D."""
-    probabilities: bool = False
-    """Write <case>.npz too, with the array `probabilities` (classes first, then the scan's own axes), float32."""
     largest_component: bool = False
     """Keep the largest component of each class alone, as LA's published test does."""
     box: tuple[int, ...] = ()
@@ -40,20 +33,38 @@ class PredictSettings:
     """Volumes: steps of the sliding window; default: half a window. The published tests go in smaller ones, as 18 18 4."""
     batch: int = 0
     """Windows or slices that go through the network at a time; 0: 4 windows, 16 slices. Fewer take less memory."""
-    part: str | None = None
-    """i/n: the i-th of n shares of the scans, for several machines or GPUs that write to one folder."""
-    overwrite: bool = False
-    """Predict finished scans again."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
     """Number of the CUDA device to use; of a list, as in 0,1, the first."""
 
     def check(self) -> None:
+        """Raise UserError for a value that no prediction can have."""
         if self.batch < 0:
             raise UserError(
                 f"--batch {self.batch}: a number of windows or slices, or 0 for the default"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(ModelSettings):
+    """What to predict, and with what. Network, patch size, preparation and label values come from the checkpoint."""
+
+    input: Path
+    """A scan (NIfTI, NRRD, MHA), a folder of them and of DICOM series, or for 2-D networks PNG pictures. Several modalities of a case are
+    CASE_0000.nii.gz, CASE_0001.nii.gz ..."""
+    output: Path
+    """Folder for the predictions, named as the scans, and predict.json."""
+    probabilities: bool = False
+    """Write <case>.npz too, with the array `probabilities` (classes first, then the scan's own axes), float32."""
+    part: str | None = None
+    """i/n: the i-th of n shares of the scans, for several machines or GPUs that write to one folder."""
+    overwrite: bool = False
+    """Predict finished scans again."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that no prediction can have."""
+        super().check()
         if self.output.resolve() == self.input.resolve():
             raise UserError(
                 f"--output {self.output}: is the input itself; name another folder to write to"

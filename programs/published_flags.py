@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from utils.errors import UserError
+from utils.messages import message
 
 Rule = Callable[
     [str, str | None], tuple[list[str], str]
@@ -15,7 +16,7 @@ Rules = Mapping[str, Rule]
 
 
 def translated(
-    rules: Rules, argv: Sequence[str] | None = None, say: Callable[[str], None] = print
+    rules: Rules, argv: Sequence[str] | None = None, say: Callable[[str], None] = message
 ) -> list[str]:
     """The words of a command line with published flags replaced by ours; says a line for each that changes nothing.
 

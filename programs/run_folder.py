@@ -17,6 +17,7 @@ from training.settings import Settings
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
 from utils.lock import HOLDER, NAME, only_writer
+from utils.messages import message
 
 PATIENCE = 30.0  # seconds
 OTHER = "give another --exp or --output_root"
@@ -71,7 +72,7 @@ def move_aside(folder: Path) -> None:
             f"--fresh: {folder} holds no run, so it is left alone; move it by hand or {OTHER}"
         )
     aside = rename_aside(folder, "move it by hand or use another --exp")
-    print(f"the earlier run is now {aside}")
+    message(f"the earlier run is now {aside}")
 
 
 def rename_aside(folder: Path, remedy: str) -> Path:
@@ -112,7 +113,7 @@ def with_earlier_name(page: Page, settings: Settings) -> Settings:
     if settings.method not in methods:
         return settings
     if is_main():
-        print(f"--exp {earlier.exp}: {before} holds a run of --method {settings.method} already")
+        message(f"--exp {earlier.exp}: {before} holds a run of --method {settings.method} already")
     return earlier
 
 

@@ -1,7 +1,6 @@
 """Scoring label maps that somebody predicted against the true ones: our figures, in both conventions, for everybody's networks."""
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext, suppress
@@ -17,12 +16,13 @@ from programs.predict_files import FILE_HASH
 from programs.predict_input import SCANS, file_stem
 from programs.scoring_classes import Classes, check_predicted, classes_of_values, find_classes
 from programs.scoring_settings import ScoringSettings
-from training.results import SUMMARY, summarise, table, write_results
+from training.results import SUMMARY, EvaluationResult, summarise, table, write_results
 from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import files_below, remove_unfinished
 from utils.json_file import read_json
 from utils.lock import only_writer
+from utils.messages import error_message, message
 from utils.names import printable
 from utils.progress import progress
 from utils.provenance import provenance, sha256
@@ -49,17 +49,30 @@ class Scored:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class ScoringResult:
+    """The results of a scored folder, or the faults for which nothing was written, one line each."""
+
+    results: EvaluationResult | None
+    faults: tuple[str, ...] = ()
+
+
 def score(argv: Sequence[str] | None = None, description: str | None = None) -> int:
     """Score a folder of predictions; see `ScoringSettings`. Returns 2 where a case could not be scored, and then writes nothing: means over
     the other cases would be those of another test list."""
-    s = parse(ScoringSettings, argv, description=description)
+    result = run(parse(ScoringSettings, argv, description=description))
+    return 2 if result.faults else 0
+
+
+def run(s: ScoringSettings) -> ScoringResult:
+    """Score a folder of predictions and write metrics.csv and summary.json, or nothing where a case cannot be scored."""
     s.check()
     output = s.output or s.predictions
     with only_writer(output, "name another folder with --output"):
         return _score(s, output)
 
 
-def _score(s: ScoringSettings, output: Path) -> int:
+def _score(s: ScoringSettings, output: Path) -> ScoringResult:
     _check_output(output / SUMMARY, s)
     pairs, faults, left_out = find_pairs(s.predictions, s.labels, s.subset)
     classes = find_classes(s.classes, s.labels, s.predictions)
@@ -88,16 +101,15 @@ def _score(s: ScoringSettings, output: Path) -> int:
     faults += [one.fault for one in scored if one.fault]
     for one in scored:
         for line in one.warnings:
-            print(f"warning: {printable(line)}")
+            message(f"warning: {printable(line)}")
     for line in faults[:SHOWN]:
-        print(f"not scored: {printable(line)}", file=sys.stderr)
+        error_message(f"not scored: {printable(line)}")
     if faults:
         more = f" ({len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
-        print(
-            f"{len(faults)} faults{more}: nothing was written, since means over some of the cases are those of another list",
-            file=sys.stderr,
+        error_message(
+            f"{len(faults)} faults{more}: nothing was written, since means over some of the cases are those of another list"
         )
-        return 2
+        return ScoringResult(None, faults=tuple(faults))
     scores = [score for one in scored for score in one.scores]
     hashes = {pair.prediction: one.sha256 for pair, one in zip(pairs, scored, strict=True)}
     summary = {
@@ -117,10 +129,10 @@ def _score(s: ScoringSettings, output: Path) -> int:
         remove_unfinished(output, below=False)
         write_results(output, scores, summary)
     names = printable(", ".join(classes.values))
-    print(f"{len(pairs)} cases; classes from {classes.source}: {names}")
-    print(printable(table(summary)))
-    print(f"metrics.csv and summary.json are in {output}")
-    return 0
+    message(f"{len(pairs)} cases; classes from {classes.source}: {names}")
+    message(printable(table(summary)))
+    message(f"metrics.csv and summary.json are in {output}")
+    return ScoringResult(EvaluationResult(output, scores=tuple(scores), summary=summary))
 
 
 def find_pairs(
@@ -146,7 +158,7 @@ def find_pairs(
     surplus = [name for name in predicted if name not in truth]
     if surplus:
         some = ", ".join(surplus[:3]) + (" ..." if len(surplus) > 3 else "")
-        print(
+        message(
             f"warning: {predictions}: {len(surplus)} predictions without label are left out ({printable(some)})"
         )
     pairs = [Pair(name, predicted[name], path) for name, path in truth.items() if name in predicted]
@@ -289,7 +301,7 @@ def _checkpoint(predictions: Path, hashes: Mapping[Path, str]) -> dict | None:
     for path, digest in hashes.items():
         name = path.relative_to(predictions).as_posix()
         if name not in noted or noted[name] not in (None, digest):
-            print(
+            message(
                 f"warning: {printable(str(path))} is not the file that predict.json describes, so summary.json names no checkpoint"
             )
             return None

@@ -18,6 +18,7 @@ from recipes.registry import pages
 from training.settings import Settings, known
 from utils.cli import parse
 from utils.errors import UserError
+from utils.values import checked_values, convert
 
 RESERVED = ("dataset", "seeds", "help")
 """Flags that the programs themselves read, before there are settings."""
@@ -87,6 +88,26 @@ def make_settings(page: Page, **explicit) -> Settings:
     settings = _default(page, explicit, method, explicit.get("model"))
     _check_used(explicit, settings)
     return _checked(page, settings)
+
+
+def settings_from_values(page: Page, values: Mapping[str, object]) -> Settings:
+    """The settings of a run with these values of a Python caller, which win over what the method presets.
+
+    Raises UserError for a name or a value that this run cannot have.
+    """
+    for name in ("method", "model"):
+        if name in values:
+            convert(name, values[name], kind=str)
+    explicit = dict(values)
+    method = explicit.get("method", own_method(page, {}))
+    known("method", method, METHODS)
+    model = merged(page, explicit, method).get("model", Settings.model)
+    kind = settings_type(page, method, model)
+    names = {field.name for field in fields(kind)}
+    for name in explicit:
+        if name not in names and elsewhere(name):
+            raise UserError(f"{name}: {elsewhere(name)}; leave it out")
+    return make_settings(page, **checked_values(kind, explicit))
 
 
 def settings_from_flags(

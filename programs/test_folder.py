@@ -11,6 +11,7 @@ from utils.errors import UserError
 from utils.files import check_plain
 from utils.json_file import read_json
 from utils.lock import only_writer
+from utils.messages import message
 from utils.names import csv_text
 
 PREDICTION = "_pred.nii.gz"
@@ -47,7 +48,7 @@ def set_aside_others(folder: Path, made_with: Mapping, cases: Sequence[str]) -> 
     with only_writer(folder, "name another place with --output_dir"):
         pass  # nobody is writing there
     aside = rename_aside(folder, "move it by hand, or name another folder with --output_dir")
-    print(f"{folder} held another test's results ({difference}); they are now in {aside}")
+    message(f"{folder} held another test's results ({difference}); they are now in {aside}")
 
 
 def other_results(folder: Path, made_with: Mapping, cases: Sequence[str]) -> str:

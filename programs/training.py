@@ -36,10 +36,12 @@ from training.log import RunLog
 from training.loop import Run, StageSetup, run_stages
 from training.memory import step_memory
 from training.settings import Settings, known
+from training.stage import StageResult
 from utils.case import Case
 from utils.ema import EmaScope
 from utils.errors import UserError
 from utils.losses import Loss
+from utils.messages import message
 from utils.schedules import schedule
 
 STAGE_NUMBERS = {
@@ -55,16 +57,38 @@ def train(page: Page, argv: Sequence[str] | None = None, description: str = "", 
     settings = training_settings(page, argv, description, numbers)
     if "exp" not in numbers and last_value(argv, "exp") is None:
         settings = with_earlier_name(page, settings)
+    run(page, settings)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its `folder`, and what each of its `stages` ended with, in their order."""
+
+    folder: Path
+    stages: tuple[StageResult, ...]
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint of the last stage, which a test or a prediction takes."""
+        return self.stages[-1].best
+
+
+def run(page: Page, settings: Settings) -> TrainResult:
+    """Train by these settings, or resume what an earlier call began.
+
+    Raises UserError for what the user can correct, Interrupted after a signal, with everything saved.
+    """
     with process_group(choose_device(settings.device, settings.gpu)) as device:
         frame = Frame(page, settings, device)
         with claimed(frame.folder, frame.aside()):
             if not settings.fresh:
                 check_other_methods(frame.folder, settings.method, frame.plans)
-            run, stages = frame.stages()
+            loop, stages = frame.stages()
             try:
-                run_stages(run, stages)
+                results = run_stages(loop, stages)
             finally:
-                run.log.close()
+                loop.log.close()
+        return TrainResult(frame.folder, stages=tuple(results))
 
 
 def training_settings(
@@ -72,7 +96,7 @@ def training_settings(
     argv: Sequence[str],
     description: str = "",
     numbers: Mapping[str, Any] = MappingProxyType({}),
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = message,
 ) -> Settings:
     """The settings of a training command, published flags among them; `say` gets a line for each of those that changes nothing."""
     rules = training_rules(page.commands, own_options(page, numbers, argv))
@@ -158,7 +182,7 @@ class Frame:
         self.plans = self._plans()
         self.unlabelled = any(plan.uses_unlabelled for plan in self.plans)
         split, rule = page.selection(s.select)
-        say = print if is_main() else lambda message: None
+        say = message if is_main() else lambda line: None
         names, labelled = page.cases(self.root, page.facts, s.labelnum)
         lists, read = self._lists(names, labelled, split)
         self.data = self._read(names if self.unlabelled else names[:labelled], labelled, say)

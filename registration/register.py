@@ -27,6 +27,7 @@ from utils.cli import parse
 from utils.errors import UserError
 from utils.files import remove_unfinished
 from utils.lock import only_writer
+from utils.messages import message
 from utils.progress import progress
 from utils.registration import Carried, Guide, carry, scale_255
 from utils.workers import check_processes, ended_processes, terminated, worker_pool
@@ -66,7 +67,7 @@ def _register(s: RegistrationSettings, dataset: Page, root: Path, output: Path) 
     unfinished = [case for case in cases if not _is_finished(s, facts, case=case)]
     seconds = _make(s, facts, cases=unfinished, total=len(cases))
     report(s, facts, cases=cases, seconds=seconds, output=output)
-    print(
+    message(
         f"wrote the coarse labels of {len(cases)} cases next to their files; "
         f"registration.csv, summary.json and pictures are in {output}"
     )
@@ -180,11 +181,11 @@ def _is_finished(s: RegistrationSettings, facts: DatasetFacts, case: AnnotatedCa
         try:
             attributes = read_coarse(path, AGAIN).attributes
         except UserError as error:
-            print(f"made again: {error}")
+            message(f"made again: {error}")
             continue
         fault = content_fault(path)
         if fault:
-            print(f"made again: {fault}")
+            message(f"made again: {fault}")
             continue
         if image is None:
             image, _ = read_image(case.path, facts)

@@ -16,6 +16,7 @@ from registration.picture import LabelPicture, write_picture
 from registration.settings import RegistrationSettings
 from utils.errors import writing
 from utils.files import replacing
+from utils.messages import message
 from utils.metrics import mask_metrics
 from utils.names import csv_cell
 from utils.progress import progress
@@ -71,8 +72,8 @@ def report(
         with replacing(output / "summary.json") as unfinished:
             unfinished.write_text(json.dumps(summary, indent=1) + "\n")
     for warning in warnings:
-        print(f"warning: {warning}")
-    print(_table(rows))
+        message(f"warning: {warning}")
+    message(_table(rows))
 
 
 def _report_case(

@@ -347,7 +347,9 @@ def test_a_checkpoint_flag_takes_a_folder(phantom_root, output_of, tmp_path):
 
 def test_predict_takes_the_folder_of_a_run(trained, tmp_path, capsys):
     run = trained["edge_guided"]
-    settings = PredictSettings((run, run / "pre_train"), tmp_path / "in", tmp_path / "out")
+    settings = PredictSettings(
+        checkpoint=(run, run / "pre_train"), input=tmp_path / "in", output=tmp_path / "out"
+    )
     files = with_checkpoints(settings).checkpoint
     assert files == (run / "self_train" / BEST, run / "pre_train" / BEST)
     assert f"taking self_train/{BEST}" in capsys.readouterr().out

@@ -16,6 +16,7 @@ from training.content import check_plain, check_sums, check_tensors, check_whole
 from training.settings import upgraded
 from utils.errors import UserError
 from utils.files import replacing, shown, unfinished_file
+from utils.messages import message
 
 FORMAT = "edge-guided-copy-paste/1"
 
@@ -206,7 +207,7 @@ class Store:
         )
 
     def resume(
-        self, say: Callable[[str], None] = print, fits: Callable[[Checkpoint], None] | None = None
+        self, say: Callable[[str], None] = message, fits: Callable[[Checkpoint], None] | None = None
     ) -> Checkpoint | None:
         """The newest intact checkpoint, None where there is none at all. `fits` raises ValueError for one that the stage cannot take;
         where it is given, damaged files newer than the one returned are renamed, so that no save puts them in the place of a good one.

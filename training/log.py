@@ -1,17 +1,17 @@
 """What a run says: the terminal, its log file and TensorBoard."""
 
 import logging
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from methods.base import TrainingStage
 from training.distributed import is_main
 from training.faults import Watch
 from utils.errors import UserError, writing
+from utils.messages import receiver
 from utils.pictures import grey_picture, label_picture
 from utils.progress import progress
 from utils.shared_memory import check_locks
@@ -37,6 +37,7 @@ class RunLog:
         self._logger = logging.getLogger(f"run.{folder}")
         self._logger.propagate = False
         self._logger.setLevel(logging.INFO)
+        self._receiver = receiver()
         self.close()
         if is_main():
             with writing(folder, MEND):
@@ -49,8 +50,7 @@ class RunLog:
     def say(self, message: str) -> None:
         if is_main():
             self._logger.info(message)
-            tqdm.write(message, file=sys.stdout)
-            sys.stdout.flush()
+            self._receiver.receive(message, is_error=False, over_bars=True)
 
     def close(self) -> None:
         """Close the log file; what is said afterwards goes to the terminal only."""
@@ -74,9 +74,8 @@ class StageLog:
                     str(self.folder), purge_step=purge, max_queue=1000, filename_suffix=ending
                 )
                 self._events = self._writer.file_writer.event_writer
-        self._watch = (
-            Watch(lambda line: tqdm.write(line, file=sys.stderr), name) if is_main() else None
-        )
+        warn = partial(receiver().receive, is_error=True, over_bars=True)
+        self._watch = Watch(warn, name) if is_main() else None  # it warns from another thread
         self.bar = progress(total=steps, initial=start, desc=name, unit="it", disable=not is_main())
 
     def step(self, step: int, scalars: dict[str, float]) -> None:

@@ -35,12 +35,12 @@ from training.precision import Precision
 from training.readings import Readings
 from training.saving import Saver
 from training.signals import NoBatch, StopSignals
-from training.stage import DRAWS, Progress, Run, StageSetup
+from training.stage import DRAWS, Progress, Run, StageResult, StageSetup
 from training.step import placed, train_step
 from utils.errors import Interrupted, UserError
 
 
-def run_stages(run: Run, stages: dict[str, Callable[[], StageSetup]]) -> None:
+def run_stages(run: Run, stages: dict[str, Callable[[], StageSetup]]) -> list[StageResult]:
     """Run the stages in order, each built when its turn comes, resuming where an earlier run of the same folder stopped.
 
     Raises Interrupted after a signal, everything saved; UserError for what the user can mend.
@@ -49,8 +49,12 @@ def run_stages(run: Run, stages: dict[str, Callable[[], StageSetup]]) -> None:
         _store(run, name).resume(
             say=lambda message: None
         )  # a folder that a later stage could not use is told now, not after hours
+    results = []
     for build in stages.values():
-        _StageRunner(run, build()).run()
+        runner = _StageRunner(run, build())
+        runner.run()
+        results.append(runner.result())
+    return results
 
 
 def _store(run: Run, stage: str) -> Store:
@@ -101,6 +105,19 @@ class _StageRunner:
         seconds = time.monotonic() - began
         say(f"{self.stage.name}: {p.step - first} iterations in {hours(seconds)}, {self._result()}")
         self._miss_best()
+
+    def result(self) -> StageResult:
+        """What the stage ended with; it must have run."""
+        p = self.progress
+        return StageResult(
+            name=self.stage.name,
+            steps=p.step,
+            best_score=None if self.setup.validate is None else float(p.best_score),
+            best_step=p.best_step,
+            best=self.store.best,
+            last=self.store.last,
+            history=tuple(dict(one) for one in p.history),
+        )
 
     def _result(self) -> str:
         """Which network the stage ends with, in words."""

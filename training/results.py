@@ -10,7 +10,9 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,31 @@ FIGURES = ("dice", "jaccard", "hd95_voxel", "asd_voxel")
 MILLIMETRES = ("hd95_mm", "asd_mm")
 HONEST = tuple(f"honest_{name}" for name in FIGURES)
 COLUMNS = ("case", "class", *FIGURES, *MILLIMETRES, "empty_prediction", "empty_truth", *HONEST)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The results of a test or of scored predictions, as metrics.csv and summary.json in `folder` hold them.
+
+    `scores`: one for each case and class. `summary`: the content of summary.json, both metric conventions included.
+    """
+
+    folder: Path
+    scores: tuple[ClassScore, ...]
+    summary: Mapping[str, Any]
+
+    @property
+    def mean(self) -> Mapping[str, float]:
+        """Means over the cases, then over the classes: dice, jaccard, hd95_voxel, asd_voxel.
+
+        An empty prediction gets the worst score, whose distance is the image's diagonal.
+        """
+        return self.summary["honest"]["mean"]
+
+    @property
+    def class_means(self) -> Mapping[str, Mapping[str, float]]:
+        """The same for each class, by its name."""
+        return self.summary["honest"]["classes"]
 
 
 def write_results(folder: Path, scores: Sequence[ClassScore], summary: Mapping) -> None:

@@ -1,8 +1,9 @@
 """What the loop is handed: a run, its stages, and where a stage stands."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,6 +78,24 @@ class Run:
     check: Callable[[Checkpoint], None] = lambda checkpoint: None
     read_every: int = 1
     accelerate: Accelerate = "off"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage ended with.
+
+    `steps`: iterations of the whole stage. `best_score`: the best validation Dice, None where nothing was validated.
+    `best_step`: the iteration of the network in `best`. `best` and `last`: the checkpoints. `history`: a mapping for each
+    validation, with its step, score and mean loss.
+    """
+
+    name: str
+    steps: int
+    best_score: float | None
+    best_step: int
+    best: Path
+    last: Path
+    history: tuple[Mapping[str, Any], ...]
 
 
 @dataclass

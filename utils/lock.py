@@ -14,6 +14,7 @@ from pathlib import Path
 from utils.errors import UserError, writing
 from utils.files import replacing, shown
 from utils.flock import Answer, LockedFile
+from utils.messages import message
 
 NAME = "writer.lock"
 HOLDER = "writer.json"
@@ -92,7 +93,7 @@ def _take(folder: Path, name: str, remedy: str, shared: bool) -> LockedFile:
             file.close()
             raise _refusal(folder, folder / Path(name).with_suffix(".json"), remedy)
         if answer is Answer.NONE:
-            print(f"warning: {folder}: {_unlocked(folder, name, file.reason)}")
+            message(f"warning: {folder}: {_unlocked(folder, name, file.reason)}")
             return file
         if file.is_at_its_path():
             return file

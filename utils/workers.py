@@ -82,12 +82,14 @@ def ended_processes(then: str = ", finished cases are kept") -> Iterator[None]:
 @contextmanager
 def terminated(then: str = "the same command continues") -> Iterator[None]:
     """A scheduler's SIGTERM, or the end of the terminal, ends the work as Ctrl-C does: with nothing half-written, and no process left
-    behind; `then` is said."""
+    behind; `then` is said. In another thread than the main one, which no signal reaches, nothing changes."""
 
     def stop(number: int, frame) -> None:
         raise Interrupted(f"terminated; {then}", 128 + number)
 
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
     before = {
         number: signal.signal(number, stop)
         for number in numbers

@@ -2,8 +2,7 @@
 
 import json
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from preparation.checks.layout import Found, find
 from utils.cli import parse
 from utils.errors import writing
 from utils.files import name_fault, remove_unfinished, replacing, shown
+from utils.messages import error_message, message
 from utils.names import printable
 from utils.progress import progress
 from utils.provenance import provenance
@@ -36,9 +36,31 @@ class CheckSettings:
     """Processes; 0: one a processor. Each holds one case at a time."""
 
 
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found.
+
+    `layout`: raw or prepared, in words. `errors` and `warnings`: one line each, of all cases.
+    `file`: check.json. `pictures`: the folder of the pictures, None if none were drawn.
+    """
+
+    dataset: str
+    layout: str
+    cases: tuple[str, ...]
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    file: Path
+    pictures: Path | None
+
+
 def check(argv: Sequence[str] | None = None, description: str | None = None) -> int:
     """Check a data set; see `CheckSettings`. Returns 2 where there is an error, else 0."""
-    s = parse(CheckSettings, argv, description=description)
+    result = run(parse(CheckSettings, argv, description=description))
+    return 2 if result.errors else 0
+
+
+def run(s: CheckSettings) -> CheckResult:
+    """Check a data set and write check.json. Raises UserError where no data set is found, or nothing can be written."""
     check_processes("workers", s.workers)
     found, output = find(s.root_path, s.dataset), s.output or s.root_path
     pictures = output / "check_pictures" if s.pictures else None
@@ -60,15 +82,23 @@ def check(argv: Sequence[str] | None = None, description: str | None = None) -> 
         replacing(output / "check.json") as unfinished,
     ):
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(table(cases))
-    _say("warning", warnings, sys.stdout)
-    _say("error", errors, sys.stderr)
+    message(table(cases))
+    _send("warning", warnings, message)
+    _send("error", errors, error_message)
     drawn = f", pictures are in {pictures}" if pictures else ""
-    print(
+    message(
         f"{printable(found.name)} ({found.layout}): {len(cases)} cases, {len(errors)} errors, {len(warnings)} warnings; "
         f"all of them are in {output / 'check.json'}{drawn}"
     )
-    return 2 if errors else 0
+    return CheckResult(
+        dataset=found.name,
+        layout=found.layout,
+        cases=tuple(case.name for case in cases),
+        errors=tuple(errors),
+        warnings=tuple(warnings),
+        file=output / "check.json",
+        pictures=pictures,
+    )
 
 
 def _look(found: Found, pictures: Path | None, workers: int) -> list[CaseFound]:
@@ -133,8 +163,8 @@ def _classes(case: CaseFound) -> str:
     )
 
 
-def _say(word: str, lines: Sequence[str], stream) -> None:
+def _send(word: str, lines: Sequence[str], send: Callable[[str], None]) -> None:
     for line in lines[:SHOWN]:
-        print(f"{word}: {printable(line)}", file=stream)
+        send(f"{word}: {printable(line)}")
     if len(lines) > SHOWN:
-        print(f"{word}: {len(lines) - SHOWN} more, in check.json", file=stream)
+        send(f"{word}: {len(lines) - SHOWN} more, in check.json")

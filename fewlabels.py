@@ -1,0 +1,582 @@
+"""FewLabels from Python: what the scripts in `code/` do, as functions.
+
+    import fewlabels
+
+    model = fewlabels.load_model("my_runs/BCP/mine")
+    prediction = model.predict(array, spacing=(0.8, 0.8, 3.0))
+
+Arguments are plain values and paths (str or Path), results are frozen dataclasses. What the user can correct is a
+`UserError`. Nothing is printed: messages go to the logger "fewlabels", and `progress=False` switches progress bars off.
+
+`prepare`, `check` and `evaluate` start processes. A Python file that calls them needs `if __name__ == "__main__":`
+around the call; a notebook does not.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import programs  # noqa: F401 (sets what OpenMP reads when torch is loaded)
+
+# isort: split
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from comparison import command as comparing
+from comparison.command import CompareResult
+from comparison.settings import CompareSettings
+from dataloaders.phantom.raw import write_raw_phantom
+from preparation import command as preparing
+from preparation.checks import command as checking
+from preparation.checks.command import CheckResult, CheckSettings
+from preparation.command import PrepareResult
+from preparation.settings import PrepareSettings
+from programs import evaluation as testing
+from programs import predict as predicting
+from programs import scoring, training
+from programs.generic import data_of_checkpoint, find_data
+from programs.predict import PredictResult
+from programs.predict_array import predict_array
+from programs.predict_model import Model as Networks
+from programs.predict_model import read_model
+from programs.predict_settings import ModelSettings, PredictSettings
+from programs.run_folder import with_earlier_name
+from programs.scoring_settings import ScoringSettings
+from programs.settings import settings_from_values
+from programs.training import TrainResult
+from recipes.page import Page
+from recipes.registry import find_page
+from training.device import choose_device
+from training.results import EvaluationResult
+from training.stage import StageResult
+from utils.errors import Interrupted, UserError
+from utils.json_file import read_json
+from utils.messages import Log, received_by
+from utils.names import printable
+from utils.scores import ClassScore
+from utils.values import checked, convert
+
+__all__ = [
+    "CheckResult",
+    "ClassScore",
+    "CompareResult",
+    "EvaluationResult",
+    "Interrupted",
+    "Model",
+    "PredictResult",
+    "Prediction",
+    "PrepareResult",
+    "StageResult",
+    "TrainResult",
+    "UserError",
+    "check",
+    "compare",
+    "evaluate",
+    "load_model",
+    "make_phantom",
+    "predict",
+    "prepare",
+    "test",
+    "train",
+]
+
+StrPath: TypeAlias = str | PathLike[str]
+
+LOGGER = logging.getLogger("fewlabels")
+LOGGER.addHandler(logging.NullHandler())  # without any handler, Python would print warnings
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The prediction of one array, on the array's own grid.
+
+    `labels`: label values of the training data (a small unsigned type), with the array's spatial axes.
+    `probabilities`: float32, classes first (in the order of `Model.class_names`), then the spatial axes; None if they
+    were not asked for. `warnings`: what is strange about the array.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained network, or several whose probabilities are averaged; made by `load_model`."""
+
+    _networks: Networks
+    _largest_component: bool
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, the background first."""
+        return tuple(self._networks.facts.class_names)
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The value that each class has in `Prediction.labels`."""
+        return tuple(int(value) for value in self._networks.values)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels (modalities) that the network takes."""
+        return self._networks.facts.channels
+
+    @property
+    def dims(self) -> int:
+        """2 for a network that predicts slices, 3 for one that predicts volumes."""
+        return self._networks.facts.dims
+
+    def predict(
+        self,
+        array: ArrayLike,
+        spacing: Sequence[float] | None = None,
+        affine: ArrayLike | None = None,
+        *,
+        probabilities: bool = True,
+        progress: bool = True,
+    ) -> Prediction:
+        """Predict one scan. It is prepared as the training scans were (resampled, normalised), and the result is laid back.
+
+        `array`, with the axes in the order in which nibabel reads a file (x, y, z for most):
+
+        - (X, Y, Z) or (C, X, Y, Z): a volume, also for a 2-D network, which predicts its slices;
+        - (X, Y) or (C, X, Y), for a 2-D network: one slice of such a volume, normalised by itself;
+        - (H, W) or (C, H, W), for a 2-D network, without `spacing`: a picture, rows first, as of a PNG file. It is not
+          resampled.
+
+        The axis C may be omitted where the network takes one channel. Intensities are those of the scan's file, after its
+        slope and intercept.
+
+        `spacing`: size of a voxel in mm along each spatial axis, in the array's axis order: 3 values, or 2 for a slice.
+        `affine`: (4, 4), from array indices to mm in NIfTI's world, such as `nibabel.load(path).affine`; it may stand for
+        `spacing`. Without it the axes are taken to run to the patient's right, front and head. Networks that were
+        trained on own data expect this orientation, so pass the affine of an array with another one.
+        For an array (Z, Y, X) of SimpleITK, pass `array.T`.
+        `probabilities`: return them too; without, a large scan takes less memory.
+
+        With the affine of a file, `labels` equals what code/predict.py writes for that file. Raises UserError where the
+        array does not fit the network.
+        """
+        with _quiet(progress):
+            warnings: list[str] = []
+            found = predict_array(
+                self._networks,
+                array,
+                spacing=spacing,
+                affine=affine,
+                with_probabilities=probabilities,
+                largest_component=self._largest_component,
+                warn=warnings.append,
+            )
+            for line in warnings:
+                LOGGER.warning("%s", printable(line))
+        labels = self._networks.values[found.classes]
+        return Prediction(labels, probabilities=found.probabilities, warnings=tuple(warnings))
+
+
+def load_model(
+    checkpoint: StrPath | Sequence[StrPath],
+    device: str = "auto",
+    *,
+    dataset: str | None = None,
+    tta: Literal["none", "mirror"] = "none",
+    largest_component: bool = False,
+    patch_size: Sequence[int] = (),
+    stride: Sequence[int] = (),
+    batch: int = 0,
+    box: Sequence[int] = (),
+    variant: Literal["coranet", "mcnet"] | None = None,
+    size: Sequence[int] | None = None,
+) -> Model:
+    """Load a trained network to predict arrays with.
+
+    `checkpoint`: the folder of a run (its best checkpoint is taken), the folder of a stage, or a file; several are
+    averaged. `device`: auto, cpu, cuda, cuda:1, mps. `dataset`: needed for a published checkpoint (ACDC, LA, Pancreas,
+    KiTS19, LiTS). `tta`: mirror averages over all flips. `largest_component`: keep the largest component of each class.
+    `patch_size`, `stride`: of the network's input and of the sliding window, in voxels; default: those of the
+    checkpoint, and half a window. `batch`: windows (default 4) or slices (16) that go through the network at a time.
+    `box`: LA, Pancreas, KiTS19, LiTS: start and end of each axis of the array, in voxels, of the part to look at.
+    `variant`, `size`: the preparation of Pancreas, or of KiTS19 and LiTS, that the network was trained on.
+
+    Raises UserError where there is no checkpoint, or options do not suit it.
+    """
+    values = {
+        "checkpoint": _several(checkpoint),
+        "device": device,
+        "dataset": dataset,
+        "tta": tta,
+        "largest_component": largest_component,
+        "patch_size": patch_size,
+        "stride": stride,
+        "batch": batch,
+        "box": box,
+        "variant": variant,
+        "size": size,
+    }
+    with _quiet(progress=False):
+        settings = checked(ModelSettings, values)
+        settings.check()
+        settings = predicting.with_checkpoints(settings)
+        networks = read_model(settings, choose_device(settings.device, settings.gpu))
+        predicting.warn_about_crop(networks)
+    return Model(networks, _largest_component=settings.largest_component)
+
+
+def predict(
+    checkpoint: StrPath | Sequence[StrPath],
+    inputs: StrPath,
+    output: StrPath,
+    device: str = "auto",
+    *,
+    dataset: str | None = None,
+    tta: Literal["none", "mirror"] = "none",
+    probabilities: bool = False,
+    largest_component: bool = False,
+    patch_size: Sequence[int] = (),
+    stride: Sequence[int] = (),
+    batch: int = 0,
+    box: Sequence[int] = (),
+    variant: Literal["coranet", "mcnet"] | None = None,
+    size: Sequence[int] | None = None,
+    part: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> PredictResult:
+    """Predict the scans of a folder, or one scan, into files on the scans' own grids, as code/predict.py does.
+
+    `inputs`: a NIfTI, NRRD or MHA file, a folder of them and of DICOM series, or PNG pictures for 2-D networks.
+    `output`: the folder for the predictions and predict.json. Finished predictions are kept unless `overwrite`.
+    `probabilities`: write CASE.npz too. `part`: "i/n", the i-th of n shares of the scans. Others: see `load_model`.
+
+    A scan that cannot be predicted is in `failed` of the result; the others are predicted.
+    """
+    values = {
+        "checkpoint": _several(checkpoint),
+        "input": inputs,
+        "output": output,
+        "device": device,
+        "dataset": dataset,
+        "tta": tta,
+        "probabilities": probabilities,
+        "largest_component": largest_component,
+        "patch_size": patch_size,
+        "stride": stride,
+        "batch": batch,
+        "box": box,
+        "variant": variant,
+        "size": size,
+        "part": part,
+        "overwrite": overwrite,
+    }
+    with _quiet(progress):
+        return predicting.run(checked(PredictSettings, values))
+
+
+def prepare(
+    dataset: Literal["ACDC", "LA", "Pancreas", "KiTS19", "LiTS", "own"],
+    source: StrPath,
+    root_path: StrPath,
+    *,
+    crop: Literal["published", "none"] = "published",
+    variant: Literal["coranet", "mcnet"] | None = None,
+    size: Sequence[int] | None = None,
+    dims: Literal[2, 3] | None = None,
+    cases: Sequence[str] | None = None,
+    workers: int = 0,
+    redo: bool = False,
+    progress: bool = True,
+) -> PrepareResult:
+    """Prepare raw scans below `source` for training, into `root_path`, as code/prepare_data.py does.
+
+    `dataset`: a public download, or "own" for scans in nnU-Net's raw layout (docs/data.md). `dims`: own data only, 2 to
+    train on slices, 3 on volumes; default: by the scans' spacing. `cases`: only these, by name. `workers`: processes;
+    0: one for each processor. `redo`: prepare finished cases again. `crop`, `variant`, `size`: of the public data sets.
+
+    A case that cannot be prepared is in `failed` of the result; the others are prepared.
+    """
+    values = {
+        "dataset": dataset,
+        "source": source,
+        "root_path": root_path,
+        "crop": crop,
+        "variant": variant,
+        "size": size,
+        "dims": dims,
+        "cases": cases,
+        "workers": workers,
+        "redo": redo,
+    }
+    with _quiet(progress):
+        return preparing.run(checked(PrepareSettings, values))
+
+
+def check(
+    root_path: StrPath,
+    *,
+    dataset: str = "",
+    output: StrPath | None = None,
+    pictures: bool = False,
+    workers: int = 0,
+    progress: bool = True,
+) -> CheckResult:
+    """Check raw or prepared data before training, as code/check_data.py does; writes check.json.
+
+    `dataset`: of prepared data, where it cannot be recognised. `output`: folder for check.json and pictures; default:
+    `root_path`. `pictures`: draw every case with its label. `workers`: processes; 0: one for each processor.
+
+    What is wrong with the data is in `errors` of the result. Raises UserError where there is no data set.
+    """
+    values = {
+        "root_path": root_path,
+        "dataset": dataset,
+        "output": output,
+        "pictures": pictures,
+        "workers": workers,
+    }
+    with _quiet(progress):
+        return checking.run(checked(CheckSettings, values))
+
+
+def train(
+    config: StrPath | Mapping[str, object] | None = None,
+    *,
+    dataset: str | None = None,
+    root_path: StrPath | None = None,
+    two_slices: bool = False,
+    progress: bool = True,
+    **options: object,
+) -> TrainResult:
+    """Train a network, or resume a run that was interrupted, as code/train.py does.
+
+    `config`: options by name, as a mapping or a JSON file that holds an object; keywords win over it.
+    `dataset`: a public data set, or the Python file of a data set (docs/extending.md). Without it, `root_path` is the
+    folder of own data that `prepare` wrote. `two_slices`: train CoGRNet or its baselines, as code/CoGRNet_train.py does.
+    `options`: those of code/train.py --help without the dashes, such as method="bcp", labelnum=3, exp="mine",
+    output_root="my_runs", max_iterations=2000, patch_size=(80, 80), seed=7, device="cpu", losses={"dice": 0.5, "ce": 0.5}.
+
+    Raises UserError for what the user can correct, and Interrupted after Ctrl-C or SIGTERM; everything is saved then,
+    and the same call resumes.
+    """
+    with _quiet(progress):
+        values = _merged(config, options)
+        if dataset is not None:
+            values["dataset"] = dataset
+        if root_path is not None:
+            values["root_path"] = root_path
+        name = convert("dataset", values.pop("dataset", None), kind=str | None)
+        page = _data(name, values.get("root_path"), two_slices=two_slices)
+        settings = settings_from_values(page, values)
+        if "exp" not in values:
+            settings = with_earlier_name(page, settings)
+        return training.run(page, settings)
+
+
+def test(
+    checkpoint: StrPath,
+    *,
+    dataset: str | None = None,
+    root_path: StrPath | None = None,
+    which: Literal["best", "last"] = "best",
+    split: Literal["test", "val"] = "test",
+    stage_name: str | None = None,
+    patch_size: Sequence[int] = (),
+    stride: Sequence[int] = (),
+    output_dir: StrPath | None = None,
+    device: str = "auto",
+    other_data: bool = False,
+    two_slices: bool = False,
+    progress: bool = True,
+) -> EvaluationResult:
+    """Test a run or a checkpoint on the prepared cases of its data set, as code/test.py does.
+
+    `checkpoint`: the folder of a run or of a stage, or a file. `dataset`: needed for a published checkpoint.
+    `root_path`: the folder of the prepared data; needed for own data. `which`: of a run, the best or the last
+    checkpoint. `stage_name`: of a run; default: self_train, or else the stage that was written last.
+    `output_dir`: folder for predictions, metrics.csv and summary.json; default: in the run's folder.
+    `other_data`: test although the cases are not those that the run was trained with. `two_slices`: as in `train`.
+    `patch_size`, `stride`: in voxels; default: the checkpoint's and the published ones.
+    """
+    values: dict[str, object] = {
+        "checkpoint": checkpoint,
+        "root_path": root_path,
+        "which": convert("which", which, kind=Literal["best", "last"]),
+        "split": split,
+        "stage_name": stage_name,
+        "output_dir": output_dir,
+        "device": device,
+        "other_data": other_data,
+    }
+    if len(patch_size):
+        values["patch_size"] = patch_size
+    if len(stride):
+        values["stride"] = stride
+    attribute = "TWO_SLICES" if two_slices else "PAGE"
+    with _quiet(progress):
+        if dataset:
+            page = find_page(dataset, attribute)
+        else:
+            root = None if root_path is None else Path(root_path)
+            page = data_of_checkpoint(Path(checkpoint), root_path=root, attribute=attribute)
+        settings = testing.settings_from_values(page, values)
+        return testing.run(page, settings)[0]
+
+
+def evaluate(
+    predictions: StrPath,
+    labels: StrPath,
+    *,
+    output: StrPath | None = None,
+    classes: StrPath | None = None,
+    subset: bool = False,
+    ignore_geometry: bool = False,
+    workers: int = 0,
+    progress: bool = True,
+) -> EvaluationResult:
+    """Score a folder of predicted label maps, of any program, against the true ones, as code/evaluate.py does.
+
+    `predictions`, `labels`: folders of NIfTI, NRRD or MHA files with the same names. `output`: folder for metrics.csv and
+    summary.json; default: `predictions`. `classes`: a dataset.json or plan.json; default: one next to the labels or the
+    predictions, or else the values that the labels hold. `subset`: labels without a prediction are omitted.
+    `ignore_geometry`: compare voxel by voxel where the headers disagree. `workers`: processes; 0: one for each processor.
+
+    Raises UserError where a case cannot be scored; nothing is written then.
+    """
+    values = {
+        "predictions": predictions,
+        "labels": labels,
+        "output": output,
+        "classes": classes,
+        "subset": subset,
+        "ignore_geometry": ignore_geometry,
+        "workers": workers,
+    }
+    with _quiet(progress):
+        result = scoring.run(checked(ScoringSettings, values))
+    if result.results is None:
+        first, *others = result.faults
+        more = f" (and {len(others)} more)" if others else ""
+        raise UserError(f"{first}{more}; nothing was written")
+    return result.results
+
+
+def compare(
+    runs: StrPath | Sequence[StrPath],
+    output: StrPath = "report",
+    *,
+    names: Sequence[str] = (),
+    which: Literal["best", "last"] = "best",
+    root_path: StrPath | None = None,
+    pictures: bool = True,
+    seed: int = 1337,
+    draws: int = 10_000,
+    progress: bool = True,
+) -> CompareResult:
+    """Compare tested runs on one page, as code/compare.py does.
+
+    `runs`: folders of tested runs, of their predictions, or what `evaluate` wrote; runs that differ only in their seed
+    are one group. `output`: folder for index.html and compare.json. `names`: of the groups. `which`: of a run whose best
+    and last checkpoint were tested. `root_path`: the data, for the pictures. `seed`, `draws`: of the bootstrap.
+    """
+    values = {
+        "run": _several(runs),
+        "output": output,
+        "names": names,
+        "which": which,
+        "root_path": root_path,
+        "pictures": pictures,
+        "seed": seed,
+        "draws": draws,
+    }
+    with _quiet(progress):
+        return comparing.run(checked(CompareSettings, values))
+
+
+def make_phantom(
+    root: StrPath,
+    dataset: Literal["ACDC", "LA"] = "ACDC",
+    *,
+    train: int = 20,
+    val: int = 4,
+    test: int = 6,
+    labelled: int = 3,
+    size: Sequence[int] | None = None,
+    seed: int = 1337,
+    progress: bool = True,
+) -> Path:
+    """Write synthetic MR scans in nnU-Net's raw layout, as own data come, and return their folder.
+
+    `dataset`: whose anatomy is drawn, hearts (ACDC) or atria (LA). `train`, `val`, `test`: numbers of patients;
+    `labelled` of the training patients have labels. `size`: mean side of a slice in pixels, or voxels along three axes.
+    """
+    with _quiet(progress):
+        write_raw_phantom(
+            find_page(dataset).facts,
+            Path(root),
+            train=train,
+            val=val,
+            test=test,
+            labelled=labelled,
+            size=None if size is None else tuple(size),
+            seed=seed,
+        )
+    return Path(root)
+
+
+@contextmanager
+def _quiet(progress: bool) -> Iterator[None]:
+    """Send messages to the logger, and turn what a script would report in one line into a UserError."""
+    with received_by(Log(LOGGER, shows_progress=bool(progress))):
+        try:
+            yield
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            raise UserError(f"{place}{error.strerror or error}") from error
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise UserError(
+                f"out of memory ({error}); use smaller images or batches, or fewer processes"
+            ) from error
+
+
+def _several(paths: StrPath | Sequence[StrPath]) -> Sequence[StrPath]:
+    if isinstance(paths, (str, PathLike)):
+        return (paths,)
+    return paths
+
+
+def _merged(
+    config: StrPath | Mapping[str, object] | None, options: Mapping[str, object]
+) -> dict[str, Any]:
+    """The options of a training by name: those of `config`, then the keywords, which win."""
+    if isinstance(config, (str, PathLike)):
+        config = _read_config(Path(config))
+    merged: dict[str, Any] = dict(config or {})
+    merged.update(options)
+    return merged
+
+
+def _read_config(path: Path) -> Mapping[str, object]:
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error}); correct it") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold an object of options by name")
+    return content
+
+
+def _data(dataset: str | None, root_path: StrPath | None, two_slices: bool) -> Page:
+    """The data set to train on; UserError where neither argument says which."""
+    root = None if root_path is None else Path(root_path)
+    page = find_data(dataset or "", root, "TWO_SLICES" if two_slices else "PAGE")
+    if page is None:
+        raise UserError(
+            "dataset: name a public data set or the file of your own (docs/extending.md), or with root_path the folder of own "
+            "data that fewlabels.prepare wrote"
+        )
+    return page

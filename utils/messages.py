@@ -1,0 +1,91 @@
+"""Messages to the user: printed on the terminal, unless a caller such as the Python door receives them."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tqdm import tqdm
+
+WARNING = "warning: "
+
+
+class Receiver(Protocol):
+    """Where messages go."""
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether progress bars are drawn."""
+        ...
+
+    def receive(self, text: str, is_error: bool, over_bars: bool) -> None:
+        """Take one message. `over_bars`: a progress bar may be on the screen."""
+        ...
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Prints messages: errors on the standard error stream, all others on the standard output."""
+
+    shows_progress: bool = True
+
+    def receive(self, text: str, is_error: bool, over_bars: bool) -> None:
+        stream = sys.stderr if is_error else sys.stdout
+        if over_bars:
+            tqdm.write(text, file=stream)
+            stream.flush()
+        else:
+            print(text, file=stream)
+
+
+@dataclass(frozen=True)
+class Log:
+    """Hands messages to a logger and collects the warnings; nothing is printed but progress bars."""
+
+    logger: logging.Logger
+    shows_progress: bool
+    warnings: list[str] = field(default_factory=list)
+
+    def receive(self, text: str, is_error: bool, over_bars: bool) -> None:
+        if is_error:
+            self.logger.error("%s", text)
+        elif text.startswith(WARNING):
+            warning = text.removeprefix(WARNING)
+            self.warnings.append(warning)
+            self.logger.warning("%s", warning)
+        else:
+            self.logger.info("%s", text)
+
+
+_current: ContextVar[Receiver | None] = ContextVar("receiver of messages", default=None)
+
+
+def receiver() -> Receiver:
+    """The receiver of this thread; another thread that sends messages for it must be handed this value."""
+    return _current.get() or Terminal()
+
+
+@contextmanager
+def received_by(other: Receiver) -> Iterator[None]:
+    """Within the context, this thread's messages go to `other`."""
+    token = _current.set(other)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def message(text: str, over_bars: bool = False) -> None:
+    """Send a message or a warning (which begins with "warning: ").
+
+    `over_bars`: write it above progress bars that are on the screen.
+    """
+    receiver().receive(text, is_error=False, over_bars=over_bars)
+
+
+def error_message(text: str) -> None:
+    """Send a message about something that failed."""
+    receiver().receive(text, is_error=True, over_bars=False)
