@@ -9,6 +9,7 @@ from dataloaders.phantom.raw import write_raw_phantom
 from dataloaders.phantom.write import write_phantom
 from recipes.registry import find_page
 from utils.cli import parse
+from utils.messages import message
 
 # the published planes of the registration need scans of the published size
 REGISTER = "code/CoGRNet_register.py --dataset {} --root_path {} --planes middle middle"
@@ -56,7 +57,7 @@ def make_phantom(argv: Sequence[str] | None = None, description: str = "") -> No
         )
         drawn = f"{labelled} labelled, {flags.train - labelled} unlabelled, {val} validation and {flags.test} test patients"
         prepare = f"code/prepare_data.py --dataset own --source {flags.root} --root_path {flags.root}_prepared"
-        print(f"wrote the raw scans of {drawn} below {flags.root}; next: python {prepare}")
+        message(f"wrote the raw scans of {drawn} below {flags.root}; next: python {prepare}")
         return
     wrote = write_phantom(
         facts,
@@ -68,6 +69,6 @@ def make_phantom(argv: Sequence[str] | None = None, description: str = "") -> No
         flags.size,
         flags.seed,
     )
-    print(
+    message(
         f"{wrote}; next: python {NEXT.get(flags.dataset, REGISTER).format(flags.dataset, flags.root)}"
     )

@@ -77,8 +77,16 @@ def test_imports_follow_the_arrows(package):
     files = list((REPOSITORY / package).rglob("*.py"))
     assert files
     for path in files:
-        wrong = imported(path) & (set(PACKAGES) | {"code", "tests", "pancreas"}) - ARROWS[package]
+        above = {"code", "tests", "pancreas", "fewlabels"}
+        wrong = imported(path) & (set(PACKAGES) | above) - ARROWS[package]
         assert not wrong, f"{path.relative_to(REPOSITORY)} imports {wrong}"
+
+
+def test_the_python_door_stands_between_scripts_and_programs():
+    """It may import every package, and only scripts (and tests) may import it."""
+    path = REPOSITORY / "fewlabels.py"
+    assert {"programs", "preparation", "comparison"} <= imported(path) & set(PACKAGES)
+    assert not imported(path) & {"code", "tests", "pancreas"}
 
 
 def test_networks_need_torch_alone():
