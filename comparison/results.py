@@ -189,6 +189,8 @@ def read_result(folder: Path) -> Result:
         }
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{rows}: damaged ({type(error).__name__}: {error}); test again") from None
+    if not table:
+        raise UserError(f"{rows}: holds no cases; test again")
     try:
         check_summary(summary, classes)
     except ValueError as error:

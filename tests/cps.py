@@ -39,6 +39,7 @@ class CrossPseudo(TrainingStage[Options]):
 
 
 METHOD = Method(
+    title="cross pseudo supervision",
     options=Options,
     presets={"exp": "cps", "egm": "none"},
     stages=(StageSpec(CrossPseudo),),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import LOSS_2D, LOSS_3D, Context
+from helpers import LOSS_2D, LOSS_3D, Context, step_loss
 
 from benchmarks.counts import BareFrame, runner
 from methods.base import CompiledCalls, add_scalars
@@ -226,7 +226,7 @@ def test_bfloat16_stays_bfloat16_but_where_it_must_not(name):
         for enabled in (False, True):
             seen.clear()
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                losses.append(phase.losses(batch, 0)["loss"])
+                losses.append(step_loss(phase, batch))
     half, whole = torch.bfloat16, torch.float32
     assert len(seen) == 8 and set(seen) == {half, (half, whole, half)}
     assert losses[1].dtype == whole

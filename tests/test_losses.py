@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from helpers import LOSS_2D, LOSS_3D
 from reference import pieces
 
-from utils.losses import Loss, Prediction, dice_2d, dice_3d, masked_mean, one_hot
+from utils.losses import Loss, Prediction, StepLoss, dice_2d, dice_3d, masked_mean, one_hot
 
 PIECES = pieces()
 PANCREAS, PANCREAS_PRE = (Loss({"dice": share, "ce": 1 - share}, dice_3d) for share in (0.42, 0.55))
@@ -37,10 +37,9 @@ def test_mix_loss_of_volumes_as_published(name, loss, outer, weights):
     logits, outside, inside, mask = (
         PIECES[f"mix_3d.{key}"] for key in ("logits", "outside", "inside", "mask")
     )
-    parts = loss.mixed(logits, outside, inside, mask.float(), *weights)
-    torch.testing.assert_close(
-        loss.scalars(parts)["loss"], PIECES[f"mix_3d.{name}_{outer}_outside"], rtol=1e-6, atol=1e-6
-    )
+    total = loss.of_mixed(logits, outside, inside, mask.float(), *weights).total
+    expected = PIECES[f"mix_3d.{name}_{outer}_outside"]
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_whole_loss_of_volumes_as_published():
@@ -50,17 +49,27 @@ def test_whole_loss_of_volumes_as_published():
         parts = loss.whole(logits, label)
         torch.testing.assert_close(parts["dice"], PIECES["mix_3d.mask_dice"], rtol=1e-6, atol=1e-6)
         expected = share * parts["dice"] + (1 - share) * F.cross_entropy(logits, label)
-        torch.testing.assert_close(loss.scalars(parts)["loss"], expected)
+        torch.testing.assert_close(loss.combine(parts).total, expected)
 
 
 def test_a_term_is_found_by_name_and_weighs_in():
     """The cross entropy of two equally likely classes is ln 2, the focal loss a quarter of it."""
     logits, label = torch.zeros(1, 2, 3, 3), torch.ones(1, 3, 3).long()
     loss = Loss({"ce": 1.0, "focal": 2.0}, dice_2d)
-    scalars = loss.scalars(loss.whole(logits, label))
+    total, scalars = loss.of_whole(logits, label)
     assert scalars["loss_ce"].item() == pytest.approx(0.693147, abs=1e-6)
     assert scalars["loss_focal"].item() == pytest.approx(0.693147 / 4, abs=1e-6)
-    assert scalars["loss"].item() == pytest.approx(0.693147 * 1.5, abs=1e-6)
+    assert total.item() == pytest.approx(0.693147 * 1.5, abs=1e-6)
+
+
+def test_a_method_adds_a_term_by_name():
+    loss = StepLoss(torch.tensor(1.0), {"loss_ce": torch.tensor(2.0)})
+    more = loss.plus("consistency", torch.tensor(3.0), weight=0.5)
+    assert more.total == 2.5 and loss.total == 1.0
+    assert more.scalars == {"loss_ce": 2.0, "loss_consistency": 3.0}
+
+
+def test_an_unknown_term_is_an_error():
     with pytest.raises(KeyError):
         Loss({"hinge": 1.0}, dice_2d)
 

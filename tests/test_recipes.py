@@ -71,7 +71,7 @@ def test_two_iterations_of_every_recipe(script, phantom_root, la_root, pancreas_
     assert all(value.isfinite().all() for value in last["student"].values())
 
 
-BCP = {"egm": "none", "mask": "fixed", "teachers": "ema", "ema_decay": 0.99}
+BCP = {"egm": "none", "mask": "fixed", "ema_decay": 0.99}
 
 
 @pytest.mark.parametrize(

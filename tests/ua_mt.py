@@ -64,6 +64,7 @@ class UncertaintyAwareMeanTeacher(TrainingStage[Options]):
 
 
 METHOD = Method(
+    title="UA-MT",
     options=Options,
     presets={"exp": "ua_mt", "egm": "none"},
     stages=(StageSpec(UncertaintyAwareMeanTeacher),),
