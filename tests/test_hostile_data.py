@@ -280,7 +280,7 @@ def test_a_plan_stays_in_its_folder():
     Plan.from_dict(json.loads(json.dumps(plan)))
     for changes in (
         {"file": "../{}.h5"},
-        {"slice_file": "/tmp/{}.h5"},
+        {"slice_file": "/tmp/{}_slice_{}.h5"},
         {"lists": {"train": "../../train.list"}},
     ):
         with pytest.raises(ValueError, match="leads out of the folder"):
