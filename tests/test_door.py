@@ -516,6 +516,42 @@ def test_a_folder_that_cannot_be_used_is_a_user_error(raw, tmp_path):
         fewlabels.prepare("own", raw, tmp_path / "file" / "below", workers=1, progress=False)
 
 
+TINY = {
+    "PATIENTS": 3, "LABELLED": 1, "SIZE": 48, "PRE_ITERATIONS": 1, "MAX_ITERATIONS": 1, "BATCH_SIZE": 4,
+}  # fmt: skip
+
+
+def notebook_cells():
+    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+
+
+def test_the_notebook_is_stored_without_outputs():
+    cells = [cell for cell in notebook_cells() if cell["cell_type"] == "code"]
+    assert len(cells) > 5
+    for cell in cells:
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+    """All code cells in one namespace, from its own folder, with smaller numbers in the cell of parameters."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(NOTEBOOK.parent)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names: dict = {}
+    for cell in notebook_cells():
+        if cell["cell_type"] != "code":
+            continue
+        exec("".join(cell["source"]), names)
+        if "parameters" in cell["metadata"].get("tags", []):
+            assert set(TINY) <= set(names)
+            names["WORK"].rmdir()
+            names.update(TINY, WORK=tmp_path)
+    names["plt"].close("all")
+    assert names["prediction"].labels.shape == names["array"].shape
+    assert np.ptp(names["axes"][0].images[0].get_array()) > 0
+    assert "left ventricle: Dice" in capsys.readouterr().out
+
+
 def test_a_process_anywhere_imports_the_door_and_predicts(
     run, published_width, tmp_path, phantom_root
 ):
