@@ -421,8 +421,9 @@ def test(
         if dataset:
             page = find_page(dataset, attribute)
         else:
-            root = None if root_path is None else Path(root_path)
-            page = data_of_checkpoint(Path(checkpoint), root_path=root, attribute=attribute)
+            place = convert("checkpoint", checkpoint, kind=Path)
+            root = convert("root_path", root_path, kind=Path | None)
+            page = data_of_checkpoint(place, root_path=root, attribute=attribute)
         settings = testing.settings_from_values(page, values)
         return testing.run(page, settings)[0]
 
@@ -572,7 +573,7 @@ def _read_config(path: Path) -> Mapping[str, object]:
 
 def _data(dataset: str | None, root_path: StrPath | None, two_slices: bool) -> Page:
     """The data set to train on; UserError where neither argument says which."""
-    root = None if root_path is None else Path(root_path)
+    root = convert("root_path", root_path, kind=Path | None)
     page = find_data(dataset or "", root, "TWO_SLICES" if two_slices else "PAGE")
     if page is None:
         raise UserError(

@@ -41,6 +41,8 @@ def predict_array(
     Raises UserError for an array that the networks cannot take.
     """
     values = _checked_array(array)
+    spacing = None if spacing is None else _numbers("spacing", spacing, dims=1).tolist()
+    affine = None if affine is None else _numbers("affine", affine, dims=2)
     if affine is None and spacing is None:
         image = _prepared_picture(model, values)
         back = identical(image.shape[1:])
@@ -62,7 +64,10 @@ def predict_array(
 
 def _checked_array(array: ArrayLike) -> np.ndarray:
     """The array in this machine's byte order and a type that the preparation takes."""
-    values = np.asarray(array)
+    try:
+        values = np.asarray(array)
+    except ValueError as error:
+        raise UserError(f"array: is no array ({error}); give one shape") from None
     if values.dtype.kind not in "biuf" or values.size == 0:
         raise UserError(
             f"array: has type {values.dtype} and shape {values.shape}; give numbers, at least one voxel"
@@ -77,6 +82,17 @@ def _checked_array(array: ArrayLike) -> np.ndarray:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UserError("array: holds NaN or infinite values; replace them")
     return values
+
+
+def _numbers(name: str, values: ArrayLike, dims: int) -> np.ndarray:
+    """The values as a float64 array of that many axes; UserError that begins with `name` for anything else."""
+    try:
+        numbers = np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}={values!r}: numbers are expected") from None
+    if numbers.ndim != dims:
+        raise UserError(f"{name}: has shape {numbers.shape}; give an array of {dims} axes")
+    return numbers
 
 
 def _prepared_picture(model: Model, values: np.ndarray) -> np.ndarray:

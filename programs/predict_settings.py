@@ -40,6 +40,8 @@ class ModelSettings:
 
     def check(self) -> None:
         """Raise UserError for a value that no prediction can have."""
+        if not self.checkpoint:
+            raise UserError("--checkpoint: names none; give the folder of a run, or a checkpoint")
         if self.batch < 0:
             raise UserError(
                 f"--batch {self.batch}: a number of windows or slices, or 0 for the default"

@@ -204,6 +204,11 @@ def test_probabilities_are_only_returned_where_they_are_asked_for(tmp_path, thre
         (np.zeros(SHAPE), {"spacing": SPACING}, "nothing to see"),
         (np.zeros((0, 3, 3)), {"spacing": SPACING}, "at least one voxel"),
         (np.full(SHAPE, "x"), {"spacing": SPACING}, "give numbers"),
+        ([[1, 2], [3]], {"spacing": SPACING}, "array: is no array"),
+        (mr(), {"spacing": 1.5}, "spacing: has shape"),
+        (mr(), {"spacing": ("a", "b", "c")}, "numbers are expected"),
+        (mr(), {"spacing": (1.0,)}, "has 1 values"),
+        (mr(), {"affine": np.full((4, 4), np.nan)}, "must be finite"),
     ],
 )
 def test_an_array_that_does_not_fit_is_a_user_error(
@@ -212,6 +217,26 @@ def test_an_array_that_does_not_fit_is_a_user_error(
     model = fewlabels.load_model(checkpoint(tmp_path / "c.pth"), "cpu")
     with pytest.raises(fewlabels.UserError, match=message):
         model.predict(array, **arguments, progress=False)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"checkpoint": "nowhere"}, "nowhere: no such run"),
+        ({"checkpoint": ()}, "checkpoint: names none"),
+        ({"tta": "miror"}, "tta='miror': choose from none, mirror"),
+        ({"device": "tpu"}, "--device tpu: not available"),
+        ({"batch": -1}, "--batch -1"),
+        ({"stride": (4, 0, 4)}, "--stride 4 0 4"),
+        ({"box": (0, 1)}, "--box"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_a_user_error(
+    tmp_path, threshold_networks, options, message
+):
+    arguments = {"checkpoint": checkpoint(tmp_path / "c.pth"), "device": "cpu", **options}
+    with pytest.raises(fewlabels.UserError, match=message):
+        fewlabels.load_model(**arguments)
 
 
 def test_a_published_checkpoint_needs_the_name_of_its_data_set(tmp_path):
