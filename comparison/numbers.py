@@ -1,64 +1,66 @@
-"""All numbers of a comparison, as compare.json has them."""
+"""All numbers of a comparison, as compare.json holds them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from comparison.groups import Group, against, figures, patient
+from comparison.groups import Group, differences_to, group_scores, patient
 from comparison.results import Result
 
 LEVEL = 0.95
 
 
-def numbers(groups: Sequence[Group], seed: int, draws: int, about: dict) -> dict:
-    """What is tested, each group with its runs and figures, all but the first with their differences to it, and how those were made."""
+def numbers(
+    groups: Sequence[Group], seed: int, draws: int, about: Mapping[str, object]
+) -> dict[str, object]:
+    """Collect data set, cases, each group's runs, scores and differences to the first group, and how those were computed.
+
+    `seed`, `draws`: of the bootstrap. `about`: provenance of this process.
+    """
     first = groups[0].results[0]
-    patients = len({patient(case) for case in first.cases})
-    found = []
+    patients = {patient(case) for case in first.cases}
+    parts = []
     for number, group in enumerate(groups):
-        part = {
+        part: dict[str, object] = {
             "name": group.name,
             "seeds": group.seeds,
             "settings": group.traits,
             "runs": [_run(result) for result in group.results],
+            "figures": group_scores(group),
         }
-        part["figures"] = figures(group)
-        if number:
-            part |= {
-                "differs": group.differs,
-                "against_first": against(group, groups[0], seed, draws),
-            }
-        found.append(part)
+        if number > 0:
+            part["differs"] = group.differs
+            part["against_first"] = differences_to(group, groups[0], seed=seed, draws=draws)
+        parts.append(part)
     return {
         "dataset": first.summary.get("dataset"),
         "split": first.summary.get("split"),
         "cases": list(first.cases),
         "classes": list(first.classes),
-        "groups": found,
+        "groups": parts,
         "bootstrap": {
             "draws": draws,
             "seed": seed,
             "level": LEVEL,
             "unit": "patients",
-            "units": patients,
+            "units": len(patients),
         },
-        "wilcoxon": "two-sided signed-rank test of the patients' mean differences, those without difference left out, not corrected",
+        "wilcoxon": "two-sided signed-rank test of the patients' mean differences, zero differences "
+        "omitted, not corrected for multiple comparisons",
         **about,
     }
 
 
-def _run(result: Result) -> dict:
-    honest = result.summary["honest"]
-    return {
+def _run(result: Result) -> dict[str, object]:
+    penalised = result.summary["honest"]
+    checkpoint = result.checkpoint
+    run = {
         "folder": str(result.folder),
         "seed": result.settings.get("seed"),
-        "dice": honest["mean"]["dice"],
-        "empty_predictions": honest["empty_predictions"],
-        "selection": result.checkpoint.get(
-            "selection", "not known: predictions of another program"
-        ),
-        "checkpoint": result.checkpoint.get("path"),
-        "sha256": result.checkpoint.get("sha256"),
-        **{
-            key: result.summary.get(key)
-            for key in ("command", "date", "versions", "git_commit", "machine")
-        },
+        "dice": penalised["mean"]["dice"],
+        "empty_predictions": penalised["empty_predictions"],
+        "selection": checkpoint.get("selection", "not known: predictions of another program"),
+        "checkpoint": checkpoint.get("path"),
+        "sha256": checkpoint.get("sha256"),
     }
+    for key in ("command", "date", "versions", "git_commit", "machine"):
+        run[key] = result.summary.get(key)
+    return run

@@ -1,195 +1,254 @@
-"""Small plots as SVG: their colours and letters are the page's, so that they are right in the dark and on a phone too."""
+"""Small plots as SVG. Their colours and fonts come from the page's style sheet, so that they also suit dark mode and phones."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-WIDTH = 360  # of the drawing; letters are in its units, so a plot is never shown much narrower
+WIDTH = 360  # of the drawing; font sizes are in the same units, so a plot must not be shown much narrower
+MARGIN_TOP = 10
+MARGIN_RIGHT = 12
 SHAPES = ("circle", "square", "triangle", "diamond")
-COLOURS = 6  # the page has so many, .c0 to .c5
+COLOURS = 6  # number of colours in the style sheet, .c0 to .c5
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve with the number of its colour."""
+
+    colour: int
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True)
+class Column:
+    """The scores of a group, one per case."""
+
+    name: str
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """The differences of a group to the first one, one per row of the plot, each with `difference`, `low` and `high`."""
+
+    colour: int
+    name: str
+    differences: Sequence[Mapping[str, float]]
 
 
 @dataclass
 class Plot:
-    """Axes from `x` and `y` (low, high) onto a drawing; what is drawn is collected in `parts`. `label`: for those who cannot see it."""
+    """A drawing with axes. `x` and `y`: lowest and highest value on each axis. `label`: text for screen readers.
+
+    Drawn elements are collected in `parts`.
+    """
 
     title: str
     label: str
-    x: tuple[float, float]
-    y: tuple[float, float]
+    x: Point
+    y: Point
     height: int = 240
-    left: int = 44
-    bottom: int = 34
+    margin_left: int = 44
+    margin_bottom: int = 34
     parts: list[str] = field(default_factory=list)
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
+    def at(self, x: float, y: float) -> Point:
+        """Position in the drawing of the values x and y."""
+        width = WIDTH - self.margin_left - MARGIN_RIGHT
+        height = self.height - MARGIN_TOP - self.margin_bottom
         across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
         up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
-        return self.left + across * (WIDTH - self.left - 12), 10 + (1 - up) * (
-            self.height - 10 - self.bottom
-        )
+        return self.margin_left + across * width, MARGIN_TOP + (1 - up) * height
 
-    def line(self, points: Iterable[tuple[float, float]], style: str) -> None:
-        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
-        self.parts.append(f'<polyline class="{style}" points="{places}"/>')
+    def line(self, points: Iterable[Point], style: str) -> None:
+        """Draw a line through the points."""
+        positions = [self.at(x, y) for x, y in points]
+        text = " ".join(f"{x:.1f},{y:.1f}" for x, y in positions)
+        self.parts.append(f'<polyline class="{style}" points="{text}"/>')
 
     def mark(self, x: float, y: float, number: int, title: str = "", size: float = 3.2) -> None:
-        """A dot in the colour and shape of group `number`; `title` shows when it is pointed at."""
-        a, b = self.at(x, y)
-        shape, s = SHAPES[number % len(SHAPES)], size
-        up, down, left, right = b - s * 1.3, b + s * 1.3, a - s * 1.3, a + s * 1.3
-        drawn = {
-            "circle": f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{s}"',
-            "square": f'<rect x="{a - s * 0.9:.1f}" y="{b - s * 0.9:.1f}" width="{s * 1.8:.1f}" height="{s * 1.8:.1f}"',
-            "triangle": f'<path d="M{a:.1f} {up:.1f}L{right:.1f} {b + s * 0.8:.1f}H{left:.1f}Z"',
-            "diamond": f'<path d="M{a:.1f} {up:.1f}L{right:.1f} {b:.1f}L{a:.1f} {down:.1f}L{left:.1f} {b:.1f}Z"',
-        }[shape]
-        inside = f"><title>{escape(title)}</title></{drawn[1:].split(' ')[0]}>" if title else "/>"
-        self.parts.append(f'{drawn} class="dot c{number % COLOURS}"{inside}')
+        """Draw a dot in the colour and shape of group `number`; `title` is shown on hovering."""
+        self.parts.append(symbol(self.at(x, y), number, size=size, title=title))
 
     def text(self, x: float, y: float, words: str, anchor: str = "middle", style: str = "") -> None:
-        """Words at a place of the drawing itself."""
+        """Write text at a position of the drawing."""
         self.parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(words)}</text>'
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">'
+            f"{escape(words)}</text>"
         )
 
-    def grid(
-        self, x_name: str = "", y_name: str = "", x_ticks: bool = True, y_ticks: bool = True
-    ) -> None:
-        """Lines at round numbers, and the axes' names."""
-        for value in ticks(*self.y) if y_ticks else ():
+    def x_axis(self, name: str, with_ticks: bool = True) -> None:
+        """Name the x axis, and write round numbers below it."""
+        if with_ticks:
+            for value in ticks(*self.x):
+                across, down = self.at(value, self.y[0])
+                self.text(across, down + 15, number(value))
+        middle = self.margin_left + (WIDTH - self.margin_left - MARGIN_RIGHT) / 2
+        self.text(middle, self.height - 3, name)
+
+    def y_grid(self) -> None:
+        """Draw horizontal lines at round numbers."""
+        for value in ticks(*self.y):
             self.line([(self.x[0], value), (self.x[1], value)], "rule")
-            self.text(self.left - 6, self.at(0, value)[1] + 4, number(value), "end")
-        for value in ticks(*self.x) if x_ticks else ():
-            place = self.at(value, self.y[0])
-            self.text(place[0], place[1] + 15, number(value))
-        if x_name:
-            self.text(self.left + (WIDTH - self.left - 12) / 2, self.height - 3, x_name)
-        if y_name:
-            self.text(-(self.height - self.bottom) / 2 - 5, 11, y_name, style="upright")
+            _, down = self.at(0, value)
+            self.text(self.margin_left - 6, down + 4, number(value), anchor="end")
 
     def svg(self) -> str:
+        """The drawing as an SVG element."""
         return (
-            f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{escape(self.label, quote=True)}" '
+            f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" '
+            f'aria-label="{escape(self.label, quote=True)}" '
             f'xmlns="http://www.w3.org/2000/svg">{"".join(self.parts)}</svg>'
         )
+
+
+def symbol(position: Point, number: int, size: float, title: str = "") -> str:
+    """SVG of the dot of group `number` at a position of the drawing; `title` is shown on hovering."""
+    x, y = position
+    reach = size * 1.3
+    side = size * 1.8
+    shape = SHAPES[number % len(SHAPES)]
+    if shape == "circle":
+        tag = "circle"
+        geometry = f'cx="{x:.1f}" cy="{y:.1f}" r="{size}"'
+    elif shape == "square":
+        tag = "rect"
+        corner = f'x="{x - size * 0.9:.1f}" y="{y - size * 0.9:.1f}"'
+        geometry = f'{corner} width="{side:.1f}" height="{side:.1f}"'
+    else:
+        tag = "path"
+        top = f"M{x:.1f} {y - reach:.1f}"
+        if shape == "triangle":
+            outline = f"{top}L{x + reach:.1f} {y + size * 0.8:.1f}H{x - reach:.1f}Z"
+        else:
+            right = f"L{x + reach:.1f} {y:.1f}"
+            bottom = f"L{x:.1f} {y + reach:.1f}"
+            outline = f"{top}{right}{bottom}L{x - reach:.1f} {y:.1f}Z"
+        geometry = f'd="{outline}"'
+    start = f'<{tag} {geometry} class="dot c{number % COLOURS}"'
+    if not title:
+        return f"{start}/>"
+    return f"{start}><title>{escape(title)}</title></{tag}>"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers from low to high."""
     if not high > low:
         return [low]
-    raw = (high - low) / count
-    power = 10 ** math.floor(math.log10(raw))
-    step = next(power * k for k in (1, 2, 2.5, 5, 10) if power * k >= raw * 0.999)
+    exact = (high - low) / count
+    power = 10 ** math.floor(math.log10(exact))
+    steps = [power * factor for factor in (1, 2, 2.5, 5, 10)]
+    step = next(step for step in steps if step >= exact * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [
-        round((first + i) * step, 12)
-        for i in range(int((high - low) / step + 1e-9) + 2)
-        if (first + i) * step <= high + 1e-9 * step
-    ]
+    most = int((high - low) / step + 1e-9) + 2
+    numbers = range(first, first + most)
+    return [round(i * step, 12) for i in numbers if i * step <= high + 1e-9 * step]
 
 
 def number(value: float) -> str:
-    """A tick's number: thousands as 2k, no more digits than it needs."""
-    return f"{value / 1000:g}k" if abs(value) >= 1000 and value % 100 == 0 else f"{value:g}"
+    """Text of a tick: thousands as 2k, no more digits than needed."""
+    if abs(value) >= 1000 and value % 100 == 0:
+        return f"{value / 1000:g}k"
+    return f"{value:g}"
 
 
-def span(values: Iterable[float], least: float = 0.0, around: float = 0.05) -> tuple[float, float]:
-    """Lowest and highest of the values with some room, at least `least` wide; 0 to 1 where there is none."""
-    values = [value for value in values if math.isfinite(value)]
-    if not values:
+def span(values: Iterable[float], around: float = 0.05) -> Point:
+    """Lowest and highest of the finite values with some room around them; 0 and 1 if there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
         return 0.0, 1.0
-    low, high = min(values), max(values)
-    room = max((high - low) * around, (least - (high - low)) / 2, 1e-9)
+    low = min(finite)
+    high = max(finite)
+    room = max((high - low) * around, 1e-9)
     return low - room, high + room
 
 
 def cut(name: str, length: int = 16) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
+    """The name, shortened if it is longer than `length` characters."""
+    if len(name) <= length:
+        return name
+    return name[: length - 1] + "…"
 
 
-def curves(
-    title: str,
-    lines: Sequence[tuple[int, str, list[tuple[float, float]]]],
-    limits: tuple[float, float] | None,
-    borders: Sequence[float],
+def plot_curves(
+    title: str, curves: Sequence[Curve], limits: Point | None, borders: Sequence[float]
 ) -> Plot:
-    """Curves over the iterations; `lines`: colour, what it is, points. `borders`: where a stage begins."""
-    points = [point for *_, some in lines for point in some]
-    x = (0.0, max((point[0] for point in points), default=1))
+    """Plot curves over the iterations. `limits`: of the y axis, None to fit the curves. `borders`: where stages begin."""
+    points = [point for curve in curves for point in curve.points]
     plot = Plot(
         title,
-        f"{title} over the iterations, {len(lines)} curves",
-        x,
-        limits or span(point[1] for point in points),
+        f"{title} over the iterations, {len(curves)} curves",
+        x=(0.0, max((x for x, _ in points), default=1)),
+        y=limits or span(y for _, y in points),
     )
-    plot.grid("iteration")
+    plot.y_grid()
+    plot.x_axis("iteration")
     for border in borders:
         plot.line([(border, plot.y[0]), (border, plot.y[1])], "border")
-    for colour, _, some in lines:
-        plot.line(some, f"curve s{colour % COLOURS}")
+    for curve in curves:
+        plot.line(curve.points, f"curve s{curve.colour % COLOURS}")
     return plot
 
 
-def cases(title: str, names: Sequence[str], columns: Sequence[tuple[str, Sequence[float]]]) -> Plot:
-    """A value for each case and group, cases in the order of the first group's values."""
-    order = sorted(range(len(names)), key=lambda i: columns[0][1][i])
-    values = [value for _, column in columns for value in column]
-    low, high = span(values)
+def plot_cases(title: str, names: Sequence[str], columns: Sequence[Column]) -> Plot:
+    """Plot a value per case and group, cases in the order of the first group's values."""
+    first = columns[0]
+    order = sorted(range(len(names)), key=lambda case: first.values[case])
+    low, high = span(value for column in columns for value in column.values)
     plot = Plot(
         title,
-        f"{title} of each of {len(names)} cases, one dot a case and group",
-        (-0.8, len(names) - 0.2),
-        (max(low, 0), min(high, 1.0)),
+        f"{title} of each of {len(names)} cases, one dot per case and group",
+        x=(-0.8, len(names) - 0.2),
+        y=(max(low, 0), min(high, 1.0)),
     )
-    plot.grid(f"{len(names)} cases, in the order of {cut(columns[0][0], 24)}", x_ticks=False)
-    for place, case in enumerate(order):
+    plot.y_grid()
+    plot.x_axis(f"{len(names)} cases, in the order of {cut(first.name, 24)}", with_ticks=False)
+    size = 2.6 if len(names) > 30 else 3.2
+    for x, case in enumerate(order):
+        values = [column.values[case] for column in columns]
         if len(columns) > 1:
-            mine = [column[case] for _, column in columns]
-            plot.line([(place, min(mine)), (place, max(mine))], "rule")
-        for colour, (name, column) in enumerate(columns):
-            plot.mark(
-                place,
-                column[case],
-                colour,
-                f"{names[case]}, {name}: {column[case]:.3f}",
-                2.6 if len(names) > 30 else 3.2,
-            )
+            plot.line([(x, min(values)), (x, max(values))], "rule")
+        for colour, value in enumerate(values):
+            text = f"{names[case]}, {columns[colour].name}: {value:.3f}"
+            plot.mark(x, value, number=colour, title=text, size=size)
     return plot
 
 
-def intervals(
-    title: str, rows: Sequence[str], groups: Sequence[tuple[int, str, Sequence[dict]]]
-) -> Plot:
-    """Differences to the first group with their intervals: a row for each class, in it a line for each other group."""
-    values = [
-        value for *_, some in groups for one in some for value in (one["low"], one["high"], 0.0)
-    ]
-    step, count = 14 * len(groups) + 12, len(rows)
+def plot_intervals(title: str, rows: Sequence[str], groups: Sequence[Intervals]) -> Plot:
+    """Plot differences to the first group with their intervals: a row for each class, in it a line for each other group."""
+    values = [0.0]
+    for group in groups:
+        for one in group.differences:
+            values += [one["low"], one["high"]]
+    step = 14 * len(groups) + 12
+    count = len(rows)
     plot = Plot(
         title,
         f"{title}: difference to the first group with 95 % interval",
-        span(values),
-        (0, count),
-        step * count + 44,
-        left=112,
+        x=span(values),
+        y=(0, count),
+        height=step * count + 44,
+        margin_left=112,
     )
-    plot.grid("difference to the first group", y_ticks=False)
+    plot.x_axis("difference to the first group")
     plot.line([(0, 0), (0, count)], "zero")
     for row, name in enumerate(rows):
-        plot.text(plot.left - 8, plot.at(0, count - row - 0.5)[1] + 4, cut(name), "end")
-        if row:
-            plot.line([(plot.x[0], count - row), (plot.x[1], count - row)], "rule")
-        for place, (colour, group, some) in enumerate(groups):
-            y, one = count - row - (place + 0.5 + 0.3) / (len(groups) + 0.6), some[row]
-            plot.line([(one["low"], y), (one["high"], y)], f"interval s{colour % COLOURS}")
-            plot.mark(
-                one["difference"],
-                y,
-                colour,
-                f"{group}, {name}: {one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})",
-                4,
-            )
+        top = count - row
+        _, middle = plot.at(0, top - 0.5)
+        plot.text(plot.margin_left - 8, middle + 4, cut(name), anchor="end")
+        if row > 0:
+            plot.line([(plot.x[0], top), (plot.x[1], top)], "rule")
+        for line, group in enumerate(groups):
+            y = top - (line + 0.5 + 0.3) / (len(groups) + 0.6)
+            _draw_interval(plot, group, row=row, y=y, name=name)
     return plot
+
+
+def _draw_interval(plot: Plot, group: Intervals, row: int, y: float, name: str) -> None:
+    one = group.differences[row]
+    plot.line([(one["low"], y), (one["high"], y)], f"interval s{group.colour % COLOURS}")
+    interval = f"{one['low']:+.3f} to {one['high']:+.3f}"
+    text = f"{group.name}, {name}: {one['difference']:+.3f} ({interval})"
+    plot.mark(one["difference"], y, number=group.colour, title=text, size=4)

@@ -680,7 +680,7 @@ def test_report_says_why_it_has_no_pictures(phantom_root, data, run, tmp_path, c
         label=np.zeros((2, 48, 48), np.uint8),
     )
     report(script_flags(data, run, "--output", tmp_path))
-    assert "the case (48, 48, 2); run the test again" in capsys.readouterr().out
+    assert "but the case has (48, 48, 2); run the test again" in capsys.readouterr().out
     assert f"Not shown: {run / RUN / TEST}" in page.read_text(encoding="utf-8")
     halve(data / "data" / f"{name}.h5")
     report(script_flags(data, run, "--output", tmp_path))

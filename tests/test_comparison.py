@@ -239,10 +239,10 @@ def test_figures_over_seeds_and_paired_differences(runs, tmp_path):
     assert {"command", "versions", "date", "bootstrap", "wilcoxon"} <= set(numbers)
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert (
-        "One run each" not in page
+        "Only one run" not in page
         and "mean teacher 1 of 8" in page
         and "No curves" in page
-        and "left out by --no-pictures" in page
+        and "omitted by --no-pictures" in page
     )
 
 
@@ -451,9 +451,9 @@ def test_older_files_without_honest_columns(runs, tmp_path):
     assert (
         differences["honest"] is None and differences["as_published"]["mean"]["dice"]["cases"] == 4
     )
-    assert "test again to see honest differences" in (tmp_path / "page" / "index.html").read_text(
-        encoding="utf-8"
-    )
+    assert "test again to see penalised differences" in (
+        tmp_path / "page" / "index.html"
+    ).read_text(encoding="utf-8")
 
 
 # the page
