@@ -10,14 +10,17 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
 from utils.errors import Interrupted, UserError
 from utils.names import printable
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 LARGEST = 2**63
 LESS = "take smaller images or batches, or fewer processes"
 
@@ -36,7 +39,9 @@ def parse(
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     said = io.StringIO()
-    extra = {} if default is None else {"default": default}
+    extra: dict[str, Any] = {}
+    if default is not None:
+        extra["default"] = default
     try:
         with contextlib.redirect_stderr(said):
             value, unknown = tyro.cli(

@@ -1,12 +1,15 @@
 """The largest connected component of a mask, and of each class of a batch of label maps."""
 
+from typing import Literal
+
 import cc3d
 import numpy as np
 
+Connectivity = Literal[4, 6, 8, 18, 26]
 _CONNECTIVITIES = {2: (4, 8), 3: (6, 18, 26)}
 
 
-def largest_component(mask: np.ndarray, connectivity: int) -> np.ndarray:
+def largest_component(mask: np.ndarray, connectivity: Connectivity) -> np.ndarray:
     """Keep the component with the most voxels: (H, W) or (D, H, W), non-zero is foreground -> bool array of that shape.
 
     As `largest_component_per_class` of one sample and one class. An empty mask stays empty.
@@ -16,7 +19,9 @@ def largest_component(mask: np.ndarray, connectivity: int) -> np.ndarray:
     )[0].view(bool)
 
 
-def largest_component_per_class(labels: np.ndarray, classes: int, connectivity: int) -> np.ndarray:
+def largest_component_per_class(
+    labels: np.ndarray, classes: int, connectivity: Connectivity
+) -> np.ndarray:
     """Keep, in each sample, the largest component of each class 1..classes-1; everything else becomes 0.
 
     `labels` are integers, (N, H, W) or (N, D, H, W); shape and dtype stay. A class that a sample lacks stays absent. `connectivity` is

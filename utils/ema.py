@@ -1,6 +1,6 @@
 """Exponential moving average of a student in a teacher."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +9,17 @@ EmaScope = Literal["state", "parameters"]
 
 
 def _entries(net: nn.Module, scope: EmaScope) -> list[Tensor]:
-    return (
-        list(net.parameters())
-        if scope == "parameters"
-        else list(net.state_dict(keep_vars=True).values())
-    )
+    """The tensors of a network that an average of this scope covers."""
+    if scope == "parameters":
+        return list(net.parameters())
+    return list(net.state_dict(keep_vars=True).values())
+
+
+class _Pairs(NamedTuple):
+    """Tensors of the teacher and the student's tensors in the same order."""
+
+    teacher: list[Tensor]
+    student: list[Tensor]
 
 
 class Ema:
@@ -25,30 +31,40 @@ class Ema:
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, scope: EmaScope = "state"):
-        self.nets, self.scope = (teacher, student), scope
-        # the teacher's and the student's tensors: first fractions, then whole numbers
-        self._pairs: list[tuple[list[Tensor], list[Tensor]]] | None = None
+        self.teacher = teacher
+        self.student = student
+        self.scope: EmaScope = scope
+        self._pairs: tuple[_Pairs, _Pairs] | None = None
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
+        """Average once."""
         if self._pairs is None:
-            pairs = list(zip(*(_entries(net, self.scope) for net in self.nets), strict=True))
-            kinds = (
-                [pair for pair in pairs if pair[0].is_floating_point() == kind]
-                for kind in (True, False)
+            self._pairs = self._paired()
+        fractions, counters = self._pairs
+        torch._foreach_mul_(fractions.teacher, decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
+        torch._foreach_add_(fractions.teacher, fractions.student, alpha=1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
+        if counters.teacher:  # all in one tensor: a handful of launches, not a handful for each
+            mean = decay * torch.stack(counters.teacher) + (1 - decay) * torch.stack(
+                counters.student
             )
-            self._pairs = [
-                ([mine for mine, _ in kind], [theirs for _, theirs in kind]) for kind in kinds
-            ]
-        (mine, theirs), (counters, others) = self._pairs
-        torch._foreach_mul_(mine, decay)
-        torch._foreach_add_(mine, theirs, alpha=1 - decay)
-        if counters:  # all of them in one tensor: a handful of launches, not a handful for each
-            mean = decay * torch.stack(counters) + (1 - decay) * torch.stack(others)
-            torch._foreach_copy_(counters, mean.to(counters[0].dtype).unbind())
+            averaged = mean.to(counters.teacher[0].dtype).unbind()
+            torch._foreach_copy_(counters.teacher, averaged)  # pyright: ignore[reportPrivateImportUsage]  # no public name
+
+    def _paired(self) -> tuple[_Pairs, _Pairs]:
+        """Return the tensors of both networks: fractions, then whole numbers."""
+        fractions = _Pairs([], [])
+        counters = _Pairs([], [])
+        ours = _entries(self.teacher, self.scope)
+        theirs = _entries(self.student, self.scope)
+        for mine, other in zip(ours, theirs, strict=True):
+            pairs = fractions if mine.is_floating_point() else counters
+            pairs.teacher.append(mine)
+            pairs.student.append(other)
+        return fractions, counters
 
 
 @torch.no_grad()
 def copy_state(teacher: nn.Module, student: nn.Module) -> None:
     """The student's whole state into the teacher."""
-    torch._foreach_copy_(_entries(teacher, "state"), _entries(student, "state"))
+    torch._foreach_copy_(_entries(teacher, "state"), _entries(student, "state"))  # pyright: ignore[reportPrivateImportUsage]  # no public name

@@ -53,7 +53,7 @@ class LockedFile:
         if shared:
             kind = fcntl.LOCK_SH
         try:
-            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
+            fcntl.flock(self._opened(), kind | fcntl.LOCK_NB)
         except OSError as error:
             return self._refused(error)
         return Answer.TAKEN
@@ -65,8 +65,8 @@ class LockedFile:
         if shared:
             return Answer.TAKEN
         try:
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            msvcrt.locking(self._descriptor, msvcrt.LK_NBLCK, 1)
+            os.lseek(self._opened(), 0, os.SEEK_SET)
+            msvcrt.locking(self._opened(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]  # Windows only
         except OSError as error:
             return self._refused(error)
         return Answer.TAKEN
@@ -79,12 +79,18 @@ class LockedFile:
 
     def is_at_its_path(self) -> bool:
         """Whether the path still leads to this very file: whoever held the lock before may have deleted it."""
-        opened = os.fstat(self._descriptor)
+        opened = os.fstat(self._opened())
         try:
             found = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
+
+    def _opened(self) -> int:
+        """The file's descriptor; raises ValueError once it is closed."""
+        if self._descriptor is None:
+            raise ValueError(f"{self.path}: the lock file is closed")
+        return self._descriptor
 
     def close(self) -> None:
         """Release the lock."""

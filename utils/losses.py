@@ -4,7 +4,7 @@ Shapes: logits (N, K, ...), labels (N, ...) of class numbers, truth (N, K, ...) 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -104,13 +104,13 @@ class Loss:
 
     weights: Mapping[str, float]
     dice: Term
+    _terms: Mapping[str, Term] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        object.__setattr__(
-            self,
-            "_terms",
-            {name: self.dice if name == "dice" else TERMS[name] for name in self.weights},
-        )
+        terms: dict[str, Term] = {}
+        for name in self.weights:
+            terms[name] = self.dice if name == "dice" else TERMS[name]
+        object.__setattr__(self, "_terms", terms)
 
     def whole(self, logits: Tensor, label: Tensor) -> Parts:
         """The terms of whole images with one label each."""
@@ -131,11 +131,9 @@ class Loss:
         """The terms of mixed images: label `outside` where mask = 1, `inside` where mask = 0, each with its own weight, which is 1 for
         true labels and u_weight for pseudo labels; `trust_inside` (N, ...) weights every pixel of the inside."""
         prediction = predicted(logits)
-        parts = (
-            self._parts(prediction, outside, mask),
-            self._parts(prediction, inside, (1 - mask) * trust_inside),
-        )
-        return weighted_sum(*zip(parts, (weight_outside, weight_inside), strict=True))
+        outside_parts = self._parts(prediction, outside, mask)
+        inside_parts = self._parts(prediction, inside, (1 - mask) * trust_inside)
+        return weighted_sum((outside_parts, weight_outside), (inside_parts, weight_inside))
 
     def of_whole(self, logits: Tensor, label: Tensor) -> StepLoss:
         """Return the loss of whole images: logits (N, K, ...), labels (N, ...)."""
@@ -158,7 +156,10 @@ class Loss:
 
     def combine(self, parts: Parts) -> StepLoss:
         """Return the weighted sum of terms, with each term as a scalar to log."""
-        total = sum(self.weights[name] * value for name, value in parts.items())
+        weighted = [self.weights[name] * value for name, value in parts.items()]
+        total = weighted[0]
+        for value in weighted[1:]:
+            total = total + value
         scalars = {f"loss_{name}": value for name, value in parts.items()}
         return StepLoss(total, scalars)
 
@@ -174,4 +175,9 @@ def predicted(logits: Tensor) -> Prediction:
 
 def weighted_sum(*terms: tuple[Parts, float]) -> Parts:
     """Several parts times their weights, term by term."""
-    return {name: sum(weight * parts[name] for parts, weight in terms) for name in terms[0][0]}
+    (first, first_weight), *rest = terms
+    total = {name: first_weight * value for name, value in first.items()}
+    for parts, weight in rest:
+        for name in total:
+            total[name] = total[name] + weight * parts[name]
+    return total

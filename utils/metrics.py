@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 
@@ -44,7 +44,9 @@ def mask_metrics(
         )
     scale = _checked_spacing(spacing, prediction.ndim)
     overlap = overlap_metrics(
-        np.count_nonzero(prediction), np.count_nonzero(truth), np.count_nonzero(prediction & truth)
+        predicted=int(np.count_nonzero(prediction)),
+        true=int(np.count_nonzero(truth)),
+        common=int(np.count_nonzero(prediction & truth)),
     )
     if overlap.empty_prediction or overlap.empty_truth:
         return overlap
@@ -154,7 +156,7 @@ def _distances(start: np.ndarray, target: np.ndarray, scale: np.ndarray) -> np.n
     apart = np.argwhere(start & ~target) * scale
     # Distances are wanted at a few border voxels only, where a tree beats a distance transform of the whole box. A tree
     # left unbalanced and with loose cells and large leaves answers as exactly and is the fastest on points of a surface.
-    tree = cKDTree(
+    tree = KDTree(
         np.argwhere(target) * scale, leafsize=32, balanced_tree=False, compact_nodes=False
     )
     distances[: len(apart)] = tree.query(apart)[0]

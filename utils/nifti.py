@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from utils.files import replacing
 
@@ -52,8 +53,9 @@ def write_nifti_like(path: Path, labels: np.ndarray, source: nibabel.Nifti1Heade
     header.extensions.clear()
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     affine = header.get_best_affine()
-    sizes = nibabel.affines.voxel_sizes(affine)
-    if not (header["pixdim"][1:4] > 0).all() and (sizes > 0).all():
+    sizes = voxel_sizes(affine)
+    given_sizes = np.asarray(header["pixdim"][1:4], np.float64)
+    if not (given_sizes > 0).all() and (sizes > 0).all():
         header["pixdim"][1:4] = sizes  # some readers go by them
     shaped = labels.reshape(header.get_data_shape(), order="F")
     written = kind(shaped, affine, header)

@@ -5,12 +5,12 @@ from functools import cache
 
 from torch import Tensor
 
-from utils.components import largest_component_per_class
+from utils.components import Connectivity, largest_component_per_class
 from utils.most_probable import most_probable
 from utils.transfer import to_device, to_host
 
 
-def class_pseudo_label(logits: Tensor, connectivity: int = 8) -> Callable[[], Tensor]:
+def class_pseudo_label(logits: Tensor, connectivity: Connectivity = 8) -> Callable[[], Tensor]:
     """Argmax of logits (N, K, ...), then of every class in every sample its largest component; (N, ...) int64 on the same device.
 
     Components are found on the host, so the argmax (8 bits a pixel) is only sent there; the call that comes back ends it. Whatever the

@@ -30,7 +30,9 @@ class ClassScore:
 
     @property
     def honest_mm(self) -> MaskMetrics | None:
-        return None if self.mm is None else honest(self.mm, self.worst_mm)
+        if self.mm is None or self.worst_mm is None:
+            return None
+        return honest(self.mm, self.worst_mm)
 
 
 def score_case(

@@ -1,19 +1,24 @@
 """Means over seeds, and whether two methods differ on the same cases."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import wilcoxon
 
 
-def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_sd(values: ArrayLike) -> tuple[float, float | None]:
     """Mean and standard deviation (n - 1); None for the deviation of a single value."""
-    values = np.asarray(values, float)
-    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
+    numbers = np.asarray(values, float)
+    mean = float(numbers.mean())
+    if len(numbers) < 2:
+        return mean, None
+    return mean, float(numbers.std(ddof=1))
 
 
 def bootstrap_interval(
-    differences: Sequence[float],
+    differences: ArrayLike,
     seed: int,
     draws: int = 10_000,
     level: float = 0.95,
@@ -30,20 +35,23 @@ def bootstrap_interval(
 
 
 def by_patient(
-    values: Sequence[float], patients: Sequence[str] | None = None
+    values: ArrayLike, patients: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The sum over the cases of each patient, and how many there are; every case by itself where `patients` is None."""
-    values = np.asarray(values, float)
+    numbers = np.asarray(values, float)
     if patients is None:
-        return values, np.ones(len(values))
-    _, place = np.unique(patients, return_inverse=True)
-    return np.bincount(place, values), np.bincount(place).astype(float)
+        return numbers, np.ones(len(numbers))
+    _, patient = np.unique(patients, return_inverse=True)
+    return np.bincount(patient, numbers), np.bincount(patient).astype(float)
 
 
-def wilcoxon_p(differences: Sequence[float]) -> float:
+def wilcoxon_p(differences: ArrayLike) -> float:
     """Two-sided p of Wilcoxon's signed-rank test of the paired differences (cases,), cases without difference left out; 1 if all are.
 
     Differences are compared to nine decimals, so that equal ones of rounded figures are ties.
     """
-    differences = np.round(np.asarray(differences, float), 9)
-    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+    rounded = np.round(np.asarray(differences, float), 9)
+    if not rounded.any():
+        return 1.0
+    result: Any = wilcoxon(rounded)
+    return float(result.pvalue)

@@ -56,9 +56,8 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             for process in processes:
                 process.join(10)
             if manager is not None:
-                manager.join(
-                    10
-                )  # one that closes its pipe while Python exits makes that fail (CPython 3.11)
+                # one that closes its pipe while Python exits makes that fail (CPython 3.11)
+                manager.join(10)  # pyright: ignore[reportAttributeAccessIssue]  # a thread; typeshed names another class
             raise
         finally:
             for key, value in before.items():
