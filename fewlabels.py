@@ -13,6 +13,7 @@ around the call; a notebook does not.
 """
 
 import logging
+import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -532,6 +533,7 @@ def make_phantom(
 @contextmanager
 def _quiet(progress: bool) -> Iterator[None]:
     """Send messages to the logger, and turn what a script would report in one line into a UserError."""
+    _check_main_is_guarded()
     with received_by(Log(LOGGER, shows_progress=bool(progress))):
         try:
             yield
@@ -542,6 +544,14 @@ def _quiet(progress: bool) -> Iterator[None]:
             raise UserError(
                 f"out of memory ({error}); use smaller images or batches, or fewer processes"
             ) from error
+
+
+def _check_main_is_guarded() -> None:
+    """Raise UserError in a process that was started by a call and imports the caller's file, which makes the call again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError(
+            'a process that fewlabels started has run your file again; put the calls below: if __name__ == "__main__":'
+        )
 
 
 def _several(paths: StrPath | Sequence[StrPath]) -> Sequence[StrPath]:

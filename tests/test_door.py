@@ -541,6 +541,19 @@ def test_a_folder_that_cannot_be_used_is_a_user_error(raw, tmp_path):
         fewlabels.prepare("own", raw, tmp_path / "file" / "below", workers=1, progress=False)
 
 
+@pytest.mark.long
+def test_a_file_without_a_main_guard_is_refused_with_the_remedy(raw, tmp_path):
+    file = tmp_path / "unguarded.py"
+    file.write_text(
+        f"import sys; sys.path.append({str(REPOSITORY)!r})\n"
+        f"import fewlabels; fewlabels.check({str(raw)!r}, output='.', workers=1, progress=False)\n"
+    )
+    done = subprocess.run([sys.executable, file], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert 'if __name__ == "__main__":' in done.stderr
+    assert not (tmp_path / "check.json").exists()
+
+
 TINY = {
     "PATIENTS": 3, "LABELLED": 1, "SIZE": 48, "PRE_ITERATIONS": 1, "MAX_ITERATIONS": 1, "BATCH_SIZE": 4,
 }  # fmt: skip
