@@ -1,27 +1,15 @@
-"""2-D networks by name."""
+"""2-D networks by name: the published factory, over the registry."""
 
-from typing import get_args
-
-from torch import nn
-
-from networks.egm import EGM
-from networks.unet_ega import UNet, Upsampling
+from networks.base import Network
+from networks.registry import build_of_dims
 
 
 def net_factory(
-    net_type: str = "unet",
-    in_chns: int = 1,
-    class_num: int = 4,
-    egm: EGM = "published",
-    upsampling: Upsampling = "published",
-) -> nn.Module:
-    """Build a 2-D network on the CPU; the caller moves it. Raises ValueError for an unknown `net_type`, `egm` or `upsampling`."""
-    if net_type != "unet":
-        raise ValueError(f"unknown 2-D network '{net_type}': the only one is 'unet'")
-    if egm not in get_args(EGM):
-        raise ValueError(f"unknown egm '{egm}': choose one of {', '.join(get_args(EGM))}")
-    if upsampling not in get_args(Upsampling):
-        raise ValueError(
-            f"unknown upsampling '{upsampling}': choose one of {', '.join(get_args(Upsampling))}"
-        )
-    return UNet(in_chns, class_num, egm, upsampling)
+    net_type: str = "unet", in_chns: int = 1, class_num: int = 4, **options: object
+) -> Network:
+    """Build a 2-D network on the CPU; the caller moves it.
+
+    `options`: the network's own, such as `egm` and `upsampling` of the U-Net. Raises ValueError for an unknown network or value, and
+    TypeError for an option that the network does not have.
+    """
+    return build_of_dims(2, net_type, in_chns, class_num, options)

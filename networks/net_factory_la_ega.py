@@ -1,11 +1,7 @@
-"""3-D networks by name."""
+"""3-D networks by name: the published factory, over the registry."""
 
-from typing import get_args
-
-from torch import nn
-
-from networks.egm import EGM
-from networks.registry import NETWORKS
+from networks.base import Network
+from networks.registry import build_of_dims
 
 
 def net_factory(
@@ -13,18 +9,16 @@ def net_factory(
     in_chns: int = 1,
     class_num: int = 2,
     mode: str = "train",
-    egm: EGM = "published",
-) -> nn.Module:
+    **options: object,
+) -> Network:
     """Build a 3-D network on the CPU; the caller moves it.
 
-    `mode` "test" leaves out the V-Net's own dropouts, as the published factory does; in eval mode it makes no difference.
-    Raises ValueError for an unknown `net_type`, `mode` or `egm`.
+    `mode` "test" omits the V-Net's own dropouts, as the published factory does; in eval mode it makes no difference. `options`: the
+    network's own, such as `egm`. Raises ValueError for an unknown network, mode or value, and TypeError for an option that the network
+    does not have.
     """
-    names = [name for name, network in NETWORKS.items() if network.dims == 3]
-    if net_type not in names:
-        raise ValueError(f"unknown 3-D network '{net_type}': choose one of {', '.join(names)}")
-    if mode not in ("train", "test"):
-        raise ValueError(f"unknown mode '{mode}': choose train or test")
-    if egm not in get_args(EGM):
-        raise ValueError(f"unknown egm '{egm}': choose one of {', '.join(get_args(EGM))}")
-    return NETWORKS[net_type](in_chns, class_num, egm, has_dropout=mode == "train")
+    if mode == "train":
+        return build_of_dims(3, net_type, in_chns, class_num, options)
+    if mode == "test":
+        return build_of_dims(3, net_type, in_chns, class_num, options, has_dropout=False)
+    raise ValueError(f"unknown mode '{mode}': choose train or test")

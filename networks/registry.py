@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from networks.base import Network
 
@@ -19,11 +20,53 @@ NETWORKS: dict[str, type[Network]] = {
 }
 
 
-def build(name: str, in_chns: int, class_num: int, options: Mapping[str, object]) -> Network:
-    """The network on the CPU; of `options` it takes those that it has. Raises ValueError for an unknown name."""
+def build(
+    name: str, in_chns: int, class_num: int, options: Mapping[str, object], **internal: object
+) -> Network:
+    """Build a network on the CPU.
+
+    Of `options`, such as all settings of a run, it takes those that the network has. `internal`: arguments of the network that are no
+    options. Raises ValueError for an unknown network, and for a value that an option cannot have.
+    """
     if name not in NETWORKS:
         raise ValueError(f"unknown network '{name}': choose one of {', '.join(NETWORKS)}")
     network = NETWORKS[name]
-    names = [field.name for field in fields(network.Options)]
-    known_options = {name: options[name] for name in names if name in options}
-    return network(in_chns, class_num, **known_options)
+    return network(in_chns, class_num, **network_options(name, options), **internal)
+
+
+def network_options(name: str, options: Mapping[str, object]) -> dict[str, object]:
+    """Return those of `options` that the network has; raise ValueError for a value outside of an option's choices."""
+    declared = NETWORKS[name].Options
+    kinds = get_type_hints(declared)
+    chosen: dict[str, object] = {}
+    for field in fields(declared):
+        if field.name not in options:
+            continue
+        value = options[field.name]
+        kind = kinds[field.name]
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            choices = ", ".join(get_args(kind))
+            raise ValueError(f"unknown {field.name} '{value}': choose one of {choices}")
+        chosen[field.name] = value
+    return chosen
+
+
+def build_of_dims(
+    dims: int,
+    name: str,
+    in_chns: int,
+    class_num: int,
+    options: Mapping[str, object],
+    **internal: object,
+) -> Network:
+    """Build a network for images of `dims` axes, as the published factories do.
+
+    Raises ValueError as `build` does and for a network of other images, and TypeError for an option that the network does not have.
+    """
+    names = [other for other, network in NETWORKS.items() if network.dims == dims]
+    if name not in names:
+        raise ValueError(f"unknown {dims}-D network '{name}': choose one of {', '.join(names)}")
+    unknown = options.keys() - {field.name for field in fields(NETWORKS[name].Options)}
+    if unknown:
+        raise TypeError(f"network '{name}' has no option '{min(unknown)}'")
+    return build(name, in_chns, class_num, options, **internal)

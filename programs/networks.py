@@ -6,28 +6,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import nn
 
 from dataloaders.facts import DatasetFacts
-from networks import registry
+from networks import net_factory_ega, net_factory_la_ega
+from networks.base import Network
 from networks.norm import normalise_over_processes
 from networks.published import import_state_dict
+from networks.registry import NETWORKS, network_options
 from training.checkpoint import Checkpoint
 from training.distributed import world
 from utils.errors import UserError
 
 LARGEST = 2**28
+FACTORIES = {2: net_factory_ega.net_factory, 3: net_factory_la_ega.net_factory}
 
 
-def build_network(facts: DatasetFacts, model: str, options: Mapping[str, object]) -> nn.Module:
-    """The network `model` on the CPU, with those of the `options` that it has; raises UserError for one that does not suit the data."""
+def build_network(facts: DatasetFacts, model: str, options: Mapping[str, object]) -> Network:
+    """Build the network `model` on the CPU with those of the `options` that it has.
+
+    Raises UserError for an unknown network, one that does not suit the data, and a value that an option cannot have.
+    """
+    network = NETWORKS.get(model)
+    if network is not None and network.dims != facts.dims:
+        names = [name for name, other in NETWORKS.items() if other.dims == facts.dims]
+        raise UserError(
+            f"--model {model}: takes {network.dims}-D images, {facts.name} has {facts.dims}-D ones; choose from {', '.join(names)}"
+        )
     try:
-        net = registry.build(model, facts.channels, facts.classes, options)
+        known = {} if network is None else network_options(model, options)
+        return FACTORIES[facts.dims](model, facts.channels, facts.classes, **known)
     except (ValueError, TypeError) as error:  # a forged checkpoint may name any option
         raise UserError(f"--model {model}: {error}") from None
-    if net.dims != facts.dims:
-        names = [name for name, network in registry.NETWORKS.items() if network.dims == facts.dims]
-        raise UserError(
-            f"--model {model}: takes {net.dims}-D images, {facts.name} has {facts.dims}-D ones; choose from {', '.join(names)}"
-        )
-    return net
 
 
 def check_patch(net: nn.Module, patch_size: Sequence[int], images: int = 2) -> None:

@@ -12,7 +12,6 @@ from utils.schedules import SCHEDULES
 from utils.workers import check_processes
 
 RunMode = Literal["pretrain", "selftrain", "pretrain_then_selftrain"]
-OPTIMIZERS = ("sgd", "adam")
 # Where and how a run is done, not what it computes: these may differ when a run is resumed.
 WHERE = (
     *(
