@@ -33,8 +33,8 @@ $(LOWEST)/ready: requirements.txt
 	$(LOWEST)/bin/python -m pip install --quiet -r requirements.txt -c $(LOWEST)/constraints.txt
 	touch $@
 
-# every script's --help, preparation, metrics, and own scans from preparation and training to test, registration and prediction
-LOWEST_TESTS := tests/test_architecture.py tests/test_preparation.py tests/test_metrics.py tests/test_own_training.py
+# every script's --help, preparation, DICOM, metrics, statistics, and own scans from preparation and training to test, registration and prediction
+LOWEST_TESTS := tests/test_architecture.py tests/test_preparation.py tests/test_dicom.py tests/test_metrics.py tests/test_comparison.py tests/test_own_training.py
 
 test-lowest: $(LOWEST)/ready
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n auto --dist worksteal $(LOWEST_TESTS)
