@@ -79,10 +79,6 @@ class Plan:
         order = np.argsort(self.label_values)
         return order[np.searchsorted(np.array(self.label_values)[order], label)].astype(np.uint8)
 
-    def to_values(self, classes: np.ndarray) -> np.ndarray:
-        """Class numbers as the original label values, in the smallest unsigned type that holds them all."""
-        return np.array(self.label_values, np.min_scalar_type(max(self.label_values)))[classes]
-
     def as_dict(self) -> dict:
         """Plain types, for a JSON file or a checkpoint."""
         return json.loads(json.dumps(asdict(self)))

@@ -51,11 +51,6 @@ def only_writer_of_part(folder: Path, part: int, parts: int, remedy: str) -> Ite
         yield
 
 
-def is_lock_file(path: Path) -> bool:
-    """Whether a file in a folder is only there because somebody writes to the folder."""
-    return path.name.startswith("writer") and path.suffix in (".lock", ".json")
-
-
 @contextmanager
 def _locked(folder: Path, name: str, remedy: str, shared: bool) -> Iterator[None]:
     """Hold the lock of that name in the folder; its file is deleted at the end, unless others share it."""
