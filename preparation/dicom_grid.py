@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from preparation.dicom_tags import Slice
-from preparation.geometry import Geometry
+from preparation.geometry import SLANTED, Geometry
 from utils.errors import UserError
 
 # Files give positions as decimal text, often rounded to 0.1 mm. A slice may lie this far from its
@@ -161,8 +161,11 @@ def _check_straight(place: Path, ordered: Sequence[Slice], direction: np.ndarray
     angle = np.degrees(np.arctan(np.linalg.norm(slope)))
     beside = np.abs(shifts - np.outer(heights, slope))
     if (beside <= allowed).all():
+        if np.linalg.norm(slope) <= SLANTED:  # orientations that were rounded to three digits
+            return
+        shown = f"{angle:.1f}" if angle >= 0.1 else f"{angle:.2f}"
         raise UserError(
-            f"{place}: the slices are stacked at a slant of {angle:.1f} degrees (a tilted gantry); "
+            f"{place}: the slices are stacked at a slant of {shown} degrees (a tilted gantry); "
             "resample the scan to a straight grid first, for example with dcm2niix"
         )
     wrong = int(beside.max(axis=1).argmax())

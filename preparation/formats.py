@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel
 
+from preparation.dicom_tags import read_tags
 from preparation.meta_format import is_meta, read_meta_header
 from preparation.nifti_format import checked_header, is_nifti, paired_header, read_nifti_header
 from preparation.nrrd_format import is_nrrd, read_nrrd_header
@@ -15,8 +16,12 @@ START = 1 << 16  # bytes that are enough to know a format by
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file is DICOM by its content."""
-    return path.is_file() and _first_bytes(path, 132)[128:] == b"DICM"
+    """Whether the file is DICOM by its content, with or without the preamble that old software did not write."""
+    if not path.is_file():
+        return False
+    if _first_bytes(path, 132)[128:] == b"DICM":
+        return True
+    return read_tags(path) is not None
 
 
 def read_voxel_file(path: Path) -> VoxelFile:
@@ -48,8 +53,12 @@ def nifti_header(path: Path) -> nibabel.Nifti1Header | None:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The file, and those that its header names as the places of its voxels."""
+    """The file, and those that its header names as the places of its voxels.
+
+    Raises UserError for damage, and for what is no regular file: reading a pipe or a device might never end.
+    """
     path = paired_header(path) or path
+    regular_size(path)
     start = _decompressed_start(path)
     if is_nifti(start) or is_nrrd(start) or is_meta(start):
         return read_voxel_file(path).files

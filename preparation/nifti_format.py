@@ -183,13 +183,11 @@ def _geometry(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> 
     if header["dim"][0] == 2:
         header["pixdim"][3] = sizes[2]
     try:
-        affine = next(iter(affines(header).values()), None)
+        affine = header.get_best_affine()
     except (HeaderDataError, ValueError):
         raise UserError(
             f"{path}: the header's qform is no rotation, it is damaged; export the scan again"
         ) from None
-    if affine is None:
-        affine = header.get_base_affine()
     if header["dim"][0] == 2 and not affine[:3, 2].any():
         affine[:3, 2] = _normal(affine) * sizes[2]
     factor = _millimetres(path, header, warnings)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preparation.files import RawCase
+from preparation.formats import files_of
 from utils.errors import UserError
 from utils.names import folded, nearest
 
@@ -21,6 +22,8 @@ SCAN_ENDINGS = (
     ".img",
     ".img.gz",
 )
+# endings of headers whose voxels may lie in other files
+DETACHED = (".mhd", ".mha", ".nhdr", ".nrrd", ".hdr", ".hdr.gz", ".img", ".img.gz")
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 # what readers and annotation programs append to the name of a case
 MARKS = re.compile(r"[-_ .](\d{4}|seg|segmentation|label|labels|mask|gt)$", re.IGNORECASE)
@@ -93,8 +96,10 @@ class _FolderReader:
         self.files: dict[str, dict[int, Path]] = {}
 
     def read(self) -> Folder:
-        for path in sorted(self.images.iterdir()):
-            if not path.name.startswith("."):
+        entries = [path for path in sorted(self.images.iterdir()) if path.name[0] != "."]
+        voxels = self._voxel_entries(entries)
+        for path in entries:
+            if path.name not in voxels:
                 self._sort(path)
         if self.part == "Tr" and not self.files:
             raise UserError(self._no_case())
@@ -111,6 +116,22 @@ class _FolderReader:
             unread=tuple(self.unread),
             unmatched=tuple(self.unmatched),
         )
+
+    def _voxel_entries(self, entries: Sequence[Path]) -> set[str]:
+        """The files and folders among `entries` that hold the voxels of headers, by name; they are no scans of their own."""
+        headers = [path for path in entries if path.name.endswith(self.ending)]
+        if self.ending not in DETACHED or len(headers) == len(entries):
+            return set()
+        names: set[str] = set()
+        for header in headers:
+            try:
+                files = files_of(header)
+            except UserError:
+                continue  # told when its case is read
+            for file in files:
+                if file not in headers and file.is_relative_to(self.images):
+                    names.add(file.relative_to(self.images).parts[0])
+        return names
 
     def _sort(self, path: Path) -> None:
         """Take one file of the images' folder as a channel of a case, or say why not."""
@@ -244,7 +265,10 @@ class _FolderReader:
         if self.labels is None or not self.labels.is_dir():
             return ""
         expected = self.labels / f"{name}{self.ending}"
-        other = _like(name, [path.name for path in spare], exactly=self.part == "Ts")
+        names = [path.name for path in spare]
+        if self.ending.startswith(".hdr"):  # an .img is no header, whatever it is renamed to
+            names = [other for other in names if not other.lower().endswith((".img", ".img.gz"))]
+        other = _like(name, names, exactly=self.part == "Ts")
         if other:
             also = ""
             if other.lower().endswith(".seg.nrrd"):

@@ -231,7 +231,18 @@ def _geometry(
             columns[column, column] = spacings[axis]
             if spacings[axis] <= 0:
                 raise text_fault(path, "spacings", fields["spacings"])
+        if tuple(factors) != LPS:
+            raise UserError(
+                f"{path}: the header has a space ({fields['space']}), but no space directions, so the axes' directions are unknown; "
+                "export the scan again"
+            )
+        if "axis mins" in fields:
+            origin = _axis_origin(path, fields, axes, np.diag(columns))
         unit = _unit(path, re.findall(r'"([^"]*)"', fields.get("units", "")))
+    elif "axis maxs" in fields:
+        raise UserError(
+            f"{path}: the header gives axis maxs, but no spacings; export the scan again with its spacing"
+        )
     else:
         warnings.append(
             f"{path}: the header gives no spacing, 1 mm is taken; export it with its spacing"
@@ -240,6 +251,23 @@ def _geometry(
     if unit != 1:
         warnings.append(f"{path}: its header is not in millimetres, converted by {unit:g}")
     return checked_geometry(path, columns * unit, origin * unit, warnings)
+
+
+def _axis_origin(
+    path: Path, fields: Mapping[str, str], axes: list[int], spacing: np.ndarray
+) -> np.ndarray:
+    """The centre of voxel 0 (3,) by the axis mins: there, or, where samples are cells (the default), half a voxel further."""
+    mins = real_numbers(path, "axis mins", fields["axis mins"])
+    if len(mins) <= max(axes):
+        raise text_fault(path, "axis mins", fields["axis mins"])
+    centers = fields.get("centerings", fields.get("centers", "")).lower().split()
+    origin = np.zeros(3)
+    for column, axis in enumerate(axes):
+        origin[column] = mins[axis]
+        is_node = axis < len(centers) and centers[axis] == "node"
+        if not is_node:
+            origin[column] += spacing[column] / 2
+    return origin
 
 
 def _three(path: Path, vector: list[float] | None, field: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from preparation.dicom import read_dicom, read_grid, series_files
 from preparation.formats import files_of, is_dicom, read_voxel_file
 from preparation.geometry import Geometry
-from preparation.voxel_file import Warn, read_voxels
+from preparation.voxel_file import Warn, checked_length, read_voxels
 from utils.errors import UserError
 
 # ITK prints lines of its own about headers; ours say what to do
@@ -63,6 +63,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], Geometry]:
         return grid.shape, grid.geometry
     _check_there(path)
     file = read_voxel_file(path)
+    checked_length(file)
     return file.shape, file.geometry
 
 

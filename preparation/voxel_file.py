@@ -20,8 +20,9 @@ DAMAGED = "cannot be read, it is damaged or incomplete; copy or download it agai
 NOT_FINITE = "holds NaN or infinite values; replace them, or export the scan again"
 BLOCK = 1 << 20  # bytes
 GZIP_MAGIC = b"\x1f\x8b"
-# deflate cannot make its input more than 1032 times as long
-LARGEST_RATIO = 1032
+# how many times longer the data are than what they were compressed to, at most: 1032 by the format of deflate, and for bzip2 its
+# longest block (45.9 MB of equal bytes) over its shortest one (32 bytes)
+LARGEST_RATIOS = {"gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}
 ENCODINGS = ("raw", "gzip", "zlib", "bzip2", "ascii", "hex")
 LARGEST_HEADER = 16 * BLOCK  # bytes of a text header; segmentations with many names have long ones
 
@@ -83,13 +84,7 @@ def read_voxels(file: VoxelFile) -> np.ndarray:
 
     Raises UserError where data are damaged, too short or too long, or where a value is NaN or infinite.
     """
-    if file.bytes % len(file.data):
-        raise UserError(
-            f"{file.path}: {len(file.data)} data files cannot share {file.bytes} bytes evenly; export the scan again"
-        )
-    length = file.bytes // len(file.data)
-    for path in file.data:
-        _check_enough(file, path, length)
+    length = checked_length(file)
     stored = np.empty(file.bytes, np.uint8)
     for number, path in enumerate(file.data):
         _read_data(file, path, stored[number * length : (number + 1) * length])
@@ -100,6 +95,22 @@ def read_voxels(file: VoxelFile) -> np.ndarray:
     if array.dtype.kind == "f" and not all_finite(array):
         raise UserError(f"{file.path}: {NOT_FINITE}")
     return array.reshape(file.shape, order="F")
+
+
+def checked_length(file: VoxelFile) -> int:
+    """Bytes of voxels that each data file holds.
+
+    Raises UserError where the files cannot share the voxels evenly, or where one is too short for its share. No voxel is read, and no
+    memory is taken for them: a damaged header may give any size.
+    """
+    if file.bytes % len(file.data):
+        raise UserError(
+            f"{file.path}: {len(file.data)} data files cannot share {file.bytes} bytes evenly; export the scan again"
+        )
+    length = file.bytes // len(file.data)
+    for path in file.data:
+        _check_enough(file, path, length)
+    return length
 
 
 def all_finite(array: np.ndarray) -> bool:
@@ -123,7 +134,7 @@ def _scaled(file: VoxelFile, array: np.ndarray) -> np.ndarray:
 
 
 def _check_enough(file: VoxelFile, path: Path, length: int) -> None:
-    """UserError where the file cannot hold `length` bytes of voxels, before any memory is taken for them."""
+    """UserError where the file cannot hold `length` bytes of voxels."""
     size = regular_size(path)
     if file.encoding == "raw" and not file.lines:
         expected = max(file.start, 0) + file.skip + length
@@ -131,12 +142,21 @@ def _check_enough(file: VoxelFile, path: Path, length: int) -> None:
             raise UserError(
                 f"{path}: ends after {size} of {expected} bytes, it is incomplete; copy or download it again"
             )
-    least = {"gzip": length / LARGEST_RATIO, "zlib": length / LARGEST_RATIO, "hex": 2 * length}
-    smallest = least.get(file.encoding, length if file.encoding == "raw" else 0)
-    if size < smallest:
+    if size < _least_size(file, length):
         raise UserError(
             f"{path}: {size} bytes cannot hold {length} bytes of voxels, it is incomplete; copy or download it again"
         )
+
+
+def _least_size(file: VoxelFile, length: int) -> float:
+    """The smallest number of bytes that `length` bytes of voxels can take in the file's encoding."""
+    if file.encoding in LARGEST_RATIOS:
+        return length / LARGEST_RATIOS[file.encoding]
+    if file.encoding == "ascii":  # a digit and a space for each number, no space after the last one
+        return 2 * (length // file.dtype.itemsize) - 1
+    if file.encoding == "hex":
+        return 2 * length
+    return length
 
 
 def regular_size(path: Path) -> int:

@@ -38,12 +38,17 @@ def find_inputs(
         raise UserError(
             f"--input {source}: is a whole data set; name the folder of the scans to predict, such as {source / 'imagesTs'}"
         )
+    # a scan may be a link to nothing or a pipe: reading it reports that
     files = [
         path
         for path in files_below(source)
-        if path.is_file() and not _hidden(path.relative_to(source))
+        if (path.is_file() or is_broken_scan(path, endings))
+        and not _hidden(path.relative_to(source))
     ]
-    files = [path for path in files if not path.resolve().is_relative_to(output.resolve())]
+    # os.path.realpath, unlike Path.resolve, takes links that lead in a circle
+    files = [
+        path for path in files if not Path(os.path.realpath(path)).is_relative_to(output.resolve())
+    ]
     files = [path for path in files if not (download and LABELS.fullmatch(path.name))]
     scans = {path: name for path in files if (name := file_stem(path, endings))}
     cases = _cases(source, scans, channels)
@@ -158,6 +163,11 @@ def _series(source: Path, files: Collection[Path]) -> list[RawCase]:
     return [
         RawCase(name, (place,), part="predict") for place, name in zip(places, names, strict=True)
     ]
+
+
+def is_broken_scan(path: Path, endings: Collection[str]) -> bool:
+    """Whether the path is named like a scan, but neither a file nor a folder: a link to nothing, a pipe or a device."""
+    return not path.is_file() and not path.is_dir() and bool(file_stem(path, endings))
 
 
 def file_stem(path: Path, endings: Collection[str]) -> str:

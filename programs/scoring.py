@@ -251,7 +251,7 @@ def by_case(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in files_below(folder):
         stem = file_stem(path, SCANS)
-        if path.is_file() and stem and not path.name.startswith("."):
+        if not path.is_dir() and stem and not path.name.startswith("."):
             name = (path.parent.relative_to(folder) / stem.removesuffix("_pred")).as_posix()
             # a name that is not UTF-8 must not end the writing of the results
             name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")

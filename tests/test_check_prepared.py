@@ -3,7 +3,7 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -12,6 +12,7 @@ import pytest
 from helpers import ACDC, KITS19, LA, PANCREAS
 from raw_scans import own_case, own_dataset
 
+from dataloaders.hdf5 import CONTENT
 from dataloaders.phantom.write import write_phantom
 from dataloaders.plan import read_plan
 from preparation import command as preparing
@@ -82,7 +83,15 @@ def sliced(_outs, tmp_path):
     return Path(shutil.copytree(_outs / "2", tmp_path / "sliced"))
 
 
+def forget_content(root: Path) -> None:
+    """Remove the record of what was written, which also tells of each change that a test makes."""
+    for path in root.rglob("*.h5"):
+        with suppress(OSError), h5py.File(path, "a") as file:
+            file.attrs.pop(CONTENT, None)
+
+
 def looked(root: Path, *flags) -> tuple[int, dict]:
+    forget_content(root)
     status = check(["--root_path", str(root), *map(str, flags)])
     assert not list(root.rglob(".*")), "something half-written"
     return status, json.loads((root / "check.json").read_text(encoding="utf-8"))
@@ -278,6 +287,14 @@ def test_labels_of_unlabelled_cases_are_never_opened(out):
     with h5py.File(out / "data" / "u.h5", "a") as file:
         file["label"] = np.full((2, 2), 99)
     assert looked(out)[0] == 0
+
+
+def test_a_file_that_changed_since_it_was_written_is_an_error(out):
+    assert check(["--root_path", str(out)]) == 0
+    rewrite(out, image=lambda old: old + 1)
+    assert check(["--root_path", str(out)]) == 2
+    errors = json.loads((out / "check.json").read_text())["errors"]
+    assert len(errors) == 1 and "data/a.h5: its content has changed since" in errors[0]
 
 
 def test_slices_are_looked_at_as_the_cases_they_are_of(sliced):

@@ -323,6 +323,16 @@ def test_a_real_slice_is_the_same_in_every_encoding(name):
     np.testing.assert_array_equal(values(read(folder / name))[0], expected)
 
 
+def test_one_file_without_a_preamble_is_read(tmp_path):
+    positions = [(0, 0, 2 * index) for index in range(6)]
+    path = save(enhanced_tags(VOLUME, positions), tmp_path / "scan.dcm")
+    expected = read_scan(path)
+    path.write_bytes(path.read_bytes()[132:])
+    scan = read_scan(path)
+    assert np.array_equal(scan.array, expected.array)
+    np.testing.assert_array_equal(scan.geometry.affine, expected.geometry.affine)
+
+
 def test_files_without_a_preamble_are_read(tmp_path):
     for index, pixels in enumerate(VOLUME):
         tags = slice_tags(pixels, (0, 0, 2 * index))
@@ -439,6 +449,16 @@ def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path, angle):
         position = (0, 4 * index * shift, 4 * index)
         save(slice_tags(pixels, position), tmp_path / f"{index}.dcm")
     assert f"a slant of {abs(angle):.1f} degrees" in refusal(tmp_path)
+
+
+def test_orientations_rounded_to_three_digits_are_no_tilt(tmp_path):
+    angle = 0.03
+    shift = np.tan(np.radians(angle))
+    for index in range(120):
+        position = (0, index * shift, index)
+        save(slice_tags(VOLUME[index % 6], position), tmp_path / f"{index:03}.dcm")
+    image = read(tmp_path)
+    assert image.GetSize()[2] == 120 and image.GetSpacing()[2] == pytest.approx(1)
 
 
 def test_a_sagittal_stack_at_a_slant_is_refused_with_its_angle(tmp_path):

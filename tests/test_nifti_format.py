@@ -292,6 +292,23 @@ def test_an_offset_that_cannot_be_is_refused(tmp_path, offset):
 
 def test_the_header_of_a_scan_is_read_without_its_voxels(tmp_path):
     path = tmp_path / "scan.nii"
-    path.write_bytes(content(sform=PLACE)[:400])
+    whole = content(array=np.full(ARRAY.shape, np.nan, np.float32), sform=PLACE)
+    path.write_bytes(whole)
+    assert "NaN" in refusal(tmp_path, whole)
     shape, geometry = read_header(path)
     assert shape == ARRAY.shape and np.allclose(geometry.affine, PLACE)
+
+
+def test_the_header_of_a_scan_that_ends_too_early_gives_no_shape(tmp_path):
+    path = tmp_path / "scan.nii"
+    path.write_bytes(content(sform=PLACE)[:400])
+    with pytest.raises(UserError, match="ends after 400 of"):
+        read_header(path)
+
+
+def test_the_qform_is_not_looked_at_where_the_sform_is_used(tmp_path):
+    path = tmp_path / "scan.nii"
+    data = bytearray(content(sform=PLACE, qform=PLACE))
+    data[80:84] = np.float32(-1.0).tobytes()  # pixdim[1], without which the qform is nothing
+    path.write_bytes(data)
+    assert np.allclose(read_scan(path).geometry.affine, PLACE)

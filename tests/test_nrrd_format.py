@@ -115,6 +115,43 @@ def test_no_spacing_at_all_is_a_warning(tmp_path):
     assert any("gives no spacing, 1 mm is taken" in line for line in warnings_of(scan.path))
 
 
+BARE = {"space": None, "space_directions": None, "space_origin": None}
+
+
+@pytest.mark.parametrize("centerings", [None, "cell cell cell", "node node node", "cell node ???"])
+def test_axis_mins_place_the_scan_as_itk_has_it(tmp_path, centerings):
+    fields = {"spacings": "0.8 0.9 2.5", "axis_mins": "5 6 -7", "centerings": centerings}
+    scan = read(tmp_path, content(**BARE, **fields))
+    expected = sitk.ReadImage(str(scan.path)).GetOrigin()
+    np.testing.assert_allclose(scan.geometry.origin, expected)
+
+
+def test_axis_maxs_without_spacings_are_refused(tmp_path):
+    fields = {"axis_mins": "0 0 0", "axis_maxs": "4 5.4 17.5"}
+    assert "axis maxs, but no spacings" in refusal(tmp_path, content(**BARE, **fields))
+
+
+def test_a_space_without_directions_is_refused_unless_it_is_itks(tmp_path):
+    bare = {"space_directions": None, "space_origin": None, "spacings": "0.8 0.9 2.5"}
+    assert "no space directions" in refusal(tmp_path, content(space="RAS", **bare))
+    assert np.array_equal(
+        read(tmp_path, content(space="LPS", **bare)).geometry.direction, np.eye(3)
+    )
+
+
+@pytest.mark.parametrize("encoding, data", [("bzip2", bz2.compress(VOXELS)), ("ascii", b"1 2 3")])
+def test_a_header_with_impossible_sizes_is_not_blamed_on_memory(tmp_path, encoding, data):
+    message = refusal(tmp_path, content(data, encoding=encoding, sizes="99999 99999 99999"))
+    assert "cannot hold" in message and "memory" not in message
+
+
+def test_the_longest_runs_of_bzip2_are_read(tmp_path):
+    array = np.zeros((400, 300, 200), np.uint8)
+    data = bz2.compress(array.tobytes())
+    fields = {"type": "uint8", "sizes": "400 300 200", "encoding": "bzip2"}
+    assert not read(tmp_path, content(data, **fields)).array.any()
+
+
 def test_slanted_axes_are_refused(tmp_path):
     slanted = "(0.8,0,0) (0,0.9,0) (0.9,0,2.5)"
     assert "not at right angles" in refusal(tmp_path, content(space_directions=slanted))

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from preparation.command import prepare
@@ -363,3 +365,47 @@ def test_a_fold_may_store_accents_otherwise_than_the_file_system(tmp_path):
     found, faults = read(root)
     parts = {case.name: case.part for case in found.cases}
     assert faults == [] and parts == {"Mu\u0308ller": "train", "b": "val"}
+
+
+def detached(root: Path, ending: str, images: dict[str, list[str]]) -> Path:
+    """A data set of images with a header each and the files that hold its voxels, one slice a file."""
+    shape = "NDims = 3\nDimSize = 2 3 {}\nElementType = MET_UCHAR\nElementDataFile = LIST\n"
+    for name, files in images.items():
+        touch(root, f"imagesTr/{name}_0000{ending}", f"labelsTr/{name}{ending}")
+        header = shape.format(len(files)) + "\n".join(files)
+        (root / "imagesTr" / f"{name}_0000{ending}").write_text(header)
+        for file in files:
+            (root / "imagesTr" / file).parent.mkdir(exist_ok=True)
+            (root / "imagesTr" / file).write_bytes(bytes(6))
+    return dataset(root, file_ending=ending, numTraining=len(images))
+
+
+def test_voxel_files_of_headers_are_no_wrong_files(tmp_path):
+    images = {"a": ["a.raw", "a.zraw"], "b": ["voxels/b0.raw", "voxels/b1"]}
+    found, faults = read(detached(tmp_path / "raw", ".mhd", images))
+    assert faults == [] and [case.name for case in found.cases] == ["a", "b"]
+    assert not any("raw" in line.split("/")[-1] or "voxels" in line for line in found.said)
+
+
+def test_a_file_that_no_header_names_is_left_out_with_a_warning(tmp_path):
+    root = detached(tmp_path / "raw", ".mhd", {"a": ["a.raw"], "b": ["b.raw"]})
+    touch(root, "imagesTr/other.raw")
+    found, _ = read(root)
+    assert [line for line in found.said if "other.raw: left out" in line]
+
+
+def test_the_voxels_of_a_pair_are_not_to_be_converted_or_removed(tmp_path):
+    root = dataset(tmp_path / "raw", file_ending=".hdr", numTraining=2)
+    for name in ("a", "b"):
+        (root / "labelsTr").mkdir(exist_ok=True)
+        for path in (root / "imagesTr" / f"{name}_0000.hdr", root / "labelsTr" / f"{name}.hdr"):
+            path.parent.mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Pair(np.zeros((2, 2, 2), np.uint8), np.eye(4)), path)
+    found, faults = read(root)
+    assert faults == [] and not any(".img" in line for line in found.said)
+
+
+def test_voxels_of_a_label_without_header_are_not_to_be_renamed(tmp_path):
+    root = dataset(tmp_path / "raw", file_ending=".hdr", numTraining=2)
+    touch(root, "imagesTr/a_0000.hdr", "imagesTr/b_0000.hdr", "labelsTr/b.hdr", "labelsTr/a.img")
+    assert "rename" not in faults_of(root)["a"]

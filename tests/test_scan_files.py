@@ -16,7 +16,8 @@ from raw_scans import blob, noise, own_dataset, write_scan
 from preparation.checks.command import check
 from preparation.command import prepare
 from preparation.scans import listed_values, read_label, read_scan, sha256
-from programs.scoring import score
+from programs.predict_input import find_inputs
+from programs.scoring import find_pairs, score
 from utils.errors import UserError
 
 SHAPE = (26, 24, 20)
@@ -120,6 +121,35 @@ def test_a_data_set_of_links_is_read(tmp_path, ending):
     for file in (tmp_path / "store").iterdir():
         (tmp_path / "links" / file.name).symlink_to(file)
     assert np.array_equal(read_scan(tmp_path / "links" / path.name).array, noise((4, 4, 4)))
+
+
+def test_a_pipe_and_a_device_are_not_hashed(tmp_path):
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    (tmp_path / "device.nii.gz").symlink_to("/dev/zero")
+    for name in ("pipe.nii.gz", "device.nii.gz"):
+        with pytest.raises(UserError, match="not a regular file"):
+            sha256(tmp_path / name)
+
+
+def test_links_to_nothing_and_pipes_are_scans_to_predict_that_have_a_fault(tmp_path):
+    write_scan(tmp_path / "in" / "good.nii.gz", noise((4, 4, 4)))
+    (tmp_path / "in" / "lost.nii.gz").symlink_to("nowhere")
+    (tmp_path / "in" / "ring.nii.gz").symlink_to("ring.nii.gz")
+    os.mkfifo(tmp_path / "in" / "pipe.nii.gz")
+    (tmp_path / "in" / "notes.txt").symlink_to("nowhere")
+    cases = find_inputs(tmp_path / "in", 1, False, tmp_path / "out", False)
+    assert [case.name for case in cases] == ["good", "lost", "pipe", "ring"]
+    for case in cases[1:]:
+        refusal(case.images[0])
+
+
+def test_a_label_that_is_a_link_to_nothing_is_not_left_out(tmp_path):
+    for folder in ("predictions", "labels"):
+        write_scan(tmp_path / folder / "a.nii.gz", noise((4, 4, 4)))
+    write_scan(tmp_path / "predictions" / "b.nii.gz", noise((4, 4, 4)))
+    (tmp_path / "labels" / "b.nii.gz").symlink_to("nowhere")
+    pairs, faults, _ = find_pairs(tmp_path / "predictions", tmp_path / "labels", False)
+    assert [pair.name for pair in pairs] == ["a", "b"] and not faults
 
 
 def test_voxels_may_lie_in_a_folder_below(tmp_path):

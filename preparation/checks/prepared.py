@@ -9,7 +9,7 @@ import numpy as np
 
 from dataloaders.facts import DatasetFacts
 from dataloaders.fingerprint import fingerprint
-from dataloaders.hdf5 import opened, read_attribute, read_case
+from dataloaders.hdf5 import content_fault, opened, read_attribute, read_case
 from preparation.checks.case import CaseFound, look_at_label
 from preparation.checks.header import nothing_known
 from preparation.checks.picture import write_picture
@@ -35,6 +35,8 @@ def check_prepared(
             image, truth, attributes = read_case(
                 path, facts, 2 if sliced else 3, _has_label(path) if label is None else label
             )
+            if fault := content_fault(path):
+                errors.append(f"{fault}; prepare the case again")
             images.append(image)
             labels += [] if truth is None else [truth]
             about["preparation"] = attributes.get("preparation", "")
