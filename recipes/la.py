@@ -21,8 +21,10 @@ FACTS = DatasetFacts(
 
 @dataclass(frozen=True)
 class TestOptions:
+    """Settings of the test on LA."""
+
     nms: bool = True
-    """Keep the largest component of a prediction alone, as the published test does (published flag; 0 or 1 may follow)."""
+    """Keep only the largest component of a prediction, as the published test does (published flag; 0 or 1 may follow)."""
 
 
 PAGE = volumes(
