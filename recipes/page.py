@@ -1,4 +1,4 @@
-"""What the page of a data set says: all that makes it itself, in one frozen value."""
+"""The description of a data set: everything that training, test and prediction have to know about it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,43 +21,44 @@ MODEL = REPOSITORY / "code" / "model"
 
 
 def same(settings: Settings) -> Settings:
+    """The settings unchanged."""
     return settings
 
 
 def labelled_folder(family: str, dataset: str) -> Callable[[Path | None, str, int], Path]:
-    """Where runs lie: code/model/<family>/<data set>_<exp>_<labelnum>_labeled, as the published README has it."""
+    """Name the folder of a run as the published README does: code/model/<family>/<data set>_<exp>_<labelnum>_labeled."""
     return lambda output_root, exp, labelnum: (
         (output_root or MODEL) / family / f"{dataset}_{exp}_{labelnum}_labeled"
     )
 
 
 def data_root(dataset: str, root_path: Path | None) -> Path:
-    """`--root_path`, or else data_split/<data set> in the repository."""
+    """Folder of the data: `--root_path`, by default data_split/<data set> in the repository."""
     return root_path or REPOSITORY / "data_split" / dataset
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Page:
-    """A data set as training and test need it. `recipes.templates` has what 2-D and 3-D data sets share; a page names the rest.
+    """A data set for training and test. `recipes.templates` has the values that 2-D and 3-D data sets share.
 
-    Numbers: `numbers` are the published protocol, by the names of the flags, whichever method, network or options they belong to;
-    `methods` those that a method has on this data set alone.
+    `numbers`: the published protocol, by the names of the flags, of all methods, networks and options.
+    `methods`: values of a method that apply only to this data set.
     """
 
     facts: DatasetFacts
-    # reading: what --labelnum counts; which cases there are and how many of them are labelled; the training data set of a run
+    # reading: what --labelnum counts; the cases and how many of them are labelled; the training data set of a run
     counted: str = "volumes"
     cases: Callable[[Path, DatasetFacts, int], tuple[list[str], int]]
     data: Callable[[Any], Callable[..., Dataset]]
     sampler: Callable[[Any], type[StreamSampler]] = lambda settings: TwoStreamSampler
     # spatial augmentation of labelled and of unlabelled images, to the patch size
     spatial: Callable[[tuple[int, ...]], tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]]
-    # learning: the term `dice` of its losses, who is pasted into whom, what the EMA teacher averages
+    # learning: the loss term `dice`, which image is pasted into which, what the EMA teacher averages
     dice: Callable[[Any], Term]
     pasting: Pasting
     ema_scope: EmaScope = "parameters"
-    keeps_optimizer: bool = False  # self-training goes on with pre-training's
-    # settings: options that become flags beside those of every run, numbers, what follows from other flags
+    keeps_optimizer: bool = False  # self-training continues with the optimizer of pre-training
+    # settings: options that become flags in addition to those of every run, numbers, what follows from other flags
     options: tuple[type, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -71,9 +72,9 @@ class Page:
     connectivity: int | None = None
     test_options: tuple[type, ...] = ()
     test_numbers: Mapping[str, Any] = field(default_factory=dict)
-    # files: a run's folder from --output_root, --exp and --labelnum; a stage's best checkpoint from its name, --model and --labelnum, and
-    # where a published pre-training is looked for too; how published checkpoints are laid out, and whose names begin with
-    # `module.`: those of networks that were trained with DataParallel
+    # files: a run's folder from --output_root, --exp and --labelnum; the name of a stage's best checkpoint from the stage, --model and
+    # --labelnum; where a published pre-training may be; the layout of published checkpoints; the methods whose published weights have
+    # names that start with `module.` (trained with DataParallel)
     folder: Callable[[Path | None, str, int], Path]
     best_name: Callable[[str, str, int], str] = lambda stage, model, labelnum: (
         f"{model}_best_model.pth"
@@ -81,25 +82,30 @@ class Page:
     published_pretraining: str | None = None
     published_layout: str = "plain"
     module_prefix: Literal["always", "edge_guided", "never"] = "never"
-    plan: Mapping[str, Any] | None = None  # own data: how scans were prepared, for the checkpoints
-    commands: str = ""  # whose published command lines are understood (programs/published_flags.py)
+    plan: Mapping[str, Any] | None = (
+        None  # own data: how scans were prepared, stored in checkpoints
+    )
+    commands: str = ""  # published command lines that are accepted (programs/published_flags.py)
 
     def best(self, folder: Path, stage: str, model: str, labelnum: int) -> Path:
-        """The best checkpoint of a stage of the run in `folder`: ours, or a published one under its own name."""
+        """Path of the best checkpoint of a stage of the run in `folder`: ours, else a published one if it exists."""
         ours = folder / stage / self.best_name(stage, model, labelnum)
         if stage == "pre_train" and self.published_pretraining and not ours.exists():
             published = folder / self.published_pretraining.format(labelnum=labelnum)
-            return published if published.is_file() else ours
+            if published.is_file():
+                return published
         return ours
 
     def selection(self, select: str) -> tuple[str, str]:
-        """The split whose score selects the best checkpoint, and that rule in words.
+        """The split whose score selects the best checkpoint, and the rule in words.
 
-        The split is empty where nothing is validated and the last network is taken.
+        The split is empty if there is no validation and the last network is taken.
         """
         if select == "published":
             select = self.numbers.get("select", "val")
         if select == "last":
             return "", "the last network of the stage, without validation (--select last)"
-        spoilt = ", as published: its test figures are too good" if select == "test" else ""
-        return select, f"best mean Dice on {self.facts.list_name(select)}{spoilt}"
+        rule = f"best mean Dice on {self.facts.list_name(select)}"
+        if select == "test":
+            rule += ", as published: its test results are too good"
+        return select, rule

@@ -145,7 +145,7 @@ def test_rerun_is_fine_but_other_data_are_left_alone(phantom, tmp_path):
     with pytest.raises(UserError, match=r"phantom\.json"):
         write_acdc_phantom(phantom, **TINY, seed=1)
     (tmp_path / "train_slices.list").write_text("patient001_frame01_slice_1\n")
-    with pytest.raises(UserError, match="no phantom"):
+    with pytest.raises(UserError, match="data that is not a phantom"):
         write_acdc_phantom(tmp_path, **TINY)
     assert [p.name for p in tmp_path.iterdir()] == ["train_slices.list"]
 
@@ -329,7 +329,7 @@ def test_volumes_of_others_are_left_alone(facts, tmp_path):
     theirs = facts.path(tmp_path, "theirs")
     theirs.parent.mkdir(parents=True, exist_ok=True)
     theirs.write_text("")
-    with pytest.raises(UserError, match="no phantom"):
+    with pytest.raises(UserError, match="data that is not a phantom"):
         write_volume_phantom(facts, tmp_path, **SMALL)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
     (tmp_path / "file").write_text("")

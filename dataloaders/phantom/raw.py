@@ -1,7 +1,7 @@
-"""Synthetic MR scans in nnU-Net's raw layout, as somebody's own would come: some drawn, some with no label at all."""
+"""Synthetic MR scans in nnU-Net's raw layout, like own data: some with labels, some without."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,8 @@ from utils.nifti import write_nifti
 from utils.progress import progress
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesUn", "imagesTs", "labelsTs")
-MR = (
-    "ACDC",
-    "LA",
-)  # the CT phantoms are drawn as their public preparations are, windowed: no scanner writes that
+# The CT phantoms imitate the windowed images of public preparations, which no scanner writes.
+MR = ("ACDC", "LA")
 SIZES = {"ACDC": (128,), "LA": RECIPES["LA"].size}
 BRIGHTEST = 1000
 Scan = tuple[str, np.ndarray, np.ndarray, tuple[float, ...]]
@@ -34,30 +32,20 @@ def write_raw_phantom(
     size: tuple[int, ...] | None = None,
     seed: int = 1337,
 ) -> None:
-    """Write `train` + `val` + `test` patients below `root`: `labelled` of the training patients and those for validation into imagesTr
-    and labelsTr (splits_final.json says which), the other training patients without label into imagesUn, the rest into imagesTs and
-    labelsTs. The hearts of ACDC have two frames per patient, which stay together; patient i depends on `seed`, i and `size` only.
+    """Write `train` + `val` + `test` patients below `root`.
 
-    Scans are whole numbers from 0 to 1000 (int16), x to the left and y to the back. dataset.json comes last, so a half-written folder has
-    none; the same call may be repeated. UserError as in `phantom.write`, and for a data set that is no MR.
+    imagesTr and labelsTr: `labelled` of the training patients and the validation patients (splits_final.json lists which).
+    imagesUn: the other training patients, without labels. imagesTs and labelsTs: the test patients. The hearts of ACDC have two
+    frames per patient, which stay together. Patient i depends only on `seed`, i and `size`.
+
+    Scans are whole numbers from 0 to 1000 (int16), x to the left and y to the back. dataset.json is written last, so a
+    half-written folder has none; the same call may be repeated. Raises UserError as `write_phantom` does, and for a data set that
+    is not MR.
     """
     if facts.name not in MR:
         raise UserError(f"--raw: there are raw phantoms of {' and '.join(MR)}, not of {facts.name}")
-    size = tuple(size or SIZES[facts.name])
-    if len(size) != len(SIZES[facts.name]):
-        raise UserError(
-            f"--size: {facts.name} takes {len(SIZES[facts.name])} numbers, not {len(size)}"
-        )
-    for flag, value, least in (
-        ("train", train, 1),
-        ("val", val, 1),
-        ("test", test, 1),
-        ("seed", seed, 0),
-    ):
-        within(flag, value, least, 900 if flag != "seed" else 2**63)
-    within("labelled", labelled, 1, train)
-    for side in size:
-        within("size", side, 16 if len(size) == 3 else 48, 512)
+    shape = tuple(size or SIZES[facts.name])
+    _check_numbers(facts, shape, train=train, val=val, test=test, labelled=labelled, seed=seed)
     parts = ["Tr"] * labelled + ["Un"] * (train - labelled) + ["Tr"] * val + ["Ts"] * test
     split: dict[str, list[str]] = {"train": [], "val": []}
     settings = {
@@ -66,30 +54,52 @@ def write_raw_phantom(
         "val": val,
         "test": test,
         "labelled": labelled,
-        "size": size,
+        "size": shape,
         "seed": seed,
     }
     with claimed(root, settings, (*FOLDERS, "dataset.json")):
         for number, part in enumerate(progress(parts, desc="patients", disable=None), 1):
-            for name, image, label, spacing in _scans(
-                facts, np.random.default_rng([seed, number]), number, size
-            ):
-                _write(
-                    root / f"images{part}" / f"{name}_0000.nii.gz", _whole_numbers(image), spacing
-                )
+            rng = np.random.default_rng([seed, number])
+            for name, image, label, spacing in _scans(facts, rng, number=number, size=shape):
+                image_path = root / f"images{part}" / f"{name}_0000.nii.gz"
+                _write(image_path, _whole_numbers(image), spacing=spacing)
                 if part != "Un":
-                    _write(root / f"labels{part}" / f"{name}.nii.gz", label, spacing)
+                    _write(root / f"labels{part}" / f"{name}.nii.gz", label, spacing=spacing)
                 if part == "Tr":
-                    split["train" if number <= labelled else "val"].append(name)
+                    subset = "train" if number <= labelled else "val"
+                    split[subset].append(name)
         about = {
             "name": f"{facts.name} phantom",
             "channel_names": {"0": "MR"},
             "labels": {name: value for value, name in enumerate(facts.class_names)},
-            "numTraining": sum(map(len, split.values())),
+            "numTraining": len(split["train"]) + len(split["val"]),
             "file_ending": ".nii.gz",
         }
         write_text(root / "splits_final.json", json.dumps([split], indent=2) + "\n")
         write_text(root / "dataset.json", json.dumps(about, indent=2) + "\n")
+
+
+def _check_numbers(
+    facts: DatasetFacts,
+    shape: Sequence[int],
+    train: int,
+    val: int,
+    test: int,
+    labelled: int,
+    seed: int,
+) -> None:
+    """Raise UserError for a number that is out of range, or a shape that does not fit the data set."""
+    axes = len(SIZES[facts.name])
+    if len(shape) != axes:
+        raise UserError(f"--size: {facts.name} takes {axes} numbers, not {len(shape)}")
+    within("train", train, least=1, most=900)
+    within("val", val, least=1, most=900)
+    within("test", test, least=1, most=900)
+    within("seed", seed, least=0, most=2**63)
+    within("labelled", labelled, least=1, most=train)
+    smallest = 16 if axes == 3 else 48
+    for side in shape:
+        within("size", side, least=smallest, most=512)
 
 
 def _scans(
@@ -97,9 +107,10 @@ def _scans(
 ) -> Iterator[Scan]:
     """The scans of a patient: name, image and label (z, y, x), spacing (mm) along these axes."""
     if facts.name == "ACDC":
-        patient = draw_patient(rng, *size)
+        patient = draw_patient(rng, size[0])
         for phase in (DIASTOLE, SYSTOLE):
-            yield f"patient{number:03d}_frame{phase:02d}", *render(patient, phase), patient.spacing
+            image, label = render(patient, phase)
+            yield f"patient{number:03d}_frame{phase:02d}", image, label, patient.spacing
     else:
         recipe = RECIPES[facts.name]
         image, label, spacing = draw_case(recipe, rng, size)
@@ -113,6 +124,7 @@ def _scans(
 
 
 def _whole_numbers(image: np.ndarray) -> np.ndarray:
+    """Scale an image to whole numbers from 0 to BRIGHTEST."""
     return np.rint((image - image.min()) * (BRIGHTEST / np.ptp(image))).astype(np.int16)
 
 

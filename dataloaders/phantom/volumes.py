@@ -1,5 +1,6 @@
 """Synthetic volumes in the published layouts of LA, Pancreas, KiTS19 and LiTS."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from dataloaders.phantom.organs import RECIPES, draw_case
 from utils.errors import UserError
 from utils.progress import progress
 
-# fewer voxels along an axis would break the thin parts of the organs
+# Fewest voxels along each axis: with fewer the thin parts of the organs would break up.
 LEAST = {"x": 32, "y": 32, "z": 16}
 
 
@@ -19,40 +20,37 @@ def write_volume_phantom(
     root: str | Path,
     train: int = 20,
     test: int = 6,
-    size: tuple[int, int, int] | None = None,
+    size: Sequence[int] | None = None,
     seed: int = 1337,
     labelled: int | None = None,
 ) -> None:
     """Write `train` + `test` cases below `root` in the layout of `facts`, the training cases first.
 
-    `size` is the mean shape in voxels, in the axis order of the data set's arrays. `labelled`, for Pancreas alone: how many
-    training cases its list of labelled ones names (12 of 62 unless given), the list of unlabelled ones names the others. Case i
-    depends on `seed`, i and `size` only. Lists come last, so a half-written folder has none; the same call may be repeated.
-    UserError if a number is out of range, if the folder cannot be written, or if it holds anything but a phantom of the same settings.
+    `size`: mean shape in voxels, in the axis order of the data set's arrays. `labelled` (only Pancreas): number of training cases
+    in the list of labelled ones, by default 12 of 62; the others are in the list of unlabelled ones. Case i depends only on
+    `seed`, i and `size`. Lists are written last, so a half-written folder has none; the same call may be repeated. Raises
+    UserError if a number is out of range, or if the folder cannot be written or holds anything but a phantom with the same
+    settings.
     """
-    root, recipe = Path(root), RECIPES[facts.name]
-    size = tuple(size or recipe.size)
-    if len(size) != 3:
-        raise UserError(
-            f"--size takes three numbers for {facts.name}, the voxels along {', '.join(facts.axes)}, not {len(size)}"
-        )
-    for axis, voxels in zip(facts.axes, size, strict=True):
-        within(f"size ({axis})", voxels, LEAST[axis], 512)
-    split = facts.unlabelled_list is not None
-    within("train", train, 1 + split, 900)
-    within("test", test, 1, 900)
-    within("seed", seed, 0, 2**63)
-    lists = {facts.train_list: train, facts.test_list: test}
+    root = Path(root)
+    recipe = RECIPES[facts.name]
+    shape = tuple(size or recipe.size)
+    _check_shape(facts, shape)
+    within("train", train, least=1 + (facts.unlabelled_list is not None), most=900)
+    within("test", test, least=1, most=900)
+    within("seed", seed, least=0, most=2**63)
     settings = {
         "phantom": facts.name,
         "train": train,
         "test": test,
-        "size": list(size),
+        "size": list(shape),
         "seed": seed,
     }
-    if split:
-        labelled = max(1, round(train * 12 / 62)) if labelled is None else labelled
-        within("labelled", labelled, 1, train - 1)
+    lists = {facts.train_list: train, facts.test_list: test}
+    if facts.unlabelled_list is not None:
+        if labelled is None:
+            labelled = max(1, round(train * 12 / 62))
+        within("labelled", labelled, least=1, most=train - 1)
         lists = {
             facts.train_list: labelled,
             facts.unlabelled_list: train - labelled,
@@ -61,17 +59,36 @@ def write_volume_phantom(
         settings["labelled"] = labelled
     elif labelled is not None:
         raise UserError(
-            f"--labelled: {facts.name} has one list of training cases, and --labelnum says how many are labelled; leave it out"
+            f"--labelled does not apply to {facts.name}, which has one list of training cases: "
+            f"--labelnum of the training counts the labelled ones; omit it"
         )
     names = [recipe.case.format(number) for number in range(1, train + test + 1)]
-    # what lies at the root: the lists, and the cases or the folder that holds them
-    with claimed(root, settings, (*lists, Path(facts.file.format("*")).parts[0])):
+    # the files at the root: the lists, and the cases or the folder that contains them
+    cases = Path(facts.file.format("*")).parts[0]
+    with claimed(root, settings, taken=(*lists, cases)):
         for number, name in enumerate(progress(names, desc="cases", disable=None), 1):
-            write_case(
-                facts.path(root, name),
-                *draw_case(recipe, np.random.default_rng([seed, number]), size),
-            )
-        ordered = iter(names)
-        write_lists(
-            root, {file: [next(ordered) for _ in range(count)] for file, count in lists.items()}
+            rng = np.random.default_rng([seed, number])
+            image, label, spacing = draw_case(recipe, rng, size=shape)
+            write_case(facts.path(root, name), image, label=label, spacing=spacing)
+        write_lists(root, _split(names, lists))
+
+
+def _check_shape(facts: DatasetFacts, shape: Sequence[int]) -> None:
+    """Raise UserError unless `shape` is three sizes that the organs can be drawn with."""
+    if len(shape) != 3:
+        raise UserError(
+            f"--size takes three numbers for {facts.name}, the voxels along "
+            f"{', '.join(facts.axes)}, not {len(shape)}"
         )
+    for axis, voxels in zip(facts.axes, shape, strict=True):
+        within(f"size ({axis})", voxels, least=LEAST[axis], most=512)
+
+
+def _split(names: Sequence[str], counts: Mapping[str, int]) -> dict[str, Sequence[str]]:
+    """Distribute the names over the lists, in order; `counts`: number of names of each list."""
+    lists = {}
+    start = 0
+    for file, count in counts.items():
+        lists[file] = names[start : start + count]
+        start += count
+    return lists

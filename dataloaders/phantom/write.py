@@ -1,4 +1,4 @@
-"""Synthetic data in the layouts of the public data sets: everything runs on it without the real data."""
+"""Synthetic data in the layouts of the public data sets, so that everything can be tried without the real data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,31 +25,37 @@ def write_phantom(
     size: Sequence[int] | None = None,
     seed: int = 1337,
 ) -> str:
-    """Write the phantom of a published data set; None is that data set's default. Returns a line that says what was written.
+    """Write the phantom of a published data set; None is the default of that data set. Returns a line about what was written.
 
-    UserError as in `write_acdc_phantom` and `write_volume_phantom`, and for what the data set has no use for.
+    Raises UserError as `write_acdc_phantom` and `write_volume_phantom` do, and for numbers that the data set does not use.
     """
-    if facts.dims == 2:
-        if labelled is not None:
-            raise UserError(
-                f"--labelled: --labelnum of the training counts the labelled patients of {facts.name}; leave it out"
-            )
-        if size and len(size) != 1:
-            raise UserError(
-                f"--size takes one number for {facts.name}, the mean side of an image in pixels, not {len(size)}"
-            )
-        val = 4 if val is None else val
-        write_acdc_phantom(root, train, val, test, *(size or (128,)), seed)
-        slices = len((root / facts.train_list).read_text(encoding="utf-8").split())
-        wrote = f"{slices} training slices of {train} patients, {2 * val} validation and {2 * test} test volumes"
-    else:
+    if facts.dims == 3:
         if val is not None:
             raise UserError(
-                f"--val is for ACDC alone, {facts.name} has no validation list; leave it out"
+                f"--val applies only to ACDC: {facts.name} has no validation list; omit it"
             )
-        write_volume_phantom(facts, root, train, test, size, seed, labelled)
-        wrote = f"{train} training and {test} test volumes"
-    return f"wrote {wrote} below {root}"
+        write_volume_phantom(
+            facts, root, train=train, test=test, size=size, seed=seed, labelled=labelled
+        )
+        return f"wrote {train} training and {test} test volumes below {root}"
+    if labelled is not None:
+        raise UserError(
+            f"--labelled does not apply to {facts.name}: --labelnum of the training counts the "
+            f"labelled patients; omit it"
+        )
+    if size and len(size) != 1:
+        raise UserError(
+            f"--size takes one number for {facts.name}, the mean side of an image in pixels, not {len(size)}"
+        )
+    if val is None:
+        val = 4
+    side = size[0] if size else 128
+    write_acdc_phantom(root, train=train, val=val, test=test, size=side, seed=seed)
+    slices = len((root / facts.train_list).read_text(encoding="utf-8").split())
+    return (
+        f"wrote {slices} training slices of {train} patients, {2 * val} validation and "
+        f"{2 * test} test volumes below {root}"
+    )
 
 
 def write_acdc_phantom(
@@ -63,9 +69,9 @@ def write_acdc_phantom(
 ) -> None:
     """Write `train` + `val` + `test` patients below `root` in the ACDC layout, patient001 first.
 
-    `size` is the mean image side in pixels, `slices` the least and most slices of a patient. Patient i depends on `seed`, i,
-    `size` and `slices` only. Lists come last, so a half-written folder has none; the same call may be repeated. UserError if a
-    number is out of range, if the folder cannot be written, or if it holds anything but a phantom of the same settings.
+    `size`: mean image side in pixels. `slices`: fewest and most slices of a patient. Patient i depends only on `seed`, i, `size`
+    and `slices`. Lists are written last, so a half-written folder has none; the same call may be repeated. Raises UserError if a
+    number is out of range, or if the folder cannot be written or holds anything but a phantom with the same settings.
     """
     for flag, value, least, most in (
         ("train", train, 1, 900),
@@ -91,17 +97,33 @@ def write_acdc_phantom(
         for number in progress(range(1, train + val + test + 1), desc="patients", disable=None):
             rng = np.random.default_rng([seed, number])
             patient = draw_patient(rng, size, slices)
-            part = "train" if number <= train else "val" if number <= train + val else "test"
+            if number <= train:
+                part = "train"
+            elif number <= train + val:
+                part = "val"
+            else:
+                part = "test"
             for phase in (DIASTOLE, SYSTOLE):
                 image, label = render(patient, phase)
                 name = f"patient{number:03d}_frame{phase:02d}"
                 lists[f"{part}.list"].append(name)
-                if part != "train":
-                    write_case(root / "data" / f"{name}.h5", image, label, patient.spacing)
-                    continue
-                for k in rng.permutation(len(image)):
-                    lists["train_slices.list"].append(f"{name}_slice_{k + 1}")
+                if part == "train":
+                    names = _write_slices(root / "data" / "slices", name, image, label, rng=rng)
+                    lists["train_slices.list"] += names
+                else:
                     write_case(
-                        root / "data" / "slices" / f"{name}_slice_{k + 1}.h5", image[k], label[k]
+                        root / "data" / f"{name}.h5", image, label=label, spacing=patient.spacing
                     )
         write_lists(root, lists)
+
+
+def _write_slices(
+    folder: Path, name: str, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+) -> list[str]:
+    """Write the slices of a volume in random order, as the public list has them; returns their names in this order."""
+    names = []
+    for k in rng.permutation(len(image)):
+        slice_name = f"{name}_slice_{k + 1}"
+        write_case(folder / f"{slice_name}.h5", image[k], label=label[k])
+        names.append(slice_name)
+    return names
