@@ -9,6 +9,7 @@ from nibabel.spatialimages import HeaderDataError
 from preparation.geometry import LPS_TO_RAS, Geometry, checked_geometry
 from preparation.voxel_file import DAMAGED, GZIP_MAGIC, VoxelFile, data_file, one_volume
 from utils.errors import UserError
+from utils.nifti import has_usable_qform
 
 HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 SINGLE_FILE = {348: b"n+1", 540: b"n+2"}
@@ -188,6 +189,8 @@ def _geometry(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> 
         raise UserError(
             f"{path}: the header's qform is no rotation, it is damaged; export the scan again"
         ) from None
+    if header["sform_code"] > 0 and not has_usable_qform(header):
+        warnings.append(f"{path}: the header's qform is no rotation; the sform is used")
     if header["dim"][0] == 2 and not affine[:3, 2].any():
         affine[:3, 2] = _normal(affine) * sizes[2]
     factor = _millimetres(path, header, warnings)

@@ -2,7 +2,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from utils.nifti import write_nifti
+from utils.nifti import write_nifti, write_nifti_like
 
 
 def counted(dtype=np.float32):
@@ -98,3 +98,16 @@ def test_what_cannot_be_stored_is_refused(tmp_path, name, volume, options, messa
     with pytest.raises(ValueError, match=message):
         write_nifti(tmp_path / name, volume, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_qform_is_not_passed_on(tmp_path):
+    affine = np.diag([-0.8, 0.9, 2.5, 1.0])
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((2, 3, 4))
+    header.set_sform(affine, 1)
+    header["qform_code"] = 1
+    header["quatern_b"] = 5
+    write_nifti_like(tmp_path / "a.nii.gz", np.ones((2, 3, 4), np.uint8), header)
+    written = nibabel.load(tmp_path / "a.nii.gz")
+    assert written.header["qform_code"] == 0 and written.get_qform(coded=True)[0] is None
+    np.testing.assert_allclose(written.affine, affine, rtol=1e-6)

@@ -312,3 +312,10 @@ def test_the_qform_is_not_looked_at_where_the_sform_is_used(tmp_path):
     data[80:84] = np.float32(-1.0).tobytes()  # pixdim[1], without which the qform is nothing
     path.write_bytes(data)
     assert np.allclose(read_scan(path).geometry.affine, PLACE)
+
+
+def test_a_broken_qform_is_a_warning_where_the_sform_is_used(tmp_path):
+    path = tmp_path / "scan.nii"
+    path.write_bytes(content(sform=PLACE, qform=PLACE, quatern_b=5))
+    assert np.allclose(read_scan(path).geometry.affine, PLACE)
+    assert any("qform is no rotation; the sform is used" in line for line in warnings_of(path))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 from nibabel.affines import voxel_sizes
 
 from utils.files import replacing
@@ -57,10 +58,24 @@ def write_nifti_like(path: Path, labels: np.ndarray, source: nibabel.Nifti1Heade
     given_sizes = np.asarray(header["pixdim"][1:4], np.float64)
     if not (given_sizes > 0).all() and (sizes > 0).all():
         header["pixdim"][1:4] = sizes  # some readers go by them
+    if not has_usable_qform(header):  # the sform was used; another reader would stop at the qform
+        header["qform_code"] = 0
+        header["quatern_b"] = header["quatern_c"] = header["quatern_d"] = 0
     shaped = labels.reshape(header.get_data_shape(), order="F")
     written = kind(shaped, affine, header)
     with replacing(path) as unfinished:
         written.to_filename(unfinished)
+
+
+def has_usable_qform(header: nibabel.Nifti1Header) -> bool:
+    """Whether a header's quaternion is a rotation and its voxel sizes are those of a grid; also where it declares no qform."""
+    if header["qform_code"] <= 0:
+        return True
+    try:
+        header.get_qform()
+    except (HeaderDataError, ValueError):
+        return False
+    return True
 
 
 def _storable(volume: np.ndarray) -> np.ndarray:
