@@ -140,8 +140,12 @@ def _images(folder: Path) -> list[DicomFile]:
     """The DICOM images below a folder; UserError for a file that may be a damaged slice."""
     images: list[DicomFile] = []
     others: list[Path] = []
+    unreadable: list[Path] = []
     for path in files_below(folder):
-        if _is_hidden(path, folder) or not path.is_file():
+        if _is_hidden(path, folder) or path.is_dir():
+            continue
+        if not path.is_file():
+            unreadable.append(path)
             continue
         file = read_tags(path)
         if file is None:
@@ -149,6 +153,12 @@ def _images(folder: Path) -> list[DicomFile]:
         elif file.is_image:
             images.append(file)
     endings = {name_ending(file.path) for file in images}
+    for path in unreadable:
+        if name_ending(path) in endings.union(SLICE_ENDINGS):
+            raise UserError(
+                f"{path}: named like a slice, but a link to nothing or no regular file; "
+                "put the slice there, or remove it"
+            )
     for path in others:
         if is_slice_name(path, endings):
             raise UserError(

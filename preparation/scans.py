@@ -69,7 +69,9 @@ def read_header(path: Path) -> tuple[tuple[int, ...], Geometry]:
 
 def _check_there(path: Path) -> None:
     if path.is_symlink() and not path.exists():
-        raise UserError(f"{path}: a link to nothing; put the file there that it points to")
+        raise UserError(
+            f"{path}: no such file, it is a link to nothing; put the file there that it points to"
+        )
     if not path.exists():
         raise UserError(f"{path}: no such file; put it there, or correct the name")
 

@@ -1,5 +1,6 @@
 """DICOM is read as its tags say, slice by slice, or refused in one line that says what is in it."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -81,6 +82,19 @@ def test_names_without_an_ending_and_in_any_order_are_read(tmp_path):
     for index, path in enumerate(save_stack(tmp_path, VOLUME)):
         path.rename(tmp_path / f"IM{(7 * index) % 11:04d}")
     np.testing.assert_array_equal(values(read(tmp_path)), VOLUME)
+
+
+def test_a_slice_that_is_a_link_to_nothing_is_not_left_out(tmp_path):
+    save_stack(tmp_path, VOLUME)
+    (tmp_path / "006.dcm").symlink_to("nowhere")
+    (tmp_path / "notes.txt").symlink_to("nowhere")
+    assert "006.dcm: named like a slice, but a link to nothing" in refusal(tmp_path)
+
+
+def test_a_pipe_among_slices_is_refused_without_waiting(tmp_path):
+    save_stack(tmp_path, VOLUME)
+    os.mkfifo(tmp_path / "006.dcm")
+    assert "no regular file" in refusal(tmp_path)
 
 
 def test_a_copied_file_is_read_once(tmp_path):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 from nibabel.affines import voxel_sizes
+from nibabel.spatialimages import HeaderDataError
 
 from utils.files import replacing
 
@@ -69,7 +69,7 @@ def write_nifti_like(path: Path, labels: np.ndarray, source: nibabel.Nifti1Heade
 
 def has_usable_qform(header: nibabel.Nifti1Header) -> bool:
     """Whether a header's quaternion is a rotation and its voxel sizes are those of a grid; also where it declares no qform."""
-    if header["qform_code"] <= 0:
+    if int(header["qform_code"]) <= 0:
         return True
     try:
         header.get_qform()
