@@ -40,7 +40,10 @@ TITLES = {
 
 
 def write_page(path: Path, content: Mapping[str, Any]) -> None:
-    """Render the template with `content` and write the page to `path`."""
+    """Render the template with `content` and write the page to `path`.
+
+    Bytes of file names that are not valid UTF-8 appear escaped, as in messages.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -51,7 +54,7 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
     environment.filters |= {"fixed": _fixed, "signed": _signed, "p": words.p_value}
     html = environment.get_template("page.html").render(content)
     with replacing(path) as unfinished:
-        unfinished.write_text(html.lstrip() + "\n", encoding="utf-8")
+        unfinished.write_text(html.lstrip() + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def conventions(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

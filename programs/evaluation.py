@@ -32,6 +32,7 @@ from programs.test_folder import (
     PREDICTION,
     REMEDY,
     check_output,
+    folder_of_file,
     move_results,
     set_aside_others,
     test_folder,
@@ -87,8 +88,8 @@ class EvaluationSettings:
     stride: tuple[int, ...] = ()
     """Volumes: steps of the sliding window; default: the published ones. Larger steps are faster."""
     output_dir: Path | None = None
-    """Where predictions, metrics.csv and summary.json go; default: <run>/test/<stage>_<checkpoint>_<split>, with a --checkpoint file in
-    test/ next to it. A folder with the results of another test is refused."""
+    """Where predictions, metrics.csv and summary.json go; default: <run>/test/<stage>_<checkpoint>_<split>, with a --checkpoint file
+    outside of a run in test/ next to it. A folder with the results of another test is refused."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
@@ -253,9 +254,7 @@ class _Tested:
         self.split = s.split
         self.checkpoint = checkpoint
         self.device = device
-        self.output = chosen.folder or test_folder(
-            path.parent, checkpoint.stage, path.stem, s.split
-        )
+        self.output = chosen.folder or folder_of_file(path, checkpoint, s.split)
         self.detail = s.detail
         self.root_path = None if s.root_path is None else str(s.root_path)
         self.model = model_of(page, s, checkpoint)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from programs.run_folder import rename_aside
+from programs.runs import BEST_NAME
+from training.checkpoint import Checkpoint
 from training.results import METRICS, SUMMARY
 from utils.errors import UserError
 from utils.files import check_plain
@@ -26,6 +28,17 @@ def test_folder(parent: Path, stage: str | None, checkpoint: str, split: str) ->
     name = "_".join(part for part in (stage, checkpoint, split) if part)
     check_plain("checkpoint", name)
     return parent / "test" / name
+
+
+def folder_of_file(path: Path, checkpoint: Checkpoint, split: str) -> Path:
+    """Where the test of a checkpoint file is kept: with the run's other tests if the file lies in its stage, otherwise next to it."""
+    stage = checkpoint.stage
+    if stage is None or path.absolute().parent.name != stage:
+        return test_folder(path.parent, stage, path.stem, split)
+    name = path.stem
+    if BEST_NAME.fullmatch(path.name):
+        name = "best"
+    return test_folder(path.parent.parent, stage, name, split)
 
 
 def check_output(folder: Path, made_with: Mapping, cases: Sequence[str]) -> None:

@@ -551,6 +551,14 @@ def test_full_disk_while_saving(phantom_root, pretrained, monkeypatch):
     assert load(last)["progress"]["step"] == 2
 
 
+def test_a_log_takes_names_that_are_not_utf8(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller"))
+    log = RunLog(folder)
+    log._logger.info(f"the run is in {folder}")
+    log.close()
+    assert "M\\udcfcller" in (folder / "train.log").read_text(encoding="utf-8")
+
+
 def test_the_disks_own_reason_is_told(tmp_path):
     """torch.save hides it behind an error of its own."""
     path = tmp_path / "last.pth"

@@ -3,6 +3,7 @@
 import errno
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -387,6 +388,18 @@ def test_a_page_of_an_edge_guided_run_is_not_called_bcp(tmp_path):
     assert "<title>edge-guided BCP, dual teacher on ACDC</title>" in text
     numbers = json.loads((page / "compare.json").read_text(encoding="utf-8"))
     assert numbers["groups"][0]["name"] == "edge-guided BCP, dual teacher"
+
+
+def test_a_page_shows_bytes_of_names_that_are_not_utf8_escaped(runs, tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")
+    os.rename(runs[0], folder)
+    summary = Path(folder) / TEST / "summary.json"
+    content = json.loads(summary.read_text())
+    content["command"] = f"test.py --output_root {folder}"
+    summary.write_text(json.dumps(content))
+    page = tmp_path / "page"
+    report(["--run", folder, "--output", str(page), "--no-pictures"])
+    assert "M\\udcfcller" in (page / "index.html").read_text(encoding="utf-8")
 
 
 def test_other_test_lists_are_refused(runs, tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from contextlib import suppress
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,9 +18,10 @@ from reference import filled_state_dict
 from comparison.results import read_result
 from dataloaders.phantom.write import write_acdc_phantom
 from programs.evaluation import evaluate
-from programs.test_folder import other_results
+from programs.test_folder import folder_of_file, other_results
 from recipes.acdc import PAGE
 from training import results
+from training.checkpoint import Checkpoint
 from utils import files
 from utils.errors import UserError
 from utils.scores import score_masks
@@ -106,6 +108,22 @@ def test_a_checkpoint_file_is_tested_next_to_itself(place, tmp_path):
     run_test(place, "--checkpoint", weights)
     folder = weights.parent / "test" / "best_of_all_test"
     assert summary_of(folder)["checkpoint"]["path"] == str(weights)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("last.pth", "self_train_last_val"),
+        ("unet_best_model.pth", "self_train_best_val"),
+        ("iter_30.pth", "self_train_iter_30_val"),
+    ],
+)
+def test_a_checkpoint_file_of_a_run_is_tested_with_the_other_tests_of_the_run(name, expected):
+    path = Path("runs") / RUN / "self_train" / name
+    checkpoint = Checkpoint(
+        path=path, weights={}, optimizer=None, settings={}, facts={}, stage="self_train"
+    )
+    assert folder_of_file(path, checkpoint, "val") == Path("runs") / RUN / "test" / expected
 
 
 def test_an_output_folder_with_the_results_of_another_test_is_refused(place, tmp_path):
