@@ -13,6 +13,7 @@ from dataloaders.two_stream import StreamSampler, TwoStreamSampler
 from methods.copy_paste import Pasting
 from training.evaluate import Predict
 from training.settings import Settings
+from utils.components import Connectivity
 from utils.ema import EmaScope
 from utils.losses import Term
 
@@ -69,7 +70,7 @@ class Page:
     # of the components of which it keeps the largest
     predictor: Callable[..., Predict]
     stride: Sequence[int] = ()
-    connectivity: int | None = None
+    connectivity: Connectivity | None = None
     test_options: tuple[type, ...] = ()
     test_numbers: Mapping[str, Any] = field(default_factory=dict)
     # files: a run's folder from --output_root, --exp and --labelnum; the name of a stage's best checkpoint from the stage, --model and

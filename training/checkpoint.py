@@ -6,8 +6,9 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,10 +117,10 @@ class Checkpoint:
     plan: dict | None = None
     stage: str | None = None
     rule: str = ""
-    progress: dict | None = None
+    progress: Mapping[str, Any] = field(default_factory=dict)
     losses: tuple[float, ...] = ()
-    phase: Mapping | None = None
-    student: Mapping[str, Tensor] | None = None
+    phase: Mapping[str, Any] = field(default_factory=dict)
+    student: Mapping[str, Tensor] = field(default_factory=dict)
     data: dict | None = None
     buffers: list | None = None
     scaler: Mapping | None = None
@@ -253,7 +254,7 @@ class Store:
     def _check_stage(self, checkpoint: Checkpoint) -> None:
         if checkpoint.stage != self.folder.name:
             raise UserError(
-                f"{checkpoint.path}: of the stage {shown(checkpoint.stage)}, which lies elsewhere"
+                f"{checkpoint.path}: of the stage {shown(str(checkpoint.stage))}, which lies elsewhere"
             )
 
     def _check_same_run(self, checkpoint: Checkpoint) -> None:

@@ -7,7 +7,7 @@ import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -181,16 +181,15 @@ def _check_settings(settings: Mapping) -> None:
         raise ValueError("its setting 'patch_size' is no size")
 
 
-def _check_progress(progress: Mapping, losses: Sequence) -> None:
-    step, validated, best = (progress.get(key) for key in ("step", "validated", "best_step"))
-    if (
-        not all(map(_whole, (step, validated, best)))
-        or not 0 <= validated <= step
-        or not 0 <= best <= step
-    ):
-        raise ValueError(
-            f"its progress makes no sense (step {step}, validated {validated}, best {best})"
-        )
+def _check_progress(progress: Mapping[str, Any], losses: Sequence[object]) -> None:
+    step = progress.get("step")
+    validated = progress.get("validated")
+    best = progress.get("best_step")
+    fault = f"its progress makes no sense (step {step}, validated {validated}, best {best})"
+    if not (_whole(step) and _whole(validated) and _whole(best)):
+        raise ValueError(fault)
+    if not 0 <= validated <= step or not 0 <= best <= step:
+        raise ValueError(fault)
     if not _number(progress.get("best_score")) or not isinstance(progress.get("history"), list):
         raise ValueError("its progress lacks the best score or the validations")
     if progress.keys() - {"draws"} != {"step", "validated", "best_step", "best_score", "history"}:
@@ -210,11 +209,11 @@ def _check_progress(progress: Mapping, losses: Sequence) -> None:
         )
 
 
-def _whole(value: object) -> bool:
+def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _number(value: object) -> bool:
+def _number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -238,7 +237,7 @@ def check_fits(checkpoint: "Checkpoint", setup: "StageSetup") -> None:
     if unexpected:
         raise ValueError(f"it has the unexpected '{min(map(str, unexpected))}'")
     _check_buffers(checkpoint.buffers or (), stage)
-    _check_optimizer(checkpoint.optimizer, setup.optimizer, checkpoint.progress["step"])
+    _check_optimizer(checkpoint.optimizer or {}, setup.optimizer, checkpoint.progress["step"])
 
 
 def _check_value(key: str, given: object, expected: object) -> None:

@@ -4,6 +4,7 @@ import os
 import platform
 from contextlib import suppress
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -85,11 +86,11 @@ def set_deterministic(on: bool, tf32: bool = True) -> None:
     Matrix products never are: the few there are here are resizes and folded weights, which rounding would shift. Said by
     `set_deterministic_debug_mode`, since `use_deterministic_algorithms` imports torch's compiler, 1.6 s of every start.
     """
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32, False
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.set_deterministic_debug_mode("warn" if on else "default")
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # a guard against reading what nobody wrote; it fills every new tensor
-    )
+    # a guard against reading uninitialised memory; it fills every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # torch sets it at run time
     torch.backends.cudnn.benchmark = not on
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -105,9 +106,24 @@ def memory_format(
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
+@overload
+def place(
+    item: Tensor, device: torch.device, dims: int, amp: torch.dtype | None = None
+) -> Tensor: ...
+
+
+@overload
+def place(
+    item: nn.Module, device: torch.device, dims: int, amp: torch.dtype | None = None
+) -> nn.Module: ...
+
+
 def place(
     item: nn.Module | Tensor, device: torch.device, dims: int, amp: torch.dtype | None = None
 ) -> nn.Module | Tensor:
     """A network or an image batch on the device, in the memory format that suits it; from pinned memory without waiting for it. What the
     weights' format is, all features get."""
-    return item.to(device=device, memory_format=memory_format(device, dims, amp), non_blocking=True)
+    layout = memory_format(device, dims, amp)
+    if isinstance(item, Tensor):
+        return item.to(device=device, memory_format=layout, non_blocking=True)
+    return item.to(device=device, memory_format=layout, non_blocking=True)  # pyright: ignore[reportCallIssue]  # torch's stub lacks memory_format

@@ -99,10 +99,8 @@ def average_gradients(nets: Iterable[nn.Module]) -> None:
     dist.all_reduce(message)
     message.div_(world())
     pieces = message.split([gradient.numel() for gradient in gradients])
-    torch._foreach_copy_(
-        gradients,
-        [piece.view_as(gradient) for piece, gradient in zip(pieces, gradients, strict=True)],
-    )
+    averaged = [piece.view_as(old) for piece, old in zip(pieces, gradients, strict=True)]
+    torch._foreach_copy_(gradients, averaged)  # pyright: ignore[reportPrivateImportUsage]  # no public name
 
 
 @torch.no_grad()

@@ -135,7 +135,8 @@ def _scores(
 ) -> list[list[ClassScore]] | None:
     """The scores of each case, None if `stopped` says so meanwhile."""
     net.eval()
-    counts, scores = [], []
+    counts: list[Tensor] = []
+    scores: list[list[ClassScore]] = []
     for case in cases:
         prediction = classes(net, case.image)
         if distances:
@@ -145,16 +146,15 @@ def _scores(
             counts.append(class_overlaps(prediction, truth, len(class_names)))
         if stopped():
             return None
-    # read once for all cases: on a GPU each look would wait for everything before it
-    for case, overlaps in zip(
-        cases, torch.stack(counts).tolist() if counts else (), strict=bool(counts)
-    ):
+    if not counts:
+        return scores
+    # read once for all cases: on a GPU each reading would wait for everything before it
+    counts_on_host: list[list[list[int]]] = torch.stack(counts).tolist()
+    for case, overlaps in zip(cases, counts_on_host, strict=True):
         worst = image_diagonal(case.label.shape)
-        found = [overlap_metrics(*numbers) for numbers in overlaps]
-        scores.append(
-            [
-                ClassScore(case.name, name, m, None, worst, None)
-                for name, m in zip(class_names[1:], found, strict=True)
-            ]
-        )
+        case_scores: list[ClassScore] = []
+        for name, (predicted, true, common) in zip(class_names[1:], overlaps, strict=True):
+            metrics = overlap_metrics(predicted, true, common)
+            case_scores.append(ClassScore(case.name, name, metrics, None, worst, None))
+        scores.append(case_scores)
     return scores

@@ -3,6 +3,7 @@
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -63,17 +64,21 @@ class StageLog:
     """TensorBoard and progress bar of one stage; on resuming, what was written after step `start` is taken back."""
 
     def __init__(self, folder: Path, name: str, start: int, steps: int):
-        self.folder, self._writer = folder / "log", None
+        self.folder = folder / "log"
+        self._writer: SummaryWriter | None = None
+        self._events: Any = None  # tensorboardX's own, which is not annotated
         if is_main():
             check_locks(4)  # TensorBoard's writer has a queue between processes
             with writing(self.folder, MEND):
                 # A queue that one step never fills: on a full one tensorboardX waits for its thread, which may have died meanwhile. The
                 # ending keeps two files apart that a clock put back would give one name.
-                purge, ending = start + 1 if start else None, f".{start}"
+                purge = start + 1 if start else None
+                ending = f".{start}"
                 self._writer = SummaryWriter(
                     str(self.folder), purge_step=purge, max_queue=1000, filename_suffix=ending
                 )
-                self._events = self._writer.file_writer.event_writer
+                file_writer: Any = self._writer.file_writer
+                self._events = file_writer.event_writer
         warn = partial(receiver().receive, is_error=True, over_bars=True)
         self._watch = Watch(warn, name) if is_main() else None  # it warns from another thread
         self.bar = progress(total=steps, initial=start, desc=name, unit="it", disable=not is_main())

@@ -332,10 +332,11 @@ class _StageRunner:
         if checkpoint is None:
             self.setup.begin(self.setup)
             return None
-        self.progress, self.losses = Progress(**checkpoint.progress), list(checkpoint.losses)
+        self.progress = Progress(**checkpoint.progress)
+        self.losses = list(checkpoint.losses)
         self.stage.student.load_state_dict(checkpoint.student)
         self.stage.load_state_dict(checkpoint.phase)
-        self.setup.optimizer.load_state_dict(checkpoint.optimizer)
+        self.setup.optimizer.load_state_dict(dict(checkpoint.optimizer or {}))
         self.precision.load_state_dict(checkpoint.scaler)
         if self.progress.step < self.setup.steps:
             self.run_info.log.say(f"{self.stage.name}: resuming at iteration {self.progress.step}")

@@ -5,6 +5,7 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -88,10 +89,11 @@ def forward_bytes(net: nn.Module, channels: int, patch_size: Sequence[int], imag
 
 def _smallest(net: nn.Module, patch_size: Sequence[int]) -> tuple[int, ...]:
     """Sides of a small patch that the network takes: PROBE_SIDE or, if that is too few for it, more."""
+    check_size: Any = net.check_size  # every network has it, see networks.base.Network
     for side in (PROBE_SIDE, 3 * PROBE_SIDE):
         small = tuple(min(whole, side) for whole in patch_size)
         try:
-            net.check_size(small)
+            check_size(small)
         except ValueError:
             continue
         return small

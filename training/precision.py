@@ -70,7 +70,7 @@ class Precision:
     def begin_step(self) -> None:
         """Cast all of those weights, in one operation."""
         if self._halves:
-            torch._foreach_copy_(self._halves, self._weights)
+            torch._foreach_copy_(self._halves, self._weights)  # pyright: ignore[reportPrivateImportUsage]  # no public name
 
     def backward(self, loss: Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()

@@ -183,9 +183,13 @@ def _figures(metrics: list[MaskMetrics], unit: str) -> dict[str, float]:
 
 def _millimetres(by_class: dict[str, list[ClassScore]]) -> dict | None:
     """None unless the spacing of every case is known: a mean over some of the cases would be another data set's."""
-    if any(score.mm is None for mine in by_class.values() for score in mine):
-        return None
-    return _means({name: [s.honest_mm for s in mine] for name, mine in by_class.items()}, "mm")
+    metrics_by_class: dict[str, list[MaskMetrics]] = {}
+    for name, scores in by_class.items():
+        metrics = [score.honest_mm for score in scores if score.honest_mm is not None]
+        if len(metrics) < len(scores):
+            return None
+        metrics_by_class[name] = metrics
+    return _means(metrics_by_class, "mm")
 
 
 def table(summary: dict) -> str:

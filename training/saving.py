@@ -2,6 +2,7 @@
 
 import copy
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from training.checkpoint import Store
 from utils.errors import UserError
 
 
-def snapshot(content):
+def snapshot(content: Any) -> Any:
     """A copy of dicts, lists and tensors that what happens to the originals does not reach; tensors go to the CPU."""
     if isinstance(content, Tensor):
         return content.detach().to("cpu", copy=True)
@@ -18,7 +19,9 @@ def snapshot(content):
         for key, value in content.items():
             kept[key] = snapshot(value)
         return kept
-    return type(content)(map(snapshot, content)) if isinstance(content, (list, tuple)) else content
+    if isinstance(content, list | tuple):
+        return type(content)(map(snapshot, content))
+    return content
 
 
 class Saver:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 GRACE = 2.0  # seconds that a batch may still take after a signal, and that each stronger measure has to work
@@ -29,7 +30,7 @@ class StopSignals:
 
     def __init__(self):
         self.received = 0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
         self._waiting_since: float | None = None
         self._is_reminder = False
         self._earlier_wakeup = -1
@@ -127,11 +128,13 @@ class StopSignals:
         """Send the signal to the main thread again, which ends the system call that it waits in."""
         self._is_reminder = True
         if hasattr(signal, "pthread_kill"):
-            signal.pthread_kill(threading.main_thread().ident, number)
+            main_thread = threading.main_thread().ident
+            assert main_thread is not None  # it has started
+            signal.pthread_kill(main_thread, number)
         else:
             import _thread
 
-            _thread.interrupt_main(number)
+            _thread.interrupt_main(signal.Signals(number))
 
 
 def _end(number: int, what: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.device import place
 from training.evaluate import class_probabilities
-from utils.components import largest_component_per_class
+from utils.components import Connectivity, largest_component_per_class
 from utils.errors import UserError
 from utils.most_probable import most_probable
 from utils.progress import progress
@@ -37,7 +37,7 @@ class VolumePredictor:
     patch_size: tuple[int, ...]
     stride: tuple[int, ...]
     device: torch.device
-    connectivity: int | None = None
+    connectivity: Connectivity | None = None
     batch: int = 4
     progress: bool = False
     mirror: bool = False
@@ -90,10 +90,9 @@ class VolumePredictor:
         plane_counts = (counts[1][:, None] * counts[2]).to(self.device)
         corners = list(product(*starts))
         volume = torch.from_numpy(image).to(self.device, non_blocking=True)
-        sums, first = (
-            None,
-            0,
-        )  # of the probabilities of all windows so far, of the planes from `first` on
+        # of the probabilities of all windows so far, of the planes from `first` on
+        sums: Tensor | None = None
+        first = 0
         with progress(
             total=len(corners),
             desc="windows",
@@ -116,7 +115,8 @@ class VolumePredictor:
                         sums[:, -ready:] = 0
                         first = x
                     sums[self._window((0, *rest))] += probability
-            yield self._mean(sums, counts[0][first:], plane_counts, inside)
+            if sums is not None:
+                yield self._mean(sums, counts[0][first:], plane_counts, inside)
 
     def _window(self, corner: Sequence[int]) -> tuple[slice, ...]:
         return slice(None), *(
