@@ -76,10 +76,11 @@ def _fourier(rng: np.random.Generator, orders: int, amount: float) -> np.ndarray
 
 def _wave(angle: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """Factor around 1 for the radius in every direction."""
-    return 1 + sum(
-        c.real * np.cos(k * angle) - c.imag * np.sin(k * angle)
-        for k, c in enumerate(coefficients, 2)
-    )
+    factor = np.ones_like(angle)
+    waves = np.zeros_like(angle)
+    for order, c in enumerate(coefficients, 2):
+        waves = waves + (c.real * np.cos(order * angle) - c.imag * np.sin(order * angle))
+    return factor + waves
 
 
 def draw_patient(
@@ -117,10 +118,12 @@ def draw_patient(
         )
         for _ in range(rng.integers(4, 10))
     )
+    key = int(rng.integers(2**31))
+    pixel = FIELD_OF_VIEW / size * u(0.88, 1.12)
     return Patient(
-        key=int(rng.integers(2**31)),
+        key=key,
         shape=(depth, height, width),
-        spacing=(10.0, *(FIELD_OF_VIEW / size * u(0.88, 1.12),) * 2),
+        spacing=(10.0, pixel, pixel),
         turn=rng.normal(0, 0.3) + rng.choice([0, np.pi / 2, -np.pi / 2], p=[0.9, 0.06, 0.04]),
         base=u(-0.7, 0.6),
         apex=depth - 1 - u(-0.4, 0.8),
@@ -204,14 +207,25 @@ def _texture(rng: np.random.Generator, shape: tuple[int, int], pixels: float) ->
 
 
 def _dots(
-    rng: np.random.Generator, image: np.ndarray, x, y, where: np.ndarray, count: int, radius, value
+    rng: np.random.Generator,
+    image: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    where: np.ndarray,
+    count: int,
+    radius: tuple[float, float],
+    value: tuple[float, float],
 ) -> None:
-    """Small vessels and septa at random places of the mask `where`."""
+    """Paint small vessels and septa at random positions of the mask `where`; `radius`, `value`: lowest and highest."""
     rows, columns = np.nonzero(where)
-    for i in rng.integers(len(rows), size=count) if len(rows) else ():
-        a, b = rng.uniform(*radius, 2)
-        cx, cy = x[rows[i], columns[i]], y[rows[i], columns[i]]
-        paint(image, _blob(x, y, cx, cy, a, b, rng.uniform(0, np.pi)), rng.uniform(*value))
+    if not len(rows):
+        return
+    for i in rng.integers(len(rows), size=count):
+        a, b = rng.uniform(radius[0], radius[1], size=2)
+        cx = float(x[rows[i], columns[i]])
+        cy = float(y[rows[i], columns[i]])
+        blob = _blob(x, y, cx, cy, a, b, rng.uniform(0, np.pi))
+        paint(image, blob, rng.uniform(value[0], value[1]))
 
 
 def _thorax(
@@ -310,10 +324,10 @@ def _ventricles(
     fine = 1 + 0.5 * tissue["texture"] * _texture(rng, x.shape, 4 / mm)
     trabeculae = np.clip(_texture(rng, x.shape, 3 / mm), 0, 2)
     outer = np.maximum(h["epi"], h["rv"] + 2.5 * (h["rv"] > h["epi"]))
-    beside = 0.35 + 0.65 * np.cos(h["off"] / 2 + p.rv_skew) ** 2
+    fat_share = 0.35 + 0.65 * np.cos(h["off"] / 2 + p.rv_skew) ** 2
     paint(
         image,
-        outer + p.heart_fat * beside * (0.7 + 0.6 * trabeculae / 2) - h["r"],
+        outer + p.heart_fat * fat_share * (0.7 + 0.6 * trabeculae / 2) - h["r"],
         tissue["fat"] * fine,
         edge=1.2,
     )
@@ -350,12 +364,13 @@ def _label(h: dict[str, np.ndarray], mm: float) -> np.ndarray:
     label = np.zeros(h["r"].shape, np.uint8)
     cavity = h["r"] < h["endo"]
     # on a coarse grid a thin wall could let the cavity touch what is outside
-    label[(h["r"] < h["epi"]) | binary_dilation(cavity)] = MYOCARDIUM
+    grown = np.asarray(binary_dilation(cavity), bool)
+    label[(h["r"] < h["epi"]) | grown] = MYOCARDIUM
     label[cavity] = LEFT
-    # the tips of the crescent are thinner than a pixel and would break into crumbs
-    pieces, _ = components(
-        (label == BACKGROUND) & (h["r"] < h["rv"]) & (h["rv"] - h["epi"] > 1.3 * mm)
-    )
+    # the tips of the crescent are thinner than a pixel and would break up
+    is_wide = h["rv"] - h["epi"] > 1.3 * mm
+    pieces = np.zeros(label.shape, np.int32)
+    components((label == BACKGROUND) & (h["r"] < h["rv"]) & is_wide, output=pieces)
     sizes = np.bincount(pieces.ravel())[1:]
     if sizes.max(initial=0) > 3:
         label[pieces == 1 + sizes.argmax()] = RIGHT

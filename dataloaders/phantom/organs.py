@@ -1,7 +1,7 @@
-"""Synthetic organs in the manner of the public 3-D data sets: an atrium in MR; a pancreas, kidneys and a liver in CT.
+"""Synthetic organs like those of the public 3-D data sets: an atrium in MR; a pancreas, kidneys and a liver in CT.
 
 Lengths are mm in a scene whose origin is the volume's centre: x to the patient's left, y to the back, z to the head. The organ
-lies among others of nearly its own intensity, so grey values alone do not tell it from them. Every function paints the scene and
+lies among others of nearly the same intensity, so intensity is not enough to segment it. Every function paints the scene and
 returns the label (uint8, the image's shape); the random numbers come from the scene's generator.
 """
 
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dataloaders.phantom.paint import Scene, bias, curve, merged, rician
+from dataloaders.phantom.paint import Scene, Vector, bias, curve, merged, rician
 from utils.components import largest_component
 
 
 def _by(place: np.ndarray, x: float, y: float, z: float) -> np.ndarray:
-    """The point (or points) that far from `place`."""
+    """The point (or points) `place` moved by x, y and z mm."""
     return place + np.array([x, y, z])
 
 
 def _mask(inside: np.ndarray) -> np.ndarray:
-    """The one piece of a solid; a grid coarser than its thinnest part would break crumbs off."""
+    """The largest component of a solid; on a coarse grid thin parts may break off."""
     return largest_component(inside > 0, 6)
 
 
@@ -40,7 +40,7 @@ def atrium(scene: Scene) -> np.ndarray:
     scene.image[:] = scene.textured(u(0.18, 0.42), 12, 0.3)
     at = np.array([u(-4, 4), u(-3, 5), u(0, 3)])
     half = np.array([u(27, 33), u(16, 20), u(21.5, 23.5)])
-    # lungs beside and spine behind
+    # lungs on both sides and spine behind
     for side in (-1, 1):
         lung = scene.ellipsoid(
             (side * u(62, 72), u(28, 42), u(-10, 10)), (u(30, 38), u(34, 42), 70), bumps=0.06
@@ -96,7 +96,7 @@ def atrium(scene: Scene) -> np.ndarray:
                     np.full(5, u(4.6, 6.4)),
                 ),
             )
-    # readers follow a vein for a centimetre or so; its blood goes on without a border
+    # readers annotate a vein for about a centimetre; its blood continues without a border
     roots = np.minimum(vein, scene.ellipsoid(at, half + u(9, 13), power=2.5))
     label, cavity = _mask(merged(cavity, roots, 3)), merged(cavity, vein, 3)
     scene.paint(
@@ -112,7 +112,7 @@ def atrium(scene: Scene) -> np.ndarray:
 
 
 def _hounsfield(scene: Scene, window: tuple[float, float]) -> None:
-    """What a CT scanner makes of the scene, `window` (lowest, highest HU) scaled to 0..1."""
+    """Turn the scene into a CT image: `window` (lowest, highest HU) is scaled to 0..1."""
     image = scene.blurred(scene.rng.uniform(0.6, 1.1))
     # the noise of CT has a grain, that of thick slices is less
     image += (
@@ -168,7 +168,7 @@ def _abdomen(scene: Scene, half: Sequence[float], vessels: float) -> np.ndarray:
 
 def _lesion(
     scene: Scene,
-    where: Sequence[float],
+    where: Vector,
     radius: float,
     hu: float,
     within: np.ndarray | float = np.inf,
@@ -291,7 +291,7 @@ def pancreas(scene: Scene) -> np.ndarray:
     hu = u(80, 120)
 
     def near() -> float:
-        """HU of a neighbour that is hard to tell from it."""
+        """HU of a neighbour that is hard to distinguish from the pancreas."""
         return hu * u(0.88, 1.12)
 
     scene.image[:] = scene.textured(-98, 16, 0.1)
@@ -404,6 +404,6 @@ def draw_case(
         recipe.warp,
     )
     label = recipe.draw(scene)
-    # people differ in size, and so do the voxels of volumes resampled to one shape
+    # people differ in size, and so do the voxels of volumes that are resampled to one shape
     grown = rng.uniform(0.92, 1.08)
     return scene.image, label, tuple(step * grown for step in scene.spacing)

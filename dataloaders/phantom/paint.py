@@ -1,6 +1,6 @@
-"""What the phantoms are painted with: soft edges, bias and noise of a scanner, and the solids of a 3-D scene.
+"""Tools to paint phantoms: soft edges, bias and noise of a scanner, and the solids of a 3-D scene.
 
-An `inside` array tells for every point the distance in mm, roughly, from the border of an object, positive inside of it.
+An `inside` array holds for every point the approximate distance in mm from the border of an object, positive inside it.
 """
 
 from collections.abc import Sequence
@@ -11,19 +11,23 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from scipy.special import expit
 
+Vector = Sequence[float] | np.ndarray
+
 
 def paint(
     image: np.ndarray, inside: np.ndarray, value: np.ndarray | float, edge: float = 0.7
 ) -> None:
-    """Lay `value` over `image` where `inside` (mm) is positive; the soft edge stands for partial volume."""
+    """Paint `value` over `image` where `inside` (mm) is positive; the soft edge imitates partial volume."""
     touched = inside > -6 * edge
     fresh = value[touched] if isinstance(value, np.ndarray) else value
     image[touched] += expit(inside[touched] / edge) * (fresh - image[touched])
 
 
-def bias(coefficients: Sequence[float], *places: np.ndarray) -> np.ndarray:
+def bias(coefficients: Vector, *coordinates: np.ndarray) -> np.ndarray:
     """Factor around 1 that changes slowly: exp of a quadratic polynomial; linear coefficients first, then mixed, then squares."""
-    terms = [*places, *(a * b for a, b in combinations(places, 2)), *(a**2 for a in places)]
+    products = [a * b for a, b in combinations(coordinates, 2)]
+    squares = [a**2 for a in coordinates]
+    terms = [*coordinates, *products, *squares]
     return np.exp(sum(c * term for c, term in zip(coefficients, terms, strict=True)))
 
 
@@ -37,7 +41,7 @@ class Scene:
 
     Coordinates are mm from the volume's centre, arrays of the image's shape that smooth displacements of `warp` mm (standard
     deviation) have bent, so that nothing is as regular as the solids it is drawn with. Everything is a smooth function of the
-    place in all three axes: what one slice shows, the next one shows a little changed.
+    position along all three axes, so neighbouring slices are similar.
     """
 
     def __init__(
@@ -51,11 +55,13 @@ class Scene:
         self.rng = rng
         self.spacing = spacing
         self.image = np.zeros(shape, np.float32)
-        places = [
+        coordinates = [
             (np.arange(n, dtype=np.float32) - (n - 1) / 2) * mm
             for n, mm in zip(shape, spacing, strict=True)
         ]
-        straight = dict(zip(axes, np.meshgrid(*places, indexing="ij", copy=False), strict=True))
+        straight = dict(
+            zip(axes, np.meshgrid(*coordinates, indexing="ij", copy=False), strict=True)
+        )
         self.x, self.y, self.z = (straight[axis] + warp * self.field(45) for axis in "xyz")
 
     def field(self, mm: float) -> np.ndarray:
@@ -65,7 +71,7 @@ class Scene:
         """
         spread = []
         for n, step in zip(self.image.shape, self.spacing, strict=True):
-            # what is smaller than a voxel or two would cost much and be noise anyway
+            # features smaller than two voxels would be slow and look like noise
             width = max(mm, 2 * step)
             knots = np.arange(-width, n * step + width, width / 2)
             weights = np.exp(-8 * ((np.arange(n)[:, None] * step - knots) / width) ** 2)
@@ -78,16 +84,18 @@ class Scene:
         return values
 
     def textured(self, value: float, mm: float, amount: float) -> np.ndarray:
+        """`value` with a random relative variation of standard deviation `amount` whose features are some `mm` wide."""
         return value * (1 + amount * self.field(mm))
 
     def paint(self, inside: np.ndarray, value: np.ndarray | float, edge: float = 0.7) -> None:
+        """Paint `value` where `inside` is positive, see `paint`."""
         paint(self.image, inside, value, edge)
 
     def ellipsoid(
         self,
-        centre: Sequence[float],
-        half: Sequence[float],
-        turn: Sequence[float] = (0, 0, 0),
+        centre: Vector,
+        half: Vector,
+        turn: Vector = (0, 0, 0),
         bumps: float = 0.0,
         power: float = 2.0,
     ) -> np.ndarray:
@@ -112,7 +120,7 @@ class Scene:
         )
         radius = np.float32(1)
         if bumps:
-            # odd and even waves along random directions are the lower spherical harmonics in another guise
+            # odd and even waves along random directions stand for the lower spherical harmonics
             reach = 1 / np.maximum(rho, 0.2)
             for even, direction in zip(
                 (True, False, False), self.rng.standard_normal((3, 3)), strict=True
@@ -123,7 +131,7 @@ class Scene:
                 radius = radius + np.float32(2 * bumps * self.rng.choice((-1, 1))) * wave
         return (radius - rho) * np.float32(min(half))
 
-    def tube(self, points: np.ndarray, radii: Sequence[float]) -> np.ndarray:
+    def tube(self, points: np.ndarray, radii: Vector) -> np.ndarray:
         """`inside` of a bent tube along `points` (n, 3; mm, x y z) whose radius changes linearly from one point to the next."""
         inside = np.full(self.image.shape, -np.inf, np.float32)
         for start, end, r0, r1 in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
@@ -148,11 +156,11 @@ class Scene:
         return inside
 
     def blurred(self, mm: float) -> np.ndarray:
-        """The image as a scanner of that resolution (standard deviation) sees it."""
+        """The image blurred by a Gaussian of that standard deviation, as by a scanner's resolution."""
         return gaussian_filter(self.image, [mm / step for step in self.spacing], truncate=3)
 
 
-def curve(points: Sequence[Sequence[float]], count: int) -> np.ndarray:
+def curve(points: Sequence[Vector], count: int) -> np.ndarray:
     """`count` points (count, 3) of the Bezier curve with the control points `points` (at least two), its ends included."""
     controls = [np.asarray(point, float) for point in points]
     t = np.linspace(0, 1, count)[:, None]
