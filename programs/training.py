@@ -314,9 +314,12 @@ class Frame:
     def _check_counts(self) -> None:
         s, data, counted = self.settings, self.data, self.page.counted
         if self.unlabelled and not data.unlabelled:
+            remedy = "add unlabelled cases"
+            if s.labelnum > 1:
+                remedy = "choose fewer"
             raise UserError(
                 f"--labelnum {s.labelnum}: leaves no unlabelled {counted} in the training list; "
-                "choose fewer, or --method supervised, which needs none"
+                f"{remedy}, or --method supervised, which needs none"
             )
         if self._sampler((0,), self.unlabelled, range(1)).epoch < 1:
             raise UserError(

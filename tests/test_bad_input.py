@@ -21,6 +21,7 @@ from started import run_script
 import training.checkpoint
 import training.device
 from comparison.command import report
+from dataloaders.phantom.write import write_acdc_phantom
 from programs.evaluation import evaluate
 from recipes.acdc import PAGE
 from training.checkpoint import load, save
@@ -206,6 +207,17 @@ def test_parser_faults_are_short_lines(tmp_path, flags, names):
 def test_values_out_of_range_leave_no_checkpoint(phantom_root, tmp_path, flags, names):
     refused(*names, call=lambda: train(phantom_root, tmp_path / "out", *flags))
     assert not contents(tmp_path)
+
+
+def test_a_single_labelled_patient_without_unlabelled_ones_is_not_told_to_choose_fewer(tmp_path):
+    data = tmp_path / "data"
+    write_acdc_phantom(data, train=1, val=1, test=1, size=48, slices=(5, 5))
+    message = refused(
+        "--labelnum 1: leaves no unlabelled slices",
+        "add unlabelled cases, or --method supervised",
+        call=lambda: train(data, tmp_path / "out", "--labelnum", "1"),
+    )
+    assert "fewer" not in message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
