@@ -12,7 +12,7 @@ from preparation.nnunet_folders import Folder, read_folder, shown_problems
 from utils.errors import UserError
 from utils.files import shown
 from utils.json_file import read_json, whole
-from utils.names import case_name_fault, folded, nearest
+from utils.names import case_name_fault, folded, nearest, printable
 
 KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 ENDING = re.compile(r"(\.[A-Za-z0-9]+)+")
@@ -256,7 +256,7 @@ def _missing_file(path: Path, paths: Sequence[Path]) -> str:
             others = []
         other = nearest(file.name, others)
         also = f"; {other} is there, if that is meant" if other else ""
-        return f"{shown(str(file))}: no such file, though {path} names it{also}"
+        return f"{printable(str(file))}: no such file, though {path} names it{also}"
     return ""
 
 

@@ -20,6 +20,8 @@ from utils.cli import parse
 from utils.errors import UserError
 from utils.values import checked_values, convert
 
+TWO_SLICES = "CoGRNet"
+"""The published commands of data sets with two annotated slices (`Page.commands`)."""
 RESERVED = ("dataset", "seeds", "help")
 """Flags that the programs themselves read, before there are settings."""
 
@@ -199,12 +201,23 @@ def elsewhere(flag: str) -> str:
         names = [name for name, options in owners.items() if _has(options, flag)]
         if names:
             return f"it belongs to {word} {' or '.join(names)}"
-    names = [
+    whole_labels, two_slices = pages(), pages("TWO_SLICES")
+    with_whole_labels = [
         name
-        for name, page in (pages() | pages("TWO_SLICES")).items()
-        if any(_has(option, flag) for option in page.options)
+        for name, page in whole_labels.items()
+        if page.commands != TWO_SLICES and _page_has(page, flag)
     ]
-    return f"it belongs to runs on {' or '.join(names)}" if names else ""
+    with_two_slices = [name for name, page in two_slices.items() if _page_has(page, flag)]
+    if with_whole_labels:
+        names = sorted({*with_whole_labels, *with_two_slices})
+        return f"it belongs to runs on {' or '.join(names)}"
+    if with_two_slices:
+        return "it belongs to code/CoGRNet_train.py"
+    return ""
+
+
+def _page_has(page: Page, flag: str) -> bool:
+    return any(_has(options, flag) for options in page.options)
 
 
 def _default(

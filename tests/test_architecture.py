@@ -168,6 +168,7 @@ def test_a_foreign_flag_names_its_owner():
     assert elsewhere("focus") == "it belongs to --method cogrnet"
     assert elsewhere("upsampling") == "it belongs to --model unet"
     assert elsewhere("val_stride") == "it belongs to runs on KiTS19 or LA or LiTS or Pancreas"
+    assert elsewhere("labels") == "it belongs to code/CoGRNet_train.py"
     assert elsewhere("nonsense") == ""
 
 
