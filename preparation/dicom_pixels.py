@@ -16,6 +16,7 @@ from pydicom.uid import UID, RLELossless
 from preparation.dicom_tags import (
     DAMAGED,
     OVERLAY_BITS,
+    PIXEL_LAYOUT,
     DicomFile,
     Slice,
     readable_values,
@@ -29,16 +30,6 @@ BATCH = 200  # files that one process decodes: bounds the memory that they take
 SECONDARY_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7")
 MULTI_FRAME_CAPTURE = UID("1.2.840.10008.5.1.4.1.1.7.3")  # grey values of 16 bits
 END_OF_CODE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
-LAYOUT = (
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-)
 INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64)
 
 
@@ -155,7 +146,7 @@ def _save_pixels_only(source: Dataset, frames: int, syntax: UID, target: Path) -
     bare.SOPInstanceUID = UID("1.2.3")
     bare.file_meta.MediaStorageSOPClassUID = bare.SOPClassUID
     bare.file_meta.MediaStorageSOPInstanceUID = bare.SOPInstanceUID
-    for keyword in LAYOUT:
+    for keyword in PIXEL_LAYOUT:
         if keyword in source:
             setattr(bare, keyword, source.get(keyword))
     if frames > 1:
@@ -167,7 +158,7 @@ def _save_pixels_only(source: Dataset, frames: int, syntax: UID, target: Path) -
 
 
 def _read_pixels(path: Path) -> Dataset:
-    wanted = [*LAYOUT, "NumberOfFrames", "PixelData"]
+    wanted = [*PIXEL_LAYOUT, "NumberOfFrames", "PixelData"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pydicom.dcmread(path, force=True, specific_tags=wanted)

@@ -73,6 +73,16 @@ MARKS = (
 )
 # where old software says that unused bits of the pixels hold an overlay
 OVERLAY_BITS = [(0x6000 + 2 * number, 0x0102) for number in range(16)]
+PIXEL_LAYOUT = (
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+)
 WANTED = [
     Tag(keyword)
     for keyword in (
@@ -83,14 +93,7 @@ WANTED = [
         "SeriesDescription",
         "Modality",
         "NumberOfFrames",
-        "Rows",
-        "Columns",
-        "SamplesPerPixel",
-        "PhotometricInterpretation",
-        "BitsAllocated",
-        "BitsStored",
-        "HighBit",
-        "PixelRepresentation",
+        *PIXEL_LAYOUT,
         "ImagePositionPatient",
         "ImageOrientationPatient",
         "PixelSpacing",

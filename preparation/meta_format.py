@@ -13,8 +13,10 @@ from preparation.voxel_file import (
     VoxelFile,
     data_file,
     numbered_files,
+    one_number,
     one_volume,
     real_numbers,
+    required_field,
     text_fault,
     whole_numbers,
 )
@@ -63,14 +65,14 @@ def read_meta_header(path: Path) -> VoxelFile:
         raise UserError(
             f"{path}: holds a {fields['ObjectType'][:40]}, an image is expected; convert it"
         )
-    rank = _one_number(path, fields, "NDims")
-    sizes = whole_numbers(path, "DimSize", _required(path, fields, "DimSize"))
+    rank = one_number(path, fields, "NDims")
+    sizes = whole_numbers(path, "DimSize", required_field(path, fields, "DimSize"))
     if not 1 <= rank <= 10 or len(sizes) != rank:
         raise UserError(
             f"{path}: the header gives {len(sizes)} sizes for {rank} axes, it is damaged; copy or download it again"
         )
-    shape = one_volume(path, sizes, _one_number(path, fields, "ElementNumberOfChannels", 1))
-    name = _required(path, fields, "ElementType")
+    shape = one_volume(path, sizes, one_number(path, fields, "ElementNumberOfChannels", 1))
+    name = required_field(path, fields, "ElementType")
     if name not in TYPES:
         raise UserError(f"{path}: voxels of type {name[:40]!r}, numbers are expected; convert it")
     for key, neutral in SCALING.items():
@@ -80,7 +82,7 @@ def read_meta_header(path: Path) -> VoxelFile:
             )
     warnings: list[str] = []
     geometry = _geometry(path, fields, rank, warnings)
-    encoding, start = "raw", _one_number(path, fields, "HeaderSize", 0)
+    encoding, start = "raw", one_number(path, fields, "HeaderSize", 0)
     if _is_true(path, fields, "CompressedData"):
         encoding = "zlib"
     if not _is_true(path, fields, "BinaryData", default=True):
@@ -135,25 +137,6 @@ def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
             names = stream.read(LARGEST_HEADER).decode("utf-8", "surrogateescape").splitlines()
             listed = [name.strip() for name in names if name.strip()]
     return fields, listed, end
-
-
-def _required(path: Path, fields: Mapping[str, str], name: str) -> str:
-    if name not in fields:
-        raise UserError(
-            f"{path}: the header has no {name}, it is damaged; copy or download it again"
-        )
-    return fields[name]
-
-
-def _one_number(
-    path: Path, fields: Mapping[str, str], name: str, default: int | None = None
-) -> int:
-    if default is not None and name not in fields:
-        return default
-    numbers = whole_numbers(path, name, _required(path, fields, name))
-    if len(numbers) != 1:
-        raise text_fault(path, name, fields[name])
-    return numbers[0]
 
 
 def _is_true(path: Path, fields: Mapping[str, str], name: str, default: bool = False) -> bool:

@@ -13,8 +13,10 @@ from preparation.voxel_file import (
     VoxelFile,
     data_file,
     numbered_files,
+    one_number,
     one_volume,
     real_numbers,
+    required_field,
     text_fault,
     whole_numbers,
 )
@@ -62,16 +64,16 @@ def is_nrrd(start: bytes) -> bool:
 def read_nrrd_header(path: Path) -> VoxelFile:
     """What the header says; UserError where it is damaged or of another kind of image."""
     fields, rest, end = _fields(path)
-    rank = _one_number(path, fields, "dimension")
-    sizes = whole_numbers(path, "sizes", _required(path, fields, "sizes"))
+    rank = one_number(path, fields, "dimension")
+    sizes = whole_numbers(path, "sizes", required_field(path, fields, "sizes"))
     if not 1 <= rank <= 16 or len(sizes) != rank:
         raise UserError(
             f"{path}: the header gives {len(sizes)} sizes for {rank} axes, it is damaged; copy or download it again"
         )
-    name = _required(path, fields, "type").lower()
+    name = required_field(path, fields, "type").lower()
     if name not in NUMPY:
         raise UserError(f"{path}: voxels of type {name[:40]!r}, numbers are expected; convert it")
-    encoding = ENCODINGS.get(_required(path, fields, "encoding").lower())
+    encoding = ENCODINGS.get(required_field(path, fields, "encoding").lower())
     if encoding is None:
         raise text_fault(path, "encoding", fields["encoding"])
     dtype = _with_byte_order(path, fields, NUMPY[name], encoding)
@@ -85,8 +87,8 @@ def read_nrrd_header(path: Path) -> VoxelFile:
     warnings: list[str] = []
     geometry = _geometry(path, fields, axes[:3], vectors, warnings)
     data, start = _data(path, fields, rest, end)
-    skip = _one_number(path, fields, "byte skip", 0)
-    lines = _one_number(path, fields, "line skip", 0)
+    skip = one_number(path, fields, "byte skip", 0)
+    lines = one_number(path, fields, "line skip", 0)
     if lines < 0 or skip < -1 or (skip == -1 and (encoding != "raw" or data == (path,))):
         raise UserError(
             f"{path}: line skip {lines} and byte skip {skip} do not go with this file; export the scan again"
@@ -133,32 +135,13 @@ def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
             fields[name] = value.strip()
 
 
-def _required(path: Path, fields: Mapping[str, str], name: str) -> str:
-    if name not in fields:
-        raise UserError(
-            f"{path}: the header has no {name}, it is damaged; copy or download it again"
-        )
-    return fields[name]
-
-
-def _one_number(
-    path: Path, fields: Mapping[str, str], name: str, default: int | None = None
-) -> int:
-    if default is not None and name not in fields:
-        return default
-    numbers = whole_numbers(path, name, _required(path, fields, name))
-    if len(numbers) != 1:
-        raise text_fault(path, name, fields[name])
-    return numbers[0]
-
-
 def _with_byte_order(
     path: Path, fields: Mapping[str, str], dtype: np.dtype, encoding: str
 ) -> np.dtype:
     if dtype.itemsize == 1 or encoding == "ascii":
         return dtype
     orders = {"little": "<", "big": ">"}
-    order = _required(path, fields, "endian").lower()
+    order = required_field(path, fields, "endian").lower()
     if order not in orders:
         raise text_fault(path, "endian", order)
     return np.dtype(f"{orders[order]}{dtype.str[1:]}")

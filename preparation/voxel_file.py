@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -376,3 +376,22 @@ def one_volume(path: Path, sizes: list[int], values: int = 1) -> tuple[int, int,
         )
     first, second, *third = kept
     return first, second, third[0] if third else 1
+
+
+def required_field(path: Path, fields: Mapping[str, str], name: str) -> str:
+    """Return the text of a header's field; UserError if the header lacks it."""
+    if name not in fields:
+        raise UserError(
+            f"{path}: the header has no {name}, it is damaged; copy or download it again"
+        )
+    return fields[name]
+
+
+def one_number(path: Path, fields: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """Return the whole number of a header's field, or the default if the header lacks it; UserError for any other text."""
+    if default is not None and name not in fields:
+        return default
+    numbers = whole_numbers(path, name, required_field(path, fields, name))
+    if len(numbers) != 1:
+        raise text_fault(path, name, fields[name])
+    return numbers[0]
