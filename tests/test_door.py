@@ -371,7 +371,7 @@ def test_test_returns_what_its_files_hold(run, tested):
         (score.case, score.class_name) for score in tested.scores
     ]
     for row, score in zip(rows, tested.scores, strict=True):
-        assert float(row["honest_dice"]) == pytest.approx(score.honest.dice, abs=1e-6)
+        assert float(row["honest_dice"]) == pytest.approx(score.penalised.dice, abs=1e-6)
 
 
 def test_the_last_checkpoint_of_a_stage_can_be_tested(data, run, tmp_path):
@@ -429,7 +429,7 @@ def test_evaluate_scores_a_folder_of_predictions(raw, tmp_path):
     result = fewlabels.evaluate(
         tmp_path, labels, output=tmp_path / "scores", workers=1, progress=False
     )
-    dice = [score.honest.dice for score in result.scores]
+    dice = [score.penalised.dice for score in result.scores]
     assert dice[0] == pytest.approx(2 * (inside - 1) / (2 * inside - 1))
     assert dice[1:] == [1.0] * (len(dice) - 1)
     assert result.mean["dice"] == pytest.approx(np.mean(dice))

@@ -81,7 +81,7 @@ def test_published_weights_give_the_published_predictions(root, tested):
 
 def test_what_the_test_script_writes(root, tested):
     said, folder = tested
-    assert "published state dict" in said and "right ventricle" in said and "honest" in said
+    assert "published state dict" in said and "right ventricle" in said and "penalised" in said
     with open(folder / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS and len(rows) == 2 * 3
@@ -113,12 +113,12 @@ def cubes():
 def test_both_conventions_by_hand():
     case, prediction = cubes()
     one, two, three = score_case(case, prediction, NAMES)
-    assert one.published.dice == one.honest.dice == pytest.approx(2 * 6 / 36)
-    assert one.published.hd95 == 2 and one.honest_mm.hd95 == 4
+    assert one.published.dice == one.penalised.dice == pytest.approx(2 * 6 / 36)
+    assert one.published.hd95 == 2 and one.penalised_mm.hd95 == 4
     assert (two.published.dice, two.published.hd95, two.published.asd) == (0, 0, 0)
-    assert two.honest.hd95 == pytest.approx(np.sqrt(4**2 + 10**2 + 10**2))
-    assert two.honest_mm.asd == pytest.approx(np.sqrt(40**2 + 10**2 + 20**2))
-    assert three.published.dice == 0 and (three.honest.dice, three.honest.hd95) == (1, 0)
+    assert two.penalised.hd95 == pytest.approx(np.sqrt(4**2 + 10**2 + 10**2))
+    assert two.penalised_mm.asd == pytest.approx(np.sqrt(40**2 + 10**2 + 20**2))
+    assert three.published.dice == 0 and (three.penalised.dice, three.penalised.hd95) == (1, 0)
 
 
 def test_summary_counts_what_was_missed(tmp_path):

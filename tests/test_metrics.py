@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from medpy.metric import binary
 
-from utils.metrics import MaskMetrics, as_published, honest, image_diagonal, mask_metrics
+from utils.metrics import (
+    MaskMetrics,
+    image_diagonal,
+    mask_metrics,
+    penalised_convention,
+    published_convention,
+)
 
 WORST = 99.0
 
@@ -156,13 +162,13 @@ def test_empty_masks(prediction_full, truth_full, raw, published, fair):
     scores = mask_metrics(np.full((2, 3, 4), prediction_full), np.full((2, 3, 4), truth_full))
     assert (scores.empty_prediction, scores.empty_truth) == (not prediction_full, not truth_full)
     assert values(scores) == pytest.approx(raw, nan_ok=True)
-    assert values(as_published(scores, WORST)) == published
-    assert values(honest(scores, WORST)) == fair
+    assert values(published_convention(scores, WORST)) == published
+    assert values(penalised_convention(scores, WORST)) == fair
 
 
 def test_conventions_leave_real_scores_alone():
     scores = MaskMetrics(0.5, 0.3, 4.0, 1.0, empty_prediction=False, empty_truth=False)
-    assert as_published(scores, WORST) == honest(scores, WORST) == scores
+    assert published_convention(scores, WORST) == penalised_convention(scores, WORST) == scores
 
 
 def test_metrics_are_frozen():

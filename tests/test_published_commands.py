@@ -264,7 +264,10 @@ def test_test_acdc_as_published(phantom_root, tmp_path, typed):
         "test_ACDC.py", line, "--root_path", phantom_root, "--output_root", tmp_path
     )
     assert status == 0, error
-    assert "--num_classes 4: accepted, changes nothing" in said and "as published" in said
+    assert (
+        "--num_classes 4: accepted, changes nothing" in said
+        and "published, distances in voxels" in said
+    )
 
 
 @pytest.mark.parametrize(

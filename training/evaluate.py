@@ -119,7 +119,7 @@ def validate(
         scalars[f"dice_{name}"] = float(np.mean([score.published.dice for score in mine]))
         for figure, unit in figures:
             scalars[f"{figure}{unit}_{name}"] = float(
-                np.mean([getattr(score.honest, figure) for score in mine])
+                np.mean([getattr(score.penalised, figure) for score in mine])
             )
     score = float(np.mean([value for key, value in scalars.items() if key.startswith("dice_")]))
     return Validation(score, {"dice": score, **scalars})

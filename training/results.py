@@ -81,21 +81,23 @@ def _write_to_disk(path: Path, content: bytes) -> None:
 
 
 def metrics_csv(scores: Sequence[ClassScore]) -> str:
-    """The content of metrics.csv, one row per case and class: Dice, Jaccard and voxel distances as published (an empty prediction
-    scores 0 on all four), then millimetres and the columns `honest_` honestly (it gets the image's diagonal); mm columns stay empty
-    where the spacing is unknown."""
+    """Return the content of metrics.csv, one row per case and class.
+
+    First Dice, Jaccard and distances in voxels by the published convention (an empty prediction scores 0 in all four). Distances in mm,
+    which stay empty where the spacing is unknown, and the columns `honest_` are penalised: an empty prediction gets the worst score.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     for score in scores:
         millimetres = ["", ""]
-        if score.honest_mm is not None:
-            millimetres = [f"{score.honest_mm.hd95:.6f}", f"{score.honest_mm.asd:.6f}"]
+        if score.penalised_mm is not None:
+            millimetres = [f"{score.penalised_mm.hd95:.6f}", f"{score.penalised_mm.asd:.6f}"]
         empty = [int(score.published.empty_prediction), int(score.published.empty_truth)]
         published = _formatted(score.published)
-        honest = _formatted(score.honest)
+        penalised = _formatted(score.penalised)
         names = [csv_cell(score.case), csv_cell(score.class_name)]
-        writer.writerow([*names, *published, *millimetres, *empty, *honest])
+        writer.writerow([*names, *published, *millimetres, *empty, *penalised])
     return text.getvalue()
 
 
@@ -104,7 +106,7 @@ def _formatted(metrics: MaskMetrics) -> list[str]:
 
 
 def detail_head() -> str:
-    return _head("case and class, as published")
+    return _head("case and class, published")
 
 
 def detail(scores: Sequence[ClassScore]) -> str:
@@ -125,7 +127,9 @@ def summarise(scores: Sequence[ClassScore]) -> dict:
             {name: [s.published for s in mine] for name, mine in by_class.items()}, "voxel"
         ),
         "honest": {
-            **_means({name: [s.honest for s in mine] for name, mine in by_class.items()}, "voxel"),
+            **_means(
+                {name: [s.penalised for s in mine] for name, mine in by_class.items()}, "voxel"
+            ),
             "millimetres": _millimetres(by_class),
             "empty_predictions": sum(
                 s.voxel.empty_prediction and not s.voxel.empty_truth for s in scores
@@ -137,9 +141,9 @@ def summarise(scores: Sequence[ClassScore]) -> dict:
             "classes": {name: _overlaps(mine, [name]) for name, mine in by_class.items()},
         },
         "conventions": {
-            "as_published": "an empty prediction scores 0 on all four figures, the best possible distance",
-            "honest": "an empty prediction scores Dice 0 and the worst distance, the diagonal of the image; both empty is a perfect score",
-            "nnunet": "overlap alone; cases where prediction and truth are both empty are left out of a class's mean",
+            "as_published": "published: an empty prediction scores 0 in all four metrics, which is the best possible distance",
+            "honest": "penalised: an empty prediction scores Dice 0 and the worst distance, the diagonal of the image; both empty is a perfect score",
+            "nnunet": "only overlap; cases where prediction and truth are both empty are not part of a class's mean",
         },
     }
 
@@ -185,7 +189,7 @@ def _millimetres(by_class: dict[str, list[ClassScore]]) -> dict | None:
     """None unless the spacing of every case is known: a mean over some of the cases would be another data set's."""
     metrics_by_class: dict[str, list[MaskMetrics]] = {}
     for name, scores in by_class.items():
-        metrics = [score.honest_mm for score in scores if score.honest_mm is not None]
+        metrics = [score.penalised_mm for score in scores if score.penalised_mm is not None]
         if len(metrics) < len(scores):
             return None
         metrics_by_class[name] = metrics
@@ -195,7 +199,8 @@ def _millimetres(by_class: dict[str, list[ClassScore]]) -> dict | None:
 def table(summary: dict) -> str:
     """The summary as lines of text."""
     lines = []
-    for title, part in (("as published", summary["as_published"]), ("honest", summary["honest"])):
+    for title, key in (("published", "as_published"), ("penalised", "honest")):
+        part = summary[key]
         lines.append(_head(f"{title}, distances in voxels"))
         lines += [
             _row(name, figures)
@@ -203,7 +208,7 @@ def table(summary: dict) -> str:
         ]
     if summary["honest"]["millimetres"]:
         part = summary["honest"]["millimetres"]
-        lines.append(_head("honest, distances in mm"))
+        lines.append(_head("penalised, distances in mm"))
         lines += [
             _row(name, figures)
             for name, figures in [*part["classes"].items(), ("mean", part["mean"])]

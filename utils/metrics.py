@@ -14,7 +14,7 @@ class MaskMetrics:
     """Scores of one prediction against its truth.
 
     `dice` and `jaccard` lie in 0..1. `hd95` and `asd` are in the unit of the spacing given to `mask_metrics`
-    (voxels where none was given); `mask_metrics` leaves them nan where a mask is empty, until `as_published` or `honest`
+    (voxels where none was given); `mask_metrics` leaves them nan where a mask is empty, until `published_convention` or `penalised_convention`
     puts a number there.
     """
 
@@ -87,7 +87,7 @@ def class_overlaps(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
     )
 
 
-def as_published(metrics: MaskMetrics, worst: float) -> MaskMetrics:
+def published_convention(metrics: MaskMetrics, worst: float) -> MaskMetrics:
     """The scores as the published code counts them: an empty prediction gets 0 for all four.
 
     0 is the best distance there is, so a model that finds nothing improves its mean distances, and a rightly empty
@@ -101,7 +101,7 @@ def as_published(metrics: MaskMetrics, worst: float) -> MaskMetrics:
     return metrics
 
 
-def honest(metrics: MaskMetrics, worst: float) -> MaskMetrics:
+def penalised_convention(metrics: MaskMetrics, worst: float) -> MaskMetrics:
     """The scores with a miss counted as one: where exactly one mask is empty, dice and jaccard are 0, the distances `worst`.
 
     Both empty is a perfect answer: dice and jaccard 1, distances 0. `worst` is in the distances' unit, see `image_diagonal`.

@@ -1,4 +1,4 @@
-"""The figures of one case, class by class, in both conventions."""
+"""The scores of one case, class by class, in both conventions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.case import Case
-from utils.metrics import MaskMetrics, as_published, honest, image_diagonal, mask_metrics
+from utils.metrics import (
+    MaskMetrics,
+    image_diagonal,
+    mask_metrics,
+    penalised_convention,
+    published_convention,
+)
 
 
 @dataclass(frozen=True)
@@ -22,17 +28,17 @@ class ClassScore:
 
     @property
     def published(self) -> MaskMetrics:
-        return as_published(self.voxel, self.worst_voxel)
+        return published_convention(self.voxel, self.worst_voxel)
 
     @property
-    def honest(self) -> MaskMetrics:
-        return honest(self.voxel, self.worst_voxel)
+    def penalised(self) -> MaskMetrics:
+        return penalised_convention(self.voxel, self.worst_voxel)
 
     @property
-    def honest_mm(self) -> MaskMetrics | None:
+    def penalised_mm(self) -> MaskMetrics | None:
         if self.mm is None or self.worst_mm is None:
             return None
-        return honest(self.mm, self.worst_mm)
+        return penalised_convention(self.mm, self.worst_mm)
 
 
 def score_case(
