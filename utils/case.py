@@ -7,8 +7,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Case:
-    """A volume to validate or test on: image (C, S, H, W) or (C, X, Y, Z) float32, label (the same without C),
-    voxel spacing in mm in the label's axis order where known."""
+    """A volume to validate or test on.
+
+    `image` is (C, S, H, W) or (C, X, Y, Z) float32; `label` has the same shape without C. `spacing_mm` is the voxel size in the
+    label's axis order, None where it is not known.
+    """
 
     name: str
     image: np.ndarray

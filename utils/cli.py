@@ -1,4 +1,4 @@
-"""The frame of every script: flags from a dataclass, one-line errors with exit status 2, a clean Ctrl-C."""
+"""What every script needs: flags from a dataclass, one-line errors with exit status 2, a clean Ctrl-C."""
 
 import contextlib
 import difflib
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 LARGEST = 2**63
-LESS = "take smaller images or batches, or fewer processes"
+LESS = "use smaller images or batches, or fewer processes"
 
 
 def parse(
@@ -32,21 +32,24 @@ def parse(
     description: str | None = None,
     elsewhere: Callable[[str], str] = lambda flag: "",
 ) -> T:
-    """Turn command-line flags into an instance of the dataclass `cls`; `default` gives the values of flags not named. `elsewhere` says
-    of a flag that `cls` has not, by its name without the dashes, where it belongs, if anywhere.
+    """Turn command-line flags into an instance of the dataclass `cls`.
+
+    `default` holds the values of flags that are not passed. `elsewhere` is called with the name (without dashes) of a flag that `cls`
+    does not have; it returns where that flag belongs, or an empty string.
 
     Raises UserError (one line) for an unknown flag or a value of the wrong type; `--help` prints and exits with 0.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
-    said = io.StringIO()
+    if argv is None:
+        argv = sys.argv[1:]
+    errors = io.StringIO()
     extra: dict[str, Any] = {}
     if default is not None:
         extra["default"] = default
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(errors):
             value, unknown = tyro.cli(
                 cls,
-                args=argv,
+                args=list(argv),
                 description=description,
                 use_underscores=True,
                 return_unknown_args=True,
@@ -55,39 +58,55 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(_fault(said.getvalue())) from None
+        raise UserError(_fault(errors.getvalue())) from None
     if unknown:
-        raise UserError(_unknown(unknown, [f"--{field.name}" for field in fields(cls)], elsewhere))
+        flags = [f"--{field.name}" for field in fields(cls)]
+        raise UserError(_unknown(unknown, flags, elsewhere=elsewhere))
     for field in fields(value):
         _check_whole(field.name, getattr(value, field.name))
     return value
 
 
 def _check_whole(flag: str, value: object) -> None:
-    """UserError for a whole number that torch and numpy have no room for, alone or in a tuple."""
-    for number in value if isinstance(value, tuple) else (value,):
+    """Raise UserError for an integer, or one in a tuple, that does not fit into 64 bits, the limit of torch and numpy."""
+    numbers = value
+    if not isinstance(numbers, tuple):
+        numbers = (value,)
+    for number in numbers:
         if isinstance(number, int) and not -LARGEST <= number < LARGEST:
             raise UserError(f"--{flag} {number}: must be below 2^63")
 
 
 def _fault(box: str) -> str:
-    """What tyro says in its box, as one line: the part between the title and the first rule, where its help begins."""
-    rows = [re.sub(r"\x1b\[[0-9;]*m|│", "", row).strip() for row in box.splitlines()]
-    rows = [row for row in rows if row and row[0] not in "╭╰"]
-    end = next((i for i, row in enumerate(rows) if not row.strip("─")), len(rows))
-    text = " ".join(rows[:end]).removeprefix("Error parsing ").rstrip(". ")
+    """Return tyro's error message, which it prints in a box, as one line.
+
+    The message lies between the box's title and its first rule, below which tyro prints help.
+    """
+    message = []
+    for line in box.splitlines():
+        row = re.sub(r"\x1b\[[0-9;]*m|│", "", line).strip()
+        if not row or row[0] in "╭╰":
+            continue
+        if not row.strip("─"):
+            break
+        message.append(row)
+    text = " ".join(message).removeprefix("Error parsing ").rstrip(". ")
     return f"{text[:1].lower()}{text[1:]}; see --help"
 
 
 def _unknown(tokens: list[str], flags: list[str], elsewhere: Callable[[str], str]) -> str:
-    """One line about command-line words that are no flags of ours, with the nearest flag that is."""
+    """Return one line about the first unknown flag or word, with the most similar known flag."""
     options = [token.split("=")[0] for token in tokens if token.startswith("-")]
     if not options:
         return f"unrecognized argument '{tokens[0]}'; see --help"
     if owner := elsewhere(options[0].lstrip("-").replace("-", "_")):
-        return f"unrecognized option {options[0]}: {owner}; leave it out"
-    near = difflib.get_close_matches(options[0].replace("-", "_").replace("__", "--", 1), flags, 1)
-    return f"unrecognized option {options[0]}{f' (did you mean {near[0]}?)' if near else ''}; see --help"
+        return f"unrecognized option {options[0]}: {owner}; remove it"
+    spelled = options[0].replace("-", "_").replace("__", "--", 1)
+    near = difflib.get_close_matches(spelled, flags, n=1)
+    hint = ""
+    if near:
+        hint = f" (did you mean {near[0]}?)"
+    return f"unrecognized option {options[0]}{hint}; see --help"
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -103,28 +122,28 @@ def run(main: Callable[[], int | None]) -> None:
         print(stop, file=sys.stderr)
         sys.exit(stop.status)
     except BrokenPipeError:
-        if _read_from():
+        if _is_output_read():
             print(
-                "error: a process that was started cannot run; can you read and run Python's own files?",
+                "error: a process that was started cannot run; check that you may read and run Python's own files",
                 file=sys.stderr,
             )
             sys.exit(2)
-        # whoever read our output has had enough (`| head`); without this Python would complain once more when it flushes
+        # The reader of our output has closed it (`| head`); without this Python would print another error when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except MemoryError as error:
-        print(
-            f"error: out of memory ({' '.join(str(error).split()) or 'nothing left'}); {LESS}",
-            file=sys.stderr,
-        )
+        detail = " ".join(str(error).split()) or "no detail available"
+        print(f"error: out of memory ({detail}); {LESS}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # what nobody nearer could say better: a folder that vanished, a name too long, no process left to start
-        where = f"{error.filename}: " if error.filename else ""
+    except OSError as error:  # not handled closer to its cause: a folder vanished, a name is too long, no process can be started
+        where = ""
+        if error.filename:
+            where = f"{error.filename}: "
         print(
-            f"error: {where}{error.strerror or error}; mend that, then start the same command again",
+            f"error: {where}{error.strerror or error}; fix this, then run the same command again",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -137,17 +156,17 @@ def _print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _read_from() -> bool:
-    """Whether somebody still reads what we print."""
+def _is_output_read() -> bool:
+    """Whether another process or a terminal still reads what we print."""
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()
     for number in (1, 2):
         poll.register(number, 0)
-    return not any(said & select.POLLERR for _, said in poll.poll(0))
+    return not any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _quiet_about_files(args: threading.ExceptHookArgs) -> None:
-    """No traceback from TensorBoard's thread where its file cannot be written: the next step notices that it has ended."""
+    """Print no traceback when TensorBoard's thread cannot write its file: the next step notices that the thread has ended."""
     if not issubclass(args.exc_type, OSError):
         threading.__excepthook__(args)

@@ -10,13 +10,13 @@ _CONNECTIVITIES = {2: (4, 8), 3: (6, 18, 26)}
 
 
 def largest_component(mask: np.ndarray, connectivity: Connectivity) -> np.ndarray:
-    """Keep the component with the most voxels: (H, W) or (D, H, W), non-zero is foreground -> bool array of that shape.
+    """Keep the component with the most voxels of a mask (H, W) or (D, H, W); return a bool array of the same shape.
 
-    As `largest_component_per_class` of one sample and one class. An empty mask stays empty.
+    Every non-zero element counts as foreground. An empty mask stays empty.
     """
-    return largest_component_per_class(
-        np.asarray(mask, dtype=bool).view(np.uint8)[None], 2, connectivity
-    )[0].view(bool)
+    labels = np.asarray(mask, dtype=bool).view(np.uint8)
+    kept = largest_component_per_class(labels[None], classes=2, connectivity=connectivity)
+    return kept[0].view(bool)
 
 
 def largest_component_per_class(
@@ -24,8 +24,9 @@ def largest_component_per_class(
 ) -> np.ndarray:
     """Keep, in each sample, the largest component of each class 1..classes-1; everything else becomes 0.
 
-    `labels` are integers, (N, H, W) or (N, D, H, W); shape and dtype stay. A class that a sample lacks stays absent. `connectivity` is
-    4 or 8 in 2-D, 6, 18 or 26 in 3-D. Of components of one size the first in raster order stays.
+    `labels` are integers of shape (N, H, W) or (N, D, H, W); the result has the same shape and dtype. A class that is absent from a
+    sample stays absent. `connectivity` is 4 or 8 in 2-D, and 6, 18 or 26 in 3-D. If several components have the largest size, the
+    first one in raster order is kept.
     Raises ValueError for another number of axes or another connectivity.
     """
     if connectivity not in _CONNECTIVITIES.get(labels.ndim - 1, ()):
@@ -39,48 +40,48 @@ def largest_component_per_class(
     if box is None:
         return kept
     part = labels[(slice(None), *box)]
-    # with an empty row after each sample, so that no component of one touches the next one's
-    stack = np.zeros((len(part), part.shape[1] + 1, *part.shape[2:]), np.min_scalar_type(classes))
+    # An empty row after each sample separates the components of one sample from those of the next.
+    shape = (len(part), part.shape[1] + 1, *part.shape[2:])
+    stack = np.zeros(shape, np.min_scalar_type(classes))
     stack[:, :-1] = part
     # As unsigned integers, not bool: cc3d 4.1.1 fails on some thin bool volumes (26) and numbers bool components out of raster order (8).
     components = cc3d.connected_components(
         stack.reshape(-1, *stack.shape[2:]), connectivity=connectivity
     )
     flat = stack.reshape(-1)
-    places = np.flatnonzero(
-        flat != 0
-    )  # most of a label map is background: from here on only its foreground voxels are looked at
-    numbers = components.ravel()[places]
+    # Most of a label map is background: the following lines only process foreground voxels.
+    foreground = np.flatnonzero(flat != 0)
+    numbers = components.ravel()[foreground]  # component number of each foreground voxel
     sizes = np.bincount(numbers)
-    first = np.zeros(
-        len(sizes), np.int64
-    )  # each component's first voxel in raster order: of those written the last one stays
-    runs = np.append(np.flatnonzero(numbers[1:] != numbers[:-1])[::-1] + 1, 0)
-    first[numbers[runs]] = places[runs]
-    group = first // stack[0].size * classes + flat[first]  # sample and class of a component
+    # First voxel of each component in raster order. Runs of one component are assigned from the last to the first, so that the first
+    # run overwrites the others.
+    first = np.zeros(len(sizes), np.int64)
+    run_starts = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
+    runs = np.append(run_starts[::-1], 0)
+    first[numbers[runs]] = foreground[runs]
+    sample = first // stack[0].size
+    group = sample * classes + flat[first]  # one number for each pair of sample and class
     group[0] = -1  # the background
+    # Sorted by group, then largest first, then first in raster order: the first component of each group is kept.
     order = np.lexsort((first, -sizes, group))
-    largest = np.zeros(len(sizes), bool)
-    largest[order[1:][np.diff(group[order]) > 0]] = True
-    flat[places[~largest[numbers]]] = 0
+    starts_group = np.diff(group[order]) > 0
+    is_largest = np.zeros(len(sizes), bool)
+    is_largest[order[1:][starts_group]] = True
+    removed = foreground[~is_largest[numbers]]
+    flat[removed] = 0
     kept[(slice(None), *box)] = stack[:, :-1]
     return kept
 
 
 def _foreground(labels: np.ndarray) -> tuple[slice, ...] | None:
-    """The box that holds the foreground of all samples (N, ...), None where there is none."""
-    flat = (
-        np.bitwise_or.reduce(labels, axis=0)
-        if len(labels)
-        else np.zeros(labels.shape[1:], labels.dtype)
-    )
+    """Return the bounding box of the foreground of all samples (N, ...); None if there is no foreground."""
+    if len(labels) == 0:
+        return None
+    union = np.bitwise_or.reduce(labels, axis=0)
     box = []
-    for axis in range(flat.ndim):
-        filled = np.flatnonzero(
-            np.bitwise_or.reduce(
-                flat, axis=tuple(other for other in range(flat.ndim) if other != axis)
-            )
-        )
+    for axis in range(union.ndim):
+        others = tuple(other for other in range(union.ndim) if other != axis)
+        filled = np.flatnonzero(np.bitwise_or.reduce(union, axis=others))
         if not filled.size:
             return None
         box.append(slice(filled[0], filled[-1] + 1))

@@ -1,4 +1,4 @@
-"""Exponential moving average of a student in a teacher."""
+"""Exponential moving average of a student's weights, kept by a teacher."""
 
 from typing import Literal, NamedTuple
 
@@ -23,11 +23,12 @@ class _Pairs(NamedTuple):
 
 
 class Ema:
-    """teacher = decay * teacher + (1 - decay) * student, in place, at every `update`.
+    """Each `update` sets teacher = decay * teacher + (1 - decay) * student, in place.
 
-    `state`: every entry of the state dict, batch-norm statistics among them (ACDC); whole numbers are cut off as the published code does.
-    `parameters`: the parameters only, each network keeping its own statistics (3-D).
-    The tensors are looked up at the first update, so neither network may be moved after it; loading a state is fine.
+    `state`: averages every entry of the state dict, including batch-norm statistics (ACDC). Integer entries are averaged and truncated,
+    as in the published code.
+    `parameters`: averages only the parameters; each network keeps its own statistics (3-D).
+    The tensors are looked up at the first update. After it neither network may be moved to another device; loading a state is allowed.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, scope: EmaScope = "state"):
@@ -44,7 +45,7 @@ class Ema:
         fractions, counters = self._pairs
         torch._foreach_mul_(fractions.teacher, decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
         torch._foreach_add_(fractions.teacher, fractions.student, alpha=1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
-        if counters.teacher:  # all in one tensor: a handful of launches, not a handful for each
+        if counters.teacher:  # averaged in one tensor: a few kernel launches in total instead of a few for each counter
             mean = decay * torch.stack(counters.teacher) + (1 - decay) * torch.stack(
                 counters.student
             )
@@ -52,7 +53,7 @@ class Ema:
             torch._foreach_copy_(counters.teacher, averaged)  # pyright: ignore[reportPrivateImportUsage]  # no public name
 
     def _paired(self) -> tuple[_Pairs, _Pairs]:
-        """Return the tensors of both networks: fractions, then whole numbers."""
+        """Return the tensors of both networks: floating-point ones, then integers."""
         fractions = _Pairs([], [])
         counters = _Pairs([], [])
         ours = _entries(self.teacher, self.scope)
@@ -66,5 +67,5 @@ class Ema:
 
 @torch.no_grad()
 def copy_state(teacher: nn.Module, student: nn.Module) -> None:
-    """The student's whole state into the teacher."""
+    """Copy the student's whole state into the teacher."""
     torch._foreach_copy_(_entries(teacher, "state"), _entries(student, "state"))  # pyright: ignore[reportPrivateImportUsage]  # no public name

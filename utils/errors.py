@@ -1,4 +1,4 @@
-"""What a user can do wrong, told in one line, and the clean end of a stopped run."""
+"""Errors that a user can cause, reported in one line, and the exception that ends an interrupted run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """An error that the user can mend: the message names the file or flag and what to do. Scripts print it and exit with status 2."""
+    """An error that the user can fix: the message names the file or flag and what to do. Scripts print it and exit with status 2."""
 
 
 class Interrupted(Exception):
@@ -18,9 +18,11 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def writing(path: Path, mend: str) -> Iterator[None]:
-    """Turn a failure to write below `path` (a full disk, a file in a folder's place) into a UserError; `mend` says what to do."""
+def writing(path: Path, remedy: str) -> Iterator[None]:
+    """Turn a failure to write below `path` (a full disk, a file in a folder's place) into a UserError; `remedy` ends its message."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); {mend}") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); {remedy}"
+        ) from None

@@ -1,4 +1,4 @@
-"""Files that are complete or not there, names that stay where they belong, and what killed processes left behind."""
+"""Atomic writing of files, checks of file names, and removal of what killed processes left behind."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.flock import Answer, LockedFile, fcntl
 
-LONGEST = 180  # bytes of a name: file systems take 255, what is made of it has endings and perhaps a number in front
+LONGEST = 180  # bytes of a name: file systems allow 255, and endings and a number are added to it
 ABANDONED = 24 * 3600  # seconds without a change, for file systems without locks
 UNFINISHED = re.compile(r"\.unfinished-[0-9a-f]{16}-.+")
 IN_USE = "in-use.lock"  # in a scratch folder
@@ -36,8 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def unfinished_file(path: Path) -> Iterator[Path]:
     """Yield a new, empty file next to `path`, with a random name that keeps the ending; it is deleted unless the block renames it.
 
-    It lies in the same folder because a rename across file systems is no single step. While the block runs, this process holds the
-    file's lock, so that `remove_unfinished` leaves it. Raises OSError where it cannot be made.
+    It lies in the same folder because a rename across file systems is not atomic. While the block runs, this process holds the
+    file's lock, so that `remove_unfinished` keeps it. Raises OSError where it cannot be made.
     """
     file = _new_locked_file(path)
     try:
@@ -56,20 +56,22 @@ def _new_locked_file(path: Path) -> LockedFile:
             return file
         if file.lock() is not Answer.HELD and file.is_at_its_path():
             return file
-        file.close()  # a sweep took it between these two lines
+        file.close()  # `remove_unfinished` of another process took it before it was locked
         with suppress(OSError):
             file.path.unlink()
 
 
 def unfinished_path(path: Path) -> Path:
-    """A name that nobody else gives to a file, for what is to become `path`."""
+    """Return a unique name next to `path` for a file that is later renamed to `path`."""
     return path.with_name(f".unfinished-{secrets.token_hex(8)}-{path.name}")
 
 
 @contextmanager
 def scratch(purpose: str, place: Path | None = None) -> Iterator[Path]:
-    """Yield a new folder in `place`, by default the system's temporary folder, deleted when the block ends; those that killed processes
-    left are deleted now."""
+    """Yield a new folder in `place` (default: the system's temporary folder), which is deleted when the block ends.
+
+    Folders that killed processes left in `place` are deleted first.
+    """
     place = place or Path(tempfile.gettempdir())
     remove_unfinished(place, below=False)
     with tempfile.TemporaryDirectory(
@@ -86,13 +88,15 @@ def scratch(purpose: str, place: Path | None = None) -> Iterator[Path]:
 
 
 def remove_unfinished(root: Path, below: bool = True) -> None:
-    """Delete the files below `root` that killed processes were writing; without `below`, those directly in it, and scratch folders.
+    """Delete the files below `root` that killed processes were writing.
 
-    A file whose lock another process holds stays, and so does what cannot be deleted. Where the file system has no locks, files that
-    changed within the last day stay too.
+    Without `below`, only files directly in `root` and scratch folders are deleted. A file stays if another process holds its lock, or
+    if it cannot be deleted. Where the file system has no locks, files that changed within the last day stay too.
     """
     pattern = ".unfinished-*"
-    paths = root.rglob(pattern) if below else root.glob(pattern)
+    paths = root.glob(pattern)
+    if below:
+        paths = root.rglob(pattern)
     for path in paths:
         if not UNFINISHED.fullmatch(path.name) or path.is_symlink():
             continue
@@ -118,7 +122,7 @@ def _remove_file(path: Path) -> None:
 
 
 def _remove_scratch(folder: Path) -> None:
-    """A scratch folder has a lock of its own; one without it is being made, or somebody emptied it."""
+    """Delete a scratch folder whose lock nobody holds. One without a lock file is just being made, or was emptied: it must be old."""
     with suppress(OSError):
         if not (folder / IN_USE).exists():
             if is_old(folder):
@@ -132,13 +136,13 @@ def _remove_scratch(folder: Path) -> None:
 
 
 def is_old(path: Path) -> bool:
-    """Whether `path` has not changed for a day, by the clock of its disk: that of this machine may be wrong. Raises OSError."""
+    """Whether `path` has not changed for a day, by the clock of the file system, because this machine's clock may differ. Raises OSError."""
     with tempfile.TemporaryFile(dir=path.parent) as now:
         return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime > ABANDONED
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Files and folders below `folder`, sorted by path; linked folders too, each place once."""
+    """Return all files and folders below `folder`, sorted by path. Links are followed; a folder that is reached twice is listed once."""
     paths: list[Path] = []
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -152,7 +156,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def name_fault(name: str) -> str:
-    """Why `name` cannot name a file or folder of its own in a given folder; empty where it can."""
+    """Return why `name` cannot be the name of a file or folder; empty where it can."""
     if not name:
         return "is empty"
     if any("\ud800" <= character <= "\udfff" for character in name):
@@ -167,14 +171,18 @@ def name_fault(name: str) -> str:
 
 
 def check_plain(flag: str, name: str) -> None:
-    """UserError unless the value of --`flag` names one folder."""
+    """Raise UserError unless the value of --`flag` names one folder."""
     if fault := name_fault(name):
         raise UserError(
-            f"--{flag} {shown(name)}: {fault}; give one plain name (where folders lie, --output_root says)"
+            f"--{flag} {shown(name)}: {fault}; give one plain name, and the place of the folder with --output_root"
         )
 
 
 def shown(name: str) -> str:
-    """A name of somebody else's choice for a message: what does not print is escaped, and the end of a long one is left out."""
-    text = name if name.isprintable() and name else ascii(name)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    """Return a name for use in a message: unprintable characters are escaped, and a long name is cut at 80 characters."""
+    text = name
+    if not name or not name.isprintable():
+        text = ascii(name)
+    if len(text) > 80:
+        return f"{text[:77]}..."
+    return text

@@ -1,4 +1,4 @@
-"""Advisory locks on open files: the system takes them back when the process that holds them ends, however it ends."""
+"""Advisory locks on open files. The system releases them when the process that holds them ends, even if it is killed."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ except ImportError:  # Windows has none
 OPEN_FLAGS = (
     getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # a pipe of that name must not make us wait
+    | getattr(os, "O_NONBLOCK", 0)  # opening a named pipe must not block
     | getattr(os, "O_BINARY", 0)
 )
 HELD_ELSEWHERE = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
@@ -22,7 +22,7 @@ _open_locks: "weakref.WeakSet[LockedFile]" = weakref.WeakSet()
 
 
 class Answer(Enum):
-    """What the system says when a lock is requested."""
+    """Result of a request for a lock."""
 
     TAKEN = "taken"
     HELD = "another process holds it"
@@ -45,7 +45,7 @@ class LockedFile:
     def lock(self, shared: bool = False) -> Answer:
         """Request the lock without waiting; `shared`: others may hold it too, if they share it as well.
 
-        Where the file system has no locks, `reason` is what it answered.
+        Where the file system has no locks, `reason` is its error message.
         """
         if fcntl is None:
             return self._lock_on_windows(shared)
@@ -59,7 +59,7 @@ class LockedFile:
         return Answer.TAKEN
 
     def _lock_on_windows(self, shared: bool) -> Answer:
-        """Lock the first byte; Windows' C library has no shared locks, so that nothing is locked where one is requested."""
+        """Lock the first byte. Windows' C library has no shared locks: a request for one succeeds without locking anything."""
         import msvcrt
 
         if shared:
@@ -81,10 +81,10 @@ class LockedFile:
         """Whether the path still leads to this very file: whoever held the lock before may have deleted it."""
         opened = os.fstat(self._opened())
         try:
-            found = os.stat(self.path, follow_symlinks=False)
+            at_path = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
+        return (at_path.st_dev, at_path.st_ino) == (opened.st_dev, opened.st_ino)
 
     def _opened(self) -> int:
         """The file's descriptor; raises ValueError once it is closed."""

@@ -1,4 +1,4 @@
-"""One folder, one writer: a lock that the system takes back from a process that ended, and a note that says who holds it."""
+"""At most one writer per folder: a lock that the system releases when its process ends, and a note that names its holder."""
 
 import errno
 import json
@@ -24,10 +24,10 @@ PATIENCE = 0.5  # seconds: a lock may be held for a moment by a process that onl
 
 @contextmanager
 def only_writer(folder: Path, remedy: str) -> Iterator[None]:
-    """Within the context nobody else writes to `folder`, which is made if it is missing.
+    """Within the context no other process writes to `folder`, which is made if it is missing.
 
-    Raises UserError that names the other writer, `remedy` at its end, and where the folder cannot be written to. Prints a warning and
-    continues where the file system has no locks. Folders that were made here and are still empty at the end are removed.
+    Raises UserError if another process writes to it (the message names that process and ends with `remedy`), and if the folder cannot
+    be written to. Prints a warning and continues where the file system has no locks. Folders that were made here and are still empty at the end are removed.
     """
     with _locked(folder, NAME, remedy=remedy, shared=False), _note(folder, HOLDER, remedy=remedy):
         yield
@@ -35,9 +35,9 @@ def only_writer(folder: Path, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def only_writer_of_part(folder: Path, part: int, parts: int, remedy: str) -> Iterator[None]:
-    """Within the context nobody else writes this part of the folder's results; the other parts, of as many, may be written meanwhile.
+    """Within the context no other process writes this part of the folder's results; the other parts may be written at the same time.
 
-    Raises UserError as `only_writer` does, also where somebody writes the whole folder, or divides it into another number of parts.
+    Raises UserError as `only_writer` does, also if another process writes the whole folder, or divides it into another number of parts.
     """
     stem = f"writer_{part}of{parts}"
     with (
@@ -60,7 +60,7 @@ def _locked(folder: Path, name: str, remedy: str, shared: bool) -> Iterator[None
     try:
         yield
     finally:
-        if not shared or file.lock() is Answer.TAKEN:  # alone now
+        if not shared or file.lock() is Answer.TAKEN:  # nobody shares it any more
             with suppress(OSError):
                 file.path.unlink()
         file.close()
@@ -70,7 +70,7 @@ def _locked(folder: Path, name: str, remedy: str, shared: bool) -> Iterator[None
 
 
 def _take(folder: Path, name: str, remedy: str, shared: bool) -> LockedFile:
-    """The lock file, locked. Its holder deletes it at the end, so a lock only counts while its file is still at its path."""
+    """Return the lock file, locked. Its holder deletes it at the end, so a lock only counts while its file is still at its path."""
     until = time.monotonic() + PATIENCE
     for _ in range(ATTEMPTS):
         if folder.exists() and not folder.is_dir():
@@ -134,7 +134,7 @@ def _refusal(folder: Path, note: Path, remedy: str) -> UserError:
 
 @contextmanager
 def _note(folder: Path, name: str, remedy: str) -> Iterator[None]:
-    """A file that says who writes; it only serves the message that a second writer gets."""
+    """Write a file that names the writer, for the message that a second writer gets; delete it at the end."""
     about = {
         "process": os.getpid(),
         "machine": platform.node(),

@@ -1,4 +1,4 @@
-"""Loss terms by name, and their weighted sum on whole images and on both parts of a copy-pasted one.
+"""Loss terms by name, and their weighted sum on whole images and on both parts of a copy-pasted image.
 
 Shapes: logits (N, K, ...), labels (N, ...) of class numbers, truth (N, K, ...) one-hot, masks (...) or (N, ...), 1 where a pixel counts.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Prediction(NamedTuple):
-    """(N, K, ...) each; computed once for all terms."""
+    """Softmax of logits, (N, K, ...) each; computed once for all terms."""
 
     log_probabilities: Tensor
     probabilities: Tensor
@@ -36,21 +36,20 @@ TERMS: dict[str, Term] = {}
 
 
 def term(function: Term) -> Term:
-    """Makes a loss term known by its name to `--losses` and `--pre_losses`."""
+    """Register a loss term under its name for `--losses` and `--pre_losses`."""
     TERMS[function.__name__] = function
     return function
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
-    """(N, ...) class numbers to (N, classes, ...) float32."""
-    return (
-        label.unsqueeze(1)
-        == torch.arange(classes, device=label.device).view(-1, *[1] * (label.ndim - 1))
-    ).float()
+    """Convert class numbers (N, ...) to a one-hot tensor (N, classes, ...) float32."""
+    numbers = torch.arange(classes, device=label.device)
+    numbers = numbers.view(-1, *[1] * (label.ndim - 1))
+    return (label.unsqueeze(1) == numbers).float()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """sum(values * mask) / (sum(mask) + 1e-16); `mask` broadcasts to `values` (N, ...)."""
+    """Return sum(values * mask) / (sum(mask) + 1e-16); `mask` broadcasts to `values` (N, ...)."""
     mask = mask.expand_as(values)
     return (values * mask).sum() / (mask.sum() + 1e-16)
 
@@ -71,17 +70,16 @@ def focal(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
 def dice_2d(
     prediction: Prediction, truth: Tensor, mask: Tensor, mask_background: bool = False
 ) -> Tensor:
-    """Dice over the whole batch with squared denominators, mean over classes, smooth 1e-10; the term `dice` of 2-D data sets.
+    """Dice loss over the whole batch with squared denominators, mean over classes, smooth 1e-10; the term `dice` of 2-D data sets.
 
-    Class 0 (background) counts outside the mask too unless `mask_background`: so the edge-guided code has it; BCP's authors
-    mended theirs (its issue 25).
+    Unless `mask_background`, class 0 (background) also counts outside the mask, as in the published edge-guided code. BCP's authors
+    fixed this in their code (issue 25 of their repository).
     """
     p = prediction.probabilities  # (N, K, H, W)
     weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, H, W)
     if not mask_background:
-        weight = torch.cat(
-            [torch.ones_like(weight), weight.expand(-1, truth.shape[1] - 1, *weight.shape[2:])], 1
-        )
+        foreground = weight.expand(-1, truth.shape[1] - 1, *weight.shape[2:])
+        weight = torch.cat([torch.ones_like(weight), foreground], 1)
     axes = [0, *range(2, truth.ndim)]
     overlap = (p * truth * weight).sum(axes)  # (K,)
     sizes = (p.square() * weight).sum(axes) + (truth * weight).sum(axes)
@@ -89,7 +87,7 @@ def dice_2d(
 
 
 def dice_3d(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
-    """Dice of every sample and class, plain denominators, smooth 1e-5; 1 - the mean over both; the term `dice` of 3-D data sets."""
+    """Dice loss: 1 - mean Dice over samples and classes, plain denominators, smooth 1e-5; the term `dice` of 3-D data sets."""
     p = prediction.probabilities  # (N, K, X, Y, Z)
     weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, X, Y, Z)
     axes = tuple(range(2, truth.ndim))
@@ -100,7 +98,11 @@ def dice_3d(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Loss:
-    """`weights` of terms by name; `dice` is what that name stands for on the data set. Raises KeyError for an unknown name."""
+    """A weighted sum of loss terms.
+
+    `weights`: weight of each term by name. `dice`: the function that the name `dice` stands for, which depends on the data set.
+    Raises KeyError for an unknown name.
+    """
 
     weights: Mapping[str, float]
     dice: Term
@@ -109,14 +111,16 @@ class Loss:
     def __post_init__(self):
         terms: dict[str, Term] = {}
         for name in self.weights:
-            terms[name] = self.dice if name == "dice" else TERMS[name]
+            if name == "dice":
+                terms[name] = self.dice
+            else:
+                terms[name] = TERMS[name]
         object.__setattr__(self, "_terms", terms)
 
     def whole(self, logits: Tensor, label: Tensor) -> Parts:
-        """The terms of whole images with one label each."""
-        return self._parts(
-            predicted(logits), label, torch.ones(label.shape[1:], device=logits.device)
-        )
+        """Return the terms of whole images: logits (N, K, ...), labels (N, ...)."""
+        everywhere = torch.ones(label.shape[1:], device=logits.device)
+        return self._parts(predicted(logits), label, mask=everywhere)
 
     def mixed(
         self,
@@ -128,11 +132,14 @@ class Loss:
         weight_inside: float = 1.0,
         trust_inside: Tensor | float = 1.0,
     ) -> Parts:
-        """The terms of mixed images: label `outside` where mask = 1, `inside` where mask = 0, each with its own weight, which is 1 for
-        true labels and u_weight for pseudo labels; `trust_inside` (N, ...) weights every pixel of the inside."""
+        """Return the terms of copy-pasted images, whose label is `outside` where mask = 1 and `inside` where mask = 0.
+
+        `weight_outside` and `weight_inside` are 1 for true labels and u_weight for pseudo labels. `trust_inside` (N, ...) additionally
+        weights every pixel of the inside.
+        """
         prediction = predicted(logits)
-        outside_parts = self._parts(prediction, outside, mask)
-        inside_parts = self._parts(prediction, inside, (1 - mask) * trust_inside)
+        outside_parts = self._parts(prediction, outside, mask=mask)
+        inside_parts = self._parts(prediction, inside, mask=(1 - mask) * trust_inside)
         return weighted_sum((outside_parts, weight_outside), (inside_parts, weight_inside))
 
     def of_whole(self, logits: Tensor, label: Tensor) -> StepLoss:
@@ -169,15 +176,16 @@ class Loss:
 
 
 def predicted(logits: Tensor) -> Prediction:
+    """Return log-softmax and softmax of logits (N, K, ...)."""
     log_probabilities = F.log_softmax(logits, 1)
     return Prediction(log_probabilities, log_probabilities.exp())
 
 
 def weighted_sum(*terms: tuple[Parts, float]) -> Parts:
-    """Several parts times their weights, term by term."""
-    (first, first_weight), *rest = terms
+    """Return the weighted sum of several parts, term by term."""
+    first, first_weight = terms[0]
     total = {name: first_weight * value for name, value in first.items()}
-    for parts, weight in rest:
+    for parts, weight in terms[1:]:
         for name in total:
             total[name] = total[name] + weight * parts[name]
     return total

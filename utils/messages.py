@@ -1,4 +1,4 @@
-"""Messages to the user: printed on the terminal, unless a caller such as the Python door receives them."""
+"""Messages to the user: printed on the terminal, unless a caller such as the Python interface receives them."""
 
 import logging
 import sys
@@ -22,7 +22,7 @@ class Receiver(Protocol):
         ...
 
     def receive(self, text: str, is_error: bool, over_bars: bool) -> None:
-        """Take one message. `over_bars`: a progress bar may be on the screen."""
+        """Receive one message. `over_bars`: a progress bar may be on the screen."""
         ...
 
 
@@ -43,7 +43,7 @@ class Terminal:
 
 @dataclass(frozen=True)
 class Log:
-    """Hands messages to a logger and collects the warnings; nothing is printed but progress bars."""
+    """Passes messages to a logger and collects the warnings; only progress bars are printed."""
 
     logger: logging.Logger
     shows_progress: bool
@@ -64,7 +64,7 @@ _current: ContextVar[Receiver | None] = ContextVar("receiver of messages", defau
 
 
 def receiver() -> Receiver:
-    """The receiver of this thread; another thread that sends messages for it must be handed this value."""
+    """Return the receiver of this thread. Another thread that sends messages for it must be given this value."""
     return _current.get() or Terminal()
 
 

@@ -5,11 +5,12 @@ from torch import Tensor
 
 
 def most_probable(scores: Tensor) -> Tensor:
-    """Scores (K, ...) of at least two classes to the number (...) uint8 of the largest one, the first of several equal ones.
+    """Return the class (...) uint8 with the largest of the scores (K, ...), K at least 2; of equal scores the first one counts.
 
-    As `scores.argmax(0)`, which on the CPU takes up to a hundred times as long (benchmarks/validation.py).
+    The result is that of `scores.argmax(0)`, which takes up to 100 times as long on the CPU (benchmarks/validation.py).
     """
-    best, number = scores[0], (scores[1] > scores[0]).view(torch.uint8)
+    best = scores[0]
+    number = (scores[1] > scores[0]).view(torch.uint8)
     for k in range(2, len(scores)):
         best = torch.maximum(best, scores[k - 1])
         number = torch.maximum(number, (scores[k] > best).view(torch.uint8) * k)
