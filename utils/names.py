@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from utils.files import name_fault
 
-# Windows opens a device of this name, whatever ending follows it.
+# Windows opens a device for a file of this name, whatever its ending is.
 DEVICES = {"con", "prn", "aux", "nul"} | {
     f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"
 }
@@ -17,9 +17,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def case_name_fault(name: str) -> str:
-    """Say why no case may get this name; empty where it may.
+    """Return why a case must not have this name; empty if it may.
 
-    Every name that passes can be written to a case list, read back from it, and be a file on Linux,
+    A name that passes can be written to a case list and read back, and is a valid file name on Linux,
     macOS and Windows.
     """
     fault = name_fault(name)
@@ -33,29 +33,31 @@ def case_name_fault(name: str) -> str:
         return "ends with a dot, which Windows removes"
     unsafe = [character for character in name if character in UNSAFE]
     if unsafe:
-        return f"holds {unsafe[0]}, which Windows allows in no file name"
+        return f"contains {unsafe[0]}, which Windows does not allow in file names"
     if name.split(".")[0].strip().casefold() in DEVICES:
         return "is the name of a device on Windows"
     return ""
 
 
 def folded(name: str) -> str:
-    """Return what two names share that macOS or Windows takes for one file."""
+    """Return a form of the name that is equal for names that macOS or Windows treat as one file."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return the one of `names` that is most like `name`: another case first; empty where none is."""
+    """Return the most similar of `names`, preferably one that differs only in upper and lower case; empty if none is similar."""
     names = list(names)
     for other in names:
         if folded(other) == folded(name):
             return other
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
-    return close[0] if close else ""
+    if not close:
+        return ""
+    return close[0]
 
 
 def printable(text: str) -> str:
-    """Return the text for a terminal: characters that would steer it are escaped; line breaks stay."""
+    """Return the text for a terminal: control characters are escaped, except line breaks."""
     if text.replace("\n", "").isprintable():
         return text
     characters = []
@@ -68,13 +70,17 @@ def printable(text: str) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """Return a cell that no spreadsheet runs as a formula; `csv_text` is the inverse."""
-    return f"'{text}" if _is_formula(text) or _is_quoted(text) else text
+    """Return a cell that a spreadsheet does not treat as a formula; `csv_text` is the inverse."""
+    if _is_formula(text) or _is_quoted(text):
+        return f"'{text}"
+    return text
 
 
 def csv_text(cell: str) -> str:
-    """Return the text that `csv_cell` was given. Cells that were written without it stay as they are."""
-    return cell[1:] if _is_quoted(cell) else cell
+    """Return the text that was passed to `csv_cell`. Cells that were written without it are returned unchanged."""
+    if _is_quoted(cell):
+        return cell[1:]
+    return cell
 
 
 def _is_formula(text: str) -> bool:

@@ -22,13 +22,14 @@ def write_nifti(
 ) -> None:
     """Write a volume (Z, Y, X), slices first, to a .nii.gz file with axes x, y, z; the folder must exist.
 
-    `affine` (4, 4) takes voxel indices x, y, z to millimetres. Without it the file gets a diagonal one made of
-    `spacing_mm` in the volume's axis order z, y, x (1 mm if None), which says nothing true about the patient's orientation.
-    Masks and integers are stored in the smallest of uint8, int16 and int32 that holds them, floats as float32.
-    A file of that name is replaced only when the new one is complete; a failure leaves nothing behind.
+    `affine` (4, 4) maps voxel indices x, y, z to millimetres. Without it the file gets a diagonal affine made of
+    `spacing_mm` in the volume's axis order z, y, x (1 mm if None), which does not describe the patient's orientation.
+    Masks and integers are stored in the smallest of uint8, int16 and int32 that holds their values, floats as float32.
+    An existing file of that name is replaced when the new one is complete; after a failure it is unchanged.
     Raises ValueError for a wrong shape, ending, dtype, spacing or affine, or when both spacing and affine are given.
     """
-    path, volume = Path(path), np.asarray(volume)
+    path = Path(path)
+    volume = np.asarray(volume)
     if not path.name.endswith(".nii.gz"):
         raise ValueError(f"{path}: the name must end in .nii.gz")
     if volume.ndim != 3 or volume.size == 0:
@@ -42,25 +43,31 @@ def write_nifti(
 
 
 def write_nifti_like(path: Path, labels: np.ndarray, source: nibabel.Nifti1Header) -> None:
-    """Write a label map (unsigned integers) to a .nii.gz file that has shape, affine, qform, sform and codes of the header `source`.
+    """Write a label map (unsigned integers) to a .nii.gz file with the shape, affine, qform, sform and codes of the header `source`.
 
-    The axes are those of the source's indices; what its header says of intensities is removed. Nothing is written in part, as in
-    `write_nifti`.
+    The axes are those of the source's indices. Header fields about intensities and all extensions are removed. As in `write_nifti`, no
+    incomplete file is left behind.
     """
     header = source.copy()
     header.set_data_dtype(labels.dtype)
     header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
+    header["cal_min"] = 0
+    header["cal_max"] = 0
     header.extensions.clear()
-    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    kind = nibabel.Nifti1Image
+    if isinstance(header, nibabel.Nifti2Header):
+        kind = nibabel.Nifti2Image
     affine = header.get_best_affine()
     sizes = voxel_sizes(affine)
-    given_sizes = np.asarray(header["pixdim"][1:4], np.float64)
-    if not (given_sizes > 0).all() and (sizes > 0).all():
-        header["pixdim"][1:4] = sizes  # some readers go by them
-    if not has_usable_qform(header):  # the sform was used; another reader would stop at the qform
+    header_sizes = np.asarray(header["pixdim"][1:4], np.float64)
+    if not (header_sizes > 0).all() and (sizes > 0).all():
+        header["pixdim"][1:4] = sizes  # some readers use them instead of the affine
+    if not has_usable_qform(
+        header
+    ):  # the affine is the sform; other readers would fail on the qform
         header["qform_code"] = 0
-        header["quatern_b"] = header["quatern_c"] = header["quatern_d"] = 0
+        for field in ("quatern_b", "quatern_c", "quatern_d"):
+            header[field] = 0
     shaped = labels.reshape(header.get_data_shape(), order="F")
     written = kind(shaped, affine, header)
     with replacing(path) as unfinished:
@@ -68,7 +75,7 @@ def write_nifti_like(path: Path, labels: np.ndarray, source: nibabel.Nifti1Heade
 
 
 def has_usable_qform(header: nibabel.Nifti1Header) -> bool:
-    """Whether a header's quaternion is a rotation and its voxel sizes are those of a grid; also where it declares no qform."""
+    """Whether a header's quaternion is a rotation and its voxel sizes are valid; True if it declares no qform."""
     if int(header["qform_code"]) <= 0:
         return True
     try:
@@ -82,7 +89,8 @@ def _storable(volume: np.ndarray) -> np.ndarray:
     if volume.dtype.kind == "f":
         return volume.astype(np.float32)
     if volume.dtype.kind in "biu":
-        low, high = int(volume.min()), int(volume.max())
+        low = int(volume.min())
+        high = int(volume.max())
         for dtype in _INTEGERS:
             if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
                 return volume.astype(dtype)
@@ -91,7 +99,9 @@ def _storable(volume: np.ndarray) -> np.ndarray:
 
 def _checked_affine(spacing_mm: Sequence[float] | None, affine: np.ndarray | None) -> np.ndarray:
     if affine is None:
-        spacing = np.ones(3) if spacing_mm is None else np.asarray(spacing_mm, dtype=np.float64)
+        if spacing_mm is None:
+            return np.eye(4)
+        spacing = np.asarray(spacing_mm, dtype=np.float64)
         if spacing.shape != (3,) or not np.all(np.isfinite(spacing) & (spacing > 0)):
             raise ValueError(f"spacing must be three positive numbers z, y, x, not {spacing_mm}")
         return np.diag([*spacing[::-1], 1.0])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# background black, then colours that stay apart for colour-blind eyes (Okabe & Ito)
+# Black background, then colours that colour-blind people can distinguish (Okabe & Ito).
 COLOURS = np.array(
     [[0, 0, 0], [86, 180, 233], [230, 159, 0], [204, 121, 167], [0, 158, 115], [240, 228, 66]],
     np.uint8,
@@ -10,24 +10,27 @@ COLOURS = np.array(
 
 
 def grey_picture(image: np.ndarray) -> np.ndarray:
-    """(H, W) of any range to (H, W, 3) uint8, stretched from its minimum to its maximum."""
-    low, high = float(image.min()), float(image.max())
-    scaled = (image - low) / (high - low) * 255 if high > low else np.zeros_like(image)
+    """Convert an image (H, W) of any range to (H, W, 3) uint8, scaled from its minimum to its maximum."""
+    low = float(image.min())
+    high = float(image.max())
+    scaled = np.zeros_like(image)
+    if high > low:
+        scaled = (image - low) / (high - low) * 255
     return np.repeat(scaled.astype(np.uint8)[..., None], 3, -1)
 
 
 def label_picture(label: np.ndarray) -> np.ndarray:
-    """(H, W) class numbers to (H, W, 3) uint8 colours."""
+    """Convert class numbers (H, W) to colours (H, W, 3) uint8."""
     return COLOURS[label % len(COLOURS)]
 
 
 def overlay(image: np.ndarray, label: np.ndarray, opacity: float = 0.45) -> np.ndarray:
-    """The label's colours over the grey image, background left clear; (H, W, 3) uint8."""
+    """Draw the label's colours over the grey image, except on background; return (H, W, 3) uint8."""
     grey = grey_picture(image)
     tinted = ((1 - opacity) * grey + opacity * label_picture(label)).astype(np.uint8)
     return np.where((label > 0)[..., None], tinted, grey)
 
 
 def colour(number: int) -> str:
-    """A class's colour as CSS writes it."""
+    """Return the colour of a class in CSS notation."""
     return "#" + "".join(f"{part:02x}" for part in COLOURS[number % len(COLOURS)])

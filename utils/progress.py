@@ -1,4 +1,4 @@
-"""Progress bars: frequent updates on a terminal, a line now and then in a file, none where the receiver of messages shows none."""
+"""Progress bars: frequent updates on a terminal, rare ones in a file, none where the receiver of messages shows none."""
 
 import sys
 import time
@@ -10,20 +10,26 @@ from utils.messages import receiver
 
 
 class _Bar(tqdm):
-    """Goes by the time that has passed: tqdm goes by the clock, and stands still for an hour where that is put back by one."""
+    """A bar that uses monotonic time. tqdm uses the system clock, and does not update for an hour if that is set back by an hour."""
 
     _time = property(lambda self: time.monotonic, lambda self, clock: None)
 
 
 def progress(items: Iterable | None = None, **options) -> tqdm:
-    """tqdm over `items` (or a bar to move by hand), its options as usual; in a `with` it ends its line before an error is printed."""
+    """Return tqdm over `items`, or a bar that the caller updates; `options` are those of tqdm.
+
+    In a `with` statement the bar ends its line before an error is printed.
+    """
     if not receiver().shows_progress:
         options["disable"] = True
-    # every step looks at the time, so that nothing is left to tqdm's second thread, which goes by the clock
+    # miniters=1: every step checks the time, so that tqdm's monitor thread, which uses the system clock, is not needed.
+    interval = 20.0
+    if sys.stderr.isatty():
+        interval = 0.2
     return _Bar(
         items,
         dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 20.0,
+        mininterval=interval,
         miniters=1,
         **options,
     )

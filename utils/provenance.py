@@ -1,4 +1,4 @@
-"""Where a result came from."""
+"""The origin of a result: command, versions, machine and commit."""
 
 import hashlib
 import platform
@@ -13,20 +13,21 @@ PACKAGES = ("torch", "numpy", "scipy", "h5py", "connected-components-3d", "antsp
 
 
 def provenance() -> dict:
-    """Command, date, versions, machine and git commit (None outside a checkout; "+changes" with uncommitted ones) of this process."""
+    """Return command, date, versions, machine and git commit of this process; see `git_commit`."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        versions[name] = _version(name)
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in PACKAGES},
-        },
+        "versions": versions,
         "git_commit": git_commit(),
     }
 
 
 def git_commit() -> str | None:
+    """Return the commit of the checkout, with "+changes" after it if there are uncommitted changes; None outside a checkout."""
     here = Path(__file__).resolve().parents[1]
     try:
         commit = subprocess.run(
@@ -41,11 +42,13 @@ def git_commit() -> str | None:
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if changed.strip() else "")
+    if changed.strip():
+        return f"{commit}+changes"
+    return commit
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, which may be more than memory holds."""
+    """Return the SHA-256 of a file, which is read in blocks because it may be larger than memory."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""From a teacher's logits to a pseudo label, the largest component of each class in every sample."""
+"""Pseudo labels from a teacher's logits: the largest component of each class in every sample."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,18 +11,22 @@ from utils.transfer import to_device, to_host
 
 
 def class_pseudo_label(logits: Tensor, connectivity: Connectivity = 8) -> Callable[[], Tensor]:
-    """Argmax of logits (N, K, ...), then of every class in every sample its largest component; (N, ...) int64 on the same device.
+    """Start the pseudo label of logits (N, K, ...); the returned function gives it as (N, ...) int64 on the same device.
 
-    Components are found on the host, so the argmax (8 bits a pixel) is only sent there; the call that comes back ends it. Whatever the
-    device is asked for in between it does while the host filters. A second call gives the same tensor.
+    The pseudo label is the argmax, of which each sample keeps the largest component of each class. Components are found on the CPU:
+    this function only starts the copy of the argmax (one byte per pixel), and the returned function does the rest. Work that the
+    device receives in between runs in parallel. Calling the returned function again gives the same tensor.
 
-    `connectivity` as published: 8 for ACDC, 26 for LA and CoGRNet, 18 for Pancreas. Of two classes the argmax is what the 3-D methods
-    call "softmax of the foreground at least 0.5", but for a voxel with both logits equal, which counts as background here.
+    `connectivity` as published: 8 for ACDC, 26 for LA and CoGRNet, 18 for Pancreas. With two classes the argmax equals the published
+    3-D rule "softmax of the foreground at least 0.5", except where both logits are equal: such a voxel is background here.
     """
-    classes, device = logits.shape[1], logits.device
-    arrived = to_host(most_probable(logits.transpose(0, 1)))
-    return cache(
-        lambda: to_device(
-            largest_component_per_class(arrived(), classes, connectivity), device
-        ).long()
-    )
+    classes = logits.shape[1]
+    device = logits.device
+    copied = to_host(most_probable(logits.transpose(0, 1)))
+
+    @cache
+    def pseudo_label() -> Tensor:
+        kept = largest_component_per_class(copied(), classes, connectivity=connectivity)
+        return to_device(kept, device).long()
+
+    return pseudo_label

@@ -1,4 +1,4 @@
-"""What follows the training step: learning rates by name, and the ramp of the consistency weight."""
+"""Learning-rate schedules by name, and the ramp of the consistency weight."""
 
 import math
 from collections.abc import Callable
@@ -9,13 +9,16 @@ SCHEDULES: dict[str, Callable[..., float]] = {}
 
 
 def learning_rate(function: Callable[..., float]) -> Callable[..., float]:
-    """Makes a schedule known by its name to `--lr_schedule` and `--pre_lr_schedule`."""
+    """Register a schedule under its name for `--lr_schedule` and `--pre_lr_schedule`."""
     SCHEDULES[function.__name__] = function
     return function
 
 
 def schedule(name: str, drop_every: int) -> Schedule:
-    return partial(step, every=drop_every) if name == "step" else SCHEDULES[name]
+    """Return the schedule of that name; `drop_every` is the number of steps between two drops of `step`."""
+    if name == "step":
+        return partial(step, every=drop_every)
+    return SCHEDULES[name]
 
 
 @learning_rate
@@ -25,8 +28,10 @@ def constant(step: int, total: int) -> float:
 
 @learning_rate
 def step(step: int, total: int, every: int) -> float:
-    """A tenth after each `every` steps, 0: never."""
-    return 0.1 ** (step // every) if every else 1.0
+    """Multiply by 0.1 after every `every` steps; never if `every` is 0."""
+    if every == 0:
+        return 1.0
+    return 0.1 ** (step // every)
 
 
 @learning_rate
@@ -42,11 +47,11 @@ def cosine(step: int, total: int) -> float:
 
 
 def sigmoid_rampup(current: float, length: float) -> float:
-    """exp(-5 (1 - t)^2) with t = current / length held in 0..1 (Laine & Aila, arXiv 1610.02242)."""
+    """exp(-5 (1 - t)^2) with t = current / length clipped to 0..1 (Laine & Aila, arXiv 1610.02242)."""
     t = min(max(current / length, 0.0), 1.0)
     return math.exp(-5 * (1 - t) ** 2)
 
 
 def consistency_weight(step: int) -> float:
-    """The weight that the published code computes and logs but uses in no loss: 0.5 at the ramp's end after 30 000 steps."""
+    """Return the consistency weight of the published code, which logs it but uses it in no loss; it reaches 0.5 after 30 000 steps."""
     return 0.5 * sigmoid_rampup(step // 150, 200)

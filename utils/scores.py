@@ -17,7 +17,7 @@ from utils.metrics import (
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class of one case: raw metrics in voxels, in mm where the spacing is known, and the worst distance in either unit."""
+    """Metrics of one class of one case in voxels, and in mm if the spacing is known, with the worst possible distance in each unit."""
 
     case: str
     class_name: str
@@ -44,12 +44,16 @@ class ClassScore:
 def score_case(
     case: Case, prediction: np.ndarray, class_names: Sequence[str], with_mm: bool = True
 ) -> list[ClassScore]:
-    """Score each foreground class of a case; `class_names` start with the background."""
-    spacing = case.spacing_mm if with_mm else None
-    return [
-        score_masks(case.name, name, prediction == number, case.label == number, spacing)
-        for number, name in list(enumerate(class_names))[1:]
-    ]
+    """Score each foreground class of a case; `class_names` starts with the background."""
+    spacing = None
+    if with_mm:
+        spacing = case.spacing_mm
+    scores = []
+    for number, name in enumerate(class_names[1:], start=1):
+        mask = prediction == number
+        truth = case.label == number
+        scores.append(score_masks(case.name, name, prediction=mask, truth=truth, spacing=spacing))
+    return scores
 
 
 def score_masks(
@@ -59,9 +63,17 @@ def score_masks(
     truth: np.ndarray,
     spacing: Sequence[float] | None,
 ) -> ClassScore:
-    """Score one class of a case by its two masks; `spacing` (mm, in the axis order of the masks) where it is known."""
-    mm = None if spacing is None else mask_metrics(prediction, truth, spacing)
-    worst_mm = None if spacing is None else image_diagonal(truth.shape, spacing)
+    """Score one class of a case from its two masks; `spacing` is in mm, in the axis order of the masks, None if it is not known."""
+    mm = None
+    worst_mm = None
+    if spacing is not None:
+        mm = mask_metrics(prediction, truth, spacing=spacing)
+        worst_mm = image_diagonal(truth.shape, spacing)
     return ClassScore(
-        case, class_name, mask_metrics(prediction, truth), mm, image_diagonal(truth.shape), worst_mm
+        case=case,
+        class_name=class_name,
+        voxel=mask_metrics(prediction, truth),
+        mm=mm,
+        worst_voxel=image_diagonal(truth.shape),
+        worst_mm=worst_mm,
     )

@@ -1,4 +1,4 @@
-"""Shared memory (/dev/shm on Linux): processes pass tensors through it, and their locks lie in it. Containers often have little."""
+"""Shared memory (/dev/shm on Linux), which holds the tensors and locks that processes share. Containers often have little of it."""
 
 import multiprocessing
 import os
@@ -8,21 +8,21 @@ from utils.errors import UserError
 
 PLACE = Path("/dev/shm")
 MORE = "give the machine more shared memory (docker run --shm-size 1g)"
-PAGE = 4096  # bytes that a lock takes there
-LOCKS_OF_A_PROCESS = 8  # of its queues and events, an upper bound
+PAGE = 4096  # bytes per lock
+LOCKS_OF_A_PROCESS = 8  # upper bound, for its queues and events
 
 
 def free_bytes() -> int | None:
     """Free shared memory in bytes; None where the system does not show it as a folder."""
     try:
-        found = os.statvfs(PLACE)
+        status = os.statvfs(PLACE)
     except (AttributeError, OSError):
         return None
-    return found.f_bavail * found.f_frsize
+    return status.f_bavail * status.f_frsize
 
 
 def check_locks(count: int, remedy: str = "") -> None:
-    """Raise UserError where the system cannot make that many locks between processes; `remedy` begins what the message advises."""
+    """Raise UserError if the system cannot make that many locks between processes; `remedy` is the first advice in its message."""
     locks = []
     try:
         for _ in range(count):

@@ -9,7 +9,7 @@ from scipy.stats import wilcoxon
 
 
 def mean_sd(values: ArrayLike) -> tuple[float, float | None]:
-    """Mean and standard deviation (n - 1); None for the deviation of a single value."""
+    """Return mean and standard deviation (n - 1); the deviation of a single value is None."""
     numbers = np.asarray(values, float)
     mean = float(numbers.mean())
     if len(numbers) < 2:
@@ -24,20 +24,21 @@ def bootstrap_interval(
     level: float = 0.95,
     patients: Sequence[str] | None = None,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean difference (cases,) when cases are drawn again, with replacement; the same for the same seed.
-    `patients` (cases,): whose each case is; then patients are drawn, each with all cases."""
+    """Return the bootstrap percentile interval of the mean of differences (cases,), which is reproducible for each seed.
+
+    `patients` (cases,): the patient of each case. With it, patients are resampled with all their cases instead of single cases.
+    """
     sums, counts = by_patient(differences, patients)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
-    low, high = np.quantile(
-        sums[drawn].sum(1) / counts[drawn].sum(1), ((1 - level) / 2, (1 + level) / 2)
-    )
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 
 
 def by_patient(
     values: ArrayLike, patients: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sum over the cases of each patient, and how many there are; every case by itself where `patients` is None."""
+    """Return for each patient the sum over their cases and the number of cases; without `patients`, each case is its own patient."""
     numbers = np.asarray(values, float)
     if patients is None:
         return numbers, np.ones(len(numbers))
@@ -46,9 +47,10 @@ def by_patient(
 
 
 def wilcoxon_p(differences: ArrayLike) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test of the paired differences (cases,), cases without difference left out; 1 if all are.
+    """Return the two-sided p of Wilcoxon's signed-rank test of paired differences (cases,).
 
-    Differences are compared to nine decimals, so that equal ones of rounded figures are ties.
+    Cases without difference are omitted; p is 1 if no case differs. Differences are rounded to nine decimals, so that equal
+    differences of rounded numbers are ties.
     """
     rounded = np.round(np.asarray(differences, float), 9)
     if not rounded.any():

@@ -1,4 +1,4 @@
-"""Between the device and the host without waiting where there is something to do meanwhile."""
+"""Copies between the device and the CPU that do not block."""
 
 from collections.abc import Callable
 
@@ -8,26 +8,27 @@ from torch import Tensor
 
 
 def to_host(tensor: Tensor) -> Callable[[], np.ndarray]:
-    """Start the way to the host; the call that comes back waits for it to end. With CUDA the copy goes into pinned memory, behind what the
-    device has been asked for so far, and the device goes on with what it is asked for afterwards."""
+    """Start a copy to the CPU; the returned function waits for it and returns the array.
+
+    With CUDA the copy goes to pinned memory. It runs after the work that the device has already received, and does not block the work
+    that follows.
+    """
     if tensor.device.type != "cuda":
         return tensor.cpu().numpy
     copy = tensor.to("cpu", non_blocking=True)  # torch pins the memory of such a copy itself
     done = torch.cuda.Event()
     done.record()
 
-    def arrived() -> np.ndarray:
+    def wait() -> np.ndarray:
         done.synchronize()
         return copy.numpy()
 
-    return arrived
+    return wait
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array on the device; with CUDA the host does not wait for it."""
+    """Copy an array to the device; with CUDA the call returns before the copy has ended."""
     tensor = torch.from_numpy(array)
-    return (
-        tensor.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else tensor.to(device)
-    )
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

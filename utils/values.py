@@ -1,4 +1,4 @@
-"""Values of a Python caller, or of a JSON file, checked against the types of a settings class."""
+"""Checks of values from a Python caller or a JSON file against the types of a settings class."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -33,9 +33,9 @@ def checked(cls: type[T], values: Mapping[str, object]) -> T:
 
 
 def checked_values(cls: type, values: Mapping[str, object]) -> dict[str, Any]:
-    """Return the values as the fields of the dataclass `cls` have them: lists become tuples, texts paths.
+    """Return the values converted to the field types of the dataclass `cls`: lists become tuples, strings become paths.
 
-    Raises UserError for a name that is no field, and for a value of the wrong type.
+    Raises UserError for a name that is not a field, and for a value of the wrong type.
     """
     hints = get_type_hints(cls)
     names = [field.name for field in fields(cls)]
@@ -50,7 +50,7 @@ def checked_values(cls: type, values: Mapping[str, object]) -> dict[str, Any]:
 
 
 def convert(name: str, value: object, kind: Any) -> Any:
-    """Return the value as the type `kind` has it; UserError that begins with `name` where that is impossible."""
+    """Return the value converted to the type `kind`; raise UserError that begins with `name` if that is impossible."""
     origin = get_origin(kind)
     if origin is Literal:
         return _choice(name, value, choices=get_args(kind))

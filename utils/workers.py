@@ -1,4 +1,4 @@
-"""A pool of processes with one thread each, which ends with the process that made it."""
+"""A pool of processes with one thread each, which ends with the process that started it."""
 
 import multiprocessing
 import os
@@ -23,40 +23,39 @@ ONE_THREAD = (
 
 
 def check_processes(flag: str, count: int) -> None:
-    """UserError for more processes than a machine of this size can do anything with."""
+    """Raise UserError for more processes than this machine can use."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if count > most:
         raise UserError(
-            f"--{flag} {count}: more processes than {os.cpu_count()} processors can use; give at most {most}"
+            f"--{flag} {count}: more processes than {os.cpu_count()} processors can use; use at most {most}"
         )
 
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of `workers` processes. Where the block is left by an exception, Ctrl-C among them, they are ended at once."""
+    """Yield a pool of `workers` processes. If an exception (also Ctrl-C) leaves the block, they are ended at once."""
     check_locks(8)
     before = {key: os.environ.get(key) for key in (*ONE_THREAD, "TMPDIR")}
     with scratch("workers") as folder:
-        # libraries read these when they are loaded, so they must be set before a process starts; what an ended process leaves goes too
-        os.environ.update({**dict.fromkeys(ONE_THREAD, "1"), "TMPDIR": str(folder)})
-        pool = ProcessPoolExecutor(
-            workers, multiprocessing.get_context(START), initializer=_leave_signals_to_parent
-        )
+        # Libraries read these when they are loaded, so they must be set before a process starts. TMPDIR: temporary files of processes
+        # that are ended are deleted with the scratch folder.
+        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+        os.environ["TMPDIR"] = str(folder)
+        context = multiprocessing.get_context(START)
+        pool = ProcessPoolExecutor(workers, context, initializer=_leave_signals_to_parent)
         try:
             yield pool
             pool.shutdown()
         except BaseException:
-            processes, manager = (
-                list((pool._processes or {}).values()),
-                pool._executor_manager_thread,
-            )
+            processes = list((pool._processes or {}).values())
+            manager = pool._executor_manager_thread
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.terminate()
             for process in processes:
                 process.join(10)
             if manager is not None:
-                # one that closes its pipe while Python exits makes that fail (CPython 3.11)
+                # Python's exit fails if this thread closes its pipe at that moment (CPython 3.11).
                 manager.join(10)  # pyright: ignore[reportAttributeAccessIssue]  # a thread; typeshed names another class
             raise
         finally:
@@ -69,7 +68,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def ended_processes(then: str = ", finished cases are kept") -> Iterator[None]:
-    """A UserError where a process of the pool was killed, by a system out of memory for one; `then` ends its line."""
+    """Raise UserError if a process of the pool was killed, for example because memory ran out; `then` ends its message."""
     try:
         yield
     except BrokenProcessPool:
@@ -80,20 +79,24 @@ def ended_processes(then: str = ", finished cases are kept") -> Iterator[None]:
 
 @contextmanager
 def terminated(then: str = "the same command continues") -> Iterator[None]:
-    """A scheduler's SIGTERM, or the end of the terminal, ends the work as Ctrl-C does: with nothing half-written, and no process left
-    behind; `then` is said. In another thread than the main one, which no signal reaches, nothing changes."""
+    """Within the context, SIGTERM (for example from a scheduler) and the closing of the terminal raise Interrupted.
+
+    Work then ends as with Ctrl-C: no incomplete file and no process remains. `then` ends the message. Only the main thread receives
+    signals; in other threads this context changes nothing.
+    """
 
     def stop(number: int, frame) -> None:
         raise Interrupted(f"terminated; {then}", 128 + number)
 
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    before = {
-        number: signal.signal(number, stop)
-        for number in numbers
-        if signal.getsignal(number) != signal.SIG_IGN
-    }
+    numbers = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = [signal.SIGTERM]
+        if hasattr(signal, "SIGHUP"):  # Windows has none
+            numbers.append(signal.SIGHUP)
+    before = {}
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, stop)
     try:
         yield
     finally:
@@ -102,14 +105,14 @@ def terminated(then: str = "the same command continues") -> Iterator[None]:
 
 
 def _leave_signals_to_parent() -> None:
-    """Ctrl-C reaches every process of a terminal, but it is the parent that stops; and no process outlives a killed parent."""
+    """Ignore Ctrl-C, which reaches every process of a terminal, because the parent ends its processes; end if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(
-        target=_end_with, args=(multiprocessing.parent_process(),), daemon=True
-    ).start()
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent) -> None:
+    """Wait for the parent to end, then end this process."""
     parent.join()
     os._exit(1)

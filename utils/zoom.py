@@ -10,19 +10,19 @@ from torch import Tensor
 
 @lru_cache(maxsize=4096)
 def _nearest_indices(size: int, new_size: int) -> np.ndarray:
-    """Which of `size` pixels each of `new_size` takes in scipy.ndimage.zoom(order=0).
+    """Return for each of `new_size` pixels the source pixel of `size` that scipy.ndimage.zoom(order=0) takes; -1 for none.
 
-    -1: none. For some sizes (216 to 256, which ACDC has) scipy's rounding puts the last coordinate outside and fills in 0;
-    published networks were trained on and tested with that.
+    For some sizes (216 to 256, which occurs in ACDC) scipy's rounding puts the last coordinate outside the image and fills in 0.
+    Published networks were trained and tested with that.
     """
     return ndimage.zoom(np.arange(1, size + 1), new_size / size, order=0) - 1
 
 
 def zoom_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The last two axes (..., H, W) resized to `size` exactly as scipy.ndimage.zoom(order=0) does it, by picking rows and columns."""
-    rows, columns = (
-        _nearest_indices(old, new) for old, new in zip(array.shape[-2:], size, strict=True)
-    )
+    """Resize the last two axes (..., H, W) to `size` by picking rows and columns; the result equals scipy.ndimage.zoom(order=0)."""
+    height, width = size
+    rows = _nearest_indices(array.shape[-2], height)
+    columns = _nearest_indices(array.shape[-1], width)
     zoomed = array[..., rows[:, None], columns]
     zoomed[..., rows < 0, :] = 0
     zoomed[..., columns < 0] = 0
@@ -30,12 +30,13 @@ def zoom_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def zoom_nearest_on_device(tensor: Tensor, size: tuple[int, int]) -> Tensor:
-    """`zoom_nearest` of a tensor (..., H, W), where it is."""
+    """Resize a tensor (..., H, W) as `zoom_nearest` does, on its device."""
     for axis, new in zip((-2, -1), size, strict=True):
         picks, filled = _picks_on_device(tensor.shape[axis], new, tensor.device)
         tensor = tensor.index_select(axis, picks)
         if filled is not None:
-            tensor = tensor * filled.to(tensor.dtype).unflatten(0, (-1,) + (1,) * (-1 - axis))
+            shape = (-1, *[1] * (-1 - axis))
+            tensor = tensor * filled.to(tensor.dtype).unflatten(0, shape)
     return tensor
 
 
@@ -43,7 +44,9 @@ def zoom_nearest_on_device(tensor: Tensor, size: tuple[int, int]) -> Tensor:
 def _picks_on_device(
     size: int, new_size: int, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """`_nearest_indices` as a tensor, and where they pick something; None where they do everywhere."""
+    """Return `_nearest_indices` as a tensor, and a mask of the pixels that have a source; the mask is None if all have one."""
     indices = _nearest_indices(size, new_size)
-    filled = None if indices.min() >= 0 else torch.from_numpy(indices >= 0).to(device)
-    return torch.from_numpy(indices.clip(0)).to(device), filled
+    picks = torch.from_numpy(indices.clip(0)).to(device)
+    if indices.min() >= 0:
+        return picks, None
+    return picks, torch.from_numpy(indices >= 0).to(device)
