@@ -48,7 +48,7 @@ def one_by_one(data: Random, draws: list[Draw]) -> dict[str, torch.Tensor]:
     """The plain formula: scipy's rotation, numpy's picking, a contiguous copy, class numbers in 64 bits, a stack."""
     images, labels = [], []
     for draw in draws:
-        image, label = data.case(draw.index)
+        image, label = data.case(draw.case)
         rng, arrays = np.random.default_rng(draw.seed), [image, *label]
         for spatial in data.augment[0].spatial:
             transform = spatial(rng, arrays[0].shape[1:])

@@ -1,7 +1,7 @@
 """Augmentation: a random draw, then a deterministic transform that can be replayed and tested.
 
-Spatial transforms work on the trailing axes, so that image (C, ...) and label (...) go through the same one; BCP has these alone.
-Intensity transforms change the image only.
+Spatial transforms work on the trailing axes, so that an image (C, ...) and its label (...) go through the same one. BCP uses only
+these. Intensity transforms change only the image.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,12 +10,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from dataloaders.transforms import Array, Picks, Resize, SliceTransform, Transform, VolumeTransform
+from dataloaders.transforms import (
+    Array,
+    HostTransform,
+    Picks,
+    Resize,
+    SliceTransform,
+    Transform,
+    VolumeTransform,
+)
 from utils.errors import UserError
 
-SpatialDraw = Callable[
-    [np.random.Generator, Sequence[int]], Transform
-]  # (rng, spatial shape) -> transform
+SpatialDraw = Callable[[np.random.Generator, Sequence[int]], Transform]
+"""From a generator and the spatial shape of an image to a transform."""
 IntensityDraw = Callable[[np.random.Generator], Transform]
 INTENSITIES: dict[str, IntensityDraw] = {}
 SPATIAL: dict[str, SpatialDraw] = {}
@@ -31,95 +38,131 @@ class Augmentation:
     def __call__(
         self, rng: np.random.Generator, image: Array, label: Array | None
     ) -> dict[str, Array]:
-        """Of an image (C, ...) and its label (...), or views of them: "image"; "label", if there is one; with intensity transforms "plain"
-        too, the image without them. Raises UserError for tensors and a transform that takes arrays alone."""
-        joined = Picks((), tuple(image.shape[1:]))
+        """Augment an image (C, ...) and its label (...), if it has one.
+
+        Returns "image" and, where there is a label, "label"; with intensity transforms also "plain", the image before them. These may
+        be views of the arguments. Raises UserError for a tensor and a transform that works only on arrays.
+        """
+        joined = Picks((), shape=tuple(image.shape[1:]))
         for draw in self.spatial:
             transform = draw(rng, joined.shape_after)
             if isinstance(transform, (Resize, SliceTransform)):
                 joined = replace(joined, transforms=(*joined.transforms, transform))
                 continue
-            image, label = _both(transform, *_both(joined, image, label))
-            joined = Picks((), tuple(image.shape[1:]))
-        image, label = _both(joined, image, label)
-        views = {"plain": image} if self.intensity else {}
+            image, label = _apply_to_both(joined, image, label=label)
+            image, label = _apply_to_both(transform, image, label=label)
+            joined = Picks((), shape=tuple(image.shape[1:]))
+        image, label = _apply_to_both(joined, image, label=label)
+        views: dict[str, Array] = {}
+        if self.intensity:
+            views["plain"] = image
         for draw in self.intensity:
-            image, _ = _both(draw(rng), image, None)
-        return views | {"image": image} | ({} if label is None else {"label": label})
+            image = _apply(draw(rng), image)
+        views["image"] = image
+        if label is not None:
+            views["label"] = label
+        return views
 
 
-def _both(transform: Transform, image: Array, label: Array | None) -> tuple[Array, Array | None]:
-    if isinstance(image, Tensor) and not isinstance(transform, (Picks, VolumeTransform)):
-        raise UserError(
-            f"--cache device: the augmentation {transform} takes arrays on the host alone; leave --cache device out"
-        )
-    return transform(image), None if label is None else transform(label)
+def _apply_to_both(
+    transform: Transform, image: Array, label: Array | None
+) -> tuple[Array, Array | None]:
+    changed_image = _apply(transform, image)
+    if label is None:
+        return changed_image, None
+    return changed_image, _apply(transform, label)
+
+
+def _apply(transform: Transform, array: Array) -> Array:
+    if not isinstance(array, Tensor):
+        return transform(array)
+    if isinstance(transform, (Picks, VolumeTransform)):
+        return transform(array)
+    raise UserError(
+        f"--cache device: the augmentation {transform} works only on arrays in the host's memory. Omit --cache device."
+    )
 
 
 def intensity(draw: IntensityDraw) -> IntensityDraw:
-    """Makes an intensity transform known by its name to `--intensity`."""
+    """Register an intensity transform under its name for `--intensity`."""
     INTENSITIES[draw.__name__] = draw
     return draw
 
 
 @intensity
-def gamma(rng: np.random.Generator) -> Transform:
-    """The image, taken as 0..1 between its ends, to a power of 0.7 to 1.5."""
+def gamma(rng: np.random.Generator) -> HostTransform:
+    """Raise the image, scaled to 0..1 between its minimum and maximum, to a power of 0.7 to 1.5."""
     exponent = np.exp(rng.uniform(np.log(0.7), np.log(1.5)))
 
     def transform(image: np.ndarray) -> np.ndarray:
-        low, span = image.min(), np.ptp(image) or 1
-        return (((image - low) / span) ** exponent * span + low).astype(image.dtype)
+        low = image.min()
+        span = np.ptp(image) or 1
+        unit = (image - low) / span
+        changed = unit**exponent * span + low
+        return changed.astype(image.dtype)
 
     return transform
 
 
 @intensity
-def brightness(rng: np.random.Generator) -> Transform:
-    """Up to 0.3 of the image's standard deviation more or less everywhere."""
+def brightness(rng: np.random.Generator) -> HostTransform:
+    """Add one number everywhere, up to 0.3 of the image's standard deviation in either direction."""
     shift = rng.uniform(-0.3, 0.3)
-    return lambda image: (image + shift * image.std()).astype(image.dtype)
+
+    def transform(image: np.ndarray) -> np.ndarray:
+        changed = image + shift * image.std()
+        return changed.astype(image.dtype)
+
+    return transform
 
 
 @intensity
-def noise(rng: np.random.Generator) -> Transform:
-    """Normal noise of up to 0.1 of the image's standard deviation."""
-    scale, seed = rng.uniform(0, 0.1), rng.integers(2**63)
-    return lambda image: (
-        image + scale * image.std() * np.random.default_rng(seed).normal(size=image.shape)
-    ).astype(image.dtype)
+def noise(rng: np.random.Generator) -> HostTransform:
+    """Add normal noise of up to 0.1 of the image's standard deviation."""
+    scale = rng.uniform(0, 0.1)
+    seed = rng.integers(2**63)
+
+    def transform(image: np.ndarray) -> np.ndarray:
+        normal = np.random.default_rng(seed).normal(size=image.shape)
+        changed = image + scale * image.std() * normal
+        return changed.astype(image.dtype)
+
+    return transform
 
 
 def spatial(draw: SpatialDraw) -> SpatialDraw:
-    """Makes a spatial transform known by its name to `--spatial`."""
+    """Register a spatial transform under its name for `--spatial`."""
     SPATIAL[draw.__name__] = draw
     return draw
 
 
 @spatial
-def scale(rng: np.random.Generator, shape: Sequence[int]) -> Transform:
-    """Everything 0.8 to 1.25 times as large about the middle, by nearest neighbour; zeros beyond the image's edge."""
-    factor, dims = np.exp(rng.uniform(np.log(0.8), np.log(1.25))), len(shape)
+def scale(rng: np.random.Generator, shape: Sequence[int]) -> HostTransform:
+    """Scale by 0.8 to 1.25 about the middle, by nearest neighbour; zeros beyond the image's edge."""
+    factor = np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
+    dims = len(shape)
 
     def transform(array: np.ndarray) -> np.ndarray:
         for axis, side in zip(range(-dims, 0), array.shape[-dims:], strict=True):
             middle = (side - 1) / 2
             source = np.rint((np.arange(side) - middle) / factor + middle).astype(int)
             array = np.take(array, source.clip(0, side - 1), axis)
-            edge = ((source < 0) | (source >= side)).reshape(-1, *[1] * (-1 - axis))
-            array = np.where(edge, array.dtype.type(0), array)
+            is_outside = (source < 0) | (source >= side)
+            axes_behind = [1] * (-1 - axis)
+            zero = array.dtype.type(0)
+            array = np.where(is_outside.reshape(-1, *axes_behind), zero, array)
         return array
 
     return transform
 
 
 def resize(size: tuple[int, int]) -> SpatialDraw:
-    """No draw: (..., H, W) to `size` by nearest neighbour."""
+    """Resize (..., H, W) to `size` by nearest neighbour; nothing is drawn."""
     return lambda rng, shape: Resize(size)
 
 
 def turn_or_rotate(rng: np.random.Generator, shape: Sequence[int]) -> SliceTransform:
-    """Half of the draws: a quarter turn and a flip. Of the other half, half: a rotation by a whole angle in [-20, 20)."""
+    """Draw a quarter turn and a flip (1/2), a rotation by a whole angle in [-20, 20) degrees (1/4) or no change (1/4)."""
     if rng.random() > 0.5:
         return SliceTransform(quarter_turns=int(rng.integers(4)), flip_axis=int(rng.integers(2)))
     if rng.random() > 0.5:
@@ -129,9 +172,12 @@ def turn_or_rotate(rng: np.random.Generator, shape: Sequence[int]) -> SliceTrans
 
 @dataclass(frozen=True)
 class VolumeAugmentation:
-    """How patches are drawn. `spare`: voxels to add on each side beyond what a scan lacks, where any side is not larger than the
-    patch; `turn`: quarter turns and a flip, before the crop or, with `crop_first`, after it (CoGRNet); `centre`: the middle of the scan
-    instead of a random place."""
+    """How patches are drawn.
+
+    `spare`: voxels to add on each side in addition to what a scan lacks, where any side is not larger than the patch. `turn`: whether
+    quarter turns and a flip are drawn; they come before the crop or, with `crop_first`, after it (CoGRNet). `centre`: take the middle
+    of the scan instead of a random place.
+    """
 
     patch_size: tuple[int, ...]
     spare: int
@@ -140,26 +186,38 @@ class VolumeAugmentation:
     crop_first: bool = False
 
     def draw(self, rng: np.random.Generator, shape: Sequence[int]) -> VolumeTransform:
-        """A transform for a scan of `shape`; its corner is uniform in [0, side - patch) of the padded scan."""
-        turns, flip = (int(rng.integers(4)), int(rng.integers(2))) if self.turn else (0, None)
-        shape, sides = tuple(shape), self.patch_size
-        if turns % 2:  # the scan is turned before the crop, or the patch after it
-            if self.crop_first:
-                sides = (sides[1], sides[0], *sides[2:])
+        """Draw a transform for a scan of `shape`; its corner is uniform in [0, side - patch) of the padded scan."""
+        turns = 0
+        flip = None
+        if self.turn:
+            turns = int(rng.integers(4))
+            flip = int(rng.integers(2))
+        shape = tuple(shape)
+        sides = self.patch_size
+        if turns % 2 and self.crop_first:  # the patch is turned after the crop
+            sides = (sides[1], sides[0], *sides[2:])
+        elif turns % 2:  # the scan is turned before the crop
+            shape = (shape[1], shape[0], *shape[2:])
+        margin = self._margin(shape, sides)
+        start: list[int] = []
+        for side, more, patch in zip(shape, margin, sides, strict=True):
+            room = side + 2 * more - patch
+            if self.centre:
+                start.append(round(room / 2))
             else:
-                shape = (shape[1], shape[0], *shape[2:])
-        margin = (0,) * len(shape)
-        if any(side <= patch for side, patch in zip(shape, sides, strict=True)):
-            margin = tuple(
-                max((patch - side) // 2 + self.spare, 0)
-                for side, patch in zip(shape, sides, strict=True)
-            )
-        room = [
-            side + 2 * more - patch for side, more, patch in zip(shape, margin, sides, strict=True)
-        ]
-        start = (
-            tuple(round(r / 2) for r in room)
-            if self.centre
-            else tuple(int(rng.integers(r)) for r in room)
+                start.append(int(rng.integers(room)))
+        return VolumeTransform(
+            tuple(start),
+            patch_size=sides,
+            margin=margin,
+            quarter_turns=turns,
+            flip_axis=flip,
+            crop_first=self.crop_first,
         )
-        return VolumeTransform(start, sides, margin, turns, flip, self.crop_first)
+
+    def _margin(self, shape: Sequence[int], sides: Sequence[int]) -> tuple[int, ...]:
+        """Voxels to add on both sides of each axis: none where the scan is larger than the patch along every axis."""
+        pairs = list(zip(shape, sides, strict=True))
+        if all(side > patch for side, patch in pairs):
+            return (0,) * len(pairs)
+        return tuple(max((patch - side) // 2 + self.spare, 0) for side, patch in pairs)

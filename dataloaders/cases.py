@@ -1,6 +1,7 @@
 """Whole cases: volumes to validate and test on, and what training volumes are cut from."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +15,52 @@ from utils.messages import message
 from utils.progress import progress
 
 
+@dataclass(frozen=True)
+class Volume:
+    """A volume as `Case` has it, whose label may not have been read."""
+
+    image: np.ndarray
+    label: np.ndarray | None
+    spacing_mm: tuple[float, ...] | None
+    affine: np.ndarray | None
+
+
 def in_memory(
     facts: DatasetFacts, image: np.ndarray, label: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """A stored volume (C, ...) and label as the methods see them: axes x, y, z for 3-D data sets, z-scored where the loader does it
-    (every channel for itself), task labels."""
+    """Convert a stored volume (C, ...) and its label to what the methods see.
+
+    Axes are x, y, z for 3-D data sets, labels are task labels, and images are z-scored where the data set says so, each channel by its
+    own mean and standard deviation.
+    """
     if facts.zscore:
         image = np.stack([(channel - channel.mean()) / (channel.std() or 1) for channel in image])
-    return turned(facts, image), None if label is None else turned(facts, facts.task_label(label))
+    image = turned(facts, image)
+    if label is None:
+        return image, None
+    return image, turned(facts, facts.task_label(label))
 
 
 def turned(facts: DatasetFacts, volume: np.ndarray) -> np.ndarray:
-    """A stored volume (..., three axes) with them as they are in memory, contiguous."""
-    return np.ascontiguousarray(volume.swapaxes(-1, -3) if facts.swapped else volume)
+    """A stored volume (..., three axes) with its last three axes in the order in memory, contiguous."""
+    if facts.swapped:
+        volume = volume.swapaxes(-1, -3)
+    return np.ascontiguousarray(volume)
 
 
-def read_volume(facts: DatasetFacts, path: Path, name: str, label: bool = True) -> Case:
-    """One case with its spacing and affine where the file has them; without `label` that data set is not opened."""
-    image, truth, attributes = read_case(path, facts, 3, label)
+def read_volume(facts: DatasetFacts, path: Path, name: str) -> Case:
+    """Read a case with its label, and its spacing and affine where the file has them."""
+    volume = read_stored(facts, path, label=True)
+    assert volume.label is not None  # it was asked for
+    return Case(name, volume.image, volume.label, volume.spacing_mm, volume.affine)
+
+
+def read_stored(facts: DatasetFacts, path: Path, label: bool) -> Volume:
+    """Read a volume of one file; without `label` the data set of its label is not opened.
+
+    Raises UserError where the file is damaged or its spacing is not three positive numbers.
+    """
+    image, truth, attributes = read_case(path, facts, dims=3, label=label)
     spacing = read_attribute(path, attributes, "spacing_mm", (3,))
     if spacing is not None and not (spacing > 0).all():
         raise UserError(
@@ -39,17 +68,26 @@ def read_volume(facts: DatasetFacts, path: Path, name: str, label: bool = True) 
         )
     affine = read_attribute(path, attributes, "affine", (4, 4))
     image, truth = in_memory(facts, image, truth)
-    spacing = None if spacing is None else tuple(spacing[:: -1 if facts.swapped else 1].tolist())
-    return Case(name, image, truth, spacing, affine)
+    return Volume(image, truth, _in_axis_order(facts, spacing), affine)
+
+
+def _in_axis_order(facts: DatasetFacts, spacing: np.ndarray | None) -> tuple[float, ...] | None:
+    """A stored spacing in the order of the axes in memory."""
+    if spacing is None:
+        return None
+    if facts.swapped:
+        spacing = np.flip(spacing)
+    return tuple(spacing.tolist())
 
 
 def read_cases(
     facts: DatasetFacts, root: Path, split: str, say: Callable[[str], None] = message
 ) -> list[Case]:
-    """The volumes of the split `val` or `test`, in list order; `say` is told what is strange about them."""
+    """Read the volumes of the split `val` or `test`, in list order; `say` gets the warnings about their contents."""
     check_root(root, facts.name)
     names = facts.read_list(root, facts.list_name(split))
-    contents, cases = Contents(f"{split} volumes", True, say), []
+    contents = Contents(f"{split} volumes", whole=True, say=say)
+    cases: list[Case] = []
     with progress(
         names, desc=f"reading {split} volumes", unit="file", leave=False, delay=0.5
     ) as bar:
@@ -58,5 +96,5 @@ def read_cases(
             case = read_volume(facts, path, name)
             contents.look(path, case.image, [case.label])
             cases.append(case)
-    contents.tell()
+    contents.report()
     return cases

@@ -1,4 +1,4 @@
-"""Images with nothing to see and labels with nothing drawn, told when they are read."""
+"""Warnings about images without contrast and labels without foreground, when they are read."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,20 +8,25 @@ import numpy as np
 from utils.errors import UserError
 
 SHOWN = 3
+"""How many files a warning names."""
 
 
 class Contents:
-    """Looks at one case after the other; `say` is told at the end what is strange."""
+    """Counts constant images and empty labels, one case after the other; `say` gets the warnings at the end."""
 
     def __init__(self, what: str, whole: bool, say: Callable[[str], None]):
-        """`what` they are, for the messages; `whole`: volumes, whose labels should each hold something (of slices many hold nothing)."""
-        self.what, self.whole, self.say = what, whole, say
+        """`what`: the name of the images in messages. `whole`: whether each label should have a foreground, as those of volumes should;
+        labels of many slices have none."""
+        self.what = what
+        self.whole = whole
+        self.say = say
         self.constant: list[Path] = []
         self.empty: list[Path] = []
-        self.images = self.labels = 0
+        self.images = 0
+        self.labels = 0
 
     def look(self, path: Path, image: np.ndarray, labels: Sequence[np.ndarray]) -> None:
-        """An image (C, ...) and its labels, if it has any."""
+        """Count an image (C, ...) and its labels, if it has any."""
         self.images += 1
         if any(channel.min() == channel.max() for channel in image):
             self.constant.append(path)
@@ -30,25 +35,28 @@ class Contents:
             if not any(label.any() for label in labels):
                 self.empty.append(path)
 
-    def tell(self) -> None:
-        """Raises UserError where nothing can be learnt or scored: all images are constant, or all labels empty."""
-        for found, count, fault in (
-            (self.constant, self.images, "an image of one value, nothing to see"),
-            (self.empty, self.labels, "a label without foreground"),
-        ):
-            if found and len(found) == count:
-                raise UserError(
-                    f"{found[0]}: {fault}, and so are all {count} {self.what} that have one; prepare them again"
-                )
+    def report(self) -> None:
+        """Send the warnings; raise UserError where nothing can be learnt or scored: all images are constant, or all labels empty."""
+        self._refuse_all(self.constant, self.images, fault="an image of one value, nothing to see")
+        self._refuse_all(self.empty, self.labels, fault="a label without foreground")
         if self.constant:
             self.say(
-                f"warning: {_listed(self.constant, self.images)} {self.what} hold one value alone, nothing to see; look at them"
+                f"warning: {_listed(self.constant, self.images)} {self.what} hold only one value, nothing to see; look at them"
             )
         if self.empty and self.whole:
             self.say(
                 f"warning: {_listed(self.empty, self.labels)} {self.what} have a label without foreground; look at them"
             )
 
+    def _refuse_all(self, paths: Sequence[Path], count: int, fault: str) -> None:
+        if paths and len(paths) == count:
+            raise UserError(
+                f"{paths[0]}: {fault}, and so are all {count} {self.what} that have one; prepare them again"
+            )
+
 
 def _listed(paths: Sequence[Path], count: int) -> str:
-    return f"{len(paths)} of {count} ({', '.join(map(str, paths[:SHOWN]))}{', ...' if len(paths) > SHOWN else ''})"
+    names = ", ".join(map(str, paths[:SHOWN]))
+    if len(paths) > SHOWN:
+        names += ", ..."
+    return f"{len(paths)} of {count} ({names})"

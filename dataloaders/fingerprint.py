@@ -1,7 +1,7 @@
 """Fingerprints of images: equal for copies of one scan, whatever file, header, number type or orientation they were saved with."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -13,7 +13,7 @@ BLOCK = 2**16
 
 
 def fingerprint(image: np.ndarray) -> str:
-    """The fingerprint of an image of any number of axes; empty for a blank one, which many scans share.
+    """Compute the fingerprint of an image of any number of axes; empty for a blank one, which many scans share.
 
     It does not change when axes are flipped or exchanged, nor with the number type (values count as float32). For every axis, the
     voxels of each plane are hashed without regard to their order; the planes are then hashed in order, from the end that comes first.
@@ -28,10 +28,10 @@ def fingerprint(image: np.ndarray) -> str:
     return hashlib.blake2b(b"|".join(axes), digest_size=12).hexdigest()
 
 
-def fingerprints(images: Sequence[np.ndarray]) -> list[str]:
+def fingerprints(images: Iterable[np.ndarray]) -> list[str]:
     """The fingerprints of the images, in their order; blank ones and repetitions are omitted."""
-    found = dict.fromkeys(fingerprint(image) for image in images)
-    return [one for one in found if one]
+    unique = dict.fromkeys(fingerprint(image) for image in images)
+    return [one for one in unique if one]
 
 
 def _plane_sums(image: np.ndarray) -> list[np.ndarray]:

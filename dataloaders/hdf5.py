@@ -1,4 +1,4 @@
-"""Reading the HDF5 files and case lists of the public preparations, with every fault named in one line."""
+"""Reading and writing the HDF5 files and case lists of prepared data; every fault is reported in one line."""
 
 import hashlib
 import os
@@ -20,15 +20,17 @@ CONTENT = "content_sha256"
 SPLITS = Path(__file__).resolve().parents[1] / "data_split"
 ENDING = ".h5"
 SMALL = 64 * 2**20
-DENSEST = 2000  # bytes that a byte of a file may stand for; gzip comes to 1030 at best
+"""Bytes that a data set may always need in memory."""
+DENSEST = 2000
+"""Bytes in memory that a byte of a file may stand for; gzip reaches 1030 at most."""
 
 
 def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
-    """Case names of the list `name`, from `root` (where it may be called `also`) or else from the repository's data_split.
+    """Read the case names of the list `name`, from `root` (where its name may be `also`) or else from the repository's data_split.
 
-    See `list_lines` for what of a line is the name. Raises UserError where there is no list, nothing in it, or no plain name.
+    See `list_lines` for which part of a line is the name. Raises UserError where the list is missing or empty, or a name is not plain.
     """
-    path = find_list(root, dataset, name, also)
+    path = find_list(root, dataset, name=name, also=also)
     if path is None:
         raise UserError(f"{root / name}: no such list, and none in {SPLITS / dataset}")
     if cases := list_lines(path):
@@ -45,23 +47,29 @@ def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
 
 
 def find_list(root: Path, dataset: str, name: str, also: str = "") -> Path | None:
-    """Where `read_list` finds the list, whatever lies there; None where there is none."""
-    paths = (root / name, *([root / also] if also else []), SPLITS / dataset / name)
-    return next((path for path in paths if os.path.lexists(path)), None)
+    """Path of the list that `read_list` reads, which may be a folder or a broken link; None where there is none."""
+    paths = [root / name]
+    if also:
+        paths.append(root / also)
+    paths.append(SPLITS / dataset / name)
+    for path in paths:
+        if os.path.lexists(path):
+            return path
+    return None
 
 
 def list_lines(path: Path) -> list[str]:
-    """The case names in a list's file, none where it is missing.
+    """Read the case names in a list's file; none where it is missing.
 
-    A line that ends in .h5 is a name with that ending, whatever else it holds. Of another line the name ends at the first comma, as
-    in the public lists. `list_line` is the inverse. Raises UserError for a file that is no text, and for a name that would lead out
+    A line that ends in .h5 is a name with that ending, even if it has commas. In any other line the name ends at the first comma, as
+    in the public lists. `list_line` is the inverse. Raises UserError for a file that is not text, and for a name that would lead out
     of the data's folder or that no file can have.
     """
     if not os.path.lexists(path):
         return []
     try:
         if not path.is_file():
-            raise OSError("a folder or a broken link, say")
+            raise OSError("it is a folder or a broken link, for example")
         text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
@@ -85,10 +93,13 @@ def _name_in(line: str) -> str:
 
 def list_line(name: str) -> str:
     """The line of a case list that `list_lines` reads as this name."""
-    return f"{name}{ENDING}" if "," in name or name.endswith(ENDING) else name
+    if "," in name or name.endswith(ENDING):
+        return f"{name}{ENDING}"
+    return name
 
 
 def check_root(root: Path, dataset: str) -> None:
+    """Raise UserError where the folder of the data is missing."""
     if not root.is_dir():
         raise UserError(
             f"{root}: no such folder; put the {dataset} data there, name its place with --root_path, "
@@ -100,7 +111,7 @@ def check_root(root: Path, dataset: str) -> None:
 def opened(
     path: Path, missing: str = "no such file, though a case list names it"
 ) -> Iterator[h5py.File]:
-    """The HDF5 file, open for reading; raises UserError where it is missing or damaged, in the block too."""
+    """Open the HDF5 file for reading; raises UserError where it is missing or damaged, also for faults within the block."""
     if not path.is_file():
         raise UserError(f"{path}: {missing}")
     try:
@@ -120,16 +131,18 @@ def opened(
 
 
 def numbers(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
-    """The data set of that name, not yet read; raises UserError where it is missing, holds no numbers, lies in another file, or asks for
-    memory that its file cannot fill."""
+    """The data set of that name, not yet read.
+
+    Raises UserError where it is missing, is not numeric, is stored in another file, or claims more memory than its file can fill.
+    """
     if isinstance(file.get(key, getlink=True), h5py.ExternalLink):
         raise UserError(
             f"{path}: '{key}' leads to another file; prepare the case again, with its numbers inside"
         )
     if key not in file:
-        found = ", ".join(map(shown, file)) or "nothing"
+        names = ", ".join(map(shown, file)) or "nothing"
         raise UserError(
-            f"{path}: no data set of numbers '{key}' in it (found: {found}); prepare the case again"
+            f"{path}: no data set of numbers '{key}' in it (found: {names}); prepare the case again"
         )
     item = file[key]
     if not isinstance(item, h5py.Dataset) or _kind(item) not in "biuf" or item.shape is None:
@@ -138,21 +151,21 @@ def numbers(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
         raise UserError(
             f"{path}: '{key}' leads to another file; prepare the case again, with its numbers inside"
         )
-    asked = item.dtype.itemsize * int(np.prod(item.shape, dtype=object))
-    if asked > max(SMALL, DENSEST * path.stat().st_size):
+    claimed = item.dtype.itemsize * int(np.prod(item.shape, dtype=object))
+    if claimed > max(SMALL, DENSEST * path.stat().st_size):
         raise UserError(
-            f"{path}: '{key}' claims {asked / 2**30:.0f} GiB, more than the file can hold; copy or prepare it again"
+            f"{path}: '{key}' claims {claimed / 2**30:.0f} GiB, more than the file can hold; copy or prepare it again"
         )
     chunk = item.dtype.itemsize * int(np.prod(item.chunks or (), dtype=object))
-    if chunk > max(SMALL, asked):  # HDF5 reads a chunk as a whole
+    if chunk > max(SMALL, claimed):  # HDF5 reads a chunk as a whole
         raise UserError(
-            f"{path}: '{key}' is stored in chunks of {chunk / 2**20:.0f} MiB, more than its {asked / 2**20:.0f} MiB; prepare it again"
+            f"{path}: '{key}' is stored in chunks of {chunk / 2**20:.0f} MiB, more than its {claimed / 2**20:.0f} MiB; prepare it again"
         )
     return item
 
 
 def _kind(item: h5py.Dataset) -> str:
-    """The kind of its numbers, - where numpy has no type for them."""
+    """numpy's letter for the kind of its numbers, "-" where numpy has no type for them."""
     try:
         return item.dtype.kind
     except TypeError:
@@ -160,23 +173,23 @@ def _kind(item: h5py.Dataset) -> str:
 
 
 def read_attributes(file: h5py.File) -> dict[str, Any]:
-    """A file's attributes, those left out that are of no type that numpy knows."""
-    found = {}
+    """Read a file's attributes; those whose type numpy does not know are skipped."""
+    attributes: dict[str, Any] = {}
     for key in file.attrs:
         try:
-            found[key] = file.attrs[key]
+            attributes[key] = file.attrs[key]
         except TypeError:
             continue
-    return found
+    return attributes
 
 
 def write_hdf5(
-    path: Path, data: Mapping[str, np.ndarray], attributes: Mapping[str, Any], **options
+    path: Path, data: Mapping[str, np.ndarray], attributes: Mapping[str, Any], **options: Any
 ) -> str:
-    """Write data sets, each with the `options` of h5py's create_dataset, and attributes; whole or not at all. Raises OSError where the
-    disk does not take it: the file is made in memory, because HDF5 itself ends the process when it closes one on a full disk.
+    """Write data sets, each with the `options` of h5py's create_dataset, and attributes; whole or not at all.
 
-    The attribute `CONTENT` is added. Returns the SHA-256 of the file.
+    The attribute `CONTENT` is added. Returns the SHA-256 of the file. Raises OSError where it cannot be written. The file is made in
+    memory first, because HDF5 itself ends the process when it closes a file on a full disk.
     """
     with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         for key, array in data.items():
@@ -210,11 +223,15 @@ def _add_to_hash(digest: Any, name: str, value: Any) -> None:
 
 
 def content_fault(path: Path) -> str:
-    """Why the file is not as `write_hdf5` left it, one line; empty if it is. It is read whole, which of older files, without the
-    attribute `CONTENT`, is all that can be checked."""
+    """Why the file is not as `write_hdf5` wrote it, one line; empty if it is.
+
+    The whole file is read. In older files, which lack the attribute `CONTENT`, nothing more can be checked.
+    """
+    data: dict[str, np.ndarray] = {}
     try:
         with opened(path) as file:
-            data = {key: numbers(path, file, key)[()] for key in file}
+            for key in map(str, file):
+                data[key] = numbers(path, file, key)[()]
             attributes = read_attributes(file)
     except UserError as error:
         return str(error)
@@ -224,7 +241,7 @@ def content_fault(path: Path) -> str:
 
 
 def read_label(path: Path, file: h5py.File, values: int, key: str = "label") -> np.ndarray:
-    """A label (uint8); raises UserError unless it holds whole numbers 0..values-1."""
+    """Read a label (uint8); raises UserError unless its values are whole numbers 0..values-1."""
     label = numbers(path, file, key)[()]
     if label.size and not (label.min() >= 0 and label.max() < values):
         raise UserError(
@@ -251,10 +268,11 @@ class Layout(Protocol):
 def read_case(
     path: Path, layout: Layout, dims: int, label: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None, dict]:
-    """Image (C, ...) float32, label (...) uint8 (None and never touched unless asked for), of `dims` axes, and attributes of one file.
+    """Read one file: image (C, ...) float32 and label (...) uint8 with `dims` spatial axes, and the file's attributes.
 
-    An image of one channel may be stored with or without an axis for it. Raises UserError where the file is missing or damaged, a
-    data set is missing, shapes differ, an image is not finite, a label lies outside 0..label_values-1 or is two drawn slices alone.
+    Without `label` the label is not opened, and None is returned for it. An image of one channel may be stored with or without an axis
+    for it. Raises UserError where the file is missing or damaged, a data set is missing, shapes differ, the image is not finite, or the
+    label has values outside 0..label_values-1 or is only two drawn slices.
     """
     with opened(path) as file:
         if label and ANNOTATED in file.attrs:
@@ -263,16 +281,16 @@ def read_case(
                 f"code/CoGRNet_register.py and train with code/CoGRNet_train.py, or give a whole label"
             )
         image = numbers(path, file, "image")[()].astype(np.float32, copy=False)
-        truth = read_label(path, file, layout.label_values) if label else None
+        truth = None
+        if label:
+            truth = read_label(path, file, values=layout.label_values)
         attributes = read_attributes(file)
     stored = image.shape
-    image = np.moveaxis(image, layout.channel_axis, 0) if image.ndim == dims + 1 else image[None]
+    image = _channels_first(image, layout, dims=dims)
     if image.ndim != dims + 1 or not image.size or len(image) != layout.channels:
-        channels = (
-            f" and {layout.channels} channels (axis {layout.channel_axis})"
-            if layout.channels > 1
-            else ""
-        )
+        channels = ""
+        if layout.channels > 1:
+            channels = f" and {layout.channels} channels (axis {layout.channel_axis})"
         raise UserError(
             f"{path}: the image has shape {stored}, expected {dims} dimensions{channels}, none of them empty"
         )
@@ -284,16 +302,24 @@ def read_case(
     return image, truth, attributes
 
 
+def _channels_first(image: np.ndarray, layout: Layout, dims: int) -> np.ndarray:
+    """A stored image with its axis of channels first, which is added where the image has only `dims` axes."""
+    if image.ndim == dims + 1:
+        return np.moveaxis(image, layout.channel_axis, 0)
+    return image[None]
+
+
 def read_attribute(
     path: Path, attributes: dict, key: str, shape: tuple[int, ...]
 ) -> np.ndarray | None:
-    """The attribute `key` as float64, None where the file has none; raises UserError unless it is finite and of `shape`."""
+    """The attribute `key` as float64, None where the file lacks it; raises UserError unless it is finite and of `shape`."""
     value = attributes.get(key)
     if value is None:
         return None
     value = np.asarray(value)
     if value.dtype.kind not in "iuf" or value.shape != shape or not np.isfinite(value).all():
+        size = "x".join(map(str, shape))
         raise UserError(
-            f"{path}: the attribute {key} is not {'x'.join(map(str, shape))} finite numbers; prepare the case again"
+            f"{path}: the attribute {key} is not {size} finite numbers; prepare the case again"
         )
     return value.astype(np.float64)

@@ -1,10 +1,11 @@
-"""The plan of somebody's own data: how scans become what the network sees, and how its classes become their label values again."""
+"""The plan of a user's own data: how scans become what the network sees, and how its classes become their label values again."""
 
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,11 @@ FILE = "plan.json"
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Of one modality. ct: clip to `low`..`high`, subtract `mean`, divide by `sd`, the same for all cases; zscore: each volume's own."""
+    """The normalisation of one modality.
+
+    Scheme "ct": clip to `low`..`high`, subtract `mean`, divide by `sd`, which are the same for all cases. Scheme "zscore": subtract each
+    volume's own mean and divide by its own standard deviation; the four numbers are None.
+    """
 
     scheme: str
     low: float | None = None
@@ -26,11 +31,15 @@ class Normalisation:
     sd: float | None = None
 
     def apply(self, volume: np.ndarray) -> np.ndarray:
-        """float32 of the same shape; a constant volume becomes 0 under zscore."""
+        """Normalise a volume to float32 of the same shape; a constant volume becomes 0 under zscore."""
         values = volume.astype(np.float64)
-        if self.scheme == "ct":
-            return ((values.clip(self.low, self.high) - self.mean) / self.sd).astype(np.float32)
-        return ((values - values.mean()) / (values.std() or 1)).astype(np.float32)
+        if self.scheme != "ct":
+            normalised = (values - values.mean()) / (values.std() or 1)
+            return normalised.astype(np.float32)
+        if self.low is None or self.high is None or self.mean is None or self.sd is None:
+            raise ValueError("a normalisation of the scheme ct lacks a number")
+        clipped = values.clip(self.low, self.high)
+        return ((clipped - self.mean) / self.sd).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,10 @@ class Plan:
 
     `class_names` and `label_values`: name and original value of each stored class number, the background first. `dims`: 2 where slices
     are trained on, else 3. `axes`: order of a stored volume's axes, slices first where `dims` is 2; with several modalities a channel
-    axis comes before them. `spacing_mm` along x, y, z: what scans are resampled to; None: every scan keeps its own slice distance.
-    `median_spacing_mm`, `median_shape` (x, y, z): of the training scans, before and after resampling. `lists`: list files by split
-    (train, val, test, unlabelled; where `dims` is 2 also train_slices and unlabelled_slices). `why`: reasons of choices that flags make.
+    axis comes before them. `spacing_mm` along x, y, z: the spacing that scans are resampled to; None: every scan keeps its own slice
+    distance. `median_spacing_mm`, `median_shape` (x, y, z): of the training scans, before and after resampling. `lists`: list files by
+    split (train, val, test, unlabelled; where `dims` is 2 also train_slices and unlabelled_slices). `why`: the reason for each choice
+    that a flag can change.
     """
 
     name: str
@@ -75,9 +85,11 @@ class Plan:
         return tuple("xyz".index(axis) for axis in self.axes)
 
     def to_classes(self, label: np.ndarray) -> np.ndarray:
-        """A label of original values as class numbers (uint8); all its values must be in `label_values`."""
+        """Convert a label of original values to class numbers (uint8); all its values must be in `label_values`."""
         order = np.argsort(self.label_values)
-        return order[np.searchsorted(np.array(self.label_values)[order], label)].astype(np.uint8)
+        sorted_values = np.array(self.label_values)[order]
+        places = np.searchsorted(sorted_values, label)
+        return order[places].astype(np.uint8)
 
     def as_dict(self) -> dict:
         """Plain types, for a JSON file or a checkpoint."""
@@ -88,32 +100,17 @@ class Plan:
         """The inverse of `as_dict`; TypeError, KeyError or ValueError for anything else."""
         content = dict(content)
         if content.get("version") != 1:
-            raise ValueError(f"version {content.get('version')}, this program knows 1")
-        content["normalisation"] = tuple(Normalisation(**one) for one in content["normalisation"])
-        plan = cls(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in content.items()
-            }
-        )
+            raise ValueError(f"version {content.get('version')}, this program reads version 1")
+        values: dict[str, Any] = _with_tuples(content)
+        values["normalisation"] = tuple(Normalisation(**one) for one in content["normalisation"])
+        plan = cls(**values)
         _check_types(plan)
-        if not (
-            plan.dims in (2, 3)
-            and sorted(plan.axes) == ["x", "y", "z"]
-            and len(plan.class_names) == len(plan.label_values)
-        ):
-            raise ValueError("dims, axes or class names are none of a plan")
-        if len(plan.normalisation) != plan.channels or len(plan.spacing_mm) != 3:
-            raise ValueError("a modality without normalisation, or not three spacings")
+        _check_numbers_of_entries(plan)
         for name in (plan.name, *plan.class_names, *plan.channel_names):
             if not str(name).isprintable():
                 raise ValueError(f"the name {shown(str(name))} holds control characters")
         for pattern in (plan.file, plan.slice_file, *plan.lists.values()):
-            if (
-                Path(pattern).is_absolute()
-                or ".." in Path(pattern).parts
-                or not pattern.isprintable()
-            ):
+            if _leads_out(pattern):
                 raise ValueError(f"{shown(pattern)} leads out of the folder")
         return plan
 
@@ -126,21 +123,48 @@ class Plan:
             unfinished.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
+def _with_tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `content` with a tuple in place of each list."""
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, list):
+            value = tuple(value)
+        values[key] = value
+    return values
+
+
+def _check_numbers_of_entries(plan: Plan) -> None:
+    """Raise ValueError where fields of a plan do not fit each other."""
+    if plan.dims not in (2, 3):
+        raise ValueError(f"dims is {plan.dims}, expected 2 or 3")
+    if sorted(plan.axes) != ["x", "y", "z"]:
+        raise ValueError(f"axes is {shown(plan.axes)}, expected x, y and z in some order")
+    if len(plan.class_names) != len(plan.label_values):
+        raise ValueError("class_names and label_values are not of one length")
+    if len(plan.normalisation) != plan.channels or len(plan.spacing_mm) != 3:
+        raise ValueError("a modality without normalisation, or not three spacings")
+
+
+def _leads_out(pattern: str) -> bool:
+    path = Path(pattern)
+    return path.is_absolute() or ".." in path.parts or not pattern.isprintable()
+
+
 def _check_types(plan: Plan) -> None:
     """Raise ValueError where a field is not of its type."""
-    _check_each(plan, ("class_names", "channel_names"), "names", _is_text)
-    _check_each(plan, ("label_values", "median_shape"), "whole numbers", _is_count)
-    _check_each(plan, ("median_spacing_mm",), "sizes", _is_size)
-    _check_each(plan, ("spacing_mm",), "sizes", lambda size: size is None or _is_size(size))
+    _check_each(plan, ("class_names", "channel_names"), what="names", fits=_is_text)
+    _check_each(plan, ("label_values", "median_shape"), what="whole numbers", fits=_is_count)
+    _check_each(plan, ("median_spacing_mm",), what="sizes", fits=_is_size)
+    _check_each(plan, ("spacing_mm",), what="sizes", fits=_is_size_or_none)
     for key in ("name", "axes", "orientation", "file", "slice_file"):
         if not _is_text(getattr(plan, key)):
-            raise ValueError(f"{key} is no text")
+            raise ValueError(f"{key} is not a text")
     if not _is_count(plan.dims):
-        raise ValueError("dims is no whole number")
+        raise ValueError("dims is not a whole number")
     for key in ("lists", "why"):
         value = getattr(plan, key)
         if not isinstance(value, Mapping) or not all(map(_is_text, value.values())):
-            raise ValueError(f"{key} does not hold texts")
+            raise ValueError(f"{key} does not contain texts")
     if plan.file.count("{}") != 1 or plan.slice_file.count("{}") != 2:
         raise ValueError("file or slice_file has no place for the name of a case")
     for one in plan.normalisation:
@@ -153,14 +177,16 @@ def _check_lists(plan: Plan) -> None:
     if plan.dims == 2:
         lists |= {"train_slices", "unlabelled_slices"}
     if missing := sorted(lists - plan.lists.keys()):
-        raise ValueError(f"it names no list of {missing[0]} cases")
+        raise ValueError(f"the list of {missing[0]} cases is missing")
 
 
-def _check_each(plan: Plan, keys: tuple[str, ...], what: str, fits: Callable) -> None:
+def _check_each(
+    plan: Plan, keys: tuple[str, ...], what: str, fits: Callable[[object], bool]
+) -> None:
     for key in keys:
         values = getattr(plan, key)
         if not isinstance(values, tuple) or not values or not all(map(fits, values)):
-            raise ValueError(f"{key} are no {what}")
+            raise ValueError(f"{key} are not {what}")
 
 
 def _check_normalisation(one: Normalisation) -> None:
@@ -188,11 +214,15 @@ def _is_number(value: object) -> bool:
 
 
 def _is_size(value: object) -> bool:
-    return _is_number(value) and value > 0
+    return isinstance(value, int | float) and _is_number(value) and value > 0
+
+
+def _is_size_or_none(value: object) -> bool:
+    return value is None or _is_size(value)
 
 
 def read_plan(root: Path) -> Plan:
-    """The plan in the folder; raises UserError where there is none or it is damaged."""
+    """Read the plan in the folder; raises UserError where there is none or it is damaged."""
     path = root / FILE
     if not path.is_file():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Training data whose batches are put together here: drawn, transformed and stacked, on the host or where the images lie."""
+"""Training data that makes its own batches: drawn, transformed and stacked, on the host or on the device of the images."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ Kept = tuple[Array, tuple[Array, ...]]
 
 
 class Samples(Dataset):
-    """Cases of which the first `labelled` have labels. A data set gives `case`; the rest follows.
+    """Cases of which the first `labelled` have labels. A subclass fills `kept` or overrides `case`.
 
-    Item `Draw(index, seed)`: {"image": (C, ...) float32, and for labelled cases "label": (...) uint8}, augmented by the first augmentation
-    if labelled, else by the second. `kept`: all cases, where they are kept in memory.
+    The item of a `Draw` is {"image": (C, ...) float32, and for labelled cases "label": (...) uint8}. Labelled cases go through the first
+    augmentation, the others through the second. `kept`: all cases, where they are kept in memory.
     """
 
     augment: tuple[Augmentation, Augmentation]
@@ -26,38 +26,53 @@ class Samples(Dataset):
     kept: list[Kept] | None = None
 
     def case(self, index: int) -> Kept:
-        """The image of a case and its labels: none, or one per half of the batch."""
-        return self.kept[index]
+        """The image of a case and its labels: none, one, or one for each half of the batch."""
+        return self._in_memory()[index]
+
+    def _in_memory(self) -> list[Kept]:
+        if self.kept is None:
+            raise TypeError(f"{type(self).__name__} keeps no cases in memory")
+        return self.kept
 
     def place(self, device: torch.device) -> None:
-        """Move the kept cases to a device, where batches are made from then on, of the same draws and bit for bit the same."""
-
-        def moved(array: Array) -> Tensor:
-            return torch.as_tensor(array).to(device)
-
-        for index, (image, labels) in enumerate(self.kept):
-            self.kept[index] = moved(image), tuple(map(moved, labels))
+        """Move the kept cases to a device, where batches are made from then on; they are bit-identical to those made on the host."""
+        kept = self._in_memory()
+        for index, (image, labels) in enumerate(kept):
+            moved_labels = tuple(_moved(label, device) for label in labels)
+            kept[index] = (_moved(image, device), moved_labels)
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
-        return {key: stacked[0] for key, stacked in self.__getitems__([draw]).items()}
+        batch = self.__getitems__([draw])
+        return {name: stacked[0] for name, stacked in batch.items()}
 
     def __getitems__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
-        """A batch whose labelled samples come first: "image" and perhaps "plain" of all of them, "label" of the labelled ones."""
-        items = []
-        for draw in draws:
-            image, labels = self.case(draw.index)
-            label = labels[draw.half % len(labels)] if labels else None
-            items.append(
-                self.augment[draw.index >= self.labelled](
-                    np.random.default_rng(draw.seed), image, label
-                )
-            )
-        return {name: _stacked([item[name] for item in items if name in item]) for name in items[0]}
+        """Make a batch; the labelled samples come first in `draws`.
+
+        "image" and, with intensity transforms, "plain" are of all samples, "label" of the labelled ones.
+        """
+        items = [self._augmented(draw) for draw in draws]
+        batch: dict[str, Tensor] = {}
+        for name in items[0]:
+            arrays = [item[name] for item in items if name in item]
+            batch[name] = _stacked(arrays)
+        return batch
+
+    def _augmented(self, draw: Draw) -> dict[str, Array]:
+        image, labels = self.case(draw.case)
+        label = None
+        if labels:
+            label = labels[draw.half % len(labels)]
+        for_labelled, for_unlabelled = self.augment
+        augmentation = for_labelled if draw.case < self.labelled else for_unlabelled
+        return augmentation(np.random.default_rng(draw.seed), image, label)
 
 
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a DataLoader has left to do with a batch: a process of its own puts it into shared memory here, where a fault reaches the main
-    process. Left to torch, a batch for which there is no room is lost, and the main process waits for it."""
+    """Return a batch unchanged, as the `collate_fn` of a DataLoader; a worker process moves it to shared memory first.
+
+    A fault here reaches the main process. If torch moved the batch, one that does not fit would be lost, and the main process would wait
+    for it for ever.
+    """
     if get_worker_info() is not None:
         for tensor in batch.values():
             tensor.share_memory_()
@@ -65,7 +80,12 @@ def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stacked(arrays: Sequence[Array]) -> Tensor:
-    """Arrays, or views of them, copied once."""
-    return (
-        torch.stack(arrays) if isinstance(arrays[0], Tensor) else torch.from_numpy(np.stack(arrays))
-    )
+    """Arrays or tensors, or views of them, copied once."""
+    tensors = [array for array in arrays if isinstance(array, Tensor)]
+    if tensors:
+        return torch.stack(tensors)
+    return torch.from_numpy(np.stack([np.asarray(array) for array in arrays]))
+
+
+def _moved(array: Array, device: torch.device) -> Tensor:
+    return torch.as_tensor(array).to(device)

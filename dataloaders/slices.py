@@ -23,9 +23,9 @@ def first_patients(
     labelnum: int,
     patient: Callable[[str], str] = before_underscore,
 ) -> tuple[list[str], int]:
-    """Names of the training slices, and how many at the head of the list belong to its first `labelnum` patients (ACDC: 3 patients 68,
-    7 patients 136). A slice's `patient` is what its name holds before its first underscore.
+    """Names of the training slices, and how many at the head of the list belong to its first `labelnum` patients.
 
+    On ACDC 3 patients have 68 slices and 7 patients 136. `patient` gives the patient of a slice from its name.
     Raises UserError where `labelnum` is not between 1 and the number of patients in the list.
     """
     slices = facts.read_list(root, facts.train_list)
@@ -35,16 +35,16 @@ def first_patients(
             f"--labelnum {labelnum}: the training list has {len(patients)} patients, choose 1 to {len(patients)}"
         )
     chosen = set(patients[:labelnum])
-    labelled = next(
-        (i for i, name in enumerate(slices) if patient(name) not in chosen), len(slices)
-    )
+    labelled = 0
+    while labelled < len(slices) and patient(slices[labelled]) in chosen:
+        labelled += 1
     return [*slices, *facts.never_labelled(root)], labelled
 
 
 class Slices(Samples):
-    """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`) without, their labels never read.
+    """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`) without. Labels of the others are never read.
 
-    `files`: name and path of each, the labelled ones first; `say` is told what is strange.
+    `files`: name and path of each, the labelled ones first; `say` gets the warnings about their contents.
     """
 
     def __init__(
@@ -57,21 +57,24 @@ class Slices(Samples):
         say: Callable[[str], None] = message,
     ):
         check_root(root, facts.name)
-        self.augment, self.labelled, self.unlabelled = augment, labelled, len(names) - labelled
+        self.augment = augment
+        self.labelled = labelled
+        self.unlabelled = len(names) - labelled
         self.kept = []
-        self.files = [
-            (name, root / (facts.slice_file or facts.file).format(name)) for name in names
-        ]
-        contents = Contents("training slices", False, say)
+        pattern = facts.slice_file or facts.file
+        self.files = [(name, root / pattern.format(name)) for name in names]
+        contents = Contents("training slices", whole=False, say=say)
         with progress(
             self.files, desc="reading slices", unit="file", leave=False, delay=0.5
         ) as bar:
             for index, (_, path) in enumerate(bar):
-                image, label, _ = read_case(path, facts, 2, label=index < labelled)
-                labels = () if label is None else (label,)
+                image, label, _ = read_case(path, facts, dims=2, label=index < labelled)
+                labels = ()
+                if label is not None:
+                    labels = (label,)
                 contents.look(path, image, labels)
                 self.kept.append((image, labels))
-        contents.tell()
+        contents.report()
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.files)

@@ -14,12 +14,14 @@ from torch import Tensor
 from utils.zoom import zoom_nearest
 
 Array = np.ndarray | Tensor
-Transform = Callable[[Array], Array]
+HostTransform = Callable[[np.ndarray], np.ndarray]
+"""A transform of arrays on the host only."""
+Transform = Callable[[Array], Array] | HostTransform
 
 
 @dataclass(frozen=True)
 class Resize:
-    """2-D: (..., H, W) to `size` by nearest neighbour, as scipy.ndimage.zoom."""
+    """Resizes (..., H, W) to `size` by nearest neighbour, as scipy.ndimage.zoom does."""
 
     size: tuple[int, int]
 
@@ -39,21 +41,26 @@ class SliceTransform:
     angle: int = 0
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
-        """Transform (..., H, W); order 0, the shape is kept but for odd quarter turns."""
-        array = _turn_and_flip(array, 2, self.quarter_turns, self.flip_axis)
-        return (
-            ndimage.rotate(array, self.angle, axes=(-1, -2), order=0, reshape=False)
-            if self.angle
-            else array
+        """Transform (..., H, W) by nearest neighbour; an odd number of quarter turns exchanges H and W."""
+        array = _turn_and_flip_array(
+            array, 2, quarter_turns=self.quarter_turns, flip_axis=self.flip_axis
         )
+        if not self.angle:
+            return array
+        return ndimage.rotate(array, self.angle, axes=(-1, -2), order=0, reshape=False)
 
     def shape_after(self, shape: Sequence[int]) -> tuple[int, ...]:
-        return tuple(shape[::-1] if self.quarter_turns % 2 else shape)
+        if self.quarter_turns % 2:
+            return tuple(reversed(shape))
+        return tuple(shape)
 
 
 @dataclass(frozen=True)
 class Picks:
-    """Some of the two above, one after the other, on slices of `shape`: which pixel each of the result is, found once and kept."""
+    """`Resize` and `SliceTransform`s one after the other, on slices of `shape`.
+
+    Which pixel of a slice each pixel of the result is, is computed once and kept.
+    """
 
     transforms: tuple[Resize | SliceTransform, ...]
     shape: tuple[int, ...]
@@ -70,14 +77,14 @@ class Picks:
             return array
         if isinstance(array, Tensor):
             places, empty = _picks_on(self.transforms, self.shape, array.device)
-            picked = (
-                array.flatten(-2).index_select(-1, places.flatten()).unflatten(-1, places.shape)
-            )
-            return picked if empty is None else picked.masked_fill(empty, 0)
+            flat = array.flatten(-2).index_select(-1, places.flatten())
+            picked = flat.unflatten(-1, places.shape)
+            if empty is None:
+                return picked
+            return picked.masked_fill(empty, 0)
         places, empty = _picks(self.transforms, self.shape)
-        picked = array.reshape(*array.shape[:-2], -1).take(
-            places, axis=-1, mode="clip"
-        )  # twice as fast as with a check
+        flat = array.reshape(*array.shape[:-2], -1)
+        picked = flat.take(places, axis=-1, mode="clip")  # twice as fast as with a check
         if empty.size:
             picked.reshape(*array.shape[:-2], -1)[..., empty] = 0
         return picked
@@ -85,8 +92,10 @@ class Picks:
 
 # 23 shapes of slices and 47 draws, as ACDC has them, are 270 MB at 256x256
 @lru_cache(maxsize=1100)
-def _picks(transforms: tuple, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Where in a flat slice of `shape` each pixel of the result (h, w) comes from, and which, in the flat result, come from nowhere."""
+def _picks(
+    transforms: tuple[Resize | SliceTransform, ...], shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Index in a flat slice of `shape` of each pixel of the result (h, w), and which pixels of the flat result come from nowhere."""
     numbers = np.arange(1, prod(shape) + 1, dtype=np.int32).reshape(shape)
     for transform in transforms:
         numbers = transform(numbers)
@@ -95,21 +104,24 @@ def _picks(transforms: tuple, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nd
 
 @lru_cache(maxsize=1100)
 def _picks_on(
-    transforms: tuple, shape: tuple[int, ...], device: torch.device
+    transforms: tuple[Resize | SliceTransform, ...], shape: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """`_picks` on the device, the pixels from nowhere as a mask (h, w)."""
+    """`_picks` on the device; the pixels from nowhere as a mask (h, w), None where there are none."""
     places, empty = _picks(transforms, shape)
+    places_there = torch.from_numpy(places).to(device)
+    if not empty.size:
+        return places_there, None
     mask = np.zeros(places.shape, bool)
     mask.reshape(-1)[empty] = True
-    return torch.from_numpy(places).to(device), torch.from_numpy(mask).to(
-        device
-    ) if empty.size else None
+    return places_there, torch.from_numpy(mask).to(device)
 
 
 @dataclass(frozen=True)
 class VolumeTransform:
-    """3-D: quarter turns in the first two axes, a flip along one of them, zeros on both sides of each axis, then a patch from `start`;
-    with `crop_first` the patch comes before turns and flip."""
+    """3-D: quarter turns in the first two axes, a flip along one of them, zeros on both sides of each axis, then a patch from `start`.
+
+    With `crop_first` the patch comes before the turns and the flip.
+    """
 
     start: tuple[int, ...]
     patch_size: tuple[int, ...]
@@ -119,37 +131,55 @@ class VolumeTransform:
     crop_first: bool = False
 
     def __call__(self, array: Array) -> Array:
-        """The patch of (..., X, Y, Z)."""
+        """Cut the patch from (..., X, Y, Z)."""
         if not self.crop_first:
-            array = _turn_and_flip(array, 3, self.quarter_turns, self.flip_axis)
+            array = self._turn_and_flip(array)
         if any(self.margin):
             array = _padded(array, self.margin)
-        patch = array[
-            (
-                ...,
-                *(
-                    slice(first, first + side)
-                    for first, side in zip(self.start, self.patch_size, strict=True)
-                ),
-            )
+        window = [
+            slice(first, first + side)
+            for first, side in zip(self.start, self.patch_size, strict=True)
         ]
-        return (
-            _turn_and_flip(patch, 3, self.quarter_turns, self.flip_axis)
-            if self.crop_first
-            else patch
+        patch = array[(..., *window)]
+        if self.crop_first:
+            patch = self._turn_and_flip(patch)
+        return patch
+
+    def _turn_and_flip(self, array: Array) -> Array:
+        if isinstance(array, Tensor):
+            return _turn_and_flip_tensor(
+                array, 3, quarter_turns=self.quarter_turns, flip_axis=self.flip_axis
+            )
+        return _turn_and_flip_array(
+            array, 3, quarter_turns=self.quarter_turns, flip_axis=self.flip_axis
         )
 
 
-def _turn_and_flip(array: Array, dims: int, quarter_turns: int, flip_axis: int | None) -> Array:
-    """`array` (an array: a view of it), turned in the first two of its `dims` trailing axes, then flipped along one of them."""
-    if isinstance(array, Tensor):
-        array = torch.rot90(array, quarter_turns, (-dims, 1 - dims)) if quarter_turns else array
-        return array if flip_axis is None else array.flip(flip_axis - dims)
-    array = np.rot90(array, quarter_turns, axes=(-dims, 1 - dims))
-    return array if flip_axis is None else np.flip(array, flip_axis - dims)
+def _turn_and_flip_array(
+    array: np.ndarray, dims: int, quarter_turns: int, flip_axis: int | None
+) -> np.ndarray:
+    """A view of `array`, turned in the first two of its `dims` trailing axes, then flipped along one of them."""
+    turned = np.rot90(array, quarter_turns, axes=(-dims, 1 - dims))
+    if flip_axis is None:
+        return turned
+    return np.flip(turned, flip_axis - dims)
+
+
+def _turn_and_flip_tensor(
+    tensor: Tensor, dims: int, quarter_turns: int, flip_axis: int | None
+) -> Tensor:
+    """`_turn_and_flip_array` of a tensor."""
+    if quarter_turns:
+        tensor = torch.rot90(tensor, quarter_turns, (-dims, 1 - dims))
+    if flip_axis is None:
+        return tensor
+    return tensor.flip(flip_axis - dims)
 
 
 def _padded(array: Array, margin: Sequence[int]) -> Array:
+    """`array` with `margin` zeros on both sides of each of its trailing axes."""
     if isinstance(array, Tensor):
-        return F.pad(array, [side for axis in reversed(margin) for side in (axis, axis)])
-    return np.pad(array, [(0, 0)] * (array.ndim - len(margin)) + [(side, side) for side in margin])
+        sides = np.repeat(margin[::-1], 2).tolist()  # torch counts from the last axis
+        return F.pad(array, sides)
+    others = [(0, 0)] * (array.ndim - len(margin))
+    return np.pad(array, others + [(side, side) for side in margin])

@@ -1,4 +1,4 @@
-"""Which cases each step sees: labelled and unlabelled ones, every batch a function of (seed, stage, step) alone.
+"""Which labelled and unlabelled cases each step sees. Every batch is a function of (seed, stage, step) only.
 
 Nothing has to be stored to resume: step t of a stage is the same batch with the same augmentation in every run of that seed.
 """
@@ -10,28 +10,30 @@ import numpy as np
 
 
 class Draw(NamedTuple):
-    """One sample of a batch: the case's index, the seed of its augmentation, and which half (0: a, 1: b) of its stream it is in."""
+    """One sample of a batch: the number of its case, the seed of its augmentation, and its half of the stream (0: a, 1: b)."""
 
-    index: int
+    case: int
     seed: tuple[int, ...]
     half: int = 0
 
 
 def endless(count: int, start: int, length: int, seed: tuple[int, ...]) -> list[int]:
-    """Positions start .. start + length - 1 of an endless row of shuffled passes over 0 .. count - 1."""
-    passes = {}
+    """Elements start .. start + length - 1 of an endless sequence of shuffled passes over 0 .. count - 1."""
+    passes: dict[int, np.ndarray] = {}
+    chosen: list[int] = []
     for position in range(start, start + length):
-        number = position // count
+        number, place = divmod(position, count)
         if number not in passes:
             passes[number] = np.random.default_rng((*seed, number)).permutation(count)
-    return [int(passes[p // count][p % count]) for p in range(start, start + length)]
+        chosen.append(int(passes[number][place]))
+    return chosen
 
 
 class StreamSampler:
     """Batches of `labelled_bs` of the first `labelled` cases, then `unlabelled_bs` of the `unlabelled` ones after them, for `steps`.
 
-    With several processes each takes its share of every half (a, b) of both streams; `labelled_bs` and `unlabelled_bs` are the
-    numbers of all processes together.
+    With several processes each gets its share of both halves (a, b) of both streams; `labelled_bs` and `unlabelled_bs` are the
+    batch sizes of all processes together.
     """
 
     def __init__(
@@ -45,9 +47,14 @@ class StreamSampler:
         rank: int = 0,
         world: int = 1,
     ):
-        self.labelled, self.unlabelled = labelled, unlabelled
-        self.labelled_bs, self.unlabelled_bs = labelled_bs, unlabelled_bs
-        self.seed, self.steps, self.rank, self.world = seed, steps, rank, world
+        self.labelled = labelled
+        self.unlabelled = unlabelled
+        self.labelled_bs = labelled_bs
+        self.unlabelled_bs = unlabelled_bs
+        self.seed = seed
+        self.steps = steps
+        self.rank = rank
+        self.world = world
 
     @property
     def epoch(self) -> int:
@@ -60,19 +67,22 @@ class StreamSampler:
 
     def batch(self, step: int) -> list[Draw]:
         """This process's draws of one step, labelled ones first."""
+        labelled, unlabelled = self.cases(step)
         return [
-            Draw(index, (*self.seed, 2, step, offset + place), int(2 * place >= len(stream)))
-            for stream, offset in zip(self.cases(step), (0, self.labelled_bs), strict=True)
-            for place, index in self._share(list(enumerate(stream)))
+            *self._draws(labelled, step, offset=0),
+            *self._draws(unlabelled, step, offset=self.labelled_bs),
         ]
 
-    def _share(self, stream: list) -> list:
-        half = len(stream) // 2
-        return [
-            item
-            for part in (stream[:half], stream[half:])
-            for item in part[self.rank :: self.world]
-        ]
+    def _draws(self, stream: list[int], step: int, offset: int) -> list[Draw]:
+        """This process's draws of one stream, whose first case has the place `offset` in the batch of all processes."""
+        middle = len(stream) // 2
+        halves = (range(middle), range(middle, len(stream)))
+        draws: list[Draw] = []
+        for half in halves:
+            for place in half[self.rank :: self.world]:
+                seed = (*self.seed, 2, step, offset + place)
+                draws.append(Draw(stream[place], seed, half=int(2 * place >= len(stream))))
+        return draws
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -82,23 +92,27 @@ class StreamSampler:
 
 
 class TwoStreamSampler(StreamSampler):
-    """An epoch is one shuffled pass over the labelled cases in full batches; its unlabelled cases come from shuffled passes that begin
-    anew with every epoch, as published. Fewer labelled cases than a batch holds (where the published code has no epoch) fill it anyway."""
+    """An epoch is one shuffled pass over the labelled cases in full batches. Its unlabelled cases come from shuffled passes that start
+    again with every epoch, as published. Where there are fewer labelled cases than a batch has (the published code has no epoch then),
+    they are repeated."""
 
     @property
     def epoch(self) -> int:
         return max(self.labelled // self.labelled_bs, 1)
 
-    def cases(self, step: int, loader: tuple[int, ...] = ()) -> tuple[list[int], list[int]]:
-        """`loader`: a number that sets apart what several loaders of one seed draw."""
+    def cases(self, step: int) -> tuple[list[int], list[int]]:
+        return self._shuffled(step, loader=())
+
+    def _shuffled(self, step: int, loader: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        """`loader`: a number that distinguishes the shuffles of several loaders with one seed."""
         epoch, place = divmod(step, self.epoch)
         if self.labelled < self.labelled_bs:
             chosen = endless(self.labelled, 0, self.labelled_bs, (*self.seed, 0, epoch, *loader))
         else:
-            shuffled = np.random.default_rng((*self.seed, 0, epoch, *loader)).permutation(
-                self.labelled
-            )
-            chosen = shuffled[place * self.labelled_bs : (place + 1) * self.labelled_bs].tolist()
+            rng = np.random.default_rng((*self.seed, 0, epoch, *loader))
+            shuffled = rng.permutation(self.labelled)
+            first = place * self.labelled_bs
+            chosen = shuffled[first : first + self.labelled_bs].tolist()
         others = endless(
             self.unlabelled,
             place * self.unlabelled_bs,
@@ -109,39 +123,50 @@ class TwoStreamSampler(StreamSampler):
 
 
 class TwoPassSampler(TwoStreamSampler):
-    """CoGRNet's two loaders: each shuffles for itself, half a of a batch comes from the first one's, half b from the second one's."""
+    """CoGRNet's two loaders: each has its own shuffles; half a of a batch is from the first loader, half b from the second."""
 
     def cases(self, step: int) -> tuple[list[int], list[int]]:
-        first, second = (TwoStreamSampler.cases(self, step, (loader,)) for loader in (0, 1))
-        return tuple(
-            a[: len(a) // 2] + b[len(b) // 2 :] for a, b in zip(first, second, strict=True)
-        )
+        labelled_a, unlabelled_a = self._shuffled(step, loader=(0,))
+        labelled_b, unlabelled_b = self._shuffled(step, loader=(1,))
+        return _halves_of(labelled_a, labelled_b), _halves_of(unlabelled_a, unlabelled_b)
+
+
+def _halves_of(first: list[int], second: list[int]) -> list[int]:
+    """The first half of `first` and the second half of `second`."""
+    return first[: len(first) // 2] + second[len(second) // 2 :]
 
 
 class FourStreamSampler(StreamSampler):
     """The pancreas method's batches: half a of each stream in list order, half b in the reverse order, nothing shuffled.
 
-    An epoch goes through the labelled cases `repeats` times and ends with the shortest stream; what is left over is dropped.
+    An epoch goes through the labelled cases `repeats` times and ends with the shortest stream; the rest of the others is dropped.
     """
 
     repeats = 5
 
     @property
     def epoch(self) -> int:
-        return min(len(cases) // half for cases, half in self._streams() if half)
+        streams = (
+            (self._labelled_cases(), self.labelled_bs // 2),
+            (self._unlabelled_cases(), self.unlabelled_bs // 2),
+        )
+        return min(len(cases) // half for cases, half in streams if half)
 
-    def _streams(self) -> list[tuple[list[int], int]]:
-        """Both lists, and how many cases each of the two directions takes of them a step."""
-        others = list(range(self.labelled, self.labelled + self.unlabelled))
-        return [
-            (list(range(self.labelled)) * self.repeats, self.labelled_bs // 2),
-            (others, self.unlabelled_bs // 2),
-        ]
+    def _labelled_cases(self) -> list[int]:
+        return list(range(self.labelled)) * self.repeats
+
+    def _unlabelled_cases(self) -> list[int]:
+        return list(range(self.labelled, self.labelled + self.unlabelled))
 
     def cases(self, step: int) -> tuple[list[int], list[int]]:
         place = step % self.epoch
-        windows = [
-            (cases, slice(place * half, (place + 1) * half)) for cases, half in self._streams()
-        ]
-        labelled, unlabelled = ([*cases[window], *cases[::-1][window]] for cases, window in windows)
+        labelled = _from_both_ends(self._labelled_cases(), place, half=self.labelled_bs // 2)
+        unlabelled = _from_both_ends(self._unlabelled_cases(), place, half=self.unlabelled_bs // 2)
         return labelled, unlabelled
+
+
+def _from_both_ends(cases: list[int], place: int, half: int) -> list[int]:
+    """The `half` cases of step `place` of an epoch in list order, then those in the reverse order."""
+    window = slice(place * half, (place + 1) * half)
+    backwards = cases[::-1]
+    return [*cases[window], *backwards[window]]

@@ -1,5 +1,6 @@
 """Patches of volumes to train 3-D networks on, with whole or with coarse labels, and which volumes are labelled."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -7,13 +8,13 @@ from typing import Literal
 import numpy as np
 
 from dataloaders.augment import Augmentation
-from dataloaders.cases import read_volume, turned
+from dataloaders.cases import read_stored, turned
 from dataloaders.coarse import coarse_path, read_coarse, training_label
 from dataloaders.contents import Contents
 from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root
 from dataloaders.plan import FILE as PLAN
-from dataloaders.samples import Samples
+from dataloaders.samples import Kept, Samples
 from utils.errors import UserError
 from utils.messages import message
 from utils.progress import progress
@@ -32,9 +33,9 @@ def first_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[st
 
 
 def percent_of_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[str], int]:
-    """As `first_cases`; `labelnum` is a percentage here, as in Pancreas' published file names: 20 stands for the 12 of train_lab.txt.
+    """As `first_cases`, but `labelnum` is a percentage, as in the published file names of Pancreas.
 
-    Other percentages take so many of train_lab.txt and train_unlab.txt together, in that order.
+    20 stands for the 12 cases of train_lab.txt. Other percentages are of train_lab.txt and train_unlab.txt together, in that order.
     """
     labelled = facts.read_list(root, facts.train_list)
     names = [*labelled, *facts.never_labelled(root)]
@@ -42,17 +43,19 @@ def percent_of_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[li
         return names, len(labelled)
     count = len(names) * labelnum // 100
     if not 1 <= count <= len(names):
+        least = math.ceil(100 / len(names))
         raise UserError(
-            f"--labelnum {labelnum}: percent of the {len(names)} training cases, choose {-(-100 // len(names))} to 100"
+            f"--labelnum {labelnum}: percent of the {len(names)} training cases, choose {least} to 100"
         )
     return names, count
 
 
 class VolumePatches(Samples):
-    """Patches of training volumes: the first `labelled` with labels, the others (`unlabelled`) without, their labels never opened.
+    """Patches of training volumes: the first `labelled` with labels, the others (`unlabelled`) without. Labels of the others are never
+    opened.
 
-    `cache` "none" reads files at every draw, and the labelled ones once before that, to look at them; all others every file once. `say` is
-    told what it takes.
+    `cache` "none" reads a file at every draw, and those of labelled cases also once at the start, to check them; with the other values
+    every file is read once. `say` gets the warnings about the contents, and how much memory is used.
     """
 
     def __init__(
@@ -66,33 +69,45 @@ class VolumePatches(Samples):
         cache: CacheKind = "ram",
     ):
         check_root(root, facts.name)
-        self.facts, self.root, self.augment = facts, root, augment
-        self.labelled, self.unlabelled = labelled, len(names) - labelled
+        self.facts = facts
+        self.root = root
+        self.augment = augment
+        self.labelled = labelled
+        self.unlabelled = len(names) - labelled
         self.cases = [(facts.path(root, name), name) for name in names]
-        keep = cache != "none"
-        contents, kept = Contents("training volumes" if keep else "labelled volumes", True, say), []
-        looked_at = range(
-            len(names) if keep else labelled
-        )  # an unlabelled one is read for every draw, a wrong label spoils the run
-        with progress(
-            looked_at, desc="reading volumes", unit="file", leave=False, delay=0.5
-        ) as bar:
-            for index in bar:
-                case = self._read(index)
-                contents.look(self.cases[index][0], *case)
-                if keep:
-                    kept.append(case)
-        contents.tell()
-        if not keep:
+        if cache == "none":
+            self._check_labelled(say)
             say(
                 f"{facts.name}: {len(names)} training volumes, every draw reads its file (--cache none)"
             )
             return
-        self.kept = kept
-        gib = sum(array.nbytes for image, labels in self.kept for array in (image, *labels)) / 2**30
+        self.kept = self._read_all(say)
+        gib = sum(map(_byte_count, self.kept)) / 2**30
         say(
             f"{facts.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)"
         )
+
+    def _check_labelled(self, say: Callable[[str], None]) -> None:
+        """Read the labelled cases once: a wrong label spoils the run. A fault of the others is found when they are drawn."""
+        contents = Contents("labelled volumes", whole=True, say=say)
+        cases = range(self.labelled)
+        with progress(cases, desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
+            for index in bar:
+                image, labels = self._read(index)
+                contents.look(self.cases[index][0], image, labels=labels)
+        contents.report()
+
+    def _read_all(self, say: Callable[[str], None]) -> list[Kept]:
+        contents = Contents("training volumes", whole=True, say=say)
+        volumes: list[Kept] = []
+        cases = range(len(self.cases))
+        with progress(cases, desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
+            for index in bar:
+                image, labels = self._read(index)
+                contents.look(self.cases[index][0], image, labels=labels)
+                volumes.append((image, labels))
+        contents.report()
+        return volumes
 
     @property
     def files(self) -> list[tuple[str, Path]]:
@@ -100,55 +115,71 @@ class VolumePatches(Samples):
         return [(name, path) for path, name in self.cases]
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """The image of a case and its labels: none, or one per half of the batch."""
-        case = read_volume(self.facts, *self.cases[index], label=index < self.labelled)
-        return case.image, () if case.label is None else (case.label,)
+        """Read the image of a case and its labels: none, one, or one for each half of the batch."""
+        path, _ = self.cases[index]
+        volume = read_stored(self.facts, path, label=index < self.labelled)
+        if volume.label is None:
+            return volume.image, ()
+        return volume.image, (volume.label,)
 
     def __len__(self) -> int:
         return len(self.cases)
 
-    def case(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        return self.kept[index] if self.kept else self._read(index)
+    def case(self, index: int) -> Kept:
+        if self.kept:
+            return self.kept[index]
+        return self._read(index)
 
 
 class CoarsePatches(VolumePatches):
-    """As `VolumePatches`, but labelled cases have the coarse labels of CoGRNet: half a of a batch reads the first plane's with the
-    second plane's annotated slice written over it, half b the other way round. Dense labels are never opened."""
+    """As `VolumePatches`, but labelled cases have the two coarse labels of CoGRNet. Dense labels are never opened.
+
+    Half a of a batch gets the first plane's coarse label with the second plane's annotated slice written over it. Half b gets the second
+    plane's coarse label with the first plane's annotated slice.
+    """
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        path, name = self.cases[index]
-        case = read_volume(self.facts, path, name, label=False)
+        path, _ = self.cases[index]
+        image = read_stored(self.facts, path, label=False).image
         if index >= self.labelled:
-            return case.image, ()
-        coarse = [read_coarse(coarse_path(path, plane), self._remedy()) for plane in (0, 1)]
-        drawn = [plane.annotation(self._remedy(redo=True)) for plane in coarse]
+            return image, ()
+        first = read_coarse(coarse_path(path, 0), self._remedy())
+        second = read_coarse(coarse_path(path, 1), self._remedy())
+        first_drawn = first.annotation(self._remedy(redo=True))
+        second_drawn = second.annotation(self._remedy(redo=True))
+        # coarse labels hold task labels already: 0 and 1
         labels = (
-            training_label(coarse[0].label, drawn[1]),
-            training_label(coarse[1].label, drawn[0]),
+            turned(self.facts, training_label(first.label, second_drawn)),
+            turned(self.facts, training_label(second.label, first_drawn)),
         )
-        labels = tuple(
-            turned(self.facts, label) for label in labels
-        )  # they hold task labels already: 0 and 1
         for plane, label in enumerate(labels):
-            if label.shape != case.image.shape[1:]:
+            if label.shape != image.shape[1:]:
                 raise UserError(
-                    f"{coarse_path(path, plane)}: a label of another shape than {path}; {self._remedy(redo=True)}"
+                    f"{coarse_path(path, plane)}: the label has another shape than {path}; {self._remedy(redo=True)}"
                 )
-        return case.image, labels
+        return image, labels
 
     @property
     def files(self) -> list[tuple[str, Path]]:
-        labels = [
-            (path.name, path)
-            for case, _ in self.cases[: self.labelled]
-            for path in (coarse_path(case, 0), coarse_path(case, 1))
-        ]
-        return super().files[: self.labelled] + labels + super().files[self.labelled :]
+        images = super().files
+        labels: list[tuple[str, Path]] = []
+        for case, _ in self.cases[: self.labelled]:
+            for plane in (0, 1):
+                path = coarse_path(case, plane)
+                labels.append((path.name, path))
+        return images[: self.labelled] + labels + images[self.labelled :]
 
     def _remedy(self, redo: bool = False) -> str:
         """The command that makes coarse labels."""
-        dataset = (
-            "" if (self.root / PLAN).is_file() else f"--dataset {self.facts.name} "
-        )  # own data have a plan instead of a name
-        command = f"python code/CoGRNet_register.py {dataset}--root_path {self.root} --labelnum {self.labelled}"
-        return f"make it: {command}{' --redo' if redo else ''}"
+        words = ["python", "code/CoGRNet_register.py"]
+        if not (self.root / PLAN).is_file():  # own data have a plan instead of a name
+            words += ["--dataset", self.facts.name]
+        words += ["--root_path", str(self.root), "--labelnum", str(self.labelled)]
+        if redo:
+            words.append("--redo")
+        return f"make it: {' '.join(words)}"
+
+
+def _byte_count(case: Kept) -> int:
+    image, labels = case
+    return image.nbytes + sum(label.nbytes for label in labels)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import Dataset
@@ -180,8 +180,7 @@ def _slice_augmentation(
     """The spatial augmentations of labelled and of unlabelled slices, which are the same."""
     height, width = patch_size
     # its transforms take only arrays: slices on the GPU go through the index lists that Picks makes of them
-    turn = cast(SpatialDraw, turn_or_rotate)
-    augmentation = (turn, resize((height, width)))
+    augmentation = (turn_or_rotate, resize((height, width)))
     return augmentation, augmentation
 
 

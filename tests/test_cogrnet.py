@@ -280,7 +280,7 @@ def test_missing_or_foreign_coarse_labels_name_the_command(coarse):
     kept = path.read_bytes()
     with h5py.File(path, "a") as file:
         del file.attrs["coarse_slice"]
-    with pytest.raises(UserError, match=r"py\.h5: does not say which slice.*--redo"):
+    with pytest.raises(UserError, match=r"py\.h5: does not record which slice.*--redo"):
         data_of(coarse)
     path.write_bytes(kept)
 

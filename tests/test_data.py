@@ -156,7 +156,7 @@ def test_draws_have_the_published_shares():
 
 def test_labelled_epochs_are_full_shuffled_passes():
     batches = list(TwoStreamSampler(10, 7, 4, 4, seed=(1, 0), steps=range(6)))
-    labelled = [[d.index for d in batch[:4]] for batch in batches]
+    labelled = [[d.case for d in batch[:4]] for batch in batches]
     for epoch in range(3):
         seen = labelled[2 * epoch] + labelled[2 * epoch + 1]
         assert len(set(seen)) == 8 and set(seen) <= set(range(10))
@@ -166,7 +166,7 @@ def test_labelled_epochs_are_full_shuffled_passes():
 def test_unlabelled_cases_are_shuffled_anew_at_every_labelled_epoch():
     """4 labelled cases, 2 a step: epochs of 2 steps, 8 unlabelled draws each: one pass over all 7 and the first of another."""
     batches = list(TwoStreamSampler(4, 7, 2, 4, seed=(1, 0), steps=range(8)))
-    unlabelled = [d.index for batch in batches for d in batch[2:]]
+    unlabelled = [d.case for batch in batches for d in batch[2:]]
     passes = [unlabelled[8 * k : 8 * k + 7] for k in range(4)]
     assert all(sorted(one) == list(range(4, 11)) for one in passes)
     assert len({tuple(one) for one in passes}) == 4
@@ -175,12 +175,12 @@ def test_unlabelled_cases_are_shuffled_anew_at_every_labelled_epoch():
 def test_the_streams_of_cogrnet_shuffle_each_for_itself():
     """Half a of each stream is what one loader draws, half b what another does; so a labelled volume can be in both halves."""
     batches = [
-        [d.index for d in batch] for batch in TwoPassSampler(5, 7, 4, 4, seed=(1,), steps=range(40))
+        [d.case for d in batch] for batch in TwoPassSampler(5, 7, 4, 4, seed=(1,), steps=range(40))
     ]
     assert all(len({*labelled[:2]}) == len({*labelled[2:4]}) == 2 for labelled in batches)
     assert any(len({*labelled[:4]}) < 4 for labelled in batches)
     shared = [
-        [d.index for d in batch]
+        [d.case for d in batch]
         for batch in TwoStreamSampler(5, 7, 4, 4, seed=(1,), steps=range(40))
     ]
     assert all(len({*labelled[:4]}) == 4 for labelled in shared)

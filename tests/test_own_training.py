@@ -260,7 +260,7 @@ def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys)
     assert (first.axis, first.index, second.axis, second.index) == (2, 8, 0, 19)
     with pytest.raises(
         UserError,
-        match="slices 8 along axis 2 and 19 along axis 0 are drawn, no other; leave --planes out",
+        match="only the slices 8 along axis 2 and 19 along axis 0 are drawn; omit --planes",
     ):
         read_annotation(root / "data" / "tr0.h5", facts, ("middle", "middle"))
 

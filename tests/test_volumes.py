@@ -118,7 +118,7 @@ def test_patches_are_the_same_with_and_without_cache(la_root):
     )
     for draw in (Draw(0, (1, 2)), Draw(5, (3, 4))):
         a, b = kept[draw], anew[draw]
-        assert a.keys() == b.keys() == ({"image", "label"} if draw.index < 2 else {"image"})
+        assert a.keys() == b.keys() == ({"image", "label"} if draw.case < 2 else {"image"})
         assert all(torch.equal(a[key], b[key]) for key in a) and a["image"].shape == (1, 32, 32, 16)
 
 
@@ -168,7 +168,7 @@ def test_four_streams_by_hand():
     """3 labelled (0 1 2, five times) and 5 unlabelled (3 .. 7), two of each stream a step: 2 steps an epoch, then the same again."""
     sampler = FourStreamSampler(3, 5, 4, 4, (7,), range(4))
     assert sampler.epoch == 2
-    batches = [[draw.index for draw in batch] for batch in sampler]
+    batches = [[draw.case for draw in batch] for batch in sampler]
     assert (
         batches[0] == [0, 1, 2, 1, 3, 4, 7, 6]
         and batches[1] == [2, 0, 0, 2, 5, 6, 5, 4]
