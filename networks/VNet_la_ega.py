@@ -1,6 +1,6 @@
-"""3-D V-Net of BCP (CVPR 2023, arXiv 2305.00673) with an edge-guided module behind every skip (Hsu & Hua), in both published variants.
+"""3-D V-Net of BCP (CVPR 2023, arXiv 2305.00673) with an edge-guided module after every skip (Hsu & Hua), in both published variants.
 
-They differ in normalisation, dropout, head and the names in their state dicts; the shape is one.
+The variants have the same shape and differ in normalisation, dropout, head and the names in their state dicts.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -21,19 +21,26 @@ from networks.norm import BatchNorm3d, PassCounter
 _checkpoint: Callable[..., Tensor] = checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 WIDTHS = (16, 32, 64, 128, 256)
+# Block names and their numbers of stages.
 DOWN = (
     ("one", 1),
     ("two", 2),
     ("three", 3),
     ("four", 3),
     ("five", 3),
-)  # block names and their numbers of stages
+)
 UP = (("six", 3), ("seven", 3), ("eight", 2), ("nine", 1))
+UPSAMPLED = (
+    "five",
+    "six",
+    "seven",
+    "eight",
+)  # the block whose feature each decoder level upsamples
 EGM_NAMES = ("ega", "ega_1", "ega_2", "ega_3")
 
 
 class _Part(nn.Module):
-    """A part whose layers lie under `name`, as in the published state dicts."""
+    """Layers in sequence, under `name` in the state dict, as in the published ones."""
 
     def __init__(self, name: str, *layers: nn.Module):
         super().__init__()
@@ -45,7 +52,9 @@ class _Part(nn.Module):
 
 
 def _dropout(rate: float) -> nn.Module:
-    return nn.Dropout3d(rate) if rate else nn.Identity()
+    if rate == 0:
+        return nn.Identity()
+    return nn.Dropout3d(rate)
 
 
 def _stages(
@@ -56,7 +65,7 @@ def _stages(
     norm: type[nn.Module],
     dropout: float | None = None,
 ) -> _Part:
-    """`count` times conv3, norm, ReLU and, if `dropout` is not None, Dropout3d."""
+    """Return `count` stages of conv3, norm, ReLU and, if `dropout` is not None, Dropout3d."""
     layers: list[nn.Module] = []
     width = inputs
     for _ in range(count):
@@ -78,29 +87,26 @@ def _add_encoder(
     norm: type[nn.Module],
     dropouts: tuple[float | None, float | None],
 ) -> None:
+    """Add the five blocks of the encoder to `home`; `dropouts` are the rates of the two deepest ones, None for no dropout layers."""
+    rates = (None, None, None, *dropouts)
+    inputs = in_chns
     for level, (block, count) in enumerate(DOWN):
-        dropout = {3: dropouts[0], 4: dropouts[1]}.get(level)
-        home.add_module(
-            f"block_{block}",
-            _stages(name, count, WIDTHS[level] if level else in_chns, WIDTHS[level], norm, dropout),
-        )
+        width = WIDTHS[level]
+        stages = _stages(name, count, inputs, width, norm=norm, dropout=rates[level])
+        home.add_module(f"block_{block}", stages)
         if level < 4:
-            home.add_module(
-                f"block_{block}_dw", _resampling(nn.Conv3d, WIDTHS[level], WIDTHS[level + 1], norm)
-            )
+            inputs = WIDTHS[level + 1]
+            home.add_module(f"block_{block}_dw", _resampling(nn.Conv3d, width, inputs, norm=norm))
 
 
 def _add_decoder(home: nn.Module, name: str, norm: type[nn.Module], blocks: int) -> None:
-    """Upsampling before each of the four levels, and the stages of the first `blocks` of them."""
-    for level, (above, (block, count)) in enumerate(
-        zip(("five", "six", "seven", "eight"), UP, strict=True)
-    ):
+    """Add the four levels of the decoder to `home`: upsampling in each, and stages in the first `blocks` of them."""
+    for level, (block, count) in enumerate(UP):
         width = WIDTHS[3 - level]
-        home.add_module(
-            f"block_{above}_up", _resampling(nn.ConvTranspose3d, 2 * width, width, norm)
-        )
+        upsampling = _resampling(nn.ConvTranspose3d, 2 * width, width, norm=norm)
+        home.add_module(f"block_{UPSAMPLED[level]}_up", upsampling)
         if level < blocks:
-            home.add_module(f"block_{block}", _stages(name, count, width, width, norm))
+            home.add_module(f"block_{block}", _stages(name, count, width, width, norm=norm))
 
 
 def _add_egms(home: nn.Module, egm: EGM, fusion_dropout: float) -> None:
@@ -109,8 +115,8 @@ def _add_egms(home: nn.Module, egm: EGM, fusion_dropout: float) -> None:
 
 
 @contextmanager
-def _counted_already(module: nn.Module) -> Generator[None, None, None]:
-    """Batch norm leaves its statistics as they are: this batch, computed a second time, is in them."""
+def _frozen_statistics(module: nn.Module) -> Generator[None, None, None]:
+    """Keep batch norm from updating its statistics again when a batch is computed a second time."""
     norms = [m for m in module.modules() if isinstance(m, BatchNorm3d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -131,8 +137,8 @@ class VNetOptions(EdgeOptions):
 class _VNetBase(Network):
     """`forward` takes (N, in_chns, D, H, W), all sides multiples of 16 (else ValueError), and returns logits (N, class_num, D, H, W).
 
-    With `recompute` set, the backward pass computes each block again instead of keeping its inside (activation checkpointing):
-    the same numbers in less memory and more time.
+    With `recompute`, the backward pass computes each block again instead of storing its activations (activation checkpointing): the
+    same numbers with less memory and more time.
     """
 
     dims: ClassVar[int] = 3
@@ -143,13 +149,16 @@ class _VNetBase(Network):
     def __init__(self, egm: EGM, recompute: bool):
         super().__init__()
         self.recompute = recompute
-        self.compute_edge_feature = None if egm == "none" else EdgeMap3d(egm)
+        self.compute_edge_feature = None
+        if egm != "none":
+            self.compute_edge_feature = EdgeMap3d(egm)
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         """Raise ValueError where a pass of `images` inputs of `size` does not fit the network."""
         if any(side % 16 or side <= 0 for side in size):
+            shape = "x".join(map(str, size))
             raise ValueError(
-                f"an input of {'x'.join(map(str, size))} does not fit the V-Net: all three sides must be multiples of 16"
+                f"an input of {shape} does not fit the V-Net: all three sides must be multiples of 16"
             )
         if max(size) == 16 and images < self.smallest_batch:
             raise ValueError(
@@ -157,24 +166,26 @@ class _VNetBase(Network):
             )
 
     def start(self, x: Tensor) -> None:
+        """Check the size of an input, and count the pass in training mode."""
         self.check_size(tuple(x.shape[2:]))
         if self.training:
             self.passes.count()
 
     def run(self, module: nn.Module, *arguments: Any) -> Tensor:
+        """Call a module, with activation checkpointing if `recompute` is set and gradients are needed."""
         if not (self.recompute and self.training and torch.is_grad_enabled()):
             return module(*arguments)
         return _checkpoint(
             module,
             *arguments,
             use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _counted_already(module)),
+            context_fn=lambda: (nullcontext(), _frozen_statistics(module)),
         )
 
     def encode(
         self, home: nn.Module, x: Tensor, dropouts: Mapping[int, nn.Module] = MappingProxyType({})
     ) -> list[Tensor]:
-        """The five features; what a level's dropout leaves of one goes both down and into the skip."""
+        """Return the five features. The dropout of a level (`dropouts`, by level) applies to both the next level and the skip."""
         features: list[Tensor] = []  # (N, 16, D, H, W) ... (N, 256, D / 16, H / 16, W / 16)
         for level, (block, _) in enumerate(DOWN):
             x = self.run(home.get_submodule(f"block_{block}"), x)
@@ -186,11 +197,11 @@ class _VNetBase(Network):
         return features
 
     def decode(self, home: nn.Module, features: list[Tensor], edge: Tensor | None) -> Tensor:
+        """Return the decoder's last feature (N, 16, D, H, W) from the encoder's five; `edge` is the edge map, None without modules."""
         x = features[4]
-        for level, (above, (block, _)) in enumerate(
-            zip(("five", "six", "seven", "eight"), UP, strict=True)
-        ):
-            x = home.get_submodule(f"block_{above}_up")(x) + features[3 - level]
+        for level, (block, _) in enumerate(UP):
+            upsampled = home.get_submodule(f"block_{UPSAMPLED[level]}_up")(x)
+            x = upsampled + features[3 - level]
             if edge is not None and self.compute_edge_feature is not None:
                 module = home.get_submodule(EGM_NAMES[level])
                 x = self.run(module, x, edge, self.compute_edge_feature.conv_adjust)
@@ -200,24 +211,26 @@ class _VNetBase(Network):
         return x
 
     def edge_map(self, x: Tensor) -> Tensor | None:
+        """Return the edge map of an input; None for a network without edge-guided modules."""
         if self.compute_edge_feature is None:
             return None
         return self.compute_edge_feature(x)
 
 
 class _Decoder(nn.Module):
-    """The home of the V-Net's decoder in its state dict."""
+    """Holds the V-Net's decoder under its name in the state dict."""
 
     out_conv: nn.Conv3d
 
 
 class VNet(_VNetBase):
-    """The left-atrium V-Net, and without edge guidance BCP's and CoGRNet's: batch norm; if `has_dropout`, dropout on the deepest feature
-    and before the last convolution, with edge guidance on the second deepest too."""
+    """The left-atrium V-Net with batch norm; without edge guidance it is that of BCP and CoGRNet.
 
-    smallest_batch = (
-        2  # one patch at a time is too few for batch normalisation (docs/results/la.md)
-    )
+    If `has_dropout`, dropout acts on the deepest feature and before the last convolution, and with edge guidance also on the second
+    deepest feature.
+    """
+
+    smallest_batch = 2  # batch norm needs more than one patch per pass (docs/results/la.md)
 
     def __init__(
         self,
@@ -235,8 +248,12 @@ class VNet(_VNetBase):
         self.decoder.out_conv = nn.Conv3d(WIDTHS[0], class_num, 1)
         if egm != "none":
             _add_egms(self.decoder, egm, fusion_dropout=0.4)
-        rates = (0.0 if egm == "none" else 0.4, 0.5, 0.5)
-        self.dropouts = nn.ModuleList([_dropout(rate if has_dropout else 0.0) for rate in rates])
+        rates = (0.4, 0.5, 0.5)
+        if egm == "none":
+            rates = (0.0, 0.5, 0.5)
+        if not has_dropout:
+            rates = (0.0, 0.0, 0.0)
+        self.dropouts = nn.ModuleList([_dropout(rate) for rate in rates])
         self.passes = PassCounter(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -247,9 +264,11 @@ class VNet(_VNetBase):
 
 
 class VNetPancreas(_VNetBase):
-    """The pancreas V-Net: instance norm without parameters, everything at the top of its state dict, the last block part of its only
-    head `branchs.0`. With edge guidance: dropout in the stages of the two deepest blocks, and stages named `ops`; without it BCP's
-    own: no dropout, stages named `conv`."""
+    """The pancreas V-Net: instance norm without parameters; its last block is part of its only head `branchs.0`.
+
+    All names are at the top level of its state dict. With edge guidance, the stages are named `ops` and those of the two deepest blocks
+    have dropout. Without it, the network is BCP's: stages named `conv`, no dropout.
+    """
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         super().check_size(size, images)
@@ -267,11 +286,13 @@ class VNetPancreas(_VNetBase):
         recompute: bool = False,
     ):
         super().__init__(egm, recompute)
-        name, dropouts = (
-            ("conv", (None, None))
-            if egm == "none"
-            else ("ops", (0.4, 0.5) if has_dropout else (0.0, 0.0))
-        )
+        name = "ops"
+        dropouts: tuple[float | None, float | None] = (0.4, 0.5)
+        if not has_dropout:
+            dropouts = (0.0, 0.0)
+        if egm == "none":
+            name = "conv"
+            dropouts = (None, None)
         _add_encoder(self, in_chns, name, nn.InstanceNorm3d, dropouts)
         _add_decoder(self, name, nn.InstanceNorm3d, blocks=3)
         head = nn.Sequential(
@@ -285,4 +306,6 @@ class VNetPancreas(_VNetBase):
 
     def forward(self, x: Tensor) -> Tensor:
         self.start(x)
-        return self.branchs[0](self.decode(self, self.encode(self, x), self.edge_map(x)))
+        features = self.encode(self, x)
+        x = self.decode(self, features, self.edge_map(x))
+        return self.branchs[0](x)

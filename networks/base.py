@@ -1,4 +1,4 @@
-"""What every network has besides its layers."""
+"""The interface of every network."""
 
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ class Network(nn.Module):
     dims: ClassVar[int]
     """Spatial axes of an image: 2 or 3."""
     smallest_batch: ClassVar[int]
-    """Images per pass that its normalisation needs."""
+    """Smallest number of images per pass that its normalisation allows."""
     Options: ClassVar[type[Any]]
     """A frozen dataclass whose fields become flags."""
 

@@ -1,6 +1,6 @@
 """Edge-guided module (EGM) of Hsu & Hua; it is MEGANet's edge-guided attention (WACV 2024, arXiv 2309.03329) followed by CBAM (ECCV 2018).
 
-What 2-D and 3-D share stands here, with the 2-D module; the 3-D one is in egm_3d.py.
+This file holds the 2-D module and the parts that 2-D and 3-D share; the 3-D module is in egm_3d.py.
 Notation: x a feature map (N, C, H, W), p = sigmoid(x), e the Sobel magnitude of the network's input image (N, 1, h, w).
 The module names follow the published state dicts, so that published weights load by name.
 """
@@ -29,13 +29,13 @@ class EdgeOptions:
     """Edge-guided module: as published, corrected (Laplacian band aligned with its feature), or none."""
 
 
-SMALLEST_MAP = 9  # pixels a side: below it the published Laplacian band has no pixel left
+SMALLEST_MAP = 9  # pixels per side: on smaller maps the published Laplacian band is empty
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: BatchNorm2d, 3: BatchNorm3d}
 
 
 def grey(image: Tensor) -> Tensor:
-    """An image (N, C, ...) as one channel (N, 1, ...): 3 channels are red, green and blue, any other number are averaged."""
+    """Convert an image (N, C, ...) to one channel (N, 1, ...): 3 channels are red, green and blue; other numbers are averaged."""
     if image.shape[1] == 3:
         red, green, blue = image.chunk(3, 1)
         return 0.299 * red + 0.587 * green + 0.114 * blue
@@ -55,7 +55,7 @@ class _Kernel(nn.Module):
 
 
 class EdgeMap(nn.Module):
-    """Sobel gradient magnitude of an image (N, C, H, W), zero padding, to (N, 1, H, W); C = 3 is turned grey first."""
+    """Sobel gradient magnitude of an image (N, C, H, W), zero padding, to (N, 1, H, W); channels are converted by `grey`."""
 
     def __init__(self):
         super().__init__()
@@ -65,9 +65,8 @@ class EdgeMap(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         with whole_precision(image.device):
-            gradient = F.conv2d(
-                grey(image), torch.cat([self.sobel_x.weight, self.sobel_y.weight]), padding=1
-            )  # (N, 2, H, W)
+            kernels = torch.cat([self.sobel_x.weight, self.sobel_y.weight])
+            gradient = F.conv2d(grey(image), kernels, padding=1)  # (N, 2, H, W)
             return gradient.square().sum(1, keepdim=True).sqrt()
 
 
@@ -82,7 +81,9 @@ def _blur(line: Tensor) -> Tensor:
 
 @linear_map("published 2-D")
 def _published_line(line: Tensor, size: int) -> Tensor:
-    return F.interpolate(2 * _blur(spread(_blur(line)[..., ::2])), size=size, mode="nearest")
+    small = _blur(line)[..., ::2]
+    smooth = 2 * _blur(spread(small))
+    return F.interpolate(smooth, size=size, mode="nearest")
 
 
 @linear_map("corrected 2-D")
@@ -92,11 +93,11 @@ def _corrected_line(line: Tensor, size: int) -> Tensor:
 
 
 def smooth_part(g: Tensor, variant: EGM) -> Tensor:
-    """What the Laplacian band takes away from every channel of p, from their mean `g`; both (N, 1, H, W).
+    """Return the smooth part that the Laplacian band subtracts from every channel of p; `g` is their mean; both (N, 1, H, W).
 
-    `published`: blurs without padding, then stretches the smaller result to the size of g, so it is shifted and scaled against g.
-    `corrected`: reflect padding before each blur, so that every pixel of the result lies where it lies in g.
-    Blur, every second pixel, zeros between, blur, stretch: all linear and an axis at a time, so each axis has one matrix.
+    `published`: blurs without padding and resizes the smaller result to the size of g, so it is shifted and scaled relative to g.
+    `corrected`: pads by reflection before each blur, so that every pixel of the result is aligned with g.
+    Blur, subsampling, insertion of zeros, blur and resize are linear and separable, so each axis has one matrix.
     Raises ValueError for maps smaller than 9x9.
     """
     height, width = g.shape[-2:]
@@ -111,7 +112,7 @@ def smooth_part(g: Tensor, variant: EGM) -> Tensor:
 
 
 class ChannelGate(nn.Module):
-    """x times a weight a channel, from its mean and its maximum through one shared MLP (CBAM)."""
+    """Channel attention (CBAM): x times one weight per channel, from its mean and its maximum through one shared MLP."""
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -130,9 +131,10 @@ class ChannelGate(nn.Module):
 
 
 class _Shifted(Function):
-    """(N, D, T, H, W), T odd, to (N, D, H, W): the sum over t of plane d + t - T // 2 of each, planes beyond the ends being zero.
+    """Map (N, D, T, H, W), T odd, to (N, D, H, W): output plane d is the sum over t of input plane (d + t - T // 2, t).
 
-    Of the padded planes plane d + t of t is a diagonal, which strides can name: one sum instead of a shift and an addition for each t.
+    Planes beyond the ends are zero. In the padded input the planes (d + t, t) form a diagonal, which a strided view can address: one
+    sum replaces a shift and an addition for each t.
     """
 
     @staticmethod
@@ -161,9 +163,9 @@ class _Shifted(Function):
 
 
 def to_one_channel(x: Tensor, conv: nn.Conv2d | nn.Conv3d) -> Tensor:
-    """`conv(x)` for a convolution to one channel with "same" padding, fast in 3-D as well.
+    """Return `conv(x)` for a convolution to one channel with "same" padding; fast in 3-D, too.
 
-    Convolutions to a single channel starve the CPU's vector units. In 3-D the kernel's planes along the first axis become the
+    Convolutions to a single channel use the CPU's vector units poorly. In 3-D the kernel's planes along the first axis become the
     output channels of a 2-D convolution of every plane of x (N, C, D, H, W), whose results are then shifted and added.
     """
     if x.ndim == 4:
@@ -181,7 +183,7 @@ def to_one_channel(x: Tensor, conv: nn.Conv2d | nn.Conv3d) -> Tensor:
 
 
 class SpatialGate(nn.Module):
-    """x times a weight a pixel, from the maximum and the mean over the channels (CBAM)."""
+    """Spatial attention (CBAM): x times one weight per pixel, from the maximum and the mean over the channels."""
 
     def __init__(self, dims: int):
         super().__init__()
@@ -194,6 +196,8 @@ class SpatialGate(nn.Module):
 
 
 class CBAM(nn.Module):
+    """Channel attention followed by spatial attention (ECCV 2018)."""
+
     def __init__(self, channels: int, dims: int):
         super().__init__()
         self.ChannelGate = ChannelGate(channels)
@@ -204,7 +208,7 @@ class CBAM(nn.Module):
 
 
 class EdgeGuidedBase(nn.Module):
-    """What follows the three answers of a feature in 2-D and 3-D: fusion, attention, residual, CBAM; dropouts in 3-D alone."""
+    """The part of the edge-guided module that 2-D and 3-D share: fusion, attention, residual, CBAM; dropout in 3-D only."""
 
     def __init__(
         self,
@@ -231,22 +235,23 @@ class EdgeGuidedBase(nn.Module):
         self.dropout = Dropout(dropout)
 
     def refine(self, x: Tensor, answers: Tensor) -> Tensor:
-        """x (N, C, ...) and its background, boundary and edges (N, 3C, ...) to the sharpened feature (N, C, ...)."""
+        """Return the sharpened feature (N, C, ...) from x (N, C, ...) and its background, boundary and edges (N, 3C, ...)."""
         fused = self.fusion_conv(answers)
         conv, norm, sigmoid = self.attention
         assert isinstance(conv, nn.Conv2d | nn.Conv3d)
         attention = sigmoid(norm(to_one_channel(fused, conv)))
-        return self.dropout(self.cbam(fused * as_wide(attention, fused) + x))
+        attended = fused * as_wide(attention, fused) + x
+        return self.dropout(self.cbam(attended))
 
 
 class EdgeGuidedModule(EdgeGuidedBase):
-    """Sharpens a decoder feature (N, C, H, W) with the background, the boundary and the input edges it answers to."""
+    """Sharpens a decoder feature (N, C, H, W) by its background, its boundary and the edges of the input image."""
 
     def __init__(self, channels: int, variant: EGM = "published"):
         super().__init__(channels, variant, dims=2)
 
     def forward(self, x: Tensor, edge: Tensor) -> Tensor:
-        # the published code takes the feature itself for the prediction
+        # MEGANet uses a predicted mask here; the published code uses x itself
         with whole_precision(x.device):
             e = bilinear(edge, x.shape[-2:]).to(x.dtype)  # (N, 1, H, W)
             mean: Tensor = MeanSigmoid.apply(x)

@@ -1,4 +1,4 @@
-"""Edge-guided module of the V-Nets; see egm.py for what it is and what it shares with 2-D.
+"""Edge-guided module of the V-Nets; egm.py describes it and holds the parts that it shares with 2-D.
 
 Notation: x a feature map (N, C, D, H, W), p = sigmoid(x), e the Sobel magnitude of the network's input (N, 1, d, h, w).
 """
@@ -14,7 +14,7 @@ from networks.feature import Answers, MeanSigmoid
 from networks.resize import all_axes, linear_map, matrix, spread, whole_precision
 
 EDGE_CHANNELS = 128
-ADJUSTED = (64, 32, 16)  # every published module stores an adjustment to each of them
+ADJUSTED = (64, 32, 16)  # every published module stores a convolution to each of these widths
 
 
 class Folded(nn.Conv3d):
@@ -27,11 +27,11 @@ class Folded(nn.Conv3d):
 
 
 class EdgeMap3d(nn.Module):
-    """Sobel gradient magnitude of a volume (N, C, D, H, W), zero padding, to (N, 1, D, H, W); C = 3 is turned grey first.
+    """Sobel gradient magnitude of a volume (N, C, D, H, W), zero padding, to (N, 1, D, H, W); channels are converted by `grey`.
 
-    `published`: the derivative along the first axis is taken between a plane and the next one (0 on plane -1); `corrected`: between
-    the two neighbours, as along the other axes. `conv_adjust` lies here as in the published state dicts; the modules fold it
-    into their own weights (`EdgeGuidedModule3d`).
+    `published`: the derivative along the first axis is the difference of a plane and the next one; `corrected`: of the two
+    neighbours, as along the other axes. `conv_adjust` is here as in the published state dicts; the modules fold it into their own
+    weights (`EdgeGuidedModule3d`).
     """
 
     sobel_x: Tensor
@@ -54,9 +54,8 @@ class EdgeMap3d(nn.Module):
         if self.variant != "published":
             sobel_z = self.sobel_x.transpose(2, 4)
         with whole_precision(image.device):
-            gradient = F.conv3d(
-                grey(image), torch.cat([self.sobel_x, self.sobel_y, sobel_z]), padding=1
-            )  # (N, 3, D, H, W)
+            kernels = torch.cat([self.sobel_x, self.sobel_y, sobel_z])
+            gradient = F.conv3d(grey(image), kernels, padding=1)  # (N, 3, D, H, W)
             return gradient.square().sum(1, keepdim=True).sqrt()
 
 
@@ -66,19 +65,20 @@ def _separable_kernel(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _blur(line: Tensor) -> Tensor:
-    """Gaussian blur of three places (sigma 1.5, normalised, zero padding) of the last axis of (1, m, n)."""
+    """Blur the last axis of (1, m, n) with a Gaussian kernel of size 3 (sigma 1.5, normalised, zero padding)."""
     side = math.exp(-1 / (2 * 1.5**2))
     padded = F.pad(line, (1, 1))
-    return (padded[..., 1:-1] + side * (padded[..., :-2] + padded[..., 2:])) / (1 + 2 * side)
+    neighbours = padded[..., :-2] + padded[..., 2:]
+    return (padded[..., 1:-1] + side * neighbours) / (1 + 2 * side)
 
 
 @linear_map("published 3-D")
 def _published_line(line: Tensor, size: int) -> Tensor:
     small = _blur(line)[..., ::2]
     smooth = 4 ** (1 / 3) * _blur(F.pad(small, (0, small.shape[-1])))
-    return (
-        smooth if smooth.shape == line.shape else F.interpolate(smooth, size=size, mode="nearest")
-    )
+    if smooth.shape == line.shape:
+        return smooth
+    return F.interpolate(smooth, size=size, mode="nearest")
 
 
 @linear_map("corrected 3-D")
@@ -88,11 +88,11 @@ def _corrected_line(line: Tensor, size: int) -> Tensor:
 
 
 def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
-    """What the Laplacian band takes away from every channel of p, from their mean `g`; both (N, 1, D, H, W).
+    """Return the smooth part that the Laplacian band subtracts from every channel of p; `g` is their mean; both (N, 1, D, H, W).
 
-    `published`: the halved volume is put into the first octant of an empty one of twice its size and blurred there, so only that
-    octant holds anything, at half the scale. `corrected`: its voxels are spread over every second place, gain 8 instead of 4.
-    All of it is linear and an axis at a time, so each axis has one matrix.
+    `published`: the subsampled volume is put into the first octant of a zero volume of twice its size and blurred there, so only that
+    octant is non-zero, at half the scale. `corrected`: zeros are inserted between its voxels before the blur, gain 8 instead of 4.
+    All operations are linear and separable, so each axis has one matrix.
     """
     name = f"{variant} 3-D"
     sides = g.shape[-3:]
@@ -103,9 +103,9 @@ def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
 class EdgeGuidedModule3d(EdgeGuidedBase):
     """Sharpens a decoder feature (N, C, D, H, W), C one of 128, 64, 32, 16.
 
-    The published code leads the edge map through a 1x1x1 convolution to 128 channels at full resolution, a nearest resize and
-    another one to C channels. That chain is affine in the one-channel map and commutes with the resize, so it is `w e + b` a
-    channel, with w and b folded from the stored weights: same function, same gradients, no 128-channel volume.
+    The published code applies a 1x1x1 convolution to 128 channels at full resolution, a nearest resize and another convolution to C
+    channels to the edge map. This chain is affine in the one-channel map and commutes with the resize, so each channel is `w e + b`,
+    with w and b folded from the stored weights. Function and gradients are the same, without a 128-channel volume.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What edge-guided modules ask of a feature map, with gradients that lie in memory as the map does.
+"""Operations of edge-guided modules on feature maps, whose gradients have the same memory layout as the map.
 
-Autograd's own gradients of a mean, expanded to the map's size, lie channel by channel whatever the map's layout; adding them to
-gradients in channels-last layout is then several times as slow as the addition itself.
+Autograd's gradient of a mean is always contiguous, whatever the map's layout. Adding it to a gradient in channels-last layout is
+several times as slow as an addition of equal layouts.
 Notation: x a feature map (N, C, ...) of two or three spatial axes, p = sigmoid(x).
 """
 
@@ -14,36 +14,44 @@ from torch import Tensor
 from networks.autograd import Function
 
 
-def _on_the_spot(x: Tensor) -> bool:
-    """Whether operations are made one by one, by the CPU: not gathered by a compiler, not sent to a device."""
+def _is_eager_cpu(x: Tensor) -> bool:
+    """Whether operations run one by one on the CPU, neither compiled nor on another device."""
     return x.is_cpu and not torch.compiler.is_compiling()
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-    return last if x.is_contiguous(memory_format=last) else torch.contiguous_format
+    channels_last = torch.channels_last_3d
+    if x.ndim == 4:
+        channels_last = torch.channels_last
+    if x.is_contiguous(memory_format=channels_last):
+        return channels_last
+    return torch.contiguous_format
 
 
 def _in_half(x: Tensor) -> bool:
-    """Whether the CPU makes each operation in 16 bits, where torch is slow over few channels in channels-last layout: a feature times a map
-    of one channel takes seven times as long as times another feature, writing into a slice of channels three times as long as `cat`.
+    """Whether operations run one by one on the CPU in 16 bits.
+
+    There torch is slow on few channels in channels-last layout. A feature times a one-channel map takes 7 times as long as a feature
+    times a feature; writing into a slice of channels takes 3 times as long as `cat`.
     """
-    return _on_the_spot(x) and x.element_size() == 2
+    return _is_eager_cpu(x) and x.element_size() == 2
 
 
 def as_wide(one: Tensor, x: Tensor) -> Tensor:
-    """A map (N, 1, ...) to be multiplied by x (N, C, ...), repeated for each channel where that is faster."""
-    return one.expand_as(x).contiguous(memory_format=_layout(x)) if _in_half(x) else one
+    """Return a map (N, 1, ...) that is to be multiplied by x (N, C, ...), repeated for each channel if that is faster."""
+    if _in_half(x):
+        return one.expand_as(x).contiguous(memory_format=_layout(x))
+    return one
 
 
 class OverPixels(Function):
-    """Mean and maximum of every channel over all places, both (N, C); places with equal maxima share its gradient."""
+    """Mean and maximum of every channel over all pixels, both (N, C); pixels with equal maxima share the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         everywhere = tuple(range(2, x.ndim))
-        # amax over several axes is ten times as slow on the CPU in channels-last layout
-        if _on_the_spot(x):
+        # In channels-last layout on the CPU, amax over several axes takes 10 times as long.
+        if _is_eager_cpu(x):
             largest = F.adaptive_max_pool2d(x.flatten(2, -2), 1).flatten(1)
         else:
             largest = x.amax(everywhere)
@@ -56,16 +64,16 @@ class OverPixels(Function):
         x, values = ctx.saved_tensors
         shape = (*values.shape, *[1] * (x.ndim - 2))
         everywhere = tuple(range(2, x.ndim))
-        there = x == values.view(shape)
-        share = largest.view(shape) / there.sum(everywhere, keepdim=True)
-        return (there * share).add_(mean.view(shape) / x[0, 0].numel())
+        is_largest = x == values.view(shape)
+        share = largest.view(shape) / is_largest.sum(everywhere, keepdim=True)
+        return (is_largest * share).add_(mean.view(shape) / x[0, 0].numel())
 
 
 class OverChannels(Function):
-    """Maximum and mean over the channels of every place, (N, 2, ...).
+    """Maximum and mean over the channels of every pixel, (N, 2, ...).
 
-    The maximum's gradient goes to the first of equal channels; off the CPU by comparing numbers where torch scatters, which is
-    deterministic on CUDA and one launch.
+    The maximum's gradient goes to the first of equal channels. Except on the CPU it is computed by comparing channel numbers instead
+    of scattering: this is deterministic on CUDA and takes one launch.
     """
 
     @staticmethod
@@ -85,7 +93,7 @@ class OverChannels(Function):
         number = ctx.saved_tensors[0].unsqueeze(1)
         largest, mean = gradient.chunk(2, 1)
         mean = mean / ctx.shape[1]
-        if _on_the_spot(gradient):
+        if _is_eager_cpu(gradient):
             spread = torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=ctx.layout).zero_()
             return spread.scatter_(1, number.long(), largest).add_(as_wide(mean, spread))
         channels = torch.arange(ctx.shape[1], dtype=torch.uint8, device=number.device)
@@ -94,7 +102,7 @@ class OverChannels(Function):
 
 
 class MeanSigmoid(Function):
-    """Mean over channels of sigmoid(x), (N, C, ...) to (N, 1, ...) in float32 at least, keeping x alone for the backward pass."""
+    """Mean over channels of sigmoid(x), (N, C, ...) to (N, 1, ...) in float32 or wider; only x is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -112,10 +120,10 @@ class MeanSigmoid(Function):
 
 
 class Answers(Function):
-    """[x (1 - p), x (p - s), x f], background, boundary and edges, written into one tensor (N, 3C, ...), keeping the arguments alone.
+    """Background x (1 - p), boundary x (p - s) and edges x f in one tensor (N, 3C, ...); only the arguments are kept for backward.
 
-    s and e (N, 1, ...). f = e in 2-D, where w and b are None, and w e + b in 3-D, w and b (1, C, 1, 1, 1). Nothing is learnt before e, so
-    it gets a gradient only where the network's input wants one.
+    s and e are (N, 1, ...). In 2-D f = e, and w and b are None. In 3-D f = w e + b, where w and b are (1, C, 1, 1, 1). No layer with
+    weights precedes e, so e gets a gradient only if the network's input requires one.
     """
 
     @staticmethod
@@ -125,18 +133,14 @@ class Answers(Function):
         ctx.save_for_backward(x, s, e, w, b)
         s = as_wide(s, x)
         factor = _edge_factor(e, w, b, x)
-        if torch.compiler.is_compiling() or _in_half(
-            x
-        ):  # a compiler writes them in place by itself, and does not take `out`
+        # The compiler does not accept `out`, and writes into one tensor without it.
+        if torch.compiler.is_compiling() or _in_half(x):
             xp = torch.sigmoid(x) * x
             return torch.cat([x - xp, torch.addcmul(xp, x, s, value=-1), factor * x], 1)
         c = x.shape[1]
-        out = torch.empty(
-            (x.shape[0], 3 * c, *x.shape[2:]),
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=_layout(x),
-        )
+        shape = (x.shape[0], 3 * c, *x.shape[2:])
+        layout = _layout(x)
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
         xp = torch.sigmoid(x).mul_(x)
         torch.sub(x, xp, out=out[:, :c])
         torch.addcmul(xp, x, s, value=-1, out=out[:, c : 2 * c])

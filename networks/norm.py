@@ -1,5 +1,8 @@
-"""Batch norm whose network counts the passes: nothing reads these counters but checkpoints and the teachers that average them, and a
-launch for each layer and pass is one in twenty. Its statistics may be those of all processes' shares of a pass."""
+"""Batch norm whose pass counters are raised by the network, and which can share its statistics between processes.
+
+Only checkpoints and averaging teachers read `num_batches_tracked`. Raising it in each layer takes 1 of 20 kernel launches, so the
+network raises all of them at once.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,10 +21,10 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsa
 class _OverProcesses(Function):
     """Batch norm of x (N, C, ...) with mean and variance of all processes' x, which have one shape.
 
-    What `torch.nn.SyncBatchNorm` does on CUDA alone, so that what is tested on the CPU is what runs there.
+    `torch.nn.SyncBatchNorm` does the same, but only on CUDA; this class also runs on the CPU, where it is tested.
 
-    Forward one message of 2 C numbers, which all processes average in the same order, so that their statistics are equal bit for bit;
-    backward another. Gradients of weight and bias are this process's part, as those of any other layer.
+    The forward pass exchanges 2 C numbers, which all processes average in the same order, so their statistics are bit-identical. The
+    backward pass exchanges 2 C numbers, too. Gradients of weight and bias are this process's part, as in any other layer.
     """
 
     @staticmethod
@@ -57,7 +60,8 @@ class _OverProcesses(Function):
     ) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         x, weight, mean, var = ctx.saved_tensors
-        # as if the statistics did not depend on x; then what comes by them: the mean of the gradient and of its product with normalised x
+        # First the gradient for fixed statistics. Then the part through the statistics, which needs two means over all processes: of
+        # the gradient, and of its product with normalised x.
         direct, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
@@ -73,7 +77,7 @@ class _OverProcesses(Function):
 
 
 class _Uncounted(_BatchNorm):
-    """torch's batch norm without its counter, which the network raises (`PassCounter`)."""
+    """Batch norm of torch that does not raise its counter; the network does (`PassCounter`)."""
 
     over_processes = False
 
@@ -103,23 +107,23 @@ class _Uncounted(_BatchNorm):
 
 
 class BatchNorm2d(_Uncounted, nn.BatchNorm2d):
-    """Counted by its network."""
+    """`nn.BatchNorm2d` whose counter is raised by a `PassCounter`."""
 
 
 class BatchNorm3d(_Uncounted, nn.BatchNorm3d):
-    """Counted by its network."""
+    """`nn.BatchNorm3d` whose counter is raised by a `PassCounter`."""
 
 
 def normalise_over_processes(nets: Iterable[nn.Module]) -> None:
-    """From now on batch norm in training mode takes mean and variance over all processes' shares of a pass; needs a process group.
+    """Make batch norm in training mode use mean and variance over all processes; requires a process group.
 
-    Raises ValueError for a network with other batch norms than those of this module.
+    Raises ValueError for a network with batch norm layers that are not from this module.
     """
     norms = [module for net in nets for module in net.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         if not isinstance(norm, _Uncounted):
             raise ValueError(
-                f"{type(norm).__name__} normalises over its own process alone; networks/norm.py has one that need not"
+                f"{type(norm).__name__} normalises over its own process only; use the class of networks/norm.py instead"
             )
         norm.over_processes = True
 

@@ -1,6 +1,6 @@
 """The networks by the name that `--model` takes.
 
-`networks.base.Network` says what a network has besides its layers.
+`networks.base.Network` is the interface of a network.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ def build(
 ) -> Network:
     """Build a network on the CPU.
 
-    Of `options`, such as all settings of a run, it takes those that the network has. `internal`: arguments of the network that are no
-    options. Raises ValueError for an unknown network, and for a value that an option cannot have.
+    `options` may hold all settings of a run; only the network's own options are used. `internal`: arguments of the network that are
+    not options. Raises ValueError for an unknown network, and for a value that an option cannot have.
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network '{name}': choose one of {', '.join(NETWORKS)}")
@@ -61,7 +61,7 @@ def build_of_dims(
 ) -> Network:
     """Build a network for images of `dims` axes, as the published factories do.
 
-    Raises ValueError as `build` does and for a network of other images, and TypeError for an option that the network does not have.
+    Raises ValueError as `build` does and for a network for other images, and TypeError for an option that the network does not have.
     """
     names = [other for other, network in NETWORKS.items() if network.dims == dims]
     if name not in names:

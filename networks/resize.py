@@ -1,7 +1,7 @@
-"""Linear maps along the rows and columns of an image as matrices: a resize or blur is two matrix products.
+"""Linear maps along the axes of an image as matrices: a resize or blur of an image is two matrix products.
 
-On CUDA this takes two launches either way, and its gradient is deterministic; that of torch's bilinear resize is not, and its substitute in
-deterministic mode takes dozens of small operations.
+On CUDA this takes two launches in each direction, and its gradient is deterministic. The gradient of torch's bilinear resize is not,
+and its replacement in deterministic mode takes dozens of small operations.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,24 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Line = Callable[
-    [Tensor, int], Tensor
-]  # (1, m, n) and k to (1, m, k): a linear map of the last axis
+# (1, m, n) and k to (1, m, k): a linear map of the last axis.
+Line = Callable[[Tensor, int], Tensor]
 LINES: dict[str, Line] = {}
 
 
 def whole_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Within it autocast, if on, computes as it is told: maps of a few values a pixel are cheap, and rounded ones shift edges."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    """Switch autocast off within the context: one-channel maps are cheap in full precision, and rounding would shift edges."""
+    if device.type == "meta":
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def both_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """x (N, C, H, W) mapped along both axes, by matrices (H, h) and (W, w), to (N, C, h, w)."""
+    """Map x (N, C, H, W) along both axes by matrices (H, h) and (W, w) to (N, C, h, w)."""
     return rows.t() @ (x @ columns)
 
 
 def all_axes(x: Tensor, *matrices: Tensor) -> Tensor:
-    """x (N, 1, D, H, W) mapped along its three axes, by matrices (D, d), (H, h) and (W, w), to (N, 1, d, h, w)."""
+    """Map x (N, 1, D, H, W) along its three axes by matrices (D, d), (H, h) and (W, w) to (N, 1, d, h, w)."""
     planes, rows, columns = matrices
     mapped = rows.t() @ (x @ columns)  # (N, 1, D, h, w)
     result = planes.t() @ mapped.flatten(3)  # (N, 1, d, h w)
@@ -38,37 +39,38 @@ def all_axes(x: Tensor, *matrices: Tensor) -> Tensor:
 
 
 def linear_map(name: str) -> Callable[[Line], Line]:
-    """Makes a linear map known to `matrix` by its name."""
+    """Register a linear map under a name for `matrix`."""
 
-    def known(line: Line) -> Line:
+    def register(line: Line) -> Line:
         LINES[name] = line
         return line
 
-    return known
+    return register
 
 
 def matrix(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The matrix (old, new) of a linear map, made once: x @ matrix is the map of the last axis of x."""
+    """Return the matrix (old, new) of a linear map, computed once: x @ matrix maps the last axis of x."""
     if torch.compiler.is_compiling():
         return matrix_for_compiled(name, old, new, device, dtype)
-    return _made(name, old, new, device, dtype)
+    return _cached_matrix(name, old, new, device, dtype)
 
 
 @cache
-def _made(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-    ):  # a tensor made in inference mode could not be trained with later
-        return LINES[name](torch.eye(old, dtype=torch.float64)[None], new)[0].to(device, dtype)
+def _cached_matrix(
+    name: str, old: int, new: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    # A tensor made in inference mode cannot be used in training later.
+    with torch.inference_mode(False), torch.no_grad():
+        identity = torch.eye(old, dtype=torch.float64)[None]
+        return LINES[name](identity, new)[0].to(device, dtype)
 
 
-# One small copy in a compiled network, which would write how the matrix is made, dozens of operations, into every pass.
+# In a compiled network this is one small copy; without it every pass would include the dozens of operations that make the matrix.
 @torch.library.custom_op("copy_paste::matrix", mutates_args=())
 def matrix_for_compiled(
     name: str, old: int, new: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    return _made(name, old, new, device, dtype).clone()
+    return _cached_matrix(name, old, new, device, dtype).clone()
 
 
 @matrix_for_compiled.register_fake  # pyright: ignore[reportUnknownMemberType]  # not annotated
@@ -77,18 +79,18 @@ def _(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -
 
 
 def spread(line: Tensor) -> Tensor:
-    """The last axis of (1, m, n) with a zero behind each place, (1, m, 2n)."""
+    """Insert a zero after each element of the last axis: (1, m, n) to (1, m, 2n)."""
     return torch.stack([line, torch.zeros_like(line)], -1).flatten(-2)
 
 
 @linear_map("bilinear")
 def _bilinear_line(line: Tensor, size: int) -> Tensor:
-    """Linear interpolation to `size` places, the ends aligned."""
+    """Interpolate linearly to `size` elements, ends aligned."""
     return F.interpolate(line, size=size, mode="linear", align_corners=True)
 
 
 def bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
-    """x (N, C, H, W) resized to `size`, corners aligned, as F.interpolate does."""
+    """Resize x (N, C, H, W) to `size` bilinearly, corners aligned, as F.interpolate does."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     height, width = size

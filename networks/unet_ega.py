@@ -48,7 +48,7 @@ class DownBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """x2 bilinear, corners aligned; by matrices where torch's own gradient is not deterministic, on the CPU the faster way."""
+    """x2 bilinear upsampling, corners aligned; by matrices where torch's gradient is not deterministic, by torch on the CPU, where it is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         size = [2 * side for side in x.shape[-2:]]
@@ -68,8 +68,11 @@ class UpBlock(nn.Module):
         self.ega = None if egm == "none" else EdgeGuidedModule(skip, egm)
 
     def forward(self, x: Tensor, skip: Tensor, edge: Tensor | None) -> Tensor:
-        x = self.conv(torch.cat([skip, self.up(self.conv1x1(x))], 1))
-        return x if self.ega is None else self.ega(x, edge)
+        upsampled = self.up(self.conv1x1(x))
+        x = self.conv(torch.cat([skip, upsampled], 1))
+        if self.ega is None:
+            return x
+        return self.ega(x, edge)
 
 
 class Encoder(nn.Module):
@@ -113,8 +116,8 @@ class UNetOptions(EdgeOptions):
 class UNet(Network):
     """U-Net with edge-guided modules; `forward` takes (N, in_chns, H, W) and returns logits (N, class_num, H, W).
 
-    `upsampling` is "published" by default: nearest with edge-guided modules, as Hsu & Hua have it, and bilinear (corners aligned)
-    without, as in BCP's own code; no parameter depends on it, so a state dict does not tell.
+    `upsampling` is "published" by default: nearest with edge-guided modules, as in Hsu & Hua's code, and bilinear (corners aligned)
+    without, as in BCP's code. No parameter depends on it, so a state dict does not show it.
     H and W must be multiples of 16 and, with an edge-guided module, at least 80; else ValueError.
     """
 
@@ -156,5 +159,7 @@ class UNet(Network):
         self.check_size(tuple(x.shape[2:]))
         if self.training:
             self.passes.count()
-        edge = None if self.compute_edge_feature is None else self.compute_edge_feature(x)
+        edge = None
+        if self.compute_edge_feature is not None:
+            edge = self.compute_edge_feature(x)
         return self.decoder(self.encoder(x), edge)

@@ -138,7 +138,7 @@ class TestRuns:
         self, phantom_root, tmp_path
     ):
         """What the networks keep from their first pass must not lie in the graphs' memory."""
-        resize._made.cache_clear()
+        resize._cached_matrix.cache_clear()
         made = train(ACDC, phantom_root, tmp_path, "--accelerate", "graph", device="cuda", **TINY)
         assert made["self_train/last.pth"]["progress"]["step"] == 12
 

@@ -22,7 +22,7 @@ def layout(request):
 @pytest.fixture(params=[True, False], ids=["on the CPU", "elsewhere"])
 def on_the_spot(request, monkeypatch):
     if not request.param:
-        monkeypatch.setattr(feature, "_on_the_spot", lambda x: False)
+        monkeypatch.setattr(feature, "_is_eager_cpu", lambda x: False)
 
 
 def drawn(layout, channels=5):
@@ -54,7 +54,7 @@ def test_mean_and_maximum_over_all_places(layout):
 def test_maximum_and_mean_over_channels(layout):
     x = drawn(layout)
     gradient = assert_same(OverChannels.apply(x), torch.stack([x.max(1).values, x.mean(1)], 1), x)
-    if feature._on_the_spot(x):
+    if feature._is_eager_cpu(x):
         assert gradient.is_contiguous(memory_format=layout)
     with torch.no_grad():
         torch.testing.assert_close(OverChannels.apply(x), torch.stack([x.amax(1), x.mean(1)], 1))
@@ -114,7 +114,7 @@ def test_in_half_precision_on_the_cpu_they_are_what_they_are_elsewhere(layout, m
         )
 
     here = answers()
-    monkeypatch.setattr(feature, "_on_the_spot", lambda x: False)
+    monkeypatch.setattr(feature, "_is_eager_cpu", lambda x: False)
     for ours, elsewhere in zip(here, answers(), strict=True):
         torch.testing.assert_close(ours, elsewhere, rtol=2**-6, atol=2**-6)
 

@@ -150,7 +150,7 @@ def test_who_cannot_be_normalised_over_processes_is_told(monkeypatch):
     monkeypatch.setattr("programs.networks.world", lambda: 2)
     with pytest.raises(
         UserError,
-        match="--sync_batch_norm: --model mine: BatchNorm3d normalises over its own process alone",
+        match="--sync_batch_norm: --model mine: BatchNorm3d normalises over its own process only",
     ):
         share_batch_norm([nn.BatchNorm3d(2)], "mine")
     with pytest.raises(UserError, match="--accelerate compile: not with --sync_batch_norm"):

@@ -11,7 +11,7 @@ from networks.dropout import Dropout
 from networks.egm import EdgeGuidedModule, smooth_part
 from networks.egm_3d import smooth_part_3d
 from networks.net_factory_ega import net_factory
-from networks.resize import _made, bilinear
+from networks.resize import _cached_matrix, bilinear
 from networks.unet_ega import Upsample
 
 
@@ -109,7 +109,7 @@ def test_a_step_of_acdc_is_timed_beside_a_busy_process(capsys):
 @pytest.mark.parametrize("kinds", ["both", "plain"])
 def test_a_pass_of_the_v_net_is_timed(kinds, capsys):
     """The plain kind alone too: in a process of its own it finds nothing that the other has made."""
-    _made.cache_clear()
+    _cached_matrix.cache_clear()
     vnet_step.main(
         ["--kinds", kinds, "--patch_size", "32", "32", "16", "--steps", "1", "--no_memory"]
     )
