@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 TRAINING = ("labelled", "unlabelled", "train")
 SEVERAL = 4
-"""From this many cases on, a content that all of them have is no scan: the same atlas as a channel of every case, say."""
+"""With this many cases or more, a content that all of them have is not a scan, but for example an atlas as a channel of every case."""
 
 
 @dataclass(frozen=True)
 class Prints:
-    """What a case is recognised by (`dataloaders.fingerprint`). Blank images have no prints.
+    """Fingerprints that identify a case (`dataloaders.fingerprint`). Blank images have none.
 
     `whole`: prints of its scans before preparation, of its volumes and of its files; one in common with another case makes them copies.
     `slices`: prints of its slices on 2-D data sets, where training has slices and testing has volumes; a few slices may be alike by
@@ -42,6 +42,7 @@ class ScanCase:
 
 
 def are_copies(first: Prints, second: Prints) -> bool:
+    """Whether two cases are the same scan, see `Prints`."""
     if first.whole & second.whole:
         return True
     smaller = min(len(first.slices), len(second.slices))
@@ -60,7 +61,9 @@ def find_copies(cases: Sequence[ScanCase]) -> tuple[list[str], list[str]]:
     leaks: list[str] = []
     others: list[str] = []
     for number, case in enumerate(cases):
-        candidates = {one for key in case.prints.all for one in holders.get(key, ())}
+        candidates: set[int] = set()
+        for key in case.prints.all:
+            candidates.update(holders.get(key, ()))
         for candidate in sorted(candidates):
             earlier = cases[candidate]
             if not are_copies(earlier.prints, case.prints):
@@ -101,24 +104,24 @@ def as_record(cases: Iterable[ScanCase]) -> list[list]:
 
 
 def from_record(record: Iterable[Sequence]) -> list[Prints]:
-    """The inverse of `as_record`; TypeError or ValueError for anything else."""
-    found = []
-    for whole, slices in record:
-        found.append(Prints(frozenset(whole), frozenset(slices)))
-    return found
+    """The inverse of `as_record`; raises TypeError or ValueError for anything else."""
+    return [Prints(frozenset(whole), frozenset(slices)) for whole, slices in record]
 
 
 def merged(cases: Iterable[ScanCase]) -> list[ScanCase]:
     """One case for those with the same split and name: the slices of a case."""
-    found: dict[tuple[str, str], ScanCase] = {}
+    unique: dict[tuple[str, str], ScanCase] = {}
     for case in cases:
         key = (case.split, case.name)
-        if key in found:
-            earlier = found[key]
-            case = ScanCase(case.split, case.name, earlier.place, earlier.prints | case.prints)
-        found[key] = case
-    return list(found.values())
+        if key in unique:
+            earlier = unique[key]
+            prints = earlier.prints | case.prints
+            case = ScanCase(case.split, case.name, place=earlier.place, prints=prints)
+        unique[key] = case
+    return list(unique.values())
 
 
 def _purpose(split: str) -> str:
-    return "training" if split in TRAINING else split
+    if split in TRAINING:
+        return "training"
+    return split

@@ -1,4 +1,4 @@
-"""What the data of a run were: names and contents as hashes, so that a checkpoint recognises its data and reveals no name.
+"""Hashes of the names and contents of a run's data, so that a checkpoint recognises its data and reveals no name.
 
 A file is read once: its hashes are kept, by path, size and time of change, in the user's cache, never next to the data.
 """
@@ -36,8 +36,11 @@ CACHE_VERSION = 1
 
 @dataclass(frozen=True)
 class FileFound:
-    """One file of a list. `content`: hash of its bytes, empty where it is missing; `prints`: what its scan is recognised by, none for a
-    blank image; `preparation`: the settings it was prepared with, as JSON, empty where the file does not have them."""
+    """One file of a list.
+
+    `content`: hash of its bytes, empty where it is missing. `prints`: fingerprints of its scan, none for a blank image. `preparation`:
+    the settings it was prepared with, as JSON, empty where the file does not have them.
+    """
 
     name: str
     path: Path
@@ -47,7 +50,7 @@ class FileFound:
 
 
 Survey = dict[str, list[FileFound]]
-"""By split, what was found of each file in the order of the list."""
+"""By split, a record of each file in the order of the list."""
 
 
 def hashed(text: str) -> str:
@@ -57,7 +60,7 @@ def hashed(text: str) -> str:
 
 
 def survey(root: Path, facts: DatasetFacts, files: Named) -> Survey:
-    """Read the files of a data set below `root`, those excepted that the cache knows."""
+    """Read the files of a data set below `root`, except those that are in the cache."""
     cache = _Cache(root, facts)
     count = sum(len(named) for named in files.values())
     found: Survey = {}
@@ -72,50 +75,57 @@ def survey(root: Path, facts: DatasetFacts, files: Named) -> Survey:
 
 
 def digest_of(found: Survey) -> Digest:
-    """What of a survey a checkpoint keeps."""
-    return {
-        split: [[hashed(file.name), file.content] for file in files]
-        for split, files in found.items()
-    }
+    """The hashes of a survey, for a checkpoint."""
+    digest: Digest = {}
+    for split, files in found.items():
+        digest[split] = [[hashed(file.name), file.content] for file in files]
+    return digest
 
 
 def difference(before: Digest, now: Digest, files: Named, splits: Sequence[str]) -> str:
-    """In words what of the splits is not as it was, empty where all is; `files` name what `now` was taken of."""
+    """Describe the first difference between two digests in the given splits in words; empty where there is none.
+
+    `files`: names and paths of the files in `now`.
+    """
     for split in splits:
         if split not in before:
             continue
-        there, here = before[split], now.get(split, [])
+        there = before[split]
+        here = now.get(split, [])
         if [name for name, _ in there] != [name for name, _ in here]:
-            added = [
-                name
-                for (name, _), (key, _) in zip(files.get(split, ()), here, strict=True)
-                if key not in dict(there)
-            ]
-            what = (
-                f"{shown(added[0])} is new in it"
-                if added
-                else "a case is gone, or the order is another"
-            )
-            return f"the list of {split} cases is another: {what}"
-        changed = [
-            path
-            for (_, path), (_, a), (_, b) in zip(files[split], there, here, strict=True)
-            if a and b and a != b
-        ]
+            known = dict(there)
+            change = "a case is gone, or the order is different"
+            for (name, _), (key, _) in zip(files.get(split, ()), here, strict=True):
+                if key not in known:
+                    change = f"{shown(name)} is new in it"
+                    break
+            return f"the list of {split} cases is different: {change}"
+        changed = _changed_files(files[split], there, here=here)
+        if len(changed) > 1:
+            return f"{changed[0]} has changed since, and {len(changed) - 1} more"
         if changed:
-            return f"{changed[0]} has changed since" + (
-                f", and {len(changed) - 1} more" if len(changed) > 1 else ""
-            )
+            return f"{changed[0]} has changed since"
     return ""
 
 
-def seen_in_training(before: Digest, found: Sequence[FileFound], split: str) -> str:
-    """In words which of the files that were `found` for the split was trained on, by name, by file or by scan; empty where none was.
+def _changed_files(
+    named: Sequence[tuple[str, Path]], there: Sequence[list], here: Sequence[list]
+) -> list[Path]:
+    """The files whose contents have another hash `here` than `there`; a missing file has none."""
+    changed: list[Path] = []
+    for (_, path), (_, before), (_, now) in zip(named, there, here, strict=True):
+        if before and now and before != now:
+            changed.append(path)
+    return changed
 
-    TypeError or ValueError for a digest that is damaged. Older digests have no record of scans.
+
+def seen_in_training(before: Digest, found: Sequence[FileFound], split: str) -> str:
+    """Name in words the files `found` for the split that were trained on, by name, by file or by scan; empty where none was.
+
+    Raises TypeError or ValueError for a damaged digest. Older digests have no record of scans.
     """
-    names = {name for name, _ in before.get("cases", ())}
-    contents = set()
+    names: set[str] = {name for name, _ in before.get("cases", ())}
+    contents: set[str] = set()
     for part in TRAINING:
         for name, content in before.get(part, ()):
             names.add(name)
@@ -132,14 +142,17 @@ def seen_in_training(before: Digest, found: Sequence[FileFound], split: str) -> 
     if not leaked:
         return ""
     first = leaked[0]
-    same_name = hashed(first.name) in names
-    under_another_name = "" if same_name else " (the same scan, under another name)"
-    more = f" and {len(leaked) - 1} more" if len(leaked) > 1 else ""
+    under_another_name = ""
+    if hashed(first.name) not in names:
+        under_another_name = " (the same scan, under another name)"
+    more = ""
+    if len(leaked) > 1:
+        more = f" and {len(leaked) - 1} more"
     return f"{shown(first.name)}{more} of {split}{under_another_name}"
 
 
 class _Cache:
-    """What was found of files, by path, with size and time of change; it can be deleted without harm."""
+    """Records of files by path, with size and time of change; it can be deleted without harm."""
 
     def __init__(self, root: Path, facts: DatasetFacts):
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -151,10 +164,11 @@ class _Cache:
         self.changed = False
         with suppress(OSError, ValueError):
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            self.known = content if isinstance(content, dict) else {}
+            if isinstance(content, dict):
+                self.known = content
 
     def look_up(self, name: str, path: Path) -> FileFound:
-        """What is known of the file, or else what reading it shows."""
+        """The record of the file; it is read where the cache has no current record."""
         try:
             status = path.stat()
             key = str(path.resolve())
@@ -176,12 +190,14 @@ class _Cache:
         return FileFound(name, path, content, prints, preparation)
 
     def save(self) -> None:
-        if self.changed:
-            with suppress(OSError):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                remove_unfinished(self.path.parent, below=False)
-                with replacing(self.path) as unfinished:
-                    unfinished.write_text(json.dumps(self.known), encoding="utf-8")
+        """Write the records; without effect where nothing has changed or the cache cannot be written."""
+        if not self.changed:
+            return
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.path.parent, below=False)
+            with replacing(self.path) as unfinished:
+                unfinished.write_text(json.dumps(self.known), encoding="utf-8")
 
 
 def _content(path: Path) -> str:
@@ -197,8 +213,10 @@ def _content(path: Path) -> str:
 
 
 def _contents(path: Path, facts: DatasetFacts, content: str) -> tuple[Prints, str]:
-    """The prints of a file with the hash `content`, and its preparation. A file that is no image is recognised by its bytes."""
-    by_bytes = frozenset([f"file {content}"]) if content else frozenset()
+    """The prints of a file with the hash `content`, and its preparation. A file that is not an image is recognised by its bytes."""
+    by_bytes: frozenset[str] = frozenset()
+    if content:
+        by_bytes = frozenset([f"file {content}"])
     try:
         with opened(path) as file:
             attributes = read_attributes(file)
@@ -235,7 +253,7 @@ def image_prints(image: np.ndarray, facts: DatasetFacts) -> Prints:
 
 
 def _sources(attributes: Mapping, facts: DatasetFacts) -> Iterator[str]:
-    """What a prepared file records of the scans it was made of; older ones have only the hashes of their files."""
+    """Prints of the scans that a prepared file was made from; older files have only the hashes of the scans' files."""
     yield from json_texts(attributes.get(SOURCE_VOXELS))
     files = json_texts(attributes.get("source_sha256"))
     for sha256 in files[: facts.channels]:  # a label comes after the images
@@ -244,10 +262,12 @@ def _sources(attributes: Mapping, facts: DatasetFacts) -> Iterator[str]:
 
 def json_texts(value: object) -> list[str]:
     """The texts of a JSON list, none for anything else."""
+    if not isinstance(value, str):
+        return []
     try:
-        found = json.loads(value) if isinstance(value, str) else []
+        content = json.loads(value)
     except ValueError:
         return []
-    if not isinstance(found, list):
+    if not isinstance(content, list):
         return []
-    return [one for one in found if isinstance(one, str) and one]
+    return [text for text in content if isinstance(text, str) and text]

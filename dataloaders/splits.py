@@ -1,25 +1,26 @@
-"""What is wrong with a data set's lists, before any image is read."""
+"""Faults in a data set's lists, found before any image is read."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dataloaders.facts import DatasetFacts
 from dataloaders.hdf5 import check_root
 from utils.errors import UserError
 
-WHOLE = ("val", "test")  # splits whose cases are always volumes, on 2-D data sets too
+WHOLE = ("val", "test")
+"""Splits whose cases are always volumes, on 2-D data sets too."""
 
 
 def case_of_slice(name: str) -> str:
-    """The case that a slice is of: its name up to the last `_slice_`; the whole name where it has none."""
+    """The case of a slice: its name up to the last `_slice_`; the whole name where it has none."""
     return name.rpartition("_slice_")[0] or name
 
 
 def case_of(facts: DatasetFacts, split: str, name: str) -> str:
     """The case that a name in the list of a split stands for.
 
-    Only 2-D data sets list slices, and only to train on; any other name is a case's own, even one that holds `_slice_`.
+    Only 2-D data sets list slices, and only to train on; any other name is a case's, even if it contains `_slice_`.
     """
     if facts.dims == 2 and split not in WHOLE:
         return case_of_slice(name)
@@ -28,11 +29,9 @@ def case_of(facts: DatasetFacts, split: str, name: str) -> str:
 
 def listed_path(root: Path, facts: DatasetFacts, split: str, name: str) -> Path:
     """The file of a name in the list of a split."""
-    return (
-        root / facts.slice_file.format(name)
-        if facts.slice_file and split not in WHOLE
-        else facts.path(root, name)
-    )
+    if facts.slice_file and split not in WHOLE:
+        return root / facts.slice_file.format(name)
+    return facts.path(root, name)
 
 
 def cheap_check(
@@ -41,40 +40,48 @@ def cheap_check(
     lists: Mapping[str, Sequence[str]],
     unread: Collection[str] = (),
 ) -> list[str]:
-    """A line for each name twice in a list, each case in two and each name without a file; `lists` by split: labelled, val, test ...
-    Of the splits `unread` files may be missing. Lists for val and test that name the same cases are one fault."""
-    gone, faults, seen = [], [], {}
+    """A line for each name without a file, each name twice in a list and each case in two lists.
+
+    `lists` by split: labelled, val, test ... Files of the splits `unread` may be missing. Lists for val and test with the same cases are
+    one fault.
+    """
+    missing: list[str] = []
+    faults: list[str] = []
     if lists.get("val") and set(lists["val"]) == set(lists.get("test", ())):
         faults.append(
-            f"{root}: the lists for val and for test name the same cases, what is chosen on one has seen the other; hold out others, or "
-            "train with --select test, which every result then says, without the list for val"
+            f"{root}: the lists for val and for test name the same cases, so a network that is chosen on one is not independent of "
+            "the other; hold out other cases for one of them, or delete the list for val and train with --select test, which "
+            "every result then reports"
         )
         lists = {split: names for split, names in lists.items() if split != "val"}
+    split_of_case: dict[str, str] = {}
     for split, names in lists.items():
         counts = Counter(names)
-        there = counts if split not in unread else ()
-        paths = [
-            path
-            for path in (listed_path(root, facts, split, name) for name in there)
-            if not path.is_file()
-        ]
-        gone += [
-            f"{path}: no such file, though a case list names it ({split}); put it there, or take its line away"
-            for path in paths
-        ]
-        faults += [
-            f"{root}: {name} is listed twice for {split}; take one line away"
-            for name, count in counts.items()
-            if count > 1
-        ]
-        cases = dict.fromkeys(case_of(facts, split, name) for name in counts)
-        faults += [
-            f"{root}: case {case} is listed for {seen[case]} and for {split}; take it out of one"
-            for case in cases
-            if case in seen
-        ]
-        seen = {**dict.fromkeys(cases, split), **seen}
-    return gone + faults  # a list of other data is known by its missing files
+        if split not in unread:
+            missing += _missing_files(root, facts, split=split, names=counts)
+        for name, count in counts.items():
+            if count > 1:
+                faults.append(f"{root}: {name} is listed twice for {split}; remove one line")
+        for case in dict.fromkeys(case_of(facts, split, name=name) for name in counts):
+            if case in split_of_case:
+                faults.append(
+                    f"{root}: case {case} is listed for {split_of_case[case]} and for {split}; remove it from one"
+                )
+            else:
+                split_of_case[case] = split
+    return missing + faults  # missing files come first: they show that the list is of other data
+
+
+def _missing_files(root: Path, facts: DatasetFacts, split: str, names: Iterable[str]) -> list[str]:
+    """A line for each name without a file."""
+    lines: list[str] = []
+    for name in names:
+        path = listed_path(root, facts, split=split, name=name)
+        if not path.is_file():
+            lines.append(
+                f"{path}: no such file, though a case list names it ({split}); put it there, or remove its line"
+            )
+    return lines
 
 
 def check_lists(
@@ -83,13 +90,11 @@ def check_lists(
     lists: Mapping[str, Sequence[str]],
     unread: Collection[str] = (),
 ) -> None:
-    """Raises UserError with the first fault that `cheap_check` finds, and how many more there are."""
+    """Raise UserError with the first fault that `cheap_check` finds, and how many more there are."""
     check_root(root, facts.name)
     faults = cheap_check(root, facts, lists, unread)
     if faults:
-        more = (
-            f" (and {len(faults) - 1} more: python code/check_data.py --root_path {root})"
-            if len(faults) > 1
-            else ""
-        )
+        more = ""
+        if len(faults) > 1:
+            more = f" (and {len(faults) - 1} more: python code/check_data.py --root_path {root})"
         raise UserError(faults[0] + more)

@@ -190,11 +190,11 @@ ERRORS = {
     ),
     "trained and tested": (
         lambda root: line(root, "test.list", "a"),
-        "case a is listed for train and for test; take it out of one",
+        "case a is listed for train and for test; remove it from one",
     ),
     "listed twice": (
         lambda root: line(root, "val.list", "c"),
-        "c is listed twice for val; take one line away",
+        "c is listed twice for val; remove one line",
     ),
     "the same image twice": (
         lambda root: rewrite(root, "u", image=h5py.File(root / "data" / "a.h5")["image"][()]),

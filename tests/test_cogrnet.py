@@ -355,7 +355,7 @@ def test_baselines(coarse, tmp_path):
     ):  # dense labels are what the flag asks for
         short(tmp_path / "d", "--labels", "dense")
     with pytest.raises(
-        UserError, match="--teachers: it belongs to --method edge_guided; leave it out"
+        UserError, match="--teachers: it belongs to --method edge_guided; remove it"
     ):
         short(tmp_path / "e", "--teachers", "dual")
     assert "self_train/last.pth" in short(tmp_path / "e", "--method", "bcp")

@@ -49,14 +49,14 @@ def test_volumes_that_are_named_like_slices_are_different_cases(tmp_path):
 @pytest.mark.parametrize(
     "lists, says",
     [
-        ({"labelled": ["a", "b", "a"]}, "a is listed twice for labelled; take one line away"),
+        ({"labelled": ["a", "b", "a"]}, "a is listed twice for labelled; remove one line"),
         (
             {"labelled": ["a"], "unlabelled": ["b", "a"]},
-            "case a is listed for labelled and for unlabelled; take it out of one",
+            "case a is listed for labelled and for unlabelled; remove it from one",
         ),
         (
             {"labelled": ["a", "b"], "val": ["c"], "test": ["b"]},
-            "case b is listed for labelled and for test; take it out of one",
+            "case b is listed for labelled and for test; remove it from one",
         ),
     ],
 )
@@ -89,7 +89,7 @@ def test_training_refuses_a_leaking_list_before_it_begins(tmp_path):
     with open(root / "train.list", "a") as file:
         file.write(f"{stolen}\n")
     with pytest.raises(
-        UserError, match=f"case {stolen} is listed for unlabelled and for test; take it out of one$"
+        UserError, match=f"case {stolen} is listed for unlabelled and for test; remove it from one$"
     ):
         train(la.PAGE, root, out, labelnum=2)
     with open(root / "train.list", "a") as file:
