@@ -30,7 +30,7 @@ def in_memory(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Convert a stored volume (C, ...) and its label to what the methods see.
 
-    Axes are x, y, z for 3-D data sets, labels are task labels, and images are z-scored where the data set says so, each channel by its
+    Axes are x, y, z for 3-D data sets, labels are task labels, and images are z-scored if the data set requires it, each channel by its
     own mean and standard deviation.
     """
     if facts.zscore:

@@ -1,8 +1,8 @@
 """The contract between the training loop and a method.
 
 A method is one module in `methods/`: a dataclass of options, a class per stage of its training, and a `METHOD` that names them. The
-loop asks a stage for its losses, makes the backward passes and the optimiser's step, and tells the stage when a step and a validation
-are done. Everything a stage needs to build itself comes from its `StageContext`.
+loop asks a stage for its losses and makes the backward passes and the optimiser's step. It calls the stage after each step and each
+validation. Everything a stage needs to build itself comes from its `StageContext`.
 """
 
 import copy
