@@ -119,7 +119,9 @@ def normalise_over_processes(nets: Iterable[nn.Module]) -> None:
 
     Raises ValueError for a network with batch norm layers that are not from this module.
     """
-    norms = [module for net in nets for module in net.modules() if isinstance(module, _BatchNorm)]
+    norms: list[_BatchNorm] = []
+    for net in nets:
+        norms += [module for module in net.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         if not isinstance(norm, _Uncounted):
             raise ValueError(

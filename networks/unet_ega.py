@@ -24,11 +24,14 @@ class ConvBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, dropout: float = 0.0):
         super().__init__()
+        between: nn.Module = nn.Identity()
+        if dropout:
+            between = Dropout(dropout)
         self.conv_conv = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, padding=1),
             BatchNorm2d(outputs),
             nn.LeakyReLU(inplace=True),
-            Dropout(dropout) if dropout else nn.Identity(),
+            between,
             nn.Conv2d(outputs, outputs, 3, padding=1),
             BatchNorm2d(outputs),
             nn.LeakyReLU(inplace=True),
@@ -39,6 +42,8 @@ class ConvBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
+    """2x2 max pooling, block."""
+
     def __init__(self, inputs: int, outputs: int, dropout: float):
         super().__init__()
         self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), ConvBlock(inputs, outputs, dropout))
@@ -62,10 +67,14 @@ class UpBlock(nn.Module):
 
     def __init__(self, inputs: int, skip: int, egm: EGM, bilinear: bool):
         super().__init__()
-        self.up = Upsample() if bilinear else nn.Upsample(scale_factor=2)
+        self.up: nn.Module = nn.Upsample(scale_factor=2)
+        if bilinear:
+            self.up = Upsample()
         self.conv1x1 = nn.Conv2d(inputs, skip, 1)
         self.conv = ConvBlock(2 * skip, skip)
-        self.ega = None if egm == "none" else EdgeGuidedModule(skip, egm)
+        self.ega = None
+        if egm != "none":
+            self.ega = EdgeGuidedModule(skip, egm)
 
     def forward(self, x: Tensor, skip: Tensor, edge: Tensor | None) -> Tensor:
         upsampled = self.up(self.conv1x1(x))
@@ -76,6 +85,8 @@ class UpBlock(nn.Module):
 
 
 class Encoder(nn.Module):
+    """Five levels; returns the feature of each."""
+
     def __init__(self, in_chns: int):
         super().__init__()
         self.in_conv = ConvBlock(in_chns, WIDTHS[0], DROPOUT[0])
@@ -92,6 +103,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Four levels, and the convolution to logits."""
+
     def __init__(self, class_num: int, egm: EGM, bilinear: bool):
         super().__init__()
         for level in range(1, 5):
@@ -136,7 +149,9 @@ class UNet(Network):
         bilinear = upsampling == "bilinear" or (upsampling == "published" and egm == "none")
         self.encoder = Encoder(in_chns)
         self.decoder = Decoder(class_num, egm, bilinear)
-        self.compute_edge_feature = None if egm == "none" else EdgeMap()
+        self.compute_edge_feature = None
+        if egm != "none":
+            self.compute_edge_feature = EdgeMap()
         self.passes = PassCounter(self)
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:

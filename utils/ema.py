@@ -59,7 +59,9 @@ class Ema:
         ours = _entries(self.teacher, self.scope)
         theirs = _entries(self.student, self.scope)
         for mine, other in zip(ours, theirs, strict=True):
-            pairs = fractions if mine.is_floating_point() else counters
+            pairs = counters
+            if mine.is_floating_point():
+                pairs = fractions
             pairs.teacher.append(mine)
             pairs.student.append(other)
         return fractions, counters

@@ -54,7 +54,7 @@ def only_writer_of_part(folder: Path, part: int, parts: int, remedy: str) -> Ite
 @contextmanager
 def _locked(folder: Path, name: str, remedy: str, shared: bool) -> Iterator[None]:
     """Hold the lock of that name in the folder; its file is deleted at the end, unless others share it."""
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     with writing(folder, remedy):
         file = _take(folder, name, remedy=remedy, shared=shared)
     try:
@@ -65,7 +65,7 @@ def _locked(folder: Path, name: str, remedy: str, shared: bool) -> Iterator[None
                 file.path.unlink()
         file.close()
         with suppress(OSError):  # not empty
-            for parent in made:
+            for parent in new_folders:
                 parent.rmdir()
 
 

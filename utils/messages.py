@@ -33,7 +33,9 @@ class Terminal:
     shows_progress: bool = True
 
     def receive(self, text: str, is_error: bool, over_bars: bool) -> None:
-        stream = sys.stderr if is_error else sys.stdout
+        stream = sys.stdout
+        if is_error:
+            stream = sys.stderr
         if over_bars:
             tqdm.write(text, file=stream)
             stream.flush()

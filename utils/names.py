@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from utils.files import name_fault
 
 # Windows opens a device for a file of this name, whatever its ending is.
-DEVICES = {"con", "prn", "aux", "nul"} | {
-    f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"
-}
+PORT_NUMBERS = "0123456789¹²³"
+DEVICES = {"con", "prn", "aux", "nul"}
+DEVICES |= {f"com{number}" for number in PORT_NUMBERS}
+DEVICES |= {f"lpt{number}" for number in PORT_NUMBERS}
 UNSAFE = '<>:"|?*'
 # A spreadsheet runs a cell that begins with one of these as a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

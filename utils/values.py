@@ -43,7 +43,9 @@ def checked_values(cls: type, values: Mapping[str, object]) -> dict[str, Any]:
     for name, value in values.items():
         if name not in names:
             near = nearest(name, names)
-            hint = f"did you mean {near}?" if near else "see the documentation of this function"
+            hint = "see the documentation of this function"
+            if near:
+                hint = f"did you mean {near}?"
             raise UserError(f"{name}: unknown option; {hint}")
         converted[name] = convert(name, value, kind=hints[name])
     return converted
