@@ -89,7 +89,7 @@ def draw_patient(
     """Draw one patient: a volume of `slices` (least, most) slices whose height and width are 0.9 to 1.1 times `size` pixels."""
     u = rng.uniform
     depth = int(rng.integers(slices[0], slices[1] + 1))
-    height, width = (round(size * f) for f in u(0.9, 1.1, 2))
+    height, width = [round(size * share) for share in u(0.9, 1.1, 2)]
     radius = u(17, 32)
     blood_to_muscle = u(0.16, 0.42)
     tissue = {
@@ -171,14 +171,17 @@ def _blob(
     x: np.ndarray, y: np.ndarray, cx: float, cy: float, a: float, b: float, turn: float = 0.0
 ) -> np.ndarray:
     """Distance in mm, roughly, from the border of an ellipse with half axes a and b; positive inside."""
-    c, s = np.cos(turn), np.sin(turn)
-    u, v = (x - cx) * c + (y - cy) * s, (y - cy) * c - (x - cx) * s
+    c = np.cos(turn)
+    s = np.sin(turn)
+    u = (x - cx) * c + (y - cy) * s
+    v = (y - cy) * c - (x - cx) * s
     return (1 - np.hypot(u / a, v / b)) * min(a, b)
 
 
 def _heart(p: Patient, phase: int, t: float, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Polar picture of the heart at depth t (0 base, 1 apex): borders in mm along every pixel's ray from the cavity's centre."""
-    r, angle = np.hypot(x, y), np.arctan2(y, x)
+    r = np.hypot(x, y)
+    angle = np.arctan2(y, x)
     off = np.angle(np.exp(1j * (angle - p.septum)))
     profile = np.sqrt(1 - t**p.taper) * (0.88 + 0.12 * min(1.0, t / 0.25))
     endo = (
@@ -197,7 +200,8 @@ def _heart(p: Patient, phase: int, t: float, x: np.ndarray, y: np.ndarray) -> di
     reach = np.sqrt(max(0.0, 1 - (t / p.rv_end) ** 2))
     half = p.rv_angle * (0.65 + 0.35 * reach)
     arc = np.clip(1 - (off / half) ** 2, 0, None) ** p.rv_power * (1 + p.rv_skew * off / half)
-    rv = epi + p.rv_width * reach * arc * (p.rv_squeeze if phase == SYSTOLE else 1)
+    rv_share = p.rv_squeeze if phase == SYSTOLE else 1
+    rv = epi + p.rv_width * reach * arc * rv_share
     return {"r": r, "angle": angle, "off": off, "endo": endo, "epi": epi, "rv": rv}
 
 
@@ -232,18 +236,21 @@ def _thorax(
     p: Patient, t: float, x: np.ndarray, y: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Image (H, W) of all but the heart at depth t (0 first, 1 last slice): chest wall, lungs, diaphragm, organs, aorta."""
-    mm, tissue = p.spacing[1], p.tissue
+    mm = p.spacing[1]
+    tissue = p.tissue
     fine = 1 + tissue["texture"] * _texture(rng, x.shape, 3.0 / mm)
     coarse = 1 + 1.5 * tissue["texture"] * _texture(rng, x.shape, 14.0 / mm)
     cx, cy, a, b, power = p.body
-    u, v = (x - cx) / a, (y - cy) / b
+    u = (x - cx) / a
+    v = (y - cy) / b
     rho = (np.abs(u) ** power + np.abs(v) ** power) ** (1 / power)
     angle = np.arctan2(v, u)
     depth = (_wave(angle + 0.2 * t, p.body_contour) - rho) * min(a, b)
     image = np.full(x.shape, tissue["air"])
     # what is inside the body is never as regular as the ellipses it is drawn with; the same in all slices
     still = np.random.default_rng([p.key, 0, 1000])
-    x, y = (c + p.warp * _texture(still, c.shape, 11.0 / mm) for c in (x, y))
+    x = x + p.warp * _texture(still, x.shape, 11.0 / mm)
+    y = y + p.warp * _texture(still, y.shape, 11.0 / mm)
     paint(image, depth, tissue["fat"] * fine)
     inner = depth - p.fat * (1 + 0.5 * np.sin(2 * angle + p.aorta[0]))
     paint(image, inner, tissue["muscle"] * coarse)
@@ -291,9 +298,11 @@ def _thorax(
 def _great_vessels(
     p: Patient, image: np.ndarray, x: np.ndarray, y: np.ndarray, fine: np.ndarray
 ) -> None:
-    """What lies above the base: atrium, aortic root and outflow tract; bright like blood, without a ring of muscle."""
-    c, s = np.cos(p.septum), np.sin(p.septum)
-    tissue, size = p.tissue, p.radius + p.wall
+    """Paint what is above the base: atrium, aortic root and outflow tract; bright like blood, without a ring of muscle."""
+    c = np.cos(p.septum)
+    s = np.sin(p.septum)
+    tissue = p.tissue
+    size = p.radius + p.wall
     paint(
         image,
         _blob(x, y, 0.3 * size * c, 0.3 * size * s, 1.6 * size, 1.25 * size, p.septum),
@@ -305,7 +314,8 @@ def _great_vessels(
         (0.25, -0.3, 0.48, 0.45, 1),
         (1.05, -0.2, 0.6, 0.5, 0.9),
     ):
-        cx, cy = size * (along * c - across * s), size * (along * s + across * c)
+        cx = size * (along * c - across * s)
+        cy = size * (along * s + across * c)
         paint(
             image, _blob(x, y, cx, cy, size * a + 2, size * b + 2, p.septum), tissue["myocardium"]
         )
@@ -317,10 +327,18 @@ def _great_vessels(
 
 
 def _ventricles(
-    p: Patient, phase: int, t: float, h, image: np.ndarray, x, y, rng: np.random.Generator
+    p: Patient,
+    phase: int,
+    t: float,
+    h: dict[str, np.ndarray],
+    image: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    rng: np.random.Generator,
 ) -> None:
     """Paint the two ventricles with the borders `h` of `_heart` over the thorax."""
-    mm, tissue = p.spacing[1], p.tissue
+    mm = p.spacing[1]
+    tissue = p.tissue
     fine = 1 + 0.5 * tissue["texture"] * _texture(rng, x.shape, 4 / mm)
     trabeculae = np.clip(_texture(rng, x.shape, 3 / mm), 0, 2)
     outer = np.maximum(h["epi"], h["rv"] + 2.5 * (h["rv"] > h["epi"]))
@@ -348,9 +366,8 @@ def _ventricles(
         first, second, *how_far = p.papillary[:4]
         for turn, far, size in zip((first, second), how_far, p.papillary[4:6], strict=True):
             angle = p.septum + np.pi + turn
-            reach = (
-                far * p.radius * np.sqrt(1 - t**p.taper) * (p.squeeze if phase == SYSTOLE else 1)
-            )
+            squeeze = p.squeeze if phase == SYSTOLE else 1
+            reach = far * p.radius * np.sqrt(1 - t**p.taper) * squeeze
             dot = _blob(x, y, reach * np.cos(angle), reach * np.sin(angle), size, 0.8 * size, angle)
             cover = np.minimum(dot, h["endo"] - h["r"])
             paint(
@@ -396,26 +413,32 @@ def render(patient: Patient, phase: int) -> tuple[np.ndarray, np.ndarray]:
 
     Slices run from base to apex. The surroundings of a slice are the same in both phases, the noise is not.
     """
-    p, (depth, height, width) = patient, patient.shape
-    rows, columns = (
-        np.indices((height, width)) - np.array([height - 1, width - 1])[:, None, None] / 2
-    ) * p.spacing[1]
-    c, s = np.cos(p.turn), np.sin(p.turn)
-    images, labels = [], []
+    p = patient
+    depth, height, width = p.shape
+    middle = np.array([height - 1, width - 1])[:, None, None] / 2
+    rows, columns = (np.indices((height, width)) - middle) * p.spacing[1]
+    c = np.cos(p.turn)
+    s = np.sin(p.turn)
+    base = p.base
+    if phase == SYSTOLE:
+        base = p.base + p.shortening
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     for k in range(depth):
-        scene, beat = np.random.default_rng([p.key, 0, k]), np.random.default_rng([p.key, phase, k])
+        scene = np.random.default_rng([p.key, 0, k])
+        beat = np.random.default_rng([p.key, phase, k])
         # every slice is a breath hold of its own, so neighbours never fit exactly
         dx, dy = scene.normal(0, 1.5, 2)
-        x, y = columns * c + rows * s - dx, rows * c - columns * s - dy
-        base = p.base + (p.shortening if phase == SYSTOLE else 0)
+        x = columns * c + rows * s - dx
+        y = rows * c - columns * s - dy
         t = (k - base) / (p.apex - base)
         image = _thorax(p, float(np.clip(k / (depth - 1), 0, 1)), x, y, scene)
         label = np.zeros((height, width), np.uint8)
-        hx, hy = x - p.centre[0] - t * p.drift[0], y - p.centre[1] - t * p.drift[1]
+        hx = x - p.centre[0] - t * p.drift[0]
+        hy = y - p.centre[1] - t * p.drift[1]
         if t < 0:
-            _great_vessels(
-                p, image, hx, hy, 1 + p.tissue["texture"] * _texture(scene, image.shape, 2.0)
-            )
+            fine = 1 + p.tissue["texture"] * _texture(scene, image.shape, 2.0)
+            _great_vessels(p, image, hx, hy, fine)
         elif t <= 1:
             borders = _heart(p, phase, t, hx, hy)
             _ventricles(p, phase, t, borders, image, hx, hy, beat)

@@ -34,8 +34,10 @@ def _chamber(
 
 def atrium(scene: Scene) -> np.ndarray:
     """Late-gadolinium MR of the left atrium, z-scored: 0 background, 1 cavity with the roots of its veins and the appendage."""
-    rng, u = scene.rng, scene.rng.uniform
-    wall, scar = u(0.4, 0.62), u(0.95, 1.25)
+    rng = scene.rng
+    u = rng.uniform
+    wall = u(0.4, 0.62)
+    scar = u(0.95, 1.25)
     blood = scene.textured(u(0.66, 0.8), 14, 0.04)
     scene.image[:] = scene.textured(u(0.18, 0.42), 12, 0.3)
     at = np.array([u(-4, 4), u(-3, 5), u(0, 3)])
@@ -89,19 +91,16 @@ def atrium(scene: Scene) -> np.ndarray:
         for height, rise in ((u(6, 9), u(0, 5)), (u(-9, -3), u(-6, 2))):
             mouth = _by(at, side * half[0] * u(0.62, 0.72), half[1] * u(0.15, 0.4), height)
             outside = _by(mouth, side * u(42, 52), u(14, 26), rise * 3)
-            vein = np.maximum(
-                vein,
-                scene.tube(
-                    curve([mouth, _by(mouth, side * 22, u(0, 4), rise), outside], 5),
-                    np.full(5, u(4.6, 6.4)),
-                ),
-            )
+            bend = _by(mouth, side * 22, u(0, 4), rise)
+            tube = scene.tube(curve([mouth, bend, outside], 5), np.full(5, u(4.6, 6.4)))
+            vein = np.maximum(vein, tube)
     # readers annotate a vein for about a centimetre; its blood continues without a border
     roots = np.minimum(vein, scene.ellipsoid(at, half + u(9, 13), power=2.5))
-    label, cavity = _mask(merged(cavity, roots, 3)), merged(cavity, vein, 3)
-    scene.paint(
-        cavity + u(1.8, 2.6), np.where(scene.field(16) > u(0.5, 1.3), scar, wall).astype(np.float32)
-    )
+    label = _mask(merged(cavity, roots, 3))
+    cavity = merged(cavity, vein, 3)
+    around = cavity + u(1.8, 2.6)
+    is_scar = scene.field(16) > u(0.5, 1.3)
+    scene.paint(around, np.where(is_scar, scar, wall).astype(np.float32))
     scene.paint(cavity, blood)
     image = scene.blurred(u(0.5, 0.8)) * bias(
         rng.normal(0, 0.1, 9), scene.x / 60, scene.y / 60, scene.z / 60
@@ -127,7 +126,7 @@ def _hounsfield(scene: Scene, window: tuple[float, float]) -> None:
 def _abdomen(scene: Scene, half: Sequence[float], vessels: float) -> np.ndarray:
     """A trunk in air, HU: skin fat, muscle, ribs, fat inside, spine, gut, great vessels (`vessels` HU).
 
-    Returns `inside` of what is left for organs.
+    Returns `inside` of the space that remains for organs.
     """
     u = scene.rng.uniform
     scene.image[:] = -1000
@@ -182,7 +181,8 @@ def _lesion(
 
 def kidneys(scene: Scene) -> np.ndarray:
     """CT of the upper abdomen, window -160..240 HU: 0 background, 1 kidney (two, bean-shaped), 2 tumour (three cases of four)."""
-    rng, u = scene.rng, scene.rng.uniform
+    rng = scene.rng
+    u = rng.uniform
     bright = u(150, 200)
     free = _abdomen(scene, (u(152, 168), u(104, 114), 100), u(170, 230))
     liver = scene.ellipsoid((-78, u(-30, -20), 72), (u(70, 82), u(62, 72), u(62, 80)), bumps=0.04)
@@ -192,7 +192,9 @@ def kidneys(scene: Scene) -> np.ndarray:
     for organ, hu in ((liver, u(95, 135)), (spleen, bright * u(0.75, 0.95))):
         scene.paint(np.minimum(organ, free), scene.textured(hu, 10, 0.06))
     label = np.zeros(scene.image.shape, np.uint8)
-    sick = rng.choice((-1, 1)) if u() < 0.75 else 0
+    sick = 0
+    if u() < 0.75:
+        sick = rng.choice((-1, 1))
     for side in (-1, 1):
         # both reach over the middle of the volume in y and z: that is where a slice is annotated by default
         at = np.array([side * u(62, 70), u(8, 13), u(-10, 10)])
@@ -201,9 +203,8 @@ def kidneys(scene: Scene) -> np.ndarray:
         bean = scene.ellipsoid(at, half, turn, bumps=0.025)
         hilum = at + Rotation.from_rotvec(turn).apply((-side * half[0], -5, 0))
         bean = np.minimum(bean, -scene.ellipsoid(hilum, (13, 11, 20), turn))
-        scene.paint(
-            scene.ellipsoid(at, half + 14), scene.textured(-98, 15, 0.08), 2
-        )  # the fat that it lies in
+        fat = scene.ellipsoid(at, half + 14)  # around the kidney
+        scene.paint(fat, scene.textured(-98, 15, 0.08), 2)
         artery = scene.tube(np.array([(0, 0.4 * at[1] + 22, at[2]), hilum]), (4, 5))
         scene.paint(artery, bright)
         scene.paint(bean, scene.textured(bright, 10, 0.07))
@@ -222,7 +223,8 @@ def kidneys(scene: Scene) -> np.ndarray:
 
 def liver(scene: Scene) -> np.ndarray:
     """CT of the upper abdomen, window -100..200 HU: 0 background, 1 liver, 2 tumour (none to four)."""
-    rng, u = scene.rng, scene.rng.uniform
+    rng = scene.rng
+    u = rng.uniform
     hu = u(75, 115)
     vessels = hu * u(1.25, 1.6)
     free = _abdomen(scene, (u(152, 166), u(106, 114), 110), vessels)
@@ -273,13 +275,12 @@ def liver(scene: Scene) -> np.ndarray:
         scene.paint(np.minimum(scene.tube(twig, np.linspace(u(5, 7), 1.5, 5)), inside - 2), vessels)
     label = organ.astype(np.uint8)
     for _ in range(rng.integers(0, 5)):
-        lesion = _lesion(
-            scene,
-            at + 0.6 * half * u(-1, 1, 3),
-            u(7, 22),
-            hu * u(0.4, 0.8) if u() < 0.85 else hu * 1.35,
-            inside,
-        )
+        place = at + 0.6 * half * u(-1, 1, 3)
+        radius = u(7, 22)
+        tumour_hu = hu * 1.35
+        if u() < 0.85:
+            tumour_hu = hu * u(0.4, 0.8)
+        lesion = _lesion(scene, place, radius=radius, hu=tumour_hu, within=inside)
         label[lesion & organ] = 2
     _hounsfield(scene, (-100, 200))
     return label
@@ -296,7 +297,8 @@ def pancreas(scene: Scene) -> np.ndarray:
 
     scene.image[:] = scene.textured(-98, 16, 0.1)
     at = u(-4, 4, 3)
-    head, tail = _by(at, -u(28, 33), u(0, 8), -u(12, 20)), _by(at, u(34, 40), u(10, 20), u(12, 22))
+    head = _by(at, -u(28, 33), u(0, 8), -u(12, 20))
+    tail = _by(at, u(34, 40), u(10, 20), u(12, 22))
     line = curve(
         [
             head,
@@ -349,12 +351,10 @@ def pancreas(scene: Scene) -> np.ndarray:
     scene.paint(scene.tube(_by(line[4:], 0, thick.mean() + 1.5, 2), np.full(9, u(3, 4.2))), vein)
     for x, y, radius in ((-6, 9, 4.8), (5, 11, 3.8), (9, 34, 9), (-14, 33, 10)):
         start = _by(at, x + u(-2, 2), y + u(-1, 2), -200)
-        scene.paint(
-            scene.tube(
-                np.array([start, _by(start, u(-4, 4), 0, 190 if y < 20 else 400)]), (radius, radius)
-            ),
-            vein * u(0.9, 1.3),
-        )
+        length = 190 if y < 20 else 400
+        end = _by(start, u(-4, 4), 0, length)
+        vessel = scene.tube(np.array([start, end]), (radius, radius))
+        scene.paint(vessel, vein * u(0.9, 1.3))
     label = _mask(inside)
     _hounsfield(scene, (-125, 275))
     return label.astype(np.uint8)
@@ -362,10 +362,10 @@ def pancreas(scene: Scene) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a data set is imitated: order of its arrays' axes, names of its cases, who draws them, field of view (mm)
-    and default size (voxels) per array axis.
+    """How a data set is imitated.
 
-    `vary`: how much the size changes from case to case, as a share of it (the published LA scans share their depth). `warp`:
+    `axes`: order of its arrays' axes. `case`: pattern of the cases' names. `draw`: paints a scene and returns its label. `field`, `size`:
+    field of view (mm) and default size (voxels) per array axis. `vary`: how much the size changes from case to case, as a share of it (the published LA scans share their depth). `warp`:
     standard deviation (mm) of the displacements that bend the scene.
     """
 
@@ -396,13 +396,8 @@ def draw_case(
         round(n * (1 + share * rng.uniform(-1, 1)))
         for n, share in zip(size, recipe.vary, strict=True)
     )
-    scene = Scene(
-        rng,
-        recipe.axes,
-        shape,
-        [mm / n for mm, n in zip(recipe.field, size, strict=True)],
-        recipe.warp,
-    )
+    spacing = [mm / n for mm, n in zip(recipe.field, size, strict=True)]
+    scene = Scene(rng, recipe.axes, shape=shape, spacing=spacing, warp=recipe.warp)
     label = recipe.draw(scene)
     # people differ in size, and so do the voxels of volumes that are resampled to one shape
     grown = rng.uniform(0.92, 1.08)

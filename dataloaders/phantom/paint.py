@@ -19,7 +19,9 @@ def paint(
 ) -> None:
     """Paint `value` over `image` where `inside` (mm) is positive; the soft edge imitates partial volume."""
     touched = inside > -6 * edge
-    fresh = value[touched] if isinstance(value, np.ndarray) else value
+    fresh = value
+    if isinstance(value, np.ndarray):
+        fresh = value[touched]
     image[touched] += expit(inside[touched] / edge) * (fresh - image[touched])
 
 
@@ -33,7 +35,9 @@ def bias(coefficients: Vector, *coordinates: np.ndarray) -> np.ndarray:
 
 def rician(rng: np.random.Generator, image: np.ndarray, noise: float) -> np.ndarray:
     """The magnitude of `image` with Gaussian noise of that standard deviation in both channels of the receiver."""
-    return np.hypot(image + rng.normal(0, noise, image.shape), rng.normal(0, noise, image.shape))
+    real = image + rng.normal(0, noise, image.shape)
+    imaginary = rng.normal(0, noise, image.shape)
+    return np.hypot(real, imaginary)
 
 
 class Scene:
@@ -59,10 +63,11 @@ class Scene:
             (np.arange(n, dtype=np.float32) - (n - 1) / 2) * mm
             for n, mm in zip(shape, spacing, strict=True)
         ]
-        straight = dict(
-            zip(axes, np.meshgrid(*coordinates, indexing="ij", copy=False), strict=True)
-        )
-        self.x, self.y, self.z = (straight[axis] + warp * self.field(45) for axis in "xyz")
+        grids = np.meshgrid(*coordinates, indexing="ij", copy=False)
+        straight = dict(zip(axes, grids, strict=True))
+        self.x = straight["x"] + warp * self.field(45)
+        self.y = straight["y"] + warp * self.field(45)
+        self.z = straight["z"] + warp * self.field(45)
 
     def field(self, mm: float) -> np.ndarray:
         """Random field (float32, mean about 0, standard deviation 1) whose features are some `mm` wide.
@@ -75,9 +80,8 @@ class Scene:
             width = max(mm, 2 * step)
             knots = np.arange(-width, n * step + width, width / 2)
             weights = np.exp(-8 * ((np.arange(n)[:, None] * step - knots) / width) ** 2)
-            spread.append(
-                (weights / np.sqrt((weights**2).sum(1, keepdims=True))).astype(np.float32)
-            )
+            norm = np.sqrt((weights**2).sum(1, keepdims=True))
+            spread.append((weights / norm).astype(np.float32))
         values = self.rng.standard_normal([weights.shape[1] for weights in spread], np.float32)
         for weights in spread:
             values = np.tensordot(values, weights, (0, 1))
@@ -103,32 +107,35 @@ class Scene:
 
         `bumps`: share of the radius by which low-order waves over all directions deform it. A `power` above 2 makes it boxier.
         """
-        x, y, z = (
-            self.x - np.float32(centre[0]),
-            self.y - np.float32(centre[1]),
-            self.z - np.float32(centre[2]),
-        )
+        x = self.x - np.float32(centre[0])
+        y = self.y - np.float32(centre[1])
+        z = self.z - np.float32(centre[2])
         if any(turn):
             rows = Rotation.from_rotvec(turn).inv().as_matrix().astype(np.float32)
-            x, y, z = (a * x + b * y + c * z for a, b, c in rows)
-        x, y, z = (np.abs(a, out=a) for a in (x, y, z)) if power != 2 else (x, y, z)
-        x, y, z = (a / np.float32(h) for a, h in zip((x, y, z), half, strict=True))
-        rho = (
-            np.sqrt(x * x + y * y + z * z)
-            if power == 2
-            else (x**power + y**power + z**power) ** np.float32(1 / power)
-        )
+            x, y, z = [a * x + b * y + c * z for a, b, c in rows]
+        if power != 2:
+            np.abs(x, out=x)
+            np.abs(y, out=y)
+            np.abs(z, out=z)
+        x = x / np.float32(half[0])
+        y = y / np.float32(half[1])
+        z = z / np.float32(half[2])
+        if power == 2:
+            rho = np.sqrt(x * x + y * y + z * z)
+        else:
+            rho = (x**power + y**power + z**power) ** np.float32(1 / power)
         radius = np.float32(1)
         if bumps:
             # odd and even waves along random directions stand for the lower spherical harmonics
             reach = 1 / np.maximum(rho, 0.2)
-            for even, direction in zip(
-                (True, False, False), self.rng.standard_normal((3, 3)), strict=True
-            ):
+            for number, direction in enumerate(self.rng.standard_normal((3, 3))):
                 a, b, c = (direction / np.linalg.norm(direction)).astype(np.float32)
                 along = (a * x + b * y + c * z) * reach
-                wave = along * along - np.float32(1 / 3) if even else along * along * along
-                radius = radius + np.float32(2 * bumps * self.rng.choice((-1, 1))) * wave
+                wave = along * along * along
+                if number == 0:
+                    wave = along * along - np.float32(1 / 3)
+                height = np.float32(2 * bumps * self.rng.choice((-1, 1)))
+                radius = radius + height * wave
         return (radius - rho) * np.float32(min(half))
 
     def tube(self, points: np.ndarray, radii: Vector) -> np.ndarray:
@@ -136,23 +143,17 @@ class Scene:
         inside = np.full(self.image.shape, -np.inf, np.float32)
         for start, end, r0, r1 in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
             step = np.asarray(end) - start
-            x, y, z = (
-                a - np.float32(b) for a, b in zip((self.x, self.y, self.z), start, strict=True)
-            )
-            t = np.clip(
-                sum(
-                    a * np.float32(b) for a, b in zip((x, y, z), step / (step @ step), strict=True)
-                ),
-                0,
-                1,
-            )
-            for a, b in zip((x, y, z), step, strict=True):
-                a -= t * np.float32(b)
-            np.maximum(
-                inside,
-                np.float32(r0) + np.float32(r1 - r0) * t - np.sqrt(x * x + y * y + z * z),
-                out=inside,
-            )
+            x = self.x - np.float32(start[0])
+            y = self.y - np.float32(start[1])
+            z = self.z - np.float32(start[2])
+            # share of the way from start to end of the nearest point of the axis
+            a, b, c = (step / (step @ step)).astype(np.float32)
+            t = np.clip(x * a + y * b + z * c, 0, 1)
+            x -= t * np.float32(step[0])
+            y -= t * np.float32(step[1])
+            z -= t * np.float32(step[2])
+            radius = np.float32(r0) + np.float32(r1 - r0) * t
+            np.maximum(inside, radius - np.sqrt(x * x + y * y + z * z), out=inside)
         return inside
 
     def blurred(self, mm: float) -> np.ndarray:
