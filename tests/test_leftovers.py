@@ -79,6 +79,9 @@ def programs(best, raw, phantom_root, la_root, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     out, data, cache = tmp_path / "out", tmp_path / "data", tmp_path / "edge-guided-copy-paste"
     truth = tmp_path / "truth"
+    aged = tmp_path / "aged.list"  # hashes of files that changed a moment ago are not kept
+    shutil.copyfile(phantom_root / "test.list", aged)
+    os.utime(aged, (0, 0))
     shutil.copytree(la_root, data)
     shutil.copytree(raw / "labelsTr", truth)
     labels = ["--predictions", str(raw / "labelsTr"), "--labels", str(truth), "--workers", "1"]
@@ -92,7 +95,7 @@ def programs(best, raw, phantom_root, la_root, tmp_path, monkeypatch):
         "check": (lambda: check(["--root_path", str(raw), "--output", str(out), "--workers", "1"]), out),
         "registration": (lambda: register(la_root, out, monkeypatch), out),
         "registered data": (lambda: register(data, out, monkeypatch), data),
-        "hashes": (lambda: survey(phantom_root, ACDC, {"test": [("a", phantom_root / "test.list")]}), cache),
+        "hashes": (lambda: survey(phantom_root, ACDC, {"test": [("a", aged)]}), cache),
         "prediction": (lambda: predict(["--checkpoint", str(best), "--input", str(raw / "imagesTs"), "--output", str(out)]), out),
         "preparation": (lambda: prepare([*preparing, "--root_path", str(out)]), out),
     }  # fmt: skip
