@@ -217,8 +217,8 @@ class TrainingStage(Generic[OptionsT]):
                 net.load_state_dict(state[name])
 
     def log(self, name: str, value: Tensor | float) -> None:
-        """Log a scalar of this step: a number, or a tensor of one element that stays on its device."""
-        self._scalars[name] = value
+        """Log a scalar of this step: a number, or a tensor of one element that stays on its device, without its graph."""
+        self._scalars[name] = value.detach() if isinstance(value, Tensor) else value
 
     def take_logged(self) -> Scalars:
         """Return the scalars logged since the last call, and forget them."""

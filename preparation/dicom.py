@@ -110,7 +110,7 @@ def _one_image(path: Path) -> DicomFile:
 
 
 def _series(folder: Path) -> list[DicomFile]:
-    """The files of the one series below the folder, copies left out, sorted by path."""
+    """The files of the one series below the folder, without copies, sorted by path."""
     groups: dict[str, list[DicomFile]] = {}
     for file in _images(folder):
         groups.setdefault(file.series, []).append(file)

@@ -1,6 +1,6 @@
 """UA-MT (Yu et al., MICCAI 2019): a mean teacher whose consistency loss counts only where the teacher is certain.
 
-Entropy of eight stochastic passes of the teacher is its uncertainty; pixels above a rising threshold are left out.
+Entropy of eight stochastic passes of the teacher is its uncertainty; pixels above a rising threshold are ignored.
 Cost of a step: one student pass over the batch, nine teacher passes over the unlabelled half.
 """
 

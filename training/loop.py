@@ -48,7 +48,7 @@ def run_stages(run: Run, stages: dict[str, Callable[[], StageSetup]]) -> list[St
     for name in stages:
         _store(run, name).resume(
             say=lambda message: None
-        )  # a folder that a later stage could not use is told now, not after hours
+        )  # report a folder that a later stage could not use now, not after hours
     results = []
     for build in stages.values():
         runner = _StageRunner(run, build())
@@ -275,7 +275,7 @@ class _StageRunner:
         number = any_process(signals.received)
         buffers = gathered_buffers(
             self.stage.networks
-        )  # the average is for whoever tests the file; the run goes on with each its own
+        )  # the average is for whoever tests the file; each process resumes with its own
         self._average_buffers()
         content = self._content() | {"buffers": buffers}
         if is_main():

@@ -1,4 +1,4 @@
-"""`python code/utils/registration`, the folder, answers as `registration.py` beside it."""
+"""`python code/utils/registration`, the folder, answers like `registration.py` next to it."""
 
 import runpy
 from pathlib import Path
