@@ -92,7 +92,7 @@ class Validation:
 class CompiledCalls:
     """Compiled replacements for the calls that a stage makes: see `TrainingStage.call`, `forward_with_loss` and `loss_of`."""
 
-    networks: Mapping[str, Callable[[Tensor], Tensor]]
+    networks: Mapping[str, Callable[..., Any]]
     forward_with_loss: Callable[..., tuple[Tensor, StepLoss]]
     loss_of: Callable[..., StepLoss]
 
@@ -147,13 +147,24 @@ class TrainingStage(Generic[OptionsT]):
 
     def call(self, name: str, x: Tensor) -> Tensor:
         """Return the logits (N, K, ...) of one of the networks for images (N, C, ...)."""
+        return self._callable(name)(x)
+
+    def call_with_auxiliary(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of a network and its auxiliary outputs (`networks.base.Network.auxiliary`) for images (N, C, ...).
+
+        A method that calls this names the outputs in `Method.auxiliary`.
+        """
+        return self._callable(name)(x, auxiliary=True)
+
+    def _callable(self, name: str) -> Callable[..., Any]:
+        """Return what stands for a network in this step: the network itself, its compiled version or its half-precision copy."""
         half_precision = self.half_precision_copies.get(name)
         network = self.networks[name]
         if half_precision is not None and half_precision.training != network.training:
             half_precision.train(network.training)
         if self.compiled is not None:
-            return self.compiled.networks[name](x)
-        return network(x) if half_precision is None else half_precision(x)
+            return self.compiled.networks[name]
+        return network if half_precision is None else half_precision
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the student's logits (N, K, ...) for images (N, C, ...)."""
@@ -269,14 +280,20 @@ class Method:
 
     `title`: what logs, results and reports call a run of it: a text, or a function of the run's settings. `options`: a frozen dataclass
     whose fields become flags. `stages`: in the order in which they run. `presets`: values that `--method` sets before other flags are
-    read. `required`: options of the network or the data set that the method cannot do without, each with the remedy if it is missing.
+    read. `presets_of_dims`: more of them for data of 2 or 3 dimensions. `required`: options of the network or the data set that the
+    method cannot do without, each with the remedy if it is missing. `auxiliary`: what the network must return in addition to its logits
+    (`networks.base.Network.auxiliary`).
     """
 
     title: str | Callable[[Mapping[str, Any]], str]
     options: type
     stages: tuple[StageSpec, ...]
     presets: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    presets_of_dims: Mapping[int, Mapping[str, Any]] = field(
+        default_factory=dict[int, Mapping[str, Any]]
+    )
     required: Mapping[str, str] = field(default_factory=dict[str, str])
+    auxiliary: str = "none"
 
 
 class Halves(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # not annotated
 
-from networks.base import Network
+from networks.base import Auxiliary, Network
 from networks.egm import EGM, EdgeOptions
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
 from networks.norm import BatchNorm3d, PassCounter
@@ -231,6 +231,7 @@ class VNet(_VNetBase):
     """
 
     smallest_batch = 2  # batch norm needs more than one patch per pass (docs/results/la.md)
+    auxiliary: ClassVar[Auxiliary] = "feature"
 
     def __init__(
         self,
@@ -256,11 +257,14 @@ class VNet(_VNetBase):
         self.dropouts = nn.ModuleList([_dropout(rate) for rate in rates])
         self.passes = PassCounter(self)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         self.start(x)
         features = self.encode(self.encoder, x, {3: self.dropouts[0], 4: self.dropouts[1]})
-        x = self.decode(self.decoder, features, self.edge_map(x))
-        return self.decoder.out_conv(self.dropouts[2](x))
+        feature = self.dropouts[2](self.decode(self.decoder, features, self.edge_map(x)))
+        logits = self.decoder.out_conv(feature)
+        if auxiliary:
+            return logits, feature
+        return logits
 
 
 class VNetPancreas(_VNetBase):

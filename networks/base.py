@@ -1,14 +1,17 @@
 """The interface of every network."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
+
+Auxiliary = Literal["none", "feature", "decoders", "distance"]
 
 
 class Network(nn.Module):
     """A network, built from (in_chns, class_num, **options) with the fields of its `Options` as options.
 
-    `forward` takes images (N, in_chns, ...) and returns logits (N, class_num, ...).
+    `forward` takes images (N, in_chns, ...) and returns logits (N, class_num, ...). A network with auxiliary outputs for training
+    returns them too with `forward(x, auxiliary=True)`, as a tuple whose first entry is the logits.
     """
 
     dims: ClassVar[int]
@@ -17,6 +20,12 @@ class Network(nn.Module):
     """Smallest number of images per pass that its normalisation allows."""
     Options: ClassVar[type[Any]]
     """A frozen dataclass whose fields become flags."""
+    auxiliary: ClassVar[Auxiliary] = "none"
+    """What follows the logits in `forward(x, auxiliary=True)`.
+
+    feature: the input (N, C, ...) of the last convolution. decoders: the logits (N, class_num, ...) of each further decoder.
+    distance: the signed distances (N, class_num - 1, ...) of the foreground classes. none: `forward` takes no such argument.
+    """
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         """Raise ValueError if a pass of `images` inputs of spatial shape `size` does not fit the network."""

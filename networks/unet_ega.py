@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks.base import Network
+from networks.base import Auxiliary, Network
 from networks.dropout import Dropout
 from networks.egm import EGM, EdgeGuidedModule, EdgeMap, EdgeOptions
 from networks.norm import BatchNorm2d, PassCounter
@@ -113,11 +113,15 @@ class Decoder(nn.Module):
             )
         self.out_conv = nn.Conv2d(WIDTHS[0], class_num, 3, padding=1)
 
-    def forward(self, features: list[Tensor], edge: Tensor | None) -> Tensor:
+    def last_feature(self, features: list[Tensor], edge: Tensor | None) -> Tensor:
+        """Return the input (N, 16, H, W) of the last convolution."""
         x = features[-1]
         for level in range(1, 5):
             x = self.get_submodule(f"up{level}")(x, features[4 - level], edge)
-        return self.out_conv(x)
+        return x
+
+    def forward(self, features: list[Tensor], edge: Tensor | None) -> Tensor:
+        return self.out_conv(self.last_feature(features, edge))
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ class UNet(Network):
     dims: ClassVar[int] = 2
     smallest_batch: ClassVar[int] = 1
     Options = UNetOptions
+    auxiliary: ClassVar[Auxiliary] = "feature"
 
     def __init__(
         self,
@@ -170,11 +175,15 @@ class UNet(Network):
                 "batch normalisation needs more than one pixel of one image at the deepest level: use more images or a side of 32"
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         self.check_size(tuple(x.shape[2:]))
         if self.training:
             self.passes.count()
         edge = None
         if self.compute_edge_feature is not None:
             edge = self.compute_edge_feature(x)
-        return self.decoder(self.encoder(x), edge)
+        feature = self.decoder.last_feature(self.encoder(x), edge)
+        logits = self.decoder.out_conv(feature)
+        if auxiliary:
+            return logits, feature
+        return logits

@@ -153,6 +153,7 @@ def preset(page: Page, method: str) -> dict[str, Any]:
     if method != own_method(page, {}):
         values["exp"] = method  # runs of two methods never share a folder by default
     values.update(METHODS[method].presets)
+    values.update(METHODS[method].presets_of_dims.get(page.facts.dims, {}))
     values.update(page.methods.get(method, {}))
     return values
 
@@ -255,10 +256,30 @@ def _checked(page: Page, settings: Settings) -> Settings:
 
 
 def check_required(settings: Settings) -> None:
-    """Raise UserError where a method lacks an option of the network or the data set that it cannot do without."""
-    for option, remedy in METHODS[settings.method].required.items():
+    """Raise UserError where a method lacks an option of the network or the data set, or outputs of the network, that it cannot do
+    without."""
+    method = METHODS[settings.method]
+    for option, remedy in method.required.items():
         if not hasattr(settings, option):
             raise UserError(f"--method {settings.method}: {remedy.format(model=settings.model)}")
+    if method.auxiliary != "none":
+        _check_auxiliary(settings, method.auxiliary)
+
+
+def _check_auxiliary(settings: Settings, auxiliary: str) -> None:
+    """Raise UserError where the network does not return the auxiliary outputs that the method needs."""
+    chosen = NETWORKS[settings.model]
+    if chosen.auxiliary == auxiliary:
+        return
+    names = [
+        name
+        for name, other in NETWORKS.items()
+        if other.dims == chosen.dims and other.auxiliary == auxiliary
+    ]
+    raise UserError(
+        f"--method {settings.method}: --model {settings.model} does not return what it needs ({auxiliary}); "
+        f"choose --model from {', '.join(names)}"
+    )
 
 
 def _has(options: type, flag: str) -> bool:

@@ -48,6 +48,13 @@ def test_band_takes_any_size_from_9(size, variant):
     assert smooth_part(torch.rand(1, 1, *size), variant).shape == (1, 1, *size)
 
 
+def test_the_auxiliary_feature_is_the_input_of_the_last_convolution():
+    net = net_factory("unet", egm="none").eval()
+    logits, feature = net(torch.rand(1, 1, 32, 32), auxiliary=True)
+    assert feature.shape == (1, 16, 32, 32)
+    close(net.decoder.out_conv(feature), logits)
+
+
 def test_inputs_the_network_cannot_take():
     with pytest.raises(ValueError, match="at least 9x9"):
         laplacian_band(torch.rand(1, 1, 8, 20))

@@ -76,6 +76,7 @@ class PlainNetwork:
     """As much of a network as settings look at: it has no edge-guided module."""
 
     dims = 2
+    auxiliary = "none"
     Options = Width
 
 
@@ -100,6 +101,16 @@ def test_explicit_keywords_win_over_the_presets_of_the_method():
 def test_explicit_keywords_win_over_what_the_page_has_for_the_method():
     assert la.PAGE.methods["bcp"]["lr_drop_every"] == 2_500
     assert make_settings(la.PAGE, method="bcp", lr_drop_every=9).lr_drop_every == 9
+
+
+def test_presets_of_the_dimensions_of_the_data_win_over_those_of_all_data(registered):
+    presets = {"base_lr": 0.1, "weight_decay": 0.2}
+    method = new_method(Width, presets=presets, presets_of_dims={3: {"base_lr": 0.3}})
+    registered(METHODS, "both", method)
+    slices = make_settings(acdc.PAGE, method="both")
+    volumes = make_settings(la.PAGE, method="both")
+    assert (slices.base_lr, slices.weight_decay) == (0.1, 0.2)
+    assert (volumes.base_lr, volumes.weight_decay) == (0.3, 0.2)
 
 
 def test_a_preset_that_no_keyword_names_stays():
@@ -252,6 +263,17 @@ def test_egm_on_a_network_without_edges_is_refused(registered):
 def test_other_methods_take_a_network_without_edges(registered):
     registered(NETWORKS, "plain", PlainNetwork)
     assert settings_from_flags(acdc.PAGE, {}, ["--method", "bcp", "--model", "plain"]).width == 8
+
+
+def test_a_method_that_needs_features_refuses_a_network_without_them(registered):
+    registered(NETWORKS, "plain", PlainNetwork)
+    registered(METHODS, "contrastive", new_method(Consistency, auxiliary="feature"))
+    argv = ["--method", "contrastive", "--model"]
+    refused(
+        lambda: settings_from_flags(acdc.PAGE, {}, [*argv, "plain"]),
+        "--model plain does not return what it needs (feature); choose --model from unet",
+    )
+    assert settings_from_flags(acdc.PAGE, {}, [*argv, "unet"]).model == "unet"
 
 
 @pytest.mark.parametrize(
