@@ -4,10 +4,10 @@
     python code/CoGRNet_train.py --dataset LA --root_path DATA
 
 Protocol: 5 labelled volumes, patches 112x112x80 (KiTS19 128x128x64, LiTS 176x176x64), batch 4 + 4, 1 001 + 5 001 iterations, where the
-published code really stops (--lengths published_text: 2 000 + 10 000, as it is written), seed 1337;
+published code really stops (--loop_lengths published_text: 2 000 + 10 000, as it is written), seed 1337;
 the best checkpoint is chosen on the test list, because there is no validation list (--select val takes one of yours). Made for one GPU;
 not run here in full. What short runs on the CPU gave is in docs/results/cogrnet.md.
-Baselines: --labels dense, --method supervised (coarse labels alone), --method mean_teacher (no copy-paste), --focus off.
+Baselines: --labels dense, --method supervised (coarse labels alone), --method pseudo_label (no copy-paste), --focus off.
 The same command resumes an interrupted run; test with code/test_CoGRNet.py --dataset LA.
 """
 

@@ -1,18 +1,98 @@
-"""What semi-supervised methods share: EMA warm-up, ramps, Monte Carlo dropout, sharpening, confidence, CutMix, pseudo labels.
+"""What semi-supervised methods share: published lengths, EMA warm-up, ramps, Monte Carlo dropout, sharpening, confidence, CutMix,
+pseudo labels.
 
 Shapes: logits and probabilities (N, K, ...), images (N, C, ...), labels and masks (N, ...).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from methods.base import StageContext, at_least_float32
+from utils.errors import UserError
 from utils.schedules import sigmoid_rampup
 
 STEPS_PER_EPOCH = 150
 """Iterations that published codes of this field count as an epoch of their ramps."""
+
+SGD_PRESETS: Mapping[str, Any] = {
+    "egm": "none",
+    "unit": "iteration",
+    "val_every": 200,
+    "optimizer": "sgd",
+    "base_lr": 0.01,
+    "lr_drop_every": 0,
+    "weight_decay": 1e-4,
+}
+"""What the published codes of most methods have in common, for `Method.presets`."""
+
+
+@dataclass(frozen=True)
+class LengthOptions:
+    lengths: Literal["relative", "published"] = "relative"
+    """What a published number of iterations means in a shorter or longer run. relative: the same share of the run as in the published
+    run. published: the same number of iterations."""
+
+
+@dataclass(frozen=True)
+class PublishedTime:
+    """Translate an iteration of this run into one of the published run, from which ramps, holds and turns are then computed.
+
+    The rule: iteration t of a run of `length` iterations stands for iteration floor(t * published / length) of the published run of
+    `published` iterations. With `--lengths published` it stands for itself. Runs of the published length are the same in both ways.
+    """
+
+    published: int
+    length: int
+
+    def step(self, step: int) -> int:
+        """Return the iteration of the published run that iteration `step` (from 0) stands for."""
+        return step * self.published // self.length
+
+
+def published_time(
+    context: StageContext[LengthOptions], published: Mapping[int, int]
+) -> PublishedTime:
+    """Return the rule for a stage; `published`: iterations of the published run on 2-D and on 3-D data, by the number of axes."""
+    iterations = published[context.dims]
+    if context.options.lengths == "published":
+        return PublishedTime(iterations, iterations)
+    return PublishedTime(iterations, total_steps(context))
+
+
+def total_steps(context: StageContext[object]) -> int:
+    """Return the length of the stage in iterations."""
+    if context.epoch is None:
+        return context.length
+    return context.length * context.epoch
+
+
+@dataclass(frozen=True)
+class ConsistencyOptions(LengthOptions):
+    consistency: float = 0.1
+    """Weight of the loss on unlabelled images at the end of its ramp."""
+    consistency_rampup: int = 200
+    """Length of that ramp in epochs of 150 iterations of the published run (see --lengths)."""
+
+    def check(self) -> None:
+        if not 0 <= self.consistency < 2**63:
+            raise UserError(f"--consistency {self.consistency}: must be at least 0")
+        if not 1 <= self.consistency_rampup < 2**63:
+            raise UserError(f"--consistency_rampup {self.consistency_rampup}: must be at least 1")
+
+
+def ramped_consistency(options: ConsistencyOptions, published_step: int) -> float:
+    """Return the weight of the consistency loss: `consistency` times the ramp at an iteration of the published run."""
+    return options.consistency * consistency_ramp(published_step, options.consistency_rampup)
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Return probabilities (N, K, ...) in float32 or better."""
+    return at_least_float32(logits).softmax(1)
 
 
 def ema_decay_with_warm_up(step: int, decay: float) -> float:

@@ -7,7 +7,15 @@ from typing import Any
 
 from methods.base import Method
 
-NAMES = ("edge_guided", "bcp", "averaged_copy_paste", "supervised", "mean_teacher", "cogrnet")
+NAMES = (
+    "edge_guided",
+    "bcp",
+    "averaged_copy_paste",
+    "supervised",
+    "pseudo_label",
+    "cogrnet",
+    "mean_teacher",
+)
 METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for name in NAMES}
 
 

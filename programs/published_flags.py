@@ -127,7 +127,9 @@ _LA_TRAINING = {
     "mask_ratio": ignored("--mask and --box_end set the box"),
     **dict.fromkeys(("u_alpha", "loss_weight"), ignored()),
 }
-_HALF = "all of them are made; the published loop stops after about half (--lengths published_run)"
+_HALF = (
+    "all of them are made; the published loop stops after about half (--loop_lengths published_run)"
+)
 
 TRAINING: dict[str, Rules] = {  # by the name of the page
     "ACDC": {**_TRAINING, **_RAMP, **_ACDC_CLASSES, "s_param": ignored()},

@@ -57,13 +57,13 @@ class TwoSliceOptions:
     streams: Literal["independent", "shared"] = "independent"
     """independent: two loaders that shuffle independently, as published. shared: one shuffle; the two halves of each batch are the
     streams, so that no volume is in both at once."""
-    lengths: Literal["published_run", "published_text"] = "published_run"
+    loop_lengths: Literal["published_run", "published_text"] = "published_run"
     """Length of stages for which pre_iterations or max_iterations is 0. published_text: 2 000 and 10 000, as the published code
     writes. published_run: where its loops, which count every iteration twice, really stop (5 labelled volumes: 1 001 and 5 001)."""
     pre_iterations: int = 0
-    """Length of pre-training in iterations. 0: given by --lengths."""
+    """Length of pre-training in iterations. 0: given by --loop_lengths."""
     max_iterations: int = 0
-    """Length of self-training in iterations. 0: given by --lengths."""
+    """Length of self-training in iterations. 0: given by --loop_lengths."""
 
 
 def slice_predictor(
@@ -167,7 +167,7 @@ def published_lengths(settings: Any) -> Any:
 
 def _published_length(settings: Any, written: int) -> int:
     """Iterations of a stage whose published length is written as `written`."""
-    if settings.lengths == "published_text":
+    if settings.loop_lengths == "published_text":
         return written
     epoch = max(settings.labelnum // settings.labeled_bs, 1)
     epochs = written // (2 * epoch) + 1

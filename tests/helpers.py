@@ -118,6 +118,7 @@ class Context:
     loss: Loss = LOSS_2D
     pasting: Pasting = acdc.PAGE.pasting
     ema_scope: str = "state"
+    dims: int = 2
     length: int = 10
     epoch: int | None = None
     seed: tuple[int, ...] = (3, 1)
@@ -132,7 +133,7 @@ class Context:
         }  # fmt: skip
         return SimpleNamespace(**{**defaults, **self.settings})
 
-    def network(self, number=0, model=None):
+    def network(self, number=0):
         return self.net
 
     def state_of(self, stage):

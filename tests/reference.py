@@ -1,13 +1,17 @@
-"""The reference numbers in tests/vectors, the rule that fills a network's parameters by name (tests/vectors/README.md), plain formulas."""
+"""The reference numbers in tests/vectors, the rules that make networks and batches predictable (tests/vectors/README.md), plain formulas."""
 
 import json
+import math
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.base import Batch
 from networks.egm import EGM, smooth_part
 from networks.egm_3d import smooth_part_3d
 
@@ -85,3 +89,55 @@ def laplacian_band(p: Tensor, variant: EGM = "published") -> Tensor:
     """L(p), one band of a Laplacian pyramid, (N, C, ...) to the same shape, written out; the modules never compute it as a whole."""
     smooth = smooth_part if p.ndim == 4 else smooth_part_3d
     return p - smooth(p.mean(1, keepdim=True), variant)
+
+
+class PatternDropout(nn.Module):
+    """Dropout made predictable, in training mode: of n entries, number k is dropped where 7k mod 10 < 10 rate.
+
+    The entries are the channels or, unless `channels`, all elements of a sample.
+    """
+
+    def __init__(self, rate: float, channels: bool):
+        super().__init__()
+        self.rate = rate
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        shape = x.shape[1:]
+        if self.channels:
+            shape = (x.shape[1], *[1] * (x.ndim - 2))
+        numbers = torch.arange(math.prod(shape), device=x.device)
+        kept = (7 * numbers) % 10 >= round(10 * self.rate)
+        return x * kept.reshape(shape) / (1 - self.rate)
+
+
+def predictable(net: nn.Module) -> nn.Module:
+    """Return the network in training mode with every dropout replaced by its pattern."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Dropout | nn.Dropout2d | nn.Dropout3d) and child.p:
+                channels = not isinstance(child, nn.Dropout)
+                setattr(module, name, PatternDropout(child.p, channels))
+    return net.train()
+
+
+def batches(dims: int, labelled_only: bool, dtype: torch.dtype, steps: range) -> Iterator[Batch]:
+    """Yield the vectors' batches of 4 labelled and 4 unlabelled images.
+
+    All are drawn one after another from one generator, in float32, and then converted to `dtype`.
+    """
+    g = torch.Generator().manual_seed(5)
+    for _ in steps:
+        if dims == 2:
+            image = torch.rand((8, 1, 96, 96), generator=g)
+            small = torch.randint(0, 4, (8, 6, 6), generator=g)
+        else:
+            image = torch.randn((8, 1, 48, 48, 48), generator=g)
+            small = torch.randint(0, 2, (8, 4, 4, 4), generator=g)
+        enlarged = F.interpolate(small[:, None].float(), size=image.shape[2:], mode="nearest")
+        image = image.to(dtype)
+        if labelled_only:
+            image = image[:4]
+        yield {"image": image, "label": enlarged[:4, 0].long()}

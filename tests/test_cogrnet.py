@@ -29,7 +29,7 @@ from dataloaders.transforms import VolumeTransform
 from dataloaders.two_stream import Draw, TwoStreamSampler
 from dataloaders.volumes import CoarsePatches
 from methods.cogrnet import CoGRNet, CoGRNetPretrain, focus_ratio
-from methods.mean_teacher import MeanTeacher
+from methods.pseudo_label import PseudoLabelSelfTrain
 from programs.generic import test_two_slices as evaluate_two_slices
 from programs.settings import make_settings
 from recipes import kits19, la, lits
@@ -70,8 +70,8 @@ def test_focus_ratio_is_the_clamped_share_of_positive_logits(positive, expected)
         ({}, 1001, 5001),  # 5 labelled volumes, 4 a batch: an epoch is one step
         ({"labelnum": 10}, 1002, 5002),  # two steps, whole epochs
         ({"labelnum": 8, "labeled_bs": 2, "batch_size": 4}, 1004, 5004),
-        ({"lengths": "published_text"}, 2000, 10_000),
-        ({"lengths": "published_text", "max_iterations": 60}, 2000, 60),
+        ({"loop_lengths": "published_text"}, 2000, 10_000),
+        ({"loop_lengths": "published_text", "max_iterations": 60}, 2000, 60),
         ({"pre_iterations": 150}, 150, 5001),
     ],
 )
@@ -148,10 +148,10 @@ def test_each_stream_is_mixed_with_its_own_unlabelled_half():
     torch.testing.assert_close(student.seen[1], other_two * mask + two * (1 - mask))
 
 
-def test_mean_teacher_without_copy_paste_trains_the_student_alone():
+def test_pseudo_labels_without_copy_paste_train_only_the_student():
     torch.manual_seed(0)
     net = nn.Conv3d(1, 2, 1)
-    phase = MeanTeacher(Context(net, LOSS_3D, PASTING, "parameters"))
+    phase = PseudoLabelSelfTrain(Context(net, LOSS_3D, PASTING, "parameters"))
     batch = {"image": torch.randn(4, 1, 6, 6, 6), "label": torch.randint(0, 2, (2, 6, 6, 6))}
     loss = step_loss(phase, batch)
     pseudo = phase.pseudo_label(batch["image"][2:])()
@@ -345,7 +345,7 @@ def test_baselines(coarse, tmp_path):
     }
     assert (
         "focus_ratio"
-        not in short(tmp_path / "b", "--method", "mean_teacher")["self_train/last.pth"]["phase"]
+        not in short(tmp_path / "b", "--method", "pseudo_label")["self_train/last.pth"]["phase"]
     )
     assert short(tmp_path / "c", "--focus", "off")["self_train/last.pth"]["phase"][
         "focus_ratio"

@@ -122,3 +122,27 @@ def test_whole_loss_by_the_plain_formula():
         for k in range(4)
     ]
     torch.testing.assert_close(whole["dice"], torch.stack(by_class).mean())
+
+
+def test_squared_dice_of_the_batch_by_hand():
+    """Two images of one pixel, probabilities (0.5, 0.5) and (0.2, 0.8), labels 0 and 1.
+
+    Class 0: 2 * 0.5 / (0.25 + 0.04 + 1); class 1: 2 * 0.8 / (0.25 + 0.64 + 1).
+    """
+    logits = torch.tensor([[0.5, 0.5], [0.2, 0.8]]).log()[:, :, None]
+    label = torch.tensor([[0], [1]])
+    background = 1 - 1.0 / 1.29
+    foreground = 1 - 1.6 / 1.89
+    for term, expected in (
+        ("dice_squared", (background + foreground) / 2),
+        ("dice_foreground", foreground),
+    ):
+        total = Loss({term: 1.0}, dice_2d).of_whole(logits, label).total
+        assert total.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_squared_dice_of_no_pixel_at_all_is_0():
+    logits, label = torch.zeros(2, 3, 4), torch.zeros(2, 4, dtype=torch.int64)
+    nowhere = torch.zeros(4)
+    parts = Loss({"dice_squared": 1.0}, dice_2d).mixed(logits, label, label, nowhere, 1.0, 0.0)
+    assert parts["dice_squared"].item() == 0

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import Context
 
 from methods.helpers import (
     confidence_mask,
@@ -15,6 +16,7 @@ from methods.helpers import (
     hard_pseudo_label,
     mean_squared_difference,
     monte_carlo_probabilities,
+    published_time,
     sharpen,
     uncertainty_threshold,
 )
@@ -91,3 +93,27 @@ def test_squared_differences_are_averaged_over_the_mask():
     assert mean_squared_difference(first, second) == 0.25
     mask = torch.tensor([[1.0, 0.0]])
     assert mean_squared_difference(first, second, mask) == 0.5
+
+
+def time_of(length, epoch=None, dims=2, lengths="relative"):
+    settings = {"lengths": lengths}
+    context = Context(torch.nn.Identity(), length=length, epoch=epoch, dims=dims, settings=settings)
+    return published_time(context, {2: 30_000, 3: 6_000})
+
+
+def test_a_run_of_the_published_length_has_the_published_iterations():
+    time = time_of(30_000)
+    assert [time.step(step) for step in (0, 1, 999, 29_999)] == [0, 1, 999, 29_999]
+
+
+def test_in_a_shorter_run_an_iteration_stands_for_the_same_share_of_the_published_run():
+    assert [time_of(200).step(step) for step in (0, 1, 100, 199)] == [0, 150, 15_000, 29_850]
+    assert time_of(200, dims=3).step(100) == 3_000
+
+
+def test_epochs_are_counted_in_iterations():
+    assert time_of(20, epoch=10).step(100) == 15_000
+
+
+def test_published_lengths_are_iterations_of_every_run():
+    assert [time_of(200, lengths="published").step(step) for step in (0, 100)] == [0, 100]

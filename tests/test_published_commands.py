@@ -126,7 +126,7 @@ def test_one_of_several_processes_speaks(capsys, monkeypatch):
 def test_published_lengths_of_cogrnet_are_made_in_full_and_it_says_so(capsys):
     made = settings(COGRNET, "--pre_max_iteration 2000 --self_max_iteration 10000")
     assert (made.pre_iterations, made.max_iterations) == (2_000, 10_000)
-    assert capsys.readouterr().out.count("--lengths published_run") == 2
+    assert capsys.readouterr().out.count("--loop_lengths published_run") == 2
 
 
 @pytest.mark.parametrize(

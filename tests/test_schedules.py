@@ -59,6 +59,8 @@ def test_ramp():
         ("constant", [1, 1, 1, 1]),
         ("step", [1, 1, 0.1, 0.01]),
         ("poly", [1, 0.75**0.9, 0.5**0.9, 0]),
+        ("poly_late", [1, 0.76**0.9, 0.51**0.9, 0.01**0.9]),
+        ("two_drops", [1, 1, 0.1, 0.01]),
         ("cosine", [1, 0.853553, 0.5, 0]),
     ],
 )
@@ -66,6 +68,16 @@ def test_learning_rates(name, factors):
     """At steps 0, 25, 50 and 100 of 100; a drop each 50."""
     factor = schedule(name, drop_every=50)
     assert [factor(step, 100) for step in (0, 25, 50, 100)] == pytest.approx(factors, abs=1e-6)
+
+
+def test_the_late_poly_rate_stays_full_for_two_steps():
+    assert [schedule("poly_late", drop_every=0)(step, 100) for step in (0, 1)] == [1, 1]
+
+
+def test_two_drops_are_those_of_6000_iterations_after_2500_and_5000():
+    factor = schedule("two_drops", drop_every=0)
+    factors = [factor(step, 6000) for step in (2499, 2500, 4999, 5000, 5999)]
+    assert factors == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_step_without_drops_is_constant():

@@ -24,7 +24,15 @@ from utils.losses import StepLoss
 pytestmark = pytest.mark.usefixtures("narrow")
 
 META, CPU = torch.device("meta"), torch.device("cpu")
-METHODS = ("edge_guided", "mean_teacher", "supervised", "cogrnet", "bcp", "averaged_copy_paste")
+METHODS = (
+    "edge_guided",
+    "pseudo_label",
+    "supervised",
+    "cogrnet",
+    "bcp",
+    "averaged_copy_paste",
+    "mean_teacher",
+)
 SMALL = {"ACDC": (96, 96), "LA": (32, 32, 16)}
 PLACES = [
     (dataset, method)
@@ -53,10 +61,12 @@ def step(dataset, method, **numbers):
 @pytest.mark.parametrize("dataset, method", PLACES)
 def test_a_step_sends_its_batch_and_waits_for_nothing(dataset, method):
     """Images and labels go to the device; no scalar is read. A pseudo label goes to the host and comes back: both halves of the
-    unlabelled images one after the other, mean teacher's in one."""
+    unlabelled images one after the other, those of `pseudo_label` in one."""
     egm = {"egm": "published"} if method in ("edge_guided", "supervised") else {}
     counting, scalars = step(dataset, method, **egm)
-    pseudo = {"supervised": 0, "mean_teacher": 1, "averaged_copy_paste": 1}.get(method, 2)
+    pseudo = {"pseudo_label": 1, "averaged_copy_paste": 1, "supervised": 0, "mean_teacher": 0}.get(
+        method, 2
+    )
     assert counting.count("to device") == 2 + pseudo
     assert (counting.count("to host"), counting.count("wait")) == (pseudo, 0)
     assert scalars["loss"].is_meta
@@ -127,7 +137,7 @@ def test_parts_are_added_up_and_their_gradients_are_those_of_the_sum():
         torch.manual_seed(1)
 
         optimizer = torch.optim.SGD(net.parameters(), lr=0)
-        scalars = train_step(InParts(net, apart), {"student": optimizer}, batch, 0, Precision(CPU))
+        scalars = train_step(InParts(net, apart), optimizer, batch, 0, Precision(CPU))
         assert scalars["images"] == 2 and not scalars["loss"].requires_grad
         results.append((scalars["loss"], [p.grad for p in net.parameters() if p.grad is not None]))
     (loss, gradients), (other_loss, others) = results
@@ -165,7 +175,7 @@ def run_alone(folder, phase, steps, read_every=1):
     """The phase as a run's only stage, validated at its end."""
     stage = StageSetup(
         stage=phase,
-        optimizers={"student": torch.optim.SGD(phase.student.parameters(), lr=0.1)},
+        optimizer=torch.optim.SGD(phase.student.parameters(), lr=0.1),
         steps=steps,
         val_every=steps,
         batches=lambda steps: ({} for _ in steps),

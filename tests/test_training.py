@@ -247,7 +247,7 @@ def test_tensorboard_has_every_curve_once_after_a_resume(root, tmp_path, monkeyp
     [
         ["--method", "supervised"],
         ["--method", "bcp"],
-        ["--method", "mean_teacher"],
+        ["--method", "pseudo_label"],
         ["--egm", "corrected", "--patch_size", "80", "80"],
     ],
 )

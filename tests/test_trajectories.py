@@ -8,9 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import LOSS_2D, LOSS_3D, LOSS_BCP, Context
-from reference import VECTORS, filled_state_dict
+from reference import VECTORS, batches, filled_state_dict, predictable
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -43,30 +42,6 @@ INPUTS = {"unet": (2, 1, 96, 96), "unet_bcp": (2, 1, 96, 96)} | dict.fromkeys(
 INPUTS["vnet_pancreas"] = (2, 1, 32, 32, 32)
 
 
-class PatternDropout(nn.Module):
-    """Dropout made predictable: of n entries (channels, or all elements of a sample) number k is dropped where 7k mod 10 < 10p."""
-
-    def __init__(self, rate: float, channels: bool):
-        super().__init__()
-        self.rate, self.channels = rate, channels
-
-    def forward(self, x):
-        shape = (x.shape[1], *[1] * (x.ndim - 2)) if self.channels else x.shape[1:]
-        kept = (7 * torch.arange(int(np.prod(shape)), device=x.device)) % 10 >= round(
-            10 * self.rate
-        )
-        return x * kept.reshape(shape) / (1 - self.rate)
-
-
-def predictable(net: nn.Module) -> nn.Module:
-    """The network with every dropout replaced by its pattern, weights filled by name, in training mode."""
-    for module in list(net.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Dropout | nn.Dropout2d | nn.Dropout3d) and child.p:
-                setattr(module, name, PatternDropout(child.p, not isinstance(child, nn.Dropout)))
-    return net.train()
-
-
 def filled(network: str) -> nn.Module:
     net = NETWORKS[network]()
     import_state_dict(net, filled_state_dict(network))
@@ -91,27 +66,6 @@ class GivenCorners(CopyPaste):
 
     def corner(self, shape, step):
         return self.corners[step]
-
-
-def batches(dims: int, labelled_alone: bool, dtype: torch.dtype, steps: range):
-    """The vectors' batches of 4 labelled and 4 unlabelled images: steps drawn one after another from one generator, in
-    float32, and then converted to `dtype`."""
-    g = torch.Generator().manual_seed(5)
-    for _ in steps:
-        image = (
-            torch.rand((8, 1, 96, 96), generator=g)
-            if dims == 2
-            else torch.randn((8, 1, 48, 48, 48), generator=g)
-        ).to(dtype)
-        small = (
-            torch.randint(0, 4, (8, 6, 6), generator=g)
-            if dims == 2
-            else torch.randint(0, 2, (8, 4, 4, 4), generator=g)
-        )
-        label = F.interpolate(small[:, None].float(), size=image.shape[2:], mode="nearest")[
-            :, 0
-        ].long()
-        yield {"image": image[:4] if labelled_alone else image, "label": label[:4]}
 
 
 @dataclass(frozen=True)
@@ -177,11 +131,9 @@ def trajectory(name, tmp_path, steps, amp=None, device=CPU, dtype=torch.float32)
     scores = iter(SCORES)
     stage = StageSetup(
         stage=phase,
-        optimizers={
-            "student": torch.optim.SGD(
-                student.parameters(), lr=0.01, momentum=0.9, weight_decay=case.weight_decay
-            )
-        },
+        optimizer=torch.optim.SGD(
+            student.parameters(), lr=0.01, momentum=0.9, weight_decay=case.weight_decay
+        ),
         steps=steps,
         val_every=2,
         batches=partial(batches, dims, pretraining, dtype),

@@ -61,7 +61,7 @@ class Settings:
     base_lr: float = 0.01
     """Learning rate before its schedule."""
     lr_schedule: str = "constant"
-    """Learning rate over self-training: constant, step (a tenth after each lr_drop_every), poly or cosine."""
+    """Learning rate over self-training: constant, step (a tenth after each lr_drop_every), two_drops, poly, poly_late or cosine."""
     pre_lr_schedule: str = "constant"
     """Learning rate over pre-training, and over supervised training."""
     lr_drop_every: int = 0
@@ -71,7 +71,7 @@ class Settings:
     pre_weight_decay: float = 1e-4
     """Weight decay of pre-training."""
     losses: tuple[tuple[str, float], ...] = (("dice", 0.5), ("ce", 0.5))
-    """Terms of self-training's loss with their weights, as in: dice 0.5 ce 0.5. There are dice, ce and focal."""
+    """Terms of self-training's loss with their weights, as in: dice 0.5 ce 0.5. There are dice, ce, focal, dice_squared and dice_foreground."""
     pre_losses: tuple[tuple[str, float], ...] = (("dice", 0.5), ("ce", 0.5))
     """Terms of pre-training's loss with their weights, and of supervised training's."""
     intensity: tuple[str, ...] = ()
@@ -182,6 +182,8 @@ def upgraded(settings: dict) -> dict:
             settings[new] = [["dice", share], ["ce", round(1 - share, 12)]]
     if settings.get("lr_drop_every") and "lr_schedule" not in settings:
         settings["lr_schedule"] = "step"
+    if str(settings.get("lengths")).startswith("published_"):
+        settings["loop_lengths"] = settings.pop("lengths")
     if settings.get("select") == "published":
         del settings["select"]  # the page's default
     return settings

@@ -20,24 +20,14 @@ class Prediction(NamedTuple):
 
 
 class StepLoss(NamedTuple):
-    """The loss of one backward pass.
-
-    `total` is differentiated, `scalars` are logged next to it. `steps_now`: the learner whose optimiser steps right after this
-    backward pass; None: all learners step after the last loss.
-    """
+    """The loss of one backward pass: `total` is differentiated, `scalars` are logged next to it."""
 
     total: Tensor
     scalars: dict[str, Tensor]
-    steps_now: str | None = None
 
     def plus(self, name: str, value: Tensor, weight: Tensor | float = 1.0) -> "StepLoss":
         """Return this loss with `weight * value` added, logged as `loss_<name>`."""
-        scalars = {**self.scalars, f"loss_{name}": value}
-        return self._replace(total=self.total + weight * value, scalars=scalars)
-
-    def then_step(self, learner: str) -> "StepLoss":
-        """Return this loss with the request that `learner` steps before the next loss is formed, and not again in this step."""
-        return self._replace(steps_now=learner)
+        return StepLoss(self.total + weight * value, {**self.scalars, f"loss_{name}": value})
 
 
 Term = Callable[[Prediction, Tensor, Tensor], Tensor]  # (prediction, truth, mask) -> scalar
@@ -78,9 +68,13 @@ def focal(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def dice_2d(
-    prediction: Prediction, truth: Tensor, mask: Tensor, mask_background: bool = False
+    prediction: Prediction,
+    truth: Tensor,
+    mask: Tensor,
+    mask_background: bool = False,
+    smooth: float = 1e-10,
 ) -> Tensor:
-    """Dice loss over the whole batch with squared denominators, mean over classes, smooth 1e-10; the term `dice` of 2-D data sets.
+    """Dice loss over the whole batch with squared denominators, mean over classes; the term `dice` of 2-D data sets.
 
     Unless `mask_background`, class 0 (background) also counts outside the mask, as in the published edge-guided code. BCP's authors
     fixed this in their code (issue 25 of their repository).
@@ -93,7 +87,20 @@ def dice_2d(
     axes = [0, *range(2, truth.ndim)]
     overlap = (p * truth * weight).sum(axes)  # (K,)
     sizes = (p.square() * weight).sum(axes) + (truth * weight).sum(axes)
-    return (1 - (2 * overlap + 1e-10) / (sizes + 1e-10)).mean()
+    return (1 - (2 * overlap + smooth) / (sizes + smooth)).mean()
+
+
+@term
+def dice_squared(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
+    """Dice loss of SSL4MIS, UniMatch and AD-MT: over the whole batch, squared denominators, mean over all classes, smooth 1e-5."""
+    return dice_2d(prediction, truth, mask, mask_background=True, smooth=1e-5)
+
+
+@term
+def dice_foreground(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
+    """`dice_squared` without the background, as UA-MT, DTC and DeSCO use it for their one foreground class."""
+    foreground = Prediction(*(part[:, 1:] for part in prediction))
+    return dice_squared(foreground, truth[:, 1:], mask)
 
 
 def dice_3d(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:

@@ -35,9 +35,24 @@ def step(step: int, total: int, every: int) -> float:
 
 
 @learning_rate
+def two_drops(step: int, total: int) -> float:
+    """Multiply by 0.1 after 5/12 and after 10/12 of the run: 2 500 and 5 000 of the 6 000 iterations of UA-MT, DTC and DeSCO."""
+    return 0.1 ** (12 * step // (5 * total))
+
+
+@learning_rate
 def poly(step: int, total: int) -> float:
     """(1 - step / total)^0.9 (DeepLab, arXiv 1606.00915)."""
     return (1 - step / total) ** 0.9
+
+
+@learning_rate
+def poly_late(step: int, total: int) -> float:
+    """`poly` one step late: the first two steps have the full rate, as in SSL4MIS (mean teacher, UA-MT, URPC), UniMatch and AD-MT.
+
+    Their codes set the rate after a step, from the number of that step.
+    """
+    return poly(max(step - 1, 0), total)
 
 
 @learning_rate

@@ -1,0 +1,346 @@
+"""Recorded iterations of published methods, run again through the training loop (tests/vectors/methods/README.md).
+
+A `MethodVector` says how a method is set up for one vector. `record` trains it and returns what the loop did; the `assert_` functions
+compare that with the published run, to the tolerances that the README states.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import LOSS_2D, Context
+from reference import VECTORS, batches, fill, predictable
+from torch import Tensor, nn
+
+from methods.base import TrainingStage, Validation
+from networks import net_factory_ega, net_factory_la_ega
+from training.checkpoint import load
+from training.log import RunLog, StageLog
+from training.loop import Run, StageSetup, run_stages
+from utils.losses import Loss
+from utils.schedules import Schedule, constant
+
+CPU = torch.device("cpu")
+SCORES = (
+    (0.30, 0.20, 0.40, 0.35),
+    (0.35, 0.40, 0.20, 0.30),
+    (0.25, 0.45, 0.10, 0.50),
+)
+"""Scores of four validations, of the network that is validated first, second and third."""
+
+
+def plain_unet() -> nn.Module:
+    return net_factory_ega.net_factory("unet", egm="none")
+
+
+def plain_vnet() -> nn.Module:
+    return net_factory_la_ega.net_factory("VNet", egm="none")
+
+
+def same_name(key: str) -> str:
+    return key
+
+
+def no_patches(patch: pytest.MonkeyPatch, clock: "Clock") -> None:
+    """Replace nothing but what every vector replaces."""
+
+
+@dataclass
+class Clock:
+    """The iteration that is being computed; what a test puts in place of a random draw reads it."""
+
+    iteration: int = 0
+
+
+@dataclass(frozen=True)
+class MethodVector:
+    """How a method is set up for a vector.
+
+    `names`: plain names of the vector's losses ("loss", "loss_ce", ...) and what the loop logs them as.
+    `networks`: the vector's names of networks and ours. `suffixes`: what is added to a key before network number 0, 1, ... is filled.
+    `sharper`: factor on `decoder.out_conv.weight`. `published_key`: the published name of an entry of our state dicts.
+    `schedule`: factor on `base_lr`. `patches`: replaces what the method draws at random, except Gaussian noise.
+    `noise_number`: (iteration, how many draws of noise it made before) to the number of the draw in the README's rule.
+    """
+
+    stage: type[TrainingStage[Any]]
+    options: object
+    names: Mapping[str, str]
+    networks: Mapping[str, str] = field(default_factory=lambda: {"student": "student"})
+    loss: Loss = LOSS_2D
+    build: Callable[[], nn.Module] = plain_unet
+    suffixes: Sequence[str] = ("", "/2")
+    sharper: float = 1.0
+    published_key: Callable[[str], str] = same_name
+    base_lr: float = 0.01
+    schedule: Schedule = constant
+    optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
+    patches: Callable[[pytest.MonkeyPatch, Clock], None] = no_patches
+    noise_number: Callable[[int, int], int] = lambda iteration, draw: iteration
+
+    def network(self, number: int = 0) -> nn.Module:
+        """Return the network of that number, filled by name."""
+        net = self.build()
+        state: dict[str, Tensor] = {}
+        for key, value in net.state_dict().items():
+            if key.endswith("num_batches_tracked"):
+                state[key] = value
+                continue
+            published = self.published_key(key)
+            state[key] = fill(published + self.suffixes[number], value.shape)
+            if published == "decoder.out_conv.weight":
+                state[key] = self.sharper * state[key]
+        net.load_state_dict(state)
+        return predictable(net)
+
+
+@dataclass
+class VectorContext(Context):
+    """The context of a stage that is run for a vector."""
+
+    vector: MethodVector | None = None
+
+    @property
+    def options(self) -> Any:
+        assert self.vector is not None
+        return self.vector.options
+
+    def network(self, number: int = 0) -> nn.Module:
+        assert self.vector is not None
+        return self.vector.network(number)
+
+
+@dataclass
+class Recording:
+    """What the loop did: logged scalars of each step, [iteration, rate] of each optimiser step, passes, validations, last checkpoint."""
+
+    scalars: list[dict[str, float]] = field(default_factory=list)
+    rates: list[tuple[int, float]] = field(default_factory=list)
+    passes: list[list[Any]] = field(default_factory=list)
+    validated: list[list[Any]] = field(default_factory=list)
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+
+
+def published_run(name: str) -> dict[str, Any]:
+    """Return a vector of tests/vectors/methods."""
+    path = VECTORS / "methods" / f"trajectory_{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def noise(x: Tensor, number: int) -> Tensor:
+    """Return what replaces draw `number` of standard-normal noise of the shape of x: 2.5 sin(k + number) for entry k."""
+    entries = torch.arange(x.numel(), dtype=torch.float64)
+    return (2.5 * torch.sin(entries + number)).reshape(x.shape).to(x.dtype)
+
+
+def record(name: str, vector: MethodVector, folder: Path) -> Recording:
+    """Train the method on the vector's batches, by the loop that users train with."""
+    published = published_run(name)
+    dims = len(published["passes"]["rows"][0][3]) - 2
+    steps = published["steps"]
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock()
+        recording = Recording()
+        patch.setattr("methods.helpers.STEPS_PER_EPOCH", 2)  # the vectors' e = t // 2
+        # The published memory format: another one rounds differently.
+        patch.setattr("training.device.memory_format", lambda *arguments: torch.contiguous_format)
+        _replace_noise(patch, clock, vector)
+        vector.patches(patch, clock)
+        _keep_scalars(patch, recording)
+        context = VectorContext(nn.Identity(), vector.loss, dims=dims, length=steps, vector=vector)
+        stage = vector.stage(context)
+        ours = {name: theirs for theirs, name in vector.networks.items()}
+        _follow_iterations(stage, clock)
+        _keep_passes(stage, clock, recording, ours)
+        setup = StageSetup(
+            stage=stage,
+            optimizer=_optimizer(stage, vector, clock, recording),
+            steps=steps,
+            val_every=2,
+            batches=partial(batches, dims, False, torch.float32),
+            validate=_validation(stage, recording, ours),
+            learning_rate=lambda step: vector.base_lr * vector.schedule(step, steps),
+            seed=(0,),
+        )
+        about = {"settings": {}, "facts": {}, "selection": ""}
+        log = RunLog(folder)
+        run = Run(folder, lambda stage: "best.pth", about, CPU, dims, None, log)
+        run_stages(run, {stage.name: lambda: setup})
+        log.close()
+        recording.checkpoint = load(folder / stage.name / "last.pth")
+    return recording
+
+
+def _replace_noise(patch: pytest.MonkeyPatch, clock: Clock, vector: MethodVector) -> None:
+    last = clock.iteration
+    draws = 0
+
+    def randn_like(x: Tensor, **options: Any) -> Tensor:
+        nonlocal last, draws
+        if clock.iteration != last:
+            last = clock.iteration
+            draws = 0
+        draws += 1
+        return noise(x, vector.noise_number(clock.iteration, draws - 1))
+
+    patch.setattr(torch, "randn_like", randn_like)
+
+
+def _keep_scalars(patch: pytest.MonkeyPatch, recording: Recording) -> None:
+    log_step = StageLog.step
+
+    def step(self: StageLog, number: int, scalars: dict[str, float]) -> None:
+        recording.scalars.append({name: float(value) for name, value in scalars.items()})
+        log_step(self, number, scalars)
+
+    patch.setattr(StageLog, "step", step)
+
+
+def _follow_iterations(stage: TrainingStage[Any], clock: Clock) -> None:
+    losses = stage.losses
+
+    def followed(batch: dict[str, Tensor], step: int) -> Iterator[Any]:
+        clock.iteration = step
+        yield from losses(batch, step)
+
+    stage.losses = followed
+
+
+def _keep_passes(
+    stage: TrainingStage[Any], clock: Clock, recording: Recording, names: Mapping[str, str]
+) -> None:
+    for ours, net in stage.networks.items():
+
+        def keep(
+            net: nn.Module, inputs: tuple[Any, ...], name: str = names.get(ours, ours)
+        ) -> None:
+            mode = "train" if net.training else "eval"
+            gradient = "grad" if torch.is_grad_enabled() else "no_grad"
+            shape = list(inputs[0].shape)
+            recording.passes.append([clock.iteration, name, mode, shape, gradient])
+
+        net.register_forward_pre_hook(keep)
+
+
+def _optimizer(
+    stage: TrainingStage[Any], vector: MethodVector, clock: Clock, recording: Recording
+) -> torch.optim.Optimizer:
+    parameters: list[nn.Parameter] = []
+    for learner in stage.learners.values():
+        parameters += learner.parameters()
+    options: dict[str, float] = {"lr": vector.base_lr, "weight_decay": 1e-4}
+    if vector.optimizer is torch.optim.SGD:
+        options["momentum"] = 0.9
+    optimizer = vector.optimizer(parameters, **options)
+
+    def keep(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        recording.rates.append((clock.iteration, optimizer.param_groups[0]["lr"]))
+
+    optimizer.register_step_pre_hook(keep)
+    return optimizer
+
+
+def _validation(
+    stage: TrainingStage[Any], recording: Recording, names: Mapping[str, str]
+) -> Callable[[nn.Module, Callable[[], bool], int], Validation]:
+    order: list[str] = []  # networks, as they are validated for the first time
+
+    def validate(net: nn.Module, stopped: Callable[[], bool], step: int) -> Validation:
+        (ours,) = [name for name, other in stage.networks.items() if other is net]
+        if ours not in order:
+            order.append(ours)
+        score = SCORES[order.index(ours)][step // 2 - 1]
+        recording.validated.append([step, names.get(ours, ours), score])
+        return Validation(score, {})
+
+    return validate
+
+
+# comparison with the published run
+
+
+def loss_difference(name: str, recording: Recording, plain: str, ours: str) -> np.ndarray:
+    """Return the relative difference of a logged scalar from the published one at every iteration."""
+    published = published_run(name)
+    expected = np.array(published["losses"][published["names"][plain]])
+    got = np.array([scalars[ours] for scalars in recording.scalars])
+    assert got.shape == expected.shape
+    return np.abs(got - expected) / np.maximum(np.abs(expected), 1e-12)
+
+
+def assert_losses_as_published(name: str, vector: MethodVector, recording: Recording) -> None:
+    """The total loss to 1e-4 while float32 allows it, then to five times the published run's rounding; named losses likewise."""
+    published = published_run(name)
+    for plain, ours in vector.names.items():
+        kind = "all"
+        if plain == "loss":
+            kind = "loss"
+        exact = published["exact"][kind]
+        later = max(5e-4, 5 * max(published["rounding"][kind]))
+        difference = loss_difference(name, recording, plain, ours)
+        assert difference[:exact].max(initial=0) < 1e-4, f"{plain}: {difference}"
+        assert difference.max() < later, f"{plain}: {difference}"
+
+
+def weight_differences(
+    name: str, vector: MethodVector, recording: Recording
+) -> dict[str, dict[str, float]]:
+    """Return, by network and published key, the largest difference of a tensor's first 32 entries relative to its largest entry."""
+    differences: dict[str, dict[str, float]] = {}
+    for theirs, tensors in published_run(name)["weights"].items():
+        state = _state(recording, vector.networks[theirs])
+        by_published_key = {vector.published_key(key): value for key, value in state.items()}
+        differences[theirs] = {}
+        for key, values in tensors.items():
+            expected = np.array(values)
+            got = by_published_key[key].flatten()[:32].numpy()
+            differences[theirs][key] = np.abs(got - expected).max() / np.abs(expected).max()
+    return differences
+
+
+def assert_weights_as_published(name: str, vector: MethodVector, recording: Recording) -> None:
+    """Learners to 1e-3 of a tensor's largest entry, teachers to 1e-4, or to three times the published run's rounding."""
+    rounding = published_run(name)["rounding"]
+    for network, differences in weight_differences(name, vector, recording).items():
+        tolerance = max(1e-3, 3 * rounding["weights"])
+        if "teacher" in network:
+            tolerance = max(1e-4, 3 * rounding["weights_of"][network])
+        for key, difference in differences.items():
+            assert difference < tolerance, f"{network} {key}: {difference}"
+
+
+def _state(recording: Recording, network: str) -> dict[str, Tensor]:
+    if network == "student":
+        return recording.checkpoint["student"]
+    return recording.checkpoint["phase"][network]
+
+
+def assert_passes_as_published(name: str, recording: Recording) -> None:
+    """Order, mode, input and gradient of the first iterations' passes: the order in which batch-norm statistics move."""
+    rows = published_run(name)["passes"]["rows"]
+    last = rows[-1][0]
+    assert [row for row in recording.passes if row[0] <= last] == rows
+
+
+def assert_rates_as_published(name: str, recording: Recording) -> None:
+    """The learning rate of every optimiser step."""
+    expected = np.array(published_run(name)["lr_used"])
+    np.testing.assert_allclose(np.array(recording.rates), expected, rtol=1e-6)
+
+
+def assert_selection_as_published(name: str, vector: MethodVector, recording: Recording) -> None:
+    """The selected network is validated after the published iterations, and the published best one is kept."""
+    published = published_run(name)
+    ours = {mine: theirs for theirs, mine in vector.networks.items()}
+    selected = ours[recording.checkpoint["selected"]]
+    expected = [row for row in published["validated"] if row[1] == selected]
+    assert [row for row in recording.validated if row[1] == selected] == expected
+    best = max(expected, key=lambda row: row[2])
+    progress = recording.checkpoint["progress"]
+    assert (progress["best_step"], progress["best_score"]) == (best[0], best[2])

@@ -1,0 +1,75 @@
+"""Methods against recorded iterations of their published codes (tests/vectors/methods/README.md).
+
+A row of `CASES` says how a method is set up for a vector; tests/method_vectors.py explains its fields.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+from method_vectors import (
+    MethodVector,
+    Recording,
+    assert_losses_as_published,
+    assert_passes_as_published,
+    assert_rates_as_published,
+    assert_selection_as_published,
+    assert_weights_as_published,
+    record,
+)
+
+from methods import mean_teacher
+from utils.losses import Loss, dice_2d
+from utils.schedules import poly_late
+
+SSL4MIS_LOSS = Loss({"dice_squared": 0.5, "ce": 0.5}, dice_2d)
+SUPERVISED = {"loss": "loss", "loss_ce": "loss_ce", "loss_dice": "loss_dice_squared"}
+CONSISTENCY = {"consistency": "loss_consistency", "weight": "consistency_weight"}
+
+CASES = {
+    "mt_2d": MethodVector(
+        stage=mean_teacher.MeanTeacher,
+        options=mean_teacher.Options(
+            consistency_rampup=3, consistency_start=2, lengths="published"
+        ),
+        names={**SUPERVISED, **CONSISTENCY},
+        networks={"student": "student", "teacher": "ema_teacher"},
+        loss=SSL4MIS_LOSS,
+        schedule=poly_late,
+    ),
+}
+
+
+@dataclass
+class Trained:
+    """A vector that was run, and what the loop did."""
+
+    name: str
+    vector: MethodVector
+    recording: Recording
+
+
+@pytest.fixture(scope="module", params=CASES)
+def trained(request, tmp_path_factory) -> Trained:
+    name = request.param
+    vector = CASES[name]
+    return Trained(name, vector, record(name, vector, tmp_path_factory.mktemp(name)))
+
+
+def test_losses_are_the_published_ones(trained):
+    assert_losses_as_published(trained.name, trained.vector, trained.recording)
+
+
+def test_weights_at_the_end_are_the_published_ones(trained):
+    assert_weights_as_published(trained.name, trained.vector, trained.recording)
+
+
+def test_passes_have_the_published_order_and_mode(trained):
+    assert_passes_as_published(trained.name, trained.recording)
+
+
+def test_learning_rates_are_the_published_ones(trained):
+    assert_rates_as_published(trained.name, trained.recording)
+
+
+def test_the_selected_network_is_validated_and_kept_as_published(trained):
+    assert_selection_as_published(trained.name, trained.vector, trained.recording)
