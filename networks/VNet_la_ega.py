@@ -7,9 +7,10 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # not annotated
 
@@ -17,8 +18,12 @@ from networks.base import Auxiliary, Network
 from networks.egm import EGM, EdgeOptions
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
 from networks.norm import BatchNorm3d, PassCounter
+from networks.resize import trilinear
 
 _checkpoint: Callable[..., Tensor] = checkpoint  # pyright: ignore[reportUnknownVariableType]
+
+Doubling = Literal["transposed", "trilinear", "nearest"]
+"""How a decoder doubles the sides of its maps; transposed: by a transposed convolution, else by interpolation and a convolution."""
 
 WIDTHS = (16, 32, 64, 128, 256)
 # Block names and their numbers of stages.
@@ -80,6 +85,27 @@ def _resampling(conv: type[nn.Module], inputs: int, outputs: int, norm: type[nn.
     return _Part("conv", conv(inputs, outputs, 2, stride=2), norm(outputs), nn.ReLU(inplace=True))
 
 
+class TrilinearUpsample(nn.Module):
+    """x2 trilinear upsampling, corners aligned; by matrices where torch's gradient is not deterministic, by torch on the CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = [2 * side for side in x.shape[-3:]]
+        if x.is_cpu:
+            return F.interpolate(x, size=size, mode="trilinear", align_corners=True)
+        return trilinear(x, size)
+
+
+def _doubling(doubling: Doubling, inputs: int, outputs: int, norm: type[nn.Module]) -> _Part:
+    """Return the layers that double the sides of a volume."""
+    if doubling == "transposed":
+        return _resampling(nn.ConvTranspose3d, inputs, outputs, norm=norm)
+    upsample: nn.Module = nn.Upsample(scale_factor=2)
+    if doubling == "trilinear":
+        upsample = TrilinearUpsample()
+    conv = nn.Conv3d(inputs, outputs, 3, padding=1)
+    return _Part("conv", upsample, conv, norm(outputs), nn.ReLU(inplace=True))
+
+
 def _add_encoder(
     home: nn.Module,
     in_chns: int,
@@ -99,11 +125,17 @@ def _add_encoder(
             home.add_module(f"block_{block}_dw", _resampling(nn.Conv3d, width, inputs, norm=norm))
 
 
-def _add_decoder(home: nn.Module, name: str, norm: type[nn.Module], blocks: int) -> None:
+def _add_decoder(
+    home: nn.Module,
+    name: str,
+    norm: type[nn.Module],
+    blocks: int,
+    doubling: Doubling = "transposed",
+) -> None:
     """Add the four levels of the decoder to `home`: upsampling in each, and stages in the first `blocks` of them."""
     for level, (block, count) in enumerate(UP):
         width = WIDTHS[3 - level]
-        upsampling = _resampling(nn.ConvTranspose3d, 2 * width, width, norm=norm)
+        upsampling = _doubling(doubling, 2 * width, width, norm=norm)
         home.add_module(f"block_{UPSAMPLED[level]}_up", upsampling)
         if level < blocks:
             home.add_module(f"block_{block}", _stages(name, count, width, width, norm=norm))
@@ -129,9 +161,14 @@ def _frozen_statistics(module: nn.Module) -> Generator[None, None, None]:
 
 
 @dataclass(frozen=True)
-class VNetOptions(EdgeOptions):
+class RecomputeOptions:
     recompute: bool = False
     """Activation checkpointing: the backward pass computes the network's blocks again, for less memory and the same numbers."""
+
+
+@dataclass(frozen=True)
+class VNetOptions(RecomputeOptions, EdgeOptions):
+    """Those of the edge-guided modules and of activation checkpointing."""
 
 
 class _VNetBase(Network):
@@ -217,10 +254,13 @@ class _VNetBase(Network):
         return self.compute_edge_feature(x)
 
 
-class _Decoder(nn.Module):
-    """Holds the V-Net's decoder under its name in the state dict."""
+class Decoder(nn.Module):
+    """The decoder of the V-Net with batch norm, and its convolution to logits; `_VNetBase.decode` runs it."""
 
-    out_conv: nn.Conv3d
+    def __init__(self, class_num: int, doubling: Doubling = "transposed"):
+        super().__init__()
+        _add_decoder(self, "conv", BatchNorm3d, blocks=4, doubling=doubling)
+        self.out_conv = nn.Conv3d(WIDTHS[0], class_num, 1)
 
 
 class VNet(_VNetBase):
@@ -243,10 +283,8 @@ class VNet(_VNetBase):
     ):
         super().__init__(egm, recompute)
         self.encoder = nn.Module()
-        self.decoder = _Decoder()
         _add_encoder(self.encoder, in_chns, "conv", BatchNorm3d, (None, None))
-        _add_decoder(self.decoder, "conv", BatchNorm3d, blocks=4)
-        self.decoder.out_conv = nn.Conv3d(WIDTHS[0], class_num, 1)
+        self.decoder = Decoder(class_num)
         if egm != "none":
             _add_egms(self.decoder, egm, fusion_dropout=0.4)
         rates = (0.4, 0.5, 0.5)
@@ -257,9 +295,13 @@ class VNet(_VNetBase):
         self.dropouts = nn.ModuleList([_dropout(rate) for rate in rates])
         self.passes = PassCounter(self)
 
-    def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Return the encoder's five features."""
+        return self.encode(self.encoder, x, {3: self.dropouts[0], 4: self.dropouts[1]})
+
+    def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
         self.start(x)
-        features = self.encode(self.encoder, x, {3: self.dropouts[0], 4: self.dropouts[1]})
+        features = self.features(x)
         feature = self.dropouts[2](self.decode(self.decoder, features, self.edge_map(x)))
         logits = self.decoder.out_conv(feature)
         if auxiliary:

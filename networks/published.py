@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 UNUSED_HEADS = ("projection_head.", "prediction_head.", "contrastive_class_selector_")
 HEAD_WIDTH = 32
+HEADLESS = ("decoder2.", "decoder.out_conv2.")
+"""Beginnings of names that only networks without the unused heads have: those of MC-Net and of DTC."""
 SOBEL = "compute_edge_feature.sobel_"
 MISFIT = "the state dict does not fit the network"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -102,11 +104,11 @@ def _gate_of(name: str) -> str:
 def published_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert one of our state dicts to that of the published class, so that it loads strictly.
 
-    The order is the published one, and unused heads are added with zeros. Only the pancreas network has no such heads.
+    The order is the published one, and unused heads are added with zeros. The networks of Pancreas, MC-Net and DTC have no such heads.
     """
     weights = {name: weights[name].contiguous() for name in published_order(weights)}
     classes = weights.get("decoder.out_conv.bias")
-    if classes is None:
+    if classes is None or any(name.startswith(HEADLESS) for name in weights):
         return weights
     heads = _unused_heads(len(classes), weights["decoder.out_conv.weight"].shape[1])
     edge_map: dict[str, Tensor] = {}

@@ -14,6 +14,10 @@ PLACES = (  # name, module, class
     ("unet", "unet_ega", "UNet"),
     ("VNet", "VNet_la_ega", "VNet"),
     ("VNet_pancreas", "VNet_la_ega", "VNetPancreas"),
+    ("unet_mcnet", "mcnet", "UNetMCNet"),
+    ("VNet_mcnet", "mcnet", "VNetMCNet"),
+    ("unet_dtc", "dtc", "UNetDTC"),
+    ("VNet_dtc", "dtc", "VNetDTC"),
 )
 NETWORKS: dict[str, type[Network]] = {
     name: getattr(import_module(f"networks.{module}"), kind) for name, module, kind in PLACES
@@ -45,7 +49,7 @@ def network_options(name: str, options: Mapping[str, object]) -> dict[str, objec
         value = options[field.name]
         kind = kinds[field.name]
         if get_origin(kind) is Literal and value not in get_args(kind):
-            choices = ", ".join(get_args(kind))
+            choices = ", ".join(map(str, get_args(kind)))
             raise ValueError(f"unknown {field.name} '{value}': choose one of {choices}")
         chosen[field.name] = value
     return chosen

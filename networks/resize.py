@@ -31,10 +31,10 @@ def both_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def all_axes(x: Tensor, *matrices: Tensor) -> Tensor:
-    """Map x (N, 1, D, H, W) along its three axes by matrices (D, d), (H, h) and (W, w) to (N, 1, d, h, w)."""
+    """Map x (N, C, D, H, W) along its three axes by matrices (D, d), (H, h) and (W, w) to (N, C, d, h, w)."""
     planes, rows, columns = matrices
-    mapped = rows.t() @ (x @ columns)  # (N, 1, D, h, w)
-    result = planes.t() @ mapped.flatten(3)  # (N, 1, d, h w)
+    mapped = rows.t() @ (x @ columns)  # (N, C, D, h, w)
+    result = planes.t() @ mapped.flatten(3)  # (N, C, d, h w)
     return result.view(*result.shape[:3], *mapped.shape[3:])
 
 
@@ -83,8 +83,8 @@ def spread(line: Tensor) -> Tensor:
     return torch.stack([line, torch.zeros_like(line)], -1).flatten(-2)
 
 
-@linear_map("bilinear")
-def _bilinear_line(line: Tensor, size: int) -> Tensor:
+@linear_map("linear")
+def _linear_line(line: Tensor, size: int) -> Tensor:
     """Interpolate linearly to `size` elements, ends aligned."""
     return F.interpolate(line, size=size, mode="linear", align_corners=True)
 
@@ -94,6 +94,14 @@ def bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     height, width = size
-    rows = matrix("bilinear", x.shape[-2], height, device=x.device, dtype=x.dtype)
-    columns = matrix("bilinear", x.shape[-1], width, device=x.device, dtype=x.dtype)
+    rows = matrix("linear", x.shape[-2], height, device=x.device, dtype=x.dtype)
+    columns = matrix("linear", x.shape[-1], width, device=x.device, dtype=x.dtype)
     return both_axes(x, rows, columns)
+
+
+def trilinear(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize x (N, C, D, H, W) to `size` trilinearly, corners aligned, as F.interpolate does."""
+    matrices: list[Tensor] = []
+    for old, new in zip(x.shape[-3:], size, strict=True):
+        matrices.append(matrix("linear", old, new, device=x.device, dtype=x.dtype))
+    return all_axes(x, *matrices)

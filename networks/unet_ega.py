@@ -14,6 +14,8 @@ from networks.norm import BatchNorm2d, PassCounter
 from networks.resize import bilinear
 
 Upsampling = Literal["published", "nearest", "bilinear"]
+Doubling = Literal["nearest", "bilinear", "transposed"]
+"""How one level of a decoder doubles its maps; transposed: by a transposed convolution."""
 
 WIDTHS = (16, 32, 64, 128, 256)
 DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -62,15 +64,27 @@ class Upsample(nn.Module):
         return bilinear(x, size)
 
 
-class UpBlock(nn.Module):
-    """1x1 conv to the skip's width, x2 upsampling, [skip, upsampled], block, edge-guided module."""
+def _doubling_layer(doubling: Doubling, inputs: int, outputs: int) -> nn.Module:
+    """Return the layer that doubles height and width; only a transposed convolution also changes the number of channels."""
+    if doubling == "transposed":
+        return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
+    if doubling == "bilinear":
+        return Upsample()
+    return nn.Upsample(scale_factor=2)
 
-    def __init__(self, inputs: int, skip: int, egm: EGM, bilinear: bool):
+
+class UpBlock(nn.Module):
+    """1x1 conv to the skip's width, x2 upsampling, [skip, upsampled], block, edge-guided module.
+
+    A transposed convolution does the first two steps in one.
+    """
+
+    def __init__(self, inputs: int, skip: int, egm: EGM, doubling: Doubling):
         super().__init__()
-        self.up: nn.Module = nn.Upsample(scale_factor=2)
-        if bilinear:
-            self.up = Upsample()
-        self.conv1x1 = nn.Conv2d(inputs, skip, 1)
+        self.up = _doubling_layer(doubling, inputs, skip)
+        self.conv1x1: nn.Module = nn.Identity()
+        if doubling != "transposed":
+            self.conv1x1 = nn.Conv2d(inputs, skip, 1)
         self.conv = ConvBlock(2 * skip, skip)
         self.ega = None
         if egm != "none":
@@ -103,13 +117,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Four levels, and the convolution to logits."""
+    """Four levels, and the convolution to logits. `forward` takes the encoder's features and the edge map, None without modules."""
 
-    def __init__(self, class_num: int, egm: EGM, bilinear: bool):
+    def __init__(self, class_num: int, egm: EGM, doubling: Doubling):
         super().__init__()
         for level in range(1, 5):
             self.add_module(
-                f"up{level}", UpBlock(WIDTHS[5 - level], WIDTHS[4 - level], egm, bilinear)
+                f"up{level}", UpBlock(WIDTHS[5 - level], WIDTHS[4 - level], egm, doubling)
             )
         self.out_conv = nn.Conv2d(WIDTHS[0], class_num, 3, padding=1)
 
@@ -151,9 +165,11 @@ class UNet(Network):
         upsampling: Upsampling = "published",
     ):
         super().__init__()
-        bilinear = upsampling == "bilinear" or (upsampling == "published" and egm == "none")
+        doubling: Doubling = "nearest"
+        if upsampling == "bilinear" or (upsampling == "published" and egm == "none"):
+            doubling = "bilinear"
         self.encoder = Encoder(in_chns)
-        self.decoder = Decoder(class_num, egm, bilinear)
+        self.decoder = Decoder(class_num, egm, doubling)
         self.compute_edge_feature = None
         if egm != "none":
             self.compute_edge_feature = EdgeMap()
@@ -175,10 +191,14 @@ class UNet(Network):
                 "batch normalisation needs more than one pixel of one image at the deepest level: use more images or a side of 32"
             )
 
-    def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def start(self, x: Tensor) -> None:
+        """Check the size of an input, and count the pass in training mode."""
         self.check_size(tuple(x.shape[2:]))
         if self.training:
             self.passes.count()
+
+    def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
+        self.start(x)
         edge = None
         if self.compute_edge_feature is not None:
             edge = self.compute_edge_feature(x)
