@@ -145,7 +145,7 @@ def runner(
     method_stage = spec.stage(frame.context(spec))
     made = StageSetup(
         stage=method_stage,
-        optimizer=frame._optimizer(
+        optimizers=frame._optimizers(
             method_stage, s.pre_weight_decay if spec.pretraining else s.weight_decay
         ),
         steps=1000,
@@ -155,8 +155,9 @@ def runner(
         learning_rate=lambda step: s.base_lr,
         seed=(0,),
     )
-    for group in made.optimizer.param_groups:
-        group["foreach"] = device.type == "meta"  # as torch chooses on CUDA
+    for optimizer in made.optimizers.values():
+        for group in optimizer.param_groups:
+            group["foreach"] = device.type == "meta"  # as torch chooses on CUDA
     info = Run(
         Path(), lambda stage: "best.pth", {"settings": {}}, device, facts.dims, frame.amp, None
     )

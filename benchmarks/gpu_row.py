@@ -147,7 +147,7 @@ def measured(flags: Flags) -> Iterator[dict]:
     def prepared(stage: int, way: Accelerate) -> tuple:
         """As `_StageRunner.run` prepares it; batches come from pinned memory there."""
         loop, batch = runner(page, device, stage, **numbers)
-        loop.precision.prepare(loop.stage, loop.setup.optimizer)
+        loop.precision.prepare(loop.stage, loop.setup.optimizers.values())
         loop.compiled = accelerated(loop.stage, way)
         batch = balls(batch, page.facts.classes)
         return loop, {

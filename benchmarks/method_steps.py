@@ -53,7 +53,8 @@ class Stages:
         self.stages = {name: spec.stage(frame.context(spec)) for name, spec in self.specs.items()}
         rate = partial(torch.optim.SGD, lr=1e-4, momentum=0.9)
         self.optimizers = {
-            name: rate(stage.student.parameters()) for name, stage in self.stages.items()
+            name: {key: rate(net.parameters()) for key, net in stage.learners.items()}
+            for name, stage in self.stages.items()
         }
 
     def seconds(self, name: str, batch: dict[str, torch.Tensor]) -> float:

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     plain, batch = runner(pages()[flags.dataset], device, **numbers)
     other, _ = runner(pages()[flags.dataset], device, **numbers, amp=flags.amp)
     for loop in (plain, other):  # as `_StageRunner.run` does
-        loop.precision.prepare(loop.stage, loop.setup.optimizer)
+        loop.precision.prepare(loop.stage, loop.setup.optimizers.values())
     other.compiled = accelerated(other.stage, flags.accelerate)
     name = f"--accelerate {flags.accelerate} --amp {flags.amp}"
     about = f"{flags.dataset}, {flags.method}, batch {flags.batch_size}, {flags.patch_size}"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.copy_paste import Pasting
+from networks.mean import MeanOfNetworks
 from utils.ema import EmaScope, copy_state
 from utils.losses import Loss, StepLoss
 
@@ -29,6 +30,8 @@ LossFunction = Callable[..., StepLoss]
 """Takes (logits, *targets) and returns the loss of one backward pass."""
 PendingTensor = Callable[[], Tensor]
 """A tensor that is still being computed on the host; calling it waits for it."""
+MEAN = "mean"
+"""Stands for the mean of the softmaxes of all learners, where a network is validated or selected."""
 OptionsT = TypeVar("OptionsT")
 OptionsT_co = TypeVar("OptionsT_co", covariant=True)
 
@@ -76,8 +79,11 @@ class StageContext(Protocol[OptionsT_co]):
         """Seed of the random numbers that the method draws itself."""
         ...
 
-    def network(self, number: int = 0) -> nn.Module:
-        """Build a network on the device; each number has its own first weights, the same at every call."""
+    def network(self, number: int = 0, model: str | None = None) -> nn.Module:
+        """Build a network on the device; each number has its own first weights, the same at every call.
+
+        `model`: its name in the registry of networks, by default the run's `--model`.
+        """
         ...
 
     def state_of(self, stage: str) -> Mapping[str, Any]:
@@ -108,20 +114,25 @@ class TrainingStage(Generic[OptionsT]):
     The loop calls `begin` once when the stage starts (not when it resumes); then for every step `losses`, the backward passes, the
     optimiser and `after_step`; `after_validation` when a validation is done; and last of all `after_iteration`.
 
-    `networks` holds all networks that a checkpoint keeps, `learners` those that the optimiser trains. `selected` names the network that
-    is validated, tested, exported and passed to the next stage.
+    `networks` holds all networks that a checkpoint keeps, `learners` those that an optimiser trains, each its own. `selected` names the
+    network whose validation selects the best checkpoint, and that is tested, exported and passed to the next stage.
     """
 
     name: ClassVar[str]
     former_state: ClassVar[frozenset[str]] = frozenset()
     """Keys of `state_dict` that older checkpoints of this stage have and that are ignored."""
     selected: str = "student"
+    """Name of a network, or `MEAN`."""
+    validated: tuple[str, ...] = ()
+    """What is validated, in this order: names of networks, or `MEAN`; empty: only `selected`."""
 
     def __init__(self, context: StageContext[OptionsT]):
         self.options = context.options
         self.loss = context.loss
         self.networks: dict[str, nn.Module] = {}
         self.learners: dict[str, nn.Module] = {}
+        self.models: dict[str, str] = {}
+        self.lr_schedules: dict[str, str] = {}
         self.compiled: CompiledCalls | None = None
         self.half_precision_copies: dict[str, nn.Module] = {}
         self._scalars: Scalars = {}
@@ -130,10 +141,24 @@ class TrainingStage(Generic[OptionsT]):
 
     # networks
 
-    def add_learner(self, name: str, network: nn.Module) -> None:
-        """Register a network that the optimiser trains."""
+    def add_learner(
+        self,
+        name: str,
+        network: nn.Module,
+        model: str | None = None,
+        lr_schedule: str | None = None,
+    ) -> None:
+        """Register a network that an optimiser of its own trains.
+
+        `model`: the network's name in the registry of networks if it is not the run's `--model`. `lr_schedule`: the name of its
+        learning-rate schedule if it does not follow the run's.
+        """
         self.networks[name] = network
         self.learners[name] = network
+        if model is not None:
+            self.models[name] = model
+        if lr_schedule is not None:
+            self.lr_schedules[name] = lr_schedule
 
     def add_teacher(self, name: str) -> nn.Module:
         """Register a copy of the student, in training mode and without gradients; the method updates it."""
@@ -149,6 +174,18 @@ class TrainingStage(Generic[OptionsT]):
     def teachers(self) -> dict[str, nn.Module]:
         """The networks that do not learn, by name."""
         return {name: net for name, net in self.networks.items() if name not in self.learners}
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """Return the names of the networks that `name` stands for: itself, or all learners for `MEAN`."""
+        if name == MEAN:
+            return tuple(self.learners)
+        return (name,)
+
+    def network_to_validate(self, name: str) -> nn.Module:
+        """Return the network of that name; for `MEAN` one whose softmax is the mean of all learners' softmaxes."""
+        if name == MEAN:
+            return MeanOfNetworks(list(self.learners.values()))
+        return self.networks[name]
 
     def call(self, name: str, x: Tensor) -> Tensor:
         """Return the logits (N, K, ...) of one of the networks for images (N, C, ...)."""
@@ -199,7 +236,7 @@ class TrainingStage(Generic[OptionsT]):
         """Yield the losses of step `step` (from 0), one for each backward pass.
 
         The loop makes the backward pass of a loss before it asks for the next one, so a loss that is a sum needs only the memory of
-        its largest term. Never read a tensor here (`.item()`): the host would wait for the device. Use `log` instead.
+        its largest term. All learners step after the last loss; `loss.then_step(name)` lets one step earlier. Never read a tensor here (`.item()`): the host would wait for the device. Use `log` instead.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement losses")
 
@@ -209,7 +246,7 @@ class TrainingStage(Generic[OptionsT]):
             copy_state(teacher, self.student)
 
     def after_step(self, step: int) -> None:
-        """React to the optimiser's step number `step`; EMA teachers are updated here."""
+        """React to the optimisers' step number `step`; EMA teachers are updated here."""
 
     def after_validation(self, improved: bool) -> None:
         """React to a validation.

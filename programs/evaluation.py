@@ -14,7 +14,7 @@ from dataloaders.digest import digest_of, hashed, survey
 from methods.registry import METHODS, run_title
 from networks.registry import NETWORKS
 from programs.agreement import check_agreement
-from programs.networks import build_network, check_patch, load_network
+from programs.networks import check_patch, network_of
 from programs.published_flags import test_rules, translated
 from programs.run_data import check_tested
 from programs.runs import (
@@ -258,7 +258,8 @@ class _Tested:
         self.detail = s.detail
         self.root_path = None if s.root_path is None else str(s.root_path)
         self.model = model_of(page, s, checkpoint)
-        net = build_network(facts, self.model, default_options(self.model) | checkpoint.settings)
+        options = default_options(self.model) | checkpoint.settings
+        net = network_of(checkpoint, facts, self.model, options)
         self.patch_size = s.patch_size or tuple(
             checkpoint.settings.get("patch_size", page.numbers["patch_size"])
         )
@@ -271,7 +272,6 @@ class _Tested:
             raise UserError(
                 f"--stride: {facts.name} is predicted slice by slice, without a sliding window; leave it out"
             )
-        load_network(net, checkpoint)
         self.net = place(net, device, facts.dims)
 
     def run(self, cases: Sequence[Case], made_with: dict) -> EvaluationResult:

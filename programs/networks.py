@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from dataloaders.facts import DatasetFacts
+from methods.base import MEAN
 from networks import net_factory_ega, net_factory_la_ega
 from networks.base import Network
+from networks.mean import MeanOfNetworks
 from networks.norm import normalise_over_processes
 from networks.published import import_state_dict
 from networks.registry import NETWORKS, network_options
@@ -64,10 +66,43 @@ def share_batch_norm(nets: Iterable[nn.Module], model: str) -> None:
             raise UserError(f"--sync_batch_norm: --model {model}: {error}") from None
 
 
+def network_of(
+    checkpoint: Checkpoint, facts: DatasetFacts, model: str, options: Mapping[str, object]
+) -> nn.Module:
+    """Build the selected network of a checkpoint, with its weights; where the mean of all learners is selected, all of them.
+
+    `model`: the name of the networks whose checkpoint does not name another one. Raises UserError as `build_network` and
+    `load_network` do.
+    """
+    names = [checkpoint.selected]
+    if checkpoint.selected == MEAN:
+        names = list(checkpoint.models)
+    networks: list[nn.Module] = []
+    for name in names:
+        network = build_network(facts, checkpoint.models.get(name) or model, options)
+        load_weights(network, _weights(checkpoint, name), checkpoint)
+        networks.append(network)
+    if len(networks) == 1:
+        return networks[0]
+    return MeanOfNetworks(networks)
+
+
+def _weights(checkpoint: Checkpoint, name: str) -> Mapping[str, Tensor]:
+    """The weights of one of a checkpoint's networks; a published checkpoint has only one."""
+    if not checkpoint.ours:
+        return checkpoint.weights
+    return checkpoint.weights_of(name)
+
+
 def load_network(net: nn.Module, checkpoint: Checkpoint) -> None:
-    """A checkpoint's weights, those of the network that was validated, into a network; raises UserError where they do not fit."""
+    """Load the weights of a checkpoint's selected network; raises UserError where they do not fit."""
+    load_weights(net, checkpoint.weights, checkpoint)
+
+
+def load_weights(net: nn.Module, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Load some of the weights of a checkpoint; raises UserError where they do not fit."""
     try:
-        import_state_dict(net, checkpoint.weights)
+        import_state_dict(net, weights)
     except ValueError as error:
         raise UserError(
             f"{checkpoint.path}: {error}; is it for another network, --egm or number of classes?"

@@ -19,7 +19,7 @@ from preparation.files import RawCase
 from preparation.own import OwnPreparation
 from preparation.settings import Preparation
 from programs.evaluation import default_options
-from programs.networks import build_network, check_patch, load_network
+from programs.networks import check_patch, network_of
 from programs.png_files import read_png
 from programs.predict_settings import ModelSettings
 from recipes.page import Page
@@ -180,12 +180,11 @@ def _member(
 ) -> Member:
     numbers = {} if page is None else page.numbers
     model = checkpoint.settings.get("model", numbers.get("model"))
-    net = build_network(facts, model, default_options(model) | checkpoint.settings)
+    net = network_of(checkpoint, facts, model, default_options(model) | checkpoint.settings)
     patch_size = s.patch_size or tuple(
         checkpoint.settings.get("patch_size", numbers.get("patch_size"))
     )
     check_patch(net, patch_size)
-    load_network(net, checkpoint)
     net = place(net, device, facts.dims).eval()
     mirror = s.tta == "mirror"
     if facts.dims == 2:

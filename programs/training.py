@@ -20,7 +20,13 @@ from methods.base import StageSpec, TrainingStage
 from methods.copy_paste import Pasting
 from methods.registry import METHODS, run_title
 from programs.batches import check_shared_memory, loader, move_to_device, on_device
-from programs.networks import build_network, check_patch, load_network, share_batch_norm
+from programs.networks import (
+    build_network,
+    check_patch,
+    load_network,
+    load_weights,
+    share_batch_norm,
+)
 from programs.published_flags import training_rules, translated
 from programs.published_optimizer import take_over_momentum
 from programs.run_data import run_data
@@ -28,7 +34,7 @@ from programs.run_folder import check_other_methods, claimed, with_earlier_name
 from programs.settings import default_settings, last_value, own_options, settings_from_flags
 from recipes.page import Page, data_root
 from training.accelerate import check_accelerate
-from training.checkpoint import read
+from training.checkpoint import Checkpoint, read
 from training.device import autocast_type, choose_device, in_words, place, set_deterministic
 from training.distributed import check_batch, is_main, process_group, rank, world
 from training.evaluate import Classes, validate
@@ -149,8 +155,8 @@ class RunStageContext:
     def seed(self) -> tuple[int, ...]:
         return self.frame.seed(self.spec.name, 1)
 
-    def network(self, number: int = 0) -> torch.nn.Module:
-        return self.frame.network(number)
+    def network(self, number: int = 0, model: str | None = None) -> torch.nn.Module:
+        return self.frame.network(number, model)
 
     def state_of(self, stage: str) -> dict:
         return self.frame.state_of(stage)
@@ -205,10 +211,10 @@ class Frame:
         """What the stage is built from."""
         return RunStageContext(self, spec)
 
-    def network(self, number: int = 0) -> torch.nn.Module:
-        """A network with its first weights, the same at every call with that number, on the device."""
+    def network(self, number: int = 0, model: str | None = None) -> torch.nn.Module:
+        """A network with its first weights, the same at every call with that number, on the device; `model`: another one than --model."""
         torch.manual_seed(self.settings.seed + number)
-        return place(self._build(), self.device, self.page.facts.dims, self.amp)
+        return place(self._build(model), self.device, self.page.facts.dims, self.amp)
 
     def loss(self, pretraining: bool) -> Loss:
         terms = self.settings.pre_losses if pretraining else self.settings.losses
@@ -286,8 +292,8 @@ class Frame:
         )
         return [plan for plan in plans if plan.pretraining in wanted or len(plans) == 1]
 
-    def _build(self) -> torch.nn.Module:
-        return build_network(self.page.facts, self.settings.model, vars(self.settings))
+    def _build(self, model: str | None = None) -> torch.nn.Module:
+        return build_network(self.page.facts, model or self.settings.model, vars(self.settings))
 
     def _lists(
         self, names: Sequence[str], labelled: int, validation: str
@@ -347,7 +353,6 @@ class Frame:
         if s.sync_batch_norm:  # after the memory estimate, which makes a step in one process only
             share_batch_norm(stage.networks.values(), s.model)
         lr_schedule = s.pre_lr_schedule if spec.pretraining else s.lr_schedule
-        factor = schedule(lr_schedule, s.lr_drop_every)
         weight_decay = s.pre_weight_decay if spec.pretraining else s.weight_decay
         predict = page.predictor(s.patch_size, getattr(s, "val_stride", ()), self.device)
         val_every = s.val_every * epoch
@@ -357,14 +362,17 @@ class Frame:
             validation = partial(self._validate, predict.classes, val_every, val_lead, steps)
         return StageSetup(
             stage=stage,
-            optimizer=self._optimizer(stage, weight_decay),
+            optimizers=self._optimizers(stage, weight_decay),
             steps=steps,
             val_every=val_every,
             val_lead=val_lead,
             best_decimals=best_decimals(page, s.method),
             batches=partial(self._batches, spec),
             validate=validation,
-            learning_rate=lambda step: s.base_lr * factor(step, steps),
+            learning_rate=self._learning_rate(lr_schedule, steps),
+            own_learning_rates={
+                name: self._learning_rate(own, steps) for name, own in stage.lr_schedules.items()
+            },
             seed=self.seed(spec.name, 2),
             begin=partial(self._begin, spec),
         )
@@ -385,10 +393,21 @@ class Frame:
             net, stopped, self.validation_cases, classes, self.page.facts.class_names, distances
         )
 
-    def _optimizer(self, stage: TrainingStage, weight_decay: float) -> torch.optim.Optimizer:
-        parameters = []
-        for network in stage.learners.values():
-            parameters += network.parameters()
+    def _learning_rate(self, lr_schedule: str, steps: int) -> Callable[[int], float]:
+        """The learning rate of each step of a stage of `steps` steps."""
+        factor = schedule(lr_schedule, self.settings.lr_drop_every)
+        return lambda step: self.settings.base_lr * factor(step, steps)
+
+    def _optimizers(
+        self, stage: TrainingStage, weight_decay: float
+    ) -> dict[str, torch.optim.Optimizer]:
+        """An optimiser for each learner."""
+        return {
+            name: self._optimizer(network, weight_decay) for name, network in stage.learners.items()
+        }
+
+    def _optimizer(self, network: torch.nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+        parameters = network.parameters()
         s = self.settings
         fused = True if self.device.type == "cuda" else None  # None: torch's own choice
         if s.optimizer == "adam":
@@ -412,15 +431,27 @@ class Frame:
             checkpoint = read(path)
             if checkpoint.ours:
                 self.run_data.check(checkpoint)
-            load_network(setup.stage.student, checkpoint)
+            self._load_learners(setup.stage, checkpoint)
             keeps = self.page.keeps_optimizer and len(setup.stage.learners) == 1
             momentum = (
-                take_over_momentum(setup.optimizer, setup.stage.student, checkpoint)
+                take_over_momentum(setup.optimizers["student"], setup.stage.student, checkpoint)
                 if keeps
                 else ""
             )
             self.run.log.say(f"{setup.stage.name}: starting from {path}{momentum}")
         setup.stage.begin()
+
+    def _load_learners(self, stage: TrainingStage, checkpoint: Checkpoint) -> None:
+        """The learners' first weights: the student takes the selected network, other learners the network of their name if there is one.
+
+        Where the earlier stage has several learners, the student takes the student.
+        """
+        if len(checkpoint.models) <= 1:
+            load_network(stage.student, checkpoint)
+            return
+        for name, network in stage.learners.items():
+            if name in checkpoint.models:
+                load_weights(network, checkpoint.weights_of(name), checkpoint)
 
     def _log_memory(self, stage: TrainingStage, spec: StageSpec) -> None:
         """Say what a step takes: 2-D steps are small, so volumes only."""

@@ -133,7 +133,7 @@ class Context:
         }  # fmt: skip
         return SimpleNamespace(**{**defaults, **self.settings})
 
-    def network(self, number=0):
+    def network(self, number=0, model=None):
         return self.net
 
     def state_of(self, stage):

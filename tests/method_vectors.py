@@ -18,13 +18,14 @@ from helpers import LOSS_2D, Context
 from reference import VECTORS, batches, fill, predictable
 from torch import Tensor, nn
 
-from methods.base import TrainingStage, Validation
+from methods.base import MEAN, TrainingStage, Validation
 from networks import net_factory_ega, net_factory_la_ega
+from networks.registry import build
 from training.checkpoint import load
 from training.log import RunLog, StageLog
 from training.loop import Run, StageSetup, run_stages
 from utils.losses import Loss
-from utils.schedules import Schedule, constant
+from utils.schedules import SCHEDULES, Schedule, constant
 
 CPU = torch.device("cpu")
 SCORES = (
@@ -84,9 +85,11 @@ class MethodVector:
     patches: Callable[[pytest.MonkeyPatch, Clock], None] = no_patches
     noise_number: Callable[[int, int], int] = lambda iteration, draw: iteration
 
-    def network(self, number: int = 0) -> nn.Module:
-        """Return the network of that number, filled by name."""
+    def network(self, number: int = 0, model: str | None = None) -> nn.Module:
+        """Return the network of that number, filled by name; `model`: the registry's name of another network than the first."""
         net = self.build()
+        if model is not None:
+            net = build(model, 1, 4, {})
         state: dict[str, Tensor] = {}
         for key, value in net.state_dict().items():
             if key.endswith("num_batches_tracked"):
@@ -111,9 +114,9 @@ class VectorContext(Context):
         assert self.vector is not None
         return self.vector.options
 
-    def network(self, number: int = 0) -> nn.Module:
+    def network(self, number: int = 0, model: str | None = None) -> nn.Module:
         assert self.vector is not None
-        return self.vector.network(number)
+        return self.vector.network(number, model)
 
 
 @dataclass
@@ -160,12 +163,16 @@ def record(name: str, vector: MethodVector, folder: Path) -> Recording:
         _keep_passes(stage, clock, recording, ours)
         setup = StageSetup(
             stage=stage,
-            optimizer=_optimizer(stage, vector, clock, recording),
+            optimizers=_optimizers(stage, vector, clock, recording),
             steps=steps,
             val_every=2,
             batches=partial(batches, dims, False, torch.float32),
             validate=_validation(stage, recording, ours),
             learning_rate=lambda step: vector.base_lr * vector.schedule(step, steps),
+            own_learning_rates={
+                name: partial(_rate, vector.base_lr, own, steps)
+                for name, own in stage.lr_schedules.items()
+            },
             seed=(0,),
         )
         about = {"settings": {}, "facts": {}, "selection": ""}
@@ -228,22 +235,25 @@ def _keep_passes(
         net.register_forward_pre_hook(keep)
 
 
-def _optimizer(
+def _rate(base_lr: float, schedule: str, steps: int, step: int) -> float:
+    return base_lr * SCHEDULES[schedule](step, steps)
+
+
+def _optimizers(
     stage: TrainingStage[Any], vector: MethodVector, clock: Clock, recording: Recording
-) -> torch.optim.Optimizer:
-    parameters: list[nn.Parameter] = []
-    for learner in stage.learners.values():
-        parameters += learner.parameters()
+) -> dict[str, torch.optim.Optimizer]:
     options: dict[str, float] = {"lr": vector.base_lr, "weight_decay": 1e-4}
     if vector.optimizer is torch.optim.SGD:
         options["momentum"] = 0.9
-    optimizer = vector.optimizer(parameters, **options)
 
     def keep(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         recording.rates.append((clock.iteration, optimizer.param_groups[0]["lr"]))
 
-    optimizer.register_step_pre_hook(keep)
-    return optimizer
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    for name, learner in stage.learners.items():
+        optimizers[name] = vector.optimizer(learner.parameters(), **options)
+        optimizers[name].register_step_pre_hook(keep)
+    return optimizers
 
 
 def _validation(
@@ -252,7 +262,10 @@ def _validation(
     order: list[str] = []  # networks, as they are validated for the first time
 
     def validate(net: nn.Module, stopped: Callable[[], bool], step: int) -> Validation:
-        (ours,) = [name for name, other in stage.networks.items() if other is net]
+        ours = MEAN
+        for name, other in stage.networks.items():
+            if other is net:
+                ours = name
         if ours not in order:
             order.append(ours)
         score = SCORES[order.index(ours)][step // 2 - 1]

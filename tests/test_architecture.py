@@ -39,11 +39,11 @@ PACKAGES = (
     "registration",
     "comparison",
 )
-# who may import whom: scripts -> programs -> recipes -> {methods, training, dataloaders, networks} -> utils, preparation -> recipes
+# who may import whom: scripts -> programs -> recipes -> {methods, training, dataloaders} -> networks, utils; preparation -> recipes
 ARROWS = {
     "networks": {"networks"},
     "utils": {"utils"},
-    "methods": {"methods", "utils"},
+    "methods": {"methods", "networks", "utils"},
     "training": {"training", "methods", "utils"},
     "dataloaders": {"dataloaders", "utils"},
     "preparation": {"preparation", "recipes", "dataloaders", "utils"},

@@ -60,7 +60,7 @@ def test_tf32_keeps_to_the_trajectory(name, tmp_path):
 def test_the_host_waits_for_nothing_but_pseudo_labels(dataset, method, amp):
     numbers = {"patch_size": SMALL[dataset], "batch_size": 8, "labeled_bs": 4, "amp": amp}
     loop, batch = runner(page_of(dataset, method), CUDA, method=method, **numbers)
-    loop.precision.prepare(loop.stage, loop.setup.optimizer)
+    loop.precision.prepare(loop.stage, loop.setup.optimizers.values())
     batch = {key: x.pin_memory() for key, x in batch.items()}
     loop._train_step(batch)  # makes what is made once
     assert waits(lambda: loop._train_step(batch)) == []
@@ -80,7 +80,9 @@ def test_accelerated_steps_learn_the_same(name, how):
         optimizer = torch.optim.SGD(phase.student.parameters(), lr=0.01, momentum=0.9)
         losses.append(
             [
-                float(train_step(phase, optimizer, batch, step, Precision(CUDA))["loss"])
+                float(
+                    train_step(phase, {"student": optimizer}, batch, step, Precision(CUDA))["loss"]
+                )
                 for step in range(8)
             ]
         )
@@ -102,9 +104,9 @@ def test_a_compiled_step_in_half_precision_loses_no_gradient(name, amp):
         phase.compiled = accelerated(phase, way)
         optimizer = torch.optim.SGD(phase.student.parameters(), lr=0.01)
         precision = Precision(CUDA, amp)
-        precision.prepare(phase, optimizer)
+        precision.prepare(phase, [optimizer])
         before = [p.detach().clone() for p in phase.student.parameters()]
-        train_step(phase, optimizer, batch, 0, precision)
+        train_step(phase, {"student": optimizer}, batch, 0, precision)
         found.append(
             [
                 (old - new).norm().item()

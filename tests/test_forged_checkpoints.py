@@ -39,6 +39,10 @@ class Made:
             self.history.append({"step": step, "score": 0.25, "loss": 1.0})
             self.contents.append(copy.deepcopy(self.content(step)))
 
+    @property
+    def optimizers(self):
+        return {"student": self.optimizer}
+
     def content(self, step):
         return {
             "format": FORMAT, "settings": {"patch_size": [32, 32], "model": "unet"}, "facts": PAGE.facts.plain(), "selection": "best",
@@ -117,6 +121,10 @@ FORGED = {
     **{f"{key} a number": put(key, 3) for key in PARTS},
     "validated network gone": put("selected", "nobody"),
     "validated network a list": put("selected", ["student"]),
+    "validated mean of nothing": put("selected", "mean"),
+    "validated mean of nobody": lambda content: content.update(selected="mean", models={"student": "", "nobody": ""}),
+    "network names of lists": put("models", {"student": ["unet"]}),
+    "other optimisers a number": put("other_optimizers", 3),
     "another stage": put("stage", "pre_train"),
     "no data set": put("facts", {}),
     "patch of words": put("settings", "patch_size", "large"),

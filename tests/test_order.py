@@ -49,7 +49,7 @@ def run(tmp_path, rule, scores, steps, val_every, val_lead=0, best_decimals=None
     phase, scores = Counting(rule), iter(scores)
     stage = StageSetup(
         stage=phase,
-        optimizer=torch.optim.SGD(phase.student.parameters(), lr=1e-3, momentum=0.9),
+        optimizers={"student": torch.optim.SGD(phase.student.parameters(), lr=1e-3, momentum=0.9)},
         steps=steps,
         val_every=val_every,
         val_lead=val_lead,

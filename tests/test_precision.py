@@ -49,9 +49,9 @@ class Steep(TrainingStage):
 def scaled_steps(phase, steps, precision=None, **options):
     precision = precision or Precision(CPU, HALF)
     optimizer = torch.optim.SGD(phase.student.parameters(), lr=1e-34, momentum=0.5, **options)
-    precision.prepare(phase, optimizer)
+    precision.prepare(phase, [optimizer])
     for step in range(steps):
-        scalars = train_step(phase, optimizer, {}, step, precision)
+        scalars = train_step(phase, {"student": optimizer}, {}, step, precision)
         yield (
             phase.student.weight.item(),
             float(scalars["loss_scale"]),
@@ -82,7 +82,7 @@ def test_where_another_process_overflowed_nobody_steps(monkeypatch):
 def stage(phase, steps):
     return StageSetup(
         stage=phase,
-        optimizer=torch.optim.SGD(phase.student.parameters(), lr=1e-34, momentum=0.5),
+        optimizers={"student": torch.optim.SGD(phase.student.parameters(), lr=1e-34, momentum=0.5)},
         steps=steps,
         val_every=2,
         batches=lambda steps: ({} for _ in steps),
@@ -158,13 +158,13 @@ def test_teachers_weights_are_cast_once_a_step():
             Precision(CPU, BRAIN),
         )
         if prepared:
-            precision.prepare(phase, optimizer)
+            precision.prepare(phase, [optimizer])
         batch = {"image": torch.rand(8, 1, 16, 16), "label": torch.randint(0, 4, (4, 16, 16))}
         for step in range(2):
             with Casts(
                 [p for teacher in phase.teachers.values() for p in teacher.parameters()]
             ) as casts:
-                scalars = train_step(phase, optimizer, batch, step, precision)
+                scalars = train_step(phase, {"student": optimizer}, batch, step, precision)
             phase.after_step(step)
             assert (casts.single, casts.lists) == (
                 (0, 1) if prepared else (2 * 2 * 4, 0)

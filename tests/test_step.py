@@ -137,7 +137,7 @@ def test_parts_are_added_up_and_their_gradients_are_those_of_the_sum():
         torch.manual_seed(1)
 
         optimizer = torch.optim.SGD(net.parameters(), lr=0)
-        scalars = train_step(InParts(net, apart), optimizer, batch, 0, Precision(CPU))
+        scalars = train_step(InParts(net, apart), {"student": optimizer}, batch, 0, Precision(CPU))
         assert scalars["images"] == 2 and not scalars["loss"].requires_grad
         results.append((scalars["loss"], [p.grad for p in net.parameters() if p.grad is not None]))
     (loss, gradients), (other_loss, others) = results
@@ -175,7 +175,7 @@ def run_alone(folder, phase, steps, read_every=1):
     """The phase as a run's only stage, validated at its end."""
     stage = StageSetup(
         stage=phase,
-        optimizer=torch.optim.SGD(phase.student.parameters(), lr=0.1),
+        optimizers={"student": torch.optim.SGD(phase.student.parameters(), lr=0.1)},
         steps=steps,
         val_every=steps,
         batches=lambda steps: ({} for _ in steps),

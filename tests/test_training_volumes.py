@@ -200,7 +200,10 @@ def test_learning_rate_falls_in_self_training_alone(la_root, tmp_path):
         [0.01, 0.01, 0.001, 0.001, 0.0001]
     )
     assert pre.learning_rate(14999) == 0.01
-    assert [stage.optimizer.defaults["weight_decay"] for stage in (pre, self_)] == [1e-3, 1e-4]
+    assert [stage.optimizers["student"].defaults["weight_decay"] for stage in (pre, self_)] == [
+        1e-3,
+        1e-4,
+    ]
 
 
 class Twice(TrainingStage):

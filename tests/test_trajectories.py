@@ -131,9 +131,11 @@ def trajectory(name, tmp_path, steps, amp=None, device=CPU, dtype=torch.float32)
     scores = iter(SCORES)
     stage = StageSetup(
         stage=phase,
-        optimizer=torch.optim.SGD(
-            student.parameters(), lr=0.01, momentum=0.9, weight_decay=case.weight_decay
-        ),
+        optimizers={
+            "student": torch.optim.SGD(
+                student.parameters(), lr=0.01, momentum=0.9, weight_decay=case.weight_decay
+            )
+        },
         steps=steps,
         val_every=2,
         batches=partial(batches, dims, pretraining, dtype),

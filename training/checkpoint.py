@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from methods.base import MEAN
 from training.content import check_plain, check_sums, check_tensors, check_whole
 from training.settings import upgraded
 from utils.errors import UserError
@@ -101,8 +102,10 @@ def load(path: Path) -> dict:
 class Checkpoint:
     """What a checkpoint says, ours or a published one, which holds weights and perhaps an optimiser alone.
 
-    `weights`: those of the network that was validated, the student or one of the phase's own, under the names that the file has;
-    `student`: the student's, to resume from; `optimizer`: its state, numbered as its author's torch did; `plan`: how own data were
+    `weights`: those of the selected network, under the names that the file has; where the mean of all learners is selected, the student's;
+    `student`: the student's, to resume from; `optimizer`: its state, numbered as its author's torch did; `other_optimizers`: those of the
+    other learners, by name, None in older ones; `selected`: the name of the selected network, or `methods.base.MEAN`; `models`: of each
+    learner the name in the registry of networks, empty for the run's `--model`; `plan`: how own data were
     prepared (dataloaders/plan.py); `phase`: the rest of the method's state; `data`: a digest of the run's lists and files
     (dataloaders/digest.py), None in older ones; `buffers`: of a run of several processes, each one's statistics; `scaler`: of --amp fp16,
     where the gradients' scale stands. Of a published file
@@ -124,6 +127,15 @@ class Checkpoint:
     data: dict | None = None
     buffers: list | None = None
     scaler: Mapping | None = None
+    other_optimizers: Mapping[str, Mapping] | None = None
+    selected: str = "student"
+    models: Mapping[str, str] = field(default_factory=dict)
+
+    def weights_of(self, network: str) -> Mapping[str, Tensor]:
+        """The weights of one of the networks of a checkpoint of ours."""
+        if network == "student":
+            return self.student
+        return self.phase[network]
 
     @property
     def ours(self) -> bool:
@@ -160,7 +172,12 @@ def read(path: Path) -> Checkpoint:
         selected = content.get("selected", "student")  # older ones know the student alone
         return Checkpoint(
             path=path,
-            weights=content["student"] if selected == "student" else content["phase"][selected],
+            weights=content["student"]
+            if selected in ("student", MEAN)
+            else content["phase"][selected],
+            selected=selected,
+            models=content.get("models") or {},
+            other_optimizers=content.get("other_optimizers"),
             optimizer=content["optimizer"],
             settings=upgraded(content["settings"]),
             facts=content["facts"],

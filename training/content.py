@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
-from methods.base import TrainingStage
+from methods.base import MEAN, TrainingStage
+from training.optimizers import states_by_learner
 from utils.files import shown
 
 if TYPE_CHECKING:
@@ -30,7 +31,16 @@ KINDS = {
     "phase": Mapping,
     "optimizer": Mapping,
 }
-OPTIONAL = {"plan": Mapping, "data": Mapping, "buffers": Sequence, "scaler": Mapping}
+OPTIONAL = {
+    "plan": Mapping,
+    "data": Mapping,
+    "buffers": Sequence,
+    "scaler": Mapping,
+    "models": Mapping,
+    "other_optimizers": Mapping,
+}
+STATES = ("student", "phase", "optimizer", "other_optimizers")
+"""The entries of a checkpoint that training changes."""
 SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 ENTRIES = {
     torch.optim.SGD: {"momentum_buffer"},
@@ -79,11 +89,7 @@ def check_whole(content: Mapping) -> None:
             raise ValueError(f"'{key}' is not what it should be")
     if not isinstance(content["facts"].get("name"), str):
         raise ValueError("it does not say of what data set it is")
-    selected = content.get("selected", "student")
-    if selected != "student" and not isinstance(
-        content["phase"].get(selected) if isinstance(selected, str) else None, Mapping
-    ):
-        raise ValueError(f"it says that {selected!r} was validated, which it does not hold")
+    _check_selected(content)
     scaler = content.get("scaler")
     if scaler is not None and (
         scaler.keys() != SCALER
@@ -92,7 +98,24 @@ def check_whole(content: Mapping) -> None:
         raise ValueError("'scaler' is not what it should be")
     _check_settings(content["settings"])
     _check_progress(content["progress"], content["losses"])
-    check_tensors({key: content.get(key) for key in ("student", "phase", "optimizer", "buffers")})
+    check_tensors({key: content.get(key) for key in (*STATES, "buffers")})
+
+
+def _check_selected(content: Mapping) -> None:
+    """The networks that are to be tested are there, and the names of their kinds are words."""
+    models = content.get("models") or {}
+    for name, model in models.items():
+        if not (isinstance(name, str) and isinstance(model, str)):
+            raise ValueError("'models' is not what it should be")
+    selected = content.get("selected", "student")
+    names = [selected]
+    if selected == MEAN:
+        names = list(models) or [MEAN]
+    for name in names:
+        if name == "student":
+            continue
+        if not (isinstance(name, str) and isinstance(content["phase"].get(name), Mapping)):
+            raise ValueError(f"it says that {name!r} was validated, which it does not hold")
 
 
 def check_plain(content: object) -> None:
@@ -237,7 +260,8 @@ def check_fits(checkpoint: "Checkpoint", setup: "StageSetup") -> None:
     if unexpected:
         raise ValueError(f"it has the unexpected '{min(map(str, unexpected))}'")
     _check_buffers(checkpoint.buffers or (), stage)
-    _check_optimizer(checkpoint.optimizer or {}, setup.optimizer, checkpoint.progress["step"])
+    for name, state in states_by_learner(checkpoint, setup.optimizers).items():
+        _check_optimizer(state, setup.optimizers[name], checkpoint.progress["step"])
 
 
 def _check_value(key: str, given: object, expected: object) -> None:
@@ -295,7 +319,9 @@ def _check_buffers(gathered: Sequence, stage: TrainingStage) -> None:
                     )
 
 
-def _check_optimizer(given: Mapping, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _check_optimizer(given: object, optimizer: torch.optim.Optimizer, step: int) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError("its optimiser is another")
     own, groups, state = optimizer.state_dict(), given.get("param_groups"), given.get("state")
     if (
         not isinstance(groups, list)

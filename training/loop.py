@@ -6,17 +6,17 @@ a validation, and knows nothing of any of them.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 import torch
 
-from methods.base import Batch, CompiledCalls, Scalars
+from methods.base import Batch, CompiledCalls, Scalars, Validation
 from training.accelerate import GradientGuard, accelerated
 from training.batch_source import BatchSource
 from training.checkpoint import FORMAT, Store
-from training.content import check_fits, check_tensors
+from training.content import STATES, check_fits, check_tensors
 from training.distributed import (
     any_process,
     average_buffers,
@@ -30,6 +30,7 @@ from training.distributed import (
 )
 from training.faults import told
 from training.log import StageLog, hours
+from training.optimizers import saved_states, states_by_learner
 from training.pace import Pace
 from training.precision import Precision
 from training.readings import Readings
@@ -85,7 +86,7 @@ class _StageRunner:
             return
         share_state(self.stage.networks.values())
         restore_buffers(self.stage.networks, buffers)  # each process had its own
-        self.precision.prepare(self.stage, setup.optimizer)
+        self.precision.prepare(self.stage, setup.optimizers.values())
         self.compiled = accelerated(self.stage, self.run_info.accelerate)
         log, began, first = (
             StageLog(self.folder, self.stage.name, p.step, setup.steps),
@@ -179,12 +180,9 @@ class _StageRunner:
                 ]
             )
         )
-        rate = setup.learning_rate(p.step)
-        for group in setup.optimizer.param_groups:
-            group["lr"] = rate
-        scalars = train_step(
-            self.stage, setup.optimizer, placed(batch, run.device, run.dims), p.step, self.precision
-        )
+        rates = setup.set_learning_rates(p.step)
+        placed_batch = placed(batch, run.device, run.dims)
+        scalars = train_step(self.stage, setup.optimizers, placed_batch, p.step, self.precision)
         if self.compiled:
             self.guard.look()
         self.stage.after_step(p.step)
@@ -194,7 +192,7 @@ class _StageRunner:
         p.step += 1
         if not self._due():
             self.stage.after_iteration(p.step - 1)
-        return {**scalars, "learning_rate": rate}
+        return {**scalars, **rates}
 
     def _read(self, log: StageLog) -> None:
         """Wait for the device, note what the steps since the last time reported; raises UserError where a loss is not finite."""
@@ -215,11 +213,10 @@ class _StageRunner:
             return True
         p = self.progress
         self._average_buffers()
-        selected = self.stage.networks[self.stage.selected]
-        with self.precision.autocast():
-            result = self.setup.validate(selected, lambda: bool(signals.received), p.step)
-        if result is None:
+        results = self._results(signals)
+        if results is None:
             return False
+        result = merged_results(results, self.stage.selected)
         counts = not self.setup.val_lead or self.setup.scheduled(p.step)
         improved = counts and result.score > self.setup.score_to_beat(p.best_score)
         # Until a score is above 0 the newest network is the best one: it finds nothing yet, but has learnt since.
@@ -248,11 +245,33 @@ class _StageRunner:
             if counts
             else " (after the last step, not scored as published: selects nothing)"
         )
-        self.run_info.log.say(f"{self.stage.name} {p.step}: validation {result.score:.4f}{note}")
+        others = "".join(
+            f", {name} {other.score:.4f}"
+            for name, other in results.items()
+            if name != self.stage.selected
+        )
+        self.run_info.log.say(
+            f"{self.stage.name} {p.step}: validation {result.score:.4f}{note}{others}"
+        )
         content = self._content()
         if is_main():
             self.saver.save(content, best)
         return True
+
+    def _results(self, signals: StopSignals) -> dict[str, Validation] | None:
+        """Validate the stage's networks in their order; None if a signal came first."""
+        assert self.setup.validate is not None
+        results: dict[str, Validation] = {}
+        for name in self.stage.validated or (self.stage.selected,):
+            network = self.stage.network_to_validate(name)
+            with self.precision.autocast():
+                result = self.setup.validate(
+                    network, lambda: bool(signals.received), self.progress.step
+                )
+            if result is None:
+                return None
+            results[name] = result
+        return results
 
     def _keep_newest(self, log: StageLog) -> None:
         """Save the network as it is, as the best one too. The stage learns of no validation, since none was made."""
@@ -295,11 +314,11 @@ class _StageRunner:
         )
 
     def _average_buffers(self) -> None:
-        for net in {
-            **self.stage.learners,
-            self.stage.selected: self.stage.networks[self.stage.selected],
-        }.values():
-            average_buffers(net)
+        names = dict.fromkeys(self.stage.learners)
+        for name in (*self.stage.validated, self.stage.selected):
+            names.update(dict.fromkeys(self.stage.members(name)))
+        for name in names:
+            average_buffers(self.stage.networks[name])
 
     def _content(self) -> dict:
         """What a checkpoint holds; raises UserError where it would hold a number that is not finite."""
@@ -311,15 +330,16 @@ class _StageRunner:
             "losses": list(self.losses),
             "student": self.stage.student.state_dict(),
             "selected": self.stage.selected,
+            "models": {name: self.stage.models.get(name, "") for name in self.stage.learners},
             "phase": self.stage.state_dict(),
-            "optimizer": self.setup.optimizer.state_dict(),
+            **saved_states(self.setup.optimizers),
             "scaler": self.precision.state_dict(),
             "buffers": gathered_buffers(
                 self.stage.networks
             ),  # so all processes ask for the content, though one saves it
         }
         try:  # a loss is computed before the weights that its own gradients spoil, so it tells of them a step late
-            check_tensors({key: content[key] for key in ("student", "phase", "optimizer")})
+            check_tensors({key: content.get(key) for key in STATES})
         except ValueError as error:
             raise UserError(
                 f"{self.stage.name}, iteration {self.progress.step}: {error}; the last checkpoint is kept"
@@ -336,7 +356,8 @@ class _StageRunner:
         self.losses = list(checkpoint.losses)
         self.stage.student.load_state_dict(checkpoint.student)
         self.stage.load_state_dict(checkpoint.phase)
-        self.setup.optimizer.load_state_dict(dict(checkpoint.optimizer or {}))
+        for name, state in states_by_learner(checkpoint, self.setup.optimizers).items():
+            self.setup.optimizers[name].load_state_dict(dict(state))
         self.precision.load_state_dict(checkpoint.scaler)
         if self.progress.step < self.setup.steps:
             self.run_info.log.say(f"{self.stage.name}: resuming at iteration {self.progress.step}")
@@ -346,3 +367,12 @@ class _StageRunner:
                 )
                 self.progress.draws = DRAWS
         return checkpoint.buffers
+
+
+def merged_results(results: Mapping[str, Validation], selected: str) -> Validation:
+    """Return the selected network's validation, with the scalars of the others under `<network>_<scalar>`."""
+    scalars = dict(results[selected].scalars)
+    for name, result in results.items():
+        if name != selected:
+            scalars.update({f"{name}_{key}": value for key, value in result.scalars.items()})
+    return Validation(results[selected].score, scalars)

@@ -19,7 +19,7 @@ PROBE_SIDE = 32
 
 @dataclass(frozen=True)
 class StepMemory:
-    """`step_bytes`: of a whole step; `images`: how many the student sees in its smallest pass."""
+    """`step_bytes`: of a whole step; `images`: how many a learner sees in its smallest pass."""
 
     step_bytes: int
     images: int
@@ -64,7 +64,8 @@ def step_memory(
         "label": torch.zeros(labelled, *small, dtype=torch.long),
     }
     passes: list[int] = []
-    probe.student.register_forward_pre_hook(lambda net, inputs: passes.append(len(inputs[0])))
+    for net in probe.learners.values():
+        net.register_forward_pre_hook(lambda net, inputs: passes.append(len(inputs[0])))
     kept = _kept_bytes(probe, batch) * math.prod(patch_size) // math.prod(small)
     networks, learners = (
         [sum(p.nbytes for p in net.parameters()) for net in nets.values()]

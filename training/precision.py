@@ -1,7 +1,7 @@
 """What a stage computes in: float32, or autocast to bfloat16 or float16; the latter with scaled gradients."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -39,16 +39,14 @@ class Precision:
                 return
             yield loss
 
-    def prepare(self, stage: TrainingStage, optimizer: torch.optim.Optimizer) -> None:
+    def prepare(self, stage: TrainingStage, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         """Once, when the networks have their weights and lie on the device."""
         if self.dtype is not None:
             for name, teacher in stage.teachers.items():
                 stage.half_precision_copies[name] = self._half_precision_copy(teacher)
-        if self.scaler is not None and optimizer.defaults.get("momentum"):
-            # torch's fused SGD makes momentum of its first gradients without a value, and leaves it so where it skips that step
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                if optimizer.state[parameter].get("momentum_buffer") is None:
-                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        if self.scaler is not None:
+            for optimizer in optimizers:
+                begin_momentum(optimizer)
 
     def _half_precision_copy(self, net: nn.Module) -> nn.Module:
         """The network with its layers' weights cast beforehand, where autocast would cast those of a network that does not learn at
@@ -75,14 +73,21 @@ class Precision:
     def backward(self, loss: Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer) -> Scalars:
-        """Let the optimiser make its step; what is logged of it. With several processes gradients are averaged before, so that all
-        find the same ones finite."""
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let an optimiser make its step, at most once in a training step.
+
+        With several processes gradients are averaged before, so that all processes find the same ones finite.
+        """
         if self.scaler is None:
             optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+
+    def end_step(self) -> Scalars:
+        """Adapt the scale to the gradients of all optimisers that have stepped; return the scale that they had, to be logged."""
+        if self.scaler is None:
             return {}
         scale = self.scaler.scale(torch.ones((), device=self.device))
-        self.scaler.step(optimizer)
         self.scaler.update()
         return {"loss_scale": scale}
 
@@ -100,3 +105,16 @@ class Precision:
         """A state of None, of a run that had no scaler: the scale begins anew."""
         if self.scaler is not None and state is not None:
             self.scaler.load_state_dict(dict(state))
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Start momentum at zero.
+
+    torch's fused SGD makes momentum of its first gradients without a value, and leaves it so where it skips that step.
+    """
+    if not optimizer.defaults.get("momentum"):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

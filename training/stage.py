@@ -24,8 +24,11 @@ class StageSetup:
 
     `batches(steps)` gives the batches of a range of steps. `validate(network, stopped, step)` returns None if `stopped()` became true;
     every process calls it and must get the same answer. If `validate` is None, nothing is validated: checkpoints are written when a
-    validation would be due, and the newest network is always the best one. `learning_rate(step)` is the rate of a step. `begin(setup)` is called when
-    the stage starts for the first time, not when it resumes.
+    validation would be due, and the newest network is always the best one. `begin(setup)` is called when the stage starts for the first
+    time, not when it resumes.
+
+    `optimizers`: one for each learner. `learning_rate(step)` is the rate of a step; `own_learning_rates` has the rates of those learners
+    that do not follow it.
 
     A validation is due after step t where t + `val_lead` is a multiple of `val_every`, and after the last step. With a lead, the one
     after the last step is an extra that selects nothing and does not reach the method (the published Pancreas code validates before
@@ -35,7 +38,7 @@ class StageSetup:
     """
 
     stage: TrainingStage
-    optimizer: torch.optim.Optimizer
+    optimizers: Mapping[str, torch.optim.Optimizer]
     steps: int
     val_every: int
     batches: Callable[[range], Iterable[Batch]]
@@ -43,6 +46,9 @@ class StageSetup:
     learning_rate: Callable[[int], float]
     seed: tuple[int, ...]
     begin: Callable[["StageSetup"], None] = lambda setup: setup.stage.begin()
+    own_learning_rates: Mapping[str, Callable[[int], float]] = field(
+        default_factory=dict[str, Callable[[int], float]]
+    )
     val_lead: int = 0
     best_decimals: int | None = None
 
@@ -55,6 +61,22 @@ class StageSetup:
         if self.best_decimals is None:
             return best_score
         return round(float(best_score), self.best_decimals)
+
+    def set_learning_rates(self, step: int) -> dict[str, float]:
+        """Give the optimisers their rates of step `step`; return the rates to log.
+
+        "learning_rate" is the rate of all learners that have none of their own.
+        """
+        rate = self.learning_rate(step)
+        rates = {"learning_rate": rate}
+        for name, optimizer in self.optimizers.items():
+            own_rate = rate
+            if name in self.own_learning_rates:
+                own_rate = self.own_learning_rates[name](step)
+                rates[f"learning_rate_{name}"] = own_rate
+            for group in optimizer.param_groups:
+                group["lr"] = own_rate
+        return rates
 
     def scheduled(self, step: int) -> bool:
         return (step + self.val_lead) % self.val_every == 0

@@ -20,14 +20,24 @@ class Prediction(NamedTuple):
 
 
 class StepLoss(NamedTuple):
-    """The loss of one backward pass: `total` is differentiated, `scalars` are logged next to it."""
+    """The loss of one backward pass.
+
+    `total` is differentiated, `scalars` are logged next to it. `steps_now`: the learner whose optimiser steps right after this
+    backward pass; None: all learners step after the last loss.
+    """
 
     total: Tensor
     scalars: dict[str, Tensor]
+    steps_now: str | None = None
 
     def plus(self, name: str, value: Tensor, weight: Tensor | float = 1.0) -> "StepLoss":
         """Return this loss with `weight * value` added, logged as `loss_<name>`."""
-        return StepLoss(self.total + weight * value, {**self.scalars, f"loss_{name}": value})
+        scalars = {**self.scalars, f"loss_{name}": value}
+        return self._replace(total=self.total + weight * value, scalars=scalars)
+
+    def then_step(self, learner: str) -> "StepLoss":
+        """Return this loss with the request that `learner` steps before the next loss is formed, and not again in this step."""
+        return self._replace(steps_now=learner)
 
 
 Term = Callable[[Prediction, Tensor, Tensor], Tensor]  # (prediction, truth, mask) -> scalar
