@@ -96,7 +96,7 @@ class MethodVector:
                 state[key] = value
                 continue
             published = self.published_key(key)
-            state[key] = fill(published + self.suffixes[number], value.shape)
+            state[key] = fill(published, value.shape, self.suffixes[number])
             if published == "decoder.out_conv.weight":
                 state[key] = self.sharper * state[key]
         net.load_state_dict(state)

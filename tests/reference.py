@@ -41,9 +41,13 @@ def _without_edge_guidance(shapes: dict[str, list[int]]) -> dict[str, list[int]]
     return kept
 
 
-def fill(key: str, shape) -> Tensor:
-    """The value of entry `key` by the vectors' rule; integer entries and fixed kernels are the caller's to keep."""
-    r = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
+def fill(key: str, shape, suffix: str = "") -> Tensor:
+    """The value of entry `key` by the vectors' rule; integer entries and fixed kernels are the caller's to keep.
+
+    `suffix`: what a second network adds to the key that is hashed, "/2".
+    """
+    seed = zlib.crc32(f"{key}{suffix}".encode())
+    r = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
     if key.endswith("running_var"):
         return 0.75 + 0.5 * r.abs().clamp(max=1)
     if key.endswith("running_mean"):
