@@ -21,45 +21,46 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import programs  # noqa: F401 (sets what OpenMP reads when torch is loaded)
+import commands  # noqa: F401 (sets what OpenMP reads when torch is loaded)
 
 # isort: split
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from comparison import command as comparing
-from comparison.command import CompareResult
-from comparison.settings import CompareSettings
-from dataloaders.phantom.raw import write_raw_phantom
-from preparation import command as preparing
-from preparation.checks import command as checking
-from preparation.checks.command import CheckResult, CheckSettings
-from preparation.command import PrepareResult
-from preparation.settings import PrepareSettings
-from programs import evaluation as testing
-from programs import predict as predicting
-from programs import scoring, training
-from programs.generic import data_of_checkpoint, find_data
-from programs.predict import PredictResult
-from programs.predict_array import predict_array
-from programs.predict_model import Model as Networks
-from programs.predict_model import read_model
-from programs.predict_settings import ModelSettings, PredictSettings
-from programs.run_folder import with_earlier_name
-from programs.scoring_settings import ScoringSettings
-from programs.settings import settings_from_values
-from programs.training import TrainResult
-from recipes.page import Page
-from recipes.registry import find_page
+from commands import check as checking
+from commands import compare as comparing
+from commands import evaluate as scoring
+from commands import predict as predicting
+from commands import prepare as preparing
+from commands import test as testing
+from commands import train as training
+from commands.any_dataset import data_of_checkpoint, find_data
+from commands.check import CheckResult, CheckSettings
+from commands.compare import CompareResult
+from commands.compare_settings import CompareSettings
+from commands.evaluate_settings import ScoringSettings
+from commands.predict import PredictResult
+from commands.predict_array import predict_array
+from commands.predict_model import Model as Networks
+from commands.predict_model import read_model
+from commands.predict_settings import ModelSettings, PredictSettings
+from commands.prepare import PrepareResult
+from commands.run_folder import with_earlier_name
+from commands.train import TrainResult
+from dataloaders.phantom.raw_scans import write_raw_phantom
+from datasets.base import DatasetSpec
+from datasets.prepare.preparation import PrepareSettings
+from datasets.registry import find_dataset
+from datasets.run_settings import settings_from_values
+from evaluation.results import EvaluationResult
+from evaluation.scores import ClassScore
 from training.device import choose_device
-from training.results import EvaluationResult
 from training.stage import StageResult
 from utils.errors import Interrupted, UserError
 from utils.json_file import read_json
 from utils.messages import Log, received_by
 from utils.names import printable
-from utils.scores import ClassScore
 from utils.values import checked, convert
 
 __all__ = [
@@ -116,7 +117,7 @@ class Model:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, the background first."""
-        return tuple(self._networks.facts.class_names)
+        return tuple(self._networks.info.class_names)
 
     @property
     def label_values(self) -> tuple[int, ...]:
@@ -126,12 +127,12 @@ class Model:
     @property
     def channels(self) -> int:
         """Number of channels (modalities) that the network takes."""
-        return self._networks.facts.channels
+        return self._networks.info.channels
 
     @property
     def dims(self) -> int:
         """2 for a network that predicts slices, 3 for one that predicts volumes."""
-        return self._networks.facts.dims
+        return self._networks.info.dims
 
     def predict(
         self,
@@ -371,11 +372,11 @@ def train(
         if root_path is not None:
             values["root_path"] = root_path
         name = convert("dataset", values.pop("dataset", None), kind=str | None)
-        page = _data(name, values.get("root_path"), two_slices=two_slices)
-        settings = settings_from_values(page, values)
+        spec = _data(name, values.get("root_path"), two_slices=two_slices)
+        settings = settings_from_values(spec, values)
         if "exp" not in values:
-            settings = with_earlier_name(page, settings)
-        return training.run(page, settings)
+            settings = with_earlier_name(spec, settings)
+        return training.run(spec, settings)
 
 
 def test(
@@ -417,16 +418,16 @@ def test(
         values["patch_size"] = patch_size
     if len(stride):
         values["stride"] = stride
-    attribute = "TWO_SLICES" if two_slices else "PAGE"
+    attribute = "TWO_SLICES" if two_slices else "DATASET"
     with _quiet(progress):
         if dataset:
-            page = find_page(dataset, attribute)
+            spec = find_dataset(dataset, attribute)
         else:
             place = convert("checkpoint", checkpoint, kind=Path)
             root = convert("root_path", root_path, kind=Path | None)
-            page = data_of_checkpoint(place, root_path=root, attribute=attribute)
-        settings = testing.settings_from_values(page, values)
-        return testing.run(page, settings)[0]
+            spec = data_of_checkpoint(place, root_path=root, attribute=attribute)
+        settings = testing.settings_from_values(spec, values)
+        return testing.run(spec, settings)[0]
 
 
 def evaluate(
@@ -518,7 +519,7 @@ def make_phantom(
     """
     with _quiet(progress):
         write_raw_phantom(
-            find_page(dataset).facts,
+            find_dataset(dataset).info,
             Path(root),
             train=train,
             val=val,
@@ -581,13 +582,13 @@ def _read_config(path: Path) -> Mapping[str, object]:
     return content
 
 
-def _data(dataset: str | None, root_path: StrPath | None, two_slices: bool) -> Page:
+def _data(dataset: str | None, root_path: StrPath | None, two_slices: bool) -> DatasetSpec:
     """The data set to train on; UserError where neither argument says which."""
     root = convert("root_path", root_path, kind=Path | None)
-    page = find_data(dataset or "", root, "TWO_SLICES" if two_slices else "PAGE")
-    if page is None:
+    spec = find_data(dataset or "", root, "TWO_SLICES" if two_slices else "DATASET")
+    if spec is None:
         raise UserError(
             "dataset: name a public data set or the file of your own (docs/extending.md), or with root_path the folder of own "
             "data that fewlabels.prepare wrote"
         )
-    return page
+    return spec

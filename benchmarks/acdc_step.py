@@ -20,7 +20,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import programs  # noqa: F401, I001  before torch: threads wait for work as the scripts' do
+import commands  # noqa: F401, I001  before torch: threads wait for work as the scripts' do
 import numpy as np
 import torch
 from torch import nn
@@ -31,9 +31,9 @@ from benchmarks.plain import plainly
 from methods.edge_guided import DualTeacher
 from methods.registry import METHODS
 from networks.net_factory_ega import net_factory
-from recipes import acdc
+from datasets import acdc
 from training.device import choose_device, place
-from training.evaluate import SlicePredictor, validate
+from evaluation.validation import SlicePredictor, validate
 from utils.case import Case
 from utils.cli import parse, run
 
@@ -71,7 +71,7 @@ class Bench:
         net = net_factory("unet", egm=flags.egm)
         self.student = net.to(device) if plain else place(net, device, 2)
         numbers = {"method": "edge_guided", "egm": flags.egm, "max_iterations": 1000}
-        frame = BareFrame(acdc.PAGE, device, ema_decay=0.89, **numbers)
+        frame = BareFrame(acdc.DATASET, device, ema_decay=0.89, **numbers)
         frame.network = lambda number=0: self.student
         self.stage = DualTeacher(frame.context(METHODS["edge_guided"].stages[-1]))
         self.optimizer = torch.optim.SGD(

@@ -29,11 +29,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from commands.train import Frame
+from datasets.registry import all_datasets
+from datasets.run_settings import make_settings
 from methods.base import TrainingStage
 from methods.registry import METHODS
-from programs.settings import make_settings
-from programs.training import Frame
-from recipes.registry import pages
 from training.device import autocast_type
 from training.loop import Run, StageSetup, _StageRunner
 from utils.cli import parse, run
@@ -126,9 +126,9 @@ class Counting(TorchDispatchMode):
 class BareFrame(Frame):
     """A frame without data, for networks on any device."""
 
-    def __init__(self, page, device: torch.device, **numbers):
-        self.page, self.device = page, device
-        self.settings = make_settings(page, **numbers)
+    def __init__(self, dataset, device: torch.device, **numbers):
+        self.dataset, self.device = dataset, device
+        self.settings = make_settings(dataset, **numbers)
         self.amp = autocast_type(self.settings.amp, device)
         self.data = SimpleNamespace(
             labelled=max(self.settings.labelnum, self.settings.labeled_bs), unlabelled=60
@@ -136,11 +136,11 @@ class BareFrame(Frame):
 
 
 def runner(
-    page, device: torch.device, stage: int = -1, **numbers
+    dataset, device: torch.device, stage: int = -1, **numbers
 ) -> tuple[_StageRunner, dict[str, Tensor]]:
     """A stage of a method on a data set, the last one by default, ready for a step, and a batch for it on the host."""
-    frame = BareFrame(page, device, **numbers)
-    s, facts = frame.settings, page.facts
+    frame = BareFrame(dataset, device, **numbers)
+    s, info = frame.settings, dataset.info
     spec = METHODS[s.method].stages[stage]
     method_stage = spec.stage(frame.context(spec))
     made = StageSetup(
@@ -159,19 +159,19 @@ def runner(
         for group in optimizer.param_groups:
             group["foreach"] = device.type == "meta"  # as torch chooses on CUDA
     info = Run(
-        Path(), lambda stage: "best.pth", {"settings": {}}, device, facts.dims, frame.amp, None
+        Path(), lambda stage: "best.pth", {"settings": {}}, device, info.dims, frame.amp, None
     )
     count = s.batch_size if spec.uses_unlabelled else s.labeled_bs
     batch = {
-        "image": torch.rand(count, facts.channels, *s.patch_size),
+        "image": torch.rand(count, info.channels, *s.patch_size),
         "label": torch.zeros(s.labeled_bs, *s.patch_size, dtype=torch.uint8),
     }
     return _StageRunner(info, made), batch
 
 
-def counted(page, **numbers) -> Counting:
+def counted(dataset, **numbers) -> Counting:
     """One step on the meta device, after another that has made what is made once (the optimiser's moments)."""
-    steps, batch = runner(page, torch.device("meta"), **numbers)
+    steps, batch = runner(dataset, torch.device("meta"), **numbers)
     with Counting():
         steps._train_step(batch)
     with Counting() as counting:
@@ -188,11 +188,11 @@ def without_passes(stage: TrainingStage, classes: int) -> None:
         )
 
 
-def host_ms(page, steps: int, **numbers) -> float:
+def host_ms(dataset, steps: int, **numbers) -> float:
     """Milliseconds of a step beside the networks' passes: median of `steps`."""
-    small = {"patch_size": (16,) * page.facts.dims}
-    loop, batch = runner(page, torch.device("cpu"), **{**numbers, **small})
-    without_passes(loop.stage, page.facts.classes)
+    small = {"patch_size": (16,) * dataset.info.dims}
+    loop, batch = runner(dataset, torch.device("cpu"), **{**numbers, **small})
+    without_passes(loop.stage, dataset.info.classes)
     seconds = []
     for _ in range(steps + 5):
         began = time.thread_time()  # of this processor alone: another process may be in between
@@ -228,8 +228,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print("".join(f"{column:>{max(len(column) + 2, 10)}}" for column in columns))
     for name in ("ACDC", "LA", "Pancreas") if flags.dataset == "all" else (flags.dataset,):
-        page = pages()[name]
-        counting = counted(page, method=flags.method)
+        dataset = all_datasets()[name]
+        counting = counted(dataset, method=flags.method)
         row = (
             name,
             sum(counting.launches.values()),
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             counting.count("to device"),
             counting.count("to host"),
             counting.count("wait"),
-            f"{host_ms(page, flags.steps, method=flags.method):.1f}",
+            f"{host_ms(dataset, flags.steps, method=flags.method):.1f}",
         )
         print(
             "".join(

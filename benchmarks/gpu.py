@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.gpu_row import MARK, Precision, Row, Way
-from programs.settings import make_settings
-from recipes.page import data_root
-from recipes.registry import find_page
+from datasets.base import data_root
+from datasets.registry import find_dataset
+from datasets.run_settings import make_settings
 from utils.cli import parse, run
 from utils.errors import UserError
 from utils.provenance import git_commit
@@ -121,7 +121,7 @@ def check(flags: Flags) -> None:
             "--device cuda: torch finds no CUDA here; --device cpu with a small --patch_size tries the program out"
         )
     for dataset in flags.datasets:
-        dims = find_page(dataset).facts.dims
+        dims = find_dataset(dataset).info.dims
         if flags.patch_size and len(flags.patch_size) != dims:
             raise UserError(
                 f"--patch_size: {dataset} has {dims} sides; give as many, and name its data set with --datasets"
@@ -272,10 +272,10 @@ def figure(value: float | None, digits: int) -> str:
 
 def protocol(dataset: str, method: str) -> tuple:
     """The published settings of a data set, the validations of both stages, and the cases of each."""
-    page = find_page(dataset)
-    s = make_settings(page, method=method)
-    names = page.facts.read_list(
-        data_root(dataset, None), page.facts.list_name(page.selection(s.select)[0])
+    spec = find_dataset(dataset)
+    s = make_settings(spec, method=method)
+    names = spec.info.read_list(
+        data_root(dataset, None), spec.info.list_name(spec.selection(s.select)[0])
     )
     return (
         s,

@@ -28,11 +28,11 @@ from torch.autograd import DeviceType
 
 from benchmarks.counts import runner
 from benchmarks.two_ways import seconds
-from programs.settings import make_settings
-from recipes.registry import find_page
+from datasets.registry import find_dataset
+from datasets.run_settings import make_settings
+from evaluation.validation import validate
 from training.accelerate import Accelerate, accelerated, check_accelerate
 from training.device import autocast_type, choose_device, set_deterministic
-from training.evaluate import validate
 from utils.case import Case
 from utils.cli import parse, run
 from utils.ema import copy_state
@@ -120,9 +120,9 @@ def about(device: torch.device) -> dict:
 
 def measured(flags: Flags) -> Iterator[dict]:
     """What a row measures, the most important first. Raises whatever the row ends with."""
-    device, page, how = (
+    device, dataset, how = (
         choose_device(flags.device),
-        find_page(flags.dataset),
+        find_dataset(flags.dataset),
         "off" if flags.way == "eager" else flags.way,
     )
     if flags.precision == "TF32" and device.type != "cuda":
@@ -141,15 +141,15 @@ def measured(flags: Flags) -> Iterator[dict]:
         if flags.batch_size
         else {}
     )
-    settings = make_settings(page, **numbers)
+    settings = make_settings(dataset, **numbers)
     set_deterministic(settings.deterministic, settings.tf32)
 
     def prepared(stage: int, way: Accelerate) -> tuple:
         """As `_StageRunner.run` prepares it; batches come from pinned memory there."""
-        loop, batch = runner(page, device, stage, **numbers)
+        loop, batch = runner(dataset, device, stage, **numbers)
         loop.precision.prepare(loop.stage, loop.setup.optimizers.values())
         loop.compiled = accelerated(loop.stage, way)
-        batch = balls(batch, page.facts.classes)
+        batch = balls(batch, dataset.info.classes)
         return loop, {
             key: x.pin_memory() for key, x in batch.items()
         } if device.type == "cuda" else batch
@@ -168,7 +168,7 @@ def measured(flags: Flags) -> Iterator[dict]:
             torch.cuda.reset_peak_memory_stats()
         yield {"self": timed(loop, batch, device, flags.steps), **peak(device)}
         if flags.way == "eager":
-            yield {"case": seconds_a_case(loop, page, settings, device)}
+            yield {"case": seconds_a_case(loop, dataset, settings, device)}
         if device.type == "cuda":
             yield {"waits": waits(lambda: loop._train_step(batch))}
         if flags.kernels:
@@ -220,21 +220,26 @@ def peak(device: torch.device) -> dict:
     }
 
 
-def seconds_a_case(loop, page, settings, device: torch.device) -> float:
+def seconds_a_case(loop, dataset, settings, device: torch.device) -> float:
     """Of a validation without distances; random numbers of the size of a case."""
-    shape = CASES[page.facts.dims]
-    if page.facts.dims == 3:  # as many windows whatever the patch
-        sides = zip(shape, settings.patch_size, page.numbers["patch_size"], strict=True)
+    shape = CASES[dataset.info.dims]
+    if dataset.info.dims == 3:  # as many windows whatever the patch
+        sides = zip(shape, settings.patch_size, dataset.numbers["patch_size"], strict=True)
         shape = tuple(round(side * patch / published) for side, patch, published in sides)
-    image = np.random.default_rng(0).random((page.facts.channels, *shape), np.float32)
+    image = np.random.default_rng(0).random((dataset.info.channels, *shape), np.float32)
     case = Case("random", image, np.zeros(shape, np.uint8))
-    predict = page.predictor(settings.patch_size, getattr(settings, "val_stride", ()), device)
+    predict = dataset.predictor(settings.patch_size, getattr(settings, "val_stride", ()), device)
     net = loop.stage.networks[loop.stage.selected]
     for _ in range(2):
         began = time.perf_counter()
         with loop.precision.autocast():
             validate(
-                net, lambda: False, [case], predict.classes, page.facts.class_names, distances=False
+                net,
+                lambda: False,
+                [case],
+                predict.classes,
+                dataset.info.class_names,
+                distances=False,
             )  # reads its counts: waits
         took = time.perf_counter() - began
     return took

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.counts import BareFrame
+from datasets.acdc import DATASET
 from methods.registry import METHODS
-from recipes.acdc import PAGE
 from training.device import choose_device, place
 from training.precision import Precision
 from training.step import train_step
@@ -48,7 +48,7 @@ class Stages:
     def __init__(self, method: str, flags: Flags, device: torch.device):
         numbers = {"method": method, "patch_size": flags.patch_size, "batch_size": flags.batch_size}
         self.device = device
-        frame = BareFrame(PAGE, device, **numbers, labeled_bs=flags.batch_size // 2)
+        frame = BareFrame(DATASET, device, **numbers, labeled_bs=flags.batch_size // 2)
         self.specs = {spec.name: spec for spec in METHODS[method].stages}
         self.stages = {name: spec.stage(frame.context(spec)) for name, spec in self.specs.items()}
         rate = partial(torch.optim.SGD, lr=1e-4, momentum=0.9)

@@ -1,4 +1,4 @@
-"""Seconds for dice, jaccard, hd95 and asd of one pair of masks: utils.metrics against medpy."""
+"""Seconds for dice, jaccard, hd95 and asd of one pair of masks: evaluation.metrics against medpy."""
 
 import statistics
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 from medpy.metric import binary
 from scipy.ndimage import zoom
 
-from utils.metrics import mask_metrics
+from evaluation.metrics import mask_metrics
 
 RUNS = 7
 # name: shape, spacing in mm, the organ's half-width as a part of the image's in each axis

@@ -19,11 +19,11 @@ import numpy as np
 
 from dataloaders.coarse import Annotation, read_annotation, training_label
 from dataloaders.hdf5 import read_case, read_list
-from recipes.la import FACTS as LA
+from datasets.la import INFO as LA
+from evaluation.statistics import bootstrap_interval, wilcoxon_p
+from registration import propagation as registration
 from registration.labels import AnnotatedCase, assemble, directions
-from utils import registration
-from utils.registration import carry, scale_255
-from utils.statistics import bootstrap_interval, wilcoxon_p
+from registration.propagation import carry, scale_255
 
 
 def remembered(folder: Path | None) -> Callable:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.counts import runner
-from recipes.registry import pages
+from datasets.registry import all_datasets
 from training.accelerate import Accelerate, accelerated, check_accelerate
 from training.device import autocast_type, choose_device
 from utils.cli import parse, run
@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "batch_size": flags.batch_size,
         "labeled_bs": flags.batch_size // 2,
     }
-    plain, batch = runner(pages()[flags.dataset], device, **numbers)
-    other, _ = runner(pages()[flags.dataset], device, **numbers, amp=flags.amp)
+    plain, batch = runner(all_datasets()[flags.dataset], device, **numbers)
+    other, _ = runner(all_datasets()[flags.dataset], device, **numbers, amp=flags.amp)
     for loop in (plain, other):  # as `_StageRunner.run` does
         loop.precision.prepare(loop.stage, loop.setup.optimizers.values())
     other.compiled = accelerated(other.stage, flags.accelerate)

@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
+from evaluation.metrics import class_overlaps
+from evaluation.scores import score_case
 from utils.case import Case
-from utils.metrics import class_overlaps
 from utils.most_probable import most_probable
-from utils.scores import score_case
 
 RUNS = 9
 NAMES = ("background", "right ventricle", "myocardium", "left ventricle")

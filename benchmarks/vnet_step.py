@@ -17,7 +17,7 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import programs  # noqa: F401, I001  before torch: threads wait for work as the scripts' do
+import commands  # noqa: F401, I001  before torch: threads wait for work as the scripts' do
 import torch
 
 from benchmarks.memory import peaks, say_peak

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from programs.generic import train_two_slices
+from commands.any_dataset import train_two_slices
 from utils.cli import run
 
 if __name__ == "__main__":

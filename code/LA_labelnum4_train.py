@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from programs.training import train
-from recipes.la import PAGE
+from commands.train import train
+from datasets.la import DATASET
 from utils.cli import run
 
 NUMBERS = {
@@ -24,4 +24,4 @@ NUMBERS = {
 }
 
 if __name__ == "__main__":
-    run(lambda: train(PAGE, description=__doc__, **NUMBERS))
+    run(lambda: train(DATASET, description=__doc__, **NUMBERS))

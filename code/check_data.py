@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from preparation.checks.command import check
+from commands.check import check
 from utils.cli import run
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from programs.scoring import score
+from commands.evaluate import score
 from utils.cli import run
 
 if __name__ == "__main__":

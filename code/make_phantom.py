@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from programs.phantom import make_phantom
+from commands.make_phantom import make_phantom
 from utils.cli import run
 
 if __name__ == "__main__":

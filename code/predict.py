@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from programs.predict import predict
+from commands.predict import predict
 from utils.cli import run
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from programs.evaluation import evaluate
-from recipes.acdc import PAGE
+from commands.test import evaluate
+from datasets.acdc import DATASET
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: evaluate(PAGE, description=__doc__))
+    run(lambda: evaluate(DATASET, description=__doc__))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from programs.generic import test_two_slices
+from commands.any_dataset import test_two_slices
 from utils.cli import run
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.contents import Contents
-from dataloaders.facts import DatasetFacts
+from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import check_root, read_attribute, read_case
 from utils.case import Case
 from utils.errors import UserError
@@ -26,74 +26,74 @@ class Volume:
 
 
 def in_memory(
-    facts: DatasetFacts, image: np.ndarray, label: np.ndarray | None
+    info: DatasetInfo, image: np.ndarray, label: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Convert a stored volume (C, ...) and its label to what the methods see.
 
     Axes are x, y, z for 3-D data sets, labels are task labels, and images are z-scored if the data set requires it, each channel by its
     own mean and standard deviation.
     """
-    if facts.zscore:
+    if info.zscore:
         image = np.stack([(channel - channel.mean()) / (channel.std() or 1) for channel in image])
-    image = turned(facts, image)
+    image = turned(info, image)
     if label is None:
         return image, None
-    return image, turned(facts, facts.task_label(label))
+    return image, turned(info, info.task_label(label))
 
 
-def turned(facts: DatasetFacts, volume: np.ndarray) -> np.ndarray:
+def turned(info: DatasetInfo, volume: np.ndarray) -> np.ndarray:
     """A stored volume (..., three axes) with its last three axes in the order in memory, contiguous."""
-    if facts.swapped:
+    if info.swapped:
         volume = volume.swapaxes(-1, -3)
     return np.ascontiguousarray(volume)
 
 
-def read_volume(facts: DatasetFacts, path: Path, name: str) -> Case:
+def read_volume(info: DatasetInfo, path: Path, name: str) -> Case:
     """Read a case with its label, and its spacing and affine where the file has them."""
-    volume = read_stored(facts, path, label=True)
+    volume = read_stored(info, path, label=True)
     assert volume.label is not None  # it was asked for
     return Case(name, volume.image, volume.label, volume.spacing_mm, volume.affine)
 
 
-def read_stored(facts: DatasetFacts, path: Path, label: bool) -> Volume:
+def read_stored(info: DatasetInfo, path: Path, label: bool) -> Volume:
     """Read a volume of one file; without `label` the data set of its label is not opened.
 
     Raises UserError where the file is damaged or its spacing is not three positive numbers.
     """
-    image, truth, attributes = read_case(path, facts, dims=3, label=label)
+    image, truth, attributes = read_case(path, info, dims=3, label=label)
     spacing = read_attribute(path, attributes, "spacing_mm", (3,))
     if spacing is not None and not (spacing > 0).all():
         raise UserError(
             f"{path}: spacing_mm is {spacing}, expected three positive numbers; prepare the case again"
         )
     affine = read_attribute(path, attributes, "affine", (4, 4))
-    image, truth = in_memory(facts, image, truth)
-    return Volume(image, truth, _in_axis_order(facts, spacing), affine)
+    image, truth = in_memory(info, image, truth)
+    return Volume(image, truth, _in_axis_order(info, spacing), affine)
 
 
-def _in_axis_order(facts: DatasetFacts, spacing: np.ndarray | None) -> tuple[float, ...] | None:
+def _in_axis_order(info: DatasetInfo, spacing: np.ndarray | None) -> tuple[float, ...] | None:
     """A stored spacing in the order of the axes in memory."""
     if spacing is None:
         return None
-    if facts.swapped:
+    if info.swapped:
         spacing = np.flip(spacing)
     return tuple(spacing.tolist())
 
 
 def read_cases(
-    facts: DatasetFacts, root: Path, split: str, say: Callable[[str], None] = message
+    info: DatasetInfo, root: Path, split: str, say: Callable[[str], None] = message
 ) -> list[Case]:
     """Read the volumes of the split `val` or `test`, in list order; `say` gets the warnings about their contents."""
-    check_root(root, facts.name)
-    names = facts.read_list(root, facts.list_name(split))
+    check_root(root, info.name)
+    names = info.read_list(root, info.list_name(split))
     contents = Contents(f"{split} volumes", whole=True, say=say)
     cases: list[Case] = []
     with progress(
         names, desc=f"reading {split} volumes", unit="file", leave=False, delay=0.5
     ) as bar:
         for name in bar:
-            path = facts.path(root, name)
-            case = read_volume(facts, path, name)
+            path = info.path(root, name)
+            case = read_volume(info, path, name)
             contents.look(path, case.image, [case.label])
             cases.append(case)
     contents.report()

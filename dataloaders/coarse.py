@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dataloaders.facts import DatasetFacts
+from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import (
     ANNOTATED,
     numbers,
@@ -103,14 +103,14 @@ def write_coarse(
         write_hdf5(path, data, attributes, compression="gzip")
 
 
-def read_image(path: Path, facts: DatasetFacts) -> tuple[np.ndarray, dict]:
+def read_image(path: Path, info: DatasetInfo) -> tuple[np.ndarray, dict]:
     """Read the image that is registered, the first modality of a case (three axes as stored, float32), and the file's attributes."""
-    image, _, attributes = read_case(path, facts, facts.dims, label=False)
+    image, _, attributes = read_case(path, info, info.dims, label=False)
     return image[0], attributes
 
 
 def read_annotation(
-    path: Path, facts: DatasetFacts, planes: Sequence[int | str | None] = ()
+    path: Path, info: DatasetInfo, planes: Sequence[int | str | None] = ()
 ) -> tuple[Annotation, Annotation]:
     """Read the two annotated slices of the case in `path`; nothing else of the label is read, and of the image only its shape.
 
@@ -124,28 +124,28 @@ def read_annotation(
         image = numbers(path, file, "image")
         label = numbers(path, file, "label")
         shape = image.shape
-        if image.ndim > facts.dims:
+        if image.ndim > info.dims:
             shape = image.shape[1:]
-        if label.shape != shape or label.ndim != facts.dims:
+        if label.shape != shape or label.ndim != info.dims:
             raise UserError(
-                f"{path}: image {image.shape} and label {label.shape}, expected one shape of {facts.dims} axes; draw it again"
+                f"{path}: image {image.shape} and label {label.shape}, expected one shape of {info.dims} axes; draw it again"
             )
-        slices = _chosen(path, file, facts=facts, planes=planes)
+        slices = _chosen(path, file, info=info, planes=planes)
         first, second = [
-            _annotated_slice(path, label, facts=facts, axis=axis, place=place)
+            _annotated_slice(path, label, info=info, axis=axis, place=place)
             for axis, place in slices
         ]
         return first, second
 
 
 def _chosen(
-    path: Path, file: h5py.File, facts: DatasetFacts, planes: Sequence[int | str | None]
+    path: Path, file: h5py.File, info: DatasetInfo, planes: Sequence[int | str | None]
 ) -> list[tuple[int, int | str | None]]:
     """Axis and place of both slices."""
     drawn = read_attribute(path, read_attributes(file), key=ANNOTATED, shape=(2, 2))
     if drawn is None:
-        axes = [axis for axis, _ in facts.planes]
-        places = planes or [index for _, index in facts.planes]
+        axes = [axis for axis, _ in info.planes]
+        places = planes or [index for _, index in info.planes]
         return list(zip(axes, places, strict=True))
     known: list[tuple[int, int | str | None]] = [(int(axis), int(index)) for axis, index in drawn]
     if set(planes) - {"drawn"}:
@@ -155,7 +155,7 @@ def _chosen(
 
 
 def _annotated_slice(
-    path: Path, label: h5py.Dataset, facts: DatasetFacts, axis: int, place: int | str | None
+    path: Path, label: h5py.Dataset, info: DatasetInfo, axis: int, place: int | str | None
 ) -> Annotation:
     """Read the slice of the label along `axis` at `place`, a word or a number, and check its values."""
     length = label.shape[axis]
@@ -166,7 +166,7 @@ def _annotated_slice(
     if place is None or place == "middle":
         index = length // 2
     elif isinstance(place, str):
-        index = _from_object(path, label, facts=facts, axis=axis, word=place)
+        index = _from_object(path, label, info=info, axis=axis, word=place)
     else:
         index = place
     if not 0 <= index < length:
@@ -175,14 +175,14 @@ def _annotated_slice(
             f"name slices that fit these volumes, e.g. --planes middle middle"
         )
     drawn = label[(*[slice(None)] * axis, index)]
-    is_in_range = drawn.min() >= 0 and drawn.max() < facts.label_values
+    is_in_range = drawn.min() >= 0 and drawn.max() < info.label_values
     has_fractions = drawn.dtype.kind == "f" and (drawn % 1).any()
     if not is_in_range or has_fractions:
         raise UserError(
             f"{path}: the annotated slice {index} along axis {axis} holds values {drawn.min()}..{drawn.max()}, expected whole numbers "
-            f"0..{facts.label_values - 1}; prepare the case again"
+            f"0..{info.label_values - 1}; prepare the case again"
         )
-    mask = facts.task_label(drawn.astype(np.uint8))
+    mask = info.task_label(drawn.astype(np.uint8))
     if not mask.any():
         raise UserError(
             f"{path}: nothing is annotated on slice {index} along axis {axis}; draw there or name annotated slices with --planes"
@@ -190,10 +190,10 @@ def _annotated_slice(
     return Annotation(axis, index, mask)
 
 
-def _from_object(path: Path, label: h5py.Dataset, facts: DatasetFacts, axis: int, word: str) -> int:
+def _from_object(path: Path, label: h5py.Dataset, info: DatasetInfo, axis: int, word: str) -> int:
     """Number of the slice that `word` ("object" or "drawn") stands for."""
     other_axes = tuple(other for other in range(label.ndim) if other != axis)
-    counts = np.count_nonzero(facts.task_label(label[()]), axis=other_axes)
+    counts = np.count_nonzero(info.task_label(label[()]), axis=other_axes)
     if not counts.any():
         raise UserError(f"{path}: nothing is annotated in the whole label; draw two slices of it")
     if word == "drawn":

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.copies import TRAINING, Prints, are_copies, from_record
-from dataloaders.facts import DatasetFacts
+from dataloaders.dataset_info import DatasetInfo
 from dataloaders.fingerprint import fingerprints
 from dataloaders.hdf5 import numbers, opened, read_attributes
 from utils.errors import UserError
@@ -59,9 +59,9 @@ def hashed(text: str) -> str:
     return hashlib.blake2b(encoded, digest_size=8).hexdigest()
 
 
-def survey(root: Path, facts: DatasetFacts, files: Named) -> Survey:
+def survey(root: Path, info: DatasetInfo, files: Named) -> Survey:
     """Read the files of a data set below `root`, except those that are in the cache."""
-    cache = _Cache(root, facts)
+    cache = _Cache(root, info)
     count = sum(len(named) for named in files.values())
     found: Survey = {}
     with progress(total=count, desc="hashing files", unit="file", leave=False, delay=0.5) as bar:
@@ -154,11 +154,11 @@ def seen_in_training(before: Digest, found: Sequence[FileFound], split: str) -> 
 class _Cache:
     """Records of files by path, with size and time of change; it can be deleted without harm."""
 
-    def __init__(self, root: Path, facts: DatasetFacts):
+    def __init__(self, root: Path, info: DatasetInfo):
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.path = base / "edge-guided-copy-paste" / f"{hashed(str(root.resolve()))}.json"
-        self.facts = facts
-        layout = [CACHE_VERSION, facts.dims, facts.channels, facts.channel_axis]
+        self.info = info
+        layout = [CACHE_VERSION, info.dims, info.channels, info.channel_axis]
         self.layout = "-".join(str(number) for number in layout)
         self.known: dict[str, list] = {}
         self.changed = False
@@ -182,7 +182,7 @@ class _Cache:
                 prints = Prints(frozenset(whole), frozenset(slices))
                 return FileFound(name, path, content, prints, preparation)
         content = _content(path)
-        prints, preparation = _contents(path, self.facts, content)
+        prints, preparation = _contents(path, self.info, content)
         if content and abs(time.time() - status.st_mtime) > FRESH:
             record = [content, sorted(prints.whole), sorted(prints.slices), preparation]
             self.known[key] = mark + record
@@ -212,7 +212,7 @@ def _content(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _contents(path: Path, facts: DatasetFacts, content: str) -> tuple[Prints, str]:
+def _contents(path: Path, info: DatasetInfo, content: str) -> tuple[Prints, str]:
     """The prints of a file with the hash `content`, and its preparation. A file that is not an image is recognised by its bytes."""
     by_bytes: frozenset[str] = frozenset()
     if content:
@@ -226,37 +226,37 @@ def _contents(path: Path, facts: DatasetFacts, content: str) -> tuple[Prints, st
     preparation = attributes.get("preparation", "")
     if not isinstance(preparation, str):
         preparation = ""
-    sources = frozenset(_sources(attributes, facts))
-    stored = image_prints(image, facts)
+    sources = frozenset(_sources(attributes, info))
+    stored = image_prints(image, info)
     if not sources and not stored.all:
         return Prints(), preparation
     return stored | Prints(sources | by_bytes), preparation
 
 
-def image_prints(image: np.ndarray, facts: DatasetFacts) -> Prints:
+def image_prints(image: np.ndarray, info: DatasetInfo) -> Prints:
     """The prints of a stored image: of the volume, and on 2-D data sets of its slices, channel by channel."""
-    if facts.channels > 1:
-        if image.ndim <= max(facts.channel_axis, 2):
+    if info.channels > 1:
+        if image.ndim <= max(info.channel_axis, 2):
             return Prints()
-        image = np.moveaxis(image, facts.channel_axis, 0)
+        image = np.moveaxis(image, info.channel_axis, 0)
     else:
         image = image[None]
     dims = image.ndim - 1
-    if dims == 3 and facts.dims == 2:
+    if dims == 3 and info.dims == 2:
         slices = [plane for channel in image for plane in channel]
         return Prints(frozenset(fingerprints(image)), frozenset(fingerprints(slices)))
     if dims == 3:
         return Prints(frozenset(fingerprints(image)))
-    if dims == 2 and facts.dims == 2:
+    if dims == 2 and info.dims == 2:
         return Prints(slices=frozenset(fingerprints(image)))
     return Prints()
 
 
-def _sources(attributes: Mapping, facts: DatasetFacts) -> Iterator[str]:
+def _sources(attributes: Mapping, info: DatasetInfo) -> Iterator[str]:
     """Prints of the scans that a prepared file was made from; older files have only the hashes of the scans' files."""
     yield from json_texts(attributes.get(SOURCE_VOXELS))
     files = json_texts(attributes.get("source_sha256"))
-    for sha256 in files[: facts.channels]:  # a label comes after the images
+    for sha256 in files[: info.channels]:  # a label comes after the images
         yield f"source {sha256}"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dataloaders.augment import Augmentation
 from dataloaders.contents import Contents
-from dataloaders.facts import DatasetFacts
+from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import check_root, read_case
 from dataloaders.samples import Samples
 from utils.errors import UserError
@@ -19,7 +19,7 @@ def before_underscore(name: str) -> str:
 
 def first_patients(
     root: Path,
-    facts: DatasetFacts,
+    info: DatasetInfo,
     labelnum: int,
     patient: Callable[[str], str] = before_underscore,
 ) -> tuple[list[str], int]:
@@ -28,7 +28,7 @@ def first_patients(
     On ACDC 3 patients have 68 slices and 7 patients 136. `patient` gives the patient of a slice from its name.
     Raises UserError where `labelnum` is not between 1 and the number of patients in the list.
     """
-    slices = facts.read_list(root, facts.train_list)
+    slices = info.read_list(root, info.train_list)
     patients = list(dict.fromkeys(patient(name) for name in slices))
     if not 1 <= labelnum <= len(patients):
         raise UserError(
@@ -38,7 +38,7 @@ def first_patients(
     labelled = 0
     while labelled < len(slices) and patient(slices[labelled]) in chosen:
         labelled += 1
-    return [*slices, *facts.never_labelled(root)], labelled
+    return [*slices, *info.never_labelled(root)], labelled
 
 
 class Slices(Samples):
@@ -49,26 +49,26 @@ class Slices(Samples):
 
     def __init__(
         self,
-        facts: DatasetFacts,
+        info: DatasetInfo,
         root: Path,
         names: Sequence[str],
         labelled: int,
         augment: tuple[Augmentation, Augmentation],
         say: Callable[[str], None] = message,
     ):
-        check_root(root, facts.name)
+        check_root(root, info.name)
         self.augment = augment
         self.labelled = labelled
         self.unlabelled = len(names) - labelled
         self.kept = []
-        pattern = facts.slice_file or facts.file
+        pattern = info.slice_file or info.file
         self.files = [(name, root / pattern.format(name)) for name in names]
         contents = Contents("training slices", whole=False, say=say)
         with progress(
             self.files, desc="reading slices", unit="file", leave=False, delay=0.5
         ) as bar:
             for index, (_, path) in enumerate(bar):
-                image, label, _ = read_case(path, facts, dims=2, label=index < labelled)
+                image, label, _ = read_case(path, info, dims=2, label=index < labelled)
                 labels = ()
                 if label is not None:
                     labels = (label,)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dataloaders.facts import DatasetFacts
+from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import check_root
 from utils.errors import UserError
 
@@ -17,26 +17,26 @@ def case_of_slice(name: str) -> str:
     return name.rpartition("_slice_")[0] or name
 
 
-def case_of(facts: DatasetFacts, split: str, name: str) -> str:
+def case_of(info: DatasetInfo, split: str, name: str) -> str:
     """The case that a name in the list of a split stands for.
 
     Only 2-D data sets list slices, and only to train on; any other name is a case's, even if it contains `_slice_`.
     """
-    if facts.dims == 2 and split not in WHOLE:
+    if info.dims == 2 and split not in WHOLE:
         return case_of_slice(name)
     return name
 
 
-def listed_path(root: Path, facts: DatasetFacts, split: str, name: str) -> Path:
+def listed_path(root: Path, info: DatasetInfo, split: str, name: str) -> Path:
     """The file of a name in the list of a split."""
-    if facts.slice_file and split not in WHOLE:
-        return root / facts.slice_file.format(name)
-    return facts.path(root, name)
+    if info.slice_file and split not in WHOLE:
+        return root / info.slice_file.format(name)
+    return info.path(root, name)
 
 
 def cheap_check(
     root: Path,
-    facts: DatasetFacts,
+    info: DatasetInfo,
     lists: Mapping[str, Sequence[str]],
     unread: Collection[str] = (),
 ) -> list[str]:
@@ -58,11 +58,11 @@ def cheap_check(
     for split, names in lists.items():
         counts = Counter(names)
         if split not in unread:
-            missing += _missing_files(root, facts, split=split, names=counts)
+            missing += _missing_files(root, info, split=split, names=counts)
         for name, count in counts.items():
             if count > 1:
                 faults.append(f"{root}: {name} is listed twice for {split}; remove one line")
-        for case in dict.fromkeys(case_of(facts, split, name=name) for name in counts):
+        for case in dict.fromkeys(case_of(info, split, name=name) for name in counts):
             if case in split_of_case:
                 faults.append(
                     f"{root}: case {case} is listed for {split_of_case[case]} and for {split}; remove it from one"
@@ -72,11 +72,11 @@ def cheap_check(
     return missing + faults  # missing files come first: they show that the list is of other data
 
 
-def _missing_files(root: Path, facts: DatasetFacts, split: str, names: Iterable[str]) -> list[str]:
+def _missing_files(root: Path, info: DatasetInfo, split: str, names: Iterable[str]) -> list[str]:
     """A line for each name without a file."""
     lines: list[str] = []
     for name in names:
-        path = listed_path(root, facts, split=split, name=name)
+        path = listed_path(root, info, split=split, name=name)
         if not path.is_file():
             lines.append(
                 f"{path}: no such file, though a case list names it ({split}); put it there, or remove its line"
@@ -86,13 +86,13 @@ def _missing_files(root: Path, facts: DatasetFacts, split: str, names: Iterable[
 
 def check_lists(
     root: Path,
-    facts: DatasetFacts,
+    info: DatasetInfo,
     lists: Mapping[str, Sequence[str]],
     unread: Collection[str] = (),
 ) -> None:
     """Raise UserError with the first fault that `cheap_check` finds, and how many more there are."""
-    check_root(root, facts.name)
-    faults = cheap_check(root, facts, lists, unread)
+    check_root(root, info.name)
+    faults = cheap_check(root, info, lists, unread)
     if faults:
         more = ""
         if len(faults) > 1:

@@ -11,7 +11,7 @@ from dataloaders.augment import Augmentation
 from dataloaders.cases import read_stored, turned
 from dataloaders.coarse import coarse_path, read_coarse, training_label
 from dataloaders.contents import Contents
-from dataloaders.facts import DatasetFacts
+from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import check_root
 from dataloaders.plan import FILE as PLAN
 from dataloaders.samples import Kept, Samples
@@ -22,23 +22,23 @@ from utils.progress import progress
 CacheKind = Literal["ram", "device", "none"]
 
 
-def first_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[str], int]:
+def first_cases(root: Path, info: DatasetInfo, labelnum: int) -> tuple[list[str], int]:
     """Names of the training cases and how many of them, the first ones, are labelled."""
-    names = facts.read_list(root, facts.train_list)
+    names = info.read_list(root, info.train_list)
     if not 1 <= labelnum <= len(names):
         raise UserError(
             f"--labelnum {labelnum}: the training list has {len(names)} cases, choose 1 to {len(names)}"
         )
-    return [*names, *facts.never_labelled(root)], labelnum
+    return [*names, *info.never_labelled(root)], labelnum
 
 
-def percent_of_cases(root: Path, facts: DatasetFacts, labelnum: int) -> tuple[list[str], int]:
+def percent_of_cases(root: Path, info: DatasetInfo, labelnum: int) -> tuple[list[str], int]:
     """As `first_cases`, but `labelnum` is a percentage, as in the published file names of Pancreas.
 
     20 stands for the 12 cases of train_lab.txt. Other percentages are of train_lab.txt and train_unlab.txt together, in that order.
     """
-    labelled = facts.read_list(root, facts.train_list)
-    names = [*labelled, *facts.never_labelled(root)]
+    labelled = info.read_list(root, info.train_list)
+    names = [*labelled, *info.never_labelled(root)]
     if labelnum == 20:
         return names, len(labelled)
     count = len(names) * labelnum // 100
@@ -60,7 +60,7 @@ class VolumePatches(Samples):
 
     def __init__(
         self,
-        facts: DatasetFacts,
+        info: DatasetInfo,
         root: Path,
         names: Sequence[str],
         labelled: int,
@@ -68,23 +68,23 @@ class VolumePatches(Samples):
         say: Callable[[str], None] = message,
         cache: CacheKind = "ram",
     ):
-        check_root(root, facts.name)
-        self.facts = facts
+        check_root(root, info.name)
+        self.info = info
         self.root = root
         self.augment = augment
         self.labelled = labelled
         self.unlabelled = len(names) - labelled
-        self.cases = [(facts.path(root, name), name) for name in names]
+        self.cases = [(info.path(root, name), name) for name in names]
         if cache == "none":
             self._check_labelled(say)
             say(
-                f"{facts.name}: {len(names)} training volumes, every draw reads its file (--cache none)"
+                f"{info.name}: {len(names)} training volumes, every draw reads its file (--cache none)"
             )
             return
         self.kept = self._read_all(say)
         gib = sum(map(_byte_count, self.kept)) / 2**30
         say(
-            f"{facts.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)"
+            f"{info.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)"
         )
 
     def _check_labelled(self, say: Callable[[str], None]) -> None:
@@ -117,7 +117,7 @@ class VolumePatches(Samples):
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Read the image of a case and its labels: none, one, or one for each half of the batch."""
         path, _ = self.cases[index]
-        volume = read_stored(self.facts, path, label=index < self.labelled)
+        volume = read_stored(self.info, path, label=index < self.labelled)
         if volume.label is None:
             return volume.image, ()
         return volume.image, (volume.label,)
@@ -140,7 +140,7 @@ class CoarsePatches(VolumePatches):
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         path, _ = self.cases[index]
-        image = read_stored(self.facts, path, label=False).image
+        image = read_stored(self.info, path, label=False).image
         if index >= self.labelled:
             return image, ()
         first = read_coarse(coarse_path(path, 0), self._remedy())
@@ -149,8 +149,8 @@ class CoarsePatches(VolumePatches):
         second_drawn = second.annotation(self._remedy(redo=True))
         # coarse labels hold task labels already: 0 and 1
         labels = (
-            turned(self.facts, training_label(first.label, second_drawn)),
-            turned(self.facts, training_label(second.label, first_drawn)),
+            turned(self.info, training_label(first.label, second_drawn)),
+            turned(self.info, training_label(second.label, first_drawn)),
         )
         for plane, label in enumerate(labels):
             if label.shape != image.shape[1:]:
@@ -173,7 +173,7 @@ class CoarsePatches(VolumePatches):
         """The command that makes coarse labels."""
         words = ["python", "code/CoGRNet_register.py"]
         if not (self.root / PLAN).is_file():  # own data have a plan instead of a name
-            words += ["--dataset", self.facts.name]
+            words += ["--dataset", self.info.name]
         words += ["--root_path", str(self.root), "--labelnum", str(self.labelled)]
         if redo:
             words.append("--redo")

@@ -1,7 +1,7 @@
 """From two annotated slices to two coarse labels, and what can be measured of them without dense ground truth.
 
 The functions are pure. They choose the slices of each direction and assemble propagated slices to volumes; the registration
-itself is in utils/registration.py.
+itself is in registration/propagation.py.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.coarse import Annotation, coarse_path, training_label
-from utils.registration import Carried, Guide, fuse, other_axes, signed_distance
+from registration.propagation import Carried, Guide, fuse, other_axes, signed_distance
 
 # Warn about a label that ends more than this many slices before the object ends on the other plane's annotated slice.
 EARLY_SLICES = 3

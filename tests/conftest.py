@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from helpers import KITS19, LA, LITS, PANCREAS, narrowed
 
-from dataloaders.phantom.volumes import write_volume_phantom
+from dataloaders.phantom.organ_volumes import write_volume_phantom
 from dataloaders.phantom.write import write_acdc_phantom
 
 

@@ -13,27 +13,27 @@ import pytest
 import torch
 from torch import nn
 
+from commands.train import train as train_page
+from datasets import acdc, kits19, la, lits, pancreas
 from methods.base import add_scalars
 from methods.copy_paste import Pasting
 from networks import VNet_la_ega, egm_3d, unet_ega
-from programs.training import train as train_page
-from recipes import acdc, kits19, la, lits, pancreas
 from training.checkpoint import load
 from utils.files import unfinished_path
 from utils.losses import Loss, dice_2d, dice_3d
 
 ACDC, LA, PANCREAS, KITS19, LITS = (
-    module.PAGE.facts for module in (acdc, la, pancreas, kits19, lits)
+    module.DATASET.info for module in (acdc, la, pancreas, kits19, lits)
 )
 HALF = {"dice": 0.5, "ce": 0.5}
 LOSS_2D, LOSS_3D = Loss(HALF, dice_2d), Loss(HALF, dice_3d)
 LOSS_BCP = Loss(HALF, partial(dice_2d, mask_background=True))
 
 
-def train(page, root, output, *flags, device="cpu", **numbers):
+def train(dataset, root, output, *flags, device="cpu", **numbers):
     """Train with a script's `numbers` and flags; what each stage left behind, see `stages`."""
     train_page(
-        page,
+        dataset,
         [str(flag) for flag in flags],
         root_path=root,
         output_root=output,
@@ -116,7 +116,7 @@ class Context:
 
     net: nn.Module
     loss: Loss = LOSS_2D
-    pasting: Pasting = acdc.PAGE.pasting
+    pasting: Pasting = acdc.DATASET.pasting
     ema_scope: str = "state"
     dims: int = 2
     length: int = 10

@@ -88,7 +88,7 @@ def body(shape: tuple[int, ...], value: int = 40) -> np.ndarray:
     return np.repeat(plane[:, :, None], shape[2], 2) + noise(shape, seed=1) % 7
 
 
-def own_dataset(
+def write_raw_dataset(
     root: Path,
     cases: dict[str, int],
     values=(1, 5, 7),

@@ -5,12 +5,12 @@ import torch
 from helpers import LOSS_2D, LOSS_3D, Context, step_loss
 
 from benchmarks.counts import BareFrame, runner
+from datasets.registry import all_datasets
 from methods.base import CompiledCalls, add_scalars
 from methods.registry import METHODS
 from methods.supervised import Supervised
 from networks.egm import BATCH_NORM, CONV, EdgeGuidedBase
 from networks.registry import build
-from recipes.registry import pages
 from training.accelerate import accelerated, check_accelerate
 from utils.errors import UserError
 
@@ -110,7 +110,7 @@ class Tiny(torch.nn.Module):
 
 class TinyFrame(BareFrame):
     def _build(self):
-        return Tiny(self.page.facts.dims, self.page.facts.classes)
+        return Tiny(self.dataset.info.dims, self.dataset.info.classes)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +124,15 @@ class TinyFrame(BareFrame):
 def test_every_method_computes_the_same_compiled(dataset, method):
     """Every stage: passes with their losses, teachers, losses alone as whole graphs, and the next step needs no others. BCP's phases are
     the edge-guided method's."""
-    page = pages("TWO_SLICES" if method == "cogrnet" else "PAGE")[dataset]
-    size = (16,) * page.facts.dims
+    spec = all_datasets("TWO_SLICES" if method == "cogrnet" else "DATASET")[dataset]
+    size = (16,) * spec.info.dims
     frame = TinyFrame(
-        page, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=()
+        spec, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=()
     )
     for spec in METHODS[method].stages:
         phase = spec.stage(frame.context(spec))
         image = torch.rand(8 if spec.uses_unlabelled else 4, 1, *size)
-        batch = {"image": image, "label": (image[:4, 0] * page.facts.classes).long()}
+        batch = {"image": image, "label": (image[:4, 0] * spec.info.classes).long()}
         assert_alike(*both_ways(phase, batch, "eager"))
         with torch._dynamo.config.patch(error_on_recompile=True):
             list(phase.losses(batch, 1))
@@ -141,7 +141,7 @@ def test_every_method_computes_the_same_compiled(dataset, method):
 def test_the_first_step_is_made_as_it_is():
     """A graph's memory must not hold what networks keep from their first pass, matrices of resizes for one."""
     loop, batch = runner(
-        pages()["ACDC"],
+        all_datasets()["ACDC"],
         CPU,
         method="supervised",
         egm="none",
@@ -167,7 +167,7 @@ def test_the_first_step_is_made_as_it_is():
 def test_a_compiler_that_loses_gradients_is_told():
     """All but the last convolution's, with the right losses, as torch 2.13.0 did in bfloat16 on the CPU."""
     loop, batch = runner(
-        pages()["ACDC"],
+        all_datasets()["ACDC"],
         CPU,
         method="supervised",
         egm="none",

@@ -13,50 +13,62 @@ from pathlib import Path
 import pytest
 from started import run_script
 
-from comparison.settings import CompareSettings, ReportSettings
+from commands.check import CheckSettings
+from commands.compare_settings import CompareSettings, ReportSettings
+from commands.evaluate_settings import ScoringSettings
+from commands.export import ExportSettings
+from commands.test import EvaluationSettings
+from datasets.prepare.preparation import PrepareSettings
+from datasets.registry import all_datasets
+from datasets.run_settings import elsewhere, settings_type
 from methods.registry import METHODS
 from networks.registry import NETWORKS
-from preparation.checks.command import CheckSettings
-from preparation.settings import PrepareSettings
-from programs.evaluation import EvaluationSettings
-from programs.export import ExportSettings
-from programs.scoring_settings import ScoringSettings
-from programs.settings import elsewhere, settings_type
-from recipes.registry import pages
 from registration.settings import RegistrationSettings
 from training.settings import WHERE, Settings
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = (
     "networks",
-    "dataloaders",
-    "preparation",
     "utils",
+    "scans",
     "methods",
     "training",
-    "recipes",
-    "programs",
+    "evaluation",
+    "dataloaders",
+    "datasets",
     "registration",
-    "comparison",
+    "reporting",
+    "commands",
 )
-# who may import whom: scripts -> programs -> recipes -> {methods, training, dataloaders} -> networks, utils; preparation -> recipes
+# who may import whom: scripts -> fewlabels -> commands -> {reporting, registration} -> datasets
+# -> {methods, training, evaluation, dataloaders} -> scans, networks, utils
 ARROWS = {
     "networks": {"networks"},
     "utils": {"utils"},
+    "scans": {"scans", "utils"},
     "methods": {"methods", "networks", "utils"},
     "training": {"training", "methods", "utils"},
-    "dataloaders": {"dataloaders", "utils"},
-    "preparation": {"preparation", "recipes", "dataloaders", "utils"},
-    "recipes": {"recipes", "methods", "training", "dataloaders", "utils"},
-    "registration": {"registration", "recipes", "dataloaders", "utils"},
-    "programs": set(PACKAGES) - {"registration", "comparison"},
-    "comparison": set(PACKAGES) - {"registration"},
+    "evaluation": {"evaluation", "training", "methods", "dataloaders", "scans", "utils"},
+    "dataloaders": {"dataloaders", "scans", "utils"},
+    "datasets": {
+        "datasets",
+        "methods",
+        "training",
+        "evaluation",
+        "dataloaders",
+        "scans",
+        "networks",
+        "utils",
+    },
+    "registration": {"registration", "datasets", "evaluation", "dataloaders", "utils"},
+    "reporting": set(PACKAGES) - {"registration", "commands"},
+    "commands": set(PACKAGES),
 }
-PAGES = [*pages().values(), *pages("TWO_SLICES").values()]
+DATASETS = [*all_datasets().values(), *all_datasets("TWO_SLICES").values()]
 OPTIONS = {method.options for method in METHODS.values()}
 OPTIONS |= {network.Options for network in NETWORKS.values()}
-for page in PAGES:
-    OPTIONS |= {*page.options, *page.test_options}
+for dataset in DATASETS:
+    OPTIONS |= {*dataset.options, *dataset.test_options}
 SCRIPTS = sorted([*(REPOSITORY / "code").glob("*.py"), *(REPOSITORY / "pancreas").glob("*.py")])
 
 
@@ -82,10 +94,10 @@ def test_imports_follow_the_arrows(package):
         assert not wrong, f"{path.relative_to(REPOSITORY)} imports {wrong}"
 
 
-def test_the_python_door_stands_between_scripts_and_programs():
+def test_the_python_door_stands_between_scripts_and_commands():
     """It may import every package, and only scripts (and tests) may import it."""
     path = REPOSITORY / "fewlabels.py"
-    assert {"programs", "preparation", "comparison"} <= imported(path) & set(PACKAGES)
+    assert {"commands"} <= imported(path) & set(PACKAGES)
     assert not imported(path) & {"code", "tests", "pancreas"}
 
 
@@ -144,21 +156,21 @@ def test_numbers_of_pages_and_methods_name_real_settings():
     every = {
         field.name for options in (Settings, *OPTIONS) for field in dataclasses.fields(options)
     }
-    for page in PAGES:
+    for dataset in DATASETS:
         for numbers in (
-            page.numbers,
-            *page.methods.values(),
+            dataset.numbers,
+            *dataset.methods.values(),
             *(method.presets for method in METHODS.values()),
         ):
-            assert set(numbers) <= every, page.facts.name
-        assert set(page.methods) <= set(METHODS)
+            assert set(numbers) <= every, dataset.info.name
+        assert set(dataset.methods) <= set(METHODS)
     assert set(WHERE) <= every
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_settings_on_every_page(method):
-    for page in PAGES:
-        kind = settings_type(page, method, page.numbers["model"])
+    for dataset in DATASETS:
+        kind = settings_type(dataset, method, dataset.numbers["model"])
         assert {field.name for field in dataclasses.fields(METHODS[method].options)} <= {
             field.name for field in dataclasses.fields(kind)
         }
@@ -199,7 +211,7 @@ def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_pat
 def test_threads_that_wait_are_told_so_before_torch_is_there():
     """OpenMP reads its settings once. The user's own choice stands."""
     show = (
-        "import sys, programs, os; print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
+        "import sys, commands, os; print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
     )
     kept = {
         key: value
@@ -221,10 +233,8 @@ def test_threads_that_wait_are_told_so_before_torch_is_there():
         assert done.stdout.strip() == said
     for script in SCRIPTS:
         text = script.read_text(encoding="utf-8")
-        first = re.search(
-            r"^from (programs|preparation|registration|comparison|recipes|utils)\b", text, re.M
-        )
-        assert first[1] == "programs" or (
+        first = re.search(r"^from (commands|registration|reporting|datasets|utils)\b", text, re.M)
+        assert first[1] == "commands" or (
             "_train" not in script.name and "test" not in script.name
         ), script
 

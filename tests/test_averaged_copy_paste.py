@@ -9,15 +9,15 @@ import torch
 from helpers import LOSS_2D, Context, Recorder, assert_same, signalled, step_loss
 from torch import nn
 
+from commands.export import export
+from commands.networks import build_network, load_network
 from dataloaders.cases import read_cases
+from datasets import acdc, la, pancreas
+from evaluation.validation import SlicePredictor, validate
 from methods.averaged_copy_paste import AveragedPretrain, AveragedSelfTrain
 from methods.base import halves
 from networks.net_factory_ega import net_factory
-from programs.export import export
-from programs.networks import build_network, load_network
-from recipes import acdc, la, pancreas
 from training.checkpoint import load, read
-from training.evaluate import SlicePredictor, validate
 from utils.errors import Interrupted
 from utils.pseudo_label import class_pseudo_label
 
@@ -33,9 +33,9 @@ TINY = {
 }  # fmt: skip
 
 
-def phase(kind, student=None, page=acdc.PAGE, **changes):
+def phase(kind, student=None, dataset=acdc.DATASET, **changes):
     return kind(
-        Context(student or Recorder(), pasting=page.pasting, settings={**PIECES, **changes})
+        Context(student or Recorder(), pasting=dataset.pasting, settings={**PIECES, **changes})
     )
 
 
@@ -46,7 +46,7 @@ def batch(n=4, size=32):
 
 
 def train(root, output, *flags, **changes):
-    return helpers.train(acdc.PAGE, root, output, *flags, **{**TINY, **changes})
+    return helpers.train(acdc.DATASET, root, output, *flags, **{**TINY, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +82,16 @@ def test_pretraining_pastes_both_ways(pasted, images):
 
 
 @pytest.mark.parametrize(
-    "page, order, outside", [(acdc.PAGE, 1, (True, False)), (pancreas.PAGE, -1, (True, False))]
+    "dataset, order, outside",
+    [(acdc.DATASET, 1, (True, False)), (pancreas.DATASET, -1, (True, False))],
 )
-def test_self_training_mixes_both_kinds_in_one_pass(page, order, outside):
+def test_self_training_mixes_both_kinds_in_one_pass(dataset, order, outside):
     """By hand: where an image is unlabelled the pseudo label counts, half, times the probability that the teacher gives it."""
-    page = SimpleNamespace(
-        pasting=SimpleNamespace(**{**vars(page.pasting), "pseudo_label": class_pseudo_label})
+    dataset = SimpleNamespace(
+        pasting=SimpleNamespace(**{**vars(dataset.pasting), "pseudo_label": class_pseudo_label})
     )
-    assert page.pasting.unlabelled_outside == outside
-    training, data = phase(AveragedSelfTrain, page=page), batch()
+    assert dataset.pasting.unlabelled_outside == outside
+    training, data = phase(AveragedSelfTrain, dataset=dataset), batch()
     loss = step_loss(training, data, 2)
     box = training.copy_paste.mask(data["image"], 2)
     labelled = torch.cat(data["image"][:4].split(2)[::order])
@@ -224,10 +225,10 @@ def test_the_score_is_the_averaged_network_s(phantom_root, tmp_path, uninterrupt
     """The last validation of the file is what its averaged network scores now."""
     content = uninterrupted["self_train/last.pth"]
     torch.save(content, tmp_path / "last.pth")
-    net = build_network(acdc.PAGE.facts, "unet", {"egm": "none"})
+    net = build_network(acdc.DATASET.info, "unet", {"egm": "none"})
     load_network(net, read(tmp_path / "last.pth"))
-    cases = read_cases(acdc.PAGE.facts, phantom_root, "val")
-    names = acdc.PAGE.facts.class_names
+    cases = read_cases(acdc.DATASET.info, phantom_root, "val")
+    names = acdc.DATASET.info.class_names
     result = validate(
         net, lambda: False, cases, SlicePredictor((32, 32), torch.device("cpu")).classes, names
     )
@@ -236,15 +237,15 @@ def test_the_score_is_the_averaged_network_s(phantom_root, tmp_path, uninterrupt
 
 
 @pytest.mark.parametrize(
-    "page, labelnum, flags",
+    "dataset, labelnum, flags",
     [
-        (la.PAGE, 2, []),
+        (la.DATASET, 2, []),
         pytest.param(la.TWO_SLICES, 2, ["--labels", "dense"], marks=pytest.mark.long),
-        pytest.param(pancreas.PAGE, 25, [], marks=pytest.mark.long),
+        pytest.param(pancreas.DATASET, 25, [], marks=pytest.mark.long),
     ],
 )
-def test_it_runs_on_volumes(page, labelnum, flags, la_root, pancreas_root, tmp_path):
-    root = pancreas_root if page is pancreas.PAGE else la_root
+def test_it_runs_on_volumes(dataset, labelnum, flags, la_root, pancreas_root, tmp_path):
+    root = pancreas_root if dataset is pancreas.DATASET else la_root
     numbers = {
         "patch_size": (32, 32, 16),
         "val_stride": (32, 32, 16),
@@ -258,6 +259,6 @@ def test_it_runs_on_volumes(page, labelnum, flags, la_root, pancreas_root, tmp_p
         "max_iterations": 1,
         "val_every": 1,
     }
-    last = helpers.train(page, root, tmp_path, *flags, **numbers)["self_train/last.pth"]
+    last = helpers.train(dataset, root, tmp_path, *flags, **numbers)["self_train/last.pth"]
     assert last["selected"] == "ema_teacher"
     assert all(value.isfinite().all() for value in last["phase"]["ema_teacher"].values())

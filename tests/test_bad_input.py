@@ -20,10 +20,10 @@ from started import run_script
 
 import training.checkpoint
 import training.device
-from comparison.command import report
+from commands.compare import report
+from commands.test import evaluate
 from dataloaders.phantom.write import write_acdc_phantom
-from programs.evaluation import evaluate
-from recipes.acdc import PAGE
+from datasets.acdc import DATASET
 from training.checkpoint import load, save
 from training.device import choose_device
 from training.log import RunLog
@@ -41,7 +41,7 @@ BEST = "unet_best_model.pth"
 
 
 def train(root, output, *flags):
-    helpers.train(PAGE, root, output, *flags, **NUMBERS)
+    helpers.train(DATASET, root, output, *flags, **NUMBERS)
 
 
 def script_flags(root, output, *flags):
@@ -103,7 +103,7 @@ def copy_of(folder, to):
 
 def run_test(flags):
     """Test the ACDC run of `flags`."""
-    evaluate(PAGE, flags)
+    evaluate(DATASET, flags)
 
 
 @pytest.fixture(scope="module")

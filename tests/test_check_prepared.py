@@ -10,16 +10,16 @@ import h5py
 import numpy as np
 import pytest
 from helpers import ACDC, KITS19, LA, PANCREAS
-from raw_scans import own_case, own_dataset
+from raw_scans import own_case, write_raw_dataset
 
+from commands import check as checking
+from commands import prepare as preparing
+from commands.check import check
+from commands.prepare import prepare
 from dataloaders.hdf5 import CONTENT
 from dataloaders.phantom.write import write_phantom
 from dataloaders.plan import read_plan
-from preparation import command as preparing
-from preparation.checks import command as checking
-from preparation.checks.command import check
-from preparation.checks.layout import facts_of, find
-from preparation.command import prepare
+from datasets.checks.layout import find, info_of
 from utils.errors import UserError
 
 SPACING, SHAPE = (1.2, 0.9, 1.1), (26, 24, 20)
@@ -41,7 +41,7 @@ def in_process(monkeypatch):
 def _outs(tmp_path_factory):
     """One data set of a, b (train), c (val), u (unlabelled), t (test), prepared as volumes and as slices."""
     place = tmp_path_factory.mktemp("own")
-    raw = own_dataset(place / "raw", {}, values=(1, 5), numTraining=3)
+    raw = write_raw_dataset(place / "raw", {}, values=(1, 5), numTraining=3)
     for seed, (folder, name) in enumerate(
         [
             ("imagesTr", "a"),
@@ -327,30 +327,30 @@ def test_a_plan_tells_how_its_files_are_read(out, sliced):
     (out / "plan.json").write_text("{")
     with pytest.raises(UserError, match=r"plan.json: not a plan"):
         check(["--root_path", str(out)])
-    facts = facts_of(read_plan(sliced))
+    info = info_of(read_plan(sliced))
     assert (
-        facts.slice_file.format("a_slice_1") == "data/slices/a_slice_1.h5"
-        and facts.axes == "zyx"
-        and facts.channels == 2
+        info.slice_file.format("a_slice_1") == "data/slices/a_slice_1.h5"
+        and info.axes == "zyx"
+        and info.channels == 2
     )
 
 
-def phantom(root: Path, facts, **sizes) -> Path:
-    write_phantom(facts, root, **sizes)
+def phantom(root: Path, info, **sizes) -> Path:
+    write_phantom(info, root, **sizes)
     return root
 
 
 def test_published_layouts_are_recognised_by_their_files(tmp_path):
-    for facts, sizes, classes in (
+    for info, sizes, classes in (
         (ACDC, {"train": 2, "val": 1, "test": 1, "size": (48,)}, 3),
         (LA, {"train": 2, "test": 1, "size": (32, 32, 32)}, 1),
         (PANCREAS, {"train": 3, "test": 1, "size": (32, 32, 32), "labelled": 1}, 1),
     ):
-        root = phantom(tmp_path / facts.name, facts, **sizes)
+        root = phantom(tmp_path / info.name, info, **sizes)
         status, content = looked(root)
-        assert status == 0 and content["errors"] == [] and content["dataset"] == facts.name, (
-            content["errors"]
-        )
+        assert status == 0 and content["errors"] == [] and content["dataset"] == info.name, content[
+            "errors"
+        ]
         assert {case["split"] for case in content["cases"]} >= {"train", "test"} and len(
             find(root, "").classes
         ) == classes

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from helpers import unfinished
-from raw_scans import ORIENTATIONS, blob, noise, own_case, own_dataset, write_scan
+from raw_scans import ORIENTATIONS, blob, noise, own_case, write_raw_dataset, write_scan
 from started import run_script
 
-from preparation.checks import command
-from preparation.checks.case import CaseFound
-from preparation.checks.command import check
-from preparation.checks.dataset import flipped_alone
-from preparation.flips import fits_better_flipped, spreads
+from commands import check as command
+from commands.check import check
+from datasets.checks.across_cases import flipped_alone
+from datasets.checks.case_check import CaseFound
+from datasets.prepare.flips import fits_better_flipped, spreads
 from utils.errors import UserError
 
 SHAPE, SPACING, ORIGIN = (26, 24, 20), (1.2, 0.9, 1.1), (5, -7, 9)
@@ -38,7 +38,9 @@ def in_process(monkeypatch):
 
 @pytest.fixture(scope="module")
 def _raw(tmp_path_factory):
-    root = own_dataset(tmp_path_factory.mktemp("raw") / "raw", {}, values=(1, 2), numTraining=3)
+    root = write_raw_dataset(
+        tmp_path_factory.mktemp("raw") / "raw", {}, values=(1, 2), numTraining=3
+    )
     for seed, (folder, name) in enumerate(
         (folder, name) for folder, names in CASES.items() for name in names
     ):
@@ -424,7 +426,7 @@ def test_labels_that_one_reader_flipped_are_found_together(tmp_path):
     """Where no label alone is striking: surroundings half as rough again as the organ tell little of one case, but the same of all."""
     rng, organ = np.random.default_rng(0), blob(SHAPE, (3, 5, 4), (10, 14, 10))
     for turned in (False, True):
-        raw = own_dataset(
+        raw = write_raw_dataset(
             tmp_path / f"raw{turned}", {}, values=(1,), numTraining=6, channel_names={"0": "MR"}
         )
         for k in range(6):
@@ -537,7 +539,7 @@ def test_the_script_with_processes_of_its_own(raw):
 
 def test_pictures_of_a_case_whose_name_leads_elsewhere_are_not_drawn(tmp_path):
     raw = tmp_path / "raw"
-    own_dataset(raw, {}, values=(1, 2), channel_names={"0": "MR"})
+    write_raw_dataset(raw, {}, values=(1, 2), channel_names={"0": "MR"})
     put(raw / "image.nii.gz", noise(SHAPE, truth(1, 2)))
     put(raw / "label.nii.gz", truth(1, 2))
     entry = {"images": ["image.nii.gz"], "label": "label.nii.gz"}

@@ -22,24 +22,24 @@ from helpers import (
 )
 from torch import nn
 
+from commands.any_dataset import test_two_slices as evaluate_two_slices
 from dataloaders.augment import Augmentation, VolumeAugmentation
 from dataloaders.coarse import coarse_path
 from dataloaders.hdf5 import read_list
 from dataloaders.transforms import VolumeTransform
 from dataloaders.two_stream import Draw, TwoStreamSampler
 from dataloaders.volumes import CoarsePatches
+from datasets import kits19, la, lits
+from datasets.run_settings import make_settings
 from methods.cogrnet import CoGRNet, CoGRNetPretrain, focus_ratio
 from methods.pseudo_label import PseudoLabelSelfTrain
-from programs.generic import test_two_slices as evaluate_two_slices
-from programs.settings import make_settings
-from recipes import kits19, la, lits
 from utils.errors import Interrupted, UserError
 from utils.losses import Loss, dice_2d
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
-FACTS = {"LA": LA, "KiTS19": KITS19, "LiTS": LITS}
-PAGES = {"LA": la.TWO_SLICES, "KiTS19": kits19.TWO_SLICES, "LiTS": lits.TWO_SLICES}
+INFO = {"LA": LA, "KiTS19": KITS19, "LiTS": LITS}
+DATASETS = {"LA": la.TWO_SLICES, "KiTS19": kits19.TWO_SLICES, "LiTS": lits.TWO_SLICES}
 PASTING = la.TWO_SLICES.pasting
 TINY = {
     "labelnum": 2, "batch_size": 4, "labeled_bs": 2, "pre_iterations": 4, "max_iterations": 4, "val_every": 2, "val_stride": (32, 32, 16),
@@ -177,21 +177,21 @@ def test_halves_of_the_batch_know_their_stream():
         ] == [0, 1, 0, 1]
 
 
-def copy_case(facts, source, root, name, label):
-    path = facts.path(root, name)
+def copy_case(info, source, root, name, label):
+    path = info.path(root, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(facts.path(source, name)) as old, h5py.File(path, "w") as new:
+    with h5py.File(info.path(source, name)) as old, h5py.File(path, "w") as new:
         for key in ("image", *(["label"] if label else [])):
             new[key] = old[key][()]
     return path
 
 
-def write_coarse(facts, path, labels, indices):
+def write_coarse(info, path, labels, indices):
     """Coarse files as the register command leaves them: the label, and which slice of it is true."""
     with h5py.File(path) as file:
         image = file["image"][()]
     for plane, ((axis, _), label, index) in enumerate(
-        zip(facts.planes, labels, indices, strict=True)
+        zip(info.planes, labels, indices, strict=True)
     ):
         with h5py.File(coarse_path(path, plane), "w") as file:
             file["image"], file["label"] = image, label.astype(np.uint8)
@@ -204,39 +204,39 @@ def write_coarse(facts, path, labels, indices):
 )
 def coarse(request, la_root, kits_root, lits_root, tmp_path_factory):
     """A data set whose two labelled cases have coarse labels; no training file holds any `label`."""
-    facts = FACTS[request.param]
+    info = INFO[request.param]
     source, root = (
         {"LA": la_root, "KiTS19": kits_root, "LiTS": lits_root}[request.param],
         tmp_path_factory.mktemp("coarse"),
     )
-    names = read_list(source, facts.name, facts.train_list)
+    names = read_list(source, info.name, info.train_list)
     for kind, cases in (
-        (facts.train_list, names[:4]),
-        (facts.test_list, read_list(source, facts.name, facts.test_list)[:1]),
+        (info.train_list, names[:4]),
+        (info.test_list, read_list(source, info.name, info.test_list)[:1]),
     ):
         (root / kind).write_text("\n".join(cases) + "\n")
         for name in cases:
-            copy_case(facts, source, root, name, label=kind == facts.test_list)
+            copy_case(info, source, root, name, label=kind == info.test_list)
     for name in names[:2]:
-        with h5py.File(facts.path(source, name)) as file:
-            truth = facts.task_label(file["label"][()])
+        with h5py.File(info.path(source, name)) as file:
+            truth = info.task_label(file["label"][()])
         shape = truth.shape
-        labels = [np.roll(truth, 1, axis) for axis, _ in facts.planes]
+        labels = [np.roll(truth, 1, axis) for axis, _ in info.planes]
         write_coarse(
-            facts, facts.path(root, name), labels, [shape[axis] // 2 for axis, _ in facts.planes]
+            info, info.path(root, name), labels, [shape[axis] // 2 for axis, _ in info.planes]
         )
-    return facts, root
+    return info, root
 
 
 def data_of(coarse, labelled=2):
-    facts, root = coarse
-    names = read_list(root, facts.name, facts.train_list)
+    info, root = coarse
+    names = read_list(root, info.name, info.train_list)
     augment = Augmentation((VolumeAugmentation((32, 32, 16), 3, turn=False, centre=True).draw,))
-    return CoarsePatches(facts, root, names, labelled, (augment, augment), say=lambda message: None)
+    return CoarsePatches(info, root, names, labelled, (augment, augment), say=lambda message: None)
 
 
 def test_streams_read_their_plane_with_the_other_planes_slice(coarse):
-    facts, _ = coarse
+    info, _ = coarse
     data = data_of(coarse)
     path, _ = data.cases[0]
     stored = []
@@ -250,7 +250,7 @@ def test_streams_read_their_plane_with_the_other_planes_slice(coarse):
         place = (*[slice(None)] * axis, index)
         expected[place] = true[place]
         image, labels = data._read(0)
-        expected = expected.transpose(2, 1, 0) if facts.swapped else expected
+        expected = expected.transpose(2, 1, 0) if info.swapped else expected
         assert np.array_equal(labels[half], expected) and image.shape == (1, *expected.shape)
         item = data[Draw(0, (1,), half)]
         transform = data.augment[0].spatial[0](np.random.default_rng((1,)), image.shape[1:])
@@ -262,18 +262,18 @@ def test_streams_read_their_plane_with_the_other_planes_slice(coarse):
 
 def test_coarse_labels_are_task_labels_already(coarse):
     """An object that the file calls 2 is 1 in a coarse label, and stays so."""
-    facts, root = coarse
-    other = replace(facts, foreground=(2,), file_classes=3)
+    info, root = coarse
+    other = replace(info, foreground=(2,), file_classes=3)
     assert all(
         label.max() == 1 for half in (0, 1) for label in [data_of((other, root))._read(0)[1][half]]
     )
 
 
 def test_missing_or_foreign_coarse_labels_name_the_command(coarse):
-    facts = coarse[0]
+    info = coarse[0]
     with pytest.raises(
         UserError,
-        match=rf"px\.h5: no such coarse label; make it: python code/CoGRNet_register\.py --dataset {facts.name} .* --labelnum 3",
+        match=rf"px\.h5: no such coarse label; make it: python code/CoGRNet_register\.py --dataset {info.name} .* --labelnum 3",
     ):
         data_of(coarse, labelled=3)
     path = coarse_path(data_of(coarse).cases[1][0], 1)
@@ -286,13 +286,13 @@ def test_missing_or_foreign_coarse_labels_name_the_command(coarse):
 
 
 def train(coarse, output, *flags, **changes):
-    facts, root = coarse
-    return helpers.train(PAGES[facts.name], root, output, *flags, **{**TINY, **changes})
+    info, root = coarse
+    return helpers.train(DATASETS[info.name], root, output, *flags, **{**TINY, **changes})
 
 
 def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, capsys):
     """No training file holds a dense label, of unlabelled or of labelled cases; interrupted in both stages it ends the same."""
-    facts, root = coarse
+    info, root = coarse
     whole = train(coarse, tmp_path / "whole")
     best = "VNet_best_model.pth"
     assert set(whole) == {
@@ -302,19 +302,19 @@ def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, cap
     assert 0.6 <= ratio <= 2.2 / 3 and whole["self_train/last.pth"]["phase"]["focus_ratio"] == ratio
     history = whole["self_train/last.pth"]["progress"]["history"][-1]
     assert {
-        f"{figure}_{facts.class_names[1].replace(' ', '_')}"
+        f"{figure}_{info.class_names[1].replace(' ', '_')}"
         for figure in ("dice", "jaccard", "hd95_voxel", "asd_voxel")
     } <= set(history)
 
-    for phase, at in ((CoGRNetPretrain, 2), (CoGRNet, 1)) if facts is LA else ():
+    for phase, at in ((CoGRNetPretrain, 2), (CoGRNet, 1)) if info is LA else ():
         with signalled(monkeypatch, phase, at), pytest.raises(Interrupted):
             train(coarse, tmp_path / "stopped")
-    if facts is LA:
+    if info is LA:
         assert_same(train(coarse, tmp_path / "stopped"), whole)
 
     flags = [
         "--dataset",
-        facts.name,
+        info.name,
         "--root_path",
         root,
         "--output_root",
@@ -330,7 +330,7 @@ def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, cap
     evaluate_two_slices([str(flag) for flag in flags])
     said = capsys.readouterr().out
     assert "too good" in said and "not selected" in said and "empty predictions" in said
-    tests = tmp_path / "whole" / "CoGRNet" / f"{facts.name}_CoGRNet_2_labeled" / "test"
+    tests = tmp_path / "whole" / "CoGRNet" / f"{info.name}_CoGRNet_2_labeled" / "test"
     assert (tests / "self_train_best_test" / "summary.json").is_file()
     assert (tests / "self_train_last_test" / "metrics.csv").is_file()
 

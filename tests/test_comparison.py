@@ -16,19 +16,19 @@ import torch
 from helpers import ACDC, LA
 from scipy.stats import wilcoxon
 
-from comparison import page
-from comparison.command import compare, report
-from comparison.groups import make_groups
-from comparison.pictures import _prediction
-from comparison.results import find_result
+from commands.compare import compare, report
+from commands.test import write_prediction
 from dataloaders.cases import read_cases
-from programs.evaluation import write_prediction
+from evaluation.results import summarise, write_json, write_results
+from evaluation.scores import score_case
+from evaluation.statistics import bootstrap_interval, mean_sd, wilcoxon_p
+from reporting import html_page as page
+from reporting.case_pictures import _prediction
+from reporting.groups import make_groups
+from reporting.tested_run import find_result
 from training.checkpoint import FORMAT
-from training.results import summarise, write_json, write_results
 from utils.case import Case
 from utils.errors import UserError
-from utils.scores import score_case
-from utils.statistics import bootstrap_interval, mean_sd, wilcoxon_p
 
 SETTINGS = {"method": "bcp", "model": "unet", "labelnum": 3, "egm": "none", "patch_size": [32, 32]}
 TEST = Path("test") / "self_train_best_test"  # of a run's folder
@@ -81,7 +81,7 @@ def make_run(
     return folder
 
 
-def trained(folder, facts, stage, steps, names):
+def trained(folder, info, stage, steps, names):
     """A stage's last.pth that tells how training went."""
     keys = [f"dice_{name.replace(' ', '_')}" for name in names[1:]]
     history = [
@@ -99,7 +99,7 @@ def trained(folder, facts, stage, steps, names):
         "student": {},
         "optimizer": {},
         "settings": SETTINGS,
-        "facts": facts.plain(),
+        "facts": info.plain(),
         "stage": stage,
         "selection": "best",
     }
@@ -472,7 +472,7 @@ def test_older_files_without_honest_columns(runs, tmp_path):
 # the page
 
 
-class Page(HTMLParser):
+class DatasetSpec(HTMLParser):
     """What a page holds: its tags with their attributes."""
 
     def __init__(self, path):
@@ -488,7 +488,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages(phantom_root, la_root, tmp_path_factory):
+def all_datasets(phantom_root, la_root, tmp_path_factory):
     """A comparison in 2-D with pictures and curves, and the report of a run in 3-D."""
     tmp_path = tmp_path_factory.mktemp("pages")
     heart, atrium = read_cases(ACDC, phantom_root, "test"), read_cases(LA, la_root, "test")
@@ -515,9 +515,12 @@ def pages(phantom_root, la_root, tmp_path_factory):
     return tmp_path / "compare" / "index.html", tmp_path / "report" / "index.html"
 
 
-def test_the_page_needs_nothing_else_and_can_be_heard(pages):
-    for path, pictures, plots in ((pages[0], 2 * 4, 2 + 4 + 2), (pages[1], 2 * 2 * 3, 1 + 2)):
-        page, text = Page(path), path.read_text(encoding="utf-8")
+def test_the_page_needs_nothing_else_and_can_be_heard(all_datasets):
+    for path, pictures, plots in (
+        (all_datasets[0], 2 * 4, 2 + 4 + 2),
+        (all_datasets[1], 2 * 2 * 3, 1 + 2),
+    ):
+        page, text = DatasetSpec(path), path.read_text(encoding="utf-8")
         assert (
             not page.of("script")
             and not re.search(r"""(src|href)\s*=\s*["'](?!data:)[^"']*[:/]""", text)
@@ -546,9 +549,9 @@ def test_the_page_needs_nothing_else_and_can_be_heard(pages):
         assert path.stat().st_size < 2_000_000
 
 
-def test_colours_can_be_told_from_the_paper(pages):
+def test_colours_can_be_told_from_the_paper(all_datasets):
     """WCAG: letters at least 4.5 to 1, marks at least 3 to 1, by day and by night."""
-    themes = re.findall(r":root \{ (--paper.*?) \}", pages[0].read_text(encoding="utf-8"))
+    themes = re.findall(r":root \{ (--paper.*?) \}", all_datasets[0].read_text(encoding="utf-8"))
     assert len(themes) == 2
     for theme in themes:
         colours = {name: luminance(value) for name, value in re.findall(r"--(\w+): #(\w+);", theme)}
@@ -568,11 +571,11 @@ def luminance(value):
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed to look at the page with")
-def test_the_page_in_a_browser(pages, tmp_path):
+def test_the_page_in_a_browser(all_datasets, tmp_path):
     """At 320 px it is no wider than the screen, every picture is there, and tables scroll in their own boxes."""
     frames = "".join(
         f'<iframe width="{width}" height="800" srcdoc="{html.escape(path.read_text(encoding="utf-8"))}"></iframe>'
-        for path in pages
+        for path in all_datasets
         for width in (320, 1280)
     )
     look = """<script>onload = () => { document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {

@@ -11,13 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 from helpers import ACDC, LA
-from raw_scans import own_dataset
+from raw_scans import write_raw_dataset
 
+from commands import prepare as command
+from commands.prepare import prepare
 from dataloaders.copies import Prints, ScanCase, are_copies, find_copies
 from dataloaders.digest import image_prints, survey
 from dataloaders.fingerprint import fingerprint
-from preparation import command
-from preparation.command import prepare
 from utils.errors import UserError
 
 IMAGE = np.random.default_rng(3).integers(0, 1000, (12, 10, 8)).astype(np.int16)
@@ -155,8 +155,8 @@ def write(path, image, **attributes):
     return path
 
 
-def prints(path, facts=LA):
-    return survey(path.parent, facts, {"test": [("a", path)]})["test"][0].prints
+def prints(path, info=LA):
+    return survey(path.parent, info, {"test": [("a", path)]})["test"][0].prints
 
 
 def test_files_of_one_array_in_two_types_are_copies(tmp_path):
@@ -210,7 +210,9 @@ def in_process(monkeypatch):
 
 def own(tmp_path):
     """Three labelled cases (the last one for validation), one unlabelled and one to test, of two modalities."""
-    return own_dataset(tmp_path / "raw", {"imagesTr": 3, "imagesUn": 1, "imagesTs": 1}, (1, 5))
+    return write_raw_dataset(
+        tmp_path / "raw", {"imagesTr": 3, "imagesUn": 1, "imagesTs": 1}, (1, 5)
+    )
 
 
 def prepare_own(raw, root, *flags):

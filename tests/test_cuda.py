@@ -12,11 +12,11 @@ from test_trajectories import CASES, assert_as_published, assert_keeps_to_trajec
 
 from benchmarks.counts import runner
 from benchmarks.gpu_row import waits
+from commands import test as evaluation
+from datasets.acdc import DATASET as ACDC
+from datasets.la import DATASET as LA
 from methods.edge_guided import DualTeacher
 from networks import resize
-from programs import evaluation
-from recipes.acdc import PAGE as ACDC
-from recipes.la import PAGE as LA
 from training.accelerate import accelerated
 from training.device import place, set_deterministic
 from training.precision import Precision

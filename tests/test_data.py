@@ -277,9 +277,9 @@ def test_a_flat_la_folder_with_cogrnets_list_names(tmp_path):
     write(published, image=np.zeros((2, 2, 2)))
     (tmp_path / "train.list").write_text("c\n")
     assert LA.read_list(tmp_path, LA.train_list) == ["c"] and LA.path(tmp_path, "a") == published
-    for facts, suffix in ((KITS19, "kits"), (LITS, "lits")):
+    for info, suffix in ((KITS19, "kits"), (LITS, "lits")):
         (tmp_path / f"test_{suffix}.txt").write_text(f"{suffix}_1.h5\n")
-        assert facts.read_list(tmp_path, facts.test_list) == [f"{suffix}_1"]
+        assert info.read_list(tmp_path, info.test_list) == [f"{suffix}_1"]
 
 
 @pytest.fixture
@@ -348,12 +348,12 @@ def test_channels_come_first_from_reading_on(tmp_path):
     """An RGB slice stored channels last, and a volume of two channels: image and label are turned, flipped and stacked together."""
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 9, (20, 24, 3)).astype(np.float32)
-    facts = replace(ACDC, channels=3, channel_axis=-1, file="{}.h5", slice_file=None)
+    info = replace(ACDC, channels=3, channel_axis=-1, file="{}.h5", slice_file=None)
     write(tmp_path / "p_1.h5", image=rgb, label=(rgb[..., 1] > 4).astype(np.uint8))
-    image, label, _ = read_case(tmp_path / "p_1.h5", facts, 2)
+    image, label, _ = read_case(tmp_path / "p_1.h5", info, 2)
     assert np.array_equal(image, rgb.transpose(2, 0, 1)) and label.shape == (20, 24)
     data = Slices(
-        facts, tmp_path, ["p_1"], 1, 2 * (Augmentation((turn_or_rotate, resize((20, 20)))),)
+        info, tmp_path, ["p_1"], 1, 2 * (Augmentation((turn_or_rotate, resize((20, 20)))),)
     )
     batch = data.__getitems__([Draw(0, (seed,)) for seed in range(8)])
     assert batch["image"].shape == (8, 3, 20, 20)

@@ -31,9 +31,9 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from preparation.dicom import read_dicom, series_files, series_folders
-from preparation.scans import read_header, read_scan, sha256
-from programs.predict_input import find_inputs
+from commands.predict_input import find_inputs
+from scans.dicom import read_dicom, series_files, series_folders
+from scans.reading import read_header, read_scan, sha256
 from utils.errors import UserError
 
 VOLUME = noise((6, 5, 4))  # slices, rows, columns

@@ -16,11 +16,11 @@ import tqdm.std
 from forked import Forked
 from helpers import stages
 
+from commands import batches
+from commands.batches import loader
 from dataloaders.samples import Samples
+from datasets.acdc import DATASET
 from methods.bcp import BCPPretrain
-from programs import batches
-from programs.batches import loader
-from recipes.acdc import PAGE
 from training.batch_source import BatchSource
 from training.faults import told
 from training.log import StageLog
@@ -40,7 +40,7 @@ FOLDER = "BCP/ACDC_BCP_1_labeled"
 @pytest.fixture(scope="module")
 def expected(phantom_root, tmp_path_factory):
     """What an undisturbed run leaves."""
-    return helpers.train(PAGE, phantom_root, tmp_path_factory.mktemp("expected"), **NUMBERS)
+    return helpers.train(DATASET, phantom_root, tmp_path_factory.mktemp("expected"), **NUMBERS)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_run_whose_clock_jumps_is_the_same_run(
 
     at_step(1, leap)
     helpers.assert_same(
-        helpers.train(PAGE, phantom_root, tmp_path / "leaping", **NUMBERS), expected
+        helpers.train(DATASET, phantom_root, tmp_path / "leaping", **NUMBERS), expected
     )
 
 
@@ -128,7 +128,7 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(phantom_root, tmp_path
         UserError,
         match=r"out/BCP/ACDC_BCP_1_labeled: cannot be written \(Not a directory\); give another --exp or --output_root$",
     ):
-        helpers.train(PAGE, phantom_root, tmp_path / "out", **NUMBERS)
+        helpers.train(DATASET, phantom_root, tmp_path / "out", **NUMBERS)
 
 
 @pytest.mark.parametrize("writable", [0, 2])
@@ -144,7 +144,7 @@ def test_a_disk_that_turns_read_only_is_one_line_and_keeps_what_is_there(
     at_step(writable, lambda: monkeypatch.setattr(checkpoint.torch, "save", refuse))
     says = r"last.pth: could not be written \(Read-only file system\);.* then start the same command again$"
     with pytest.raises(UserError, match=says) as caught:
-        helpers.train(PAGE, phantom_root, tmp_path, **NUMBERS)
+        helpers.train(DATASET, phantom_root, tmp_path, **NUMBERS)
     assert ("earlier checkpoint is intact" in str(caught.value)) == (writable > 0)
     kept = stages(tmp_path)
     assert kept.keys() == (
@@ -169,7 +169,7 @@ def test_a_run_whose_folder_vanishes_ends_with_one_line_and_makes_no_second_one(
         UserError,
         match=r"pre_train: gone, moved or deleted .*; put it back and start the same command again",
     ) as caught:
-        helpers.train(PAGE, phantom_root, tmp_path, **NUMBERS)
+        helpers.train(DATASET, phantom_root, tmp_path, **NUMBERS)
     assert str(caught.value).isprintable() and not folder.exists()
     if vanish == "moved":
         (tmp_path / "elsewhere").rename(folder)
@@ -183,14 +183,14 @@ def test_a_checkpoint_deleted_during_the_run_is_missed_where_it_matters(
     """`last.pth` is written again by the next save; a best one that is never bettered is gone, and was not missed."""
     path = tmp_path / FOLDER / "pre_train" / name
     at_step(2, path.unlink)
-    found = helpers.train(PAGE, phantom_root, tmp_path, **NUMBERS)
+    found = helpers.train(DATASET, phantom_root, tmp_path, **NUMBERS)
     assert found["pre_train/last.pth"]["progress"]["step"] == 3
     progress = found["pre_train/last.pth"]["progress"]
     if name == "last.pth" or progress["best_step"] == 3:
         assert "pre_train/unet_best_model.pth" in found
         path.with_name("unet_best_model.pth").unlink()
     capsys.readouterr()
-    helpers.train(PAGE, phantom_root, tmp_path, **NUMBERS)
+    helpers.train(DATASET, phantom_root, tmp_path, **NUMBERS)
     assert (
         f"warning: {path.with_name('unet_best_model.pth')} is gone, deleted since it was written; put it back, or copy last.pth"
         in capsys.readouterr().out
@@ -202,9 +202,9 @@ def test_data_deleted_during_the_run_were_in_memory_and_are_missed_at_the_next_s
 ):
     data = shutil.copytree(phantom_root, tmp_path / "data")
     at_step(1, lambda: shutil.rmtree(data / "data"))
-    helpers.assert_same(helpers.train(PAGE, data, tmp_path / "out", **NUMBERS), expected)
+    helpers.assert_same(helpers.train(DATASET, data, tmp_path / "out", **NUMBERS), expected)
     with pytest.raises(UserError, match=r"h5: no such file, though a case list names it"):
-        helpers.train(PAGE, data, tmp_path / "out", **NUMBERS)
+        helpers.train(DATASET, data, tmp_path / "out", **NUMBERS)
 
 
 # hangs
@@ -288,7 +288,7 @@ def hung(phantom_root, tmp_path, monkeypatch):
 
         monkeypatch.setattr(Samples, "__getitems__", reads_until(2, hang))
         numbers = {**NUMBERS, "num_workers": workers, "pre_iterations": 30}
-        child = Forked(lambda: helpers.train(PAGE, phantom_root, tmp_path / "out", **numbers))
+        child = Forked(lambda: helpers.train(DATASET, phantom_root, tmp_path / "out", **numbers))
         begun.append(child)
         child.wait(lambda: marker.exists() and "pre_train 2: validation" in child.said)
         return child
@@ -338,7 +338,7 @@ def test_a_second_interrupt_ends_a_run_that_hangs_anywhere(phantom_root, tmp_pat
         deadlock()
 
     at_step(1, hang)
-    child = Forked(lambda: helpers.train(PAGE, phantom_root, tmp_path / "out", **NUMBERS))
+    child = Forked(lambda: helpers.train(DATASET, phantom_root, tmp_path / "out", **NUMBERS))
     child.wait(marker.exists)
     began = time.monotonic()
     os.kill(child.process.pid, signal.SIGINT)
@@ -356,7 +356,7 @@ def test_a_signal_during_a_step_is_obeyed_after_it(phantom_root, tmp_path, at_st
 
     at_step(1, slow)
     with pytest.raises(Interrupted, match="stopped at iteration 2 of pre_train, saved"):
-        helpers.train(PAGE, phantom_root, tmp_path, **NUMBERS)
+        helpers.train(DATASET, phantom_root, tmp_path, **NUMBERS)
 
 
 # shared memory

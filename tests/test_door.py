@@ -19,8 +19,8 @@ from helpers import LA, assert_same
 from raw_scans import ORIENTATIONS, write_scan
 
 import fewlabels
-from programs.generic import train_any
-from programs.predict import predict
+from commands.any_dataset import train_any
+from commands.predict import predict
 from training.checkpoint import load
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -73,7 +73,7 @@ def mr(shape=SHAPE, seed=0) -> np.ndarray:
 
 def checkpoint(path: Path, plan=None, patch=PATCH) -> Path:
     plan = plan or threshold.plan()
-    return threshold.checkpoint(path, threshold.facts_of(plan), patch, plan)
+    return threshold.checkpoint(path, threshold.info_of(plan), patch, plan)
 
 
 def predicted_by_script(model: Path, source: Path, output: Path, *flags: str) -> None:

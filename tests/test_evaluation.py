@@ -14,18 +14,18 @@ from reference import filled_state_dict
 from scipy import ndimage
 from started import run_script
 
-import training.evaluate
+import evaluation.validation
 from dataloaders.cases import read_cases
 from dataloaders.phantom.write import write_acdc_phantom
+from evaluation.metrics import class_overlaps
+from evaluation.results import COLUMNS, metrics_csv, summarise, table
+from evaluation.scores import score_case
+from evaluation.sliding_window import VolumePredictor
+from evaluation.validation import SlicePredictor, validate
 from networks.net_factory_ega import net_factory
 from networks.published import import_state_dict
-from training.evaluate import SlicePredictor, validate
-from training.results import COLUMNS, metrics_csv, summarise, table
-from training.sliding import VolumePredictor
 from utils.case import Case
-from utils.metrics import class_overlaps
 from utils.most_probable import most_probable
-from utils.scores import score_case
 
 SCRIPT = Path(__file__).parents[1] / "code" / "test_ACDC.py"
 NAMES = ("background", "right ventricle", "myocardium", "left ventricle")
@@ -205,15 +205,15 @@ def test_processes_share_the_cases_and_get_the_whole_result(monkeypatch, distanc
     cases, classes = several_cases()
     given = torch.nn.Identity(), lambda: False, cases, classes, NAMES, distances
     expected, parts = validate(*given), []
-    monkeypatch.setattr(training.evaluate, "world", lambda: 3)
+    monkeypatch.setattr(evaluation.validation, "world", lambda: 3)
     for number in range(3):
-        monkeypatch.setattr(training.evaluate, "rank", lambda number=number: number)
+        monkeypatch.setattr(evaluation.validation, "rank", lambda number=number: number)
         monkeypatch.setattr(
-            training.evaluate, "all_parts", lambda part: parts.append(part) or [None]
+            evaluation.validation, "all_parts", lambda part: parts.append(part) or [None]
         )
         assert validate(*given) is None  # as where another process was told to stop
     assert [len(part) for part in parts] == [2, 2, 1]
-    monkeypatch.setattr(training.evaluate, "all_parts", lambda part: parts)
+    monkeypatch.setattr(evaluation.validation, "all_parts", lambda part: parts)
     assert validate(*given) == expected
 
 

@@ -10,6 +10,13 @@ import torch
 from helpers import assert_same, narrowed, train
 from reference import fill, filled_state_dict, published_shapes
 
+from commands.export import ExportSettings, export, layout_and_prefix
+from commands.networks import build_network, load_network
+from commands.published_optimizer import published_optimizer, take_over
+from commands.test import evaluate
+from datasets import acdc as acdc_page
+from datasets import la, pancreas
+from datasets.base import DatasetSpec
 from networks import net_factory_ega, net_factory_la_ega
 from networks.published import (
     UNUSED_HEADS,
@@ -17,13 +24,6 @@ from networks.published import (
     parameter_names,
     published_state_dict,
 )
-from programs.evaluation import evaluate
-from programs.export import ExportSettings, export, layout_and_prefix
-from programs.networks import build_network, load_network
-from programs.published_optimizer import published_optimizer, take_over
-from recipes import acdc as acdc_page
-from recipes import la, pancreas
-from recipes.page import Page
 from training.checkpoint import Checkpoint, load, read
 from utils.errors import UserError
 
@@ -40,21 +40,21 @@ SHORT = {"batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations"
 VOLUMES = {**SHORT, "labelnum": 2, "patch_size": (32, 32, 16), "val_stride": (32, 32, 16)}
 RUNS = {  # page, numbers, folder of the run, where its stages' best checkpoints lie when published, in which layout
     "ACDC": (
-        acdc_page.PAGE,
+        acdc_page.DATASET,
         {**SHORT, "labelnum": 1, "patch_size": (80, 80)},
         "BCP/ACDC_BCP_1_labeled",
         ("pre_train/unet_best_model.pth", "self_train/unet_best_model.pth"),
         ("plain", ""),
     ),
     "LA": (
-        la.PAGE,
+        la.DATASET,
         VOLUMES,
         "BCP/LA_BCP_2_labeled",
         ("pre_train/VNet_best_model.pth", "self_train/VNet_best_model.pth"),
         ("plain", "module."),
     ),
     "Pancreas": (
-        pancreas.PAGE,
+        pancreas.DATASET,
         {**VOLUMES, "labelnum": 25, "unit": "iteration"},
         "cutmix",
         ("pretrain/best_ema25_pre.pth", "self_train/best_ema_25_self.pth"),
@@ -180,7 +180,7 @@ def test_momentum_that_does_not_fit_is_left_behind(damage, message):
 class Tiny(NamedTuple):
     """A tiny run of both stages with the full method; `folder` is that of the run below `output`."""
 
-    page: Page
+    dataset: DatasetSpec
     numbers: dict
     root: Path
     output: Path
@@ -197,9 +197,9 @@ def make(phantom_root, la_root, pancreas_root, tmp_path_factory):
     roots = {"ACDC": phantom_root, "LA": la_root, "Pancreas": pancreas_root}
 
     def get(name):
-        page, numbers, *rest = RUNS[name]
-        made = Tiny(page, numbers, roots[name], tmp_path_factory.mktemp(name), *rest)
-        train(page, roots[name], made.output, **numbers)
+        dataset, numbers, *rest = RUNS[name]
+        made = Tiny(dataset, numbers, roots[name], tmp_path_factory.mktemp(name), *rest)
+        train(dataset, roots[name], made.output, **numbers)
         return made
 
     return get
@@ -241,11 +241,11 @@ def test_selftraining_from_the_exported_pretraining_is_the_same_bit_for_bit(run,
         exported.keys() == {"net", "opt"}
         and len(exported["opt"]["state"]) == len(ours["optimizer"]["state"]) > 50
     )
-    train(run.page, run.root, tmp_path, "--run_mode", "selftrain", **run.numbers)
+    train(run.dataset, run.root, tmp_path, "--run_mode", "selftrain", **run.numbers)
     said = capsys.readouterr().out
     assert (
         f"starting from {path}" in said
-        and ("momentum taken over" in said) == run.page.keeps_optimizer
+        and ("momentum taken over" in said) == run.dataset.keeps_optimizer
     )
     again, before = (
         load(root / run.folder / "self_train/last.pth") for root in (tmp_path, run.output)
@@ -259,11 +259,11 @@ def test_the_exported_network_is_ours_in_the_published_layout(run, tmp_path):
     export([str(run.output / run.folder), str(out)])
     content = load(out)
     names = published_shapes(
-        {"ACDC": "unet", "LA": "vnet_la", "Pancreas": "vnet_pancreas"}[run.page.facts.name]
+        {"ACDC": "unet", "LA": "vnet_la", "Pancreas": "vnet_pancreas"}[run.dataset.info.name]
     )
     found = list(content["net"] if layout == "net" else content)
     assert widthless(found) == widthless(f"{prefix}{name}" for name in names)
-    net = build_network(run.page.facts, run.page.numbers["model"], {"egm": "published"})
+    net = build_network(run.dataset.info, run.dataset.numbers["model"], {"egm": "published"})
     load_network(net, read(out))
     assert not read(out).ours
     assert_same(dict(net.state_dict()), dict(load(run.best("self_train"))["student"]))
@@ -284,7 +284,7 @@ def test_our_test_script_finds_the_same_in_an_exported_file(acdc, tmp_path):
             "--device",
             "cpu",
         ]
-        evaluate(acdc.page, list(map(str, [*flags, "--output_dir", tmp_path / path.stem])))
+        evaluate(acdc.dataset, list(map(str, [*flags, "--output_dir", tmp_path / path.stem])))
         results.append((tmp_path / path.stem / "metrics.csv").read_text(encoding="utf-8"))
     assert results[0] == results[1]
 
@@ -429,13 +429,13 @@ def test_our_pretraining_wins_over_the_published_name(tmp_path):
         tmp_path / "pre_train/best_ema_20_pre.pth",
         tmp_path / "pretrain/best_ema20_pre.pth",
     )
-    found = [pancreas.PAGE.best(tmp_path, "pre_train", "VNet_pancreas", 20)]
+    found = [pancreas.DATASET.best(tmp_path, "pre_train", "VNet_pancreas", 20)]
     for path in (published, ours):
         path.parent.mkdir()
         path.touch()
-        found.append(pancreas.PAGE.best(tmp_path, "pre_train", "VNet_pancreas", 20))
+        found.append(pancreas.DATASET.best(tmp_path, "pre_train", "VNet_pancreas", 20))
     assert found == [ours, published, ours]
     assert (
-        pancreas.PAGE.best(tmp_path, "self_train", "VNet_pancreas", 20)
+        pancreas.DATASET.best(tmp_path, "self_train", "VNet_pancreas", 20)
         == tmp_path / "self_train/best_ema_20_self.pth"
     )

@@ -12,13 +12,13 @@ import torch
 import ua_mt
 from helpers import assert_same, signalled, together, train
 
+from commands.any_dataset import test_any as evaluate_any
+from commands.any_dataset import train_any
+from commands.test import evaluate
 from dataloaders.augment import INTENSITIES
+from datasets import acdc
 from methods.registry import METHODS
 from networks.registry import NETWORKS
-from programs.evaluation import evaluate
-from programs.generic import test_any as evaluate_any
-from programs.generic import train_any
-from recipes import acdc
 from training.checkpoint import load
 from training.loop import _StageRunner
 from utils.errors import Interrupted
@@ -27,8 +27,8 @@ from utils.schedules import SCHEDULES
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
-PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+DATASET = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", DATASET, re.DOTALL))
 SHORT = {"pre_iterations": 1, "max_iterations": 1, "val_every": 1}
 ACDC = {
     "labelnum": 1,
@@ -154,7 +154,7 @@ def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, 
     )
     numbers = {key: value for key, value in ACDC.items() if key not in ("egm", "max_iterations")}
     checkpoints = train(
-        acdc.PAGE,
+        acdc.DATASET,
         phantom_root,
         tmp_path,
         *flags,
@@ -181,7 +181,7 @@ def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, 
         model="plain",
         device="cpu",
     )
-    evaluate(acdc.PAGE, place)
+    evaluate(acdc.DATASET, place)
     assert len(list(tmp_path.rglob("metrics.csv"))) == 1
 
 
@@ -195,7 +195,7 @@ def test_two_students_train_are_stopped_resume_and_are_tested(
     numbers = {
         key: value for key, value in ACDC.items() if key not in ("max_iterations", "val_every")
     }
-    whole = train(acdc.PAGE, phantom_root, tmp_path / "whole", *flags, **numbers)
+    whole = train(acdc.DATASET, phantom_root, tmp_path / "whole", *flags, **numbers)
     last = whole["cross_train/last.pth"]
     student, other = last["student"], last["phase"]["other"]
     key = "encoder.in_conv.conv_conv.0.weight"
@@ -207,8 +207,8 @@ def test_two_students_train_are_stopped_resume_and_are_tested(
         int(other["encoder.in_conv.conv_conv.1.num_batches_tracked"]) == 2
     )  # the second one is in training mode too
     with signalled(monkeypatch, cps.CrossPseudo, 0), pytest.raises(Interrupted):
-        train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers)
-    assert_same(train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers), whole)
+        train(acdc.DATASET, phantom_root, tmp_path / "stopped", *flags, **numbers)
+    assert_same(train(acdc.DATASET, phantom_root, tmp_path / "stopped", *flags, **numbers), whole)
     place = words(
         root_path=phantom_root,
         output_root=tmp_path / "whole",
@@ -217,7 +217,7 @@ def test_two_students_train_are_stopped_resume_and_are_tested(
         stage_name="cross_train",
         device="cpu",
     )
-    evaluate(acdc.PAGE, place)
+    evaluate(acdc.DATASET, place)
     (best,) = (tmp_path / "whole").rglob("cross_train/unet_best_model.pth")
     evaluate_any(
         words(checkpoint=best, root_path=phantom_root, output_dir=tmp_path / "again", device="cpu")
@@ -236,10 +236,10 @@ def test_a_mean_teacher_with_uncertainty_is_one_file_and_resumes(
     numbers = {
         key: value for key, value in ACDC.items() if key not in ("max_iterations", "val_every")
     }
-    whole = train(acdc.PAGE, phantom_root, tmp_path / "whole", *flags, **numbers)
+    whole = train(acdc.DATASET, phantom_root, tmp_path / "whole", *flags, **numbers)
     with signalled(monkeypatch, ua_mt.UncertaintyAwareMeanTeacher, 1), pytest.raises(Interrupted):
-        train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers)
-    assert_same(train(acdc.PAGE, phantom_root, tmp_path / "stopped", *flags, **numbers), whole)
+        train(acdc.DATASET, phantom_root, tmp_path / "stopped", *flags, **numbers)
+    assert_same(train(acdc.DATASET, phantom_root, tmp_path / "stopped", *flags, **numbers), whole)
 
 
 def _learners(rank, ports, root, folder):
@@ -256,7 +256,7 @@ def _learners(rank, ports, root, folder):
     METHODS["cps"] = cps.METHOD
     os.environ["MASTER_PORT"] = str(ports[0])
     train(
-        acdc.PAGE,
+        acdc.DATASET,
         root,
         folder / "runs",
         "--method",

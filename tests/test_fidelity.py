@@ -7,8 +7,8 @@ import pytest
 
 from dataloaders.augment import turn_or_rotate
 from dataloaders.two_stream import TwoStreamSampler
+from datasets import kits19, lits
 from methods.copy_paste import CopyPaste
-from recipes import kits19, lits
 from utils.masks import START_RATIO, box_sides
 
 
@@ -89,9 +89,9 @@ def test_the_published_code_cannot_draw_a_box_for_lits():
         np.random.default_rng(0).integers(0, LA_PATCH[0] - sides[0])
 
 
-@pytest.mark.parametrize("page", [kits19.TWO_SLICES, lits.TWO_SLICES], ids=["KiTS19", "LiTS"])
-def test_our_boxes_lie_within_the_patch(page):
-    patch = page.numbers["patch_size"]
+@pytest.mark.parametrize("dataset", [kits19.TWO_SLICES, lits.TWO_SLICES], ids=["KiTS19", "LiTS"])
+def test_our_boxes_lie_within_the_patch(dataset):
+    patch = dataset.numbers["patch_size"]
     boxes = CopyPaste("fixed", 1, 1, (0,))
     for step in range(200):
         ends = np.add(boxes.corner(patch, step), boxes.sides(patch, step))

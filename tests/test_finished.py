@@ -12,13 +12,14 @@ import h5py
 import numpy as np
 import pytest
 import threshold
-from raw_scans import acdc_patient, la_scan, own_dataset, write_scan
+from raw_scans import acdc_patient, la_scan, write_raw_dataset, write_scan
 
+from commands import prepare as command
+from commands.predict import predict
+from commands.prepare import prepare
 from dataloaders.hdf5 import CONTENT, content_fault, write_hdf5
-from preparation import command, files
-from preparation.command import prepare
-from preparation.scans import read_scan
-from programs.predict import predict
+from datasets.prepare import prepared_files as files
+from scans.reading import read_scan
 from utils.errors import UserError
 
 PATIENT = "patient099"
@@ -182,7 +183,7 @@ def test_slices_of_two_preparations_are_not_taken_for_one(acdc, monkeypatch):
 
 
 def test_a_shorter_scan_leaves_no_slices_of_the_longer_one(tmp_path):
-    raw, out = own_dataset(tmp_path / "raw", {"imagesTr": 3, "imagesTs": 1}), tmp_path / "out"
+    raw, out = write_raw_dataset(tmp_path / "raw", {"imagesTr": 3, "imagesTs": 1}), tmp_path / "out"
     assert run("own", raw, out, "--dims", "2") == 0
     slices = sorted((out / "data" / "slices").glob("tr0_slice_*.h5"))
     for folder in ("imagesTr", "labelsTr"):
@@ -243,7 +244,7 @@ def test_the_hash_of_a_file_covers_names_types_shapes_and_attributes(tmp_path):
 def predicted(tmp_path):
     """A call of predict.py for two scans, already done once with probabilities, and its output folder."""
     plan = threshold.plan()
-    model = threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), (8, 8, 6), plan)
+    model = threshold.checkpoint(tmp_path / "c.pth", threshold.info_of(plan), (8, 8, 6), plan)
     for seed, name in enumerate(("a.nii.gz", "b.nrrd")):
         noise = np.random.default_rng(seed).integers(0, 500, (14, 12, 10)).astype(np.int16)
         write_scan(tmp_path / "in" / name, noise, (1, 2, 3))

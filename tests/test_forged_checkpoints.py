@@ -7,12 +7,12 @@ import torch
 from helpers import Context, assert_same
 from torch import nn
 
+from commands.networks import load_network
+from commands.run_data import RunData
+from datasets.acdc import DATASET
 from methods.edge_guided import DualTeacher
-from programs.networks import load_network
-from programs.run_data import RunData
-from recipes.acdc import PAGE
 from training.checkpoint import FORMAT, Store, load, read, save
-from training.content import check_fits
+from training.checkpoint_content import check_fits
 from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -45,7 +45,7 @@ class Made:
 
     def content(self, step):
         return {
-            "format": FORMAT, "settings": {"patch_size": [32, 32], "model": "unet"}, "facts": PAGE.facts.plain(), "selection": "best",
+            "format": FORMAT, "settings": {"patch_size": [32, 32], "model": "unet"}, "facts": DATASET.info.plain(), "selection": "best",
             "data": {}, "stage": "self_train", "losses": [], "student": self.stage.student.state_dict(), "phase": self.stage.state_dict(),
             "progress": {"step": step, "validated": step, "best_score": 0.25, "best_step": 1, "history": list(self.history)},
             "optimizer": self.optimizer.state_dict(),
@@ -268,7 +268,7 @@ def test_no_good_checkpoint_at_all_changes_nothing(made, tmp_path):
     "key, value", [("class_names", ["background", "a"]), ("axes", "xyz"), ("channels", 3)]
 )
 def test_a_checkpoint_of_other_facts_is_another_runs(made, tmp_path, key, value):
-    run = RunData(PAGE.facts.plain(), None, {}, {}, (), other=False)
+    run = RunData(DATASET.info.plain(), None, {}, {}, (), other=False)
     content = copy.deepcopy(made.contents[0])
     content["facts"][key] = value
     save(tmp_path / "last.pth", content)

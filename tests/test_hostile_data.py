@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from helpers import ACDC, LA, unfinished
 
-from comparison.command import report
+from commands.compare import report
+from commands.networks import build_network, check_patch
+from commands.test import evaluate
 from dataloaders.coarse import write_coarse
 from dataloaders.hdf5 import list_lines, numbers, opened, read_attributes, read_case, write_hdf5
-from dataloaders.phantom.files import write_case
+from dataloaders.phantom.case_files import write_case
 from dataloaders.plan import Plan
-from programs.evaluation import evaluate
-from programs.networks import build_network, check_patch
-from programs.settings import settings_from_flags
-from recipes.acdc import PAGE
-from recipes.la import PAGE as LA_PAGE
+from datasets.acdc import DATASET
+from datasets.la import DATASET as LA_PAGE
+from datasets.run_settings import settings_from_flags
 from training.distributed import check_batch
 from utils.cli import run
 from utils.errors import UserError
@@ -265,8 +265,8 @@ def test_a_list_that_is_no_file_is_no_reason_to_take_the_repositorys(tmp_path, m
 
 @pytest.mark.parametrize("exp", ["../x", "/tmp/x", "a/b", ".", "", "a\nb", "x" * 300])
 def test_exp_is_one_plain_folder(exp):
-    line(lambda: settings_from_flags(PAGE, {}, ["--exp", exp]), "--exp", "one plain name")
-    line(lambda: evaluate(PAGE, ["--exp", exp]), "--exp", "one plain name")
+    line(lambda: settings_from_flags(DATASET, {}, ["--exp", exp]), "--exp", "one plain name")
+    line(lambda: evaluate(DATASET, ["--exp", exp]), "--exp", "one plain name")
     line(lambda: report(["--exp", exp]), "--exp", "one plain name")
 
 
@@ -301,7 +301,7 @@ def test_a_plan_stays_in_its_folder():
     ],
 )
 def test_numbers_out_of_this_world(flags, says):
-    line(lambda: settings_from_flags(PAGE, {}, flags), says)
+    line(lambda: settings_from_flags(DATASET, {}, flags), says)
 
 
 def test_patches_batches_and_processes_that_no_machine_has():
@@ -311,7 +311,7 @@ def test_patches_batches_and_processes_that_no_machine_has():
         "smaller sides",
     )
     line(lambda: check_patch(build_network(LA, "VNet", {}), (10**9,) * 3), "smaller sides")
-    check_patch(build_network(LA_PAGE.facts, "VNet", {}), (112, 112, 80))
+    check_patch(build_network(LA_PAGE.info, "VNet", {}), (112, 112, 80))
     line(lambda: check_batch(2**40, 2**39), "--batch_size", "lower it")
     line(lambda: check_processes("workers", 1000), "--workers 1000", "at most")
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import stages
-from raw_scans import own_case, own_dataset
+from raw_scans import own_case, write_raw_dataset
 
-from comparison.command import report
-from preparation.command import prepare
-from programs.generic import test_any as run_test
-from programs.generic import train_any
-from programs.predict import predict
+from commands.any_dataset import test_any as run_test
+from commands.any_dataset import train_any
+from commands.compare import report
+from commands.predict import predict
+from commands.prepare import prepare
 from training.checkpoint import read
 from utils.errors import UserError
 
@@ -26,7 +26,9 @@ pytestmark = pytest.mark.usefixtures("narrow")
 @pytest.fixture(scope="module")
 def one_case(tmp_path_factory):
     """One labelled and three unlabelled cases, prepared, and the raw folder."""
-    raw = own_dataset(tmp_path_factory.mktemp("raw"), {"imagesTr": 1, "imagesUn": 3, "imagesTs": 1})
+    raw = write_raw_dataset(
+        tmp_path_factory.mktemp("raw"), {"imagesTr": 1, "imagesUn": 3, "imagesTs": 1}
+    )
     root = tmp_path_factory.mktemp("prepared")
     flags = ["--dataset", "own", "--source", str(raw), "--root_path", str(root), "--workers", "1"]
     assert prepare(flags) == 0
@@ -101,8 +103,8 @@ def test_a_report_of_the_run_shows_its_loss_and_no_validation(one_case, trained,
     flags = ["--root_path", str(one_case[1]), "--output_root", str(trained)]
     run_test([*flags, "--output_dir", str(out), "--device", "cpu"])
     report(["--run", str(out), "--output", str(tmp_path / "report"), "--no-pictures"])
-    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Training loss" in page and "Validation Dice" not in page
+    dataset = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Training loss" in dataset and "Validation Dice" not in dataset
 
 
 @pytest.mark.long
@@ -119,7 +121,7 @@ def test_a_stopped_run_without_validation_ends_as_one_in_one_go(one_case, traine
 
 
 def test_a_validation_list_is_not_read(tmp_path):
-    raw = own_dataset(tmp_path / "raw", {"imagesTr": 2, "imagesUn": 2})
+    raw = write_raw_dataset(tmp_path / "raw", {"imagesTr": 2, "imagesUn": 2})
     own_case(raw, "imagesTs", "t", (1, 5, 7), (1.2, 0.9, 1.1), (26, 24, 20), 9)
     root = tmp_path / "out"
     flags = ["--dataset", "own", "--source", str(raw), "--root_path", str(root), "--workers", "1"]

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 from helpers import ACDC, train, unfinished
 
-from comparison.command import compare
+from commands import register as registration
+from commands.check import check
+from commands.compare import compare
+from commands.evaluate import score
+from commands.export import export
+from commands.predict import predict
+from commands.prepare import prepare
+from commands.test import evaluate
 from dataloaders.digest import survey
-from dataloaders.phantom.raw import write_raw_phantom
+from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.phantom.write import write_acdc_phantom
-from preparation.checks.command import check
-from preparation.command import prepare
-from programs.evaluation import evaluate
-from programs.export import export
-from programs.predict import predict
-from programs.scoring import score
-from recipes.acdc import PAGE
-from registration import register as registration
+from datasets.acdc import DATASET
 from utils import files
 from utils.errors import UserError
 from utils.files import remove_unfinished, replacing, scratch
@@ -42,9 +42,11 @@ NUMBERS = {
 def best(phantom_root, tmp_path_factory):
     """The checkpoint of a run that has been tested."""
     output = tmp_path_factory.mktemp("run")
-    train(PAGE, phantom_root, output, **NUMBERS)
+    train(DATASET, phantom_root, output, **NUMBERS)
     best = output / "BCP" / "ACDC_supervised_1_labeled" / "supervised" / "unet_best_model.pth"
-    evaluate(PAGE, ["--root_path", str(phantom_root), "--checkpoint", str(best), "--device", "cpu"])
+    evaluate(
+        DATASET, ["--root_path", str(phantom_root), "--checkpoint", str(best), "--device", "cpu"]
+    )
     return best
 
 
@@ -88,7 +90,7 @@ def programs(best, raw, phantom_root, la_root, tmp_path, monkeypatch):
     preparing = ["--dataset", "own", "--source", str(raw), "--dims", "2", "--workers", "1"]
     return {
         "phantom": (lambda: write_acdc_phantom(out, 1, 1, 1, 48), out),
-        "test": (lambda: evaluate(PAGE, ["--root_path", str(phantom_root), "--checkpoint", str(best), "--output_dir", str(out)]), out),
+        "test": (lambda: evaluate(DATASET, ["--root_path", str(phantom_root), "--checkpoint", str(best), "--output_dir", str(out)]), out),
         "export": (lambda: export([str(best), str(out / "x.pth")]), out),
         "page": (lambda: compare([str(best.parent), "--output", str(out)]), out),
         "scores": (lambda: score([*labels, "--output", str(out)]), out),

@@ -12,9 +12,9 @@ import pytest
 import torch
 from helpers import assert_same, stages, together
 
+from datasets.acdc import DATASET
 from methods.bcp import BCPPretrain
 from methods.edge_guided import DualTeacher
-from recipes.acdc import PAGE
 from training.faults import Watch, told
 from training.log import hours
 from training.pace import Pace, reason, told_again
@@ -101,14 +101,14 @@ def test_a_file_that_vanishes_while_a_worker_reads_it_is_one_line(la_root, tmp_p
         "egm": "none", "patch_size": (32, 16, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2,
         "val_every": 2, "val_stride": (32, 16, 16), "labelnum": 2, "cache": "none", "num_workers": 1, "run_mode": "pretrain",
     }  # fmt: skip
-    path = la.PAGE.facts.path(root, (root / "train.list").read_text().split()[0])
+    path = la.DATASET.info.path(root, (root / "train.list").read_text().split()[0])
     begin = BCPPretrain.begin
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BCPPretrain, "begin", lambda phase: (path.unlink(), begin(phase))[1])
         with pytest.raises(
             UserError, match=r"mri_norm2.h5: no such file, though a case list names it$"
         ) as caught:
-            helpers.train(la.PAGE, root, tmp_path / "out", **numbers)
+            helpers.train(la.DATASET, root, tmp_path / "out", **numbers)
     assert (
         caught.traceback and not multiprocessing.active_children()
     )  # else Python would wait for the worker for ever
@@ -196,7 +196,7 @@ def stop_at(phase, step, what):
 def train_at(port, root, output):
     """Meet at a port of its own: the earlier call's may still be open, and be taken for this one's."""
     os.environ["MASTER_PORT"] = str(port)
-    helpers.train(PAGE, root, output, **NUMBERS)
+    helpers.train(DATASET, root, output, **NUMBERS)
 
 
 def _interrupted(rank, ports, root, output):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from preparation.scans import Scan, read_scan
+from scans.reading import Scan, read_scan
 from utils.errors import UserError
 
 ARRAY = np.random.default_rng(0).integers(-900, 900, (5, 6, 7)).astype(np.int16)

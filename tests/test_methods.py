@@ -7,12 +7,12 @@ import torch
 from helpers import LOSS_2D, Context, Recorder, step_loss, step_scalars
 from torch import nn
 
+from datasets import pancreas
 from methods.bcp import BCPPretrain, BCPSelfTrain
 from methods.copy_paste import CopyPaste, paste
 from methods.edge_guided import DualTeacher, RefreshRule
 from methods.supervised import Supervised
 from networks.net_factory_ega import net_factory
-from recipes import pancreas
 from utils.pseudo_label import class_pseudo_label
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -229,7 +229,7 @@ def test_pictures_show_the_last_mixed_image():
 def test_crossed_halves_of_the_pancreas_step():
     """Unlabelled a outside with labelled b inside, then labelled a outside with unlabelled b inside."""
     student, data = Recorder(), batch(4)
-    pasting = dataclasses.replace(pancreas.PAGE.pasting, pseudo_label=class_pseudo_label)
+    pasting = dataclasses.replace(pancreas.DATASET.pasting, pseudo_label=class_pseudo_label)
     settings = {"mask": "dynamic", "teachers": "ema"}
     phase = DualTeacher(Context(student, LOSS_2D, pasting, "parameters", settings=settings))
     step_loss(phase, data, 2)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from medpy.metric import binary
 
-from utils.metrics import (
+from evaluation.metrics import (
     MaskMetrics,
     image_diagonal,
     mask_metrics,

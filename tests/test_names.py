@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from comparison.results import read_result
 from dataloaders.hdf5 import list_line, list_lines, read_list
 from dataloaders.plan import read_plan
-from programs.scoring_classes import read_classes
-from training.results import summarise, write_results
+from evaluation.class_values import read_classes
+from evaluation.results import summarise, write_results
+from evaluation.scores import score_case
+from reporting.tested_run import read_result
 from utils.case import Case
 from utils.errors import UserError
 from utils.json_file import read_json
 from utils.names import case_name_fault, csv_cell, csv_text, folded, nearest, printable
-from utils.scores import score_case
 
 REPOSITORY = Path(__file__).parents[1]
 GOOD = ("a", "a,1", "b.h5", "c#1", "a_slice_3", "-x", "=1+1", "ü", "a b", "a.h5,b", "com", "{}")

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from preparation.scans import Scan, read_header, read_scan
+from scans.reading import Scan, read_header, read_scan
 from utils.errors import UserError
 
 ARRAY = np.random.default_rng(0).integers(0, 200, (5, 6, 7)).astype(np.int16)

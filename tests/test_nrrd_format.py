@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from preparation.geometry import Geometry
-from preparation.nrrd_format import write_nrrd
-from preparation.scans import Scan, read_scan
+from scans.geometry import Geometry
+from scans.nrrd_format import write_nrrd
+from scans.reading import Scan, read_scan
 from utils.errors import UserError
 
 ARRAY = np.random.default_rng(0).integers(-900, 900, (5, 6, 7)).astype(np.int16)

@@ -11,8 +11,8 @@ import helpers
 import pytest
 from helpers import unfinished
 
-from programs.run_folder import claimed, move_aside
-from recipes.acdc import PAGE
+from commands.run_folder import claimed, move_aside
+from datasets.acdc import DATASET
 from utils import lock
 from utils.errors import UserError
 from utils.flock import Answer
@@ -68,7 +68,7 @@ def test_the_second_writer_is_told_who_holds_the_run(phantom_root, tmp_path, hol
             UserError,
             match=rf"process {process.pid} on .* is writing to it; wait until it has ended, or give another --exp",
         ):
-            helpers.train(PAGE, phantom_root, tmp_path / "out", *flags, **NUMBERS)
+            helpers.train(DATASET, phantom_root, tmp_path / "out", *flags, **NUMBERS)
     assert {path.name for path in folder.iterdir()} == {lock.NAME, HOLDER}
 
 
@@ -79,7 +79,7 @@ def test_a_killed_writer_holds_nothing(phantom_root, tmp_path, holding):
     (folder / ".7-mine.txt").write_text("mine")
     process.kill()
     process.wait()
-    assert helpers.train(PAGE, phantom_root, tmp_path / "out", **NUMBERS)
+    assert helpers.train(DATASET, phantom_root, tmp_path / "out", **NUMBERS)
     assert (
         not list(folder.rglob(".unfinished*"))
         and (folder / ".7-mine.txt").read_text() == "mine"

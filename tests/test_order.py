@@ -6,11 +6,11 @@ import torch
 from helpers import Context
 from torch import nn
 
+from commands.train import best_decimals
+from datasets.registry import all_datasets
 from methods.base import Validation
 from methods.copy_paste import CopyPaste
 from methods.edge_guided import DualTeacher, RefreshRule
-from programs.training import best_decimals
-from recipes.registry import pages
 from training.checkpoint import load
 from training.log import RunLog
 from training.loop import Run, StageSetup, run_stages
@@ -200,13 +200,13 @@ def test_a_resumed_stage_compares_with_the_rounded_best_too(tmp_path):
 @pytest.mark.parametrize(
     "dataset, kind, method, decimals",
     [
-        ("LA", "PAGE", "edge_guided", 4),
-        ("LA", "PAGE", "bcp", 4),
-        ("LA", "PAGE", "mean_teacher", None),
-        ("ACDC", "PAGE", "edge_guided", None),
-        ("ACDC", "PAGE", "bcp", None),
-        ("Pancreas", "PAGE", "edge_guided", None),
-        ("Pancreas", "PAGE", "bcp", None),
+        ("LA", "DATASET", "edge_guided", 4),
+        ("LA", "DATASET", "bcp", 4),
+        ("LA", "DATASET", "mean_teacher", None),
+        ("ACDC", "DATASET", "edge_guided", None),
+        ("ACDC", "DATASET", "bcp", None),
+        ("Pancreas", "DATASET", "edge_guided", None),
+        ("Pancreas", "DATASET", "bcp", None),
         ("LA", "TWO_SLICES", "cogrnet", 4),
         ("KiTS19", "TWO_SLICES", "cogrnet", 4),
         ("LiTS", "TWO_SLICES", "cogrnet", 4),
@@ -215,5 +215,5 @@ def test_a_resumed_stage_compares_with_the_rounded_best_too(tmp_path):
 def test_the_best_score_is_rounded_where_the_published_code_rounds_it(
     dataset, kind, method, decimals
 ):
-    page = pages(kind)[dataset]
-    assert best_decimals(page, method) == decimals
+    spec = all_datasets(kind)[dataset]
+    assert best_decimals(spec, method) == decimals

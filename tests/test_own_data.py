@@ -8,14 +8,24 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from raw_scans import ORIENTATIONS, blob, body, noise, own_case, own_dataset, series, write_scan
+from raw_scans import (
+    ORIENTATIONS,
+    blob,
+    body,
+    noise,
+    own_case,
+    series,
+    write_raw_dataset,
+    write_scan,
+)
 
+from commands import prepare as command
+from commands.prepare import prepare
 from dataloaders.plan import Normalisation, Plan, read_plan
 from dataloaders.splits import case_of, listed_path
-from preparation import command, own
-from preparation.command import prepare
-from preparation.scans import read_scan
-from recipes.own import own_page
+from datasets.own import own_dataset
+from datasets.prepare import own_scans as own
+from scans.reading import read_scan
 from utils.errors import UserError
 
 CASES = {"imagesTr": 3, "imagesUn": 2, "imagesTs": 1}
@@ -47,7 +57,7 @@ def lines(path: Path) -> list[str]:
 
 
 def test_volumes(tmp_path, capsys):
-    raw, out = own_dataset(tmp_path / "raw", CASES), tmp_path / "out"
+    raw, out = write_raw_dataset(tmp_path / "raw", CASES), tmp_path / "out"
     assert run(raw, out) == 0
     plan = read_plan(out)
     assert (plan.dims, plan.axes, plan.orientation) == (
@@ -94,7 +104,7 @@ def test_volumes(tmp_path, capsys):
 
 
 def test_slices_of_thick_scans_keep_their_distance(tmp_path):
-    raw, out = own_dataset(tmp_path / "raw", CASES, spacing=(0.8, 0.8, 5)), tmp_path / "out"
+    raw, out = write_raw_dataset(tmp_path / "raw", CASES, spacing=(0.8, 0.8, 5)), tmp_path / "out"
     own_case(raw, "imagesUn", "coarse", (), (1.6, 0.8, 4), (14, 24, 12))  # other pixels and slices
     assert run(raw, out) == 0
     plan = read_plan(out)
@@ -129,13 +139,15 @@ def test_slices_of_thick_scans_keep_their_distance(tmp_path):
 
 
 def test_dims_can_be_chosen_and_few_slices_make_two(tmp_path):
-    raw = own_dataset(tmp_path / "raw", {"imagesTr": 2}, spacing=(0.8, 0.8, 5))
+    raw = write_raw_dataset(tmp_path / "raw", {"imagesTr": 2}, spacing=(0.8, 0.8, 5))
     assert run(raw, tmp_path / "volumes", "--dims", 3) == 0
     plan = read_plan(tmp_path / "volumes")
     assert (plan.dims, plan.axes, plan.spacing_mm) == (3, "xyz", (0.8, 0.8, None)) and plan.why[
         "dims"
     ] == "--dims"
-    flat = own_dataset(tmp_path / "flat", {"imagesTr": 2}, spacing=(1, 1, 2), shape=(26, 24, 13))
+    flat = write_raw_dataset(
+        tmp_path / "flat", {"imagesTr": 2}, spacing=(1, 1, 2), shape=(26, 24, 13)
+    )
     assert run(flat, tmp_path / "slices") == 0
     assert (
         read_plan(tmp_path / "slices").dims == 2
@@ -147,7 +159,10 @@ def test_dims_can_be_chosen_and_few_slices_make_two(tmp_path):
 def test_every_orientation_becomes_the_same_array(tmp_path, letters):
     """One body, stored in five ways: all give the array that RAS gives, and the same place in the world."""
     shape, spacing = np.array((26, 24, 20)), np.array((1.2, 0.9, 1.1))
-    raw, out = own_dataset(tmp_path / "raw", {"imagesTr": 2}, shape=tuple(shape)), tmp_path / "out"
+    raw, out = (
+        write_raw_dataset(tmp_path / "raw", {"imagesTr": 2}, shape=tuple(shape)),
+        tmp_path / "out",
+    )
     files = ("imagesTr/tr0_0000.nii.gz", "imagesTr/tr0_0001.nii.gz", "labelsTr/tr0.nii.gz")
     source = [read_scan(raw / file) for file in files]
     direction = np.array(ORIENTATIONS[letters], float)
@@ -174,7 +189,7 @@ def test_every_orientation_becomes_the_same_array(tmp_path, letters):
 
 
 def test_scans_are_brought_to_the_median_spacing(tmp_path):
-    raw = own_dataset(tmp_path / "raw", {"imagesTr": 3})
+    raw = write_raw_dataset(tmp_path / "raw", {"imagesTr": 3})
     shape, spacing = (60, 48, 40), (0.7, 0.5, 0.6)
     truth = blob(shape, (12, 10, 8), (45, 37, 31), 5)
     for k in (0, 1):
@@ -205,7 +220,7 @@ def test_scans_are_brought_to_the_median_spacing(tmp_path):
 
 def test_ct_is_normalised_by_the_labelled_foreground(tmp_path):
     raw, shape = tmp_path / "raw", (30, 28, 24)
-    own_dataset(
+    write_raw_dataset(
         raw,
         {},
         channel_names={"0": "CT"},
@@ -243,7 +258,7 @@ def test_ct_is_normalised_by_the_labelled_foreground(tmp_path):
 
 
 def test_labels_of_unlabelled_cases_are_never_looked_for(tmp_path, monkeypatch):
-    raw = own_dataset(tmp_path / "raw", CASES)
+    raw = write_raw_dataset(tmp_path / "raw", CASES)
     for folder in (
         "labelsUn",
         "labelsTr",
@@ -260,7 +275,7 @@ def test_labels_of_unlabelled_cases_are_never_looked_for(tmp_path, monkeypatch):
 
 
 def test_a_plan_stays_while_cases_are_added_and_is_made_anew_on_request(tmp_path, capsys):
-    raw, out = own_dataset(tmp_path / "raw", {"imagesTr": 2}), tmp_path / "out"
+    raw, out = write_raw_dataset(tmp_path / "raw", {"imagesTr": 2}), tmp_path / "out"
     assert run(raw, out) == 0
     before = (out / "plan.json").read_bytes()
     for number in range(5):
@@ -283,11 +298,11 @@ def test_a_root_that_cannot_be_written_is_told_before_the_scans_are_read(tmp_pat
         UserError,
         match=r"out: cannot be written \(Not a directory\); name another place with --root_path",
     ):
-        run(own_dataset(tmp_path / "raw", CASES), tmp_path / "out")
+        run(write_raw_dataset(tmp_path / "raw", CASES), tmp_path / "out")
 
 
 def test_explicit_paths(tmp_path):
-    raw = own_dataset(tmp_path / "raw", {})
+    raw = write_raw_dataset(tmp_path / "raw", {})
     own_case(raw / "there", "imagesTr", "a", (1, 5, 7), (1, 1, 1), (26, 24, 20))
     files = {
         "images": ["there/imagesTr/a_0000.nii.gz", "there/imagesTr/a_0001.nii.gz"],
@@ -310,7 +325,7 @@ def test_a_case_of_explicit_paths_may_be_a_dicom_series(tmp_path, channel):
         "numTraining": 1,
         "dataset": {"a": {"images": ["study"], "label": truth.name}},
     }
-    own_dataset(raw, {}, values=(1,), **about)
+    write_raw_dataset(raw, {}, values=(1,), **about)
     assert run(raw, tmp_path / "out") == 0
     image, label, attributes = read(tmp_path / "out" / "data" / "a.h5")
     assert (
@@ -348,21 +363,21 @@ ODD_NAMES = ("a,1", "b.h5", "c_slice_0", "c_slice_1", "#d", "=e")
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_every_name_that_is_prepared_is_found_again_by_training(tmp_path, dims):
-    raw, out = own_dataset(tmp_path / "raw", {}, numTraining=len(ODD_NAMES)), tmp_path / "out"
+    raw, out = write_raw_dataset(tmp_path / "raw", {}, numTraining=len(ODD_NAMES)), tmp_path / "out"
     for seed, name in enumerate(ODD_NAMES):
         own_case(raw, "imagesTr", name, (1, 5, 7), (1, 1, 1), (26, 24, 20), seed)
     assert run(raw, out, "--dims", dims) == 0
-    page = own_page(read_plan(out), out)
-    names, labelled = page.cases(out, page.facts, len(ODD_NAMES) - 1)
-    paths = [listed_path(out, page.facts, "labelled", name) for name in names[:labelled]]
+    dataset = own_dataset(read_plan(out), out)
+    names, labelled = dataset.cases(out, dataset.info, len(ODD_NAMES) - 1)
+    paths = [listed_path(out, dataset.info, "labelled", name) for name in names[:labelled]]
     assert len(paths) == (len(ODD_NAMES) - 1) * (20 if dims == 2 else 1)
     assert all(path.is_file() for path in paths)
-    cases = {case_of(page.facts, "labelled", name) for name in names}
-    assert cases | set(page.facts.held_out(out, "val")) == set(ODD_NAMES)
+    cases = {case_of(dataset.info, "labelled", name) for name in names}
+    assert cases | set(dataset.info.held_out(out, "val")) == set(ODD_NAMES)
 
 
 def test_a_case_name_that_leads_elsewhere_is_not_prepared_and_the_others_are(tmp_path, capsys):
-    raw, out = own_dataset(tmp_path / "raw", {}), tmp_path / "deep" / "out"
+    raw, out = write_raw_dataset(tmp_path / "raw", {}), tmp_path / "deep" / "out"
     names = ("good1", "good2", "../../escaped", str(tmp_path / "absolute"), "sub/case")
     content = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     cases = {}
@@ -381,7 +396,7 @@ def test_a_case_name_that_leads_elsewhere_is_not_prepared_and_the_others_are(tmp
 
 
 def test_a_name_cannot_steer_the_terminal(tmp_path, capsys):
-    raw = own_dataset(tmp_path / "raw", {"imagesTr": 2}, numTraining=3)
+    raw = write_raw_dataset(tmp_path / "raw", {"imagesTr": 2}, numTraining=3)
     own_case(raw, "imagesTr", "x\x1b[2J", (1, 5, 7), (1, 1, 1), (26, 24, 20))
     assert run(raw, tmp_path / "out") == 2
     said = capsys.readouterr()

@@ -7,19 +7,19 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
-from raw_scans import own_case, own_dataset, write_scan
+from raw_scans import own_case, write_raw_dataset, write_scan
 
+from commands.any_dataset import test_any as run_test
+from commands.any_dataset import test_two_slices as run_test_two_slices
+from commands.any_dataset import train_any, train_two_slices
+from commands.predict import predict
+from commands.prepare import prepare
+from commands.register import register
 from dataloaders.coarse import Annotation, read_annotation, training_label
 from dataloaders.plan import read_plan
-from preparation.command import prepare
-from preparation.drawn import drawn_slices, only_slice
-from preparation.scans import read_scan
-from programs.generic import test_any as run_test
-from programs.generic import test_two_slices as run_test_two_slices
-from programs.generic import train_any, train_two_slices
-from programs.predict import predict
-from recipes.own import own_two_slices
-from registration.register import register
+from datasets.own import own_two_slices
+from datasets.prepare.drawn import drawn_slices, only_slice
+from scans.reading import read_scan
 from training.checkpoint import load
 from utils.errors import UserError
 
@@ -49,7 +49,7 @@ RUN = [
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    return own_dataset(tmp_path_factory.mktemp("own") / "raw", CASES, VALUES)
+    return write_raw_dataset(tmp_path_factory.mktemp("own") / "raw", CASES, VALUES)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_two_slices_are_told_from_whole_labels():
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory):
     """A case of two drawn slices, whose spacing is not the median, three whole ones, the last for validation; one test case."""
-    root = own_dataset(
+    root = write_raw_dataset(
         tmp_path_factory.mktemp("sparse") / "raw", {"imagesTr": 4, "imagesTs": 1}, (2,), (1, 1, 1)
     )
     own_case(root, "imagesTr", "tr0", (2,), (1, 0.5, 1), (26, 40, 20))
@@ -255,14 +255,14 @@ def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys)
     rest = label.copy()
     rest[19], rest[:, :, 8] = 0, 0
     assert not rest.any() and label[19].any() and label[:, :, 8].any()
-    facts = own_two_slices(read_plan(root), root).facts
-    first, second = read_annotation(root / "data" / "tr0.h5", facts)
+    info = own_two_slices(read_plan(root), root).info
+    first, second = read_annotation(root / "data" / "tr0.h5", info)
     assert (first.axis, first.index, second.axis, second.index) == (2, 8, 0, 19)
     with pytest.raises(
         UserError,
         match="only the slices 8 along axis 2 and 19 along axis 0 are drawn; omit --planes",
     ):
-        read_annotation(root / "data" / "tr0.h5", facts, ("middle", "middle"))
+        read_annotation(root / "data" / "tr0.h5", info, ("middle", "middle"))
 
     # no dense label: neither is it learnt as one nor compared with
     flags = ["--root_path", str(root), "--output_root", str(tmp_path / "runs")]

@@ -10,10 +10,10 @@ import pytest
 from forked import Forked
 from helpers import stages
 
-from comparison.command import report
+from commands.compare import report
+from commands.test import evaluate
+from datasets.acdc import DATASET
 from methods.supervised import Supervised
-from programs.evaluation import evaluate
-from recipes.acdc import PAGE
 
 pytestmark = [
     pytest.mark.usefixtures("narrow"),
@@ -42,7 +42,7 @@ def done(work):
 
 
 def train(folder):
-    helpers.train(PAGE, folder / "data", folder / "out", **NUMBERS)
+    helpers.train(DATASET, folder / "data", folder / "out", **NUMBERS)
 
 
 def test_a_run_is_stopped_resumed_tested_and_reported_below_such_a_folder(folder):
@@ -63,7 +63,7 @@ def test_a_run_is_stopped_resumed_tested_and_reported_below_such_a_folder(folder
     assert found["supervised/last.pth"]["progress"]["step"] == 3
     where = ["--output_root", str(folder / "out"), "--exp", "supervised", "--labelnum", "1"]
     tested = ["--root_path", str(folder / "data"), "--stage_name", "supervised", "--device", "cpu"]
-    done(lambda: evaluate(PAGE, [*where, *tested]))
+    done(lambda: evaluate(DATASET, [*where, *tested]))
     done(lambda: report([*where, "--output", str(folder / "page")]))
     run = folder / "out" / "BCP" / "ACDC_supervised_1_labeled"
     assert "M\\udcfcller" in (run / "train.log").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as components
 from started import run_script
 
+from commands.check import check
 from dataloaders.phantom.heart import (
     DIASTOLE,
     LEFT,
@@ -20,22 +21,19 @@ from dataloaders.phantom.heart import (
     draw_patient,
     render,
 )
+from dataloaders.phantom.organ_volumes import write_volume_phantom
 from dataloaders.phantom.organs import RECIPES, draw_case
-from dataloaders.phantom.raw import write_raw_phantom
-from dataloaders.phantom.volumes import write_volume_phantom
+from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.phantom.write import write_acdc_phantom, write_phantom
-from preparation.checks.command import check
-from preparation.nnunet import read_dataset
+from datasets.prepare.nnunet import read_dataset
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "code" / "make_phantom.py"
 TINY = {"train": 2, "val": 1, "test": 1, "size": 64, "slices": (5, 6)}
-FACTS = {facts.name: facts for facts in (ACDC, LA, PANCREAS, KITS19, LITS)}
+INFO = {info.name: info for info in (ACDC, LA, PANCREAS, KITS19, LITS)}
 SMALL = {"train": 2, "test": 1, "size": (32, 32, 32)}
 ROOTS = {"LA": "la_root", "Pancreas": "pancreas_root", "KiTS19": "kits_root", "LiTS": "lits_root"}
-VOLUMES = pytest.mark.parametrize(
-    "facts", [LA, PANCREAS, KITS19, LITS], ids=lambda facts: facts.name
-)
+VOLUMES = pytest.mark.parametrize("info", [LA, PANCREAS, KITS19, LITS], ids=lambda info: info.name)
 
 
 @pytest.fixture(scope="module")
@@ -189,32 +187,32 @@ def test_script_writes_and_names_the_next_command(tmp_path):
 
 
 @pytest.fixture
-def root(facts, request) -> Path:
+def root(info, request) -> Path:
     """The small phantom of the data set `facts`."""
-    return request.getfixturevalue(ROOTS[facts.name])
+    return request.getfixturevalue(ROOTS[info.name])
 
 
-def cases(facts, root: Path) -> list[tuple[np.ndarray, np.ndarray, dict]]:
+def cases(info, root: Path) -> list[tuple[np.ndarray, np.ndarray, dict]]:
     return [read(path) for path in sorted(root.rglob("*.h5"))]
 
 
 @VOLUMES
-def test_volumes_hold_what_the_layout_says(facts, root):
-    for image, label, attributes in cases(facts, root):
+def test_volumes_hold_what_the_layout_says(info, root):
+    for image, label, attributes in cases(info, root):
         assert image.dtype == np.float32 and label.dtype == np.uint8 and image.shape == label.shape
-        assert set(np.unique(label)) <= set(range(facts.label_values)) and np.isfinite(image).all()
+        assert set(np.unique(label)) <= set(range(info.label_values)) and np.isfinite(image).all()
         spacing = attributes["spacing_mm"]
         assert spacing.shape == (3,) and spacing.dtype == np.float64 and (spacing > 0).all()
-        if facts is LA:
+        if info is LA:
             assert abs(image.mean()) < 1e-4 and abs(image.std() - 1) < 1e-4
             assert image.shape[2] == 24 and all(37 <= side <= 43 for side in image.shape[:2])
         else:
             assert (image.min(), image.max()) == (0, 1)
-            assert image.shape == ((40, 40, 40) if facts is PANCREAS else (24, 48, 48))
+            assert image.shape == ((40, 40, 40) if info is PANCREAS else (24, 48, 48))
             # thick slices come first in the files of KiTS19 and LiTS
-            assert facts is PANCREAS or spacing[0] > max(spacing[1:])
-    lesions = [(label == 2).any() for _, label, _ in cases(facts, root)]
-    assert facts.label_values == 2 or 0 < sum(lesions) < len(lesions)
+            assert info is PANCREAS or spacing[0] > max(spacing[1:])
+    lesions = [(label == 2).any() for _, label, _ in cases(info, root)]
+    assert info.label_values == 2 or 0 < sum(lesions) < len(lesions)
 
 
 def test_volume_lists_name_exactly_the_files(la_root, pancreas_root, kits_root, lits_root):
@@ -237,7 +235,7 @@ def test_volume_lists_name_exactly_the_files(la_root, pancreas_root, kits_root, 
             "test.txt": ["volume-7", "volume-8"],
         },
     }
-    for facts, (root, lists) in zip((LA, PANCREAS, KITS19, LITS), expected.items(), strict=True):
+    for info, (root, lists) in zip((LA, PANCREAS, KITS19, LITS), expected.items(), strict=True):
         found = {
             path.name: path.read_text(encoding="utf-8").splitlines()
             for path in root.iterdir()
@@ -245,25 +243,25 @@ def test_volume_lists_name_exactly_the_files(la_root, pancreas_root, kits_root, 
         }
         assert found == lists
         assert set(root.rglob("*.h5")) == {
-            facts.path(root, name) for names in lists.values() for name in names
+            info.path(root, name) for names in lists.values() for name in names
         }
-        assert {facts.train_list, facts.test_list} <= set(lists)
+        assert {info.train_list, info.test_list} <= set(lists)
 
 
 @VOLUMES
-def test_organ_is_one_piece_of_plausible_size_that_grey_values_do_not_tell(facts, root):
+def test_organ_is_one_piece_of_plausible_size_that_grey_values_do_not_tell(info, root):
     least, most = {
         "LA": (0.04, 0.1),
         "Pancreas": (0.01, 0.04),
         "KiTS19": (0.01, 0.03),
         "LiTS": (0.05, 0.13),
-    }[facts.name]
-    for image, label, _ in cases(facts, root):
+    }[info.name]
+    for image, label, _ in cases(info, root):
         organ = label > 0
         assert least < organ.mean() < most
         pieces, count = components(organ)
-        assert count == (2 if facts is KITS19 else 1)
-        assert facts is not KITS19 or np.bincount(pieces.ravel())[1:].min() > 0.25 * organ.sum()
+        assert count == (2 if info is KITS19 else 1)
+        assert info is not KITS19 or np.bincount(pieces.ravel())[1:].min() > 0.25 * organ.sum()
         above = [image > t for t in np.quantile(image, np.linspace(0.02, 0.99, 40))]
         assert (
             max(2 * (bright & organ).sum() / (bright.sum() + organ.sum()) for bright in above)
@@ -274,10 +272,10 @@ def test_organ_is_one_piece_of_plausible_size_that_grey_values_do_not_tell(facts
 
 
 @VOLUMES
-def test_organ_crosses_the_annotated_planes_and_changes_little_from_slice_to_slice(facts, root):
-    for _, label, _ in cases(facts, root):
-        organ = facts.task_label(label)
-        for axis, published in facts.planes:
+def test_organ_crosses_the_annotated_planes_and_changes_little_from_slice_to_slice(info, root):
+    for _, label, _ in cases(info, root):
+        organ = info.task_label(label)
+        for axis, published in info.planes:
             along = np.moveaxis(organ, axis, 0).astype(bool)
             middle = len(along) // 2
             assert along[middle].any() and (
@@ -298,10 +296,10 @@ def test_published_slice_of_the_atrium_is_on_it_at_the_default_size():
 
 
 @VOLUMES
-def test_same_seed_same_volumes_and_more_cases_change_nothing(facts, tmp_path):
-    write_volume_phantom(facts, tmp_path / "one", **SMALL)
-    write_volume_phantom(facts, tmp_path / "more", **{**SMALL, "test": 2})
-    write_volume_phantom(facts, tmp_path / "other", **SMALL, seed=1)
+def test_same_seed_same_volumes_and_more_cases_change_nothing(info, tmp_path):
+    write_volume_phantom(info, tmp_path / "one", **SMALL)
+    write_volume_phantom(info, tmp_path / "more", **{**SMALL, "test": 2})
+    write_volume_phantom(info, tmp_path / "other", **SMALL, seed=1)
     paths = list((tmp_path / "one").rglob("*.h5"))
     assert len(paths) == 3
     for path in paths:
@@ -318,23 +316,23 @@ def test_same_seed_same_volumes_and_more_cases_change_nothing(facts, tmp_path):
         for path in (tmp_path / "one").iterdir()
         if path.is_file() and path.suffix != ".h5"
     }
-    write_volume_phantom(facts, tmp_path / "one", **SMALL)
+    write_volume_phantom(info, tmp_path / "one", **SMALL)
     assert stamps == {path: path.read_text(encoding="utf-8") for path in stamps}
     with pytest.raises(UserError, match=r"phantom\.json"):
-        write_volume_phantom(facts, tmp_path / "one", **SMALL, seed=2)
+        write_volume_phantom(info, tmp_path / "one", **SMALL, seed=2)
 
 
 @VOLUMES
-def test_volumes_of_others_are_left_alone(facts, tmp_path):
-    theirs = facts.path(tmp_path, "theirs")
+def test_volumes_of_others_are_left_alone(info, tmp_path):
+    theirs = info.path(tmp_path, "theirs")
     theirs.parent.mkdir(parents=True, exist_ok=True)
     theirs.write_text("")
     with pytest.raises(UserError, match="data that is not a phantom"):
-        write_volume_phantom(facts, tmp_path, **SMALL)
+        write_volume_phantom(info, tmp_path, **SMALL)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--root"):
-        write_volume_phantom(facts, tmp_path / "file", **SMALL)
+        write_volume_phantom(info, tmp_path / "file", **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +353,7 @@ def test_volumes_of_others_are_left_alone(facts, tmp_path):
 )
 def test_flags_that_do_not_fit_the_data_set_are_refused(tmp_path, dataset, options, says):
     with pytest.raises(UserError, match=says):
-        write_phantom(FACTS[dataset], tmp_path / "new", **options)
+        write_phantom(INFO[dataset], tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
 
 
@@ -411,14 +409,14 @@ def test_script_writes_volumes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "facts, size, frames",
+    "info, size, frames",
     [pytest.param(ACDC, (48,), 2, marks=pytest.mark.long), (LA, (32, 24, 16), 1)],
     ids=["hearts", "atria"],
 )
-def test_raw_scans_are_those_of_the_public_layout_in_nnunets(tmp_path, facts, size, frames):
+def test_raw_scans_are_those_of_the_public_layout_in_nnunets(tmp_path, info, size, frames):
     """Patients 1 and 2 are labelled, 3 and 4 are not, 5 validates, 6 is the test; found good by nnU-Net's rules and ours."""
     counts = {"train": 4, "val": 1, "test": 1, "labelled": 2, "size": size}
-    write_raw_phantom(facts, tmp_path / "raw", **counts)
+    write_raw_phantom(info, tmp_path / "raw", **counts)
     found = {
         folder.name: len(list(folder.iterdir()))
         for folder in (tmp_path / "raw").iterdir()
@@ -445,7 +443,7 @@ def test_raw_scans_are_those_of_the_public_layout_in_nnunets(tmp_path, facts, si
     assert nibabel.aff2axcodes(scan.affine) == ("L", "P", "S") and np.allclose(
         scan.affine, label.affine
     )
-    if facts is ACDC:
+    if info is ACDC:
         patient = draw_patient(np.random.default_rng([1337, 6]), *size)
         image, truth = render(patient, DIASTOLE)
         assert np.array_equal(np.asarray(label.dataobj), truth.T) and np.allclose(
@@ -453,21 +451,21 @@ def test_raw_scans_are_those_of_the_public_layout_in_nnunets(tmp_path, facts, si
         )
         assert np.abs(np.asarray(scan.dataobj) - 1000 * image.T).max() <= 0.5 + 1e-3
     before = {path: path.read_bytes() for path in (tmp_path / "raw").rglob("*.nii.gz")}
-    write_raw_phantom(facts, tmp_path / "raw", **counts)
+    write_raw_phantom(info, tmp_path / "raw", **counts)
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
 @pytest.mark.parametrize(
-    "facts, flags, message",
+    "info, flags, message",
     [
         (LITS, {}, "--raw: there are raw phantoms of ACDC and LA, not of LiTS"),
         (ACDC, {"labelled": 5}, "--labelled must be from 1 to 4, not 5"),
         (LA, {"size": (48,)}, "--size: LA takes 3 numbers, not 1"),
     ],
 )
-def test_raw_scans_that_cannot_be(tmp_path, facts, flags, message):
+def test_raw_scans_that_cannot_be(tmp_path, info, flags, message):
     with pytest.raises(UserError, match=message):
         write_raw_phantom(
-            facts, tmp_path / "raw", **{"train": 4, "val": 1, "test": 1, "labelled": 2, **flags}
+            info, tmp_path / "raw", **{"train": 4, "val": 1, "test": 1, "labelled": 2, **flags}
         )
     assert not (tmp_path / "raw").exists()

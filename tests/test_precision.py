@@ -18,7 +18,7 @@ from methods.edge_guided import DualTeacher
 from networks.egm_3d import Folded
 from networks.net_factory_la_ega import net_factory
 from training.checkpoint import load
-from training.content import check_whole
+from training.checkpoint_content import check_whole
 from training.device import autocast_type, memory_format
 from training.log import RunLog
 from training.loop import Run, StageSetup, run_stages

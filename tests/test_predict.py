@@ -13,18 +13,18 @@ from raw_scans import ORIENTATIONS, write_scan
 from scipy.ndimage import map_coordinates
 from scipy.special import expit
 
+from commands.predict import predict
+from commands.predict_back import way_back
+from commands.prepare import published_preparation
 from dataloaders.cases import turned
+from datasets.prepare.own_scans import OwnPreparation
+from datasets.prepare.prepared_files import RawCase
+from datasets.registry import all_datasets
+from evaluation.sliding_window import VolumePredictor
+from evaluation.validation import SlicePredictor
 from networks.registry import build
-from preparation.command import published_preparation
-from preparation.files import RawCase
-from preparation.geometry import to_canonical
-from preparation.own import OwnPreparation
-from preparation.scans import read_scan
-from programs.predict import predict
-from programs.predict_back import way_back
-from recipes.registry import pages
-from training.evaluate import SlicePredictor
-from training.sliding import VolumePredictor
+from scans.geometry import to_canonical
+from scans.reading import read_scan
 
 CPU = torch.device("cpu")
 SHAPE = (21, 18, 15)
@@ -55,7 +55,7 @@ def run(checkpoint, source: Path, output: Path, *flags) -> int:
 
 def own(path: Path, plan=None, patch=PATCH, **other) -> Path:
     plan = plan or threshold.plan()
-    return threshold.checkpoint(path, threshold.facts_of(plan), patch, plan, **other)
+    return threshold.checkpoint(path, threshold.info_of(plan), patch, plan, **other)
 
 
 def mr(shape=SHAPE, seed=0) -> np.ndarray:
@@ -159,8 +159,8 @@ def test_probabilities_go_back_linearly(tmp_path, dataset, variant, size, spacin
         else published_preparation(dataset, "none", variant, size)
     )
     (output,) = preparation.prepare(RawCase("scan", (scan,), part="predict"), lambda line: None)
-    facts = threshold.facts_of(plan) if dataset == "own" else pages()[dataset].facts
-    shape = turned(facts, output.image).shape
+    info = threshold.info_of(plan) if dataset == "own" else all_datasets()[dataset].info
+    shape = turned(info, output.image).shape
     probability = np.random.default_rng(1).random((2, *shape), dtype=np.float32)
     back = way_back(shape, output.attributes, 3, None)
     found = np.zeros((2, *back.shape), np.float32)
@@ -308,15 +308,15 @@ def test_a_box_stands_in_for_the_published_crop(tmp_path, capsys):
     assert "not inside" in (error := capsys.readouterr().err) and "21 x 18 x 15 voxels" in error
 
 
-@pytest.mark.parametrize("dataset, facts", [("Pancreas", PANCREAS), ("KiTS19", KITS19)])
-def test_boxes_of_resampled_scans(tmp_path, dataset, facts):
+@pytest.mark.parametrize("dataset, info", [("Pancreas", PANCREAS), ("KiTS19", KITS19)])
+def test_boxes_of_resampled_scans(tmp_path, dataset, info):
     """A bright block in the box is found where it is, one outside is not looked at."""
     array = np.full((60, 50, 40), 40, np.int16)
     array[20:32, 10:30, 12:26] = 200
     array[45:55, 40:48, 30:38] = 200
     scan = write_scan(tmp_path / "scan.nii.gz", array, (0.8, 0.8, 1.5))
     level = 0.5 if dataset == "Pancreas" else 1.0  # 0..1 over the scan; z-scored
-    model = threshold.checkpoint(tmp_path / "c.pth", facts, (32, 32, 32), level=level)
+    model = threshold.checkpoint(tmp_path / "c.pth", info, (32, 32, 32), level=level)
     size = ["--size", 80, 60, 40] if dataset == "KiTS19" else []
     assert run(model, scan, tmp_path / "out", "--box", 10, 44, 2, 39, 6, 36, *size) == 0
     found = array_of(tmp_path / "out" / "scan.nii.gz")

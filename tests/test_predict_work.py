@@ -14,14 +14,14 @@ from damage import CRASHES
 from helpers import LA, unfinished
 from raw_scans import ORIENTATIONS, write_scan
 
-from dataloaders.facts import DatasetFacts
-from preparation.geometry import Geometry
-from preparation.scans import read_scan
-from programs import predict as program
-from programs.predict import predict
-from programs.predict_memory import Header, needed_bytes, prepared_shape
-from programs.predict_model import read_model
-from programs.predict_settings import PredictSettings
+from commands import predict as program
+from commands.predict import predict
+from commands.predict_memory import Header, needed_bytes, prepared_shape
+from commands.predict_model import read_model
+from commands.predict_settings import PredictSettings
+from dataloaders.dataset_info import DatasetInfo
+from scans.geometry import Geometry
+from scans.reading import read_scan
 from training.memory import forward_bytes
 from utils.errors import UserError
 
@@ -36,7 +36,7 @@ def registered(monkeypatch):
 @pytest.fixture
 def model(tmp_path) -> Path:
     plan = threshold.plan()
-    return threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), PATCH, plan)
+    return threshold.checkpoint(tmp_path / "c.pth", threshold.info_of(plan), PATCH, plan)
 
 
 def run(checkpoint, source: Path, output: Path, *flags) -> int:
@@ -141,7 +141,7 @@ def test_a_nifti_file_named_like_another_format_keeps_its_place(tmp_path, model)
 
 def test_a_2d_nifti_is_predicted_in_two_dimensions(tmp_path):
     plan = threshold.plan(2)
-    model = threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), SHAPE[1::-1], plan)
+    model = threshold.checkpoint(tmp_path / "c.pth", threshold.info_of(plan), SHAPE[1::-1], plan)
     array = np.random.default_rng(0).integers(0, 500, SHAPE[:2]).astype(np.int16)
     (tmp_path / "in").mkdir()
     nibabel.save(nibabel.Nifti1Image(array, np.diag([-1, -1, 3, 1])), tmp_path / "in" / "a.nii.gz")
@@ -214,7 +214,7 @@ def test_pictures(tmp_path, colours):
     """A network for slices takes PNG; class k + 1 where the k-th colour, z-scored, is the largest above 0."""
     values = (0, 40, 80, 120)[: colours + 1]
     plan = threshold.plan(2, channels=("R", "G", "B")[:colours], values=values)
-    model = threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), (20, 30), plan)
+    model = threshold.checkpoint(tmp_path / "c.pth", threshold.info_of(plan), (20, 30), plan)
     picture = np.random.default_rng(0).integers(0, 255, (20, 30, colours)).astype(np.uint8)
     (tmp_path / "in").mkdir()
     sitk.WriteImage(
@@ -236,7 +236,7 @@ def test_pictures(tmp_path, colours):
 
 def test_a_picture_whose_name_is_not_utf8_is_predicted(tmp_path):
     plan = threshold.plan(2)
-    model = threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), (20, 30), plan)
+    model = threshold.checkpoint(tmp_path / "c.pth", threshold.info_of(plan), (20, 30), plan)
     picture = np.random.default_rng(0).integers(0, 255, (20, 30)).astype(np.uint8)
     (tmp_path / "in").mkdir()
     sitk.WriteImage(sitk.GetImageFromArray(picture), str(tmp_path / "in" / "p.png"))
@@ -251,10 +251,10 @@ def test_a_picture_whose_name_is_not_utf8_is_predicted(tmp_path):
 
 def test_pictures_for_a_page_of_ones_own(tmp_path):
     """Their values are as they are; raw scans of such data cannot be prepared."""
-    facts = DatasetFacts(
+    info = DatasetInfo(
         name="Polyps", class_names=("a", "b"), dims=2, file="{}.h5", train_list="t", test_list="t"
     )
-    model = threshold.checkpoint(tmp_path / "c.pth", facts, (8, 8), level=99.5)
+    model = threshold.checkpoint(tmp_path / "c.pth", info, (8, 8), level=99.5)
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
     (tmp_path / "in").mkdir()
     sitk.WriteImage(sitk.GetImageFromArray(picture), str(tmp_path / "in" / "p.png"))
@@ -354,7 +354,7 @@ def test_predictions_of_another_network_or_scan_are_not_touched(tmp_path, model,
     before = (out / "a.nii.gz").read_bytes()
     plan = threshold.plan()
     other = threshold.checkpoint(
-        tmp_path / "other.pth", threshold.facts_of(plan), PATCH, plan, level=0.3
+        tmp_path / "other.pth", threshold.info_of(plan), PATCH, plan, level=0.3
     )
     with pytest.raises(
         UserError,
@@ -383,7 +383,7 @@ def test_predictions_of_another_network_or_scan_are_not_touched(tmp_path, model,
 
 def model_of(tmp_path, spacing, classes=3, patch=(112, 112, 80), dims=3):
     plan = threshold.plan(dims, spacing=spacing, values=tuple(range(classes)))
-    path = threshold.checkpoint(tmp_path / "large.pth", threshold.facts_of(plan), patch, plan)
+    path = threshold.checkpoint(tmp_path / "large.pth", threshold.info_of(plan), patch, plan)
     return read_model(
         PredictSettings(checkpoint=(path,), input=tmp_path, output=tmp_path / "out"),
         torch.device("cpu"),
@@ -482,7 +482,7 @@ def test_mistakes_are_named_in_one_line_and_nothing_is_written(
     Path("notes.txt").write_text("no scan")
     torch.save(threshold.Threshold3(1, 2).state_dict(), "plain.pth")
     plan = threshold.plan(spacing=(1.0, 1.0, 1.0))
-    threshold.checkpoint(Path("two.pth"), threshold.facts_of(plan), PATCH, plan)
+    threshold.checkpoint(Path("two.pth"), threshold.info_of(plan), PATCH, plan)
     content = torch.load("c.pth", weights_only=True)
     torch.save({**content, "plan": {"version": 9}}, "broken.pth")
     given = {"--checkpoint": ["c.pth"], "--input": ["in"], "--output": ["out"]}

@@ -15,17 +15,17 @@ from raw_scans import ORIENTATIONS, acdc_patient, blob, body, la_scan, noise, wr
 from scipy.ndimage import binary_dilation, binary_fill_holes, map_coordinates
 from scipy.ndimage import label as label_pieces
 
+from commands import prepare as command
+from commands.prepare import prepare, published_preparation
 from dataloaders.cases import read_cases
-from preparation import command
-from preparation.abdomen import body_mask
-from preparation.command import prepare, published_preparation
-from preparation.la import margins
-from preparation.pancreas import coranet_range
-from recipes.registry import pages
+from datasets.la import margins
+from datasets.pancreas import coranet_range
+from datasets.prepare.abdomen import body_mask
+from datasets.registry import all_datasets
 from utils.errors import UserError
 from utils.workers import worker_pool
 
-ACDC, KITS19, LA, LITS = (pages()[name].facts for name in ("ACDC", "KiTS19", "LA", "LiTS"))
+ACDC, KITS19, LA, LITS = (all_datasets()[name].info for name in ("ACDC", "KiTS19", "LA", "LiTS"))
 
 KNOWN = (
     "06SR5RBREL16DQ6M8LWS",
@@ -283,8 +283,8 @@ def test_the_two_pancreas_preparations_do_not_mix(tmp_path):
 # --- KiTS19 and LiTS
 
 
-@pytest.mark.parametrize("dataset, facts", [("KiTS19", KITS19), ("LiTS", LITS)])
-def test_kits19_and_lits(tmp_path, dataset, facts):
+@pytest.mark.parametrize("dataset, info", [("KiTS19", KITS19), ("LiTS", LITS)])
+def test_kits19_and_lits(tmp_path, dataset, info):
     kits = dataset == "KiTS19"
     shape, (low, width) = (96, 90, 40), ((-160, 400) if kits else (-100, 300))
     label = blob(shape, (30, 32, 15), (50, 48, 24)) + blob(shape, (34, 36, 18), (40, 40, 20))
@@ -308,7 +308,7 @@ def test_kits19_and_lits(tmp_path, dataset, facts):
             direction=ORIENTATIONS["IPL" if kits else "LPS"],
         )
     assert run(dataset, tmp_path / "raw", tmp_path / "out", "--size", 48, 40, 32) == 0
-    stored, truth, attributes = read(facts.path(tmp_path / "out", name))
+    stored, truth, attributes = read(info.path(tmp_path / "out", name))
     slices, marked = image.transpose(2, 1, 0), label.transpose(2, 1, 0)
     window = ((slices - low) / width).clip(0, 1)
     masks = np.array([body_mask(plane) for plane in window])

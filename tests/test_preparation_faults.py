@@ -11,12 +11,21 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from raw_scans import acdc_patient, blob, la_scan, noise, own_case, own_dataset, series, write_scan
+from raw_scans import (
+    acdc_patient,
+    blob,
+    la_scan,
+    noise,
+    own_case,
+    series,
+    write_raw_dataset,
+    write_scan,
+)
 
-from preparation import command
-from preparation.command import prepare
-from preparation.scans import read_scan
-from recipes.la import FACTS as LA
+from commands import prepare as command
+from commands.prepare import prepare
+from datasets.la import INFO as LA
+from scans.reading import read_scan
 from utils.errors import UserError
 
 GOOD, BAD = "06SR5RBREL16DQ6M8LWS", "0RZDK210BSMWAA6467LU"
@@ -252,7 +261,7 @@ def test_a_place_that_cannot_be_written(la, tmp_path):
 
 @pytest.fixture(scope="module")
 def _own(tmp_path_factory):
-    return own_dataset(
+    return write_raw_dataset(
         tmp_path_factory.mktemp("own") / "raw", {"imagesTr": 3, "imagesUn": 1, "imagesTs": 1}
     )
 

@@ -14,15 +14,15 @@ from helpers import assert_same
 from test_precision import Steep, scaled_steps
 from torch import nn
 
+from commands.networks import share_batch_norm
+from commands.run_data import run_data
+from commands.run_folder import claimed
+from datasets.acdc import DATASET
+from evaluation.validation import validate
 from networks.norm import BatchNorm3d, normalise_over_processes
 from networks.registry import build
-from programs.networks import share_batch_norm
-from programs.run_data import run_data
-from programs.run_folder import claimed
-from recipes.acdc import PAGE
 from training.accelerate import check_accelerate
 from training.distributed import average_gradients
-from training.evaluate import validate
 from utils.case import Case
 from utils.ema import Ema
 from utils.errors import UserError
@@ -147,7 +147,7 @@ def test_where_another_process_overflowed_nobody_steps():
 
 
 def test_who_cannot_be_normalised_over_processes_is_told(monkeypatch):
-    monkeypatch.setattr("programs.networks.world", lambda: 2)
+    monkeypatch.setattr("commands.networks.world", lambda: 2)
     with pytest.raises(
         UserError,
         match="--sync_batch_norm: --model mine: BatchNorm3d normalises over its own process only",
@@ -216,7 +216,7 @@ def claimed_elsewhere(rank, folder):
 
 
 def test_machines_that_share_no_disk_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("programs.run_folder.PATIENCE", 0.2)
+    monkeypatch.setattr("commands.run_folder.PATIENCE", 0.2)
     said = together(claimed_elsewhere, tmp_path)
     assert (
         all("give an --output_root that all machines share" in line for line in said)
@@ -224,18 +224,18 @@ def test_machines_that_share_no_disk_are_told(tmp_path, monkeypatch):
     )
 
 
-def listed(rank, root, page, lists):
+def listed(rank, root, dataset, lists):
     try:
-        run_data(root, page, [], {"test": lists[rank]}, [], False, print)
+        run_data(root, dataset, [], {"test": lists[rank]}, [], False, print)
     except UserError as error:
         return str(error)
     return ""
 
 
 def test_machines_with_other_lists_are_told(phantom_root):
-    names = PAGE.facts.read_list(phantom_root, "test.list")
+    names = DATASET.info.read_list(phantom_root, "test.list")
     assert all(
         "not all processes read the same lists" in line
-        for line in together(listed, phantom_root, PAGE, (names, names[:-1]))
+        for line in together(listed, phantom_root, DATASET, (names, names[:-1]))
     )
-    assert together(listed, phantom_root, PAGE, (names, names)) == ["", ""]
+    assert together(listed, phantom_root, DATASET, (names, names)) == ["", ""]

@@ -14,9 +14,9 @@ import pytest
 import torch
 from reference import filled_state_dict
 
-from programs.published_flags import training_rules, translated
-from programs.settings import settings_from_flags
-from recipes import la
+from commands.published_flags import training_rules, translated
+from datasets import la
+from datasets.run_settings import settings_from_flags
 from training.checkpoint import load
 from utils.components import largest_component_per_class
 from utils.errors import UserError
@@ -47,9 +47,9 @@ TRAINED = {"ACDC": ACDC3, "LA": LA4, "pancreas": PANCREAS, "CoGRNet": COGRNET}
 def settings(script: str, line: str):
     """What a training script would run with, given the words of `line`."""
     own = runpy.run_path(str(CODE / script))
-    page = own.get("PAGE", la.TWO_SLICES)  # the script of CoGRNet finds its page by --dataset
+    dataset = own.get("DATASET", la.TWO_SLICES)  # the script of CoGRNet finds its page by --dataset
     return settings_from_flags(
-        page, own.get("NUMBERS", {}), translated(training_rules(page.commands), line.split())
+        dataset, own.get("NUMBERS", {}), translated(training_rules(dataset.commands), line.split())
     )
 
 
@@ -299,7 +299,7 @@ def test_wrong_flags_end_a_script_with_status_2(script, words, named, typed):
         ("test.py", "", "code/test_CoGRNet.py"),
         ("test.py", "--exp CoGRNet --model VNet --split test", "code/test_CoGRNet.py"),
         ("utils/registration", "", "code/CoGRNet_register.py"),
-        ("utils/registration.py", "", "code/CoGRNet_register.py"),
+        ("registration/propagation.py", "", "code/CoGRNet_register.py"),
     ],
 )
 def test_commands_of_cogrnet_are_answered_with_ours(script, words, ours, typed):

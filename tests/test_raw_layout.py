@@ -8,8 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from preparation.command import prepare
-from preparation.nnunet import RawDataset, read_dataset
+from commands.prepare import prepare
+from datasets.prepare.nnunet import RawDataset, read_dataset
 from utils.errors import UserError
 
 

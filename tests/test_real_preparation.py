@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import threshold
 
+from commands.check import check
+from commands.predict import predict
+from commands.prepare import prepare
 from dataloaders.splits import listed_path
-from preparation.checks.command import check
-from preparation.command import prepare
-from preparation.flips import spreads
-from preparation.geometry import lay_onto
-from preparation.scans import read_scan
-from programs.predict import predict
-from recipes.registry import pages
+from datasets.prepare.flips import spreads
+from datasets.registry import all_datasets
+from scans.geometry import lay_onto
+from scans.reading import read_scan
 from tests.raw_again import write_acdc, write_la
 
-ACDC, LA = (pages()[name].facts for name in ("ACDC", "LA"))
+ACDC, LA = (all_datasets()[name].info for name in ("ACDC", "LA"))
 
 pytestmark = pytest.mark.real_data
 
@@ -227,7 +227,7 @@ def test_real_headers_come_back_on_their_own_grid(tmp_path, monkeypatch, path, l
         pytest.skip(f"{path} is not at hand")
     threshold.register(monkeypatch)
     plan = threshold.plan()
-    model = threshold.checkpoint(tmp_path / "c.pth", threshold.facts_of(plan), (64, 64, 32), plan)
+    model = threshold.checkpoint(tmp_path / "c.pth", threshold.info_of(plan), (64, 64, 32), plan)
     source = tmp_path.joinpath("in", source.name) if source.is_dir() else source
     if source.parent == tmp_path / "in":
         source.parent.mkdir()
@@ -263,21 +263,25 @@ def test_real_headers_come_back_on_their_own_grid(tmp_path, monkeypatch, path, l
 @pytest.mark.parametrize("name", ["ACDC", "LA"])
 def test_real_data_are_found_good(tmp_path, name):
     """All cases at hand; where only some are, the lists name these."""
-    facts, source, root = pages()[name].facts, Path(os.environ[f"{name}_ROOT"]), tmp_path / "data"
+    info, source, root = (
+        all_datasets()[name].info,
+        Path(os.environ[f"{name}_ROOT"]),
+        tmp_path / "data",
+    )
     root.mkdir()
     for path in source.iterdir():
         if path.is_dir():
             (root / path.name).symlink_to(path)
     for split, file in {
-        "train": facts.train_list,
-        "val": facts.list_name("val"),
-        "test": facts.test_list,
+        "train": info.train_list,
+        "val": info.list_name("val"),
+        "test": info.test_list,
     }.items():
         if (source / file).is_file():
             names = [
                 case
-                for case in facts.read_list(source, file)
-                if listed_path(source, facts, split, case).is_file()
+                for case in info.read_list(source, file)
+                if listed_path(source, info, split, case).is_file()
             ]
             (root / file).write_text("".join(f"{case}\n" for case in names), encoding="utf-8")
     assert check(["--root_path", str(root), "--dataset", name, "--output", str(tmp_path)]) == 0

@@ -11,14 +11,14 @@ import torch
 from helpers import narrowed, train
 from reference import filled_state_dict
 
+from commands.test import evaluate
 from dataloaders.cases import read_cases
+from datasets import acdc, la, pancreas
+from datasets.run_settings import settings_from_flags
+from evaluation.sliding_window import VolumePredictor
 from networks.net_factory_la_ega import net_factory
 from networks.published import import_state_dict
-from programs.evaluation import evaluate
-from programs.settings import settings_from_flags
-from recipes import acdc, la, pancreas
 from training.checkpoint import load
-from training.sliding import VolumePredictor
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = sorted([*REPOSITORY.glob("code/*_train.py"), *REPOSITORY.glob("pancreas/*_train.py")])
@@ -51,19 +51,19 @@ LONG = ("LA_labelnum8_train", "pancreas_labelnum20_train")
 )
 def test_two_iterations_of_every_recipe(script, phantom_root, la_root, pancreas_root, tmp_path):
     script = runpy.run_path(str(script))
-    page, numbers = script.get("PAGE", la.TWO_SLICES), script.get("NUMBERS", {})
-    root = {"ACDC": phantom_root, "LA": la_root, "Pancreas": pancreas_root}[page.facts.name]
+    dataset, numbers = script.get("DATASET", la.TWO_SLICES), script.get("NUMBERS", {})
+    root = {"ACDC": phantom_root, "LA": la_root, "Pancreas": pancreas_root}[dataset.info.name]
     small = {**SMALL, "labelnum": 2, "patch_size": (80, 80)}
-    if page.facts.dims == 3:
+    if dataset.info.dims == 3:
         small |= {"patch_size": (32, 16, 16), "val_stride": (32, 32, 16)}
-    if page is pancreas.PAGE:
+    if dataset is pancreas.DATASET:
         small |= {"labelnum": 25, "pre_iterations": 1, "max_iterations": 1, "val_every": 1}
     with narrowed():
         train(
-            page,
+            dataset,
             root,
             tmp_path,
-            *(["--labels", "dense"] if page is la.TWO_SLICES else []),
+            *(["--labels", "dense"] if dataset is la.TWO_SLICES else []),
             **{**numbers, **small},
         )
     last = load(next(tmp_path.rglob("self_train/last.pth")))
@@ -75,29 +75,29 @@ BCP = {"egm": "none", "mask": "fixed", "ema_decay": 0.99}
 
 
 @pytest.mark.parametrize(
-    "script, page, own, bcp",
+    "script, dataset, own, bcp",
     [
         (
             "code/ACDC_labelnum3_train.py",
-            acdc.PAGE,
+            acdc.DATASET,
             {"dice_background": "unmasked", "ema_decay": 0.89},
             {"dice_background": "masked"},
         ),
         (
             "code/ACDC_labelnum7_train.py",
-            acdc.PAGE,
+            acdc.DATASET,
             {"dice_background": "unmasked", "ema_decay": 0.95},
             {"dice_background": "masked"},
         ),
         (
             "code/LA_labelnum8_train.py",
-            la.PAGE,
+            la.DATASET,
             {"pre_weight_decay": 1e-3, "lr_drop_every": 5000},
             {"pre_weight_decay": 1e-4, "lr_drop_every": 2500},
         ),
         (
             "pancreas/pancreas_labelnum20_train.py",
-            pancreas.PAGE,
+            pancreas.DATASET,
             {
                 "losses": (("dice", 0.42), ("ce", 0.58)),
                 "pre_losses": (("dice", 0.55), ("ce", 0.45)),
@@ -111,11 +111,11 @@ BCP = {"egm": "none", "mask": "fixed", "ema_decay": 0.99}
         ),
     ],
 )
-def test_bcp_comes_with_its_own_numbers_and_flags_override_them(script, page, own, bcp):
+def test_bcp_comes_with_its_own_numbers_and_flags_override_them(script, dataset, own, bcp):
     numbers = runpy.run_path(str(REPOSITORY / script))["NUMBERS"]
 
     def values(names, *argv):
-        settings = settings_from_flags(page, numbers, argv)
+        settings = settings_from_flags(dataset, numbers, argv)
         return {name: getattr(settings, name) for name in names}
 
     assert values(own) == own and values({**BCP, **bcp}, "--method", "bcp") == {**BCP, **bcp}
@@ -134,13 +134,13 @@ LA_PLACE, PANCREAS_PLACE = (
 
 
 @pytest.mark.parametrize(
-    "page, network, keys, place, wrap",
+    "dataset, network, keys, place, wrap",
     [
-        (la.PAGE, "VNet", "vnet_la", LA_PLACE, "module"),
-        (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas", PANCREAS_PLACE, "net"),
-        (pancreas.PAGE, "VNet_pancreas", "vnet_pancreas_bcp", PANCREAS_PLACE, "plain"),
+        (la.DATASET, "VNet", "vnet_la", LA_PLACE, "module"),
+        (pancreas.DATASET, "VNet_pancreas", "vnet_pancreas", PANCREAS_PLACE, "net"),
+        (pancreas.DATASET, "VNet_pancreas", "vnet_pancreas_bcp", PANCREAS_PLACE, "plain"),
         pytest.param(
-            pancreas.PAGE,
+            pancreas.DATASET,
             "VNet_pancreas",
             "vnet_pancreas_bcp",
             PANCREAS_PLACE,
@@ -148,7 +148,7 @@ LA_PLACE, PANCREAS_PLACE = (
             marks=pytest.mark.long,
         ),
         (
-            pancreas.PAGE,
+            pancreas.DATASET,
             "VNet_pancreas",
             "vnet_pancreas",
             "cutmix/pretrain/best_ema20_pre.pth",
@@ -157,18 +157,18 @@ LA_PLACE, PANCREAS_PLACE = (
     ],
 )
 def test_published_checkpoints_at_their_places(
-    page, network, keys, place, wrap, la_root, pancreas_root, tmp_path
+    dataset, network, keys, place, wrap, la_root, pancreas_root, tmp_path
 ):
     """A file as published, `module.` prefixes and unused heads in it, gives the published network's predictions; its keys tell whether
     it has edge-guided modules."""
-    root, weights = la_root if page is la.PAGE else pancreas_root, filled_state_dict(keys)
+    root, weights = la_root if dataset is la.DATASET else pancreas_root, filled_state_dict(keys)
     module = {f"module.{key}": value for key, value in weights.items()}
     (tmp_path / place).parent.mkdir(parents=True)
     torch.save({"plain": weights, "module": module, "net": {"net": module}}[wrap], tmp_path / place)
     patch, stride = (32, 32, 16), (32, 32, 16)
     flags = ["--patch_size", *map(str, patch), "--stride", *map(str, stride), "--device", "cpu"]
     flags += ["--stage_name", "pre_train"] if "pretrain" in place else []
-    evaluate(page, flags, root_path=root, output_root=tmp_path)
+    evaluate(dataset, flags, root_path=root, output_root=tmp_path)
     (folder,) = tmp_path.rglob("test/*_best_test")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert (
@@ -177,8 +177,10 @@ def test_published_checkpoints_at_their_places(
     )
     net = net_factory(network, egm="none" if keys.endswith("bcp") else "published").eval()
     import_state_dict(net, weights)
-    predict = VolumePredictor(patch, stride, torch.device("cpu"), 26 if page is la.PAGE else None)
-    for case in read_cases(page.facts, root, "test"):
+    predict = VolumePredictor(
+        patch, stride, torch.device("cpu"), 26 if dataset is la.DATASET else None
+    )
+    for case in read_cases(dataset.info, root, "test"):
         file = nibabel.load(folder / f"{case.name}_pred.nii.gz")
         assert (
             np.mean(np.asarray(file.dataobj) != predict(net, case.image)) < 1e-3

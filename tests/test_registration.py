@@ -14,17 +14,17 @@ from forked import Forked
 from helpers import KITS19, LA, LITS
 from scipy.ndimage import gaussian_filter
 
+from commands import register as program
+from commands.register import register
 from dataloaders.coarse import Annotation, coarse_path, read_annotation, read_coarse, training_label
-from registration import register as program
-from registration import report
+from registration import label_report as report
+from registration import propagation as registration
+from registration.label_report import COLUMNS, TRUTH_COLUMNS
 from registration.labels import AnnotatedCase, assemble, directions, early_end_warnings, extent_row
-from registration.register import register
-from registration.report import COLUMNS, TRUTH_COLUMNS
+from registration.propagation import carry, fuse, open_close, scale_255, signed_distance, slice_map
 from registration.settings import RegistrationSettings
-from utils import registration
 from utils.cli import parse
 from utils.errors import UserError
-from utils.registration import carry, fuse, open_close, scale_255, signed_distance, slice_map
 
 SHAPE = (32, 22, 20)
 CASES = ("first", "second")
@@ -226,10 +226,10 @@ def test_fusing_keeps_what_agrees_and_follows_the_nearer_slice():
 
 
 @pytest.mark.parametrize(
-    "facts,planes",
+    "info,planes",
     [(LA, ((2, 10), (1, 11))), pytest.param(KITS19, ((0, 16), (1, 11)), marks=pytest.mark.long)],
 )
-def test_both_planes_of_a_volume_in_each_axis_order(facts, planes):
+def test_both_planes_of_a_volume_in_each_axis_order(info, planes):
     """Improved beats published, with both annotated slices true in what it gives, whichever way the volume is stored."""
     image, label = ball(1)
     drawn = tuple(Annotation(axis, index, np.take(label, index, axis)) for axis, index in planes)
@@ -378,8 +378,8 @@ def test_a_stopped_run_continues_to_the_same_bytes(made, tmp_path):
 def test_a_coarse_file_that_is_not_what_was_written_is_not_finished(made, tmp_path, capsys):
     root = Path(shutil.copytree(made, tmp_path / "copy"))
     settings = parse(RegistrationSettings, flags(root))
-    page, _ = program._find_dataset(settings)
-    case = program._labelled_cases(settings, page, root)[0]
+    dataset, _ = program._find_dataset(settings)
+    case = program._labelled_cases(settings, dataset, root)[0]
     assert program._is_finished(settings, LA, case)
     assert not program._is_finished(replace(settings, redo=True), LA, case)
     whole = case.coarse[0].read_bytes()

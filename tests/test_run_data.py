@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import ACDC, LA
 
+from commands.test import evaluate
 from dataloaders import digest
 from dataloaders.augment import Augmentation
 from dataloaders.cases import read_cases
@@ -20,8 +21,7 @@ from dataloaders.digest import difference, digest_of, seen_in_training, survey
 from dataloaders.slices import Slices
 from dataloaders.splits import cheap_check
 from dataloaders.volumes import VolumePatches
-from programs.evaluation import evaluate
-from recipes.acdc import PAGE
+from datasets.acdc import DATASET
 from training.checkpoint import load
 from utils.errors import UserError
 
@@ -34,12 +34,12 @@ NUMBERS = {
 
 
 def train(root, output, *flags):
-    return helpers.train(PAGE, root, output, *flags, **NUMBERS)
+    return helpers.train(DATASET, root, output, *flags, **NUMBERS)
 
 
 def run_test(root, output, *flags):
     evaluate(
-        PAGE,
+        DATASET,
         [
             "--root_path",
             str(root),

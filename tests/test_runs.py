@@ -1,4 +1,4 @@
-"""Tests, predictions, exports and reports find what training left, by the rules of programs/runs.py; each choice is printed."""
+"""Tests, predictions, exports and reports find what training left, by the rules of commands/runs.py; each choice is printed."""
 
 import json
 import os
@@ -9,16 +9,16 @@ import torch
 from helpers import train
 from reference import filled_state_dict
 
-from comparison.command import report
+from commands.any_dataset import test_any as evaluate_any
+from commands.any_dataset import train_any
+from commands.compare import report
+from commands.export import export
+from commands.predict import with_checkpoints
+from commands.predict_settings import PredictSettings
+from commands.runs import Wanted, best_files, choose, find_checkpoint, stage_names
+from commands.test import evaluate
+from datasets import acdc, la, pancreas
 from networks.registry import NETWORKS
-from programs.evaluation import evaluate
-from programs.export import export
-from programs.generic import test_any as evaluate_any
-from programs.generic import train_any
-from programs.predict import with_checkpoints
-from programs.predict_settings import PredictSettings
-from programs.runs import Wanted, best_files, choose, find_checkpoint, stage_names
-from recipes import acdc, la, pancreas
 from training.checkpoint import load, read
 from utils.errors import UserError
 
@@ -59,8 +59,8 @@ def summary_below(folder):
 def trained(phantom_root, tmp_path_factory):
     """A supervised run and an edge-guided one with the default names; the paths of their folders."""
     output = tmp_path_factory.mktemp("trained")
-    train(acdc.PAGE, phantom_root, output, method="supervised", **TINY)
-    train(acdc.PAGE, phantom_root, output, **TINY)
+    train(acdc.DATASET, phantom_root, output, method="supervised", **TINY)
+    train(acdc.DATASET, phantom_root, output, **TINY)
     return {
         "supervised": output / "BCP" / "ACDC_supervised_1_labeled",
         "edge_guided": output / "BCP" / "ACDC_BCP_1_labeled",
@@ -174,7 +174,7 @@ def test_an_exported_file_in_the_folder_of_the_run_is_not_its_checkpoint(tmp_pat
 def test_the_published_place_comes_first(tmp_path):
     best = put(tmp_path / "BCP" / "ACDC_BCP_3_labeled" / "self_train" / BEST)
     put(tmp_path / "BCP" / "ACDC_other_3_labeled" / "self_train" / BEST)
-    choice = choose(acdc.PAGE, tmp_path, Wanted())
+    choice = choose(acdc.DATASET, tmp_path, Wanted())
     assert choice.best == best
     assert any("--exp other --labelnum 3" in note for note in choice.notes)
 
@@ -184,7 +184,7 @@ def test_the_only_run_is_found_whatever_it_is_called(tmp_path):
         tmp_path / "BCP" / "ACDC_a b_c(1)_17_labeled" / "supervised" / BEST,
         filled_state_dict("unet"),
     )
-    choice = choose(acdc.PAGE, tmp_path, Wanted())
+    choice = choose(acdc.DATASET, tmp_path, Wanted())
     assert (choice.best, choice.stage) == (best, "supervised")
     assert any("the only one of ACDC" in note for note in choice.notes)
     assert any(note.startswith("stage supervised") for note in choice.notes)
@@ -195,23 +195,23 @@ def test_several_runs_are_an_error_that_lists_them(tmp_path):
     put(tmp_path / "BCP" / "ACDC_one_3_labeled" / "self_train" / BEST, weights)
     put(tmp_path / "BCP" / "ACDC_two_7_labeled" / "self_train" / BEST, weights)
     with pytest.raises(UserError) as caught:
-        choose(acdc.PAGE, tmp_path, Wanted())
+        choose(acdc.DATASET, tmp_path, Wanted())
     assert "--exp one --labelnum 3; --exp two --labelnum 7" in str(caught.value)
-    assert choose(acdc.PAGE, tmp_path, Wanted(exp="two")).best.parts[-3] == "ACDC_two_7_labeled"
-    assert choose(acdc.PAGE, tmp_path, Wanted(labelnum=3)).best.parts[-3] == "ACDC_one_3_labeled"
+    assert choose(acdc.DATASET, tmp_path, Wanted(exp="two")).best.parts[-3] == "ACDC_two_7_labeled"
+    assert choose(acdc.DATASET, tmp_path, Wanted(labelnum=3)).best.parts[-3] == "ACDC_one_3_labeled"
 
 
 def test_what_the_flags_name_is_never_replaced_by_another_run(tmp_path):
     put(tmp_path / "BCP" / "ACDC_one_3_labeled" / "self_train" / BEST, filled_state_dict("unet"))
-    choice = choose(acdc.PAGE, tmp_path, Wanted(exp="one", labelnum=7))
+    choice = choose(acdc.DATASET, tmp_path, Wanted(exp="one", labelnum=7))
     assert choice.best == tmp_path / "BCP" / "ACDC_one_7_labeled" / "self_train" / BEST
-    choice = choose(acdc.PAGE, tmp_path, Wanted(exp="two"))
+    choice = choose(acdc.DATASET, tmp_path, Wanted(exp="two"))
     assert choice.best == tmp_path / "BCP" / "ACDC_two_3_labeled" / "self_train" / BEST
 
 
 def test_runs_moved_aside_are_not_found(tmp_path):
     put(tmp_path / "cutmix.20261129-120000" / "self_train" / "best_ema_20_self.pth")
-    choice = choose(pancreas.PAGE, tmp_path, Wanted())
+    choice = choose(pancreas.DATASET, tmp_path, Wanted())
     assert choice.run == tmp_path / "cutmix"
 
 
@@ -222,15 +222,17 @@ def test_a_run_of_a_data_set_whose_name_begins_alike_is_not_taken(trained, tmp_p
     for path in place.glob("*.pth"):
         content = load(path)
         torch.save({**content, "facts": {**content["facts"], "name": "ACDC_own"}}, path)
-    choice = choose(acdc.PAGE, tmp_path, Wanted())
+    choice = choose(acdc.DATASET, tmp_path, Wanted())
     assert choice.run.name == "ACDC_BCP_3_labeled"
 
 
 def test_another_number_of_labels_is_not_taken_for_the_one_that_was_named(tmp_path):
     """Pancreas keeps it in the file's name."""
     put(tmp_path / "cutmix" / "self_train" / "best_ema_20_self.pth")
-    assert choose(pancreas.PAGE, tmp_path, Wanted()).best.name == "best_ema_20_self.pth"
-    assert choose(pancreas.PAGE, tmp_path, Wanted(labelnum=10)).best.name == "best_ema_10_self.pth"
+    assert choose(pancreas.DATASET, tmp_path, Wanted()).best.name == "best_ema_20_self.pth"
+    assert (
+        choose(pancreas.DATASET, tmp_path, Wanted(labelnum=10)).best.name == "best_ema_10_self.pth"
+    )
 
 
 # from training to the test
@@ -238,7 +240,7 @@ def test_another_number_of_labels_is_not_taken_for_the_one_that_was_named(tmp_pa
 
 def test_a_single_stage_run_is_tested_without_further_flags(phantom_root, output_of, capsys):
     output = output_of("supervised")
-    evaluate(acdc.PAGE, flags(phantom_root, output))
+    evaluate(acdc.DATASET, flags(phantom_root, output))
     out = capsys.readouterr().out
     assert "stage supervised" in out and "method: supervised" in out
     summary = summary_below(output)["checkpoint"]
@@ -248,18 +250,18 @@ def test_a_single_stage_run_is_tested_without_further_flags(phantom_root, output
 
 def test_an_edge_guided_run_is_named_in_test_and_report(phantom_root, output_of, tmp_path, capsys):
     output = output_of("edge_guided")
-    evaluate(acdc.PAGE, flags(phantom_root, output))
+    evaluate(acdc.DATASET, flags(phantom_root, output))
     assert "method: edge-guided BCP, dual teacher" in capsys.readouterr().out
     assert summary_below(output)["checkpoint"]["method"] == "edge-guided BCP, dual teacher"
-    page = tmp_path / "page"
-    report(["--output_root", str(output), "--output", str(page), "--no-pictures"])
-    text = (page / "index.html").read_text(encoding="utf-8")
+    dataset = tmp_path / "page"
+    report(["--output_root", str(output), "--output", str(dataset), "--no-pictures"])
+    text = (dataset / "index.html").read_text(encoding="utf-8")
     assert "<title>edge-guided BCP, dual teacher on ACDC</title>" in text
 
 
 def test_the_method_names_the_run(phantom_root, output_of):
     output = output_of("edge_guided", "supervised")
-    evaluate(acdc.PAGE, flags(phantom_root, output, "--method", "supervised"))
+    evaluate(acdc.DATASET, flags(phantom_root, output, "--method", "supervised"))
     assert summary_below(output)["checkpoint"]["method"] == "supervised"
 
 
@@ -267,7 +269,7 @@ def test_the_method_finds_a_run_with_another_name(phantom_root, output_of):
     output = output_of("edge_guided", "supervised")
     run = output / "BCP" / "ACDC_supervised_1_labeled"
     run.rename(run.with_name("ACDC_supervised_seed7_1_labeled"))
-    evaluate(acdc.PAGE, flags(phantom_root, output, "--method", "supervised"))
+    evaluate(acdc.DATASET, flags(phantom_root, output, "--method", "supervised"))
     assert summary_below(output)["checkpoint"]["method"] == "supervised"
 
 
@@ -278,7 +280,7 @@ def test_several_runs_of_a_method_are_listed(phantom_root, output_of):
         shutil.copytree(run, run.with_name(f"ACDC_supervised_seed{seed}_1_labeled"))
     shutil.rmtree(run)
     with pytest.raises(UserError) as caught:
-        evaluate(acdc.PAGE, flags(phantom_root, output, "--method", "supervised"))
+        evaluate(acdc.DATASET, flags(phantom_root, output, "--method", "supervised"))
     listed = "--exp supervised_seed7 --labelnum 1; --exp supervised_seed8 --labelnum 1"
     assert str(caught.value).endswith(listed)
 
@@ -305,8 +307,8 @@ def test_the_network_comes_from_the_checkpoint(phantom_root, tmp_path, monkeypat
 
     monkeypatch.setitem(NETWORKS, "other", Other)
     output = tmp_path / "out"
-    train(acdc.PAGE, phantom_root, output, method="supervised", model="other", **TINY)
-    evaluate(acdc.PAGE, flags(phantom_root, output))
+    train(acdc.DATASET, phantom_root, output, method="supervised", model="other", **TINY)
+    evaluate(acdc.DATASET, flags(phantom_root, output))
     summary = summary_below(output)["checkpoint"]
     assert summary["path"].endswith("other_best_model.pth")
     assert summary["settings"]["model"] == "other"
@@ -324,7 +326,7 @@ def test_flags_that_contradict_the_checkpoint_are_refused(phantom_root, trained,
     best = trained["supervised"] / "supervised" / BEST
     argv = ["--root_path", str(phantom_root), "--checkpoint", str(best), "--device", "cpu"]
     with pytest.raises(UserError) as caught:
-        evaluate(acdc.PAGE, [*argv, *more])
+        evaluate(acdc.DATASET, [*argv, *more])
     assert named in str(caught.value) and "was trained with" in str(caught.value)
     assert not list(trained["supervised"].rglob("summary.json"))
 
@@ -333,7 +335,7 @@ def test_a_stage_that_the_run_does_not_have_is_refused(phantom_root, trained):
     output = trained["supervised"].parents[1]
     argv = flags(phantom_root, output, "--exp", "supervised", "--stage_name", "self_train")
     with pytest.raises(UserError, match=r"self_train/unet_best_model\.pth: no such checkpoint"):
-        evaluate(acdc.PAGE, argv)
+        evaluate(acdc.DATASET, argv)
 
 
 def test_a_checkpoint_flag_takes_a_folder(phantom_root, output_of, tmp_path):
@@ -364,7 +366,7 @@ def test_export_takes_the_folder_of_a_run_and_names_its_method(trained, tmp_path
 
 def test_the_last_checkpoint_of_a_detected_stage_can_be_tested(phantom_root, output_of):
     output = output_of("supervised")
-    evaluate(acdc.PAGE, flags(phantom_root, output, "--which", "last"))
+    evaluate(acdc.DATASET, flags(phantom_root, output, "--which", "last"))
     assert summary_below(output)["checkpoint"]["path"].endswith("supervised/last.pth")
 
 
@@ -372,10 +374,10 @@ def test_a_published_file_of_another_network_is_built_as_its_name_says(la_root, 
     place = tmp_path / "BCP" / "LA_BCP_4_labeled" / "self_train" / "VNet_best_model.pth"
     put(place, {"w": torch.ones(1)})
     with pytest.raises(UserError, match="VNet_best_model"):
-        evaluate(la.PAGE, flags(la_root, tmp_path, "--patch_size", "32", "32", "16"))
+        evaluate(la.DATASET, flags(la_root, tmp_path, "--patch_size", "32", "32", "16"))
 
 
 def test_nothing_trained_yet_is_told_with_the_place(phantom_root, tmp_path):
     with pytest.raises(UserError, match="train first") as caught:
-        evaluate(acdc.PAGE, flags(phantom_root, tmp_path))
+        evaluate(acdc.DATASET, flags(phantom_root, tmp_path))
     assert str(tmp_path / "BCP" / "ACDC_BCP_3_labeled" / "self_train" / BEST) in str(caught.value)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from damage import CRASHES, damaged_scans, whole_scan
-from raw_scans import blob, noise, own_dataset, write_scan
+from raw_scans import blob, noise, write_raw_dataset, write_scan
 
-from preparation.checks.command import check
-from preparation.command import prepare
-from preparation.scans import listed_values, read_label, read_scan, sha256
-from programs.predict_input import find_inputs
-from programs.scoring import find_pairs, score
+from commands.check import check
+from commands.evaluate import find_pairs, score
+from commands.predict_input import find_inputs
+from commands.prepare import prepare
+from scans.reading import listed_values, read_label, read_scan, sha256
 from utils.errors import UserError
 
 SHAPE = (26, 24, 20)
@@ -193,7 +193,7 @@ def copy_as(source: Path, folder: Path, name: bytes) -> None:
 def raw(tmp_path_factory) -> Path:
     """Three good cases, four whose headers crash ITK, one whose name is not UTF-8."""
     root = tmp_path_factory.mktemp("raw")
-    own_dataset(root, {"imagesTr": 3}, channel_names={"0": "T1"}, numTraining=8)
+    write_raw_dataset(root, {"imagesTr": 3}, channel_names={"0": "T1"}, numTraining=8)
     for path in (root / "imagesTr").glob("*_0001.nii.gz"):
         path.unlink()
     add_bad_cases(root)
@@ -279,7 +279,9 @@ def test_many_values_are_listed_in_short():
 
 
 def test_check_prepare_and_evaluate_take_labels_off_by_rounding(tmp_path):
-    root = own_dataset(tmp_path / "raw", {"imagesTr": 3}, values=(1,), channel_names={"0": "T1"})
+    root = write_raw_dataset(
+        tmp_path / "raw", {"imagesTr": 3}, values=(1,), channel_names={"0": "T1"}
+    )
     for path in (root / "imagesTr").glob("*_0001.nii.gz"):
         path.unlink()
     for path in (root / "labelsTr").iterdir():

@@ -12,10 +12,10 @@ import pytest
 from raw_scans import ORIENTATIONS, blob, noise, write_scan
 from started import run_script
 
-from comparison.command import compare
-from programs.scoring import score
-from programs.scoring_classes import read_classes
-from training.results import COLUMNS
+from commands.compare import compare
+from commands.evaluate import score
+from evaluation.class_values import read_classes
+from evaluation.results import COLUMNS
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "code" / "evaluate.py"

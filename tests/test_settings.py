@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import pytest
 from helpers import train
 
-from methods.base import Method
-from methods.registry import METHODS, run_title
-from networks.registry import NETWORKS
-from programs.evaluation import evaluate
-from programs.generic import taken, train_any
-from programs.settings import (
+from commands.any_dataset import taken, train_any
+from commands.test import evaluate
+from commands.train import training_settings
+from datasets import acdc, la, pancreas
+from datasets.registry import all_datasets
+from datasets.run_settings import (
     check_option_names,
     default_exp,
     default_settings,
@@ -21,17 +21,17 @@ from programs.settings import (
     settings_from_flags,
     settings_type,
 )
-from programs.training import training_settings
-from recipes import acdc, la, pancreas
-from recipes.registry import pages
+from methods.base import Method
+from methods.registry import METHODS, run_title
+from networks.registry import NETWORKS
 from training.checkpoint import load
 from utils.errors import UserError
 
-PAGES = {
-    **{f"{name}": page for name, page in pages().items()},
-    **{f"{name} with two slices": page for name, page in pages("TWO_SLICES").items()},
+DATASETS = {
+    **{f"{name}": dataset for name, dataset in all_datasets().items()},
+    **{f"{name} with two slices": dataset for name, dataset in all_datasets("TWO_SLICES").items()},
 }
-COMBINATIONS = list(itertools.product(PAGES, METHODS, NETWORKS))
+COMBINATIONS = list(itertools.product(DATASETS, METHODS, NETWORKS))
 TINY = {
     "labelnum": 1, "patch_size": (32, 32), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 1, "max_iterations": 1, "val_every": 1,
 }  # fmt: skip
@@ -94,66 +94,66 @@ def registered(monkeypatch):
 
 
 def test_explicit_keywords_win_over_the_presets_of_the_method():
-    settings = make_settings(acdc.PAGE, method="bcp", ema_decay=0.5, egm="published", exp="mine")
+    settings = make_settings(acdc.DATASET, method="bcp", ema_decay=0.5, egm="published", exp="mine")
     assert (settings.ema_decay, settings.egm, settings.exp) == (0.5, "published", "mine")
 
 
 def test_explicit_keywords_win_over_what_the_page_has_for_the_method():
-    assert la.PAGE.methods["bcp"]["lr_drop_every"] == 2_500
-    assert make_settings(la.PAGE, method="bcp", lr_drop_every=9).lr_drop_every == 9
+    assert la.DATASET.methods["bcp"]["lr_drop_every"] == 2_500
+    assert make_settings(la.DATASET, method="bcp", lr_drop_every=9).lr_drop_every == 9
 
 
 def test_presets_of_the_dimensions_of_the_data_win_over_those_of_all_data(registered):
     presets = {"base_lr": 0.1, "weight_decay": 0.2}
     method = new_method(Width, presets=presets, presets_of_dims={3: {"base_lr": 0.3}})
     registered(METHODS, "both", method)
-    slices = make_settings(acdc.PAGE, method="both")
-    volumes = make_settings(la.PAGE, method="both")
+    slices = make_settings(acdc.DATASET, method="both")
+    volumes = make_settings(la.DATASET, method="both")
     assert (slices.base_lr, slices.weight_decay) == (0.1, 0.2)
     assert (volumes.base_lr, volumes.weight_decay) == (0.3, 0.2)
 
 
 def test_a_preset_that_no_keyword_names_stays():
-    settings = make_settings(acdc.PAGE, method="bcp", ema_decay=0.5)
+    settings = make_settings(acdc.DATASET, method="bcp", ema_decay=0.5)
     assert (settings.mask, settings.egm) == ("fixed", "none")
 
 
 def test_the_numbers_of_a_script_belong_to_its_own_method():
     """The ACDC script for three labels has ema_decay 0.89 for the edge-guided method; BCP's 0.99 is its own."""
     numbers = {"labelnum": 3, "ema_decay": 0.89}
-    assert settings_from_flags(acdc.PAGE, numbers, []).ema_decay == 0.89
-    other = settings_from_flags(acdc.PAGE, numbers, ["--method", "bcp"])
+    assert settings_from_flags(acdc.DATASET, numbers, []).ema_decay == 0.89
+    other = settings_from_flags(acdc.DATASET, numbers, ["--method", "bcp"])
     assert (other.ema_decay, other.labelnum) == (0.99, 3)
 
 
 def test_the_numbers_of_a_script_that_names_its_method_win_over_the_preset():
     numbers = {"method": "bcp", "ema_decay": 0.7}
-    assert settings_from_flags(acdc.PAGE, numbers, []).ema_decay == 0.7
-    assert settings_from_flags(acdc.PAGE, numbers, ["--method", "bcp"]).ema_decay == 0.7
+    assert settings_from_flags(acdc.DATASET, numbers, []).ema_decay == 0.7
+    assert settings_from_flags(acdc.DATASET, numbers, ["--method", "bcp"]).ema_decay == 0.7
 
 
 def test_flags_win_over_everything():
     numbers = {"method": "bcp", "ema_decay": 0.7}
-    assert settings_from_flags(acdc.PAGE, numbers, ["--ema_decay", "0.1"]).ema_decay == 0.1
+    assert settings_from_flags(acdc.DATASET, numbers, ["--ema_decay", "0.1"]).ema_decay == 0.1
 
 
 def test_an_explicit_keyword_that_the_method_does_not_have_is_refused():
     refused(
-        lambda: make_settings(acdc.PAGE, method="supervised", u_weight=0.3),
+        lambda: make_settings(acdc.DATASET, method="supervised", u_weight=0.3),
         "--u_weight: it belongs to --method edge_guided",
     )
 
 
 def test_a_number_of_a_script_that_its_own_method_does_not_have_is_refused():
     numbers = {"method": "supervised", "u_weight": 0.3}
-    refused(lambda: settings_from_flags(acdc.PAGE, numbers, []), "--u_weight: it belongs to")
-    assert settings_from_flags(acdc.PAGE, numbers, ["--method", "bcp"]).u_weight == 0.3
+    refused(lambda: settings_from_flags(acdc.DATASET, numbers, []), "--u_weight: it belongs to")
+    assert settings_from_flags(acdc.DATASET, numbers, ["--method", "bcp"]).u_weight == 0.3
 
 
 def test_flags_with_hyphens_mean_the_same(registered):
     registered(METHODS, "consistent", new_method(Consistency))
     argv = ["--method=consistent", "--pre-max-iteration", "9"]
-    assert training_settings(la.PAGE, argv).pre_max_iteration == 9
+    assert training_settings(la.DATASET, argv).pre_max_iteration == 9
     assert last_value(["--root-path", "a", "--root_path=b"], "root_path") == "b"
     assert last_value(["--root_path", "a", "--root-path"], "root_path") is None
     assert taken(["--seed-x", "1", "--seeds", "3", "4", "--exp", "e"], "seeds") == (
@@ -165,22 +165,22 @@ def test_flags_with_hyphens_mean_the_same(registered):
 # options of one name
 
 
-@pytest.mark.parametrize("page, method, model", COMBINATIONS)
-def test_no_two_options_have_one_name(page, method, model):
-    settings_type(PAGES[page], method, model)
+@pytest.mark.parametrize("dataset, method, model", COMBINATIONS)
+def test_no_two_options_have_one_name(dataset, method, model):
+    settings_type(DATASETS[dataset], method, model)
 
 
 def test_a_method_and_a_network_with_an_option_of_one_name_are_refused(registered):
     registered(NETWORKS, "plain", PlainNetwork)
     registered(METHODS, "wide", new_method(OtherWidth))
     refused(
-        lambda: settings_from_flags(acdc.PAGE, {}, ["--method", "wide", "--model", "plain"]),
+        lambda: settings_from_flags(acdc.DATASET, {}, ["--method", "wide", "--model", "plain"]),
         "--width: an option of both",
         "OtherWidth",
         "test_settings.Width",
         "rename one",
     )
-    assert settings_from_flags(acdc.PAGE, {}, ["--method", "wide"]).width == 3
+    assert settings_from_flags(acdc.DATASET, {}, ["--method", "wide"]).width == 3
 
 
 def test_a_method_that_redefines_a_setting_of_every_run_is_refused(registered):
@@ -191,7 +191,9 @@ def test_a_method_that_redefines_a_setting_of_every_run_is_refused(registered):
 
     registered(METHODS, "seeded", new_method(Seed))
     refused(
-        lambda: make_settings(acdc.PAGE, method="seeded"), "--seed: an option of both", "Settings"
+        lambda: make_settings(acdc.DATASET, method="seeded"),
+        "--seed: an option of both",
+        "Settings",
     )
 
 
@@ -207,8 +209,8 @@ def test_an_option_of_a_page_does_not_replace_a_flag_of_every_test():
         split: str = "train"
         """Another split."""
 
-    page = dataclasses.replace(acdc.PAGE, test_options=(Split,))
-    refused(lambda: evaluate(page, []), "--split: an option of both", "EvaluationSettings")
+    dataset = dataclasses.replace(acdc.DATASET, test_options=(Split,))
+    refused(lambda: evaluate(dataset, []), "--split: an option of both", "EvaluationSettings")
 
 
 # published flags
@@ -217,9 +219,9 @@ def test_an_option_of_a_page_does_not_replace_a_flag_of_every_test():
 def test_an_option_of_a_method_is_not_taken_for_a_published_flag(registered, capsys):
     registered(METHODS, "consistent", new_method(Consistency))
     argv = ["--method", "consistent", "--consistency", "0.2", "--pre_max_iteration=9"]
-    settings = training_settings(la.PAGE, argv)
+    settings = training_settings(la.DATASET, argv)
     assert (settings.consistency, settings.pre_max_iteration) == (0.2, 9)
-    assert settings.pre_iterations == la.PAGE.numbers["pre_iterations"]
+    assert settings.pre_iterations == la.DATASET.numbers["pre_iterations"]
     assert "changes nothing" not in capsys.readouterr().out
 
 
@@ -231,12 +233,12 @@ def test_an_option_of_a_network_is_not_taken_for_a_published_flag(registered, ca
 
     registered(NETWORKS, "loud", type("Loud", (), {"dims": 2, "Options": Options}))
     argv = ["--method", "bcp", "--model", "loud", "--magnitude", "3"]
-    assert training_settings(acdc.PAGE, argv).magnitude == 3
+    assert training_settings(acdc.DATASET, argv).magnitude == 3
     assert "changes nothing" not in capsys.readouterr().out
 
 
 def test_a_published_flag_that_nobody_has_still_changes_nothing_and_says_so(capsys):
-    training_settings(acdc.PAGE, ["--consistency", "0.2"])
+    training_settings(acdc.DATASET, ["--consistency", "0.2"])
     assert "--consistency 0.2: accepted, changes nothing" in capsys.readouterr().out
 
 
@@ -246,7 +248,7 @@ def test_a_published_flag_that_nobody_has_still_changes_nothing_and_says_so(caps
 def test_the_edge_guided_method_needs_a_network_with_edges(registered):
     registered(NETWORKS, "plain", PlainNetwork)
     refused(
-        lambda: settings_from_flags(acdc.PAGE, {}, ["--model", "plain"]),
+        lambda: settings_from_flags(acdc.DATASET, {}, ["--model", "plain"]),
         "--method edge_guided: --model plain has no edge-guided module",
         "--method bcp",
     )
@@ -255,14 +257,14 @@ def test_the_edge_guided_method_needs_a_network_with_edges(registered):
 def test_egm_on_a_network_without_edges_is_refused(registered):
     registered(NETWORKS, "plain", PlainNetwork)
     argv = ["--method", "bcp", "--model", "plain", "--egm", "published"]
-    refused(lambda: settings_from_flags(acdc.PAGE, {}, argv), "--egm", "--model unet")
+    refused(lambda: settings_from_flags(acdc.DATASET, {}, argv), "--egm", "--model unet")
     keywords = {"method": "bcp", "model": "plain", "egm": "published"}
-    refused(lambda: make_settings(acdc.PAGE, **keywords), "--egm", "--model unet")
+    refused(lambda: make_settings(acdc.DATASET, **keywords), "--egm", "--model unet")
 
 
 def test_other_methods_take_a_network_without_edges(registered):
     registered(NETWORKS, "plain", PlainNetwork)
-    assert settings_from_flags(acdc.PAGE, {}, ["--method", "bcp", "--model", "plain"]).width == 8
+    assert settings_from_flags(acdc.DATASET, {}, ["--method", "bcp", "--model", "plain"]).width == 8
 
 
 def test_a_method_that_needs_features_refuses_a_network_without_them(registered):
@@ -270,31 +272,36 @@ def test_a_method_that_needs_features_refuses_a_network_without_them(registered)
     registered(METHODS, "contrastive", new_method(Consistency, auxiliary="feature"))
     argv = ["--method", "contrastive", "--model"]
     refused(
-        lambda: settings_from_flags(acdc.PAGE, {}, [*argv, "plain"]),
+        lambda: settings_from_flags(acdc.DATASET, {}, [*argv, "plain"]),
         "--model plain does not return what it needs (feature); choose --model from unet",
     )
-    assert settings_from_flags(acdc.PAGE, {}, [*argv, "unet"]).model == "unet"
+    assert settings_from_flags(acdc.DATASET, {}, [*argv, "unet"]).model == "unet"
 
 
 @pytest.mark.parametrize(
-    "page", [acdc.PAGE, la.PAGE, pancreas.PAGE], ids=["ACDC", "LA", "Pancreas"]
+    "dataset", [acdc.DATASET, la.DATASET, pancreas.DATASET], ids=["ACDC", "LA", "Pancreas"]
 )
-def test_cogrnet_does_not_train_on_whole_labels_unasked(page):
+def test_cogrnet_does_not_train_on_whole_labels_unasked(dataset):
     refused(
-        lambda: settings_from_flags(page, {}, ["--method", "cogrnet"]),
+        lambda: settings_from_flags(dataset, {}, ["--method", "cogrnet"]),
         "--method cogrnet",
         "code/CoGRNet_train.py",
     )
 
 
 def test_own_data_refuse_cogrnet_as_well():
-    page = dataclasses.replace(la.PAGE, plan={"name": "mine"}, commands="")
-    refused(lambda: settings_from_flags(page, {}, ["--method", "cogrnet"]), "code/CoGRNet_train.py")
+    dataset = dataclasses.replace(la.DATASET, plan={"name": "mine"}, commands="")
+    refused(
+        lambda: settings_from_flags(dataset, {}, ["--method", "cogrnet"]), "code/CoGRNet_train.py"
+    )
 
 
 def test_cogrnet_trains_where_two_slices_are_drawn():
     assert settings_from_flags(la.TWO_SLICES, {}, []).labels == "coarse"
-    assert settings_from_flags(pages()["KiTS19"], {}, ["--method", "cogrnet"]).labels == "coarse"
+    assert (
+        settings_from_flags(all_datasets()["KiTS19"], {}, ["--method", "cogrnet"]).labels
+        == "coarse"
+    )
 
 
 def test_train_py_refuses_cogrnet_before_it_reads_data(tmp_path):
@@ -306,20 +313,20 @@ def test_train_py_refuses_cogrnet_before_it_reads_data(tmp_path):
 
 
 def test_default_names_of_runs_differ_between_all_methods():
-    for page in PAGES.values():
-        names = [default_exp(page, method) for method in METHODS]
-        assert len(set(names)) == len(names), page.facts.name
+    for dataset in DATASETS.values():
+        names = [default_exp(dataset, method) for method in METHODS]
+        assert len(set(names)) == len(names), dataset.info.name
 
 
 def test_the_published_method_keeps_the_published_name():
-    assert default_settings(acdc.PAGE, "edge_guided", "unet").exp == "BCP"
-    assert default_settings(pancreas.PAGE, "edge_guided", "VNet_pancreas").exp == "cutmix"
+    assert default_settings(acdc.DATASET, "edge_guided", "unet").exp == "BCP"
+    assert default_settings(pancreas.DATASET, "edge_guided", "VNet_pancreas").exp == "cutmix"
     assert default_settings(la.TWO_SLICES, "cogrnet", "VNet").exp == "CoGRNet"
 
 
 def test_a_method_without_a_name_for_its_runs_gets_its_own(registered):
     registered(METHODS, "mine", new_method(Width))
-    assert make_settings(acdc.PAGE, method="mine").exp == "mine"
+    assert make_settings(acdc.DATASET, method="mine").exp == "mine"
 
 
 @pytest.mark.parametrize(
@@ -354,8 +361,8 @@ def test_a_run_is_called_after_what_it_computes(settings, title):
 
 
 def test_no_run_with_edges_is_called_bcp():
-    for page in PAGES.values():
-        settings = default_settings(page, "edge_guided", page.numbers["model"])
+    for dataset in DATASETS.values():
+        settings = default_settings(dataset, "edge_guided", dataset.numbers["model"])
         assert run_title(settings.plain()) == "edge-guided BCP, dual teacher"
 
 
@@ -366,7 +373,7 @@ def test_fresh_twice_in_one_process_writes_each_log_where_its_run_is(phantom_roo
     numbers = {**TINY, "method": "supervised", "egm": "none"}
     seeds = (1, 2, 3)
     for seed in seeds:
-        train(acdc.PAGE, phantom_root, tmp_path, "--fresh", "--seed", seed, **numbers)
+        train(acdc.DATASET, phantom_root, tmp_path, "--fresh", "--seed", seed, **numbers)
     folders = sorted((tmp_path / "BCP").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
     by_seed = {
         load(folder / "supervised" / "last.pth")["settings"]["seed"]: folder for folder in folders
@@ -379,9 +386,9 @@ def test_fresh_twice_in_one_process_writes_each_log_where_its_run_is(phantom_roo
 
 def test_two_methods_do_not_share_a_folder(phantom_root, tmp_path):
     numbers = {**TINY, "egm": "none", "exp": "mine"}
-    train(acdc.PAGE, phantom_root, tmp_path, **numbers)
+    train(acdc.DATASET, phantom_root, tmp_path, **numbers)
     refused(
-        lambda: train(acdc.PAGE, phantom_root, tmp_path, method="supervised", **numbers),
+        lambda: train(acdc.DATASET, phantom_root, tmp_path, method="supervised", **numbers),
         "mine_1_labeled",
         "--method edge_guided",
         "--exp",
@@ -395,9 +402,9 @@ def test_a_run_that_began_under_the_name_of_the_data_set_is_found_again(
     unnamed = replace(supervised, presets={"egm": "none"})
     monkeypatch.setitem(METHODS, "unnamed", unnamed)
     numbers = {**TINY, "method": "unnamed"}
-    train(acdc.PAGE, phantom_root, tmp_path, "--exp", "BCP", **numbers)
+    train(acdc.DATASET, phantom_root, tmp_path, "--exp", "BCP", **numbers)
     capsys.readouterr()
-    train(acdc.PAGE, phantom_root, tmp_path, **numbers)
+    train(acdc.DATASET, phantom_root, tmp_path, **numbers)
     out = capsys.readouterr().out
     assert "complete" in out and "--exp BCP" in out
     assert [folder.name for folder in (tmp_path / "BCP").iterdir()] == ["ACDC_BCP_1_labeled"]
@@ -409,7 +416,7 @@ def test_the_name_of_the_data_set_is_not_taken_from_another_method(
     supervised = METHODS["supervised"]
     unnamed = replace(supervised, presets={"egm": "none"})
     monkeypatch.setitem(METHODS, "unnamed", unnamed)
-    train(acdc.PAGE, phantom_root, tmp_path, "--run_mode", "pretrain", **TINY, egm="none")
-    train(acdc.PAGE, phantom_root, tmp_path, **TINY, method="unnamed")
+    train(acdc.DATASET, phantom_root, tmp_path, "--run_mode", "pretrain", **TINY, egm="none")
+    train(acdc.DATASET, phantom_root, tmp_path, **TINY, method="unnamed")
     names = {folder.name for folder in (tmp_path / "BCP").iterdir()}
     assert names == {"ACDC_BCP_1_labeled", "ACDC_unnamed_1_labeled"}

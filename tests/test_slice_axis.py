@@ -9,12 +9,12 @@ import pytest
 import torch
 from raw_scans import ORIENTATIONS, blob, noise, write_scan
 
+from commands import predict_model
+from commands.any_dataset import train_any
+from commands.predict import predict
+from commands.prepare import prepare
 from dataloaders.plan import Plan, read_plan
-from preparation.command import prepare
-from preparation.planning import FEW_SLICES, slice_axis
-from programs import predict_model
-from programs.generic import train_any
-from programs.predict import predict
+from datasets.prepare.planning import FEW_SLICES, slice_axis
 
 AXES = "xyz"
 LENGTH = ("--pre_iterations", "1", "--max_iterations", "1", "--val_every", "1")

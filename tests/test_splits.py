@@ -5,13 +5,13 @@ from helpers import ACDC, LA, train
 
 from dataloaders.phantom.write import write_phantom
 from dataloaders.splits import case_of, cheap_check
-from recipes import la
+from datasets import la
 from utils.errors import UserError
 
 
-def put(root, facts, *names):
+def put(root, info, *names):
     for name in names:
-        path = root / (facts.slice_file if "_slice_" in name else facts.file).format(name)
+        path = root / (info.slice_file if "_slice_" in name else info.file).format(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
@@ -91,12 +91,12 @@ def test_training_refuses_a_leaking_list_before_it_begins(tmp_path):
     with pytest.raises(
         UserError, match=f"case {stolen} is listed for unlabelled and for test; remove it from one$"
     ):
-        train(la.PAGE, root, out, labelnum=2)
+        train(la.DATASET, root, out, labelnum=2)
     with open(root / "train.list", "a") as file:
         file.write("nobody\n")
     with pytest.raises(
         UserError,
         match=r"nobody.*no such file.* \(and 1 more: python code/check_data.py --root_path",
     ):
-        train(la.PAGE, root, out, labelnum=2)
+        train(la.DATASET, root, out, labelnum=2)
     assert not out.exists()

@@ -8,10 +8,10 @@ from helpers import Context
 from torch import nn
 
 from benchmarks.counts import Counting, runner
+from datasets.registry import all_datasets
 from methods.base import TrainingStage, Validation
 from networks.egm import EdgeMap
 from networks.net_factory_la_ega import net_factory
-from recipes.registry import pages
 from training.log import RunLog
 from training.loop import Run, StageSetup, run_stages
 from training.memory import step_memory
@@ -44,7 +44,7 @@ PLACES = [
 
 def page_of(dataset, method):
     """The page on which a method trains."""
-    return pages("TWO_SLICES" if method == "cogrnet" else "PAGE")[dataset]
+    return all_datasets("TWO_SLICES" if method == "cogrnet" else "DATASET")[dataset]
 
 
 def step(dataset, method, **numbers):

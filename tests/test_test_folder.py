@@ -15,16 +15,16 @@ import torch
 from helpers import ACDC
 from reference import filled_state_dict
 
-from comparison.results import read_result
+from commands.test import evaluate
+from commands.test_folder import folder_of_file, other_results
 from dataloaders.phantom.write import write_acdc_phantom
-from programs.evaluation import evaluate
-from programs.test_folder import folder_of_file, other_results
-from recipes.acdc import PAGE
-from training import results
+from datasets.acdc import DATASET
+from evaluation import results
+from evaluation.scores import score_masks
+from reporting.tested_run import read_result
 from training.checkpoint import Checkpoint
 from utils import files
 from utils.errors import UserError
-from utils.scores import score_masks
 
 RUN = "BCP/ACDC_BCP_3_labeled"
 
@@ -51,7 +51,7 @@ def place(made, tmp_path):
 
 def run_test(place, *flags):
     evaluate(
-        PAGE,
+        DATASET,
         [*map(str, flags), "--patch_size", "32", "32", "--device", "cpu"],
         root_path=place / "data",
         output_root=place / "model",
@@ -121,7 +121,7 @@ def test_a_checkpoint_file_is_tested_next_to_itself(place, tmp_path):
 def test_a_checkpoint_file_of_a_run_is_tested_with_the_other_tests_of_the_run(name, expected):
     path = Path("runs") / RUN / "self_train" / name
     checkpoint = Checkpoint(
-        path=path, weights={}, optimizer=None, settings={}, facts={}, stage="self_train"
+        path=path, weights={}, optimizer=None, settings={}, info={}, stage="self_train"
     )
     assert folder_of_file(path, checkpoint, "val") == Path("runs") / RUN / "test" / expected
 

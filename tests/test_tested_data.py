@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from raw_scans import own_dataset
+from raw_scans import write_raw_dataset
 
-from preparation.command import prepare
-from programs.agreement import check_channels, other_preparation
-from programs.generic import test_any as run_test
-from programs.generic import train_any
+from commands.agreement import check_channels, other_preparation
+from commands.any_dataset import test_any as run_test
+from commands.any_dataset import train_any
+from commands.prepare import prepare
 from training.checkpoint import load
 from utils.errors import UserError
 
@@ -48,7 +48,7 @@ test_on.__test__ = False
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    return own_dataset(tmp_path_factory.mktemp("own") / "raw", CASES, (1, 5))
+    return write_raw_dataset(tmp_path_factory.mktemp("own") / "raw", CASES, (1, 5))
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from helpers import assert_same, signalled, together
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataloaders.phantom.write import write_acdc_phantom
+from datasets.acdc import DATASET
 from methods.bcp import BCPPretrain
 from methods.edge_guided import DualTeacher
-from recipes.acdc import PAGE
 from training.checkpoint import load
 from training.loop import _StageRunner
 from utils.errors import Interrupted, UserError
@@ -37,7 +37,7 @@ def root(tmp_path_factory):
 
 
 def train(root, output, *flags, **changes):
-    return helpers.train(PAGE, root, output, *flags, **{**TINY, **changes})
+    return helpers.train(DATASET, root, output, *flags, **{**TINY, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,14 @@ from helpers import (
 )
 from torch import nn
 
+from commands.test import evaluate
+from commands.train import Frame
+from datasets import la, pancreas
+from datasets.run_settings import make_settings
 from methods.base import TrainingStage
 from methods.edge_guided import DualTeacher
 from methods.supervised import Supervised
 from networks.net_factory_la_ega import net_factory
-from programs.evaluation import evaluate
-from programs.settings import make_settings
-from programs.training import Frame
-from recipes import la, pancreas
 from training.device import place
 from training.memory import step_memory
 from utils.errors import Interrupted, UserError
@@ -39,11 +39,11 @@ TINY = {
     "egm": "none", "patch_size": (32, 16, 16), "batch_size": 4, "labeled_bs": 2, "pre_iterations": 4, "max_iterations": 4, "val_every": 2,
     "val_stride": (32, 16, 16), "static_start": 2, "static_step": 1, "static_range": (1, 3),
 }  # fmt: skip
-PAGES = {
-    "LA": (la.PAGE, TINY | {"labelnum": 2, "lr_drop_every": 2}),
+DATASETS = {
+    "LA": (la.DATASET, TINY | {"labelnum": 2, "lr_drop_every": 2}),
     # a fourth of eight volumes labelled: one epoch of ten steps (two volumes five times over), then two of six (six unlabelled ones)
     "Pancreas": (
-        pancreas.PAGE,
+        pancreas.DATASET,
         TINY
         | {
             "labelnum": 25,
@@ -59,12 +59,12 @@ PAGES = {
 @pytest.fixture(scope="module", params=["LA", pytest.param("Pancreas", marks=pytest.mark.long)])
 def tiny(request, la_root, pancreas_root):
     """A page, numbers and a root."""
-    return *PAGES[request.param], {"LA": la_root, "Pancreas": pancreas_root}[request.param]
+    return *DATASETS[request.param], {"LA": la_root, "Pancreas": pancreas_root}[request.param]
 
 
 def train(tiny, output, *flags, **changes):
-    page, numbers, root = tiny
-    return helpers.train(page, root, output, *flags, **{**numbers, **changes})
+    dataset, numbers, root = tiny
+    return helpers.train(dataset, root, output, *flags, **{**numbers, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +81,11 @@ def uninterrupted(whole):
 
 
 def test_a_run_leaves_what_test_and_resume_need(tiny, uninterrupted):
-    facts = tiny[0].facts
+    info = tiny[0].info
     names = {
         "LA": ("VNet_best_model.pth",) * 2,
         "Pancreas": ("best_ema_25_pre.pth", "best_ema_25_self.pth"),
-    }[facts.name]
+    }[info.name]
     assert set(uninterrupted) == {
         "pre_train/last.pth",
         "self_train/last.pth",
@@ -93,16 +93,16 @@ def test_a_run_leaves_what_test_and_resume_need(tiny, uninterrupted):
         f"self_train/{names[1]}",
     }
     last = uninterrupted["self_train/last.pth"]
-    steps = {"LA": [2, 4], "Pancreas": [6, 12]}[facts.name]
+    steps = {"LA": [2, 4], "Pancreas": [6, 12]}[info.name]
     assert [row["step"] for row in last["progress"]["history"]] == steps
-    assert "too good" in last["selection"] and last["facts"]["name"] == facts.name
+    assert "too good" in last["selection"] and last["facts"]["name"] == info.name
     assert set(last["phase"]) == {"ema_teacher", "static_teacher", "interval", "counter"}
 
 
 def test_teachers_average_parameters_and_keep_their_own_statistics(uninterrupted, tiny):
     last = uninterrupted["self_train/last.pth"]
     buffers = [key for key in last["student"] if key.endswith("running_mean")]
-    assert tiny[0].facts is PANCREAS or any(
+    assert tiny[0].info is PANCREAS or any(
         not torch.equal(last["student"][k], last["phase"]["ema_teacher"][k]) for k in buffers
     )
 
@@ -153,9 +153,9 @@ def test_two_processes_share_an_epoch(tiny, tmp_path):
 
 
 def test_both_checkpoints_are_tested_and_named(tiny, tmp_path, whole, capsys):
-    page, numbers, root = tiny
+    dataset, numbers, root = tiny
     flags = ["--stride", "32", "32", "16", "--output_dir", str(tmp_path / "out")]
-    evaluate(page, flags, labelnum=numbers["labelnum"], output_root=whole, root_path=root)
+    evaluate(dataset, flags, labelnum=numbers["labelnum"], output_root=whole, root_path=root)
     said = capsys.readouterr().out
     assert "too good" in said and "not selected" in said
     for folder in ("out", "out/last"):
@@ -189,12 +189,12 @@ def test_bad_flags(tiny, tmp_path, flags, message):
 
 def test_learning_rate_falls_in_self_training_alone(la_root, tmp_path):
     settings = make_settings(
-        la.PAGE,
+        la.DATASET,
         **TINY | {"labelnum": 2, "max_iterations": 15_000},
         root_path=la_root,
         output_root=tmp_path,
     )
-    _, stages = Frame(la.PAGE, settings, torch.device("cpu")).stages()
+    _, stages = Frame(la.DATASET, settings, torch.device("cpu")).stages()
     pre, self_ = stages["pre_train"](), stages["self_train"]()
     assert [self_.learning_rate(step) for step in (0, 4999, 5000, 9999, 14999)] == pytest.approx(
         [0.01, 0.01, 0.001, 0.001, 0.0001]

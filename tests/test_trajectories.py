@@ -14,13 +14,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from datasets import acdc, la
 from methods.base import Validation, add_scalars
 from methods.bcp import BCPPretrain
 from methods.copy_paste import CopyPaste
 from methods.edge_guided import DualTeacher
 from networks import net_factory_ega, net_factory_la_ega
 from networks.published import import_state_dict
-from recipes import acdc, la
 from training.checkpoint import load
 from training.device import has_bf16, place
 from training.log import RunLog
@@ -108,7 +108,7 @@ def trajectory(name, tmp_path, steps, amp=None, device=CPU, dtype=torch.float32)
     boxes = GivenCorners(
         case.kind, case.end_ratio, len(corners), seed=(0,), corners=tuple(map(tuple, corners))
     )
-    pasting = (acdc if dims == 2 else la).PAGE.pasting
+    pasting = (acdc if dims == 2 else la).DATASET.pasting
     student = place(filled(case.network).to(dtype), device, dims, amp)
     pretraining = name.endswith("pre")
     settings = {"ema_decay": case.decay, "teachers": case.teachers, "static_range": (1, 4)}
@@ -249,7 +249,7 @@ def test_the_mean_of_teachers_is_computed_in_float32_or_better(dtype, expected):
         dtypes.append(logits.dtype)
         return lambda: logits.argmax(1)
 
-    pasting = replace(acdc.PAGE.pasting, pseudo_label=pseudo_label)
+    pasting = replace(acdc.DATASET.pasting, pseudo_label=pseudo_label)
     student = nn.Conv2d(1, 4, kernel_size=1).to(dtype)
     phase = DualTeacher(Context(student, LOSS_2D, pasting))
     phase.pseudo_label(torch.zeros((2, 1, 8, 8), dtype=dtype))

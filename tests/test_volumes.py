@@ -14,7 +14,7 @@ from dataloaders.cases import read_cases, read_volume
 from dataloaders.transforms import VolumeTransform
 from dataloaders.two_stream import Draw, FourStreamSampler
 from dataloaders.volumes import VolumePatches, first_cases, percent_of_cases
-from training.sliding import VolumePredictor
+from evaluation.sliding_window import VolumePredictor
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -94,13 +94,13 @@ def test_centre_crop():
     )
 
 
-def patches(facts, root, names, labelled, cache="ram", say=lambda message: None):
+def patches(info, root, names, labelled, cache="ram", say=lambda message: None):
     draws = (
         VolumeAugmentation((32, 32, 16), spare=3).draw,
         VolumeAugmentation((32, 32, 16), spare=3, centre=True).draw,
     )
     return VolumePatches(
-        facts, root, names, labelled, tuple(Augmentation((draw,)) for draw in draws), say, cache
+        info, root, names, labelled, tuple(Augmentation((draw,)) for draw in draws), say, cache
     )
 
 
@@ -194,12 +194,12 @@ def test_processes_share_the_streams():
 def test_volumes_in_memory_are_x_y_z(kits_root, lits_root):
     """KiTS19 and LiTS lie on disk slices first; kidney and tumour are one object, of the liver the tumour is not part; both are
     z-scored on reading."""
-    for facts, root in ((KITS19, kits_root), (LITS, lits_root)):
-        name = (root / facts.test_list).read_text(encoding="utf-8").split()[0]
-        with h5py.File(facts.path(root, name)) as file:
+    for info, root in ((KITS19, kits_root), (LITS, lits_root)):
+        name = (root / info.test_list).read_text(encoding="utf-8").split()[0]
+        with h5py.File(info.path(root, name)) as file:
             image, label, spacing = file["image"][()], file["label"][()], file.attrs["spacing_mm"]
-        case = read_cases(facts, root, "test")[0]
-        object_ = label > 0 if facts is KITS19 else label == 1
+        case = read_cases(info, root, "test")[0]
+        object_ = label > 0 if info is KITS19 else label == 1
         assert np.array_equal(case.label, object_.transpose(2, 1, 0)) and case.spacing_mm == tuple(
             spacing[::-1]
         )

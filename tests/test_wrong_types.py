@@ -9,15 +9,15 @@ from helpers import ACDC
 from test_comparison import TEST, make_run
 from wrong_values import variants
 
-from comparison.command import report
+from commands.compare import report
+from commands.evaluate import score
+from commands.predict_files import Records, made_of
+from commands.prepare import prepare
 from dataloaders.cases import read_cases
-from dataloaders.phantom.raw import write_raw_phantom
+from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.plan import read_plan
-from preparation.command import prepare
-from preparation.files import RawCase, claim
-from programs.predict_files import Records, made_of
-from programs.scoring import score
-from recipes.own import own_page
+from datasets.own import own_dataset
+from datasets.prepare.prepared_files import RawCase, claim
 from utils.errors import UserError
 
 SHARE = 12  # one of so many is tried by default
@@ -104,8 +104,8 @@ def test_a_plan_with_any_value_of_a_wrong_type_is_one_line_at_most(prepared, tmp
 
     def work(changed):
         (root / "plan.json").write_text(json.dumps(changed), encoding="utf-8")
-        page = own_page(read_plan(root), root)
-        page.facts.read_list(root, page.facts.train_list)
+        page = own_dataset(read_plan(root), root)
+        page.info.read_list(root, page.info.train_list)
 
     assert not faults(variants(document), work)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dataloaders.facts import DatasetFacts
+from dataloaders.dataset_info import DatasetInfo
 from dataloaders.plan import Normalisation, Plan
 from networks.registry import NETWORKS
 from training.checkpoint import FORMAT, save
@@ -72,8 +72,8 @@ def plan(
     )
 
 
-def facts_of(plan: Plan) -> DatasetFacts:
-    return DatasetFacts(
+def info_of(plan: Plan) -> DatasetInfo:
+    return DatasetInfo(
         name=plan.name, class_names=plan.class_names, channels=plan.channels, dims=plan.dims, file=plan.file, axes=plan.axes,
         train_list="train.list", test_list="test.list",
     )  # fmt: skip
@@ -81,31 +81,31 @@ def facts_of(plan: Plan) -> DatasetFacts:
 
 def checkpoint(
     path: Path,
-    facts: DatasetFacts,
+    info: DatasetInfo,
     patch_size: tuple[int, ...],
     plan: Plan | None = None,
     level=0.0,
     **settings,
 ) -> Path:
     """A checkpoint as training leaves it, of the threshold network of the facts' dimensions."""
-    net = (Threshold2 if facts.dims == 2 else Threshold3)(facts.channels, facts.classes, level)
+    net = (Threshold2 if info.dims == 2 else Threshold3)(info.channels, info.classes, level)
     write_checkpoint(
         path,
-        facts,
+        info,
         net,
-        {"model": f"threshold{facts.dims}", "patch_size": list(patch_size), **settings},
+        {"model": f"threshold{info.dims}", "patch_size": list(patch_size), **settings},
         plan,
     )
     return path
 
 
 def write_checkpoint(
-    path: Path, facts: DatasetFacts, net: nn.Module, settings: Mapping, plan: Plan | None = None
+    path: Path, info: DatasetInfo, net: nn.Module, settings: Mapping, plan: Plan | None = None
 ) -> None:
     content = {
         "format": FORMAT,
         "settings": {"egm": "none", **settings},
-        "facts": facts.plain(),
+        "facts": info.plain(),
         "selection": "best mean Dice on val.list",
         "stage": "self_train",
         "progress": {"step": 1, "validated": 1, "best_score": 0.5, "best_step": 1, "history": []},

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from methods.base import MEAN
-from training.content import check_plain, check_sums, check_tensors, check_whole
+from training.checkpoint_content import check_plain, check_sums, check_tensors, check_whole
 from training.settings import upgraded
 from utils.errors import UserError
 from utils.files import replacing, shown, unfinished_file
@@ -116,7 +116,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     optimizer: Mapping | None
     settings: dict
-    facts: dict
+    info: dict
     plan: dict | None = None
     stage: str | None = None
     rule: str = ""
@@ -180,7 +180,7 @@ def read(path: Path) -> Checkpoint:
             other_optimizers=content.get("other_optimizers"),
             optimizer=content["optimizer"],
             settings=upgraded(content["settings"]),
-            facts=content["facts"],
+            info=content["facts"],
             plan=content.get("plan"),
             stage=content["stage"],
             rule=content["selection"],

@@ -16,7 +16,7 @@ from methods.base import Batch, CompiledCalls, Scalars, Validation
 from training.accelerate import GradientGuard, accelerated
 from training.batch_source import BatchSource
 from training.checkpoint import FORMAT, Store
-from training.content import STATES, check_fits, check_tensors
+from training.checkpoint_content import STATES, check_fits, check_tensors
 from training.distributed import (
     any_process,
     average_buffers,

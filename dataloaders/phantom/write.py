@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.facts import DatasetFacts
-from dataloaders.phantom.files import claimed, within, write_case, write_lists
+from dataloaders.dataset_info import DatasetInfo
+from dataloaders.phantom.case_files import claimed, within, write_case, write_lists
 from dataloaders.phantom.heart import DIASTOLE, SYSTOLE, draw_patient, render
-from dataloaders.phantom.volumes import write_volume_phantom
+from dataloaders.phantom.organ_volumes import write_volume_phantom
 from utils.errors import UserError
 from utils.progress import progress
 
@@ -16,7 +16,7 @@ LISTS = ("train.list", "val.list", "test.list", "train_slices.list")
 
 
 def write_phantom(
-    facts: DatasetFacts,
+    info: DatasetInfo,
     root: Path,
     train: int = 20,
     test: int = 6,
@@ -29,29 +29,29 @@ def write_phantom(
 
     Raises UserError as `write_acdc_phantom` and `write_volume_phantom` do, and for numbers that the data set does not use.
     """
-    if facts.dims == 3:
+    if info.dims == 3:
         if val is not None:
             raise UserError(
-                f"--val applies only to ACDC: {facts.name} has no validation list; omit it"
+                f"--val applies only to ACDC: {info.name} has no validation list; omit it"
             )
         write_volume_phantom(
-            facts, root, train=train, test=test, size=size, seed=seed, labelled=labelled
+            info, root, train=train, test=test, size=size, seed=seed, labelled=labelled
         )
         return f"wrote {train} training and {test} test volumes below {root}"
     if labelled is not None:
         raise UserError(
-            f"--labelled does not apply to {facts.name}: --labelnum of the training counts the "
+            f"--labelled does not apply to {info.name}: --labelnum of the training counts the "
             f"labelled patients; omit it"
         )
     if size and len(size) != 1:
         raise UserError(
-            f"--size takes one number for {facts.name}, the mean side of an image in pixels, not {len(size)}"
+            f"--size takes one number for {info.name}, the mean side of an image in pixels, not {len(size)}"
         )
     if val is None:
         val = 4
     side = size[0] if size else 128
     write_acdc_phantom(root, train=train, val=val, test=test, size=side, seed=seed)
-    slices = len((root / facts.train_list).read_text(encoding="utf-8").split())
+    slices = len((root / info.train_list).read_text(encoding="utf-8").split())
     return (
         f"wrote {slices} training slices of {train} patients, {2 * val} validation and "
         f"{2 * test} test volumes below {root}"

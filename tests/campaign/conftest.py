@@ -17,8 +17,8 @@ from helpers import ACDC, LA
 
 from dataloaders.coarse import coarse_path, write_coarse
 from dataloaders.hdf5 import read_case
-from dataloaders.phantom.raw import write_raw_phantom
-from recipes import acdc, la
+from dataloaders.phantom.raw_scans import write_raw_phantom
+from datasets import acdc, la
 
 SEED = int(os.environ.get("CAMPAIGN_SEED", "0"))
 SHARE = float(os.environ.get("CAMPAIGN_SHARE", "1"))  # of the full numbers, for a quick look
@@ -71,8 +71,8 @@ def coarse_root(la_root, tmp_path_factory):
 @pytest.fixture
 def runs(phantom_root, la_root, coarse_root):
     return {
-        "ACDC": partial(train, acdc.PAGE, SLICES, phantom_root),
-        "LA": partial(train, la.PAGE, VOLUMES, la_root),
+        "ACDC": partial(train, acdc.DATASET, SLICES, phantom_root),
+        "LA": partial(train, la.DATASET, VOLUMES, la_root),
         "CoGRNet": partial(train, la.TWO_SLICES, VOLUMES, coarse_root),
     }
 
@@ -89,7 +89,7 @@ def raw(tmp_path_factory):
 def network(phantom_root, tmp_path_factory):
     """A checkpoint, the best one of a run on slices that has been tested."""
     made = tmp_path_factory.mktemp("made")
-    whole(partial(train, acdc.PAGE, SLICES, phantom_root), made)
+    whole(partial(train, acdc.DATASET, SLICES, phantom_root), made)
     assert Forked(lambda: evaluated(phantom_root, made)).ended().status == 0
     return next(made.rglob("self_train/unet_best_model.pth"))
 

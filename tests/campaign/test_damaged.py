@@ -11,12 +11,12 @@ from campaign.works import SLICES, evaluated, train, whole
 from damage import CRASHES, damaged_scans, whole_scan
 from forked import Forked
 
-from preparation.checks.command import check
-from preparation.command import prepare
-from preparation.scans import read_scan
-from programs.predict import predict
-from programs.scoring import score
-from recipes import acdc
+from commands.check import check
+from commands.evaluate import score
+from commands.predict import predict
+from commands.prepare import prepare
+from datasets import acdc
+from scans.reading import read_scan
 from utils.errors import UserError
 
 pytestmark = pytest.mark.campaign
@@ -48,7 +48,7 @@ def test_damaged(what, runs, phantom_root, tmp_path, tally, number):
         Path(shutil.copytree(phantom_root, tmp_path / "data")),
         tmp_path / "fresh",
     )
-    whole(partial(train, acdc.PAGE, SLICES, data), made)
+    whole(partial(train, acdc.DATASET, SLICES, data), made)
     assert Forked(lambda: evaluated(data, made)).ended().status == 0
     results = next(made.rglob("metrics.csv"))
     expected, rng = results.read_bytes(), np.random.default_rng([SEED, len(what)])
@@ -70,11 +70,11 @@ def test_damaged(what, runs, phantom_root, tmp_path, tally, number):
             ended = Forked(lambda: evaluated(data, made)).ended()
             wrong = ended.status == 0 and results.read_bytes() != expected
         elif index % 2:  # a run that knows the data already
-            ended = Forked(lambda: train(acdc.PAGE, SLICES, data, made)).ended()
+            ended = Forked(lambda: train(acdc.DATASET, SLICES, data, made)).ended()
             wrong = ended.status == 0 and path.read_bytes().split() != good.split()
         else:
             shutil.rmtree(fresh, ignore_errors=True)
-            ended, wrong = Forked(lambda: train(acdc.PAGE, short, data, fresh)).ended(), False
+            ended, wrong = Forked(lambda: train(acdc.DATASET, short, data, fresh)).ended(), False
         tally.note(
             ended.clean and not wrong,
             f"{index} {path}: {ended.status}, wrong: {wrong}: {ended.said[-400:]}",

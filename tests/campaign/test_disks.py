@@ -16,17 +16,17 @@ from campaign.works import REGISTER
 from forked import Forked
 from helpers import LA
 
-from comparison.command import compare
-from comparison.results import read_result
-from dataloaders.phantom.volumes import write_volume_phantom
+from commands.compare import compare
+from commands.evaluate import score
+from commands.export import export
+from commands.predict import predict
+from commands.prepare import prepare
+from commands.register import register
+from commands.test import evaluate
+from dataloaders.phantom.organ_volumes import write_volume_phantom
 from dataloaders.phantom.write import write_acdc_phantom
-from preparation.command import prepare
-from programs.evaluation import evaluate
-from programs.export import export
-from programs.predict import predict
-from programs.scoring import score
-from recipes import acdc
-from registration.register import register
+from datasets import acdc
+from reporting.tested_run import read_result
 
 pytestmark = pytest.mark.campaign
 
@@ -52,7 +52,7 @@ def writers(runs, network, raw, phantom_root, la_root):
         Writer("training on volumes", runs["LA"], (3000, 2**22), 40_000),
         Writer(
             "test",
-            lambda out: evaluate(acdc.PAGE, [*tested, "--output_dir", str(out)]),
+            lambda out: evaluate(acdc.DATASET, [*tested, "--output_dir", str(out)]),
             (0, 300),
             4,
         ),

@@ -13,11 +13,11 @@ from campaign.conftest import SEED
 from campaign.works import REGISTER, same, whole
 from forked import Forked
 
-from comparison.results import read_result
-from preparation.command import prepare
-from programs.evaluation import evaluate
-from recipes import acdc
-from registration.register import register
+from commands.prepare import prepare
+from commands.register import register
+from commands.test import evaluate
+from datasets import acdc
+from reporting.tested_run import read_result
 from utils.errors import UserError
 
 pytestmark = pytest.mark.campaign
@@ -114,7 +114,7 @@ def test_kills_between_the_renames_of_a_test(network, phantom_root, tmp_path, ta
 
     def work(output):
         flags = ["--root_path", str(phantom_root), "--checkpoint", str(network), "--device", "cpu"]
-        evaluate(acdc.PAGE, [*flags, "--output_dir", str(output)])
+        evaluate(acdc.DATASET, [*flags, "--output_dir", str(output)])
 
     def files(output):
         return {path.name: path.read_bytes() for path in output.iterdir() if path.suffix != ".json"}

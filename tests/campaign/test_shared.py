@@ -11,8 +11,8 @@ import pytest
 from campaign.works import SLICES, train
 from forked import Forked
 
-from programs.predict import predict
-from recipes import acdc
+from commands.predict import predict
+from datasets import acdc
 
 pytestmark = pytest.mark.campaign
 
@@ -40,7 +40,7 @@ def with_shared_memory(size, work):
 def test_small_shared_memory(checked, phantom_root, tmp_path, tally, monkeypatch):
     """One line with the remedy within 30 seconds, whether or not the room is looked at first."""
     if not checked:
-        monkeypatch.setattr("programs.batches.check_room", lambda *_: None)
+        monkeypatch.setattr("commands.batches.check_room", lambda *_: None)
     numbers = {
         **SLICES,
         "patch_size": (256, 256),
@@ -49,7 +49,7 @@ def test_small_shared_memory(checked, phantom_root, tmp_path, tally, monkeypatch
         "num_workers": 2,
     }
     for size in ("64k", "1m", "3m"):
-        run = partial(train, acdc.PAGE, numbers, phantom_root, tmp_path / size)
+        run = partial(train, acdc.DATASET, numbers, phantom_root, tmp_path / size)
         began = time.monotonic()
         ended = Forked(partial(with_shared_memory, size, run)).ended(100)
         seconds = time.monotonic() - began

@@ -8,8 +8,8 @@ import pytest
 from campaign.works import SLICES, train
 from torch import nn
 
+from datasets import acdc
 from networks import registry
-from recipes import acdc
 from training import loop
 
 pytestmark = pytest.mark.campaign
@@ -45,9 +45,9 @@ def test_soak(phantom_root, tmp_path, tally, number, monkeypatch):
 
     def watched(self, batch):
         if self.progress.step % max(steps[self.stage.name] // 20, 1) == 0:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            all_datasets = int(Path("/proc/self/statm").read_text().split()[1])
             seen[self.stage.name].append(
-                (pages * resource.getpagesize() / 2**20, len(os.listdir("/proc/self/fd")))
+                (all_datasets * resource.getpagesize() / 2**20, len(os.listdir("/proc/self/fd")))
             )
         return step(self, batch)
 
@@ -61,9 +61,9 @@ def test_soak(phantom_root, tmp_path, tally, number, monkeypatch):
     supervised = {"method": "supervised", "exp": "supervised"}
     half = dict.fromkeys(("pre_iterations", "max_iterations"), steps["supervised"] // 2)
     shared = {name: value for name, value in pebbles.items() if not name.startswith("static_")}
-    train(acdc.PAGE, {**shared, **supervised, **half}, phantom_root, tmp_path)
+    train(acdc.DATASET, {**shared, **supervised, **half}, phantom_root, tmp_path)
     train(
-        acdc.PAGE,
+        acdc.DATASET,
         {**pebbles, "pre_iterations": steps["pre_train"], "max_iterations": steps["self_train"]},
         phantom_root,
         tmp_path,

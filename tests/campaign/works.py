@@ -5,9 +5,9 @@ import time
 from forked import Forked
 from helpers import assert_same, stages
 
-from programs.evaluation import evaluate
-from programs.training import train as train_page
-from recipes import acdc
+from commands.test import evaluate
+from commands.train import train as train_page
+from datasets import acdc
 
 SLICES = {
     "labelnum": 1, "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, "pre_iterations": 12, "max_iterations": 12,
@@ -20,13 +20,13 @@ VOLUMES = {
 REGISTER = ["--labelnum", "1", "--planes", "middle", "middle", "--workers", "1", "--dataset", "LA"]
 
 
-def train(page, numbers, root, output):
-    train_page(page, [], root_path=root, output_root=output, **numbers)
+def train(dataset, numbers, root, output):
+    train_page(dataset, [], root_path=root, output_root=output, **numbers)
 
 
 def evaluated(root, output):
     evaluate(
-        acdc.PAGE,
+        acdc.DATASET,
         [
             "--root_path",
             str(root),

@@ -1,0 +1,109 @@
+"""Networks from settings, and weights from checkpoints."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from dataloaders.dataset_info import DatasetInfo
+from methods.base import MEAN
+from networks import net_factory_ega, net_factory_la_ega
+from networks.base import Network
+from networks.mean import MeanOfNetworks
+from networks.norm import normalise_over_processes
+from networks.published import import_state_dict
+from networks.registry import NETWORKS, network_options
+from training.checkpoint import Checkpoint
+from training.distributed import world
+from utils.errors import UserError
+
+LARGEST = 2**28
+FACTORIES = {2: net_factory_ega.net_factory, 3: net_factory_la_ega.net_factory}
+
+
+def build_network(info: DatasetInfo, model: str, options: Mapping[str, object]) -> Network:
+    """Build the network `model` on the CPU with those of the `options` that it has.
+
+    Raises UserError for an unknown network, one that does not suit the data, and a value that an option cannot have.
+    """
+    network = NETWORKS.get(model)
+    if network is not None and network.dims != info.dims:
+        names = [name for name, other in NETWORKS.items() if other.dims == info.dims]
+        raise UserError(
+            f"--model {model}: takes {network.dims}-D images, {info.name} has {info.dims}-D ones; choose from {', '.join(names)}"
+        )
+    try:
+        known = {} if network is None else network_options(model, options)
+        return FACTORIES[info.dims](model, info.channels, info.classes, **known)
+    except (ValueError, TypeError) as error:  # a forged checkpoint may name any option
+        raise UserError(f"--model {model}: {error}") from None
+
+
+def check_patch(net: nn.Module, patch_size: Sequence[int], images: int = 2) -> None:
+    """Raise UserError where the network cannot take `images` patches in a pass."""
+    given = f"--patch_size {' '.join(map(str, patch_size))}"
+    if len(patch_size) != net.dims:
+        raise UserError(
+            f"{given}: give {net.dims} sides, as in --patch_size {' '.join(['96'] * net.dims)}"
+        )
+    if math.prod(patch_size) > LARGEST:
+        raise UserError(
+            f"{given}: {LARGEST} voxels are the most that a patch may have, more than memory holds; give smaller sides"
+        )
+    try:
+        net.check_size(tuple(patch_size), images)
+    except ValueError as error:
+        few = " (--labeled_bs says how many)" if images == 1 else ""
+        raise UserError(f"{given}: {error}{few}") from None
+
+
+def share_batch_norm(nets: Iterable[nn.Module], model: str) -> None:
+    """Batch norm over all processes from now on; raises UserError for a network that cannot. With one process nothing changes."""
+    if world() > 1:
+        try:
+            normalise_over_processes(nets)
+        except ValueError as error:
+            raise UserError(f"--sync_batch_norm: --model {model}: {error}") from None
+
+
+def network_of(
+    checkpoint: Checkpoint, info: DatasetInfo, model: str, options: Mapping[str, object]
+) -> nn.Module:
+    """Build the selected network of a checkpoint, with its weights; where the mean of all learners is selected, all of them.
+
+    `model`: the name of the networks whose checkpoint does not name another one. Raises UserError as `build_network` and
+    `load_network` do.
+    """
+    names = [checkpoint.selected]
+    if checkpoint.selected == MEAN:
+        names = list(checkpoint.models)
+    networks: list[nn.Module] = []
+    for name in names:
+        network = build_network(info, checkpoint.models.get(name) or model, options)
+        load_weights(network, _weights(checkpoint, name), checkpoint)
+        networks.append(network)
+    if len(networks) == 1:
+        return networks[0]
+    return MeanOfNetworks(networks)
+
+
+def _weights(checkpoint: Checkpoint, name: str) -> Mapping[str, Tensor]:
+    """The weights of one of a checkpoint's networks; a published checkpoint has only one."""
+    if not checkpoint.ours:
+        return checkpoint.weights
+    return checkpoint.weights_of(name)
+
+
+def load_network(net: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load the weights of a checkpoint's selected network; raises UserError where they do not fit."""
+    load_weights(net, checkpoint.weights, checkpoint)
+
+
+def load_weights(net: nn.Module, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Load some of the weights of a checkpoint; raises UserError where they do not fit."""
+    try:
+        import_state_dict(net, weights)
+    except ValueError as error:
+        raise UserError(
+            f"{checkpoint.path}: {error}; is it for another network, --egm or number of classes?"
+        ) from None

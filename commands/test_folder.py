@@ -1,0 +1,123 @@
+"""The folder of a test: one test each, its predictions, metrics.csv and summary.json replaced together."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from commands.run_folder import rename_aside
+from commands.runs import BEST_NAME
+from evaluation.results import METRICS, SUMMARY
+from training.checkpoint import Checkpoint
+from utils.errors import UserError
+from utils.files import check_plain
+from utils.json_file import read_json
+from utils.lock import only_writer
+from utils.messages import message
+from utils.names import csv_text
+
+PREDICTION = "_pred.nii.gz"
+REMEDY = "free space or name another place with --output_dir"
+
+
+def test_folder(parent: Path, stage: str | None, checkpoint: str, split: str) -> Path:
+    """Where a test is kept below the folder of a run or of a checkpoint file: test/<stage>_<checkpoint>_<split>.
+
+    A published checkpoint does not know its stage; its part of the name is then omitted.
+    """
+    name = "_".join(part for part in (stage, checkpoint, split) if part)
+    check_plain("checkpoint", name)
+    return parent / "test" / name
+
+
+def folder_of_file(path: Path, checkpoint: Checkpoint, split: str) -> Path:
+    """Where the test of a checkpoint file is kept: with the run's other tests if the file lies in its stage, otherwise next to it."""
+    stage = checkpoint.stage
+    if stage is None or path.absolute().parent.name != stage:
+        return test_folder(path.parent, stage, path.stem, split)
+    name = path.stem
+    if BEST_NAME.fullmatch(path.name):
+        name = "best"
+    return test_folder(path.parent.parent, stage, name, split)
+
+
+def check_output(folder: Path, made_with: Mapping, cases: Sequence[str]) -> None:
+    """UserError unless the folder holds no results, or those of an earlier or interrupted attempt at the same test.
+
+    `made_with`: what the results depend on; `cases`: names of the cases.
+    """
+    difference = other_results(folder, made_with, cases)
+    if difference:
+        raise UserError(
+            f"--output_dir {folder}: holds the results of another test ({difference}); name another folder, or move them away"
+        )
+
+
+def set_aside_others(folder: Path, made_with: Mapping, cases: Sequence[str]) -> None:
+    """Rename a test's usual folder if it holds other results, such as those of an earlier best checkpoint."""
+    difference = other_results(folder, made_with, cases)
+    if not difference:
+        return
+    with only_writer(folder, "name another place with --output_dir"):
+        pass  # nobody is writing there
+    aside = rename_aside(folder, "move it by hand, or name another folder with --output_dir")
+    message(f"{folder} held another test's results ({difference}); they are now in {aside}")
+
+
+def other_results(folder: Path, made_with: Mapping, cases: Sequence[str]) -> str:
+    """How the results in the folder differ from those of the test, in words; empty where there are none, or the same test's."""
+    if (folder / SUMMARY).exists():
+        difference = _difference(folder / SUMMARY, made_with)
+        if difference:
+            return difference
+    names = set(cases)
+    for path in sorted(folder.glob(f"*{PREDICTION}")):
+        if path.name.removesuffix(PREDICTION) not in names:
+            return f"{path.name} is of another case"
+    if not _cases_of(folder / METRICS) <= names:
+        return f"{METRICS} has other cases"
+    return ""
+
+
+def _difference(path: Path, made_with: Mapping) -> str:
+    """What the test of that summary.json was made with, where it differs. Of older summaries, which lack `made_with`, the keys
+    that they have are compared."""
+    try:
+        summary = read_json(path)
+        before = summary.get("made_with") or {
+            "checkpoint": summary["checkpoint"]["sha256"],
+            **{key: summary[key] for key in made_with if key != "checkpoint" and key in summary},
+        }
+        differing = [
+            key for key, value in made_with.items() if key in before and before[key] != value
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{path.name} is another program's, or damaged"
+    if not differing:
+        return ""
+    key = differing[0]
+    if key == "checkpoint":
+        return "of another checkpoint"
+    if key == "data":
+        return "of other data"
+    return f"{key} {before[key]}, now {made_with[key]}"
+
+
+def _cases_of(metrics: Path) -> set[str]:
+    """The cases of a metrics.csv; none where it is missing, an empty name where it is no such file."""
+    if not metrics.exists():
+        return set()
+    try:
+        with open(metrics, newline="", encoding="utf-8") as file:
+            return {csv_text(row["case"]) for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error):
+        return {""}
+
+
+def move_results(finished: Path, folder: Path) -> None:
+    """Move the files of a finished test into its folder: predictions, then metrics.csv, then summary.json, which says that all
+    are there. Raises OSError."""
+    order = {METRICS: 1, SUMMARY: 2}
+    paths = sorted(finished.iterdir(), key=lambda path: (order.get(path.name, 0), path.name))
+    for path in paths:
+        os.replace(path, folder / path.name)

@@ -1,0 +1,134 @@
+"""Synthetic MR scans in nnU-Net's raw layout, like own data: some with labels, some without."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dataloaders.dataset_info import DatasetInfo
+from dataloaders.phantom.case_files import claimed, within, write_text
+from dataloaders.phantom.heart import DIASTOLE, SYSTOLE, draw_patient, render
+from dataloaders.phantom.organs import RECIPES, draw_case
+from utils.errors import UserError
+from utils.nifti import write_nifti
+from utils.progress import progress
+
+FOLDERS = ("imagesTr", "labelsTr", "imagesUn", "imagesTs", "labelsTs")
+# The CT phantoms imitate the windowed images of public preparations, which no scanner writes.
+MR = ("ACDC", "LA")
+SIZES = {"ACDC": (128,), "LA": RECIPES["LA"].size}
+BRIGHTEST = 1000
+Scan = tuple[str, np.ndarray, np.ndarray, tuple[float, ...]]
+
+
+def write_raw_phantom(
+    info: DatasetInfo,
+    root: Path,
+    train: int,
+    val: int,
+    test: int,
+    labelled: int,
+    size: tuple[int, ...] | None = None,
+    seed: int = 1337,
+) -> None:
+    """Write `train` + `val` + `test` patients below `root`.
+
+    imagesTr and labelsTr: `labelled` of the training patients and the validation patients (splits_final.json lists which).
+    imagesUn: the other training patients, without labels. imagesTs and labelsTs: the test patients. The hearts of ACDC have two
+    frames per patient, which stay together. Patient i depends only on `seed`, i and `size`.
+
+    Scans are whole numbers from 0 to 1000 (int16), x to the left and y to the back. dataset.json is written last, so a
+    half-written folder has none; the same call may be repeated. Raises UserError as `write_phantom` does, and for a data set that
+    is not MR.
+    """
+    if info.name not in MR:
+        raise UserError(f"--raw: there are raw phantoms of {' and '.join(MR)}, not of {info.name}")
+    shape = tuple(size or SIZES[info.name])
+    _check_numbers(info, shape, train=train, val=val, test=test, labelled=labelled, seed=seed)
+    parts = ["Tr"] * labelled + ["Un"] * (train - labelled) + ["Tr"] * val + ["Ts"] * test
+    split: dict[str, list[str]] = {"train": [], "val": []}
+    settings = {
+        "phantom": f"{info.name} raw",
+        "train": train,
+        "val": val,
+        "test": test,
+        "labelled": labelled,
+        "size": shape,
+        "seed": seed,
+    }
+    with claimed(root, settings, (*FOLDERS, "dataset.json")):
+        for number, part in enumerate(progress(parts, desc="patients", disable=None), 1):
+            rng = np.random.default_rng([seed, number])
+            for name, image, label, spacing in _scans(info, rng, number=number, size=shape):
+                image_path = root / f"images{part}" / f"{name}_0000.nii.gz"
+                _write(image_path, _whole_numbers(image), spacing=spacing)
+                if part != "Un":
+                    _write(root / f"labels{part}" / f"{name}.nii.gz", label, spacing=spacing)
+                if part == "Tr":
+                    subset = "train" if number <= labelled else "val"
+                    split[subset].append(name)
+        about = {
+            "name": f"{info.name} phantom",
+            "channel_names": {"0": "MR"},
+            "labels": {name: value for value, name in enumerate(info.class_names)},
+            "numTraining": len(split["train"]) + len(split["val"]),
+            "file_ending": ".nii.gz",
+        }
+        write_text(root / "splits_final.json", json.dumps([split], indent=2) + "\n")
+        write_text(root / "dataset.json", json.dumps(about, indent=2) + "\n")
+
+
+def _check_numbers(
+    info: DatasetInfo,
+    shape: Sequence[int],
+    train: int,
+    val: int,
+    test: int,
+    labelled: int,
+    seed: int,
+) -> None:
+    """Raise UserError for a number that is out of range, or a shape that does not fit the data set."""
+    axes = len(SIZES[info.name])
+    if len(shape) != axes:
+        raise UserError(f"--size: {info.name} takes {axes} numbers, not {len(shape)}")
+    within("train", train, least=1, most=900)
+    within("val", val, least=1, most=900)
+    within("test", test, least=1, most=900)
+    within("seed", seed, least=0, most=2**63)
+    within("labelled", labelled, least=1, most=train)
+    smallest = 16 if axes == 3 else 48
+    for side in shape:
+        within("size", side, least=smallest, most=512)
+
+
+def _scans(
+    info: DatasetInfo, rng: np.random.Generator, number: int, size: tuple[int, ...]
+) -> Iterator[Scan]:
+    """The scans of a patient: name, image and label (z, y, x), spacing (mm) along these axes."""
+    if info.name == "ACDC":
+        patient = draw_patient(rng, size[0])
+        for phase in (DIASTOLE, SYSTOLE):
+            image, label = render(patient, phase)
+            yield f"patient{number:03d}_frame{phase:02d}", image, label, patient.spacing
+    else:
+        recipe = RECIPES[info.name]
+        image, label, spacing = draw_case(recipe, rng, size)
+        turn = [recipe.axes.index(axis) for axis in "zyx"]
+        yield (
+            recipe.case.format(number),
+            image.transpose(turn),
+            label.transpose(turn),
+            tuple(spacing[axis] for axis in turn),
+        )
+
+
+def _whole_numbers(image: np.ndarray) -> np.ndarray:
+    """Scale an image to whole numbers from 0 to BRIGHTEST."""
+    return np.rint((image - image.min()) * (BRIGHTEST / np.ptp(image))).astype(np.int16)
+
+
+def _write(path: Path, volume: np.ndarray, spacing: tuple[float, ...]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    z, y, x = spacing
+    write_nifti(path, volume, affine=np.diag([-x, -y, z, 1.0]))

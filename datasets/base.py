@@ -1,0 +1,112 @@
+"""The description of a data set: everything that training, test and prediction have to know about it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch.utils.data import Dataset
+
+from dataloaders.augment import SpatialDraw
+from dataloaders.dataset_info import DatasetInfo
+from dataloaders.two_stream import StreamSampler, TwoStreamSampler
+from evaluation.validation import Predict
+from methods.copy_paste import Pasting
+from training.settings import Settings
+from utils.components import Connectivity
+from utils.ema import EmaScope
+from utils.losses import Term
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MODEL = REPOSITORY / "code" / "model"
+
+
+def same(settings: Settings) -> Settings:
+    """The settings unchanged."""
+    return settings
+
+
+def labelled_folder(family: str, dataset: str) -> Callable[[Path | None, str, int], Path]:
+    """Name the folder of a run as the published README does: code/model/<family>/<data set>_<exp>_<labelnum>_labeled."""
+    return lambda output_root, exp, labelnum: (
+        (output_root or MODEL) / family / f"{dataset}_{exp}_{labelnum}_labeled"
+    )
+
+
+def data_root(dataset: str, root_path: Path | None) -> Path:
+    """Folder of the data: `--root_path`, by default data_split/<data set> in the repository."""
+    return root_path or REPOSITORY / "data_split" / dataset
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DatasetSpec:
+    """A data set for training and test. `datasets.templates` has the values that 2-D and 3-D data sets share.
+
+    `numbers`: the published protocol, by the names of the flags, of all methods, networks and options.
+    `methods`: values of a method that apply only to this data set.
+    """
+
+    info: DatasetInfo
+    # reading: what --labelnum counts; the cases and how many of them are labelled; the training data set of a run
+    counted: str = "volumes"
+    cases: Callable[[Path, DatasetInfo, int], tuple[list[str], int]]
+    data: Callable[[Any], Callable[..., Dataset]]
+    sampler: Callable[[Any], type[StreamSampler]] = lambda settings: TwoStreamSampler
+    # spatial augmentation of labelled and of unlabelled images, to the patch size
+    spatial: Callable[[tuple[int, ...]], tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]]
+    # learning: the loss term `dice`, which image is pasted into which, what the EMA teacher averages
+    dice: Callable[[Any], Term]
+    pasting: Pasting
+    ema_scope: EmaScope = "parameters"
+    keeps_optimizer: bool = False  # self-training continues with the optimizer of pre-training
+    # settings: options that become flags in addition to those of every run, numbers, what follows from other flags
+    options: tuple[type, ...] = ()
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settled: Callable[[Any], Any] = same
+    # methods whose published code on this data set stores the best validation Dice rounded to 4 digits
+    rounded_best: tuple[str, ...] = ()
+    # prediction: (patch size, stride, device, connectivity, progress) -> predictor; the published test's stride, and the connectivity
+    # of the components of which it keeps the largest
+    predictor: Callable[..., Predict]
+    stride: Sequence[int] = ()
+    connectivity: Connectivity | None = None
+    test_options: tuple[type, ...] = ()
+    test_numbers: Mapping[str, Any] = field(default_factory=dict)
+    # files: a run's folder from --output_root, --exp and --labelnum; the name of a stage's best checkpoint from the stage, --model and
+    # --labelnum; where a published pre-training may be; the layout of published checkpoints; the methods whose published weights have
+    # names that start with `module.` (trained with DataParallel)
+    folder: Callable[[Path | None, str, int], Path]
+    best_name: Callable[[str, str, int], str] = lambda stage, model, labelnum: (
+        f"{model}_best_model.pth"
+    )
+    published_pretraining: str | None = None
+    published_layout: str = "plain"
+    module_prefix: Literal["always", "edge_guided", "never"] = "never"
+    plan: Mapping[str, Any] | None = (
+        None  # own data: how scans were prepared, stored in checkpoints
+    )
+    commands: str = ""  # published command lines that are accepted (commands/published_flags.py)
+
+    def best(self, folder: Path, stage: str, model: str, labelnum: int) -> Path:
+        """Path of the best checkpoint of a stage of the run in `folder`: ours, else a published one if it exists."""
+        ours = folder / stage / self.best_name(stage, model, labelnum)
+        if stage == "pre_train" and self.published_pretraining and not ours.exists():
+            published = folder / self.published_pretraining.format(labelnum=labelnum)
+            if published.is_file():
+                return published
+        return ours
+
+    def selection(self, select: str) -> tuple[str, str]:
+        """The split whose score selects the best checkpoint, and the rule in words.
+
+        The split is empty if there is no validation and the last network is taken.
+        """
+        if select == "published":
+            select = self.numbers.get("select", "val")
+        if select == "last":
+            return "", "the last network of the stage, without validation (--select last)"
+        rule = f"best mean Dice on {self.info.list_name(select)}"
+        if select == "test":
+            rule += ", as published: its test results are too good"
+        return select, rule

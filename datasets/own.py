@@ -1,0 +1,195 @@
+"""Own data, prepared by prepare_data.py: the description of the data set follows from the plan in its folder."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from dataloaders.dataset_info import DatasetInfo
+from dataloaders.hdf5 import list_lines
+from dataloaders.plan import Plan
+from dataloaders.slices import first_patients
+from dataloaders.splits import case_of_slice
+from datasets.acdc import DATASET as ACDC
+from datasets.base import DatasetSpec, same
+from datasets.la import DATASET as LA
+from datasets.registry import all_datasets
+from datasets.templates import SliceOptions, VolumeOptions, slices, two_slices, volumes
+from utils.errors import UserError
+
+STEP = 16  # the networks halve an image four times
+# Smallest side of a patch, by dimensions: the edge-guided U-Net takes no smaller slices, which are resized to the patch.
+SMALLEST = {2: 80, 3: 16}
+TAKEN = (
+    "exp",
+    "model",
+    "batch_size",
+    "labeled_bs",
+    "pre_iterations",
+    "max_iterations",
+    "base_lr",
+    "weight_decay",
+    "pre_weight_decay",
+)
+SCHEDULE = (
+    "lr_schedule",
+    "lr_drop_every",
+    "box_end",
+    "static_start",
+    "static_step",
+    "static_range",
+)
+
+
+@dataclass(frozen=True)
+class OwnOptions:
+    """Settings of own data."""
+
+    dims: Literal[2, 3] = 3
+    """Dimensions that the data were prepared for: slices (2) or volumes (3)."""
+
+
+def own_dataset(plan: Plan, root: Path) -> DatasetSpec:
+    """Describe the prepared data in `root`.
+
+    The first `--labelnum` cases of train.list are labelled (default: all). The other ones and those of unlabelled.list are not.
+    Numbers are those of ACDC for slices and of LA for volumes, with their patch reduced to the data. The best checkpoint is
+    selected on val.list.
+    """
+    if plan.dims == 2:
+        return _own_slices(plan, root)
+    return _own_volumes(plan, root)
+
+
+def _own_slices(plan: Plan, root: Path) -> DatasetSpec:
+    return slices(
+        info=info(plan, root),
+        cases=partial(first_patients, patient=case_of_slice),
+        plan=plan.as_dict(),
+        options=(OwnOptions, SliceOptions),
+        settled=partial(_check_dims, plan.dims),
+        numbers=_own_numbers(plan, root, like=ACDC),
+        methods=ACDC.methods,
+        test_numbers={"model": ACDC.numbers["model"], "labelnum": _train_cases(plan, root)},
+    )
+
+
+def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
+    numbers = _own_numbers(plan, root, like=LA)
+    stride = tuple(side // 2 for side in numbers["patch_size"])
+    numbers["val_stride"] = stride
+    return volumes(
+        info=info(plan, root),
+        stride=stride,
+        plan=plan.as_dict(),
+        options=(OwnOptions, VolumeOptions),
+        settled=partial(_check_dims, plan.dims),
+        numbers=numbers,
+        methods={"bcp": {"pre_weight_decay": 1e-4}},
+        test_numbers={"model": LA.numbers["model"], "labelnum": _train_cases(plan, root)},
+    )
+
+
+def own_two_slices(plan: Plan, root: Path) -> DatasetSpec:
+    """Describe own volumes with two annotated slices per labelled case, for CoGRNet: all classes are one object, as in KiTS19.
+
+    Raises UserError for data prepared as slices.
+    """
+    if plan.dims == 2:
+        raise UserError(
+            f"{root}: prepared for training on slices, but CoGRNet needs volumes; "
+            f"prepare the scans with --dims 3 in another folder"
+        )
+    one_object = replace(
+        info(plan, root),
+        class_names=("background", " and ".join(plan.class_names[1:])),
+        file_classes=plan.classes,
+        foreground=tuple(range(1, plan.classes)),
+        planes=((2, None), (1, None)),
+    )
+    patch = patch_size(plan, (112, 112, 80))
+    stride = tuple(side // 2 for side in patch)
+    labelled = _train_cases(plan, root)
+    dataset = two_slices(info=one_object, patch_size=patch)
+    numbers = {
+        **dataset.numbers,
+        "labelnum": labelled,
+        "select": "val",
+        "dims": plan.dims,
+        "val_stride": stride,
+    }
+    return replace(
+        dataset,
+        numbers=numbers,
+        test_numbers={**dataset.test_numbers, "labelnum": labelled},
+        stride=stride,
+        settled=partial(_check_dims, plan.dims, settled=dataset.settled),
+        plan=plan.as_dict(),
+        options=(OwnOptions, *dataset.options),
+    )
+
+
+def info(plan: Plan, root: Path) -> DatasetInfo:
+    """What training has to know about the data, as the plan in `root` records it."""
+    part = ""
+    slice_file = None
+    if plan.dims == 2:
+        part = "_slices"
+        slice_file = str(Path(plan.slice_file).with_name("{}.h5"))
+    unlabelled: str | None = plan.lists[f"unlabelled{part}"]
+    if not list_lines(root / unlabelled):
+        unlabelled = None
+    name = re.sub(r"[^\w.-]", "_", plan.name) or "own"
+    if name in all_datasets():
+        name = f"{name}_own"
+    return DatasetInfo(
+        name=name,
+        class_names=plan.class_names,
+        channels=plan.channels,
+        dims=plan.dims,
+        file=plan.file,
+        slice_file=slice_file,
+        train_list=plan.lists[f"train{part}"],
+        unlabelled_list=unlabelled,
+        test_list=plan.lists["test"],
+        axes=plan.axes,
+    )
+
+
+def patch_size(plan: Plan, published: tuple[int, ...]) -> tuple[int, ...]:
+    """The published patch, with no side longer than the median training scan needs, in steps of 16."""
+    sides = [plan.median_shape[axis] for axis in plan.stored[3 - plan.dims :]]
+    patch = []
+    for limit, side in zip(published, sides, strict=True):
+        rounded_up = -(-side // STEP) * STEP
+        patch.append(min(limit, max(rounded_up, SMALLEST[plan.dims])))
+    return tuple(patch)
+
+
+def _check_dims(dims: int, settings: Any, settled: Callable[[Any], Any] = same) -> Any:
+    """The settings after `settled`. Raises UserError where --dims is not what the data were prepared with."""
+    if settings.dims != dims:
+        raise UserError(
+            f"--dims {settings.dims}: the data were prepared with --dims {dims}; "
+            f"prepare them again in another --root_path"
+        )
+    return settled(settings)
+
+
+def _own_numbers(plan: Plan, root: Path, like: DatasetSpec) -> dict[str, Any]:
+    """The numbers of own data: those of the published data set `like`, fitted to the data."""
+    names = [name for name in TAKEN + SCHEDULE if name in like.numbers]
+    return {
+        **{name: like.numbers[name] for name in names},
+        "patch_size": patch_size(plan, like.numbers["patch_size"]),
+        "labelnum": _train_cases(plan, root),
+        "select": "val",
+        "dims": plan.dims,
+    }
+
+
+def _train_cases(plan: Plan, root: Path) -> int:
+    """Number of cases in the training list, at least 1."""
+    return max(len(list_lines(root / plan.lists["train"])), 1)

@@ -1,0 +1,313 @@
+"""Group runs that differ only in their seed, summarise each group, and compare it with the first one."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from datasets.registry import all_datasets
+from datasets.run_settings import default_settings
+from evaluation.statistics import bootstrap_interval, by_patient, mean_sd, wilcoxon_p
+from methods.registry import run_title
+from reporting.tested_run import CONVENTIONS, Result
+from utils.errors import UserError
+
+MEAN = "mean"  # name of the row with the mean over the classes
+UNLIKE = ("seed", "exp")  # settings in which the runs of one group may differ
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs that differ only in their seed.
+
+    `traits`: settings of training and test that all its runs share. `differs`: the traits in which it differs from the first
+    group, with this group's values.
+    """
+
+    name: str
+    results: tuple[Result, ...]
+    traits: Mapping[str, object]
+    differs: Mapping[str, object]
+
+    @property
+    def seeds(self) -> list[int | None]:
+        """The seed of each run, None for predictions of another program."""
+        return [result.settings.get("seed") for result in self.results]
+
+    def per_case(self, convention: str, metric: str) -> np.ndarray:
+        """Mean over the seeds, (cases, 1 + classes); the first column is the mean over the classes."""
+        values = np.mean([result.values[convention][metric] for result in self.results], axis=0)
+        return np.column_stack([values.mean(1), values])
+
+
+def make_groups(results: Sequence[Result], names: Sequence[str] = ()) -> list[Group]:
+    """Group the results, in the order of each group's first run.
+
+    Raises UserError for runs with different test cases or classes, and for a run that is given twice.
+    """
+    first = results[0]
+    same_order = [first]
+    for result in results[1:]:
+        _check_same_test(first, result)
+        same_order.append(_reordered(result, first.cases))
+    members = _members(same_order)
+    for runs in members:
+        _check_seeds(runs)
+    traits = [_traits(runs[0]) for runs in members]
+    differing = [_differing(one, traits[0]) for one in traits]
+    if names:
+        _check_names(names, members)
+        group_names = list(names)
+    else:
+        group_names = _names(members, differing)
+    groups = []
+    for number, runs in enumerate(members):
+        group = Group(
+            name=group_names[number],
+            results=tuple(runs),
+            traits=traits[number],
+            differs=differing[number],
+        )
+        groups.append(group)
+    return groups
+
+
+def group_scores(group: Group) -> dict[str, dict | None]:
+    """Mean, standard deviation and values over the seeds: by convention, row (the mean over the classes, each class) and metric.
+
+    A convention is None where the spacing is unknown.
+    """
+    scores: dict[str, dict | None] = {}
+    for convention in CONVENTIONS:
+        scores[convention] = None
+        means = [result.means(convention) for result in group.results]
+        rows = [{MEAN: one["mean"], **one["classes"]} for one in means if one is not None]
+        if len(rows) == len(means):
+            scores[convention] = _rows_over_seeds(rows)
+    return scores
+
+
+def differences_to(group: Group, first: Group, seed: int, draws: int) -> dict[str, dict | None]:
+    """Paired differences group - first: by convention, row and metric.
+
+    Per case the mean over the seeds; of these the mean, a bootstrap interval over the patients, and Wilcoxon's p. None where the
+    scores of single cases are not known.
+    """
+    patients = [patient(case) for case in first.results[0].cases]
+    names = (MEAN, *first.results[0].classes)
+    by_convention: dict[str, dict | None] = {}
+    for convention, columns in CONVENTIONS.items():
+        rows: dict[str, dict] = {name: {} for name in names}
+        is_known = False
+        for metric in columns:
+            differences = group.per_case(convention, metric) - first.per_case(convention, metric)
+            for name, column in zip(names, differences.T, strict=True):
+                if np.isnan(column).any():
+                    rows[name][metric] = None
+                    continue
+                is_known = True
+                rows[name][metric] = _difference(column, patients, seed=seed, draws=draws)
+        by_convention[convention] = rows if is_known else None
+    return by_convention
+
+
+def patient(case: str) -> str:
+    """Patient of a case: ACDC's `patient001_frame01` and `patient001_frame02` are two phases of one heart."""
+    return re.sub(r"_frame\d+$", "", case)
+
+
+def _difference(
+    column: np.ndarray, patients: Sequence[str], seed: int, draws: int
+) -> dict[str, float]:
+    values = column.tolist()
+    low, high = bootstrap_interval(values, seed, draws=draws, patients=patients)
+    sums, counts = by_patient(values, patients)
+    patient_means = sums / counts
+    return {
+        "difference": float(column.mean()),
+        "low": low,
+        "high": high,
+        "p": wilcoxon_p(patient_means.tolist()),
+        "cases": len(column),
+        "patients": len(sums),
+    }
+
+
+def _rows_over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict]:
+    """Summarise the rows of each seed, by row and metric."""
+    summary: dict[str, dict] = {}
+    for name, metrics in rows[0].items():
+        summary[name] = {}
+        for metric in metrics:
+            values = [row[name][metric] for row in rows]
+            mean, sd = mean_sd(values)
+            summary[name][metric] = {"mean": mean, "sd": sd, "values": values}
+    return summary
+
+
+def _check_same_test(first: Result, other: Result) -> None:
+    """Raise UserError where two results are not of the same cases, classes and data set."""
+    apart = sorted(set(first.cases) ^ set(other.cases))
+    if apart:
+        having, lacking = first, other
+        if apart[0] not in first.cases:
+            having, lacking = other, first
+        raise UserError(
+            f"{other.folder}: tested on other cases than {first.folder} ({len(apart)} differ; "
+            f"{apart[0]} is in {having.folder} and not in {lacking.folder}); "
+            f"compare runs that were tested on the same list"
+        )
+    if first.classes != other.classes:
+        raise UserError(
+            f"{other.folder}: classes {', '.join(other.classes)}, but {first.folder} has "
+            f"{', '.join(first.classes)}; compare runs with the same classes"
+        )
+    dataset = other.summary.get("dataset")
+    first_dataset = first.summary.get("dataset")
+    if first_dataset != dataset:
+        raise UserError(
+            f"{other.folder}: of {dataset}, but {first.folder} is of {first_dataset}; "
+            f"compare runs on the same data set"
+        )
+
+
+def _reordered(result: Result, cases: Sequence[str]) -> Result:
+    """The same result with its cases in the given order."""
+    order = [result.cases.index(case) for case in cases]
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for convention, metrics in result.values.items():
+        values[convention] = {metric: array[order] for metric, array in metrics.items()}
+    return replace(result, cases=tuple(cases), values=values)
+
+
+def _members(results: Sequence[Result]) -> list[list[Result]]:
+    """The runs of each group. Predictions of other programs have no settings, so each is a group of its own."""
+    members: dict[str, list[Result]] = {}
+    for number, result in enumerate(results):
+        key = str(number)
+        if result.settings:
+            key = repr(sorted(_traits(result).items()))
+        members.setdefault(key, []).append(result)
+    return list(members.values())
+
+
+def _traits(result: Result) -> dict[str, object]:
+    """Everything that a result depends on except the seed; settings that older versions lacked get the values they then had."""
+    if not result.settings:
+        if result.checkpoint:
+            return {"checkpoint": result.checkpoint.get("sha256", str(result.folder))[:12]}
+        return {"predictions": str(result.folder)}
+    settings = _complete_settings(result)
+    traits = {key: value for key, value in settings.items() if key not in UNLIKE}
+    traits["stage"] = result.stage
+    traits["checkpoint"] = "last" if result.is_last else "best"
+    for key in ("stride", "largest_component"):
+        if key in result.summary:
+            traits[f"test_{key}"] = result.summary[key]
+    size = result.summary.get("patch_size")
+    if size and list(size) != list(settings.get("patch_size", size)):
+        traits["test_patch_size"] = size
+    return traits
+
+
+def _complete_settings(result: Result) -> dict[str, Any]:
+    """The run's settings, completed by the data set's defaults."""
+    settings = dict(result.settings)
+    if "method" not in settings or "model" not in settings:
+        return settings
+    name = result.summary.get("dataset", "")
+    for kind in ("DATASET", "TWO_SLICES"):
+        dataset = all_datasets(kind).get(name)
+        if dataset is None:
+            continue
+        try:
+            defaults = default_settings(dataset, method=settings["method"], model=settings["model"])
+        except UserError:
+            continue
+        return defaults.computed() | settings
+    return settings
+
+
+def _check_seeds(results: Sequence[Result]) -> None:
+    """Raise UserError where two runs of a group have the same seed: one run given twice, or a repetition of it."""
+    seen: dict[object, Result] = {}
+    for result in results:
+        seed = result.settings.get("seed") if result.settings else result.folder
+        if seed in seen:
+            raise UserError(
+                f"{result.folder}: the same settings and seed ({seed}) as {seen[seed].folder}; "
+                f"name each run once"
+            )
+        seen[seed] = result
+
+
+def _check_names(names: Sequence[str], members: Sequence[Sequence[Result]]) -> None:
+    """Raise UserError unless --names has one name per group."""
+    if len(names) == len(members):
+        return
+    folders = [" ".join(str(result.folder) for result in runs) for runs in members]
+    raise UserError(
+        f"--names: {len(names)} names for {len(members)} groups ({'; '.join(folders)}); "
+        f"give one name per group"
+    )
+
+
+def _differing(traits: Mapping[str, object], first: Mapping[str, object]) -> dict[str, object]:
+    """The traits that are not those of the first group."""
+    differing = {}
+    for key in dict.fromkeys((*traits, *first)):
+        if traits.get(key) != first.get(key):
+            differing[key] = traits.get(key)
+    return differing
+
+
+def _names(
+    groups: Sequence[Sequence[Result]], differing: Sequence[Mapping[str, object]]
+) -> list[str]:
+    """Name each group by its method; where several have the same method, also by the experiment or by settings that differ."""
+    titles = [_title(results) for results in groups]
+    bases = [_common_base(results) for results in groups]
+    names: list[str] = []
+    for title, base, differs in zip(titles, bases, differing, strict=True):
+        name = title
+        if titles.count(title) > 1 and base not in (title, None):
+            name = f"{title} ({base})"
+        if name in names:
+            settings = ", ".join(f"{key} {value}" for key, value in list(differs.items())[:2])
+            name = f"{title} ({settings})"
+        if name in names or name == f"{title} ()":
+            name = f"{title} ({len(names) + 1})"
+        names.append(name)
+    return names
+
+
+def _title(results: Sequence[Result]) -> str:
+    """The method of a group; for predictions of other programs the name of their folder."""
+    first = results[0]
+    if first.settings:
+        return run_title(first.settings)
+    method = first.checkpoint.get("method")
+    if isinstance(method, str):
+        return method
+    return _base(first)
+
+
+def _common_base(results: Sequence[Result]) -> str | None:
+    """Name of the experiment without the seed, None where the group's runs do not share it."""
+    bases = {_base(result) for result in results}
+    if len(bases) == 1:
+        return bases.pop()
+    return None
+
+
+def _base(result: Result) -> str:
+    """Name of the experiment without the seed; without settings, the name of the folder."""
+    experiment = result.settings.get("exp")
+    if experiment:
+        seed = result.settings.get("seed")
+        return re.sub(rf"[_-]?(seed)?[_-]?{seed}$", "", experiment) or experiment
+    if result.folder.name in ("predictions", "scores", "last"):
+        return result.folder.parent.name
+    return result.folder.name

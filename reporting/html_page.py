@@ -1,0 +1,220 @@
+"""Render index.html from its template: tables, legends and plots."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from reporting import plots, words
+from reporting.groups import MEAN, Group
+from reporting.plots import Curve
+from reporting.tested_run import Result
+from utils.files import replacing
+
+HEADS = {
+    "dice": "Dice",
+    "jaccard": "Jaccard",
+    "hd95_voxel": "HD95, voxels",
+    "asd_voxel": "ASD, voxels",
+    "hd95_mm": "HD95, mm",
+    "asd_mm": "ASD, mm",
+}
+OVERLAPS = ("dice", "jaccard")
+# of each convention, by its key in compare.json: title and note of its table
+TITLES = {
+    "honest": (
+        "Penalised, in voxels",
+        "An empty prediction gets Dice 0 and the image diagonal as distance. "
+        "If the truth is empty too, the score is perfect.",
+    ),
+    "honest_mm": ("Penalised, in mm", "As above, with distances in millimetres."),
+    "as_published": (
+        "Published, in voxels",
+        "An empty prediction scores 0 in all four metrics. For distances 0 is the best value.",
+    ),
+}
+
+
+def write_page(path: Path, content: Mapping[str, Any]) -> None:
+    """Render the template with `content` and write the page to `path`.
+
+    Bytes of file names that are not valid UTF-8 appear escaped, as in messages.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"fixed": _fixed, "signed": _signed, "p": words.p_value}
+    html = environment.get_template("page.html").render(content)
+    with replacing(path) as unfinished:
+        unfinished.write_text(html.lstrip() + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def conventions(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The metric conventions that are known for every group, with the columns of their tables."""
+    available = []
+    for name, (title, note) in TITLES.items():
+        if not all(one[name] for one in scores):
+            continue
+        metrics = list(scores[0][name][MEAN])
+        if name == "honest_mm":  # its overlaps are those of the table in voxels
+            metrics = [metric for metric in metrics if metric not in OVERLAPS]
+        columns = [_column(name, metric) for metric in metrics]
+        available.append({"name": name, "title": title, "note": note, "columns": columns})
+    return available
+
+
+def interval_plots(
+    parts: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, str]],
+    distances: Mapping[str, str],
+) -> list[plots.Plot]:
+    """Plot the differences of penalised Dice and HD95 where they are known. `parts`: the groups as in compare.json."""
+    names = [row["name"] for row in rows]
+    shown = (
+        ("Dice (higher is better)", "honest", "dice"),
+        (f"HD95, {distances['unit']} (lower is better)", distances["name"], distances["figure"]),
+    )
+    drawn = []
+    for title, convention, metric in shown:
+        intervals = []
+        for number, part in enumerate(parts[1:], 1):
+            differences = part["against_first"][convention]
+            if not differences:
+                continue
+            values = [differences[name][metric] for name in names]
+            if all(values):
+                intervals.append(plots.Intervals(number, part["name"], differences=values))
+        if intervals:
+            drawn.append(plots.plot_intervals(title, names, groups=intervals))
+    return drawn
+
+
+def case_plots(groups: Sequence[Group], rows: Sequence[Mapping[str, str]]) -> list[plots.Plot]:
+    """Plot the Dice of each case: the mean over the classes, and each class."""
+    cases = groups[0].results[0].cases
+    dice = [group.per_case("honest", "dice") for group in groups]
+    drawn = []
+    for number, row in enumerate(rows):
+        columns = []
+        for group, scores in zip(groups, dice, strict=True):
+            columns.append(plots.Column(group.name, values=scores[:, number].tolist()))
+        if not any(np.isnan(column.values).any() for column in columns):
+            drawn.append(plots.plot_cases(row["title"], cases, columns=columns))
+    return drawn
+
+
+@dataclass
+class TrainingCurves:
+    """The curves of all runs over all stages, and the iterations at which stages of the first group begin."""
+
+    loss: list[Curve] = field(default_factory=list)
+    dice: list[Curve] = field(default_factory=list)
+    borders: set[int] = field(default_factory=set)
+
+
+def curve_plots(groups: Sequence[Group], classes: Sequence[str]) -> tuple[list[plots.Plot], bool]:
+    """Plot training loss and validation Dice over all stages; for a single run also the Dice of each class.
+
+    Also returns whether there are curves of each class.
+    """
+    curves = TrainingCurves()
+    for number, group in enumerate(groups):
+        for result in group.results:
+            _add_run(curves, number, result=result)
+    if not curves.loss:
+        return [], False
+    by_class: list[Curve] = []
+    if len(groups) == 1 and len(groups[0].results) == 1 and len(classes) > 1:
+        by_class = _class_curves(groups[0].results[0], classes)
+    borders = sorted(curves.borders)
+    drawn = []
+    if curves.dice:
+        plot = plots.plot_curves("Validation Dice", curves.dice, limits=(0.0, 1.0), borders=borders)
+        drawn.append(plot)
+    if by_class and all(curve.points for curve in by_class):
+        plot = plots.plot_curves(
+            "Validation Dice of each class", by_class, limits=(0.0, 1.0), borders=borders
+        )
+        drawn.append(plot)
+    drawn.append(plots.plot_curves("Training loss", curves.loss, limits=None, borders=borders))
+    return drawn, bool(by_class)
+
+
+def key(number: int) -> Markup:
+    """The symbol of a group, for the drawing of a legend."""
+    return Markup(plots.symbol((0.0, 0.0), number, size=4.5))
+
+
+def keys_list(names: Sequence[str]) -> Markup:
+    """The legend of several groups; empty for one."""
+    if len(names) < 2:
+        return Markup("")
+    items = []
+    for number, name in enumerate(names):
+        drawing = f'<svg class="key" viewBox="-6 -6 12 12" aria-hidden="true">{key(number)}</svg>'
+        items.append(f"<li>{drawing}{escape(name)}</li>")
+    return Markup(f'<ul class="keys">{"".join(items)}</ul>')
+
+
+def _column(convention: str, metric: str) -> dict[str, Any]:
+    return {
+        "name": metric,
+        "convention": convention,
+        "head": HEADS[metric],
+        "digits": 3 if metric in OVERLAPS else 2,
+    }
+
+
+def _history(result: Result) -> tuple[list[tuple[int, Mapping[str, float]]], list[int]]:
+    """The validations of all stages, each with its iteration counted over all stages, and where each stage begins."""
+    history = []
+    starts = []
+    start = 0
+    for stage in result.stages.values():
+        progress = stage.progress or {"history": [], "step": 0}
+        starts.append(start)
+        history += [(start + row["step"], row) for row in progress["history"]]
+        start += progress["step"]
+    return history, starts
+
+
+def _add_run(curves: TrainingCurves, number: int, result: Result) -> None:
+    """Add the curves of one run in the colour of its group `number`."""
+    history, starts = _history(result)
+    if not curves.loss or curves.loss[0].colour == number:
+        curves.borders.update(start for start in starts if start > 0)
+    if not history:
+        return
+    curves.loss.append(Curve(number, [(step, row["loss"]) for step, row in history]))
+    scores = [(step, row["score"]) for step, row in history if "score" in row]
+    if scores:  # a run with --select last has no validation
+        curves.dice.append(Curve(number, scores))
+
+
+def _class_curves(result: Result, classes: Sequence[str]) -> list[Curve]:
+    """Validation Dice of each class; without points where the checkpoints do not record it."""
+    history, _ = _history(result)
+    curves = []
+    for number, name in enumerate(classes):
+        column = f"dice_{name.replace(' ', '_')}"
+        points = [(step, row[column]) for step, row in history if column in row]
+        curves.append(Curve(number, points))
+    return curves
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")

@@ -1,0 +1,139 @@
+"""Reading scans: NIfTI, NRRD and MetaImage files and DICOM series, with every fault named in one line."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from scans.dicom import read_dicom, read_grid, series_files
+from scans.formats import files_of, is_dicom, read_voxel_file
+from scans.geometry import Geometry
+from scans.voxel_file import Warn, checked_length, read_voxels
+from utils.errors import UserError
+
+# ITK prints lines of its own about headers; ours say what to do
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+ROUNDING = 1e-3  # a label's value that is less far from a whole number is that number
+SHOWN = 10  # values that a message lists
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """`array` in the order of the file's indices (x, y, z for most), with nibabel's axes; `sha256` of the file, or of a series' files."""
+
+    path: Path
+    array: np.ndarray
+    geometry: Geometry
+    sha256: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+
+def ignore_warning(line: str | None) -> None:
+    """What `warn` does where nobody listens."""
+
+
+def read_scan(path: Path, warn: Warn = ignore_warning) -> Scan:
+    """One 3-D scan: a file, or a folder that holds one DICOM series somewhere below it. A 2-D image has a third axis of length 1.
+
+    `warn` gets a line for what is strange, but can be read. Raises UserError where there is no scan, it cannot be read, has more
+    than three axes or several values a voxel, a spacing that is not positive, slices that are missing, or NaN or infinite values.
+    """
+    if path.is_dir() or is_dicom(path):
+        array, geometry = read_dicom(path)
+    else:
+        _check_there(path)
+        file = read_voxel_file(path)
+        for line in file.warnings:
+            warn(line)
+        array, geometry = read_voxels(file), file.geometry
+    return Scan(path, array, geometry, sha256(path))
+
+
+def read_header(path: Path) -> tuple[tuple[int, ...], Geometry]:
+    """Shape and geometry of a scan; no voxel is read. Raises UserError like `read_scan`."""
+    if path.is_dir() or is_dicom(path):
+        grid = read_grid(path)
+        return grid.shape, grid.geometry
+    _check_there(path)
+    file = read_voxel_file(path)
+    checked_length(file)
+    return file.shape, file.geometry
+
+
+def _check_there(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{path}: no such file, it is a link to nothing; put the file there that it points to"
+        )
+    if not path.exists():
+        raise UserError(f"{path}: no such file; put it there, or correct the name")
+
+
+def read_label(
+    path: Path, values: tuple[int, ...], source: str, warn: Warn = ignore_warning
+) -> Scan:
+    """As `read_scan`, the array whole numbers; UserError unless it holds only `values`, which `source` declares.
+
+    Values that are off by float rounding (less than 1e-3) are rounded.
+    """
+    scan = read_scan(path, warn)
+    array = rounded_label(scan.array)
+    present = np.unique(array)
+    strange = present[~np.isin(present, values)]
+    if strange.size:
+        raise UserError(
+            f"{path}: the label holds {listed_values(strange)}, expected {listed_values(values)} ({source}); "
+            "correct or remove it"
+        )
+    return Scan(path, array.astype(np.min_scalar_type(max(values))), scan.geometry, scan.sha256)
+
+
+def rounded_label(array: np.ndarray) -> np.ndarray:
+    """The array with values that are off a whole number by less than 1e-3 rounded; other values stay as they are."""
+    if array.dtype.kind != "f":
+        return array
+    whole = np.rint(array)
+    return np.where(np.abs(array - whole) < ROUNDING, whole, array)
+
+
+def listed_values(values: Iterable[float]) -> str:
+    """Values for a message, each once and as exact as is needed to tell it from a whole number."""
+    numbers = sorted(set(values))
+    if len(numbers) > SHOWN and numbers == list(range(int(numbers[0]), int(numbers[-1]) + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    words = [np.format_float_positional(value, precision=4, trim="-") for value in numbers[:SHOWN]]
+    more = " ..." if len(numbers) > SHOWN else ""
+    return ", ".join(dict.fromkeys(words)) + more
+
+
+def sha256(path: Path) -> str:
+    """Of a file, and of the files with its voxels where they lie elsewhere; of a folder: of the names and contents of its DICOM series'
+    files, in order of their names, whatever folders they lie in.
+
+    Raises UserError where a file cannot be read, or the folder holds no series or several.
+    """
+    digest = hashlib.sha256()
+    if path.is_dir():
+        files = series_files(path)
+    else:
+        _check_there(path)
+        files = list(files_of(path))
+    try:
+        for file in (file for file in files if file.is_file()):
+            if path.is_dir():
+                digest.update(file.name.encode(errors="surrogateescape"))
+            with open(file, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); look at its permissions"
+        ) from None
+    return digest.hexdigest()
