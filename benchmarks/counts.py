@@ -140,7 +140,7 @@ def runner(
 ) -> tuple[_StageRunner, dict[str, Tensor]]:
     """A stage of a method on a data set, the last one by default, ready for a step, and a batch for it on the host."""
     frame = BareFrame(dataset, device, **numbers)
-    s, info = frame.settings, dataset.info
+    s = frame.settings
     spec = METHODS[s.method].stages[stage]
     method_stage = spec.stage(frame.context(spec))
     made = StageSetup(
@@ -158,15 +158,21 @@ def runner(
     for optimizer in made.optimizers.values():
         for group in optimizer.param_groups:
             group["foreach"] = device.type == "meta"  # as torch chooses on CUDA
-    info = Run(
-        Path(), lambda stage: "best.pth", {"settings": {}}, device, info.dims, frame.amp, None
+    run = Run(
+        Path(),
+        best_name=lambda stage: "best.pth",
+        about={"settings": {}},
+        device=device,
+        dims=dataset.info.dims,
+        amp=frame.amp,
+        log=None,
     )
     count = s.batch_size if spec.uses_unlabelled else s.labeled_bs
     batch = {
-        "image": torch.rand(count, info.channels, *s.patch_size),
+        "image": torch.rand(count, dataset.info.channels, *s.patch_size),
         "label": torch.zeros(s.labeled_bs, *s.patch_size, dtype=torch.uint8),
     }
-    return _StageRunner(info, made), batch
+    return _StageRunner(run, made), batch
 
 
 def counted(dataset, **numbers) -> Counting:

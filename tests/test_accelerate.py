@@ -124,15 +124,15 @@ class TinyFrame(BareFrame):
 def test_every_method_computes_the_same_compiled(dataset, method):
     """Every stage: passes with their losses, teachers, losses alone as whole graphs, and the next step needs no others. BCP's phases are
     the edge-guided method's."""
-    spec = all_datasets("TWO_SLICES" if method == "cogrnet" else "DATASET")[dataset]
-    size = (16,) * spec.info.dims
+    dataset_spec = all_datasets("TWO_SLICES" if method == "cogrnet" else "DATASET")[dataset]
+    size = (16,) * dataset_spec.info.dims
     frame = TinyFrame(
-        spec, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=()
+        dataset_spec, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=()
     )
     for spec in METHODS[method].stages:
         phase = spec.stage(frame.context(spec))
         image = torch.rand(8 if spec.uses_unlabelled else 4, 1, *size)
-        batch = {"image": image, "label": (image[:4, 0] * spec.info.classes).long()}
+        batch = {"image": image, "label": (image[:4, 0] * dataset_spec.info.classes).long()}
         assert_alike(*both_ways(phase, batch, "eager"))
         with torch._dynamo.config.patch(error_on_recompile=True):
             list(phase.losses(batch, 1))

@@ -94,7 +94,7 @@ def test_an_error_of_ours_is_not_explained_away():
 def test_a_file_that_vanishes_while_a_worker_reads_it_is_one_line(la_root, tmp_path):
     import shutil
 
-    from recipes import la
+    from datasets import la
 
     root = shutil.copytree(la_root, tmp_path / "data")
     numbers = {

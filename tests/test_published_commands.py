@@ -299,7 +299,7 @@ def test_wrong_flags_end_a_script_with_status_2(script, words, named, typed):
         ("test.py", "", "code/test_CoGRNet.py"),
         ("test.py", "--exp CoGRNet --model VNet --split test", "code/test_CoGRNet.py"),
         ("utils/registration", "", "code/CoGRNet_register.py"),
-        ("registration/propagation.py", "", "code/CoGRNet_register.py"),
+        ("utils/registration.py", "", "code/CoGRNet_register.py"),
     ],
 )
 def test_commands_of_cogrnet_are_answered_with_ours(script, words, ours, typed):
