@@ -109,7 +109,7 @@ class Tiny(torch.nn.Module):
 
 
 class TinyFrame(BareFrame):
-    def _build(self):
+    def _build(self, model=None):
         return Tiny(self.dataset.info.dims, self.dataset.info.classes)
 
 
