@@ -33,7 +33,8 @@ from methods.registry import METHODS
 from networks.net_factory_ega import net_factory
 from datasets import acdc
 from training.device import choose_device, place
-from evaluation.validation import SlicePredictor, validate
+from evaluation.slices import SlicePredictor
+from evaluation.validation import validate
 from utils.case import Case
 from utils.cli import parse, run
 

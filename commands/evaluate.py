@@ -12,7 +12,7 @@ import numpy as np
 from commands.evaluate_settings import ScoringSettings
 from commands.predict_files import FILE_HASH
 from evaluation.class_values import Classes, check_predicted, classes_of_values, find_classes
-from evaluation.results import SUMMARY, EvaluationResult, summarise, table, write_results
+from evaluation.results import SUMMARY_FILE, EvaluationResult, summarise, table, write_results
 from evaluation.scores import ClassScore, score_masks
 from scans.faults import told
 from scans.geometry import SAME_GRID, size, turned_onto, voxels_apart
@@ -73,7 +73,7 @@ def run(s: ScoringSettings) -> ScoringResult:
 
 
 def _score(s: ScoringSettings, output: Path) -> ScoringResult:
-    _check_output(output / SUMMARY, s)
+    _check_output(output / SUMMARY_FILE, s)
     pairs, faults, left_out = find_pairs(s.predictions, s.labels, s.subset)
     classes = find_classes(s.classes, s.labels, s.predictions)
     if classes is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from commands.predict_model import Model
 from datasets.prepare.own_scans import target_size
 from datasets.prepare.prepared_files import RawCase
-from evaluation.validation import SlicePredictor
+from evaluation.slices import SlicePredictor
 from scans.geometry import Geometry, to_canonical
 from scans.reading import read_header as read_scan_header
 from training.memory import forward_bytes

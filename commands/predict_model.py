@@ -23,8 +23,8 @@ from datasets.prepare.own_scans import OwnPreparation
 from datasets.prepare.preparation import Preparation
 from datasets.prepare.prepared_files import RawCase
 from datasets.registry import find_dataset
+from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor, check_stride
-from evaluation.validation import SlicePredictor
 from methods.registry import run_title
 from training.checkpoint import Checkpoint, read
 from training.device import place

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from commands.run_folder import rename_aside
 from commands.runs import BEST_NAME
-from evaluation.results import METRICS, SUMMARY
+from evaluation.results import METRICS_FILE, SUMMARY_FILE
 from training.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.files import check_plain
@@ -66,16 +66,16 @@ def set_aside_others(folder: Path, made_with: Mapping, cases: Sequence[str]) -> 
 
 def other_results(folder: Path, made_with: Mapping, cases: Sequence[str]) -> str:
     """How the results in the folder differ from those of the test, in words; empty where there are none, or the same test's."""
-    if (folder / SUMMARY).exists():
-        difference = _difference(folder / SUMMARY, made_with)
+    if (folder / SUMMARY_FILE).exists():
+        difference = _difference(folder / SUMMARY_FILE, made_with)
         if difference:
             return difference
     names = set(cases)
     for path in sorted(folder.glob(f"*{PREDICTION}")):
         if path.name.removesuffix(PREDICTION) not in names:
             return f"{path.name} is of another case"
-    if not _cases_of(folder / METRICS) <= names:
-        return f"{METRICS} has other cases"
+    if not _cases_of(folder / METRICS_FILE) <= names:
+        return f"{METRICS_FILE} has other cases"
     return ""
 
 
@@ -117,7 +117,7 @@ def _cases_of(metrics: Path) -> set[str]:
 def move_results(finished: Path, folder: Path) -> None:
     """Move the files of a finished test into its folder: predictions, then metrics.csv, then summary.json, which says that all
     are there. Raises OSError."""
-    order = {METRICS: 1, SUMMARY: 2}
+    order = {METRICS_FILE: 1, SUMMARY_FILE: 2}
     paths = sorted(finished.iterdir(), key=lambda path: (order.get(path.name, 0), path.name))
     for path in paths:
         os.replace(path, folder / path.name)

@@ -1,4 +1,5 @@
-"""Which classes of a label map are scored: from nnU-Net's dataset.json, a plan, predict.json, or the labels themselves."""
+"""Which classes of a label map are scored: from nnU-Net's dataset.json, a plan, predict.json, or
+the labels themselves."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ PREDICTED = "predict.json"
 
 @dataclass(frozen=True)
 class Classes:
-    """`values`: the label values of each class, the background left out; several where nnU-Net's dataset has regions. `ignore`: the value
-    of voxels that do not count. `name`: of the data set. `source`: where that is said."""
+    """`values`: the label values of each class, the background left out; several where nnU-Net's
+    dataset has regions. `ignore`: the value of voxels that do not count. `name`: of the data set.
+    `source`: where that is said."""
 
     values: Mapping[str, tuple[int, ...]]
     ignore: int | None = None
@@ -35,7 +37,8 @@ class Classes:
 
 
 def find_classes(explicit: Path | None, labels: Path, predictions: Path) -> Classes | None:
-    """The classes that a file says; None where no file does. Raises UserError for a file that is not understood."""
+    """The classes that a file says; None where no file does. Raises UserError for a file that is
+    not understood."""
     if explicit is not None:
         if not explicit.is_file():
             raise UserError(f"--classes {explicit}: no such file; name a dataset.json or plan.json")
@@ -47,8 +50,8 @@ def find_classes(explicit: Path | None, labels: Path, predictions: Path) -> Clas
 
 
 def check_predicted(classes: Classes, predictions: Path) -> None:
-    """UserError where predict.json next to the predictions gives a class another label value than `classes`: it would be scored as
-    another class."""
+    """UserError where predict.json next to the predictions gives a class another label value than
+    `classes`: it would be scored as another class."""
     path = predictions / PREDICTED
     if not path.is_file():
         return
@@ -59,7 +62,8 @@ def check_predicted(classes: Classes, predictions: Path) -> None:
     for name, values in predicted.values.items():
         if classes.values.get(name, values) != values:
             raise UserError(
-                f"{path}: {name} has the label value {_listed(values)} in the predictions, but {_listed(classes.values[name])} in "
+                f"{path}: {name} has the label value {_listed(values)} in the predictions, "
+                f"but {_listed(classes.values[name])} in "
                 f"{classes.source}; predict or label again with the same values"
             )
 
@@ -76,7 +80,8 @@ def classes_of_values(values: Iterable[int]) -> Classes:
 
 
 def read_classes(path: Path) -> Classes:
-    """The classes in a dataset.json (nnU-Net's, of either version), plan.json or predict.json; UserError where they are not understood."""
+    """The classes in a dataset.json (nnU-Net's, of either version), plan.json or predict.json;
+    UserError where they are not understood."""
     try:
         content = read_json(path)
         if "labels" in content:
@@ -93,7 +98,8 @@ def read_classes(path: Path) -> Classes:
         values = {key: some for key, some in found.items() if some != (0,)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path}: says no classes that are understood ({type(error).__name__}: {error}); name another file with --classes"
+            f"{path}: says no classes that are understood ({type(error).__name__}: {error}); "
+            "name another file with --classes"
         ) from None
     if not values:
         raise UserError(

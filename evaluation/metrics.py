@@ -1,87 +1,205 @@
-"""Overlap and surface distances of two binary masks, and the two conventions for empty masks."""
+"""The metrics of a predicted mask, and the two conventions for empty masks.
 
-from collections.abc import Sequence
+A metric is one function with `@overlap_metric` or `@mask_metric`. Its name is the key in
+metrics.csv, summary.json and compare.json. Tests, evaluate.py, reports and comparisons show every
+metric that is registered here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from scipy.spatial import KDTree
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from evaluation.masks import Counts, MaskPair, mask_pair
+
+Unit: TypeAlias = Literal["voxel", "mm"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What files and tables need to know about a metric.
+
+    `title`: the head of its column. `is_length`: the value is a length, in voxels and in mm;
+    otherwise it is a ratio from 0 to 1. `needs_mm`: it can only be computed where the size of a
+    voxel is known in mm.
+    """
+
+    name: str
+    title: str
+    higher_is_better: bool
+    is_length: bool = False
+    needs_mm: bool = False
+
+    def key(self, unit: Unit) -> str:
+        """The name in files; that of a length ends in its unit."""
+        if self.is_length:
+            return f"{self.name}_{unit}"
+        return self.name
+
+    @property
+    def best(self) -> float:
+        """The value of a perfect prediction."""
+        return float(self.higher_is_better)
+
+    def worst(self, diagonal: float) -> float:
+        """The worst possible value; no length exceeds the image's diagonal."""
+        if self.is_length:
+            return diagonal
+        return float(not self.higher_is_better)
+
+
+OVERLAP_METRICS: dict[str, tuple[Metric, Callable[[Counts], float]]] = {}
+"""Metrics that are computed from numbers of voxels, which validations count on the GPU."""
+MASK_METRICS: dict[str, tuple[Metric, Callable[[MaskPair], float]]] = {}
+"""Metrics that need the masks."""
+
+
+def overlap_metric(
+    title: str, *, higher_is_better: bool = True
+) -> Callable[[Callable[[Counts], float]], Callable[[Counts], float]]:
+    """Register a function of voxel counts, a ratio from 0 to 1, as a metric. It is not called for
+    empty masks."""
+
+    def register(function: Callable[[Counts], float]) -> Callable[[Counts], float]:
+        metric = Metric(function.__name__, title, higher_is_better=higher_is_better)
+        OVERLAP_METRICS[metric.name] = (metric, function)
+        return function
+
+    return register
+
+
+def mask_metric(
+    title: str, *, higher_is_better: bool, is_length: bool = False, needs_mm: bool = False
+) -> Callable[[Callable[[MaskPair], float]], Callable[[MaskPair], float]]:
+    """Register a function of two masks as a metric; see `Metric`. It is not called for empty masks."""
+
+    def register(function: Callable[[MaskPair], float]) -> Callable[[MaskPair], float]:
+        metric = Metric(
+            function.__name__,
+            title,
+            higher_is_better=higher_is_better,
+            is_length=is_length,
+            needs_mm=needs_mm,
+        )
+        MASK_METRICS[metric.name] = (metric, function)
+        return function
+
+    return register
+
+
+@overlap_metric("Dice")
+def dice(counts: Counts) -> float:
+    """Twice the intersection over the sum of both sizes."""
+    return 2.0 * counts.common / (counts.predicted + counts.true)
+
+
+@overlap_metric("Jaccard")
+def jaccard(counts: Counts) -> float:
+    """Intersection over union."""
+    return counts.common / (counts.predicted + counts.true - counts.common)
+
+
+@mask_metric("HD95", higher_is_better=False, is_length=True)
+def hd95(masks: MaskPair) -> float:
+    """95th percentile of the border distances of both directions together, as in medpy."""
+    both = np.concatenate((masks.to_truth, masks.to_prediction))
+    return float(np.percentile(both, 95))
+
+
+@mask_metric("ASD", higher_is_better=False, is_length=True)
+def asd(masks: MaskPair) -> float:
+    """Mean distance from the prediction's border to the truth's, as in medpy."""
+    return float(masks.to_truth.mean())
+
+
+def all_metrics() -> list[Metric]:
+    """All metrics, in the order of tables: overlaps first."""
+    return [metric for metric, _ in (*OVERLAP_METRICS.values(), *MASK_METRICS.values())]
+
+
+def metrics_in(unit: Unit) -> list[Metric]:
+    """The metrics that can be computed in that unit."""
+    return [metric for metric in all_metrics() if unit == "mm" or not metric.needs_mm]
+
+
+def spacing_metrics() -> list[Metric]:
+    """The metrics whose value in mm is not the one in voxels."""
+    return [metric for metric in all_metrics() if metric.is_length or metric.needs_mm]
 
 
 @dataclass(frozen=True)
 class MaskMetrics:
     """Scores of one prediction against its truth.
 
-    `dice` and `jaccard` lie in 0..1. `hd95` and `asd` are in the unit of the spacing given to `mask_metrics`
-    (voxels if there is none). If a mask is empty, `mask_metrics` returns nan for both; `published_convention` and
+    `values`: by the metric's name. Lengths are in the unit of the spacing given to `mask_metrics`
+    (voxels if there is none), and nan if a mask is empty; `published_convention` and
     `penalised_convention` replace nan by a number.
     """
 
-    dice: float
-    jaccard: float
-    hd95: float
-    asd: float
+    values: Mapping[str, float]
     empty_prediction: bool
     empty_truth: bool
 
+    @property
+    def dice(self) -> float:
+        """Dice, 0 to 1."""
+        return self.values["dice"]
+
+    @property
+    def jaccard(self) -> float:
+        """Jaccard index, 0 to 1."""
+        return self.values["jaccard"]
+
+    @property
+    def hd95(self) -> float:
+        """95 % Hausdorff distance."""
+        return self.values["hd95"]
+
+    @property
+    def asd(self) -> float:
+        """Average surface distance."""
+        return self.values["asd"]
+
 
 def mask_metrics(
-    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None
+    prediction: ArrayLike, truth: ArrayLike, spacing: Sequence[float] | None = None
 ) -> MaskMetrics:
-    """Compare two masks of equal shape, (H, W) or (D, H, W); every non-zero element counts as foreground.
+    """Compare two masks of equal shape, (H, W) or (D, H, W); every non-zero element counts as
+    foreground.
 
-    `spacing` is the voxel's size along each axis, in the arrays' own axis order; None means voxels. `hd95` is the 95th
-    percentile of the border distances of both directions together, `asd` the mean distance from the prediction's border to
-    the truth's. Both follow medpy: neighbours share a face, and a foreground voxel at the edge of the image is border.
-    If both masks are empty, dice and jaccard are 1; if one is, they are 0. In both cases the distances are nan.
-    Raises ValueError for shapes that differ or are not 2-D or 3-D, and for a spacing that does not fit.
+    `spacing` is the voxel's size in mm along each axis, in the arrays' own axis order; None means
+    voxels, and metrics that need mm are omitted. If both masks are empty, a ratio has its best
+    value; if one is, its worst. Raises ValueError for shapes that differ or are not 2-D or 3-D, and
+    for a spacing that does not fit.
     """
-    prediction = np.asarray(prediction, dtype=bool)
-    truth = np.asarray(truth, dtype=bool)
-    if prediction.shape != truth.shape or prediction.ndim not in (2, 3):
-        raise ValueError(
-            f"masks must be 2-D or 3-D and of one shape, not {prediction.shape} and {truth.shape}"
-        )
-    scale = _checked_spacing(spacing, prediction.ndim)
-    overlap = overlap_metrics(
-        predicted=int(np.count_nonzero(prediction)),
-        true=int(np.count_nonzero(truth)),
-        common=int(np.count_nonzero(prediction & truth)),
-    )
-    if overlap.empty_prediction or overlap.empty_truth:
-        return overlap
-
-    # The box needs no margin: all voxels outside it are background in both masks, as is everything outside the image.
-    box = _joint_box(prediction, truth)
-    prediction_border = _border(prediction[box])
-    truth_border = _border(truth[box])
-    to_truth = _distances(prediction_border, truth_border, scale=scale)
-    to_prediction = _distances(truth_border, prediction_border, scale=scale)
-    both = np.concatenate((to_truth, to_prediction))
-    return replace(overlap, hd95=float(np.percentile(both, 95)), asd=float(to_truth.mean()))
+    masks = mask_pair(prediction, truth, spacing)
+    overlap = overlap_metrics(masks.counts)
+    values = dict(overlap.values)
+    for metric, function in MASK_METRICS.values():
+        if metric.needs_mm and spacing is None:
+            continue
+        if overlap.empty_prediction or overlap.empty_truth:
+            values[metric.name] = _value_of_empty(metric, overlap)
+        else:
+            values[metric.name] = function(masks)
+    return replace(overlap, values=values)
 
 
-def overlap_metrics(predicted: int, true: int, common: int) -> MaskMetrics:
-    """Return dice and jaccard from the numbers of voxels of both masks and of their intersection; the distances are nan.
-
-    Empty masks are treated as in `mask_metrics`.
-    """
-    total = predicted + true
-    if total == 0:
-        dice = 1.0
-        jaccard = 1.0
-    else:
-        dice = 2.0 * common / total
-        jaccard = common / (total - common)
-    return MaskMetrics(
-        dice=dice,
-        jaccard=jaccard,
-        hd95=np.nan,
-        asd=np.nan,
-        empty_prediction=predicted == 0,
-        empty_truth=true == 0,
-    )
+def overlap_metrics(counts: Counts) -> MaskMetrics:
+    """Return the metrics that follow from voxel counts. Empty masks are treated as in
+    `mask_metrics`."""
+    metrics = MaskMetrics({}, empty_prediction=counts.predicted == 0, empty_truth=counts.true == 0)
+    values: dict[str, float] = {}
+    for metric, function in OVERLAP_METRICS.values():
+        if metrics.empty_prediction or metrics.empty_truth:
+            values[metric.name] = _value_of_empty(metric, metrics)
+        else:
+            values[metric.name] = function(counts)
+    return replace(metrics, values=values)
 
 
 def class_overlaps(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
@@ -89,7 +207,7 @@ def class_overlaps(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
 
     Returns (classes - 1, 3) int64 on the device of the maps, without waiting for that device.
     """
-    counts = []
+    counts: list[Tensor] = []
     for number in range(1, classes):
         predicted = prediction == number
         true = truth == number
@@ -100,84 +218,44 @@ def class_overlaps(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
 
 
 def published_convention(metrics: MaskMetrics, worst: float) -> MaskMetrics:
-    """Return the scores in the convention of the published code: an empty prediction gets 0 for all four.
+    """Return the scores in the convention of the published code: an empty prediction gets 0 for all
+    metrics.
 
-    0 is the best possible distance, so a model that predicts nothing improves its mean distances. A correct empty prediction gets
-    dice 0. If only the truth is empty, the published code stops with an error inside medpy; here dice and jaccard are 0 and the
-    distances `worst`.
+    0 is the best possible distance, so a model that predicts nothing improves its mean distances. A
+    correct empty prediction gets Dice 0. If only the truth is empty, the published code stops with
+    an error inside medpy; here the scores are the worst ones, see `penalised_convention`.
     """
     if metrics.empty_prediction:
-        return replace(metrics, dice=0.0, jaccard=0.0, hd95=0.0, asd=0.0)
+        return replace(metrics, values=dict.fromkeys(metrics.values, 0.0))
     if metrics.empty_truth:
-        return replace(metrics, hd95=worst, asd=worst)
+        return _with_worst(metrics, worst)
     return metrics
 
 
 def penalised_convention(metrics: MaskMetrics, worst: float) -> MaskMetrics:
-    """Return the scores in the penalised convention: if exactly one mask is empty, dice and jaccard are 0, the distances `worst`.
+    """Return the scores in the penalised convention: if exactly one mask is empty, all are the
+    worst possible.
 
-    If both are empty, the prediction is perfect: dice and jaccard are 1, distances 0. `worst` is in the distances' unit, see `image_diagonal`.
+    If both are empty, the prediction is perfect. `worst` is the worst distance, in the distances'
+    unit, see `masks.image_diagonal`.
     """
     if metrics.empty_prediction and metrics.empty_truth:
-        return replace(metrics, hd95=0.0, asd=0.0)
+        known = {metric.name: metric.best for metric in all_metrics()}
+        return replace(metrics, values={name: known[name] for name in metrics.values})
     if metrics.empty_prediction or metrics.empty_truth:
-        return replace(metrics, hd95=worst, asd=worst)
+        return _with_worst(metrics, worst)
     return metrics
 
 
-def image_diagonal(shape: Sequence[int], spacing: Sequence[float] | None = None) -> float:
-    """Return the length of the diagonal of an image of `shape` voxels, in the unit of `spacing` (voxels if None).
-
-    No distance inside the image is longer. Raises ValueError for a spacing that does not fit.
-    """
-    return float(np.linalg.norm(np.asarray(shape) * _checked_spacing(spacing, len(shape))))
+def _with_worst(metrics: MaskMetrics, worst: float) -> MaskMetrics:
+    known = {metric.name: metric.worst(worst) for metric in all_metrics()}
+    return replace(metrics, values={name: known[name] for name in metrics.values})
 
 
-def _checked_spacing(spacing: Sequence[float] | None, axes: int) -> np.ndarray:
-    if spacing is None:
-        return np.ones(axes)
-    scale = np.asarray(spacing, dtype=np.float64)
-    if scale.shape != (axes,) or not np.all(np.isfinite(scale) & (scale > 0)):
-        raise ValueError(
-            f"spacing must be {axes} positive numbers, one for each axis, not {spacing}"
-        )
-    return scale
-
-
-def _joint_box(first: np.ndarray, second: np.ndarray) -> tuple[slice, ...]:
-    union = first | second
-    box = []
-    for axis in range(union.ndim):
-        others = tuple(other for other in range(union.ndim) if other != axis)
-        filled = np.flatnonzero(union.any(axis=others))
-        box.append(slice(filled[0], filled[-1] + 1))
-    return tuple(box)
-
-
-def _border(mask: np.ndarray) -> np.ndarray:
-    """Return the foreground voxels with a face on background or on the array's edge.
-
-    Slicing is about 8 times as fast as scipy's erosion.
-    """
-    inside = mask.copy()
-    for axis in range(mask.ndim):
-        inner = np.moveaxis(inside, axis, 0)
-        outer = np.moveaxis(mask, axis, 0)
-        inner[0] = False
-        inner[-1] = False
-        inner[1:] &= outer[:-1]
-        inner[:-1] &= outer[1:]
-    return mask ^ inside
-
-
-def _distances(start: np.ndarray, target: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return the distance from each voxel of the border `start` to the nearest of `target`, in no particular order."""
-    distances = np.zeros(np.count_nonzero(start))
-    apart = np.argwhere(start & ~target) * scale
-    # Distances are only needed at border voxels, where a tree is faster than a distance transform of the whole box. A tree that
-    # is neither balanced nor compact and has large leaves is equally exact, and the fastest for points on a surface.
-    tree = KDTree(
-        np.argwhere(target) * scale, leafsize=32, balanced_tree=False, compact_nodes=False
-    )
-    distances[: len(apart)] = tree.query(apart)[0]
-    return distances
+def _value_of_empty(metric: Metric, metrics: MaskMetrics) -> float:
+    """The value where a mask is empty: that of a length is not defined."""
+    if metric.is_length:
+        return np.nan
+    if metrics.empty_prediction and metrics.empty_truth:
+        return metric.best
+    return metric.worst(np.nan)

@@ -1,7 +1,9 @@
-"""Scores of a test as files and as a table: every case in metrics.csv, the means of both conventions in summary.json.
+"""Scores of a test as files and as a table: all cases in metrics.csv, the means in summary.json.
 
-The two files are one result. summary.json holds the SHA-256 of its metrics.csv, so a pair that does not belong together is
-noticed (`pair_fault`).
+The two files are one result. summary.json holds the SHA-256 of its metrics.csv, so that a pair that
+does not belong together is noticed (`reporting.tested_run`). Both hold all metrics of
+`evaluation.metrics`. The published convention has the key "as_published", the penalised one
+"honest".
 """
 
 import csv
@@ -16,26 +18,39 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.metrics import MaskMetrics
+from evaluation.metrics import (
+    OVERLAP_METRICS,
+    MaskMetrics,
+    Metric,
+    Unit,
+    metrics_in,
+    spacing_metrics,
+)
 from evaluation.scores import ClassScore
 from utils.files import replacing
 from utils.names import csv_cell, printable
 
-METRICS, SUMMARY = "metrics.csv", "summary.json"
-METRICS_HASH = (
-    "metrics_sha256"  # key of summary.json: the hash of the metrics.csv that it was computed with
-)
-FIGURES = ("dice", "jaccard", "hd95_voxel", "asd_voxel")
-MILLIMETRES = ("hd95_mm", "asd_mm")
-HONEST = tuple(f"honest_{name}" for name in FIGURES)
-COLUMNS = ("case", "class", *FIGURES, *MILLIMETRES, "empty_prediction", "empty_truth", *HONEST)
+METRICS_FILE = "metrics.csv"
+SUMMARY_FILE = "summary.json"
+METRICS_HASH = "metrics_sha256"  # key of summary.json: the hash of its metrics.csv
+CONVENTIONS = {
+    "as_published": "published: an empty prediction scores 0 in all four metrics, which is the "
+    "best possible distance",
+    "honest": "penalised: an empty prediction scores Dice 0 and the worst distance, the diagonal "
+    "of the image; both empty is a perfect score",
+    "nnunet": "only overlap; cases where prediction and truth are both empty are not part of a "
+    "class's mean",
+}
+Means = dict[str, float]
+Summary = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The results of a test or of scored predictions, as metrics.csv and summary.json in `folder` hold them.
+    """The results of a test or of scored predictions, as metrics.csv and summary.json hold them.
 
-    `scores`: one for each case and class. `summary`: the content of summary.json, both metric conventions included.
+    `folder`: where these files are. `scores`: one for each case and class. `summary`: the content
+    of summary.json, both metric conventions included.
     """
 
     folder: Path
@@ -56,18 +71,43 @@ class EvaluationResult:
         return self.summary["honest"]["classes"]
 
 
-def write_results(folder: Path, scores: Sequence[ClassScore], summary: Mapping) -> None:
-    """Write metrics.csv and summary.json together; raises OSError where the disk does not take them.
+def convention_columns() -> dict[str, dict[str, str]]:
+    """For each convention of a comparison, the column of metrics.csv that holds each metric.
 
-    Both are written in full under temporary names and only then renamed, so a full disk leaves the earlier pair as it was. After a
-    crash between the two renames the new metrics.csv does not have the hash that the old summary.json holds.
+    "honest" is penalised, in voxels, "honest_mm" penalised, in mm (without the ratios that are the
+    same in voxels).
+    """
+    voxel = [metric.key("voxel") for metric in metrics_in("voxel")]
+    mm = [metric.key("mm") for metric in spacing_metrics()]
+    return {
+        "honest": {key: f"honest_{key}" for key in voxel},
+        "honest_mm": {key: key for key in mm},
+        "as_published": {key: key for key in voxel},
+    }
+
+
+def columns() -> list[str]:
+    """The columns of metrics.csv."""
+    by_convention = convention_columns()
+    published = by_convention["as_published"].values()
+    penalised = by_convention["honest"].values()
+    mm = by_convention["honest_mm"].values()
+    return ["case", "class", *published, *mm, "empty_prediction", "empty_truth", *penalised]
+
+
+def write_results(folder: Path, scores: Sequence[ClassScore], summary: Mapping[str, Any]) -> None:
+    """Write metrics.csv and summary.json together; raises OSError if the disk is full.
+
+    Both are written in full under temporary names and only then renamed, so a full disk keeps the
+    earlier pair. After a crash between the two renames the new metrics.csv does not have the hash
+    that the old summary.json holds.
     """
     metrics = metrics_csv(scores).encode("utf-8", "backslashreplace")
     content = {**summary, METRICS_HASH: hashlib.sha256(metrics).hexdigest()}
     text = (json.dumps(content, indent=1) + "\n").encode("utf-8")
     with (
-        replacing(folder / SUMMARY) as new_summary,
-        replacing(folder / METRICS) as new_metrics,  # the inner one is renamed first
+        replacing(folder / SUMMARY_FILE) as new_summary,
+        replacing(folder / METRICS_FILE) as new_metrics,  # the inner one is renamed first
     ):
         _write_to_disk(new_metrics, metrics)
         _write_to_disk(new_summary, text)
@@ -83,149 +123,177 @@ def _write_to_disk(path: Path, content: bytes) -> None:
 def metrics_csv(scores: Sequence[ClassScore]) -> str:
     """Return the content of metrics.csv, one row per case and class.
 
-    First Dice, Jaccard and distances in voxels by the published convention (an empty prediction scores 0 in all four). Distances in mm,
-    which stay empty where the spacing is unknown, and the columns `honest_` are penalised: an empty prediction gets the worst score.
+    First the metrics in voxels by the published convention (an empty prediction scores 0 in all).
+    Then the metrics in mm, which stay empty where the spacing is unknown. They and the columns
+    `honest_` are penalised: an empty prediction gets the worst score.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    writer.writerow(columns())
+    in_voxels = metrics_in("voxel")
+    in_mm = spacing_metrics()
     for score in scores:
-        millimetres = ["", ""]
+        millimetres = [""] * len(in_mm)
         if score.penalised_mm is not None:
-            millimetres = [f"{score.penalised_mm.hd95:.6f}", f"{score.penalised_mm.asd:.6f}"]
-        empty = [int(score.published.empty_prediction), int(score.published.empty_truth)]
-        published = _formatted(score.published)
-        penalised = _formatted(score.penalised)
-        names = [csv_cell(score.case), csv_cell(score.class_name)]
-        writer.writerow([*names, *published, *millimetres, *empty, *penalised])
+            millimetres = _formatted(score.penalised_mm, in_mm)
+        row: list[str | int] = [csv_cell(score.case), csv_cell(score.class_name)]
+        row += _formatted(score.published, in_voxels)
+        row += millimetres
+        row += [int(score.published.empty_prediction), int(score.published.empty_truth)]
+        row += _formatted(score.penalised, in_voxels)
+        writer.writerow(row)
     return text.getvalue()
 
 
-def _formatted(metrics: MaskMetrics) -> list[str]:
-    return [f"{value:.6f}" for value in (metrics.dice, metrics.jaccard, metrics.hd95, metrics.asd)]
+def _formatted(scores: MaskMetrics, metrics: Sequence[Metric]) -> list[str]:
+    return [f"{scores.values[metric.name]:.6f}" for metric in metrics]
 
 
 def detail_head() -> str:
-    return _head("case and class, published")
+    """The head of the lines of `detail`."""
+    return _head("case and class, published", "voxel")
 
 
 def detail(scores: Sequence[ClassScore]) -> str:
-    """A line for each score, as published, below `detail_head`."""
-    return "\n".join(
-        _row(printable(f"{score.case} {score.class_name}"), _figures([score.published], "voxel"))
-        + ("  (empty prediction)" if score.published.empty_prediction else "")
-        for score in scores
-    )
-
-
-def summarise(scores: Sequence[ClassScore]) -> dict:
-    """Means over cases for each class, and over the classes, in both conventions."""
-    names = list(dict.fromkeys(score.class_name for score in scores))
-    by_class = {name: [score for score in scores if score.class_name == name] for name in names}
-    return {
-        "as_published": _means(
-            {name: [s.published for s in mine] for name, mine in by_class.items()}, "voxel"
-        ),
-        "honest": {
-            **_means(
-                {name: [s.penalised for s in mine] for name, mine in by_class.items()}, "voxel"
-            ),
-            "millimetres": _millimetres(by_class),
-            "empty_predictions": sum(
-                s.voxel.empty_prediction and not s.voxel.empty_truth for s in scores
-            ),
-            "absent_in_truth": sum(s.voxel.empty_truth for s in scores),
-        },
-        "nnunet": {
-            "mean": _overlaps(scores, names),
-            "classes": {name: _overlaps(mine, [name]) for name, mine in by_class.items()},
-        },
-        "conventions": {
-            "as_published": "published: an empty prediction scores 0 in all four metrics, which is the best possible distance",
-            "honest": "penalised: an empty prediction scores Dice 0 and the worst distance, the diagonal of the image; both empty is a perfect score",
-            "nnunet": "only overlap; cases where prediction and truth are both empty are not part of a class's mean",
-        },
-    }
-
-
-def _overlaps(scores: Sequence[ClassScore], names: Sequence[str]) -> dict[str, float | None]:
-    """Dice and Jaccard as nnU-Net averages them: over the cases that have the class in prediction or truth, then over the classes; None
-    where a class is in no case."""
-    found = {
-        name: [
-            s.voxel
-            for s in scores
-            if s.class_name == name and not (s.voxel.empty_truth and s.voxel.empty_prediction)
-        ]
-        for name in names
-    }
-    if not all(found.values()):
-        return {"dice": None, "jaccard": None}
-    return {
-        key: float(np.mean([np.mean([getattr(m, key) for m in mine]) for mine in found.values()]))
-        for key in ("dice", "jaccard")
-    }
-
-
-def _means(by_class: dict[str, list[MaskMetrics]], unit: str) -> dict:
-    classes = {name: _figures(metrics, unit) for name, metrics in by_class.items()}
-    overall = {
-        key: float(np.mean([figures[key] for figures in classes.values()]))
-        for key in next(iter(classes.values()))
-    }
-    return {"mean": overall, "classes": classes}
-
-
-def _figures(metrics: list[MaskMetrics], unit: str) -> dict[str, float]:
-    return {
-        "dice": float(np.mean([m.dice for m in metrics])),
-        "jaccard": float(np.mean([m.jaccard for m in metrics])),
-        f"hd95_{unit}": float(np.mean([m.hd95 for m in metrics])),
-        f"asd_{unit}": float(np.mean([m.asd for m in metrics])),
-    }
-
-
-def _millimetres(by_class: dict[str, list[ClassScore]]) -> dict | None:
-    """None unless the spacing of every case is known: a mean over some of the cases would be another data set's."""
-    metrics_by_class: dict[str, list[MaskMetrics]] = {}
-    for name, scores in by_class.items():
-        metrics = [score.penalised_mm for score in scores if score.penalised_mm is not None]
-        if len(metrics) < len(scores):
-            return None
-        metrics_by_class[name] = metrics
-    return _means(metrics_by_class, "mm")
-
-
-def table(summary: dict) -> str:
-    """The summary as lines of text."""
-    lines = []
-    for title, key in (("published", "as_published"), ("penalised", "honest")):
-        part = summary[key]
-        lines.append(_head(f"{title}, distances in voxels"))
-        lines += [
-            _row(name, figures)
-            for name, figures in [*part["classes"].items(), ("mean", part["mean"])]
-        ]
-    if summary["honest"]["millimetres"]:
-        part = summary["honest"]["millimetres"]
-        lines.append(_head("penalised, distances in mm"))
-        lines += [
-            _row(name, figures)
-            for name, figures in [*part["classes"].items(), ("mean", part["mean"])]
-        ]
-    lines.append(f"empty predictions: {summary['honest']['empty_predictions']}")
+    """A line for each score in the published convention, below `detail_head`."""
+    lines: list[str] = []
+    for score in scores:
+        name = printable(f"{score.case} {score.class_name}")
+        line = _row(name, _mean_scores([score.published], "voxel"), "voxel")
+        if score.published.empty_prediction:
+            line += "  (empty prediction)"
+        lines.append(line)
     return "\n".join(lines)
 
 
-def _head(title: str) -> str:
-    return f"{title:<34}{'Dice':>8}{'Jaccard':>9}{'HD95':>9}{'ASD':>9}"
+def summarise(scores: Sequence[ClassScore]) -> Summary:
+    """Means over cases for each class, and over the classes, in both conventions."""
+    by_class: dict[str, list[ClassScore]] = {}
+    for score in scores:
+        by_class.setdefault(score.class_name, []).append(score)
+    published: dict[str, Means] = {}
+    penalised: dict[str, Means] = {}
+    nnunet: dict[str, dict[str, float | None]] = {}
+    for name, of_class in by_class.items():
+        published[name] = _mean_scores([score.published for score in of_class], "voxel")
+        penalised[name] = _mean_scores([score.penalised for score in of_class], "voxel")
+        nnunet[name] = _nnunet_means(of_class)
+    absent = [score for score in scores if score.voxel.empty_truth]
+    empty = [score for score in scores if score.voxel.empty_prediction]
+    missed = [score for score in empty if not score.voxel.empty_truth]
+    return {
+        "as_published": _with_mean(published),
+        "honest": {
+            **_with_mean(penalised),
+            "millimetres": _millimetres(by_class),
+            "empty_predictions": len(missed),
+            "absent_in_truth": len(absent),
+        },
+        "nnunet": {"mean": _mean_of_known(list(nnunet.values())), "classes": nnunet},
+        "conventions": CONVENTIONS,
+    }
 
 
-def _row(name: str, figures: dict[str, float]) -> str:
-    dice, jaccard, hd95, asd = figures.values()
-    return f"  {name:<32}{dice:>8.4f}{jaccard:>9.4f}{hd95:>9.2f}{asd:>9.2f}"
+def _nnunet_means(scores: Sequence[ClassScore]) -> dict[str, float | None]:
+    """Mean overlaps of a class as nnU-Net computes them: over the cases where prediction or truth
+    has the class.
+
+    None where no case has it.
+    """
+    present: list[MaskMetrics] = []
+    for score in scores:
+        if not (score.voxel.empty_truth and score.voxel.empty_prediction):
+            present.append(score.voxel)
+    means: dict[str, float | None] = {}
+    for name in OVERLAP_METRICS:
+        means[name] = None
+        if present:
+            means[name] = float(np.mean([metrics.values[name] for metrics in present]))
+    return means
 
 
-def write_json(path: Path, content: dict) -> None:
+def _mean_of_known(classes: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Means over the classes; None if a class has none."""
+    means: dict[str, float | None] = {}
+    for name in OVERLAP_METRICS:
+        values = [row[name] for row in classes]
+        known = [value for value in values if value is not None]
+        means[name] = None
+        if len(known) == len(values):
+            means[name] = float(np.mean(known))
+    return means
+
+
+def _with_mean(classes: Mapping[str, Means]) -> dict[str, Any]:
+    """The means of each class with those over the classes."""
+    rows = list(classes.values())
+    overall: Means = {}
+    for key in rows[0]:
+        overall[key] = float(np.mean([row[key] for row in rows]))
+    return {"mean": overall, "classes": dict(classes)}
+
+
+def _mean_scores(scores: Sequence[MaskMetrics], unit: Unit) -> Means:
+    """Means of all metrics in that unit, by their key in files."""
+    means: Means = {}
+    for metric in metrics_in(unit):
+        values = [score.values[metric.name] for score in scores]
+        means[metric.key(unit)] = float(np.mean(values))
+    return means
+
+
+def _millimetres(by_class: Mapping[str, Sequence[ClassScore]]) -> dict[str, Any] | None:
+    """Means in mm; None unless the spacing of every case is known.
+
+    A mean over some of the cases would be that of another data set.
+    """
+    means: dict[str, Means] = {}
+    for name, scores in by_class.items():
+        in_mm = [score.penalised_mm for score in scores]
+        known = [metrics for metrics in in_mm if metrics is not None]
+        if len(known) < len(scores):
+            return None
+        means[name] = _mean_scores(known, "mm")
+    return _with_mean(means)
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary as lines of text."""
+    penalised = summary["honest"]
+    lines = _part("published, distances in voxels", summary["as_published"], "voxel")
+    lines += _part("penalised, distances in voxels", penalised, "voxel")
+    if penalised["millimetres"]:
+        lines += _part("penalised, distances in mm", penalised["millimetres"], "mm")
+    lines.append(f"empty predictions: {penalised['empty_predictions']}")
+    return "\n".join(lines)
+
+
+def _part(title: str, means: Mapping[str, Any], unit: Unit) -> list[str]:
+    lines = [_head(title, unit)]
+    for name, row in [*means["classes"].items(), ("mean", means["mean"])]:
+        lines.append(_row(name, row, unit))
+    return lines
+
+
+def _head(title: str, unit: Unit) -> str:
+    heads = [f"{metric.title:>{_width(metric)}}" for metric in metrics_in(unit)]
+    return f"{title:<34}{''.join(heads)}"
+
+
+def _row(name: str, means: Mapping[str, float], unit: Unit) -> str:
+    cells: list[str] = []
+    for metric in metrics_in(unit):
+        digits = 2 if metric.is_length else 4
+        cells.append(f"{means[metric.key(unit)]:>{_width(metric)}.{digits}f}")
+    return f"  {name:<32}{''.join(cells)}"
+
+
+def _width(metric: Metric) -> int:
+    least = 9 if metric.is_length else 8
+    return max(least, len(metric.title) + 2)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the content to a JSON file, which is replaced when the new one is complete."""
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + "\n")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluation.masks import image_diagonal
 from evaluation.metrics import (
     MaskMetrics,
-    image_diagonal,
     mask_metrics,
     penalised_convention,
     published_convention,
@@ -17,7 +17,10 @@ from utils.case import Case
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Metrics of one class of one case in voxels, and in mm if the spacing is known, with the worst possible distance in each unit."""
+    """Metrics of one class of one case in voxels, and in mm if the spacing is known.
+
+    `worst_voxel`, `worst_mm`: the worst possible distance in each unit.
+    """
 
     case: str
     class_name: str
@@ -28,14 +31,17 @@ class ClassScore:
 
     @property
     def published(self) -> MaskMetrics:
+        """Scores in voxels by the published convention: an empty prediction scores 0."""
         return published_convention(self.voxel, self.worst_voxel)
 
     @property
     def penalised(self) -> MaskMetrics:
+        """Scores in voxels; an empty prediction gets the worst score."""
         return penalised_convention(self.voxel, self.worst_voxel)
 
     @property
     def penalised_mm(self) -> MaskMetrics | None:
+        """Scores in mm; an empty prediction gets the worst score. None if the spacing is unknown."""
         if self.mm is None or self.worst_mm is None:
             return None
         return penalised_convention(self.mm, self.worst_mm)
@@ -63,7 +69,10 @@ def score_masks(
     truth: np.ndarray,
     spacing: Sequence[float] | None,
 ) -> ClassScore:
-    """Score one class of a case from its two masks; `spacing` is in mm, in the axis order of the masks, None if it is not known."""
+    """Score one class of a case from its two masks.
+
+    `spacing` is in mm, in the axis order of the masks, None if it is not known.
+    """
     mm = None
     worst_mm = None
     if spacing is not None:

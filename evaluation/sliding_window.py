@@ -6,32 +6,35 @@ from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from evaluation.validation import class_probabilities
+from evaluation.slices import class_probabilities
 from training.device import place
 from utils.components import Connectivity, largest_component_per_class
 from utils.errors import UserError
 from utils.most_probable import most_probable
 from utils.progress import progress
 
+Corner = tuple[int, ...]
+
 
 def check_stride(stride: Sequence[int], flag: str) -> None:
     """Raise UserError unless `stride` moves a sliding window along three axes."""
     if len(stride) != 3 or min(stride) < 1:
-        raise UserError(
-            f"--{flag} {' '.join(map(str, stride))}: give three steps of at least 1, as in --{flag} 18 18 4"
-        )
+        given = " ".join(str(step) for step in stride)
+        raise UserError(f"--{flag} {given}: give three steps of at least 1, as in --{flag} 18 18 4")
 
 
 @dataclass(frozen=True)
 class VolumePredictor:
-    """Predicts a volume (C, X, Y, Z) as BCP's LA test does: mean of the softmax of all windows over a voxel, the most probable class,
-    then, if `connectivity` is given, the largest component of each class.
+    """Predicts a volume (C, X, Y, Z) as BCP's LA test does.
 
-    Windows lie each `stride` voxels, the last flush with the border; a scan smaller than the window is zero-padded evenly.
-    `batch` windows go through the network at a time; in eval mode that gives what one at a time gives, to float32 rounding.
-    `mirror`: the mean over flipped windows too.
+    The mean of the softmax of all windows over a voxel decides on its class. Then, if
+    `connectivity` is given, only the largest component of each class is kept. Windows lie each
+    `stride` voxels, the last flush with the border; a scan smaller than the window is zero-padded
+    evenly. `batch` windows go through the network at a time; in eval mode the result is that of one
+    at a time, to float32 rounding. `mirror`: the mean over flipped windows too.
     """
 
     patch_size: tuple[int, ...]
@@ -42,57 +45,39 @@ class VolumePredictor:
     progress: bool = False
     mirror: bool = False
 
-    def __call__(self, net: nn.Module, image: np.ndarray) -> np.ndarray:
-        """(C, X, Y, Z) float32 to (X, Y, Z) uint8 class numbers; `net` must be in eval mode."""
+    def __call__(self, net: nn.Module, image: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """(C, X, Y, Z) to (X, Y, Z) class numbers; `net` must be in eval mode."""
         labels = self.classes(net, image).cpu().numpy()
         if self.connectivity is None:
             return labels
-        return largest_component_per_class(labels[None], int(labels.max()) + 1, self.connectivity)[
-            0
-        ]
+        classes = int(labels.max()) + 1
+        return largest_component_per_class(labels[None], classes, self.connectivity)[0]
 
-    def classes(self, net: nn.Module, image: np.ndarray) -> Tensor:
-        """The same on the device, without the component filter; the device is not waited for."""
+    def classes(self, net: nn.Module, image: NDArray[np.float32]) -> Tensor:
+        """The same on the device, without the component filter and without waiting for the device."""
         return torch.cat([most_probable(slab) for slab in self._slabs(net, image)])
 
-    def probability(self, net: nn.Module, image: np.ndarray) -> Tensor:
+    def probability(self, net: nn.Module, image: NDArray[np.float32]) -> Tensor:
         """(C, X, Y, Z) to (K, X, Y, Z) mean probabilities on the CPU."""
         return torch.cat(list(self.slabs(net, image)), 1)
 
-    def slabs(self, net: nn.Module, image: np.ndarray) -> Iterator[Tensor]:
-        """(C, X, Y, Z) to mean probabilities (K, n, Y, Z) on the CPU, of those n planes along x that no later window touches, in order.
+    def slabs(self, net: nn.Module, image: NDArray[np.float32]) -> Iterator[Tensor]:
+        """(C, X, Y, Z) to mean probabilities (K, n, Y, Z) on the CPU, in the order of x.
 
-        So there are never more of them in memory than a window is deep, however many classes and planes there are.
+        The n planes of a slab are those that no later window touches. So there are never more of
+        them in memory than a window is deep, however many classes and planes there are.
         """
-        return (slab.cpu() for slab in self._slabs(net, image))
+        for slab in self._slabs(net, image):
+            yield slab.cpu()
 
     @torch.inference_mode()
-    def _slabs(self, net: nn.Module, image: np.ndarray) -> Iterator[Tensor]:
+    def _slabs(self, net: nn.Module, image: NDArray[np.float32]) -> Iterator[Tensor]:
         """`slabs` on the device, where volume and sums stay."""
-        spare = [
-            max(patch - side, 0)
-            for patch, side in zip(self.patch_size, image.shape[1:], strict=True)
-        ]
-        if any(spare):
-            image = np.pad(image, [(0, 0), *((n // 2, n - n // 2) for n in spare)])
-        # without what was padded; where x was, all its planes are in one slab
-        inside = [
-            slice(n // 2, side - (n - n // 2) if n else None)
-            for n, side in zip(spare, image.shape[1:], strict=True)
-        ]
-        starts = [
-            window_starts(*axis)
-            for axis in zip(image.shape[1:], self.patch_size, self.stride, strict=True)
-        ]
-        counts = [
-            covering(*axis) for axis in zip(starts, self.patch_size, image.shape[1:], strict=True)
-        ]
-        plane_counts = (counts[1][:, None] * counts[2]).to(self.device)
-        corners = list(product(*starts))
-        volume = torch.from_numpy(image).to(self.device, non_blocking=True)
-        # of the probabilities of all windows so far, of the planes from `first` on
-        sums: Tensor | None = None
-        first = 0
+        padded, inside = _padded(image, self.patch_size)
+        windows = _Windows(padded.shape[1:], self.patch_size, self.stride)
+        sums = _WindowSums(windows, self.device)
+        volume = torch.from_numpy(padded).to(self.device, non_blocking=True)
+        corners = windows.corners()
         with progress(
             total=len(corners),
             desc="windows",
@@ -101,49 +86,114 @@ class VolumePredictor:
             delay=1.0,
             disable=not self.progress,
         ) as bar:
-            for begin in range(0, len(corners), self.batch):
-                some = corners[begin : begin + self.batch]
-                windows = torch.stack([volume[self._window(corner)] for corner in some])
-                found = class_probabilities(net, place(windows, self.device, 3), self.mirror)
-                bar.update(len(some))
-                for (x, *rest), probability in zip(some, found, strict=True):
-                    if sums is None:
-                        sums = _zeros_like(probability, (self.patch_size[0], *image.shape[2:]))
-                    if ready := x - first:
-                        yield self._mean(sums[:, :ready], counts[0][first:x], plane_counts, inside)
-                        sums[:, :-ready] = sums[:, ready:].clone()
-                        sums[:, -ready:] = 0
-                        first = x
-                    sums[self._window((0, *rest))] += probability
-            if sums is not None:
-                yield self._mean(sums, counts[0][first:], plane_counts, inside)
+            for first in range(0, len(corners), self.batch):
+                batch = corners[first : first + self.batch]
+                images = torch.stack([volume[windows.at(corner)] for corner in batch])
+                images = place(images, self.device, 3)
+                probabilities = class_probabilities(net, images, self.mirror)
+                bar.update(len(batch))
+                for corner, probability in zip(batch, probabilities, strict=True):
+                    if corner[0] > sums.first:
+                        yield sums.take_mean(corner[0])[inside]
+                    sums.add(corner, probability)
+            yield sums.take_mean(padded.shape[1])[inside]
 
-    def _window(self, corner: Sequence[int]) -> tuple[slice, ...]:
-        return slice(None), *(
-            slice(start, start + side) for start, side in zip(corner, self.patch_size, strict=True)
-        )
 
-    @staticmethod
-    def _mean(sums: Tensor, along: Tensor, plane_counts: Tensor, inside: Sequence[slice]) -> Tensor:
-        """Sums (K, n, Y, Z) over the number of windows."""
-        mean = sums / (along.to(sums.device)[:, None, None] * plane_counts)
-        return mean[:, inside[0], inside[1], inside[2]]
+class _Windows:
+    """The windows over a volume of `shape`, and how many of them cover each voxel."""
+
+    def __init__(self, shape: Sequence[int], patch_size: Sequence[int], stride: Sequence[int]):
+        self.patch_size = patch_size
+        self._starts: list[list[int]] = []
+        counts: list[Tensor] = []
+        for side, patch, step in zip(shape, patch_size, stride, strict=True):
+            starts = window_starts(side, patch, step)
+            self._starts.append(starts)
+            counts.append(covering(starts, patch, side))
+        self.x_counts = counts[0]
+        self.plane_counts = counts[1][:, None] * counts[2]
+        self.plane_shape = tuple(shape[1:])
+
+    def corners(self) -> list[Corner]:
+        """The first voxel of each window, in the order of x."""
+        return list(product(*self._starts))
+
+    def at(self, corner: Corner) -> tuple[slice, ...]:
+        """The index of a window in an array whose first axis is that of channels or classes."""
+        sides = zip(corner, self.patch_size, strict=True)
+        return slice(None), *(slice(start, start + side) for start, side in sides)
+
+
+class _WindowSums:
+    """Sums of the windows' probabilities, for the planes that later windows may touch.
+
+    `first`: the first of these planes.
+    """
+
+    def __init__(self, windows: _Windows, device: torch.device):
+        self.first = 0
+        self._windows = windows
+        self._plane_counts = windows.plane_counts.to(device)
+        self._sums: Tensor | None = None
+
+    def add(self, corner: Corner, probability: Tensor) -> None:
+        """Add the probabilities (K, x, y, z) of a window that begins at plane `first`."""
+        if self._sums is None:
+            shape = (self._windows.patch_size[0], *self._windows.plane_shape)
+            self._sums = _zeros_like(probability, shape)
+        self._sums[self._windows.at((0, *corner[1:]))] += probability
+
+    def take_mean(self, stop: int) -> Tensor:
+        """Return the mean of the planes before `stop`, (K, n, Y, Z), and begin with plane `stop`."""
+        assert self._sums is not None
+        finished = stop - self.first
+        x_counts = self._windows.x_counts[self.first : stop].to(self._sums.device)
+        mean = self._sums[:, :finished] / (x_counts[:, None, None] * self._plane_counts)
+        self._sums[:, :-finished] = self._sums[:, finished:].clone()
+        self._sums[:, -finished:] = 0
+        self.first = stop
+        return mean
+
+
+def _padded(
+    image: NDArray[np.float32], patch_size: Sequence[int]
+) -> tuple[NDArray[np.float32], tuple[slice, ...]]:
+    """Zero-pad a scan (C, X, Y, Z) evenly to at least the window.
+
+    Also returns the index that removes the padding from probabilities (K, n, Y, Z). If x was
+    padded, n is all of x.
+    """
+    widths = [(0, 0)]
+    inside = [slice(None)]
+    for side, patch in zip(image.shape[1:], patch_size, strict=True):
+        missing = max(patch - side, 0)
+        before = missing // 2
+        widths.append((before, missing - before))
+        if missing:
+            inside.append(slice(before, before + side))
+        else:
+            inside.append(slice(None))
+    if any(after > 0 for _, after in widths):
+        image = np.pad(image, widths)
+    return image, tuple(inside)
 
 
 def _zeros_like(probability: Tensor, shape: Sequence[int]) -> Tensor:
-    """Zeros (K, *shape) whose axes lie in memory as those of `probability` do: two tensors that differ there are added four times as
-    slowly."""
+    """Zeros (K, *shape) whose axes lie in memory as those of `probability` do.
+
+    Two tensors that differ there are added four times as slowly.
+    """
     if probability.stride(0) == 1:
         return probability.new_zeros(*shape, len(probability)).movedim(-1, 0)
     return probability.new_zeros(len(probability), *shape)
 
 
 def window_starts(side: int, patch: int, step: int) -> list[int]:
-    """Where windows begin along an axis: each `step` voxels (at most a window's side), the last flush with the border."""
+    """Where windows begin along an axis: each `step` voxels (at most a window's side), the last
+    flush with the border."""
     step = min(step, patch)
-    return [
-        min(number * step, side - patch) for number in range(max(-(-(side - patch) // step), 0) + 1)
-    ]
+    last = max(side - patch, 0)
+    return [min(start, last) for start in range(0, last + step, step)]
 
 
 def covering(starts: Sequence[int], patch: int, side: int) -> Tensor:

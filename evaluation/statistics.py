@@ -24,9 +24,11 @@ def bootstrap_interval(
     level: float = 0.95,
     patients: Sequence[str] | None = None,
 ) -> tuple[float, float]:
-    """Return the bootstrap percentile interval of the mean of differences (cases,), which is reproducible for each seed.
+    """Return the bootstrap percentile interval of the mean of differences (cases,), which is
+    reproducible for each seed.
 
-    `patients` (cases,): the patient of each case. With it, patients are resampled with all their cases instead of single cases.
+    `patients` (cases,): the patient of each case. With it, patients are resampled with all their
+    cases instead of single cases.
     """
     sums, counts = by_patient(differences, patients)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
@@ -38,7 +40,8 @@ def bootstrap_interval(
 def by_patient(
     values: ArrayLike, patients: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each patient the sum over their cases and the number of cases; without `patients`, each case is its own patient."""
+    """Return for each patient the sum over their cases and the number of cases; without `patients`,
+    each case is its own patient."""
     numbers = np.asarray(values, float)
     if patients is None:
         return numbers, np.ones(len(numbers))
@@ -49,8 +52,8 @@ def by_patient(
 def wilcoxon_p(differences: ArrayLike) -> float:
     """Return the two-sided p of Wilcoxon's signed-rank test of paired differences (cases,).
 
-    Cases without difference are omitted; p is 1 if no case differs. Differences are rounded to nine decimals, so that equal
-    differences of rounded numbers are ties.
+    Cases without difference are omitted; p is 1 if no case differs. Differences are rounded to nine
+    decimals, so that equal differences of rounded numbers are ties.
     """
     rounded = np.round(np.asarray(differences, float), 9)
     if not rounded.any():

@@ -9,9 +9,11 @@ import numpy as np
 
 from datasets.registry import all_datasets
 from datasets.run_settings import default_settings
+from evaluation.metrics import Unit, metrics_in
+from evaluation.results import convention_columns
 from evaluation.statistics import bootstrap_interval, by_patient, mean_sd, wilcoxon_p
 from methods.registry import run_title
-from reporting.tested_run import CONVENTIONS, Result
+from reporting.tested_run import Result
 from utils.errors import UserError
 
 MEAN = "mean"  # name of the row with the mean over the classes
@@ -80,12 +82,14 @@ def group_scores(group: Group) -> dict[str, dict | None]:
     A convention is None where the spacing is unknown.
     """
     scores: dict[str, dict | None] = {}
-    for convention in CONVENTIONS:
+    for convention in convention_columns():
         scores[convention] = None
         means = [result.means(convention) for result in group.results]
         rows = [{MEAN: one["mean"], **one["classes"]} for one in means if one is not None]
         if len(rows) == len(means):
-            scores[convention] = _rows_over_seeds(rows)
+            unit: Unit = "mm" if convention == "honest_mm" else "voxel"
+            metrics = [metric.key(unit) for metric in metrics_in(unit)]
+            scores[convention] = _rows_over_seeds(rows, metrics)
     return scores
 
 
@@ -98,7 +102,7 @@ def differences_to(group: Group, first: Group, seed: int, draws: int) -> dict[st
     patients = [patient(case) for case in first.results[0].cases]
     names = (MEAN, *first.results[0].classes)
     by_convention: dict[str, dict | None] = {}
-    for convention, columns in CONVENTIONS.items():
+    for convention, columns in convention_columns().items():
         rows: dict[str, dict] = {name: {} for name in names}
         is_known = False
         for metric in columns:
@@ -135,15 +139,22 @@ def _difference(
     }
 
 
-def _rows_over_seeds(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict]:
-    """Summarise the rows of each seed, by row and metric."""
+def _rows_over_seeds(
+    rows: Sequence[Mapping[str, Mapping[str, float]]], metrics: Sequence[str]
+) -> dict[str, dict]:
+    """Summarise the rows of each seed, by row and metric.
+
+    None for a metric that a summary.json lacks: it was written before the metric existed.
+    """
     summary: dict[str, dict] = {}
-    for name, metrics in rows[0].items():
+    for name in rows[0]:
         summary[name] = {}
         for metric in metrics:
-            values = [row[name][metric] for row in rows]
-            mean, sd = mean_sd(values)
-            summary[name][metric] = {"mean": mean, "sd": sd, "values": values}
+            values = [row[name][metric] for row in rows if metric in row[name]]
+            summary[name][metric] = None
+            if len(values) == len(rows):
+                mean, sd = mean_sd(values)
+                summary[name][metric] = {"mean": mean, "sd": sd, "values": values}
     return summary
 
 

@@ -9,21 +9,14 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from evaluation.metrics import Metric, Unit, metrics_in, spacing_metrics
 from reporting import plots, words
-from reporting.groups import MEAN, Group
+from reporting.groups import Group
 from reporting.plots import Curve
 from reporting.tested_run import Result
 from utils.files import replacing
 
-HEADS = {
-    "dice": "Dice",
-    "jaccard": "Jaccard",
-    "hd95_voxel": "HD95, voxels",
-    "asd_voxel": "ASD, voxels",
-    "hd95_mm": "HD95, mm",
-    "asd_mm": "ASD, mm",
-}
-OVERLAPS = ("dice", "jaccard")
+UNIT_WORDS: dict[Unit, str] = {"voxel": "voxels", "mm": "mm"}
 # of each convention, by its key in compare.json: title and note of its table
 TITLES = {
     "honest": (
@@ -34,7 +27,7 @@ TITLES = {
     "honest_mm": ("Penalised, in mm", "As above, with distances in millimetres."),
     "as_published": (
         "Published, in voxels",
-        "An empty prediction scores 0 in all four metrics. For distances 0 is the best value.",
+        "An empty prediction scores 0 in all metrics. For distances 0 is the best value.",
     ),
 }
 
@@ -63,10 +56,10 @@ def conventions(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name, (title, note) in TITLES.items():
         if not all(one[name] for one in scores):
             continue
-        metrics = list(scores[0][name][MEAN])
         if name == "honest_mm":  # its overlaps are those of the table in voxels
-            metrics = [metric for metric in metrics if metric not in OVERLAPS]
-        columns = [_column(name, metric) for metric in metrics]
+            columns = [_column(name, metric, "mm") for metric in spacing_metrics()]
+        else:
+            columns = [_column(name, metric, "voxel") for metric in metrics_in("voxel")]
         available.append({"name": name, "title": title, "note": note, "columns": columns})
     return available
 
@@ -164,12 +157,17 @@ def keys_list(names: Sequence[str]) -> Markup:
     return Markup(f'<ul class="keys">{"".join(items)}</ul>')
 
 
-def _column(convention: str, metric: str) -> dict[str, Any]:
+def _column(convention: str, metric: Metric, unit: Unit) -> dict[str, Any]:
+    head = metric.title
+    digits = 3
+    if metric.is_length:
+        head = f"{metric.title}, {UNIT_WORDS[unit]}"
+        digits = 2
     return {
-        "name": metric,
+        "name": metric.key(unit),
         "convention": convention,
-        "head": HEADS[metric],
-        "digits": 3 if metric in OVERLAPS else 2,
+        "head": head,
+        "digits": digits,
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.results import FIGURES, HONEST, METRICS, METRICS_HASH, MILLIMETRES, SUMMARY
+from evaluation.results import METRICS_FILE, METRICS_HASH, SUMMARY_FILE, convention_columns
 from reporting.summary import check_summary
 from training.checkpoint import Checkpoint, read_ours
 from utils.errors import UserError
@@ -22,13 +22,6 @@ from utils.names import csv_text
 ASIDE = re.compile(r"\.\d{8}-\d{6}(-\d+)?$")  # end of the name of a folder that was moved aside
 ROUNDING = 1e-6  # metrics.csv has six decimals
 STAGES = ("supervised", "pre_train", "self_train")
-# Metrics of each convention, and the column of metrics.csv that holds each. "honest": penalised, an empty prediction gets the worst
-# score. "as_published": an empty prediction scores 0. The keys are those of summary.json and compare.json.
-CONVENTIONS: dict[str, dict[str, str]] = {
-    "honest": dict(zip(FIGURES, HONEST, strict=True)),
-    "honest_mm": {name: name for name in MILLIMETRES},
-    "as_published": {name: name for name in FIGURES},
-}
 Values = dict[str, dict[str, np.ndarray]]
 
 
@@ -115,7 +108,7 @@ def find_result(path: Path, which: str = "best") -> Result:
         raise UserError(
             f"{path}: no such folder; name a tested run, or a folder with summary.json and metrics.csv"
         )
-    if (path / SUMMARY).is_file():
+    if (path / SUMMARY_FILE).is_file():
         return read_result(path)
     stage = path.name if any(path.glob("*.pth")) else None
     runs = [path] if stage is None else [path, path.parent]
@@ -144,8 +137,8 @@ def read_result(folder: Path) -> Result:
 
     Raises UserError where its files are missing or damaged, are of another program, or are not of the same test.
     """
-    summary_path = folder / SUMMARY
-    metrics_path = folder / METRICS
+    summary_path = folder / SUMMARY_FILE
+    metrics_path = folder / METRICS_FILE
     summary = _read_summary(summary_path)
     if not metrics_path.is_file():
         raise UserError(
@@ -194,7 +187,7 @@ def _tests(runs: Sequence[Path], pattern: str, stage: str | None) -> list[Result
     results = []
     for run in runs:
         for folder in sorted(run.glob(pattern)):
-            if (folder / SUMMARY).is_file() and not ASIDE.search(folder.name):
+            if (folder / SUMMARY_FILE).is_file() and not ASIDE.search(folder.name):
                 results.append(read_result(folder))
     return [result for result in results if stage in (None, result.stage)]
 
@@ -245,12 +238,13 @@ def _scores(row: Mapping[str, str]) -> dict[str, float]:
     Older files have no penalised columns. The penalised scores of a prediction that is not empty are the published ones.
     """
     scores: dict[str, float] = {}
-    for columns in CONVENTIONS.values():
+    conventions = convention_columns()
+    for columns in conventions.values():
         for column in columns.values():
             cell = row.get(column)
             scores[column] = float(cell) if cell else np.nan
-    if HONEST[0] not in row and row["empty_prediction"] == "0":
-        for name, column in zip(FIGURES, HONEST, strict=True):
+    if "honest_dice" not in row and row["empty_prediction"] == "0":
+        for name, column in conventions["honest"].items():
             scores[column] = scores[name]
     return scores
 
@@ -259,7 +253,7 @@ def _values(rows: Sequence[MetricsRow], cases: Sequence[str], classes: Sequence[
     """The scores as arrays (cases, classes), by convention and metric. Raises KeyError where a class of a case is missing."""
     scores = {(row.case, row.name): row.scores for row in rows}
     values: Values = {}
-    for convention, columns in CONVENTIONS.items():
+    for convention, columns in convention_columns().items():
         values[convention] = {}
         for metric, column in columns.items():
             array = np.empty((len(cases), len(classes)))
@@ -278,7 +272,7 @@ def _is_same_test(result: Result, metrics: bytes) -> bool:
     if METRICS_HASH in result.summary:
         return result.summary[METRICS_HASH] == hashlib.sha256(metrics).hexdigest()
     try:
-        for convention in CONVENTIONS:
+        for convention in convention_columns():
             means = result.means(convention)
             if means is not None and not _is_same_mean(result, convention, means=means):
                 return False

@@ -13,7 +13,8 @@ from commands.export import export
 from commands.networks import build_network, load_network
 from dataloaders.cases import read_cases
 from datasets import acdc, la, pancreas
-from evaluation.validation import SlicePredictor, validate
+from evaluation.slices import SlicePredictor
+from evaluation.validation import validate
 from methods.averaged_copy_paste import AveragedPretrain, AveragedSelfTrain
 from methods.base import halves
 from networks.net_factory_ega import net_factory

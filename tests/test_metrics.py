@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from medpy.metric import binary
 
+from evaluation.masks import image_diagonal
 from evaluation.metrics import (
     MaskMetrics,
-    image_diagonal,
     mask_metrics,
     penalised_convention,
     published_convention,
@@ -167,7 +167,11 @@ def test_empty_masks(prediction_full, truth_full, raw, published, fair):
 
 
 def test_conventions_leave_real_scores_alone():
-    scores = MaskMetrics(0.5, 0.3, 4.0, 1.0, empty_prediction=False, empty_truth=False)
+    scores = MaskMetrics(
+        {"dice": 0.5, "jaccard": 0.3, "hd95": 4.0, "asd": 1.0},
+        empty_prediction=False,
+        empty_truth=False,
+    )
     assert published_convention(scores, WORST) == penalised_convention(scores, WORST) == scores
 
 

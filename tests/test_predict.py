@@ -20,8 +20,8 @@ from dataloaders.cases import turned
 from datasets.prepare.own_scans import OwnPreparation
 from datasets.prepare.prepared_files import RawCase
 from datasets.registry import all_datasets
+from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor
-from evaluation.validation import SlicePredictor
 from networks.registry import build
 from scans.geometry import to_canonical
 from scans.reading import read_scan

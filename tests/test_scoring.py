@@ -15,7 +15,7 @@ from started import run_script
 from commands.compare import compare
 from commands.evaluate import score
 from evaluation.class_values import read_classes
-from evaluation.results import COLUMNS
+from evaluation.results import columns
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "code" / "evaluate.py"
@@ -142,7 +142,7 @@ def test_the_same_tables_as_a_test_writes(folders, capsys):
     assert run(folders, "--output", folders / "scores") == 0
     with open(folders / "scores" / "metrics.csv", newline="") as file:
         rows = {(row["case"], row["class"]): row for row in csv.DictReader(file)}
-    assert tuple(rows["a", "liver"]) == COLUMNS and len(rows) == 6
+    assert list(rows["a", "liver"]) == columns() and len(rows) == 6
     for name, values in (("liver", 1), ("tumour", 5)):
         for case, dice in zip("abc", nnunet_dice(folders, values)[0], strict=True):
             if not np.isnan(dice):

@@ -1,0 +1,77 @@
+"""Predicting a volume slice by slice."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.device import place
+from utils.most_probable import most_probable
+from utils.zoom import zoom_nearest, zoom_nearest_on_device
+
+
+def class_probabilities(net: nn.Module, images: Tensor, mirror: bool = False) -> Tensor:
+    """Softmax of the network's output, (N, C, ...) to (N, K, ...).
+
+    `mirror`: its mean over all flips of the images.
+    """
+    if not mirror:
+        return _softmax(net, images)
+    axes = range(2, images.ndim)
+    mirrored: list[Tensor] = []
+    for count in range(len(axes) + 1):
+        for flip in combinations(axes, count):
+            mirrored.append(_softmax(net, images.flip(flip)).flip(flip))
+    return torch.stack(mirrored).mean(0)
+
+
+def _softmax(net: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = net(images)
+    return logits.float().softmax(1)
+
+
+@dataclass(frozen=True)
+class SlicePredictor:
+    """Predicts a volume (C, S, H, W) slice by slice, as BCP's ACDC test does.
+
+    Each slice is zoomed (order 0) to `patch_size`, and its most probable classes are zoomed back
+    (order 0). `batch` slices go through the network at a time; in eval mode the result is that of
+    one at a time, to float32 rounding. `mirror` is for `slabs` only: the mean over flipped slices.
+    """
+
+    patch_size: tuple[int, int]
+    device: torch.device
+    batch: int = 16
+    mirror: bool = False
+
+    def __call__(self, net: nn.Module, image: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """(C, S, H, W) to (S, H, W) class numbers; `net` must be in eval mode."""
+        return self.classes(net, image).cpu().numpy()
+
+    @torch.inference_mode()
+    def classes(self, net: nn.Module, image: NDArray[np.float32]) -> Tensor:
+        """The same on the device, without waiting for it."""
+        volume = torch.from_numpy(image).to(self.device, non_blocking=True)
+        slices = zoom_nearest_on_device(volume, self.patch_size).transpose(0, 1)  # (S, C, h, w)
+        predicted: list[Tensor] = []
+        for part in slices.split(self.batch):
+            logits: Tensor = net(place(part, self.device, 2))
+            predicted.append(most_probable(logits.transpose(0, 1)))
+        return zoom_nearest_on_device(torch.cat(predicted), image.shape[-2:])
+
+    @torch.inference_mode()
+    def slabs(self, net: nn.Module, image: NDArray[np.float32]) -> Iterator[Tensor]:
+        """(C, S, H, W) to probabilities (K, n, H, W) of n slices at a time, in their order.
+
+        Their argmax is the prediction.
+        """
+        for first in range(0, image.shape[1], self.batch):
+            zoomed = zoom_nearest(image[:, first : first + self.batch], self.patch_size)
+            slices = torch.from_numpy(zoomed).transpose(0, 1)  # (n, C, h, w)
+            placed = place(slices, self.device, 2)
+            probability = class_probabilities(net, placed, self.mirror).transpose(0, 1).cpu()
+            yield torch.from_numpy(zoom_nearest(probability.numpy(), image.shape[-2:]))
