@@ -39,7 +39,7 @@ from commands.any_dataset import data_of_checkpoint, find_data
 from commands.check import CheckResult, CheckSettings
 from commands.compare import CompareResult
 from commands.compare_settings import CompareSettings
-from commands.evaluate_settings import ScoringSettings
+from commands.evaluate import ScoringSettings
 from commands.predict import PredictResult
 from commands.predict_array import predict_array
 from commands.predict_model import Model as Networks

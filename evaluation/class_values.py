@@ -1,9 +1,12 @@
-"""Which classes of a label map are scored: from nnU-Net's dataset.json, a plan, predict.json, or
-the labels themselves."""
+"""Which classes of a label map are scored.
+
+They come from nnU-Net's dataset.json, a plan.json, predict.json, or the labels themselves.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from dataloaders.plan import FILE as PLAN
 from utils.errors import UserError
@@ -11,13 +14,16 @@ from utils.json_file import read_json, whole
 
 DATASET = "dataset.json"
 PREDICTED = "predict.json"
+LARGEST_VALUE = 65535
 
 
 @dataclass(frozen=True)
-class Classes:
-    """`values`: the label values of each class, the background left out; several where nnU-Net's
-    dataset has regions. `ignore`: the value of voxels that do not count. `name`: of the data set.
-    `source`: where that is said."""
+class ClassValues:
+    """The foreground classes of a data set and their label values.
+
+    `values`: the label values of each class, several where nnU-Net's dataset has regions. `ignore`: the value of voxels
+    that do not count. `name`: of the data set. `source`: the file that defines the classes.
+    """
 
     values: Mapping[str, tuple[int, ...]]
     ignore: int | None = None
@@ -25,46 +31,61 @@ class Classes:
     source: str = ""
 
     @property
-    def declared(self) -> tuple[int, ...]:
+    def allowed(self) -> tuple[int, ...]:
         """All values that a prediction may hold."""
-        return tuple(sorted({0, *(value for values in self.values.values() for value in values)}))
+        allowed = {0}
+        for values in self.values.values():
+            allowed.update(values)
+        return tuple(sorted(allowed))
 
     def plain(self) -> dict[str, int | list[int]]:
-        return {
-            name: values[0] if len(values) == 1 else list(values)
-            for name, values in self.values.items()
-        }
+        """The values as JSON holds them: a number, or a list for a region."""
+        plain: dict[str, int | list[int]] = {}
+        for name, values in self.values.items():
+            plain[name] = list(values)
+            if len(values) == 1:
+                plain[name] = values[0]
+        return plain
 
 
-def find_classes(explicit: Path | None, labels: Path, predictions: Path) -> Classes | None:
-    """The classes that a file says; None where no file does. Raises UserError for a file that is
-    not understood."""
+def find_classes(explicit: Path | None, labels: Path, predictions: Path) -> ClassValues | None:
+    """The classes that `explicit` or a file near the folders of labels and predictions defines.
+
+    None if there is no such file. Raises UserError for a file that is not understood.
+    """
     if explicit is not None:
         if not explicit.is_file():
             raise UserError(f"--classes {explicit}: no such file; name a dataset.json or plan.json")
         return read_classes(explicit)
-    beside = labels.resolve().parent
-    places = [folder / name for folder in (labels, beside, predictions) for name in (DATASET, PLAN)]
-    found = next((path for path in (*places, predictions / PREDICTED) if path.is_file()), None)
-    return None if found is None else read_classes(found)
+    candidates: list[Path] = []
+    for folder in (labels, labels.resolve().parent, predictions):
+        candidates += [folder / DATASET, folder / PLAN]
+    candidates.append(predictions / PREDICTED)
+    for path in candidates:
+        if path.is_file():
+            return read_classes(path)
+    return None
 
 
-def check_predicted(classes: Classes, predictions: Path) -> None:
-    """UserError where predict.json next to the predictions gives a class another label value than
-    `classes`: it would be scored as another class."""
+def check_predicted(classes: ClassValues, predictions: Path) -> None:
+    """Raise UserError if predict.json next to the predictions gives a class another label value than `classes`.
+
+    It would be scored as another class.
+    """
     path = predictions / PREDICTED
     if not path.is_file():
         return
     try:
         predicted = read_classes(path)
-    except UserError:  # damaged, or another program's
+    except UserError:  # damaged, or written by another program
         return
     for name, values in predicted.values.items():
-        if classes.values.get(name, values) != values:
+        expected = classes.values.get(name, values)
+        if expected != values:
             raise UserError(
-                f"{path}: {name} has the label value {_listed(values)} in the predictions, "
-                f"but {_listed(classes.values[name])} in "
-                f"{classes.source}; predict or label again with the same values"
+                f"{path}: {name} has the label value {_listed(values)} in the predictions, but "
+                f"{_listed(expected)} in {classes.source}; predict or label again with the same "
+                f"values"
             )
 
 
@@ -72,53 +93,70 @@ def _listed(values: tuple[int, ...]) -> str:
     return " or ".join(str(value) for value in values)
 
 
-def classes_of_values(values: Iterable[int]) -> Classes:
-    """Of labels that nobody describes: each value but 0 is a class, named by its number."""
-    return Classes(
-        {str(value): (value,) for value in sorted(values) if value}, source="the labels' values"
-    )
+def classes_of_values(values: Iterable[int]) -> ClassValues:
+    """The classes of labels without a description: each value but 0, named by its number."""
+    by_name = {str(value): (value,) for value in sorted(values) if value != 0}
+    return ClassValues(by_name, source="the labels' values")
 
 
-def read_classes(path: Path) -> Classes:
-    """The classes in a dataset.json (nnU-Net's, of either version), plan.json or predict.json;
-    UserError where they are not understood."""
+def read_classes(path: Path) -> ClassValues:
+    """Read the classes from a dataset.json (of either version of nnU-Net), plan.json or predict.json.
+
+    Raises UserError if they are not understood.
+    """
     try:
-        content = read_json(path)
-        if "labels" in content:
-            named, name = _nnunet(content["labels"]), content.get("name", "")
-        elif "class_names" in content:
-            named, name = (
-                dict(zip(content["class_names"], content["label_values"], strict=True)),
-                content.get("name", ""),
-            )
-        else:
-            named, name = content["label_values"], content.get("dataset", "")
-        found = {str(key): _values(value) for key, value in named.items()}
-        ignore = found.pop("ignore", (None,))[0]
-        values = {key: some for key, some in found.items() if some != (0,)}
+        content: dict[str, Any] = read_json(path)
+        name_key, named = _named_values(content)
+        name = content.get(name_key, "")
+        values = {str(key): _values(value) for key, value in named.items()}
+        ignored = values.pop("ignore", None)
+        foreground = {key: numbers for key, numbers in values.items() if numbers != (0,)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path}: says no classes that are understood ({type(error).__name__}: {error}); "
-            "name another file with --classes"
+            f"{path}: defines no classes that are understood ({type(error).__name__}: {error}); "
+            f"name another file with --classes"
         ) from None
-    if not values:
+    if not foreground:
         raise UserError(
-            f"{path}: has no class beside the background; name another file with --classes"
+            f"{path}: has no class except the background; name another file with --classes"
         )
-    return Classes(values, ignore, str(name), str(path))
+    ignore = None
+    if ignored is not None:
+        ignore = ignored[0]
+    return ClassValues(foreground, ignore=ignore, name=str(name), source=str(path))
 
 
-def _nnunet(labels: Mapping) -> Mapping:
-    """Names to values; nnU-Net's first version had it the other way round."""
-    if all(str(key).isdecimal() and isinstance(value, str) for key, value in labels.items()):
-        return {value: int(key) for key, value in labels.items()}
-    return labels
+def _named_values(content: Mapping[str, Any]) -> tuple[str, Mapping[str, object]]:
+    """The key of the data set's name, and the value or values of each class."""
+    if "labels" in content:
+        return "name", _nnunet_labels(content["labels"])
+    if "class_names" in content:
+        return "name", dict(zip(content["class_names"], content["label_values"], strict=True))
+    return "dataset", content["label_values"]
 
 
-def _values(value) -> tuple[int, ...]:
-    values = tuple(map(whole, value)) if isinstance(value, list) else (whole(value),)
-    if not values or not all(
-        isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 65536 for one in values
-    ):
+def _nnunet_labels(labels: Mapping[str, object]) -> Mapping[str, object]:
+    """Names to values; nnU-Net's first version maps values to names."""
+    by_name: dict[str, object] = {}
+    for key, value in labels.items():
+        if not (str(key).isdecimal() and isinstance(value, str)):
+            return labels
+        by_name[value] = int(key)
+    return by_name
+
+
+def _values(value: object) -> tuple[int, ...]:
+    """A label value, or the values of a region, as a tuple. Raises ValueError for anything else."""
+    items = [value]
+    if isinstance(value, list):
+        items = cast(list[object], value)
+    values: list[int] = []
+    for item in items:
+        number = whole(item)
+        is_whole = isinstance(number, int) and not isinstance(number, bool)
+        if not is_whole or not 0 <= number <= LARGEST_VALUE:
+            raise ValueError(f"label value {value!r}")
+        values.append(number)
+    if not values:
         raise ValueError(f"label value {value!r}")
-    return values
+    return tuple(values)

@@ -54,7 +54,7 @@ def score_case(
     spacing = None
     if with_mm:
         spacing = case.spacing_mm
-    scores = []
+    scores: list[ClassScore] = []
     for number, name in enumerate(class_names[1:], start=1):
         mask = prediction == number
         truth = case.label == number

@@ -55,10 +55,10 @@ class SlicePredictor:
     @torch.inference_mode()
     def classes(self, net: nn.Module, image: NDArray[np.float32]) -> Tensor:
         """The same on the device, without waiting for it."""
-        volume = torch.from_numpy(image).to(self.device, non_blocking=True)
+        volume = torch.as_tensor(image).to(self.device, non_blocking=True)
         slices = zoom_nearest_on_device(volume, self.patch_size).transpose(0, 1)  # (S, C, h, w)
         predicted: list[Tensor] = []
-        for part in slices.split(self.batch):
+        for part in torch.split(slices, self.batch):
             logits: Tensor = net(place(part, self.device, 2))
             predicted.append(most_probable(logits.transpose(0, 1)))
         return zoom_nearest_on_device(torch.cat(predicted), image.shape[-2:])
@@ -71,7 +71,7 @@ class SlicePredictor:
         """
         for first in range(0, image.shape[1], self.batch):
             zoomed = zoom_nearest(image[:, first : first + self.batch], self.patch_size)
-            slices = torch.from_numpy(zoomed).transpose(0, 1)  # (n, C, h, w)
+            slices = torch.as_tensor(zoomed).transpose(0, 1)  # (n, C, h, w)
             placed = place(slices, self.device, 2)
             probability = class_probabilities(net, placed, self.mirror).transpose(0, 1).cpu()
-            yield torch.from_numpy(zoom_nearest(probability.numpy(), image.shape[-2:]))
+            yield torch.as_tensor(zoom_nearest(probability.numpy(), image.shape[-2:]))

@@ -76,10 +76,10 @@ class VolumePredictor:
         padded, inside = _padded(image, self.patch_size)
         windows = _Windows(padded.shape[1:], self.patch_size, self.stride)
         sums = _WindowSums(windows, self.device)
-        volume = torch.from_numpy(padded).to(self.device, non_blocking=True)
+        volume = torch.as_tensor(padded).to(self.device, non_blocking=True)
         corners = windows.corners()
         with progress(
-            total=len(corners),
+            corners,
             desc="windows",
             unit="window",
             leave=False,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.stats import wilcoxon
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 
 def mean_sd(values: ArrayLike) -> tuple[float, float | None]:
@@ -24,24 +24,28 @@ def bootstrap_interval(
     level: float = 0.95,
     patients: Sequence[str] | None = None,
 ) -> tuple[float, float]:
-    """Return the bootstrap percentile interval of the mean of differences (cases,), which is
-    reproducible for each seed.
+    """Return the bootstrap percentile interval of the mean of differences (cases,).
+
+    It is reproducible for each seed.
 
     `patients` (cases,): the patient of each case. With it, patients are resampled with all their
     cases instead of single cases.
     """
     sums, counts = by_patient(differences, patients)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
+    means: NDArray[np.float64] = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low = np.quantile(means, (1 - level) / 2)
+    high = np.quantile(means, (1 + level) / 2)
     return float(low), float(high)
 
 
 def by_patient(
     values: ArrayLike, patients: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each patient the sum over their cases and the number of cases; without `patients`,
-    each case is its own patient."""
+    """Return for each patient the sum over their cases and the number of cases.
+
+    Without `patients`, each case is a patient.
+    """
     numbers = np.asarray(values, float)
     if patients is None:
         return numbers, np.ones(len(numbers))
@@ -58,5 +62,5 @@ def wilcoxon_p(differences: ArrayLike) -> float:
     rounded = np.round(np.asarray(differences, float), 9)
     if not rounded.any():
         return 1.0
-    result: Any = wilcoxon(rounded)
+    result: Any = stats.wilcoxon(rounded)  # pyright: ignore
     return float(result.pvalue)

@@ -45,11 +45,12 @@ def validate(
     parts = all_parts(
         _scores(net, stopped, share, classes, class_names=class_names, distances=distances)
     )
-    if any(part is None for part in parts):
+    finished = [part for part in parts if part is not None]
+    if len(finished) < len(parts):
         return None
     scores: list[ClassScore] = []
     for number in range(len(cases)):
-        scores += parts[number % world()][number // world()]
+        scores += finished[number % world()][number // world()]
     metrics = [
         metric for metric in metrics_in("voxel") if distances or metric.name in OVERLAP_METRICS
     ]
@@ -85,19 +86,19 @@ def _scores(
         if distances:
             scores.append(score_case(case, prediction.cpu().numpy(), class_names, with_mm=False))
         else:
-            truth = torch.from_numpy(case.label).to(prediction.device, non_blocking=True)
+            truth = torch.as_tensor(case.label).to(prediction.device, non_blocking=True)
             counts.append(class_overlaps(prediction, truth, len(class_names)))
         if stopped():
             return None
     if not counts:
         return scores
     # read once for all cases: on a GPU each reading would wait for everything before it
-    counts_on_host: list[list[list[int]]] = torch.stack(counts).tolist()
+    counts_on_host = torch.stack(counts).cpu().numpy()
     for case, overlaps in zip(cases, counts_on_host, strict=True):
         worst = image_diagonal(case.label.shape)
         case_scores: list[ClassScore] = []
         for name, (predicted, true, common) in zip(class_names[1:], overlaps, strict=True):
-            metrics = overlap_metrics(Counts(predicted, true, common))
+            metrics = overlap_metrics(Counts(int(predicted), int(true), int(common)))
             case_scores.append(ClassScore(case.name, name, metrics, None, worst, None))
         scores.append(case_scores)
     return scores

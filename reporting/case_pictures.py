@@ -15,7 +15,7 @@ from dataloaders.cases import read_volume
 from dataloaders.dataset_info import DatasetInfo
 from datasets.base import data_root
 from datasets.registry import all_datasets
-from evaluation.class_values import Classes
+from evaluation.class_values import ClassValues
 from reporting.groups import Group
 from reporting.tested_run import Result
 from scans.geometry import Geometry, canonical, turn
@@ -269,7 +269,7 @@ def _class_numbers(path: Path, summary: Mapping[str, Any]) -> tuple[np.ndarray, 
         classes[name] = tuple(value) if isinstance(value, list) else (value,)
     scan = read_label(path, tuple(range(65536)), "label maps hold whole numbers")
     numbers = np.zeros(scan.shape, np.uint8)
-    for number, values in enumerate(Classes(classes).values.values(), 1):
+    for number, values in enumerate(ClassValues(classes).values.values(), 1):
         numbers[np.isin(scan.array, values)] = number
     return numbers, scan.geometry
 

@@ -15,7 +15,7 @@ from started import run_script
 
 from commands.check import CheckSettings
 from commands.compare_settings import CompareSettings, ReportSettings
-from commands.evaluate_settings import ScoringSettings
+from commands.evaluate import ScoringSettings
 from commands.export import ExportSettings
 from commands.test import EvaluationSettings
 from datasets.prepare.preparation import PrepareSettings

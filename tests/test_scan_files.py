@@ -14,9 +14,10 @@ from damage import CRASHES, damaged_scans, whole_scan
 from raw_scans import blob, noise, write_raw_dataset, write_scan
 
 from commands.check import check
-from commands.evaluate import find_pairs, score
+from commands.evaluate import score
 from commands.predict_input import find_inputs
 from commands.prepare import prepare
+from evaluation.label_folders import find_pairs
 from scans.reading import listed_values, read_label, read_scan, sha256
 from utils.errors import UserError
 
@@ -148,8 +149,9 @@ def test_a_label_that_is_a_link_to_nothing_is_not_left_out(tmp_path):
         write_scan(tmp_path / folder / "a.nii.gz", noise((4, 4, 4)))
     write_scan(tmp_path / "predictions" / "b.nii.gz", noise((4, 4, 4)))
     (tmp_path / "labels" / "b.nii.gz").symlink_to("nowhere")
-    pairs, faults, _ = find_pairs(tmp_path / "predictions", tmp_path / "labels", False)
-    assert [pair.name for pair in pairs] == ["a", "b"] and not faults
+    folders = find_pairs(tmp_path / "predictions", tmp_path / "labels")
+    assert [pair.name for pair in folders.pairs] == ["a", "b"]
+    assert folders.missing == ()
 
 
 def test_voxels_may_lie_in_a_folder_below(tmp_path):

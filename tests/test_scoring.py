@@ -239,7 +239,7 @@ def test_classes_from_a_plan_or_predict_json(tmp_path):
     )
     for name in ("plan.json", "predict.json"):
         found = read_classes(tmp_path / name)
-        assert (dict(found.values), found.name, found.declared) == (
+        assert (dict(found.values), found.name, found.allowed) == (
             {"liver": (1,), "tumour": (5,)},
             "Own",
             (0, 1, 5),
@@ -284,7 +284,7 @@ def test_results_of_other_predictions_or_of_a_test_are_not_overwritten(folders):
 def test_a_fold_of_the_labels(folders, capsys):
     (folders / "pred" / "b.nii.gz").unlink()
     assert run(folders) == 2
-    assert "no prediction of b; predict it, or --subset" in capsys.readouterr().err
+    assert "no prediction of b; predict it, or score" in capsys.readouterr().err
     assert run(folders, "--subset") == 0
     assert (summary(folders / "pred")["cases"], summary(folders / "pred")["left_out"]) == (2, ["b"])
 
@@ -304,7 +304,7 @@ FAULTS = {
     ),
     "place": (
         other_place,
-        "a.nii.gz: by the headers it lies up to 5.0 voxels from its label; mend the header, or compare voxel by voxel",
+        "a.nii.gz: by the headers it lies up to 5.0 voxels from its label; fix the header, or compare voxel by voxel",
     ),
     "spacing": (
         lambda root: write_scan(root / "pred" / "a.nii.gz", arrays(root, "a")[0].T, (2, 1, 3)),
@@ -371,10 +371,10 @@ WRONG = {
     "no labels": (lambda root: [path.unlink() for path in (root / "labelsTs").iterdir()], "no label below it"),
     "other names": (lambda root: (root / "pred").rename(root / "x") and copied(root / "x", root / "pred"), "none is named as a label"),
     "twice": (lambda root: write_scan(root / "pred" / "a_pred.nrrd", np.zeros(SHAPE, np.uint8)), "is of the same case as"),
-    "nnU-Net's summary": (lambda root: (root / "pred" / "summary.json").write_text('{"foreground_mean": {}}'), "another program's"),
-    "damaged dataset.json": (lambda root: (root / "dataset.json").write_text("{"), "dataset.json: says no classes"),
+    "nnU-Net's summary": (lambda root: (root / "pred" / "summary.json").write_text('{"foreground_mean": {}}'), "written by another program"),
+    "damaged dataset.json": (lambda root: (root / "dataset.json").write_text("{"), "dataset.json: defines no classes"),
     "fractional class": (lambda root: (root / "dataset.json").write_text('{"labels": {"background": 0, "x": 0.5}}'), "label value 0.5"),
-    "no class": (lambda root: (root / "dataset.json").write_text('{"labels": {"background": 0}}'), "no class beside the background"),
+    "no class": (lambda root: (root / "dataset.json").write_text('{"labels": {"background": 0}}'), "no class except the background"),
 }  # fmt: skip
 
 

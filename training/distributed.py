@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,7 @@ from torch import nn
 
 from utils.errors import UserError
 
+T = TypeVar("T")
 LARGEST = 2**16
 PEER_GONE = (
     "connection closed by peer",
@@ -151,7 +153,7 @@ def any_process(flag: int) -> int:
     return int(tensor)
 
 
-def from_main(value):
+def from_main(value: T) -> T:
     """The main process's plain Python value, in every process."""
     if world() == 1:
         return value
@@ -160,10 +162,10 @@ def from_main(value):
     return box[0]
 
 
-def all_parts(value) -> list:
+def all_parts(value: T) -> list[T]:
     """Every process's plain Python value, in the processes' order; every process gets the same list."""
     if world() == 1:
         return [value]
-    parts = [None] * world()
+    parts = [value] * world()
     dist.all_gather_object(parts, value)
     return parts

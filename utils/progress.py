@@ -3,10 +3,13 @@
 import sys
 import time
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from utils.messages import receiver
+
+T = TypeVar("T")
 
 
 class _Bar(tqdm):
@@ -15,7 +18,7 @@ class _Bar(tqdm):
     _time = property(lambda self: time.monotonic, lambda self, clock: None)
 
 
-def progress(items: Iterable | None = None, **options) -> tqdm:
+def progress(items: Iterable[T] | None = None, **options: Any) -> "tqdm[T]":
     """Return tqdm over `items`, or a bar that the caller updates; `options` are those of tqdm.
 
     In a `with` statement the bar ends its line before an error is printed.

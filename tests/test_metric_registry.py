@@ -1,0 +1,149 @@
+"""A metric is one function: the example of docs/extending.md appears in files, tables and the comparison."""
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from commands.compare import compare
+from evaluation.masks import mask_pair
+from evaluation.metrics import MASK_METRICS, OVERLAP_METRICS, overlap_metric
+from evaluation.results import columns, summarise, table, write_results
+from evaluation.scores import score_case
+from utils.case import Case
+
+DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
+NAMES = ("background", "organ")
+EARLIER_COLUMNS = [
+    "case",
+    "class",
+    "dice",
+    "jaccard",
+    "hd95_voxel",
+    "asd_voxel",
+    "hd95_mm",
+    "asd_mm",
+    "empty_prediction",
+    "empty_truth",
+    "honest_dice",
+    "honest_jaccard",
+    "honest_hd95_voxel",
+    "honest_asd_voxel",
+]
+
+
+def example() -> str:
+    """The example of docs/extending.md."""
+    text = DOCS.read_text(encoding="utf-8")
+    return re.findall(r"```python\n# evaluation/metrics.py\n(.*?)```", text, re.DOTALL)[0]
+
+
+@pytest.fixture
+def surface_dice(monkeypatch):
+    """The metric of the example, registered for one test."""
+    monkeypatch.setattr("evaluation.metrics.MASK_METRICS", dict(MASK_METRICS))
+    namespace: dict = {}
+    exec(compile(example(), "evaluation/metrics.py", "exec"), namespace)
+    return namespace["surface_dice_2mm"]
+
+
+def plates(apart: int, spacing=(1.5, 1.0, 1.0)) -> tuple[Case, np.ndarray]:
+    """A plate of 4 x 4 voxels in a case, and one that was predicted `apart` slices above it."""
+    label = np.zeros((8, 6, 6), np.uint8)
+    label[2, 1:5, 1:5] = 1
+    prediction = np.roll(label, apart, axis=0)
+    return Case("a", label[None].astype(np.float32), label, spacing), prediction
+
+
+def write_test(folder: Path, case: Case, prediction: np.ndarray) -> None:
+    scores = score_case(case, prediction, NAMES)
+    summary = {"dataset": "own", "split": "test.list", "cases": 1, **summarise(scores)}
+    folder.mkdir()
+    write_results(folder, scores, summary)
+
+
+def read_row(folder: Path) -> dict[str, str]:
+    with open(folder / "metrics.csv", encoding="utf-8") as file:
+        return next(csv.DictReader(file))
+
+
+def test_the_published_columns_keep_their_names_and_order():
+    assert columns() == EARLIER_COLUMNS
+
+
+def test_surface_dice_counts_border_voxels_within_2_mm(surface_dice):
+    prediction = np.zeros((3, 9), bool)
+    truth = np.zeros((3, 9), bool)
+    prediction[1, 0:4] = True
+    truth[1, 3:8] = True
+    # prediction to truth: 3 2 1 0 voxels of 1 mm, truth to prediction: 0 1 2 3 4
+    assert surface_dice(mask_pair(prediction, truth, (1.0, 1.0))) == pytest.approx(6 / 9)
+
+
+@pytest.mark.parametrize(("apart", "expected"), [(1, 1.0), (2, 0.0)])
+def test_a_new_metric_is_in_metrics_csv(surface_dice, tmp_path, apart, expected):
+    write_test(tmp_path / "test", *plates(apart))
+    assert float(read_row(tmp_path / "test")["surface_dice_2mm"]) == expected
+
+
+def test_a_new_metric_changes_no_other_column(surface_dice):
+    assert [name for name in columns() if name != "surface_dice_2mm"] == EARLIER_COLUMNS
+
+
+def test_a_metric_in_mm_is_empty_where_the_spacing_is_unknown(surface_dice, tmp_path):
+    write_test(tmp_path / "test", *plates(1, spacing=None))
+    assert read_row(tmp_path / "test")["surface_dice_2mm"] == ""
+
+
+def test_an_empty_prediction_gets_the_worst_value_of_a_new_metric(surface_dice):
+    case, _ = plates(1)
+    (score,) = score_case(case, np.zeros_like(case.label), NAMES)
+    assert score.penalised_mm.values["surface_dice_2mm"] == 0.0
+
+
+def test_a_correct_empty_prediction_gets_the_best_value_of_a_new_metric(surface_dice):
+    case, _ = plates(1)
+    empty = replace(case, label=np.zeros_like(case.label))
+    (score,) = score_case(empty, empty.label, NAMES)
+    assert score.penalised_mm.values["surface_dice_2mm"] == 1.0
+
+
+def test_a_new_metric_is_in_the_printed_table(surface_dice):
+    assert "Surface Dice, 2 mm" in table(summarise(score_case(*plates(1), NAMES)))
+
+
+def test_a_new_metric_is_compared_and_absent_values_are_shown_as_a_dash(
+    monkeypatch, surface_dice, tmp_path
+):
+    """The first run was tested before the metric existed."""
+    with monkeypatch.context() as earlier:
+        registered = {name: MASK_METRICS[name] for name in ("hd95", "asd")}
+        earlier.setattr("evaluation.metrics.MASK_METRICS", registered)
+        write_test(tmp_path / "earlier", *plates(1))
+    write_test(tmp_path / "new", *plates(2))
+    output = tmp_path / "page"
+    compare([*(str(tmp_path / name) for name in ("earlier", "new")), "--output", str(output)])
+    numbers = json.loads((output / "compare.json").read_text(encoding="utf-8"))
+    first, second = (group["figures"]["honest_mm"]["organ"] for group in numbers["groups"])
+    assert first["surface_dice_2mm"] is None
+    assert second["surface_dice_2mm"]["mean"] == 0.0
+    assert numbers["groups"][1]["against_first"]["honest_mm"]["organ"]["surface_dice_2mm"] is None
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert '<th scope="col">Surface Dice, 2 mm</th>' in page
+
+
+def test_an_overlap_metric_follows_from_the_counts(monkeypatch):
+    monkeypatch.setattr("evaluation.metrics.OVERLAP_METRICS", dict(OVERLAP_METRICS))
+
+    @overlap_metric("Precision")
+    def precision(counts):
+        return counts.common / counts.predicted
+
+    case, prediction = plates(0)
+    prediction[3, 1:5, 1:5] = 1  # 16 of 32 predicted voxels are right
+    (score,) = score_case(case, prediction, NAMES)
+    assert score.published.values["precision"] == 0.5
