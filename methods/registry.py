@@ -15,6 +15,7 @@ NAMES = (
     "pseudo_label",
     "cogrnet",
     "mean_teacher",
+    "mc_net",
 )
 METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for name in NAMES}
 

@@ -56,10 +56,11 @@ def test_a_term_is_found_by_name_and_weighs_in():
     """The cross entropy of two equally likely classes is ln 2, the focal loss a quarter of it."""
     logits, label = torch.zeros(1, 2, 3, 3), torch.ones(1, 3, 3).long()
     loss = Loss({"ce": 1.0, "focal": 2.0}, dice_2d)
-    total, scalars = loss.of_whole(logits, label)
+    step_loss = loss.of_whole(logits, label)
+    scalars = step_loss.scalars
     assert scalars["loss_ce"].item() == pytest.approx(0.693147, abs=1e-6)
     assert scalars["loss_focal"].item() == pytest.approx(0.693147 / 4, abs=1e-6)
-    assert total.item() == pytest.approx(0.693147 * 1.5, abs=1e-6)
+    assert step_loss.total.item() == pytest.approx(0.693147 * 1.5, abs=1e-6)
 
 
 def test_a_method_adds_a_term_by_name():
@@ -124,10 +125,10 @@ def test_whole_loss_by_the_plain_formula():
     torch.testing.assert_close(whole["dice"], torch.stack(by_class).mean())
 
 
-def test_squared_dice_of_the_batch_by_hand():
+def test_dice_of_the_batch_by_hand():
     """Two images of one pixel, probabilities (0.5, 0.5) and (0.2, 0.8), labels 0 and 1.
 
-    Class 0: 2 * 0.5 / (0.25 + 0.04 + 1); class 1: 2 * 0.8 / (0.25 + 0.64 + 1).
+    Class 0: 2 * 0.5 / (0.25 + 0.04 + 1); class 1: 2 * 0.8 / (0.25 + 0.64 + 1). Without squares class 1: 2 * 0.8 / (0.5 + 0.8 + 1).
     """
     logits = torch.tensor([[0.5, 0.5], [0.2, 0.8]]).log()[:, :, None]
     label = torch.tensor([[0], [1]])
@@ -136,6 +137,8 @@ def test_squared_dice_of_the_batch_by_hand():
     for term, expected in (
         ("dice_squared", (background + foreground) / 2),
         ("dice_foreground", foreground),
+        ("dice_foreground_plain", 1 - 1.6 / 2.3),
+        ("half_dice", 1 - (0.5 / 1.29 + 0.8 / 1.89) / 2),
     ):
         total = Loss({term: 1.0}, dice_2d).of_whole(logits, label).total
         assert total.item() == pytest.approx(expected, abs=1e-5)

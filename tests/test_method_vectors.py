@@ -17,13 +17,25 @@ from method_vectors import (
     record,
 )
 
-from methods import mean_teacher
+from methods import mc_net, mean_teacher
+from networks.net_factory_ega import net_factory
 from utils.losses import Loss, dice_2d
 from utils.schedules import poly_late
 
 SSL4MIS_LOSS = Loss({"dice_squared": 0.5, "ce": 0.5}, dice_2d)
 SUPERVISED = {"loss": "loss", "loss_ce": "loss_ce", "loss_dice": "loss_dice_squared"}
 CONSISTENCY = {"consistency": "loss_consistency", "weight": "consistency_weight"}
+
+
+def mc_net_vector(decoders: int) -> MethodVector:
+    return MethodVector(
+        stage=mc_net.MCNet,
+        options=mc_net.Options(consistency_rampup=3, lengths="published"),
+        names={"loss": "loss", "loss_dice": "loss_half_dice", **CONSISTENCY},
+        loss=Loss({"half_dice": 1.0}, dice_2d),
+        build=lambda: net_factory("unet_mcnet", decoders=decoders),
+    )
+
 
 CASES = {
     "mt_2d": MethodVector(
@@ -36,6 +48,8 @@ CASES = {
         loss=SSL4MIS_LOSS,
         schedule=poly_late,
     ),
+    "mcnet_v1_2d": mc_net_vector(decoders=2),
+    "mcnet_v2_2d": mc_net_vector(decoders=3),
 }
 
 

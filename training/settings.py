@@ -71,7 +71,8 @@ class Settings:
     pre_weight_decay: float = 1e-4
     """Weight decay of pre-training."""
     losses: tuple[tuple[str, float], ...] = (("dice", 0.5), ("ce", 0.5))
-    """Terms of self-training's loss with their weights, as in: dice 0.5 ce 0.5. There are dice, ce, focal, dice_squared and dice_foreground."""
+    """Terms of self-training's loss with their weights, as in: dice 0.5 ce 0.5. There are dice, ce, focal, dice_squared,
+    dice_foreground, dice_foreground_plain and half_dice."""
     pre_losses: tuple[tuple[str, float], ...] = (("dice", 0.5), ("ce", 0.5))
     """Terms of pre-training's loss with their weights, and of supervised training's."""
     intensity: tuple[str, ...] = ()

@@ -113,6 +113,29 @@ def dice_foreground(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tens
     return dice_squared(foreground, truth[:, 1:], mask)
 
 
+@term
+def half_dice(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
+    """MC-Net's Dice loss for slices: that of the whole batch without the factor 2, so it is between 0.5 and 1; mean over all classes."""
+    p = prediction.probabilities  # (N, K, H, W)
+    weight = mask.expand_as(truth[:, 0]).unsqueeze(1)
+    axes = [0, *range(2, truth.ndim)]
+    overlap = (p * truth * weight).sum(axes)  # (K,)
+    sizes = (p.square() * weight).sum(axes) + (truth * weight).sum(axes)
+    return (1 - overlap / (sizes + 1e-10)).mean()
+
+
+@term
+def dice_foreground_plain(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
+    """Dice loss of MC-Net and SS-Net for volumes: over the whole batch, plain denominators, smooth 1e-8, mean over foreground classes."""
+    p = prediction.probabilities[:, 1:]  # (N, K - 1, X, Y, Z)
+    truth = truth[:, 1:]
+    weight = mask.expand_as(truth[:, 0]).unsqueeze(1)
+    axes = [0, *range(2, truth.ndim)]
+    overlap = (p * truth * weight).sum(axes)  # (K - 1,)
+    sizes = (p * weight).sum(axes) + (truth * weight).sum(axes)
+    return (1 - (2 * overlap + 1e-8) / (sizes + 1e-8)).mean()
+
+
 def dice_3d(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
     """Dice loss: 1 - mean Dice over samples and classes, plain denominators, smooth 1e-5; the term `dice` of 3-D data sets."""
     p = prediction.probabilities  # (N, K, X, Y, Z)
