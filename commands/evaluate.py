@@ -23,7 +23,7 @@ from evaluation.label_folders import (
     score_pair,
 )
 from evaluation.results import SUMMARY_FILE, EvaluationResult, summarise, table, write_results
-from scans.faults import told
+from scans.faults import report_faults
 from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
@@ -250,7 +250,7 @@ def _map(
 def _caught(work: Callable[[LabelPair], T], pair: LabelPair) -> _PairResult[T]:
     """The result of `work`, or its error as one line."""
     faults: list[str] = []
-    with told(pair.prediction, faults.append):
+    with report_faults(pair.prediction, faults.append):
         return _PairResult(work(pair))
     return _PairResult(None, fault=faults[0])
 

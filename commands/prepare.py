@@ -30,7 +30,7 @@ from datasets.prepare.prepared_files import (
     read_source_voxels,
     write_case,
 )
-from scans.faults import told
+from scans.faults import report_faults
 from scans.reading import read_scan, sha256
 from utils.cli import parse
 from utils.errors import UserError
@@ -329,7 +329,7 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
     warnings: list[str] = []
     failed: list[str] = []
     settings = preparation.settings
-    with told(case.images[0], failed.append):
+    with report_faults(case.images[0], failed.append):
         hashes = [sha256(path) for path in case.sources]
         if finished(root, preparation.mark(case), settings, hashes, redo, warnings.append):
             scans = source_voxels(root / preparation.mark(case), case)

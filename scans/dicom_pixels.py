@@ -64,8 +64,8 @@ def read_values(place: Path, slices: Sequence[Slice]) -> np.ndarray:
 def decode(paths: Sequence[Path]) -> list[np.ndarray]:
     """Decompress the pixels of DICOM files by GDCM: (frames, rows, columns) of each.
 
-    GDCM gets the pixels only, without the tags for place and rescaling, so that it changes no value.
-    Raises UserError for pixels that are incomplete or damaged.
+    GDCM gets the pixels only, without the tags for place and rescaling, so that it changes no
+    value. Raises UserError for pixels that are incomplete or damaged.
     """
     with scratch("dicom") as folder, writing(folder, "free space, or set TMPDIR to another folder"):
         return [_decode_one(path, folder / "pixels.dcm") for path in paths]

@@ -1,4 +1,4 @@
-"""One bad case stops no other: what is raised over it becomes a line."""
+"""Report the fault of one case in a line, so that work on the other cases continues."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -9,17 +9,18 @@ from utils.errors import UserError
 
 
 @contextmanager
-def told(path: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """What goes wrong in the block with `path` is given to `tell` as one line that names it and what to do."""
+def report_faults(path: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Pass any exception of the block to `report`, as one line that names `path` and a remedy."""
     try:
         yield
     except UserError as error:
-        tell(str(error))
+        report(str(error))
     except MemoryError:
-        tell(f"{path}: too large for the memory that is left; try again with --workers 1")
-    except Exception as error:  # ours to mend, but no reason to leave the other cases undone
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        report(f"{path}: too large for the free memory; try again with --workers 1")
+    except Exception as error:  # a bug of ours must not stop the other cases
+        origin = traceback.extract_tb(error.__traceback__)[-1]
         text = " ".join(str(error).split())[:200]
-        tell(
-            f"{path}: {type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno}); please report it"
+        report(
+            f"{path}: {type(error).__name__}: {text} "
+            f"({Path(origin.filename).name}:{origin.lineno}); please report it"
         )

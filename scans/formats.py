@@ -1,4 +1,4 @@
-"""The format of a scan's file by its content, whatever its name: NIfTI, NRRD, MetaImage or DICOM."""
+"""Detect the format of a scan by its content, not its name: NIfTI, NRRD, MetaImage or DICOM."""
 
 import zlib
 from pathlib import Path
@@ -12,11 +12,11 @@ from scans.nrrd_format import is_nrrd, read_nrrd_header
 from scans.voxel_file import DAMAGED, GZIP_MAGIC, VoxelFile, regular_size
 from utils.errors import UserError
 
-START = 1 << 16  # bytes that are enough to know a format by
+START = 1 << 16  # bytes that are enough to detect a format
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file is DICOM by its content, with or without the preamble that old software did not write."""
+    """Whether the file is DICOM by its content, with or without the preamble of newer files."""
     if not path.is_file():
         return False
     if _first_bytes(path, 132)[128:] == b"DICM":
@@ -25,7 +25,10 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_voxel_file(path: Path) -> VoxelFile:
-    """The checked header of a NIfTI, NRRD or MetaImage file; UserError for any other file, and for damage."""
+    """Read and check the header of a NIfTI, NRRD or MetaImage file.
+
+    Raises UserError for any other file, and for a damaged one.
+    """
     path = paired_header(path) or path
     regular_size(path)
     start = _decompressed_start(path)
@@ -40,22 +43,29 @@ def read_voxel_file(path: Path) -> VoxelFile:
     if is_meta(start):
         return read_meta_header(path)
     raise UserError(
-        f"{path}: not a scan in NIfTI, NRRD, MetaImage or DICOM format, or a damaged one; convert it, or copy it again"
+        f"{path}: not a scan in NIfTI, NRRD, MetaImage or DICOM format, or a damaged one; "
+        "convert it, or copy it again"
     )
 
 
 def nifti_header(path: Path) -> nibabel.Nifti1Header | None:
-    """nibabel's header of a NIfTI file; None for any other file. Raises UserError where the header is damaged."""
+    """Return nibabel's header of a NIfTI file, None for any other file.
+
+    Raises UserError where the header is damaged.
+    """
     path = paired_header(path) or path
     regular_size(path)
     start = _decompressed_start(path)
-    return checked_header(path, start) if is_nifti(start) else None
+    if not is_nifti(start):
+        return None
+    return checked_header(path, start)
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The file, and those that its header names as the places of its voxels.
+    """Return the file, and those in which its voxels lie according to its header.
 
-    Raises UserError for damage, and for what is no regular file: reading a pipe or a device might never end.
+    Raises UserError for damage, and for anything but a regular file: reading a pipe or a device
+    might never end.
     """
     path = paired_header(path) or path
     regular_size(path)

@@ -1,4 +1,4 @@
-"""MetaImage headers (MHA, MHD): checked, with the geometry that ITK reads."""
+"""Read and check MetaImage headers (MHA, MHD), with the geometry that ITK reads."""
 
 import re
 from collections.abc import Mapping
@@ -23,10 +23,11 @@ from scans.voxel_file import (
 from utils.errors import UserError
 
 TYPES = {
-    "MET_CHAR": "i1", "MET_ASCII_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
-    "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+    "MET_CHAR": "i1", "MET_ASCII_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2",
+    "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
-# names that mean the same, the first one is what the code goes by
+# other names of a key, and the key
 SYNONYMS = {
     "Position": "Offset",
     "Origin": "Offset",
@@ -35,31 +36,38 @@ SYNONYMS = {
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }
 KEYS = (
-    "NDims", "DimSize", "ElementType", "ElementSpacing", "ElementSize", "Offset", "TransformMatrix", "BinaryData",
-    "BinaryDataByteOrderMSB", "CompressedData", "HeaderSize", "ElementNumberOfChannels", "AnatomicalOrientation", "ElementDataFile",
+    "NDims", "DimSize", "ElementType", "ElementSpacing", "ElementSize", "Offset",
+    "TransformMatrix", "BinaryData", "BinaryDataByteOrderMSB", "CompressedData", "HeaderSize",
+    "ElementNumberOfChannels", "AnatomicalOrientation", "ElementDataFile",
 )  # fmt: skip
 OTHERS = (
-    "ObjectType", "ObjectSubType", "Comment", "Name", "ID", "ParentID", "Color", "CenterOfRotation", "DistanceUnits", "CompressedDataSize",
-    "CompressionLevel", "Modality", "SequenceID", "ElementMin", "ElementMax", "ElementNBits", "AcquisitionDate", "TransformType",
-    "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "UltrasoundImageOrientation", "Kinds",
+    "ObjectType", "ObjectSubType", "Comment", "Name", "ID", "ParentID", "Color",
+    "CenterOfRotation", "DistanceUnits", "CompressedDataSize", "CompressionLevel", "Modality",
+    "SequenceID", "ElementMin", "ElementMax", "ElementNBits", "AcquisitionDate", "TransformType",
+    "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset",
+    "UltrasoundImageOrientation", "Kinds",
 )  # fmt: skip
 MILLIMETRES = {"mm": 1.0, "um": 0.001, "cm": 10.0, "?": 1.0}
 SCALING = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}
-# ITK also writes what a DICOM file said, under keys such as 0008|0060
+# ITK also copies the tags of a DICOM file, under keys such as 0008|0060
 KEY = re.compile(r"\s*([^=]*?)\s*=\s*(.*?)\s*")
-# an axis that runs along +x, +y, +z of ITK's world comes from the right, the front, the feet
+# An axis that runs along +x, +y, +z of ITK's world comes from the right, the front, the feet;
+# one that runs backwards comes from the opposite side.
 FROM = ("RL", "AP", "IS")
 
 
 def is_meta(start: bytes) -> bool:
-    """Whether a file that starts like this is MetaImage: lines `key = value`, some of its own keys among them."""
+    """Whether a file that starts like this is MetaImage.
+
+    It consists of lines `key = value`, among them some of MetaImage's keys.
+    """
     text = start[:4096].decode("latin-1").lstrip()
-    first = text.splitlines()[0] if text else ""
+    first = (text.splitlines() or [""])[0]
     return bool(KEY.fullmatch(first)) and bool(re.search(r"\b(NDims|ObjectType|DimSize)\s*=", text))
 
 
 def read_meta_header(path: Path) -> VoxelFile:
-    """What the header says; UserError where it is damaged or of another kind of image."""
+    """Read and check a header; UserError where it is damaged or of another kind of image."""
     fields, listed, end = _fields(path)
     if fields.get("ObjectType", "Image") != "Image":
         raise UserError(
@@ -69,9 +77,40 @@ def read_meta_header(path: Path) -> VoxelFile:
     sizes = whole_numbers(path, "DimSize", required_field(path, fields, "DimSize"))
     if not 1 <= rank <= 10 or len(sizes) != rank:
         raise UserError(
-            f"{path}: the header gives {len(sizes)} sizes for {rank} axes, it is damaged; copy or download it again"
+            f"{path}: the header gives {len(sizes)} sizes for {rank} axes, it is damaged; "
+            "copy or download it again"
         )
-    shape = one_volume(path, sizes, one_number(path, fields, "ElementNumberOfChannels", 1))
+    channels = one_number(path, fields, "ElementNumberOfChannels", default=1)
+    shape = one_volume(path, sizes, values=channels)
+    dtype = _voxel_type(path, fields)
+    warnings: list[str] = []
+    geometry = _geometry(path, fields, rank, warnings=warnings)
+    start = one_number(path, fields, "HeaderSize", default=0)
+    encoding = _encoding(path, fields)
+    if start < -1 or (start == -1 and encoding != "raw"):
+        raise text_fault(path, "HeaderSize", fields["HeaderSize"])
+    order = "<"
+    if _is_true(path, fields, "BinaryDataByteOrderMSB"):
+        order = ">"
+    if encoding == "ascii":
+        order = "="
+    data = _data(path, fields, listed)
+    if data == (path,) and start == 0:
+        start = end
+    return VoxelFile(
+        path=path,
+        shape=shape,
+        geometry=geometry,
+        dtype=dtype.newbyteorder(order),
+        data=data,
+        encoding=encoding,
+        start=start,
+        warnings=tuple(warnings),
+    )
+
+
+def _voxel_type(path: Path, fields: Mapping[str, str]) -> np.dtype:
+    """The type of the stored values; UserError unless they are numbers that need no scaling."""
     name = required_field(path, fields, "ElementType")
     if name not in TYPES:
         raise UserError(f"{path}: voxels of type {name[:40]!r}, numbers are expected; convert it")
@@ -80,57 +119,51 @@ def read_meta_header(path: Path) -> VoxelFile:
             raise UserError(
                 f"{path}: {key} {fields[key][:40]} is not supported; save scaled values"
             )
-    warnings: list[str] = []
-    geometry = _geometry(path, fields, rank, warnings)
-    encoding, start = "raw", one_number(path, fields, "HeaderSize", 0)
-    if _is_true(path, fields, "CompressedData"):
-        encoding = "zlib"
+    return np.dtype(TYPES[name])
+
+
+def _encoding(path: Path, fields: Mapping[str, str]) -> str:
+    """The encoding of the voxels, as `VoxelFile` names it."""
+    is_compressed = _is_true(path, fields, "CompressedData")
     if not _is_true(path, fields, "BinaryData", default=True):
-        encoding = "ascii"
-    if start < -1 or (start == -1 and encoding != "raw"):
-        raise text_fault(path, "HeaderSize", fields["HeaderSize"])
-    order = ">" if _is_true(path, fields, "BinaryDataByteOrderMSB") else "<"
-    data = _data(path, fields, listed)
-    if data == (path,) and start == 0:
-        start = end
-    return VoxelFile(
-        path=path,
-        shape=shape,
-        geometry=geometry,
-        dtype=np.dtype(TYPES[name]).newbyteorder("=" if encoding == "ascii" else order),
-        data=data,
-        encoding=encoding,
-        start=start,
-        warnings=tuple(warnings),
-    )
+        return "ascii"
+    if is_compressed:
+        return "zlib"
+    return "raw"
 
 
 def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
-    """The header's fields, the lines after `ElementDataFile = LIST`, and the byte after the header."""
+    """Read the header.
+
+    Returns its fields, the lines after `ElementDataFile = LIST`, and the byte after the header.
+    """
     fields: dict[str, str] = {}
     with open(path, "rb") as stream:
         while "ElementDataFile" not in fields:
             line = stream.readline(LARGEST_HEADER)
             if not line or stream.tell() > LARGEST_HEADER:
                 raise UserError(
-                    f"{path}: the header has no ElementDataFile, it is damaged; copy or download it again"
+                    f"{path}: the header has no ElementDataFile, it is damaged; "
+                    "copy or download it again"
                 )
             text = line.decode("utf-8", "surrogateescape")
             if not text.strip():
                 continue
-            found = KEY.fullmatch(text)
-            if found is None:
+            entry = KEY.fullmatch(text)
+            if entry is None:
                 raise UserError(
-                    f"{path}: the header's line {text[:60]!r} is not understood; export the scan again"
+                    f"{path}: the header's line {text[:60]!r} is not understood; "
+                    "export the scan again"
                 )
-            key = SYNONYMS.get(found[1], found[1])
+            key = SYNONYMS.get(entry[1], entry[1])
             if key not in (*KEYS, *OTHERS) and get_close_matches(key, KEYS, cutoff=0.85):
                 raise UserError(
-                    f"{path}: the header's key {key[:40]!r} is misspelt or damaged; export the scan again"
+                    f"{path}: the header's key {key[:40]!r} is misspelt or damaged; "
+                    "export the scan again"
                 )
             if key in fields and key in KEYS:
                 raise UserError(f"{path}: the header gives {key} twice; export the scan again")
-            fields[key] = found[2]
+            fields[key] = entry[2]
         end = stream.tell()
         listed: list[str] = []
         if fields["ElementDataFile"].startswith("LIST"):
@@ -149,24 +182,19 @@ def _is_true(path: Path, fields: Mapping[str, str], name: str, default: bool = F
 
 
 def _geometry(path: Path, fields: Mapping[str, str], rank: int, warnings: list[str]) -> Geometry:
-    """Rows of TransformMatrix are the directions of the axes, in ITK's world; AnatomicalOrientation only repeats them."""
+    """The grid in ITK's world, where rows of TransformMatrix are the directions of the axes.
+
+    AnatomicalOrientation only repeats the directions.
+    """
     kept = min(rank, 3)
-    spacing = np.ones(3)
-    if "ElementSpacing" in fields or "ElementSize" in fields:
-        key = "ElementSpacing" if "ElementSpacing" in fields else "ElementSize"
-        spacing[:kept] = _numbers(path, fields, key, rank)[:kept]
-        if not (spacing > 0).all():
-            raise text_fault(path, key, fields[key])
-    else:
-        warnings.append(
-            f"{path}: the header gives no spacing, 1 mm is taken; export it with its spacing"
-        )
+    spacing = _spacing(path, fields, rank, warnings=warnings)
     origin = np.zeros(3)
     if "Offset" in fields:
-        origin[:kept] = _numbers(path, fields, "Offset", rank)[:kept]
+        origin[:kept] = _numbers(path, fields, "Offset", count=rank)[:kept]
     direction = np.eye(3)
     if "TransformMatrix" in fields:
-        rows = np.array(_numbers(path, fields, "TransformMatrix", rank * rank)).reshape(rank, rank)
+        numbers = _numbers(path, fields, "TransformMatrix", count=rank * rank)
+        rows = np.reshape(numbers, (rank, rank))
         direction[:kept, :kept] = rows[:kept, :kept].T
     lengths = np.linalg.norm(direction, axis=0)
     if not np.allclose(lengths, 1, atol=1e-3):
@@ -180,12 +208,29 @@ def _geometry(path: Path, fields: Mapping[str, str], rank: int, warnings: list[s
     if unit != 1:
         warnings.append(f"{path}: its header is not in millimetres, converted by {unit:g}")
     geometry = Geometry(spacing * unit, geometry.origin * unit, geometry.direction)
-    said = fields.get("AnatomicalOrientation", "").upper()
-    if re.fullmatch("[RLAPIS]{3}", said) and rank >= 3 and said != _letters(geometry):
+    letters = fields.get("AnatomicalOrientation", "").upper()
+    if re.fullmatch("[RLAPIS]{3}", letters) and rank >= 3 and letters != _letters(geometry):
         warnings.append(
-            f"{path}: AnatomicalOrientation is {said}, but TransformMatrix gives {_letters(geometry)}; TransformMatrix is used"
+            f"{path}: AnatomicalOrientation is {letters}, "
+            f"but TransformMatrix gives {_letters(geometry)}; TransformMatrix is used"
         )
     return geometry
+
+
+def _spacing(path: Path, fields: Mapping[str, str], rank: int, warnings: list[str]) -> np.ndarray:
+    """Spacing (3,) in the header's unit; 1, with a warning, where the header has none."""
+    spacing = np.ones(3)
+    for key in ("ElementSpacing", "ElementSize"):
+        if key in fields:
+            numbers = _numbers(path, fields, key, count=rank)[:3]
+            spacing[: len(numbers)] = numbers
+            if not (spacing > 0).all():
+                raise text_fault(path, key, fields[key])
+            return spacing
+    warnings.append(
+        f"{path}: the header gives no spacing, 1 mm is taken; export it with its spacing"
+    )
+    return spacing
 
 
 def _numbers(path: Path, fields: Mapping[str, str], name: str, count: int) -> list[float]:
@@ -196,11 +241,11 @@ def _numbers(path: Path, fields: Mapping[str, str], name: str, count: int) -> li
 
 
 def _letters(geometry: Geometry) -> str:
-    """Where each axis comes from, as AnatomicalOrientation has it."""
+    """The side that each axis comes from, as letters of AnatomicalOrientation."""
     letters = ""
     for column in geometry.direction.T:
         world = int(np.abs(column).argmax())
-        letters += FROM[world][0 if column[world] > 0 else 1]
+        letters += FROM[world][int(column[world] <= 0)]
     return letters
 
 
@@ -212,11 +257,11 @@ def _data(path: Path, fields: Mapping[str, str], listed: list[str]) -> tuple[Pat
     if re.fullmatch(r"LIST(\s+\d+D?)?", name):
         if not listed:
             raise UserError(f"{path}: the header lists no data file; export the scan again")
-        return tuple(data_file(path, one) for one in listed)
+        return tuple(data_file(path, line) for line in listed)
     if "%" in name:
         words = name.split()
         if len(words) != 4 or not all(re.fullmatch(r"-?\d{1,9}", word) for word in words[1:]):
             raise text_fault(path, "ElementDataFile", name)
         first, last, step = (int(word) for word in words[1:])
-        return tuple(numbered_files(path, words[0], first, last, step))
+        return tuple(numbered_files(path, words[0], first=first, last=last, step=step))
     return (data_file(path, name),)

@@ -68,7 +68,8 @@ def read_nrrd_header(path: Path) -> VoxelFile:
     sizes = whole_numbers(path, "sizes", required_field(path, fields, "sizes"))
     if not 1 <= rank <= 16 or len(sizes) != rank:
         raise UserError(
-            f"{path}: the header gives {len(sizes)} sizes for {rank} axes, it is damaged; copy or download it again"
+            f"{path}: the header gives {len(sizes)} sizes for {rank} axes, it is damaged; "
+            "copy or download it again"
         )
     name = required_field(path, fields, "type").lower()
     if name not in NUMPY:
@@ -91,7 +92,8 @@ def read_nrrd_header(path: Path) -> VoxelFile:
     lines = one_number(path, fields, "line skip", 0)
     if lines < 0 or skip < -1 or (skip == -1 and (encoding != "raw" or data == (path,))):
         raise UserError(
-            f"{path}: line skip {lines} and byte skip {skip} do not go with this file; export the scan again"
+            f"{path}: line skip {lines} and byte skip {skip} do not go with this file; "
+            "export the scan again"
         )
     return VoxelFile(
         path=path,
@@ -130,7 +132,8 @@ def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
             name = known.get(word.strip().lower().replace(" ", ""), "")
             if not separator or not name or name in fields:
                 raise UserError(
-                    f"{path}: the header's line {text[:60]!r} is not understood; export the scan again"
+                    f"{path}: the header's line {text[:60]!r} is not understood; "
+                    "export the scan again"
                 )
             fields[name] = value.strip()
 
@@ -216,7 +219,8 @@ def _geometry(
                 raise text_fault(path, "spacings", fields["spacings"])
         if tuple(factors) != LPS:
             raise UserError(
-                f"{path}: the header has a space ({fields['space']}), but no space directions, so the axes' directions are unknown; "
+                f"{path}: the header has a space ({fields['space']}), but no space directions, so "
+                "the axes' directions are unknown; "
                 "export the scan again"
             )
         if "axis mins" in fields:
@@ -224,7 +228,8 @@ def _geometry(
         unit = _unit(path, re.findall(r'"([^"]*)"', fields.get("units", "")))
     elif "axis maxs" in fields:
         raise UserError(
-            f"{path}: the header gives axis maxs, but no spacings; export the scan again with its spacing"
+            f"{path}: the header gives axis maxs, but no spacings; "
+            "export the scan again with its spacing"
         )
     else:
         warnings.append(

@@ -1,4 +1,4 @@
-"""Reading scans: NIfTI, NRRD and MetaImage files and DICOM series, with every fault named in one line."""
+"""Read scans: NIfTI, NRRD and MetaImage files and DICOM series; every fault is one line."""
 
 import hashlib
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from scans.geometry import Geometry
 from scans.voxel_file import Warn, checked_length, read_voxels
 from utils.errors import UserError
 
-# ITK prints lines of its own about headers; ours say what to do
+# ITK prints its own lines about headers; ours name a remedy
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 ROUNDING = 1e-3  # a label's value that is less far from a whole number is that number
@@ -23,7 +23,11 @@ SHOWN = 10  # values that a message lists
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """`array` in the order of the file's indices (x, y, z for most), with nibabel's axes; `sha256` of the file, or of a series' files."""
+    """The voxels of a file or of a DICOM series, and where they lie.
+
+    `array` has the axes of the file's indices (x, y, z for most), as in nibabel. `sha256` is the
+    hash of the file, or of a series' files.
+    """
 
     path: Path
     array: np.ndarray
@@ -32,18 +36,21 @@ class Scan:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
         return self.array.shape
 
 
 def ignore_warning(line: str | None) -> None:
-    """What `warn` does where nobody listens."""
+    """Do nothing: the default of `warn`."""
 
 
 def read_scan(path: Path, warn: Warn = ignore_warning) -> Scan:
-    """One 3-D scan: a file, or a folder that holds one DICOM series somewhere below it. A 2-D image has a third axis of length 1.
+    """Read one 3-D scan: a file, or a folder that holds one DICOM series somewhere below it.
 
-    `warn` gets a line for what is strange, but can be read. Raises UserError where there is no scan, it cannot be read, has more
-    than three axes or several values a voxel, a spacing that is not positive, slices that are missing, or NaN or infinite values.
+    A 2-D image gets a third axis of length 1. `warn` gets a line for each thing that is strange,
+    but can be read. Raises UserError where there is no scan, where it cannot be read, has more than
+    three axes or several values a voxel, a spacing that is not positive, missing slices, or NaN or
+    infinite values.
     """
     if path.is_dir() or is_dicom(path):
         array, geometry = read_dicom(path)
@@ -52,12 +59,13 @@ def read_scan(path: Path, warn: Warn = ignore_warning) -> Scan:
         file = read_voxel_file(path)
         for line in file.warnings:
             warn(line)
-        array, geometry = read_voxels(file), file.geometry
+        array = read_voxels(file)
+        geometry = file.geometry
     return Scan(path, array, geometry, sha256(path))
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], Geometry]:
-    """Shape and geometry of a scan; no voxel is read. Raises UserError like `read_scan`."""
+    """Read shape and geometry of a scan, but no voxel. Raises UserError as `read_scan` does."""
     if path.is_dir() or is_dicom(path):
         grid = read_grid(path)
         return grid.shape, grid.geometry
@@ -70,7 +78,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], Geometry]:
 def _check_there(path: Path) -> None:
     if path.is_symlink() and not path.exists():
         raise UserError(
-            f"{path}: no such file, it is a link to nothing; put the file there that it points to"
+            f"{path}: no such file, it is a link to nothing; restore the file that it points to"
         )
     if not path.exists():
         raise UserError(f"{path}: no such file; put it there, or correct the name")
@@ -79,9 +87,10 @@ def _check_there(path: Path) -> None:
 def read_label(
     path: Path, values: tuple[int, ...], source: str, warn: Warn = ignore_warning
 ) -> Scan:
-    """As `read_scan`, the array whole numbers; UserError unless it holds only `values`, which `source` declares.
+    """Read a label map as `read_scan` does; its array has the smallest unsigned type for `values`.
 
-    Values that are off by float rounding (less than 1e-3) are rounded.
+    Values that differ from a whole number by float rounding (less than 1e-3) are rounded. Raises
+    UserError if the label holds other values than `values`, which are declared by `source`.
     """
     scan = read_scan(path, warn)
     array = rounded_label(scan.array)
@@ -89,14 +98,14 @@ def read_label(
     strange = present[~np.isin(present, values)]
     if strange.size:
         raise UserError(
-            f"{path}: the label holds {listed_values(strange)}, expected {listed_values(values)} ({source}); "
-            "correct or remove it"
+            f"{path}: the label holds {listed_values(strange)}, "
+            f"expected {listed_values(values)} ({source}); correct or remove it"
         )
     return Scan(path, array.astype(np.min_scalar_type(max(values))), scan.geometry, scan.sha256)
 
 
 def rounded_label(array: np.ndarray) -> np.ndarray:
-    """The array with values that are off a whole number by less than 1e-3 rounded; other values stay as they are."""
+    """Return the array with values rounded that are less than 1e-3 from a whole number."""
     if array.dtype.kind != "f":
         return array
     whole = np.rint(array)
@@ -104,20 +113,24 @@ def rounded_label(array: np.ndarray) -> np.ndarray:
 
 
 def listed_values(values: Iterable[float]) -> str:
-    """Values for a message, each once and as exact as is needed to tell it from a whole number."""
+    """Return values as text for messages, each once, with up to four decimal places."""
     numbers = sorted(set(values))
-    if len(numbers) > SHOWN and numbers == list(range(int(numbers[0]), int(numbers[-1]) + 1)):
-        return f"{numbers[0]} to {numbers[-1]}"
     words = [np.format_float_positional(value, precision=4, trim="-") for value in numbers[:SHOWN]]
-    more = " ..." if len(numbers) > SHOWN else ""
-    return ", ".join(dict.fromkeys(words)) + more
+    text = ", ".join(dict.fromkeys(words))
+    if len(numbers) <= SHOWN:
+        return text
+    if numbers == list(range(int(numbers[0]), int(numbers[-1]) + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return f"{text} ..."
 
 
 def sha256(path: Path) -> str:
-    """Of a file, and of the files with its voxels where they lie elsewhere; of a folder: of the names and contents of its DICOM series'
-    files, in order of their names, whatever folders they lie in.
+    """Return the hash of a scan as hexadecimal digits.
 
-    Raises UserError where a file cannot be read, or the folder holds no series or several.
+    A file: of its content, and of the content of other files that hold its voxels. A folder: of the
+    names and contents of its DICOM series' files, in the order of their names, whatever folders
+    they lie in. Raises UserError where a file cannot be read, or the folder holds no series or
+    several.
     """
     digest = hashlib.sha256()
     if path.is_dir():
@@ -126,7 +139,7 @@ def sha256(path: Path) -> str:
         _check_there(path)
         files = list(files_of(path))
     try:
-        for file in (file for file in files if file.is_file()):
+        for file in filter(Path.is_file, files):
             if path.is_dir():
                 digest.update(file.name.encode(errors="surrogateescape"))
             with open(file, "rb") as stream:

@@ -16,7 +16,10 @@ def is_broken_scan(path: Path, endings: Collection[str]) -> bool:
 
 
 def file_stem(path: Path, endings: Collection[str]) -> str:
-    """Return the file's name without its ending (in any case), or an empty string if it has none of these endings."""
+    """Return the file's name without its ending, which may be in capitals.
+
+    An empty string if it has none of these endings.
+    """
     for ending in endings:
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]
@@ -24,18 +27,19 @@ def file_stem(path: Path, endings: Collection[str]) -> str:
 
 
 def by_case(folder: Path) -> dict[str, Path]:
-    """Find the scans below a folder by the name of their case: the path below it, without ending and `_pred`.
+    """Return the scans below a folder by the name of their case.
 
-    Raises UserError if two files are of the same case.
+    The name is the path below the folder, without ending and `_pred`. Raises UserError if two files
+    are of the same case.
     """
-    found: dict[str, Path] = {}
+    scans: dict[str, Path] = {}
     for path in files_below(folder):
         stem = file_stem(path, SCANS)
         if not path.is_dir() and stem and not path.name.startswith("."):
             name = (path.parent.relative_to(folder) / stem.removesuffix("_pred")).as_posix()
             # a name that is not UTF-8 must not end the writing of the results
             name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-            other = found.setdefault(name, path)
+            other = scans.setdefault(name, path)
             if other is not path:
-                raise UserError(f"{path}: is of the same case as {other}; take one of them away")
-    return found
+                raise UserError(f"{path}: is of the same case as {other}; remove one of them")
+    return scans

@@ -20,8 +20,9 @@ DAMAGED = "cannot be read, it is damaged or incomplete; copy or download it agai
 NOT_FINITE = "holds NaN or infinite values; replace them, or export the scan again"
 BLOCK = 1 << 20  # bytes
 GZIP_MAGIC = b"\x1f\x8b"
-# how many times longer the data are than what they were compressed to, at most: 1032 by the format of deflate, and for bzip2 its
-# longest block (45.9 MB of equal bytes) over its shortest one (32 bytes)
+# how many times longer the data are than what they were compressed to, at most: 1032 by the format
+# of deflate, and for bzip2 its longest block (45.9 MB of equal bytes) over its shortest one (32
+# bytes)
 LARGEST_RATIOS = {"gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}
 ENCODINGS = ("raw", "gzip", "zlib", "bzip2", "ascii", "hex")
 LARGEST_HEADER = 16 * BLOCK  # bytes of a text header; segmentations with many names have long ones
@@ -46,10 +47,11 @@ Warn = Callable[[str | None], None]
 class VoxelFile:
     """What a checked header says.
 
-    `shape`: voxels along x, y, z of the file. `geometry`: where they lie. `dtype`: as stored, byte order included.
-    `data`: the files that hold the voxels, in their order (the header's own file for most). Each begins with `start`
-    bytes and `lines` lines that are skipped, -1 bytes: the voxels are the last bytes of the file. Then comes data in
-    this `encoding`, whose first `skip` decoded bytes are no voxels. Voxels are `slope` * value + `intercept`.
+    `shape`: voxels along x, y, z of the file. `geometry`: where they lie. `dtype`: as stored, byte
+    order included. `data`: the files that hold the voxels, in their order (the header's own file
+    for most). Each begins with `start` bytes and `lines` lines that are skipped, -1 bytes: the
+    voxels are the last bytes of the file. Then comes data in this `encoding`, whose first `skip`
+    decoded bytes are no voxels. Voxels are `slope` * value + `intercept`.
     """
 
     path: Path
@@ -82,7 +84,8 @@ class VoxelFile:
 def read_voxels(file: VoxelFile) -> np.ndarray:
     """The voxels in the order of the file's indices (x, y, z), in this machine's byte order and scaled.
 
-    Raises UserError where data are damaged, too short or too long, or where a value is NaN or infinite.
+    Raises UserError where data are damaged, too short or too long, or where a value is NaN or
+    infinite.
     """
     length = checked_length(file)
     stored = np.empty(file.bytes, np.uint8)
@@ -100,12 +103,14 @@ def read_voxels(file: VoxelFile) -> np.ndarray:
 def checked_length(file: VoxelFile) -> int:
     """Bytes of voxels that each data file holds.
 
-    Raises UserError where the files cannot share the voxels evenly, or where one is too short for its share. No voxel is read, and no
-    memory is taken for them: a damaged header may give any size.
+    Raises UserError where the files cannot share the voxels evenly, or where one is too short for
+    its share. No voxel is read, and no memory is taken for them: a damaged header may give any
+    size.
     """
     if file.bytes % len(file.data):
         raise UserError(
-            f"{file.path}: {len(file.data)} data files cannot share {file.bytes} bytes evenly; export the scan again"
+            f"{file.path}: {len(file.data)} data files cannot share {file.bytes} bytes evenly; "
+            "export the scan again"
         )
     length = file.bytes // len(file.data)
     for path in file.data:
@@ -140,11 +145,13 @@ def _check_enough(file: VoxelFile, path: Path, length: int) -> None:
         expected = max(file.start, 0) + file.skip + length
         if size < expected:
             raise UserError(
-                f"{path}: ends after {size} of {expected} bytes, it is incomplete; copy or download it again"
+                f"{path}: ends after {size} of {expected} bytes, it is incomplete; "
+                "copy or download it again"
             )
     if size < _least_size(file, length):
         raise UserError(
-            f"{path}: {size} bytes cannot hold {length} bytes of voxels, it is incomplete; copy or download it again"
+            f"{path}: {size} bytes cannot hold {length} bytes of voxels, it is incomplete; "
+            "copy or download it again"
         )
 
 
@@ -193,11 +200,13 @@ def _read_data(file: VoxelFile, path: Path, target: np.ndarray) -> None:
     expected = file.skip + target.size
     if there < expected:
         raise UserError(
-            f"{path}: its data end after {there} of {expected} bytes, it is incomplete; copy or download it again"
+            f"{path}: its data end after {there} of {expected} bytes, it is incomplete; "
+            "copy or download it again"
         )
     if there > expected:
         raise UserError(
-            f"{path}: holds more data than the {expected} bytes that the header gives; export the scan again"
+            f"{path}: holds more data than the {expected} bytes that the header gives; "
+            "export the scan again"
         )
 
 
@@ -295,7 +304,8 @@ def data_file(header: Path, name: str) -> Path:
     parts = re.split(r"[/\\]", name)
     if not name or "\0" in name or os.path.isabs(name) or ".." in parts or name[:1] in "/\\":
         raise UserError(
-            f"{header}: names the data file {name[:80]!r}, which may only lie in its own folder or below; put it there"
+            f"{header}: names the data file {name[:80]!r}, which may only lie in its own folder or "
+            "below; put it there"
         )
     real_header = Path(os.path.realpath(header))
     folders = [header.parent, real_header.parent]
@@ -305,7 +315,8 @@ def data_file(header: Path, name: str) -> Path:
     real = Path(os.path.realpath(path))
     if not any(real.is_relative_to(os.path.realpath(folder)) for folder in folders):
         raise UserError(
-            f"{header}: its data file {name} is a link that leads out of the folder; put a copy there"
+            f"{header}: its data file {name} is a link that leads out of the folder; "
+            "put a copy there"
         )
     regular_size(path)
     return path
@@ -316,7 +327,8 @@ def numbered_files(header: Path, pattern: str, first: int, last: int, step: int)
     parts = re.fullmatch(r"([^%]*)%(0?)([0-9]?)d([^%]*)", pattern)
     if parts is None or step == 0 or (last - first) / step < 0:
         raise UserError(
-            f"{header}: names the data files {pattern[:80]!r} {first} to {last} by {step}; only a pattern such as slice%03d.raw is taken"
+            f"{header}: names the data files {pattern[:80]!r} {first} to {last} by {step}; "
+            "only a pattern such as slice%03d.raw is taken"
         )
     before, zero, width, after = parts.groups()
     count = (last - first) // step + 1
@@ -334,7 +346,8 @@ def numbered_files(header: Path, pattern: str, first: int, last: int, step: int)
 
 def text_fault(path: Path, field: str, value: str) -> UserError:
     return UserError(
-        f"{path}: the header's {field} is {value[:80]!r}, which is not understood; export the scan again"
+        f"{path}: the header's {field} is {value[:80]!r}, which is not understood; "
+        "export the scan again"
     )
 
 
@@ -360,7 +373,8 @@ def one_volume(path: Path, sizes: list[int], values: int = 1) -> tuple[int, int,
     if any(side <= 0 for side in sizes):
         shown = " x ".join(str(side)[:20] for side in sizes)
         raise UserError(
-            f"{path}: the header gives sizes of {shown}, they must be positive; export the scan again"
+            f"{path}: the header gives sizes of {shown}, they must be positive; "
+            "export the scan again"
         )
     if values != 1:
         raise UserError(
@@ -372,7 +386,8 @@ def one_volume(path: Path, sizes: list[int], values: int = 1) -> tuple[int, int,
     if len(kept) not in (2, 3):
         shown = " x ".join(map(str, kept))
         raise UserError(
-            f"{path}: has {len(kept)} axes ({shown}), one 3-D volume is expected; save volumes one by one"
+            f"{path}: has {len(kept)} axes ({shown}), one 3-D volume is expected; "
+            "save volumes one by one"
         )
     first, second, *third = kept
     return first, second, third[0] if third else 1

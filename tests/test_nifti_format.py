@@ -208,7 +208,7 @@ def test_a_pair_in_capital_letters_is_read(tmp_path):
 def test_a_header_without_its_voxels_is_refused(tmp_path):
     nibabel.save(nibabel.Nifti1Pair(ARRAY, PLACE), tmp_path / "scan.img")
     (tmp_path / "scan.img").unlink()
-    with pytest.raises(UserError, match="which is not there"):
+    with pytest.raises(UserError, match="which is missing"):
         read_scan(tmp_path / "scan.hdr")
 
 

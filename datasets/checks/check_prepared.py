@@ -13,7 +13,7 @@ from dataloaders.hdf5 import content_fault, opened, read_attribute, read_case
 from datasets.checks.case_check import CaseFound, look_at_label
 from datasets.checks.check_picture import write_picture
 from datasets.checks.header import nothing_known
-from scans.faults import told
+from scans.faults import report_faults
 from utils.errors import UserError
 
 
@@ -31,7 +31,7 @@ def check_prepared(
     errors, warnings, images, labels = [], [], [], []
     about: dict = {}
     for path in paths:
-        with told(path, errors.append):
+        with report_faults(path, errors.append):
             image, truth, attributes = read_case(
                 path, info, 2 if sliced else 3, _has_label(path) if label is None else label
             )

@@ -10,7 +10,7 @@ from datasets.checks.case_check import CaseFound, look_at_label
 from datasets.checks.check_picture import write_picture
 from datasets.checks.header import differences, look_at_header, nowhere
 from datasets.prepare.prepared_files import RawCase
-from scans.faults import told
+from scans.faults import report_faults
 from scans.geometry import Geometry, lay_onto, to_canonical, turn
 from scans.reading import Scan, read_label, read_scan
 from utils.errors import UserError
@@ -40,7 +40,7 @@ def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> C
             errors += _grid_faults(scan, first)
         label = None
         if case.label is not None:
-            with told(case.label, errors.append):
+            with report_faults(case.label, errors.append):
                 label = turn(
                     _read_label(case.label, values, first, errors, warnings), axes, flipped
                 )
@@ -48,7 +48,7 @@ def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> C
         if picture:
             write_picture(picture, image, label, first.geometry.spacing[list(axes)])
     elif case.label is not None:
-        with told(case.label, errors.append):
+        with report_faults(case.label, errors.append):
             read_label(case.label, values, DECLARED, warnings.append)
     return CaseFound(
         name=case.name, split=case.part, errors=tuple(errors), warnings=tuple(warnings), **about
@@ -56,7 +56,7 @@ def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> C
 
 
 def _read(path: Path, errors: list[str], warnings: list[str]) -> Scan | None:
-    with told(path, errors.append):
+    with report_faults(path, errors.append):
         if said := look_at_header(path):
             warnings.append(said)
         scan = read_scan(path, warnings.append)
