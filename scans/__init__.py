@@ -1,0 +1,1 @@
+"""Read scans in the formats of the field: NIfTI, NRRD, MetaImage and DICOM."""

@@ -1,6 +1,7 @@
 """Read DICOM: a series of slices, wherever its files lie below a folder, or one file."""
 
 import filecmp
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from scans.dicom_tags import (
     DAMAGED,
     SLICE_ENDINGS,
     DicomFile,
+    Slice,
     is_slice_name,
     name_ending,
     read_tags,
@@ -47,8 +49,13 @@ def read_grid(path: Path) -> Grid:
 
     No pixel is read. Raises UserError as `read_dicom` does.
     """
-    files = _series(path) if path.is_dir() else [_one_image(path)]
-    slices = [one for file in files for one in slices_of(file)]
+    if path.is_dir():
+        files = _series(path)
+    else:
+        files = [_one_image(path)]
+    slices: list[Slice] = []
+    for file in files:
+        slices += slices_of(file)
     return arrange(path, slices)
 
 
@@ -86,17 +93,17 @@ def series_folders(paths: Iterable[Path]) -> list[Path]:
             folders.append(path.parent)
     for uid, files in series.items():
         parents = [file.path.parent for file in files]
-        if uid and _places_differ(files):
+        if uid and _positions_differ(files):
             folders.append(Path(os.path.commonpath(parents)))
         else:
             folders += parents
     return sorted(set(folders))
 
 
-def _places_differ(files: Iterable[DicomFile]) -> bool:
+def _positions_differ(files: Iterable[DicomFile]) -> bool:
     """Whether no two folders hold an image at the same position."""
-    places = {(file.path.parent, str(file.tags.get("ImagePositionPatient"))) for file in files}
-    counts = Counter(position for _, position in places)
+    images = {(file.path.parent, str(file.tags.get("ImagePositionPatient"))) for file in files}
+    counts = Counter(position for _, position in images)
     return max(counts.values()) == 1
 
 
@@ -178,13 +185,14 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 
 def _without_copies(files: Iterable[DicomFile]) -> list[DicomFile]:
-    """One file of those with the same bytes: folders merged by hand hold slices twice.
+    """One file of each group with the same bytes: folders merged by hand hold slices twice.
 
-    Files with the same SOPInstanceUID but other bytes stay: some anonymisers give all slices one.
+    Files with the same SOPInstanceUID but different bytes stay: some anonymisers give all slices
+    the same UID.
     """
     kept: dict[tuple[str, int], list[DicomFile]] = {}
     for file in files:
         alike = kept.setdefault((file.instance, file.path.stat().st_size), [])
         if not any(filecmp.cmp(file.path, other.path, shallow=False) for other in alike):
             alike.append(file)
-    return [file for alike in kept.values() for file in alike]
+    return list(itertools.chain.from_iterable(kept.values()))

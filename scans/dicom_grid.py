@@ -110,7 +110,7 @@ def _thickness(only: Slice) -> float:
 
 
 def _check_one_image_per_place(place: Path, ordered: Sequence[Slice], heights: np.ndarray) -> None:
-    """UserError for time series, diffusion, echoes and the like: several images at each position."""
+    """UserError for several images at one position, as in time series, diffusion and echoes."""
     is_new = np.diff(heights) > SAME_PLACE
     starts = np.flatnonzero(np.concatenate([[True], is_new]))
     counts = np.diff(np.append(starts, len(ordered)))
@@ -131,11 +131,11 @@ def _check_one_image_per_place(place: Path, ordered: Sequence[Slice], heights: n
         )
     if counts.max() > 1:
         start = int(starts[counts.argmax()])
-        first, second = ordered[start], ordered[start + 1]
+        first, second = ordered[start : start + 2]
         raise UserError(
             f"{place}: slices are double, {first.name} and {second.name} lie at one position "
             f"({int((counts > 1).sum())} of {positions} positions have several); "
-            "remove what does not belong to the scan"
+            "remove the slices of other scans"
         )
 
 
@@ -150,7 +150,7 @@ def _difference(slices: Sequence[Slice]) -> str:
 
 
 def _check_straight(place: Path, ordered: Sequence[Slice], direction: np.ndarray) -> None:
-    """UserError where slices are shifted against each other within their plane, as with a tilted gantry."""
+    """UserError where slices are shifted within their plane, as with a tilted gantry."""
     offsets = np.array([one.position - ordered[0].position for one in ordered]) @ direction
     shifts = offsets[:, :2]
     heights = offsets[:, 2]
@@ -159,19 +159,22 @@ def _check_straight(place: Path, ordered: Sequence[Slice], direction: np.ndarray
         return
     slope = shifts[-1] / heights[-1]
     angle = np.degrees(np.arctan(np.linalg.norm(slope)))
-    beside = np.abs(shifts - np.outer(heights, slope))
-    if (beside <= allowed).all():
+    remaining = np.abs(shifts - np.outer(heights, slope))
+    if (remaining <= allowed).all():
         if np.linalg.norm(slope) <= SLANTED:  # orientations that were rounded to three digits
             return
-        shown = f"{angle:.1f}" if angle >= 0.1 else f"{angle:.2f}"
+        digits = 1
+        if angle < 0.1:
+            digits = 2
         raise UserError(
-            f"{place}: the slices are stacked at a slant of {shown} degrees (a tilted gantry); "
+            f"{place}: the slices are stacked at a slant of {angle:.{digits}f} degrees "
+            "(a tilted gantry); "
             "resample the scan to a straight grid first, for example with dcm2niix"
         )
-    wrong = int(beside.max(axis=1).argmax())
+    wrong = int(remaining.max(axis=1).argmax())
     raise UserError(
         f"{place}: slices do not lie in one line, {ordered[wrong].name} is shifted by "
-        f"{np.linalg.norm(beside[wrong]):.3g} mm within its plane; put one scan in the folder"
+        f"{np.linalg.norm(remaining[wrong]):.3g} mm within its plane; put one scan in the folder"
     )
 
 

@@ -72,12 +72,12 @@ def decode(paths: Sequence[Path]) -> list[np.ndarray]:
 
 
 def _check_layout(file: DicomFile) -> None:
-    """UserError for pixels that are not whole numbers of 8, 16 or 32 bits from the lowest bit on."""
+    """UserError unless pixels are integers of 8, 16 or 32 bits that start at the lowest bit."""
     syntax = transfer_syntax(file.tags)
     if not syntax.is_transfer_syntax or syntax.is_private:
         raise UserError(
-            f"{file.path}: stored in a maker's own way (transfer syntax {syntax}), which is not "
-            "supported; export it again in a standard one"
+            f"{file.path}: stored in a manufacturer's own way (transfer syntax {syntax}), which is "
+            "not supported; export it again in a standard one"
         )
     bits, used, _ = _bits(file)
     high_bit = int(file.tags.get("HighBit", used - 1))
@@ -97,11 +97,14 @@ def _bits(file: DicomFile) -> tuple[int, int, bool]:
 
 def _stored_type(file: DicomFile) -> np.dtype:
     bits, _, is_signed = _bits(file)
-    return np.dtype(f"{'i' if is_signed else 'u'}{bits // 8}")
+    kind = "u"
+    if is_signed:
+        kind = "i"
+    return np.dtype(f"{kind}{bits // 8}")
 
 
 def _decode_isolated(place: Path, files: Sequence[DicomFile]) -> dict[Path, np.ndarray]:
-    """The values of those files that need a codec, decoded in a process of its own: codecs can crash."""
+    """The values of the files that need a codec, decoded in a child process: codecs can crash."""
     paths = [file.path for file in files if _needs_codec(file)]
     if not paths:
         return {}
@@ -120,7 +123,7 @@ def _decode_one(path: Path, temporary: Path) -> np.ndarray:
     syntax = transfer_syntax(source)
     frames = list(generate_frames(source.PixelData, number_of_frames=count))
     # padding may follow the end marker
-    is_complete = [frame.rstrip(b"\0\xff").endswith(END_OF_CODE) for frame in frames]
+    is_complete = [code.rstrip(b"\0\xff").endswith(END_OF_CODE) for code in frames]
     if len(frames) != count or not all(is_complete):
         raise UserError(f"{path}: the compressed pixels are incomplete, the file {DAMAGED}")
     _save_pixels_only(source, count, syntax, temporary)
@@ -142,15 +145,16 @@ def _save_pixels_only(source: Dataset, frames: int, syntax: UID, target: Path) -
     bare = Dataset()
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = syntax
-    bare.SOPClassUID = SECONDARY_CAPTURE if frames == 1 else MULTI_FRAME_CAPTURE
+    bare.SOPClassUID = SECONDARY_CAPTURE
+    if frames > 1:
+        bare.SOPClassUID = MULTI_FRAME_CAPTURE
+        bare.NumberOfFrames = frames
     bare.SOPInstanceUID = UID("1.2.3")
     bare.file_meta.MediaStorageSOPClassUID = bare.SOPClassUID
     bare.file_meta.MediaStorageSOPInstanceUID = bare.SOPInstanceUID
     for keyword in PIXEL_LAYOUT:
         if keyword in source:
             setattr(bare, keyword, source.get(keyword))
-    if frames > 1:
-        bare.NumberOfFrames = frames
     bare.PixelData = source.PixelData
     bare["PixelData"].VR = "OB"
     bare["PixelData"].is_undefined_length = True
@@ -202,13 +206,12 @@ def _uncompressed(file: DicomFile) -> np.ndarray:
     has_padding = not any(data[expected:])  # zeros after the pixels
     if len(data) < expected or not has_padding:
         raise UserError(
-            f"{file.path}: {len(data)} bytes of pixels, but its tags say {expected}; it {DAMAGED}"
+            f"{file.path}: {len(data)} bytes of pixels, but its tags give {expected}; it {DAMAGED}"
         )
+    is_word = file.tags.get_item("PixelData", keep_deferred=True).VR == "OW"
     if transfer_syntax(file.tags).is_little_endian:
         array = np.frombuffer(data, stored_type.newbyteorder("<"), count=count)
-    elif (
-        stored_type.itemsize == 1 and file.tags.get_item("PixelData", keep_deferred=True).VR == "OW"
-    ):  # bytes in swapped pairs
+    elif stored_type.itemsize == 1 and is_word:  # bytes in swapped pairs
         array = np.frombuffer(data, ">u2").astype("<u2").view(stored_type)[:count]
     else:
         array = np.frombuffer(data, stored_type.newbyteorder(">"), count=count)

@@ -1,4 +1,4 @@
-"""What the tags of DICOM files say about their images, read without the pixels."""
+"""Read and check the tags of DICOM files, without the pixels."""
 
 import logging
 import math
@@ -71,7 +71,7 @@ MARKS = (
     "AcquisitionTime",
     "ContentTime",
 )
-# where old software says that unused bits of the pixels hold an overlay
+# where old software declares that unused bits of the pixels hold an overlay
 OVERLAY_BITS = [(0x6000 + 2 * number, 0x0102) for number in range(16)]
 PIXEL_LAYOUT = (
     "Rows",
@@ -83,7 +83,7 @@ PIXEL_LAYOUT = (
     "HighBit",
     "PixelRepresentation",
 )
-WANTED = [
+USED_TAGS = [
     Tag(keyword)
     for keyword in (
         "SOPClassUID",
@@ -163,8 +163,9 @@ class Slice:
 
     def marks(self) -> dict[str, str]:
         """Times, echoes, b-values and the like, as text."""
-        groups = list(_functional_groups(self.file.tags, self.frame))
-        datasets = [self.file.tags, *(item for group in groups for item in _items(group))]
+        datasets = [self.file.tags]
+        for group in _functional_groups(self.file.tags, self.frame):
+            datasets += _items(group)
         values: dict[str, str] = {}
         for dataset in datasets:
             values |= {key: str(dataset.get(key)) for key in MARKS if key in dataset}
@@ -224,7 +225,9 @@ def is_slice_name(path: Path, endings: set[str]) -> bool:
 def name_ending(path: Path) -> str:
     """The file name's ending in lower case; empty where it is a number, as at the end of a UID."""
     ending = path.suffix.lower()
-    return "" if ending[1:].isdigit() else ending
+    if ending[1:].isdigit():
+        return ""
+    return ending
 
 
 def slices_of(file: DicomFile) -> list[Slice]:
@@ -283,7 +286,7 @@ def _may_lack_preamble(start: bytes) -> bool:
 def _parse(path: Path) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tags = pydicom.dcmread(path, force=True, defer_size=DEFERRED, specific_tags=WANTED)
+        tags = pydicom.dcmread(path, force=True, defer_size=DEFERRED, specific_tags=USED_TAGS)
         if transfer_syntax(tags) == DeflatedExplicitVRLittleEndian:  # values cannot be skipped
             tags = pydicom.dcmread(path, force=True)
     return tags
@@ -314,7 +317,7 @@ def _is_image(path: Path, tags: Dataset) -> bool:
     if any(keyword in tags for keyword in PIXELS):
         return True
     if storage and not is_standard and "Rows" not in tags:
-        return False  # a maker's own objects
+        return False  # a manufacturer's own objects
     raise UserError(f"{path}: the DICOM file has no pixels, it {DAMAGED}")
 
 
@@ -356,7 +359,7 @@ def _check_grey_values(file: DicomFile) -> None:
     kind = str(tags.get("PhotometricInterpretation") or "MONOCHROME2").strip()
     if samples != 1 or not kind.startswith("MONOCHROME"):
         raise UserError(f"{file.path}: a colour image ({kind}); save a grey-level image")
-    # in CT and PET the rescaled values are physical units, so this only says how to show them
+    # in CT and PET the rescaled values are physical units, so this is only a way to display them
     if kind == "MONOCHROME1" and tags.get("Modality") not in ("CT", "PT"):
         raise UserError(
             f"{file.path}: an inverted image (MONOCHROME1: large values are dark); "
@@ -415,14 +418,8 @@ def _slice(file: DicomFile, frame: int) -> Slice:
         position = _numbers(file, position_tag, "ImagePositionPatient", count=3)
         orientation = _numbers(file, orientation_tag, "ImageOrientationPatient", count=6)
     along_row, along_column = _unit_vectors(file, orientation)
-    thickness = _optional_number(file, _find("SliceThickness", groups, tags), "SliceThickness")
-    slope = _optional_number(file, _find("RescaleSlope", groups, tags), "RescaleSlope")
-    intercept = _optional_number(file, _find("RescaleIntercept", groups, tags), "RescaleIntercept")
-    if slope == 0 or max(abs(slope or 1), abs(intercept or 0)) > LARGEST:
-        raise UserError(
-            f"{file.path}: RescaleSlope {slope} or RescaleIntercept {intercept} cannot be right; "
-            "export the series again"
-        )
+    thickness = _optional_number(file, groups, keyword="SliceThickness")
+    slope, intercept = _rescaling(file, groups)
     rows = int(tags.get("Rows") or 0)
     columns = int(tags.get("Columns") or 0)
     if rows == 0 or columns == 0:
@@ -437,13 +434,13 @@ def _slice(file: DicomFile, frame: int) -> Slice:
         along_column=along_column,
         spacing=_pixel_spacing(file, groups),
         thickness=thickness,
-        slope=1.0 if slope is None else slope,
-        intercept=0.0 if intercept is None else intercept,
+        slope=slope,
+        intercept=intercept,
     )
 
 
 def _functional_groups(tags: Dataset, frame: int) -> Iterator[Dataset]:
-    """The data sets of an enhanced multi-frame object for one frame: the frame's own, then the shared."""
+    """The data sets of an enhanced multi-frame object for one frame, then those of all frames."""
     of_frames = tags.get("PerFrameFunctionalGroupsSequence") or []
     if frame < len(of_frames):
         yield of_frames[frame]
@@ -452,7 +449,11 @@ def _functional_groups(tags: Dataset, frame: int) -> Iterator[Dataset]:
 
 def _items(group: Dataset) -> list[Dataset]:
     """The data sets one level below a functional group."""
-    return [item for element in group if element.VR == "SQ" for item in element.value]
+    items: list[Dataset] = []
+    for element in group:
+        if element.VR == "SQ":
+            items += element.value
+    return items
 
 
 def _find(keyword: str, groups: list[Dataset], tags: Dataset) -> object:
@@ -482,7 +483,25 @@ def _numbers(file: DicomFile, value: object, keyword: str, count: int) -> list[f
     return numbers
 
 
-def _optional_number(file: DicomFile, value: object, keyword: str) -> float | None:
+def _rescaling(file: DicomFile, groups: list[Dataset]) -> tuple[float, float]:
+    """Slope and intercept; 1 and 0 where they are missing."""
+    slope = _optional_number(file, groups, keyword="RescaleSlope")
+    if slope is None:
+        slope = 1.0
+    intercept = _optional_number(file, groups, keyword="RescaleIntercept")
+    if intercept is None:
+        intercept = 0.0
+    if slope == 0 or max(abs(slope), abs(intercept)) > LARGEST:
+        raise UserError(
+            f"{file.path}: RescaleSlope {slope} or RescaleIntercept {intercept} cannot be right; "
+            "export the series again"
+        )
+    return slope, intercept
+
+
+def _optional_number(file: DicomFile, groups: list[Dataset], keyword: str) -> float | None:
+    """The number of a tag, None where it is missing."""
+    value = _find(keyword, groups, tags=file.tags)
     if value is None or value == "":
         return None
     return _numbers(file, [value], keyword, count=1)[0]
@@ -502,7 +521,7 @@ def _pixel_spacing(file: DicomFile, groups: list[Dataset]) -> tuple[float, float
 
 
 def _unit_vectors(file: DicomFile, orientation: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The two directions of ImageOrientationPatient, freed of rounding: at right angles, of length 1."""
+    """The two directions of ImageOrientationPatient, made orthogonal and of length 1."""
     rounding = 1e-3
     along_row = np.array(orientation[:3])
     along_column = np.array(orientation[3:])

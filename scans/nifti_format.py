@@ -70,7 +70,7 @@ def read_nifti_header(path: Path, start: bytes) -> VoxelFile:
     dtype = np.dtype(TYPES[code]).newbyteorder(header.endianness)
     if int(header["bitpix"]) not in (0, 8 * dtype.itemsize):
         raise UserError(
-            f"{path}: the header gives {int(header['bitpix'])} bits a voxel for a type of "
+            f"{path}: the header gives {int(header['bitpix'])} bits per voxel for a type of "
             f"{8 * dtype.itemsize}, it is damaged; "
             "copy or download it again"
         )

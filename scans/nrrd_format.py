@@ -1,6 +1,10 @@
-"""NRRD headers, attached and detached: checked, with the geometry that ITK reads; and a writer for label maps."""
+"""Read and check NRRD headers, attached and detached, with the geometry that ITK reads.
+
+Also write label maps as NRRD.
+"""
 
 import gzip
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,20 +27,31 @@ from scans.voxel_file import (
 from utils.errors import UserError
 from utils.files import replacing
 
-TYPES = {
-    "i1": ("signed char", "int8", "int8_t"),
-    "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
-    "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
-    "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
-    "i4": ("int", "signed int", "int32", "int32_t"),
-    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
-    "i8": ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"),
-    "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
-    "f4": ("float",),
-    "f8": ("double",),
-}  # fmt: skip
-NUMPY = {name: np.dtype(code) for code, names in TYPES.items() for name in names}
-ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2", "ascii": "ascii", "text": "ascii", "txt": "ascii", "hex": "hex"}  # fmt: skip
+TYPES = (
+    dict.fromkeys(("signed char", "int8", "int8_t"), "i1")
+    | dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), "u1")
+    | dict.fromkeys(("short", "short int", "signed short", "signed short int"), "i2")
+    | dict.fromkeys(("int16", "int16_t"), "i2")
+    | dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), "u2")
+    | dict.fromkeys(("int", "signed int", "int32", "int32_t"), "i4")
+    | dict.fromkeys(("uint", "unsigned int", "uint32", "uint32_t"), "u4")
+    | dict.fromkeys(("longlong", "long long", "long long int", "signed long long"), "i8")
+    | dict.fromkeys(("signed long long int", "int64", "int64_t"), "i8")
+    | dict.fromkeys(("ulonglong", "unsigned long long", "unsigned long long int"), "u8")
+    | dict.fromkeys(("uint64", "uint64_t"), "u8")
+    | {"float": "f4", "double": "f8"}
+)
+ENCODINGS = {
+    "raw": "raw",
+    "gzip": "gzip",
+    "gz": "gzip",
+    "bzip2": "bzip2",
+    "bz2": "bzip2",
+    "ascii": "ascii",
+    "text": "ascii",
+    "txt": "ascii",
+    "hex": "hex",
+}
 # factors that bring x, y and z to ITK's world (LPS)
 LPS = (1, 1, 1)
 SPACES = {
@@ -48,21 +63,36 @@ SPACES = {
     "lps": LPS,
 }
 SPATIAL_KINDS = ("domain", "space", "time")
-MILLIMETRES = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "m": 1000.0, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3}  # fmt: skip
-# a field of another name is damage: what it says of geometry would be lost
+MILLIMETRES = {
+    "": 1.0,
+    "mm": 1.0,
+    "millimeter": 1.0,
+    "millimeters": 1.0,
+    "m": 1000.0,
+    "cm": 10.0,
+    "um": 1e-3,
+    "µm": 1e-3,
+    "micron": 1e-3,
+}
+# A field of another name is damage: it may have been one of the geometry.
 FIELDS = (
-    "content", "number", "type", "block size", "dimension", "space", "space dimension", "sizes", "spacings", "thicknesses", "axis mins",
-    "axis maxs", "centerings", "centers", "labels", "units", "kinds", "min", "max", "old min", "old max", "data file", "endian", "encoding",
-    "line skip", "byte skip", "sample units", "space units", "space origin", "space directions", "measurement frame",
+    "content", "number", "type", "block size", "dimension", "space", "space dimension", "sizes",
+    "spacings", "thicknesses", "axis mins", "axis maxs", "centerings", "centers", "labels", "units",
+    "kinds", "min", "max", "old min", "old max", "data file", "endian", "encoding", "line skip",
+    "byte skip", "sample units", "space units", "space origin", "space directions",
+    "measurement frame",
 )  # fmt: skip
+# The step (mm) along each axis, None for an axis that is not spatial.
+Vectors = list[list[float] | None]
 
 
 def is_nrrd(start: bytes) -> bool:
+    """Whether a file that starts like this is NRRD."""
     return start.startswith(b"NRRD000")
 
 
 def read_nrrd_header(path: Path) -> VoxelFile:
-    """What the header says; UserError where it is damaged or of another kind of image."""
+    """Read and check a header; UserError where it is damaged or of another kind of image."""
     fields, rest, end = _fields(path)
     rank = one_number(path, fields, "dimension")
     sizes = whole_numbers(path, "sizes", required_field(path, fields, "sizes"))
@@ -72,29 +102,29 @@ def read_nrrd_header(path: Path) -> VoxelFile:
             "copy or download it again"
         )
     name = required_field(path, fields, "type").lower()
-    if name not in NUMPY:
+    if name not in TYPES:
         raise UserError(f"{path}: voxels of type {name[:40]!r}, numbers are expected; convert it")
     encoding = ENCODINGS.get(required_field(path, fields, "encoding").lower())
     if encoding is None:
         raise text_fault(path, "encoding", fields["encoding"])
-    dtype = _with_byte_order(path, fields, NUMPY[name], encoding)
-    vectors = _space_directions(path, fields, rank)
-    axes = _spatial_axes(path, fields, vectors, rank)
-    values = 1
-    for axis in range(rank):
-        if axis not in axes:
-            values *= sizes[axis]
-    shape = one_volume(path, [sizes[axis] for axis in axes], values)
+    dtype = _with_byte_order(path, fields, dtype=np.dtype(TYPES[name]), encoding=encoding)
+    vectors = _space_directions(path, fields, rank=rank)
+    axes = _spatial_axes(path, fields, vectors=vectors, rank=rank)
+    values = math.prod(sizes[axis] for axis in range(rank) if axis not in axes)
+    shape = one_volume(path, [sizes[axis] for axis in axes], values=values)
     warnings: list[str] = []
-    geometry = _geometry(path, fields, axes[:3], vectors, warnings)
-    data, start = _data(path, fields, rest, end)
-    skip = one_number(path, fields, "byte skip", 0)
-    lines = one_number(path, fields, "line skip", 0)
+    geometry = _geometry(path, fields, axes=axes[:3], vectors=vectors, warnings=warnings)
+    data, start = _data(path, fields, listed=rest, end=end)
+    skip = one_number(path, fields, "byte skip", default=0)
+    lines = one_number(path, fields, "line skip", default=0)
     if lines < 0 or skip < -1 or (skip == -1 and (encoding != "raw" or data == (path,))):
         raise UserError(
             f"{path}: line skip {lines} and byte skip {skip} do not go with this file; "
             "export the scan again"
         )
+    if skip == -1:  # the voxels are the last bytes
+        start = -1
+        lines = 0
     return VoxelFile(
         path=path,
         shape=shape,
@@ -102,15 +132,18 @@ def read_nrrd_header(path: Path) -> VoxelFile:
         dtype=dtype,
         data=data,
         encoding=encoding,
-        start=-1 if skip == -1 else start,
-        lines=0 if skip == -1 else lines,
+        start=start,
+        lines=lines,
         skip=max(skip, 0),
         warnings=tuple(warnings),
     )
 
 
 def _fields(path: Path) -> tuple[dict[str, str], list[str], int]:
-    """The header's fields, the lines after `data file: LIST`, and the byte after the header."""
+    """Read the header.
+
+    Returns its fields, the lines after `data file: LIST`, and the byte after the header.
+    """
     fields: dict[str, str] = {}
     listed: list[str] = []
     known = {name.replace(" ", ""): name for name in FIELDS}
@@ -150,16 +183,20 @@ def _with_byte_order(
     return np.dtype(f"{orders[order]}{dtype.str[1:]}")
 
 
-def _space_directions(
-    path: Path, fields: Mapping[str, str], rank: int
-) -> list[list[float] | None] | None:
-    """A vector for each axis, None for one that is not of space; None without this field."""
+def _space_directions(path: Path, fields: Mapping[str, str], rank: int) -> Vectors | None:
+    """A vector for each axis; None if the header has no space directions."""
     if "space directions" not in fields:
         return None
     words = re.findall(r"\([^)]*\)|none", fields["space directions"].lower())
     if len(words) != rank:
         raise text_fault(path, "space directions", fields["space directions"])
-    return [None if word == "none" else _vector(path, "space directions", word) for word in words]
+    vectors: Vectors = []
+    for word in words:
+        vector = None
+        if word != "none":
+            vector = _vector(path, "space directions", text=word)
+        vectors.append(vector)
+    return vectors
 
 
 def _vector(path: Path, field: str, text: str) -> list[float]:
@@ -167,18 +204,18 @@ def _vector(path: Path, field: str, text: str) -> list[float]:
 
 
 def _spatial_axes(
-    path: Path, fields: Mapping[str, str], vectors: list[list[float] | None] | None, rank: int
+    path: Path, fields: Mapping[str, str], vectors: Vectors | None, rank: int
 ) -> list[int]:
-    """The axes that are not those of several values a voxel."""
+    """The axes that are not those of several values per voxel."""
     kinds = fields.get("kinds", "").lower().split()
-    axes = []
+    axes: list[int] = []
     for axis in range(rank):
-        spatial = True
+        is_spatial = True
         if vectors is not None:
-            spatial = vectors[axis] is not None
+            is_spatial = vectors[axis] is not None
         elif len(kinds) == rank:
-            spatial = kinds[axis] in (*SPATIAL_KINDS, "???", "none")
-        if spatial:
+            is_spatial = kinds[axis] in (*SPATIAL_KINDS, "???", "none")
+        if is_spatial:
             axes.append(axis)
     if not axes:
         raise text_fault(path, "space directions", fields.get("space directions", ""))
@@ -189,43 +226,30 @@ def _geometry(
     path: Path,
     fields: Mapping[str, str],
     axes: list[int],
-    vectors: list[list[float] | None] | None,
+    vectors: Vectors | None,
     warnings: list[str],
 ) -> Geometry:
-    """By the space directions, else by the spacings alone."""
+    """The grid by the space directions, else by the spacings only."""
     columns = np.eye(3)
     origin = np.zeros(3)
-    factors = np.array(_to_lps(path, fields))
+    unit = 1.0
+    signs = np.array(_to_lps(path, fields))
     if "space origin" in fields:
-        place = _vector(path, "space origin", fields["space origin"])
-        origin = _three(path, place, "space origin") * factors
+        position = _vector(path, "space origin", text=fields["space origin"])
+        origin = _three(path, position, field="space origin") * signs
     if vectors is not None:
-        for column, axis in enumerate(axes):
-            columns[:, column] = _three(path, vectors[axis], "space directions")
-        if len(axes) == 2 and columns[2, 0] == columns[2, 1] == 0:
-            columns[:, 2] = (0, 0, 1)
-        elif len(axes) == 2:
-            normal = np.cross(columns[:, 0], columns[:, 1])
-            columns[:, 2] = normal / max(np.linalg.norm(normal), 1e-30)
-        columns = columns * factors[:, None]
-        unit = _unit(path, re.findall(r'"([^"]*)"', fields.get("space units", "")))
+        columns = _directed_columns(path, axes, vectors=vectors) * signs[:, None]
+        unit = _unit(path, fields.get("space units", ""))
     elif "spacings" in fields:
-        spacings = real_numbers(path, "spacings", fields["spacings"])
-        if len(spacings) <= max(axes):
-            raise text_fault(path, "spacings", fields["spacings"])
-        for column, axis in enumerate(axes):
-            columns[column, column] = spacings[axis]
-            if spacings[axis] <= 0:
-                raise text_fault(path, "spacings", fields["spacings"])
-        if tuple(factors) != LPS:
+        columns = _spaced_columns(path, fields, axes=axes)
+        if tuple(signs) != LPS:
             raise UserError(
-                f"{path}: the header has a space ({fields['space']}), but no space directions, so "
-                "the axes' directions are unknown; "
-                "export the scan again"
+                f"{path}: the header has a space ({fields['space']}), but no space directions, "
+                "so the axes' directions are unknown; export the scan again"
             )
         if "axis mins" in fields:
-            origin = _axis_origin(path, fields, axes, np.diag(columns))
-        unit = _unit(path, re.findall(r'"([^"]*)"', fields.get("units", "")))
+            origin = _axis_origin(path, fields, axes=axes, spacing=np.diag(columns))
+        unit = _unit(path, fields.get("units", ""))
     elif "axis maxs" in fields:
         raise UserError(
             f"{path}: the header gives axis maxs, but no spacings; "
@@ -235,16 +259,44 @@ def _geometry(
         warnings.append(
             f"{path}: the header gives no spacing, 1 mm is taken; export it with its spacing"
         )
-        unit = 1.0
     if unit != 1:
         warnings.append(f"{path}: its header is not in millimetres, converted by {unit:g}")
-    return checked_geometry(path, columns * unit, origin * unit, warnings)
+    return checked_geometry(path, columns * unit, origin=origin * unit, warnings=warnings)
+
+
+def _directed_columns(path: Path, axes: list[int], vectors: Vectors) -> np.ndarray:
+    """The steps (3, 3) by the space directions; a 2-D image gets a third step of length 1."""
+    columns = np.eye(3)
+    for column, axis in enumerate(axes):
+        columns[:, column] = _three(path, vectors[axis], field="space directions")
+    if len(axes) == 2 and columns[2, 0] == columns[2, 1] == 0:
+        columns[:, 2] = (0, 0, 1)
+    elif len(axes) == 2:
+        normal = np.cross(columns[:, 0], columns[:, 1])
+        columns[:, 2] = normal / max(np.linalg.norm(normal), 1e-30)
+    return columns
+
+
+def _spaced_columns(path: Path, fields: Mapping[str, str], axes: list[int]) -> np.ndarray:
+    """The steps (3, 3) by the spacings, along x, y and z."""
+    columns = np.eye(3)
+    spacings = real_numbers(path, "spacings", text=fields["spacings"])
+    if len(spacings) <= max(axes):
+        raise text_fault(path, "spacings", value=fields["spacings"])
+    for column, axis in enumerate(axes):
+        columns[column, column] = spacings[axis]
+        if spacings[axis] <= 0:
+            raise text_fault(path, "spacings", value=fields["spacings"])
+    return columns
 
 
 def _axis_origin(
     path: Path, fields: Mapping[str, str], axes: list[int], spacing: np.ndarray
 ) -> np.ndarray:
-    """The centre of voxel 0 (3,) by the axis mins: there, or, where samples are cells (the default), half a voxel further."""
+    """The centre of voxel 0 (3,) by the axis mins.
+
+    It lies there, or, where samples are cells (the default), half a voxel further.
+    """
     mins = real_numbers(path, "axis mins", fields["axis mins"])
     if len(mins) <= max(axes):
         raise text_fault(path, "axis mins", fields["axis mins"])
@@ -266,7 +318,7 @@ def _three(path: Path, vector: list[float] | None, field: str) -> np.ndarray:
 
 
 def _to_lps(path: Path, fields: Mapping[str, str]) -> tuple[int, int, int]:
-    """Signs from the header's world to ITK's; a space without name is taken as ITK's, as ITK does."""
+    """Signs from the header's world to ITK's; as in ITK, a space without name is ITK's."""
     space = fields.get("space", "").lower().removesuffix("-time")
     if space in ("rast", "last", "lpst"):
         space = space[:3]
@@ -277,8 +329,9 @@ def _to_lps(path: Path, fields: Mapping[str, str]) -> tuple[int, int, int]:
     raise text_fault(path, "space", fields["space"])
 
 
-def _unit(path: Path, units: list[str]) -> float:
-    """Millimetres in the header's unit."""
+def _unit(path: Path, text: str) -> float:
+    """Millimetres in the header's unit of length; `text` has the unit of each axis in quotes."""
+    units = re.findall(r'"([^"]*)"', text)
     names = {unit.strip().lower() for unit in units[:3]}
     if not names <= MILLIMETRES.keys():
         raise text_fault(path, "unit of length", ", ".join(units))
@@ -298,36 +351,41 @@ def _data(
     if re.fullmatch(r"LIST(\s+\d+)?", name):
         if not listed:
             raise UserError(f"{path}: the header lists no data file; export the scan again")
-        return tuple(data_file(path, one) for one in listed), 0
+        return tuple(data_file(path, line) for line in listed), 0
     numbers = re.fullmatch(r"(\S*%\S*)\s+(-?\d{1,9})\s+(-?\d{1,9})\s+(-?\d{1,9})(\s+\d+)?", name)
     if numbers:
         first, last, step = (int(numbers[group]) for group in (2, 3, 4))
-        return tuple(numbered_files(path, numbers[1], first, last, step)), 0
+        return tuple(numbered_files(path, numbers[1], first=first, last=last, step=step)), 0
     return (data_file(path, name),), 0
 
 
 def write_nrrd(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
-    """Write a label map (unsigned integers, x, y, z) with its geometry; `path` is replaced when the new file is complete."""
-    bits = 8 * labels.dtype.itemsize
-    vectors = [
-        "(" + ",".join(repr(float(number)) for number in column) + ")"
-        for column in (geometry.direction * geometry.spacing).T
-    ]
-    origin = ",".join(repr(float(number)) for number in geometry.origin)
+    """Write a label map (unsigned integers, x, y, z) with its geometry.
+
+    An existing file is replaced when the new one is complete.
+    """
+    steps = (geometry.direction * geometry.spacing).T
     lines = [
         "NRRD0004",
-        f"type: uint{bits}",
+        f"type: uint{8 * labels.dtype.itemsize}",
         "dimension: 3",
         "space: left-posterior-superior",
         f"sizes: {' '.join(map(str, labels.shape))}",
-        f"space directions: {' '.join(vectors)}",
+        f"space directions: {' '.join(map(_vector_text, steps))}",
         "kinds: domain domain domain",
         "endian: little",
         "encoding: gzip",
-        f"space origin: ({origin})",
+        f"space origin: {_vector_text(geometry.origin)}",
+        "",
+        "",
     ]
+    header = "\n".join(lines).encode()
     stored = labels.astype(labels.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
     with replacing(path) as unfinished:
-        unfinished.write_bytes(
-            "\n".join([*lines, "", ""]).encode() + gzip.compress(stored, mtime=0)
-        )
+        unfinished.write_bytes(header + gzip.compress(stored, mtime=0))
+
+
+def _vector_text(vector: np.ndarray) -> str:
+    """A vector as NRRD writes it, for example (1.0,0.0,0.5)."""
+    numbers = ",".join(repr(number) for number in vector.tolist())
+    return f"({numbers})"

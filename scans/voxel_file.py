@@ -1,7 +1,11 @@
-"""Voxels of a file whose header is checked: decompressed with every checksum, of exactly the length that the header gives."""
+"""Read the voxels of a file whose header is checked, and what the readers of headers share.
+
+Voxels are decompressed with every checksum, and must have exactly the length that the header gives.
+"""
 
 import binascii
 import bz2
+import math
 import os
 import re
 import stat
@@ -20,38 +24,44 @@ DAMAGED = "cannot be read, it is damaged or incomplete; copy or download it agai
 NOT_FINITE = "holds NaN or infinite values; replace them, or export the scan again"
 BLOCK = 1 << 20  # bytes
 GZIP_MAGIC = b"\x1f\x8b"
-# how many times longer the data are than what they were compressed to, at most: 1032 by the format
-# of deflate, and for bzip2 its longest block (45.9 MB of equal bytes) over its shortest one (32
-# bytes)
+# The largest ratio of data to compressed data: 1032 by the format of deflate; for bzip2 its longest
+# block (45.9 MB of equal bytes) over its shortest one (32 bytes).
 LARGEST_RATIOS = {"gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}
 ENCODINGS = ("raw", "gzip", "zlib", "bzip2", "ascii", "hex")
 LARGEST_HEADER = 16 * BLOCK  # bytes of a text header; segmentations with many names have long ones
 
 
 class Decompressor(Protocol):
-    """What zlib's and bz2's have in common."""
+    """What the decompressors of zlib and bz2 have in common."""
 
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the end of the compressed data was reached."""
+        ...
 
     @property
-    def unused_data(self) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """Bytes after the end of the compressed data."""
+        ...
 
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Return at most `max_length` decompressed bytes."""
+        ...
 
 
+# Gets a line for each thing that is strange, but can be read; None stands for no warning.
 Warn = Callable[[str | None], None]
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelFile:
-    """What a checked header says.
+    """The content of a checked header.
 
     `shape`: voxels along x, y, z of the file. `geometry`: where they lie. `dtype`: as stored, byte
     order included. `data`: the files that hold the voxels, in their order (the header's own file
-    for most). Each begins with `start` bytes and `lines` lines that are skipped, -1 bytes: the
-    voxels are the last bytes of the file. Then comes data in this `encoding`, whose first `skip`
-    decoded bytes are no voxels. Voxels are `slope` * value + `intercept`.
+    for most). Each begins with `start` bytes and `lines` lines that are skipped; if `start` is -1,
+    the voxels are the last bytes of the file. Then follow data in this `encoding`, whose first
+    `skip` decoded bytes are no voxels. Voxels are `slope` * value + `intercept`.
     """
 
     path: Path
@@ -75,14 +85,11 @@ class VoxelFile:
     @property
     def bytes(self) -> int:
         """Length of all voxels."""
-        count = 1
-        for side in self.shape:
-            count *= side
-        return count * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_voxels(file: VoxelFile) -> np.ndarray:
-    """The voxels in the order of the file's indices (x, y, z), in this machine's byte order and scaled.
+    """Return the voxels (x, y, z of the file), in this machine's byte order and scaled.
 
     Raises UserError where data are damaged, too short or too long, or where a value is NaN or
     infinite.
@@ -90,7 +97,7 @@ def read_voxels(file: VoxelFile) -> np.ndarray:
     length = checked_length(file)
     stored = np.empty(file.bytes, np.uint8)
     for number, path in enumerate(file.data):
-        _read_data(file, path, stored[number * length : (number + 1) * length])
+        _read_data(file, path, target=stored[number * length : (number + 1) * length])
     array = stored.view(file.dtype)
     if not file.dtype.isnative:
         array = array.byteswap(inplace=True).view(file.dtype.newbyteorder("="))
@@ -101,7 +108,7 @@ def read_voxels(file: VoxelFile) -> np.ndarray:
 
 
 def checked_length(file: VoxelFile) -> int:
-    """Bytes of voxels that each data file holds.
+    """Return the number of bytes of voxels that each data file holds.
 
     Raises UserError where the files cannot share the voxels evenly, or where one is too short for
     its share. No voxel is read, and no memory is taken for them: a damaged header may give any
@@ -119,18 +126,23 @@ def checked_length(file: VoxelFile) -> int:
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Whether no value of a flat array is NaN or infinite; it is looked at part by part, to save memory."""
+    """Whether a flat array has no NaN or infinite value; checked block by block to save memory."""
     return all(
         np.isfinite(array[start : start + BLOCK]).all() for start in range(0, array.size, BLOCK)
     )
 
 
 def _scaled(file: VoxelFile, array: np.ndarray) -> np.ndarray:
-    """Slope and intercept applied in float64; the result is float32 where that holds every stored value exactly."""
+    """The values with slope and intercept applied in float64.
+
+    The result is float32 where that holds every stored value exactly, else float64.
+    """
     if file.slope == 1 and file.intercept == 0:
         return array
-    small = array.dtype.itemsize <= 2 or array.dtype == np.float32
-    scaled = np.empty(array.size, np.float32 if small else np.float64)
+    result_type = np.float64
+    if array.dtype.itemsize <= 2 or array.dtype == np.float32:
+        result_type = np.float32
+    scaled = np.empty(array.size, result_type)
     for start in range(0, array.size, BLOCK):
         part = slice(start, start + BLOCK)
         with np.errstate(over="ignore"):  # infinite values are refused afterwards
@@ -156,7 +168,7 @@ def _check_enough(file: VoxelFile, path: Path, length: int) -> None:
 
 
 def _least_size(file: VoxelFile, length: int) -> float:
-    """The smallest number of bytes that `length` bytes of voxels can take in the file's encoding."""
+    """The least number of bytes that `length` bytes of voxels take in the file's encoding."""
     if file.encoding in LARGEST_RATIOS:
         return length / LARGEST_RATIOS[file.encoding]
     if file.encoding == "ascii":  # a digit and a space for each number, no space after the last one
@@ -167,7 +179,7 @@ def _least_size(file: VoxelFile, length: int) -> float:
 
 
 def regular_size(path: Path) -> int:
-    """Bytes of a regular file; UserError for anything else, such as a pipe or a device."""
+    """Return the size of a regular file in bytes; UserError for anything else, such as a pipe."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -178,7 +190,7 @@ def regular_size(path: Path) -> int:
 
 
 def _read_data(file: VoxelFile, path: Path, target: np.ndarray) -> None:
-    """Fill `target` (bytes) from one data file; UserError unless the data have exactly its length."""
+    """Fill `target` (bytes) from a data file; UserError unless the data have exactly its length."""
     try:
         with open(path, "rb") as stream:
             stream.seek(_first_byte(file, path, target.size))
@@ -188,22 +200,22 @@ def _read_data(file: VoxelFile, path: Path, target: np.ndarray) -> None:
                 blocks = iter([_decoded_text(file, stream.read())])
             else:
                 blocks = decoded_blocks(stream, file.encoding)
-            there = _fill(target, blocks, file.skip)
+            count = _fill(target, blocks, skip=file.skip)
     except (EOFError, ValueError, zlib.error):
         raise UserError(f"{path}: {DAMAGED}") from None
     except OSError as error:
-        if error.errno is None:  # bz2's word for damaged data
+        if error.errno is None:  # bz2 raises it for damaged data
             raise UserError(f"{path}: {DAMAGED}") from None
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); look at its permissions"
         ) from None
     expected = file.skip + target.size
-    if there < expected:
+    if count < expected:
         raise UserError(
-            f"{path}: its data end after {there} of {expected} bytes, it is incomplete; "
+            f"{path}: its data end after {count} of {expected} bytes, it is incomplete; "
             "copy or download it again"
         )
-    if there > expected:
+    if count > expected:
         raise UserError(
             f"{path}: holds more data than the {expected} bytes that the header gives; "
             "export the scan again"
@@ -217,7 +229,10 @@ def _first_byte(file: VoxelFile, path: Path, length: int) -> int:
 
 
 def _fill(target: np.ndarray, blocks: Iterator[bytes], skip: int) -> int:
-    """Copy what comes after `skip` bytes; the number of bytes that there were, or one too many."""
+    """Copy the bytes after the first `skip`; return how many there were in all.
+
+    Reading stops at the first block that is too long.
+    """
     position = -skip
     for block in blocks:
         begin = max(-position, 0)
@@ -232,7 +247,10 @@ def _fill(target: np.ndarray, blocks: Iterator[bytes], skip: int) -> int:
 
 
 def decoded_blocks(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
-    """The data from the stream's position on, at most a block at a time. Raises EOFError, zlib.error or OSError for damage."""
+    """Yield the decoded data from the stream's position on, at most `BLOCK` bytes at a time.
+
+    Raises EOFError, zlib.error or OSError for damaged data.
+    """
     if encoding == "raw":
         while block := stream.read(BLOCK):
             yield block
@@ -247,7 +265,7 @@ def decoded_blocks(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
 def _members(
     stream: BinaryIO, decompressor: Callable[[], Decompressor], magic: bytes
 ) -> Iterator[bytes]:
-    """Members one after another. What follows the last one and is no member is ignored, as gzip does."""
+    """The data of all members; bytes after the last one are ignored, as gzip does."""
     rest = b""
     while True:
         blocks, current = _member(stream, decompressor(), rest)
@@ -262,7 +280,10 @@ def _members(
 def _member(
     stream: BinaryIO, current: Decompressor, compressed: bytes
 ) -> tuple[Iterator[bytes], Decompressor]:
-    """One compressed member, whose first bytes may have been read already, and its decompressor, which keeps the rest."""
+    """The data of one compressed member, and its decompressor, which keeps the bytes after it.
+
+    `compressed`: first bytes of the member that were read already.
+    """
 
     def blocks() -> Iterator[bytes]:
         waiting = compressed
@@ -272,7 +293,7 @@ def _member(
                 if not waiting:
                     raise EOFError
             block = current.decompress(waiting, BLOCK)
-            # zlib hands back what it had no room for, bz2 keeps it
+            # zlib returns the input that it has not used, bz2 keeps it
             waiting = getattr(current, "unconsumed_tail", b"")
             yield block
 
@@ -280,7 +301,7 @@ def _member(
 
 
 def _decoded_text(file: VoxelFile, content: bytes) -> bytes:
-    """The bytes of voxels that are written as text; ValueError where it is none."""
+    """The bytes of voxels that are written as text; ValueError where the text is no number."""
     if file.encoding == "hex":
         return binascii.unhexlify(b"".join(content.split()))
     words = content.split()
@@ -297,9 +318,10 @@ def _decoded_text(file: VoxelFile, content: bytes) -> bytes:
 
 
 def data_file(header: Path, name: str) -> Path:
-    """The file that a header names; UserError unless it is a regular one in the header's folder or below.
+    """Return the file that a header names.
 
-    Where the header itself is a link, its target's folder will do as well.
+    Raises UserError unless it is a regular file in the header's folder or below. If the header is a
+    link, the folder of its target is allowed, too.
     """
     parts = re.split(r"[/\\]", name)
     if not name or "\0" in name or os.path.isabs(name) or ".." in parts or name[:1] in "/\\":
@@ -309,9 +331,8 @@ def data_file(header: Path, name: str) -> Path:
         )
     real_header = Path(os.path.realpath(header))
     folders = [header.parent, real_header.parent]
-    path = next(
-        (folder / name for folder in folders if (folder / name).exists()), folders[0] / name
-    )
+    existing = [folder / name for folder in folders if (folder / name).exists()]
+    path = (existing or [header.parent / name])[0]
     real = Path(os.path.realpath(path))
     if not any(real.is_relative_to(os.path.realpath(folder)) for folder in folders):
         raise UserError(
@@ -323,7 +344,7 @@ def data_file(header: Path, name: str) -> Path:
 
 
 def numbered_files(header: Path, pattern: str, first: int, last: int, step: int) -> list[Path]:
-    """The files of a pattern such as slice%03d.raw, numbered from `first` to `last`."""
+    """Return the files of a pattern such as slice%03d.raw, numbered from `first` to `last`."""
     parts = re.fullmatch(r"([^%]*)%(0?)([0-9]?)d([^%]*)", pattern)
     if parts is None or step == 0 or (last - first) / step < 0:
         raise UserError(
@@ -334,17 +355,18 @@ def numbered_files(header: Path, pattern: str, first: int, last: int, step: int)
     count = (last - first) // step + 1
     if count > 1 << 16:
         raise UserError(f"{header}: names {count} data files; export the scan as one file")
-    numbers = [first + step * number for number in range(count)]
-    return [
-        data_file(header, f"{before}{format(number, f'{zero}{width}d')}{after}")
-        for number in numbers
-    ]
+    files: list[Path] = []
+    for position in range(count):
+        number = format(first + step * position, f"{zero}{width}d")
+        files.append(data_file(header, f"{before}{number}{after}"))
+    return files
 
 
 # --- fields of text headers
 
 
 def text_fault(path: Path, field: str, value: str) -> UserError:
+    """Return the error for a field whose text cannot be understood."""
     return UserError(
         f"{path}: the header's {field} is {value[:80]!r}, which is not understood; "
         "export the scan again"
@@ -352,6 +374,7 @@ def text_fault(path: Path, field: str, value: str) -> UserError:
 
 
 def whole_numbers(path: Path, field: str, text: str) -> list[int]:
+    """Return the integers of a field; UserError for any other text."""
     try:
         return [int(word) for word in text.split()]
     except ValueError:
@@ -359,6 +382,7 @@ def whole_numbers(path: Path, field: str, text: str) -> list[int]:
 
 
 def real_numbers(path: Path, field: str, text: str) -> list[float]:
+    """Return the numbers of a field; UserError for any other text."""
     try:
         return [float(word) for word in text.split()]
     except ValueError:
@@ -366,9 +390,9 @@ def real_numbers(path: Path, field: str, text: str) -> list[float]:
 
 
 def one_volume(path: Path, sizes: list[int], values: int = 1) -> tuple[int, int, int]:
-    """`sizes` as three: axes of length 1 after the third are dropped, a 2-D image gets a third one.
+    """Return three sizes: further axes of length 1 are dropped, a 2-D image gets a third axis.
 
-    Raises UserError unless they are positive and those of one volume with one value a voxel.
+    Raises UserError unless they are positive and those of one volume with one value per voxel.
     """
     if any(side <= 0 for side in sizes):
         shown = " x ".join(str(side)[:20] for side in sizes)
@@ -378,7 +402,7 @@ def one_volume(path: Path, sizes: list[int], values: int = 1) -> tuple[int, int,
         )
     if values != 1:
         raise UserError(
-            f"{path}: has {values} values a voxel, one is expected; save a grey-level image"
+            f"{path}: has {values} values per voxel, one is expected; save a grey-level image"
         )
     kept = list(sizes)
     while len(kept) > 3 and kept[-1] == 1:
@@ -389,8 +413,8 @@ def one_volume(path: Path, sizes: list[int], values: int = 1) -> tuple[int, int,
             f"{path}: has {len(kept)} axes ({shown}), one 3-D volume is expected; "
             "save volumes one by one"
         )
-    first, second, *third = kept
-    return first, second, third[0] if third else 1
+    first, second, third = [*kept, 1][:3]
+    return first, second, third
 
 
 def required_field(path: Path, fields: Mapping[str, str], name: str) -> str:
@@ -403,7 +427,10 @@ def required_field(path: Path, fields: Mapping[str, str], name: str) -> str:
 
 
 def one_number(path: Path, fields: Mapping[str, str], name: str, default: int | None = None) -> int:
-    """Return the whole number of a header's field, or the default if the header lacks it; UserError for any other text."""
+    """Return the integer of a header's field, or the default if the header lacks it.
+
+    Raises UserError for any other text.
+    """
     if default is not None and name not in fields:
         return default
     numbers = whole_numbers(path, name, required_field(path, fields, name))

@@ -143,7 +143,7 @@ ERRORS = {
         lambda raw: joined(image(raw)),
         "a_0000.nii.gz: has 4 axes (26 x 24 x 20 x 2), one 3-D volume is expected",
     ),
-    "colours": (lambda raw: coloured(image(raw)), "a_0000.nii.gz: has 3 values a voxel"),
+    "colours": (lambda raw: coloured(image(raw)), "a_0000.nii.gz: has 3 values per voxel"),
     "constant": (
         lambda raw: put(image(raw), np.full(SHAPE, 7, np.int16)),
         "a_0000.nii.gz: every voxel is 7, there is nothing to see",

@@ -213,7 +213,7 @@ def test_a_large_slice_that_ends_too_early_is_named(tmp_path):
 def test_pixels_that_do_not_fit_their_tags_are_refused(tmp_path, change):
     changes = {"BitsStored": 8, "HighBit": 7, **change} if "BitsAllocated" in change else change
     save_stack(tmp_path, VOLUME, **changes)
-    assert "bytes of pixels, but its tags say" in refusal(tmp_path)
+    assert "bytes of pixels, but its tags give" in refusal(tmp_path)
 
 
 def test_damaged_headers_never_end_in_a_traceback(tmp_path):

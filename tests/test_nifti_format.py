@@ -245,9 +245,9 @@ def test_several_volumes_and_several_values_a_voxel_are_refused(tmp_path):
     series = np.stack([ARRAY, ARRAY], axis=3)
     assert "has 4 axes (5 x 6 x 7 x 2)" in refusal(tmp_path, content(series, sform=PLACE))
     vectors = np.stack([ARRAY] * 3, axis=3)[:, :, :, None]
-    assert "has 3 values a voxel" in refusal(tmp_path, content(vectors, sform=PLACE))
+    assert "has 3 values per voxel" in refusal(tmp_path, content(vectors, sform=PLACE))
     colours = np.zeros((5, 6, 7), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
-    assert "has 3 values a voxel" in refusal(tmp_path, content(colours, sform=PLACE))
+    assert "has 3 values per voxel" in refusal(tmp_path, content(colours, sform=PLACE))
     assert "complex" in refusal(tmp_path, content(ARRAY.astype(np.complex64), sform=PLACE))
 
 

@@ -172,7 +172,7 @@ def test_a_single_value_a_voxel_may_have_an_axis(tmp_path):
     scan = read(tmp_path, content(sizes="1 5 6 7", **fields))
     assert np.array_equal(scan.array, ARRAY)
     assert np.allclose(scan.geometry.spacing, (0.8, 0.9, 2.5))
-    assert "has 2 values a voxel" in refusal(
+    assert "has 2 values per voxel" in refusal(
         tmp_path, content(VOXELS * 2, sizes="2 5 6 7", **fields)
     )
 

@@ -116,7 +116,7 @@ SCAN_FAULTS = {
         "lgemri.nrrd: has 4 axes (60 x 50 x 6 x 2), one 3-D volume is expected",
     ),
     "two axes": (two_axes, "laendo.nrrd: the label has 60 x 50 x 6 voxels, its image 60 x 50 x 1"),
-    "colours": (colours, "lgemri.nrrd: has 3 values a voxel"),
+    "colours": (colours, "lgemri.nrrd: has 3 values per voxel"),
     "not a number": (with_nan, "lgemri.nrrd: holds NaN or infinite values"),
     "constant": (
         lambda path: write_scan(path, np.full(SHAPE, 7, np.int16)),
