@@ -49,12 +49,10 @@ def read_grid(path: Path) -> Grid:
 
     No pixel is read. Raises UserError as `read_dicom` does.
     """
-    if path.is_dir():
-        files = _series(path)
-    else:
-        files = [_one_image(path)]
+    if not path.is_dir():
+        return arrange(path, slices_of(_one_image(path)))
     slices: list[Slice] = []
-    for file in files:
+    for file in _series(path):
         slices += slices_of(file)
     return arrange(path, slices)
 

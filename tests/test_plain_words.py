@@ -9,7 +9,16 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 # The rooms that are clean. A room that is added stays.
-ROOMS = ("dataloaders", "evaluation", "methods", "networks", "registration", "reporting", "utils")
+ROOMS = (
+    "dataloaders",
+    "evaluation",
+    "methods",
+    "networks",
+    "registration",
+    "reporting",
+    "scans",
+    "utils",
+)
 # Words of comments, docstrings and messages, as regular expressions, and what to write instead.
 REPLACED = {
     "mend(s|ed|ing)?": "fix, fixed",
