@@ -29,6 +29,15 @@ SGD_PRESETS: Mapping[str, Any] = {
     "weight_decay": 1e-4,
 }
 """What the published codes of most methods have in common, for `Method.presets`."""
+LA_PRESETS: Mapping[str, Any] = {
+    "consistency_rampup": 40,
+    "lr_schedule": "two_drops",
+    "max_iterations": 6_000,
+    "batch_size": 4,
+    "labeled_bs": 2,
+    "select": "last",
+}
+"""The protocol of UA-MT and DTC on LA, for `Method.presets_of_dims[3]`."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ def monte_carlo_probabilities(
     total: Tensor | None = None
     for _ in range(passes):
         repeated = image.repeat(copies, *[1] * (image.ndim - 1))
-        probabilities = network(gaussian_noise(repeated)).softmax(1)
+        probabilities = softmax(network(gaussian_noise(repeated)))
         summed = probabilities.reshape(copies, len(image), *probabilities.shape[1:]).sum(0)
         total = summed if total is None else total + summed
     if total is None:

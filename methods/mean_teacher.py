@@ -16,6 +16,7 @@ from torch import Tensor
 
 from methods.base import Batch, Method, StageContext, StageSpec, TrainingStage, split_batch
 from methods.helpers import (
+    LA_PRESETS,
     SGD_PRESETS,
     ConsistencyOptions,
     ema_decay_with_warm_up,
@@ -94,16 +95,6 @@ METHOD = Method(
         "lr_schedule": "poly_late",
         "max_iterations": PUBLISHED_ITERATIONS[2],
     },
-    presets_of_dims={
-        3: {
-            "consistency_rampup": 40,
-            "consistency_start": 0,
-            "lr_schedule": "two_drops",
-            "max_iterations": PUBLISHED_ITERATIONS[3],
-            "batch_size": 4,
-            "labeled_bs": 2,
-            "select": "last",
-        }
-    },
+    presets_of_dims={3: {**LA_PRESETS, "consistency_start": 0}},
     stages=(StageSpec(MeanTeacher),),
 )

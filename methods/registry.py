@@ -15,6 +15,8 @@ NAMES = (
     "pseudo_label",
     "cogrnet",
     "mean_teacher",
+    "ua_mt",
+    "cps",
     "mc_net",
 )
 METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for name in NAMES}

@@ -1,16 +1,14 @@
-"""What docs/extending.md shows, run as it stands; and a method with two learners in a file of its own."""
+"""What docs/extending.md shows, run as it stands; and a method with two learners in two processes."""
 
 import os
 import re
 from pathlib import Path
 
-import cps
 import h5py
 import numpy as np
 import pytest
 import torch
-import ua_mt
-from helpers import assert_same, signalled, together, train
+from helpers import assert_same, together, train
 
 from commands.any_dataset import test_any as evaluate_any
 from commands.any_dataset import train_any
@@ -21,7 +19,6 @@ from methods.registry import METHODS
 from networks.registry import NETWORKS
 from training.checkpoint import load
 from training.loop import _StageRunner
-from utils.errors import Interrupted
 from utils.losses import TERMS
 from utils.schedules import SCHEDULES
 
@@ -186,63 +183,6 @@ def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, 
     assert len(list(tmp_path.rglob("metrics.csv"))) == 1
 
 
-def test_two_students_train_are_stopped_resume_and_are_tested(
-    phantom_root, tmp_path, monkeypatch, registries
-):
-    """A method file of at most 60 lines and one line to name it."""
-    assert len(Path(cps.__file__).read_text(encoding="utf-8").splitlines()) <= 60
-    METHODS["cps"] = cps.METHOD
-    flags = ["--method", "cps", "--max_iterations", "2", "--val_every", "2"]
-    numbers = {
-        key: value for key, value in ACDC.items() if key not in ("max_iterations", "val_every")
-    }
-    whole = train(acdc.DATASET, phantom_root, tmp_path / "whole", *flags, **numbers)
-    last = whole["cross_train/last.pth"]
-    student, other = last["student"], last["phase"]["other"]
-    key = "encoder.in_conv.conv_conv.0.weight"
-    assert not torch.equal(student[key], other[key])  # they start apart
-    parameters = len(list(NETWORKS["unet"](egm="none").parameters()))
-    for optimizer in (last["optimizer"], last["other_optimizers"]["other"]):
-        assert len(optimizer["param_groups"][0]["params"]) == parameters
-    assert (
-        int(other["encoder.in_conv.conv_conv.1.num_batches_tracked"]) == 2
-    )  # the second one is in training mode too
-    with signalled(monkeypatch, cps.CrossPseudo, 0), pytest.raises(Interrupted):
-        train(acdc.DATASET, phantom_root, tmp_path / "stopped", *flags, **numbers)
-    assert_same(train(acdc.DATASET, phantom_root, tmp_path / "stopped", *flags, **numbers), whole)
-    place = words(
-        root_path=phantom_root,
-        output_root=tmp_path / "whole",
-        labelnum=1,
-        exp="cps",
-        stage_name="cross_train",
-        device="cpu",
-    )
-    evaluate(acdc.DATASET, place)
-    (best,) = (tmp_path / "whole").rglob("cross_train/unet_best_model.pth")
-    evaluate_any(
-        words(checkpoint=best, root_path=phantom_root, output_dir=tmp_path / "again", device="cpu")
-    )  # the file alone
-    metrics = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("metrics.csv")]
-    assert len(metrics) == 2 and metrics[0] == metrics[1]
-
-
-def test_a_mean_teacher_with_uncertainty_is_one_file_and_resumes(
-    phantom_root, tmp_path, monkeypatch, registries
-):
-    """UA-MT as docs/extending.md explains it: at most 80 lines, bit-identical after an interruption."""
-    assert len(Path(ua_mt.__file__).read_text(encoding="utf-8").splitlines()) <= 80
-    METHODS["ua_mt"] = ua_mt.METHOD
-    flags = ["--method", "ua_mt", "--max_iterations", "3", "--val_every", "3"]
-    numbers = {
-        key: value for key, value in ACDC.items() if key not in ("max_iterations", "val_every")
-    }
-    whole = train(acdc.DATASET, phantom_root, tmp_path / "whole", *flags, **numbers)
-    with signalled(monkeypatch, ua_mt.UncertaintyAwareMeanTeacher, 1), pytest.raises(Interrupted):
-        train(acdc.DATASET, phantom_root, tmp_path / "stopped", *flags, **numbers)
-    assert_same(train(acdc.DATASET, phantom_root, tmp_path / "stopped", *flags, **numbers), whole)
-
-
 def _learners(rank, ports, root, folder):
     run_stage = _StageRunner.run
 
@@ -254,7 +194,6 @@ def _learners(rank, ports, root, folder):
         )
 
     _StageRunner.run = run
-    METHODS["cps"] = cps.METHOD
     os.environ["MASTER_PORT"] = str(ports[0])
     train(
         acdc.DATASET,

@@ -17,10 +17,10 @@ from method_vectors import (
     record,
 )
 
-from methods import mc_net, mean_teacher
+from methods import cps, mc_net, mean_teacher, ua_mt
 from networks.net_factory_ega import net_factory
 from utils.losses import Loss, dice_2d
-from utils.schedules import poly_late
+from utils.schedules import poly, poly_late
 
 SSL4MIS_LOSS = Loss({"dice_squared": 0.5, "ce": 0.5}, dice_2d)
 SUPERVISED = {"loss": "loss", "loss_ce": "loss_ce", "loss_dice": "loss_dice_squared"}
@@ -47,6 +47,31 @@ CASES = {
         networks={"student": "student", "teacher": "ema_teacher"},
         loss=SSL4MIS_LOSS,
         schedule=poly_late,
+    ),
+    "uamt_2d": MethodVector(
+        stage=ua_mt.UncertaintyAwareMeanTeacher,
+        options=ua_mt.Options(consistency_rampup=3, lengths="published"),
+        names={**SUPERVISED, **CONSISTENCY},
+        networks={"student": "student", "teacher": "ema_teacher"},
+        loss=SSL4MIS_LOSS,
+        sharper=4,
+        base_lr=0.003,
+        schedule=poly_late,
+        noise_number=lambda iteration, draw: 5 * iteration + draw,
+    ),
+    "cps_2d": MethodVector(
+        stage=cps.CrossPseudoSupervision,
+        options=cps.Options(consistency_rampup=3, lengths="published"),
+        names={
+            "loss": "loss_student",
+            "loss_2": "loss_other",
+            "weight": "consistency_weight",
+            "pseudo_1": "loss_pseudo_student",
+            "pseudo_2": "loss_pseudo_other",
+        },
+        networks={"student": "student", "student_2": "other"},
+        loss=SSL4MIS_LOSS,
+        schedule=poly,
     ),
     "mcnet_v1_2d": mc_net_vector(decoders=2),
     "mcnet_v2_2d": mc_net_vector(decoders=3),
