@@ -1,4 +1,7 @@
-"""Registration of CoGRNet: turn two annotated slices of each labelled volume into two coarse 3-D labels (px, py), and report on them."""
+"""Make CoGRNet's coarse labels from two annotated slices per volume.
+
+Each labelled volume gets two coarse 3-D labels (px, py); a report describes them.
+"""
 
 import hashlib
 import os
@@ -38,7 +41,10 @@ Timed = tuple[Carried, float]
 
 @dataclass(frozen=True, eq=False)
 class RunningCase:
-    """A case whose four directions were submitted: its image, the attributes of its file and the jobs."""
+    """A case whose four directions were submitted.
+
+    The image, the attributes of its file, and the jobs.
+    """
 
     case: AnnotatedCase
     image: np.ndarray
@@ -48,65 +54,73 @@ class RunningCase:
 
 def register(argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Make coarse labels and report on them; see `RegistrationSettings`."""
-    s = parse(RegistrationSettings, argv, description=description)
-    dataset, root = _find_dataset(s)
+    settings = parse(RegistrationSettings, argv, description=description)
+    dataset, root = _find_dataset(settings)
     check_root(root, dataset.info.name)
-    output = s.output_dir or root / "coarse_report"
+    output = settings.output_dir or root / "coarse_report"
     with ExitStack() as stack:
         stack.enter_context(only_writer(root, "name another folder with --root_path"))
         if output.resolve() != root.resolve():
             stack.enter_context(only_writer(output, "name another place with --output_dir"))
-        _register(s, dataset, root=root, output=output)
+        _register(settings, dataset, root=root, output=output)
 
 
-def _register(s: RegistrationSettings, dataset: DatasetSpec, root: Path, output: Path) -> None:
+def _register(
+    settings: RegistrationSettings, dataset: DatasetSpec, root: Path, output: Path
+) -> None:
     info = dataset.info
-    cases = _labelled_cases(s, dataset, root=root)
+    cases = _labelled_cases(settings, dataset, root=root)
     for folder in (root, output):
         remove_unfinished(folder)
-    unfinished = [case for case in cases if not _is_finished(s, info, case=case)]
-    seconds = _make(s, info, cases=unfinished, total=len(cases))
-    report(s, info, cases=cases, seconds=seconds, output=output)
+    unfinished = [case for case in cases if not _is_finished(settings, info, case=case)]
+    seconds = _make(settings, info, cases=unfinished, total=len(cases))
+    report(settings, info, cases=cases, seconds=seconds, output=output)
     message(
         f"wrote the coarse labels of {len(cases)} cases next to their files; "
         f"registration.csv, summary.json and pictures are in {output}"
     )
 
 
-def _find_dataset(s: RegistrationSettings) -> tuple[DatasetSpec, Path]:
-    """The data set and the folder of its data. Raises UserError where the flags name neither a data set nor a folder."""
-    if s.dataset:
-        return find_dataset(s.dataset, "TWO_SLICES"), data_root(s.dataset, s.root_path)
-    if s.root_path is None:
+def _find_dataset(settings: RegistrationSettings) -> tuple[DatasetSpec, Path]:
+    """The data set and the folder of its data.
+
+    Raises UserError where the flags name neither.
+    """
+    if settings.dataset:
+        dataset = find_dataset(settings.dataset, "TWO_SLICES")
+        return dataset, data_root(settings.dataset, settings.root_path)
+    if settings.root_path is None:
         raise UserError(
             "--dataset is missing: give LA, KiTS19 or LiTS, or for own data "
             "--root_path with the folder that prepare_data.py wrote"
         )
-    return own_two_slices(read_plan(s.root_path), s.root_path), s.root_path
+    return own_two_slices(read_plan(settings.root_path), settings.root_path), settings.root_path
 
 
 def _labelled_cases(
-    s: RegistrationSettings, dataset: DatasetSpec, root: Path
+    settings: RegistrationSettings, dataset: DatasetSpec, root: Path
 ) -> list[AnnotatedCase]:
-    """The labelled cases with their annotated slices. Raises UserError for flags or files that do not fit."""
+    """The labelled cases with their annotated slices; UserError for wrong flags or files."""
     info = dataset.info
-    labelnum = s.labelnum
+    labelnum = settings.labelnum
     if labelnum is None:
         labelnum = dataset.numbers["labelnum"]
     names = info.read_list(root, info.train_list)
     if not 1 <= labelnum <= len(names):
         raise UserError(
-            f"--labelnum {labelnum}: {info.train_list} has {len(names)} cases, name 1 to {len(names)}"
+            f"--labelnum {labelnum}: {info.train_list} has {len(names)} cases, name 1 to "
+            f"{len(names)}"
         )
-    if s.workers < 0:
+    if settings.workers < 0:
         raise UserError(
-            f"--workers {s.workers}: give a number of processes, or 0 for one per processor"
+            f"--workers {settings.workers}: give a number of processes, or 0 for one per processor"
         )
-    check_processes("workers", s.workers)
-    planes = [_plane(word) for word in s.planes or ()]
+    check_processes("workers", settings.workers)
+    planes = [_plane(word) for word in settings.planes or ()]
     paths = [(name, info.path(root, name)) for name in names[:labelnum]]
-    # Read every case before the first is registered: a fault in the last one must not show only after hours.
-    if s.report_against_truth:
+    # Read every case before the first is registered: a fault in the last one must not show only
+    # after hours.
+    if settings.report_against_truth:
         for _, path in paths:
             _check_dense_label(path, info)
     return [
@@ -138,28 +152,30 @@ def _plane(word: str) -> int | str:
 
 
 def _attributes(
-    s: RegistrationSettings, case: AnnotatedCase, plane: int, image: np.ndarray
+    settings: RegistrationSettings, case: AnnotatedCase, plane: int, image: np.ndarray
 ) -> dict[str, object]:
-    """Everything that a coarse label depends on: settings, and a hash of the image and the annotation."""
+    """Everything that a coarse label depends on: settings, hash of image and annotation."""
     annotation = case.annotated[plane]
     attributes: dict[str, object] = {
         "coarse_axis": annotation.axis,
         "coarse_slice": annotation.index,
-        "coarse_transform": s.transform,
-        "coarse_propagation": s.propagation,
+        "coarse_transform": settings.transform,
+        "coarse_propagation": settings.propagation,
     }
-    if s.propagation == "published":
+    if settings.propagation == "published":
         # older files, made from intensities that were not rounded, do not have this attribute
         attributes["coarse_intensities"] = "whole"
-    attributes["coarse_seed"] = s.seed
-    attributes["coarse_input_sha256"] = _input_hash(s, case, plane=plane, image=image)
+    attributes["coarse_seed"] = settings.seed
+    attributes["coarse_input_sha256"] = _input_hash(settings, case, plane=plane, image=image)
     return attributes
 
 
-def _input_hash(s: RegistrationSettings, case: AnnotatedCase, plane: int, image: np.ndarray) -> str:
+def _input_hash(
+    settings: RegistrationSettings, case: AnnotatedCase, plane: int, image: np.ndarray
+) -> str:
     """SHA-256 of the image and of the annotated slices that the plane's label is made from."""
     annotations = [case.annotated[plane]]
-    if s.propagation == "improved":
+    if settings.propagation == "improved":
         annotations = list(case.annotated)
     digest = hashlib.sha256(np.ascontiguousarray(image).data)
     for annotation in annotations:
@@ -168,12 +184,12 @@ def _input_hash(s: RegistrationSettings, case: AnnotatedCase, plane: int, image:
     return digest.hexdigest()
 
 
-def _is_finished(s: RegistrationSettings, info: DatasetInfo, case: AnnotatedCase) -> bool:
-    """Whether both coarse files are intact and were made with these settings; always False with --redo.
+def _is_finished(settings: RegistrationSettings, info: DatasetInfo, case: AnnotatedCase) -> bool:
+    """Whether both coarse files are intact and were made with these settings.
 
-    Raises UserError for files that were made with different settings.
+    Always False with --redo. Raises UserError for files that were made with different settings.
     """
-    if s.redo:
+    if settings.redo:
         return False
     image: np.ndarray | None = None
     intact = 0
@@ -191,7 +207,7 @@ def _is_finished(s: RegistrationSettings, info: DatasetInfo, case: AnnotatedCase
             continue
         if image is None:
             image, _ = read_image(case.path, info)
-        expected = _attributes(s, case, plane=plane, image=image)
+        expected = _attributes(settings, case, plane=plane, image=image)
         _check_same_settings(path, attributes, expected=expected)
         intact += 1
     return intact == 2
@@ -215,16 +231,17 @@ def _check_same_settings(
 
 
 def _make(
-    s: RegistrationSettings, info: DatasetInfo, cases: Sequence[AnnotatedCase], total: int
+    settings: RegistrationSettings, info: DatasetInfo, cases: Sequence[AnnotatedCase], total: int
 ) -> dict[str, list[float]]:
     """Register the cases, and write the files of each as soon as its four directions are done.
 
-    Returns the processor seconds of each case's planes. `total`: number of cases including the finished ones.
+    Returns the processor seconds of each case's planes. `total`: number of cases including the
+    finished ones.
     """
     seconds: dict[str, list[float]] = {}
     if not cases:
         return seconds
-    workers = s.workers or os.cpu_count() or 1
+    workers = settings.workers or os.cpu_count() or 1
     # no more volumes in memory than keep every process busy
     most_waiting = workers // 4 + 1
     waiting: deque[RunningCase] = deque()
@@ -236,33 +253,47 @@ def _make(
         worker_pool(min(workers, 4 * len(cases))) as pool,
     ):
         for case in cases:
-            running = _submit(s, info, case=case, pool=pool)
+            running = _submit(settings, info, case=case, pool=pool)
             for job in running.jobs:
                 job.add_done_callback(lambda job: job.cancelled() or bar.update())
             waiting.append(running)
             if len(waiting) > most_waiting:
                 first = waiting.popleft()
-                seconds[first.case.name] = _write(s, first)
+                seconds[first.case.name] = _write(settings, first)
         for running in waiting:
-            seconds[running.case.name] = _write(s, running)
+            seconds[running.case.name] = _write(settings, running)
     return seconds
 
 
 def _submit(
-    s: RegistrationSettings, info: DatasetInfo, case: AnnotatedCase, pool: ProcessPoolExecutor
+    settings: RegistrationSettings,
+    info: DatasetInfo,
+    case: AnnotatedCase,
+    pool: ProcessPoolExecutor,
 ) -> RunningCase:
-    """Submit the four directions of a case: from each plane's annotated slice to the start and to the end of its axis."""
+    """Submit the four directions of a case.
+
+    They lead from each plane's annotated slice to the start and to the end of its axis.
+    """
     image, attributes = read_image(case.path, info)
-    scaled = scale_255(image, whole=s.propagation == "published")
+    scaled = scale_255(image, whole=settings.propagation == "published")
     jobs = []
-    for plane, own in enumerate(case.annotated):
+    for plane, annotation in enumerate(case.annotated):
         other = None
-        if s.propagation == "improved":
+        if settings.propagation == "improved":
             other = case.annotated[1 - plane]
-        slices = np.moveaxis(scaled, own.axis, 0)
-        for numbers, guide in directions(own, other, length=len(slices)):
+        slices = np.moveaxis(scaled, annotation.axis, 0)
+        for numbers, guide in directions(annotation, other, length=len(slices)):
             part = np.ascontiguousarray(slices[numbers])
-            jobs.append(pool.submit(_carry_timed, part, own.mask, s.transform, s.seed, guide))
+            job = pool.submit(
+                _carry_timed,
+                part,
+                annotation.mask,
+                transform=settings.transform,
+                seed=settings.seed,
+                guide=guide,
+            )
+            jobs.append(job)
     return RunningCase(case, image, attributes=attributes, jobs=jobs)
 
 
@@ -274,23 +305,26 @@ def _carry_timed(
     return carried, time.process_time() - start
 
 
-def _write(s: RegistrationSettings, running: RunningCase) -> list[float]:
-    """Wait for the directions of a case and write its two coarse labels; returns the processor seconds of both planes."""
+def _write(settings: RegistrationSettings, running: RunningCase) -> list[float]:
+    """Wait for the directions of a case, and write its two coarse labels.
+
+    Returns the processor seconds of both planes.
+    """
     results = [job.result() for job in running.jobs]
     case = running.case
     separate, labels = assemble(
         case,
         running.image.shape,
         carried=[carried for carried, _ in results],
-        improved=s.propagation == "improved",
+        improved=settings.propagation == "improved",
     )
     seconds = []
     for plane, path in enumerate(case.coarse):
         plane_results = results[2 * plane : 2 * plane + 2]
         attributes = {
             **running.attributes,
-            **_attributes(s, case, plane=plane, image=running.image),
-            "coarse_planes": " ".join(s.planes or ("published",)),
+            **_attributes(settings, case, plane=plane, image=running.image),
+            "coarse_planes": " ".join(settings.planes or ("published",)),
             "coarse_failed": sum(carried.failed for carried, _ in plane_results),
             "coarse_versions": _versions(),
         }

@@ -1,4 +1,7 @@
-"""A picture of one case's coarse labels: annotated slices, a montage of propagated outlines, and where the planes disagree."""
+"""Draw a picture of one case's coarse labels.
+
+It shows the annotated slices, a montage of propagated outlines, and where the planes disagree.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +34,9 @@ FUSED_COLOUR = "white"
 class LabelPicture:
     """The content of one case's picture; all arrays have the shape of `image`.
 
-    `annotated`: the two annotated slices. `labels`: the two coarse labels. `separate`: the labels of both planes before fusion (the same
-    arrays if nothing was fused). `agreement`: Dice of the two separate labels. `axes`: letters of the volume's axes, in order.
+    `annotated`: the two annotated slices. `labels`: the two coarse labels. `separate`: the labels
+    of both planes before fusion (the same arrays if nothing was fused). `agreement`: Dice of the
+    two separate labels. `axes`: letters of the volume's axes, in order.
     """
 
     name: str
@@ -45,6 +49,7 @@ class LabelPicture:
 
     @property
     def is_fused(self) -> bool:
+        """Whether the labels of both planes were fused."""
         return self.labels[0] is not self.separate[0]
 
     def letters(self, annotation: Annotation) -> str:
@@ -71,7 +76,7 @@ def write_picture(path: Path, content: LabelPicture) -> None:
 
 
 def _grid(content: LabelPicture, grey: np.ndarray) -> tuple[Figure, np.ndarray]:
-    """The figure and its axes: two rows per plane, as high as the plane's slices are relative to their width."""
+    """The figure and its axes: two rows per plane, whose heights fit the plane's slices."""
     total = 0.0
     ratios = []
     for annotation in content.annotated:
@@ -143,7 +148,10 @@ def _draw_slice(
 def _draw_disagreement(
     cell: Axes, content: LabelPicture, grey: np.ndarray, annotation: Annotation
 ) -> AxesImage:
-    """Draw how many voxels along the axis have only one of the two labels, over the mean image; returns the coloured map."""
+    """Draw, over the mean image, how many voxels along the axis have only one of the two labels.
+
+    Returns the coloured map.
+    """
     axis = annotation.axis
     letters = content.letters(annotation)
     px, py = content.separate
@@ -177,7 +185,7 @@ def _spread(label: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _upright(picture: np.ndarray, letters: str) -> np.ndarray:
-    """Turn a slice so that rows run downwards and columns to the right: x is horizontal, z vertical and upwards."""
+    """Turn a slice for display: x is horizontal, z is vertical and upwards."""
     if letters in ("xy", "xz", "yz"):
         picture = picture.T
     if "z" in letters:

@@ -1,4 +1,4 @@
-"""The report of a registration: a table, a picture per case, and warnings that need no dense label."""
+"""Report a registration: a table, pictures, and warnings that need no dense label."""
 
 import csv
 import json
@@ -22,8 +22,9 @@ from utils.names import csv_cell
 from utils.progress import progress
 from utils.provenance import provenance
 
-# Warn if the Dice of the two planes' labels is lower. Ten LA volumes had 0.51 to 0.74 with the published propagation and 0.81 to 0.87
-# with the improved one; the lowest values belonged to the worst labels. Dense ground truth is not used.
+# Warn if the Dice of the two planes' labels is lower. Ten LA volumes had 0.51 to 0.74 with the
+# published propagation and 0.81 to 0.87 with the improved one; the lowest values belonged to the
+# worst labels. Dense ground truth is not used.
 DISAGREEMENT = {"published": 0.55, "improved": 0.75}
 COLUMNS = (
     "case",
@@ -45,30 +46,31 @@ Row = dict[str, object]
 
 
 def report(
-    s: RegistrationSettings,
+    settings: RegistrationSettings,
     info: DatasetInfo,
     cases: Sequence[AnnotatedCase],
     seconds: Mapping[str, Sequence[float]],
     output: Path,
 ) -> None:
-    """Write registration.csv, summary.json and a picture per case to `output`; print the means and the warnings.
+    """Write registration.csv, summary.json and a picture per case to `output`.
 
-    `seconds`: processor time of both planes of each case that was registered in this run.
+    Prints the means and the warnings. `seconds`: processor time of both planes of each case that
+    was registered in this run.
     """
     rows: list[Row] = []
     warnings: list[str] = []
     columns = COLUMNS
-    if s.report_against_truth:
+    if settings.report_against_truth:
         columns += TRUTH_COLUMNS
     with writing(output, "free space or name another place with --output_dir"):
         for case in progress(cases, desc="reporting", unit="case"):
             case_rows, case_warnings = _report_case(
-                s, info, case=case, seconds=seconds.get(case.name), output=output
+                settings, info, case=case, seconds=seconds.get(case.name), output=output
             )
             rows += case_rows
             warnings += case_warnings
         _write_csv(output / "registration.csv", rows, columns=columns)
-        summary = _summary(s, rows, warnings=warnings)
+        summary = _summary(settings, rows, warnings=warnings)
         with replacing(output / "summary.json") as unfinished:
             unfinished.write_text(json.dumps(summary, indent=1) + "\n")
     for warning in warnings:
@@ -77,14 +79,14 @@ def report(
 
 
 def _report_case(
-    s: RegistrationSettings,
+    settings: RegistrationSettings,
     info: DatasetInfo,
     case: AnnotatedCase,
     seconds: Sequence[float] | None,
     output: Path,
 ) -> tuple[list[Row], list[str]]:
     """Write the picture of a case; returns the rows of both planes and the warnings."""
-    image, truth = _read_image_and_truth(s, info, case=case)
+    image, truth = _read_image_and_truth(settings, info, case=case)
     planes = [read_coarse(path, AGAIN) for path in case.coarse]
     separate = [coarse.alone for coarse in planes]
     agreement = mask_metrics(separate[0], separate[1]).dice
@@ -101,7 +103,7 @@ def _report_case(
             row |= _truth_scores(case, plane, coarse=coarse, truth=truth)
         rows.append(row)
         warnings += early_end_warnings(case, plane, label=coarse.alone)
-    limit = DISAGREEMENT[s.propagation]
+    limit = DISAGREEMENT[settings.propagation]
     if agreement < limit:
         warnings.append(
             f"{case.name}: the labels of the two planes disagree (Dice {agreement:.2f}, "
@@ -121,10 +123,12 @@ def _report_case(
 
 
 def _read_image_and_truth(
-    s: RegistrationSettings, info: DatasetInfo, case: AnnotatedCase
+    settings: RegistrationSettings, info: DatasetInfo, case: AnnotatedCase
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The first channel of the image, and the dense label (uint8 0/1) with --report_against_truth."""
-    image, label, _ = read_case(case.path, info, dims=info.dims, label=s.report_against_truth)
+    """The first channel of the image; the dense label (uint8 0/1) with --report_against_truth."""
+    image, label, _ = read_case(
+        case.path, info, dims=info.dims, label=settings.report_against_truth
+    )
     if label is None:
         return image[0], None
     return image[0], info.task_label(label)
@@ -161,13 +165,13 @@ def _means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def _summary(
-    s: RegistrationSettings, rows: Sequence[Row], warnings: Sequence[str]
+    settings: RegistrationSettings, rows: Sequence[Row], warnings: Sequence[str]
 ) -> dict[str, object]:
     dense_truth = "not read"
-    if s.report_against_truth:
+    if settings.report_against_truth:
         dense_truth = "read only for the Dice columns of this report"
     return {
-        "settings": _plain_settings(s),
+        "settings": _plain_settings(settings),
         "cases": len(rows) // 2,
         "mean": _means(rows),
         "warnings": list(warnings),
@@ -176,13 +180,13 @@ def _summary(
     }
 
 
-def _plain_settings(s: RegistrationSettings) -> dict[str, object]:
+def _plain_settings(settings: RegistrationSettings) -> dict[str, object]:
     """The settings as JSON holds them: everything except numbers, texts and None as text."""
-    settings = asdict(s)
-    for key, value in settings.items():
+    values = asdict(settings)
+    for key, value in values.items():
         if value is not None and not isinstance(value, int | str):
-            settings[key] = str(value)
-    return settings
+            values[key] = str(value)
+    return values
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -1,7 +1,7 @@
-"""From two annotated slices to two coarse labels, and what can be measured of them without dense ground truth.
+"""Make two coarse labels from two annotated slices, and measure them without a dense label.
 
-The functions are pure. They choose the slices of each direction and assemble propagated slices to volumes; the registration
-itself is in registration/propagation.py.
+The functions are pure. They choose the slices of each direction and assemble propagated slices to
+volumes; the registration itself is in registration/propagation.py.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ import numpy as np
 from dataloaders.coarse import Annotation, coarse_path, training_label
 from registration.propagation import Carried, Guide, fuse, other_axes, signed_distance
 
-# Warn about a label that ends more than this many slices before the object ends on the other plane's annotated slice.
+# Warn about a label that ends more than this many slices before the object ends on the other
+# plane's annotated slice.
 EARLY_SLICES = 3
 PLANES = ("px", "py")
 AGAIN = "run the same command again"
@@ -34,30 +35,34 @@ class AnnotatedCase:
 
 
 def directions(
-    own: Annotation, other: Annotation | None, length: int
+    annotation: Annotation, other: Annotation | None, length: int
 ) -> list[tuple[np.ndarray, Guide | None]]:
-    """Slice numbers of both directions (towards the start of the axis first), each starting at the annotated slice.
+    """Return the slice numbers of both directions, towards the start of the axis first.
 
-    Without `other` they reach the ends of the axis, which has `length` slices. With `other`, the annotated slice of the
-    other plane, they reach the ends of the object on that slice, and each direction has a guide.
+    Each starts at the annotated slice. Without `other` they reach the ends of the axis, which has
+    `length` slices. With `other`, the annotated slice of the other plane, they reach the ends of
+    the object on that slice, and each direction has a guide.
     """
     if other is None:
         return [
-            (np.arange(own.index, -1, -1), None),
-            (np.arange(own.index, length), None),
+            (np.arange(annotation.index, -1, -1), None),
+            (np.arange(annotation.index, length), None),
         ]
-    axis = _axis_within(own, other)
+    axis = _axis_within(annotation, other)
     mask = other.mask > 0
     lines = np.moveaxis(mask, axis, 0)
     distance = np.moveaxis(signed_distance(mask), axis, 0)
     first = 0
     last = length - 1
-    # If the line is empty, `other` shows a different part of the object, which does not end where this part does.
-    if lines[own.index].any():
+    # If the line is empty, `other` shows a different part of the object, which does not end where
+    # this part does.
+    if lines[annotation.index].any():
         first, last = np.flatnonzero(lines.any(1))[[0, -1]]
+    backwards = np.arange(annotation.index, first - 1, -1)
+    forwards = np.arange(annotation.index, last + 1)
     parts = []
-    for numbers in (np.arange(own.index, first - 1, -1), np.arange(own.index, last + 1)):
-        guide = Guide(distance[numbers], axis=_axis_within(other, own), position=other.index)
+    for numbers in (backwards, forwards):
+        guide = Guide(distance[numbers], axis=_axis_within(other, annotation), position=other.index)
         parts.append((numbers, guide))
     return parts
 
@@ -65,17 +70,20 @@ def directions(
 def assemble(
     case: AnnotatedCase, shape: tuple[int, ...], carried: Sequence[Carried], improved: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Assemble the labels of both planes as volumes of `shape`, uint8: before fusion, and for training.
+    """Assemble the labels of both planes as uint8 volumes: before fusion, and for training.
 
-    `carried`: the four directions in the order px start, px end, py start, py end. The two lists are the same unless
-    `improved`, which fuses the planes and writes both annotated slices over the result.
+    The volumes have `shape`. `carried`: the four directions in the order px start, px end, py
+    start, py end. The two lists are the same unless `improved`, which fuses the planes and writes
+    both annotated slices over the result.
     """
     separate = []
-    for plane, own in enumerate(case.annotated):
-        other = case.annotated[1 - plane] if improved else None
+    for plane, annotation in enumerate(case.annotated):
+        other = None
+        if improved:
+            other = case.annotated[1 - plane]
         label = np.zeros(shape, np.uint8)
-        slices = np.moveaxis(label, own.axis, 0)
-        parts = directions(own, other, length=shape[own.axis])
+        slices = np.moveaxis(label, annotation.axis, 0)
+        parts = directions(annotation, other, length=shape[annotation.axis])
         results = carried[2 * plane : 2 * plane + 2]
         for (numbers, _), result in zip(parts, results, strict=True):
             slices[numbers] = result.label
@@ -92,7 +100,10 @@ def assemble(
 
 
 def extent_row(case: AnnotatedCase, plane: int, label: np.ndarray) -> dict[str, object]:
-    """Measure how far the plane's label reaches, from the label and the annotated slices only: a row of registration.csv."""
+    """Measure how far the plane's label reaches: a row of registration.csv.
+
+    Only the label and the annotated slices are read.
+    """
     annotation = case.annotated[plane]
     length = label.shape[annotation.axis]
     first, last = _extent(label, annotation.axis)
@@ -118,7 +129,10 @@ def extent_row(case: AnnotatedCase, plane: int, label: np.ndarray) -> dict[str, 
 
 
 def early_end_warnings(case: AnnotatedCase, plane: int, label: np.ndarray) -> list[str]:
-    """Warn of each direction in which the label ends before the object does on the other plane's annotated slice."""
+    """Return a warning for each direction in which the label ends early.
+
+    Early means before the object ends on the other plane's annotated slice.
+    """
     axis = case.annotated[plane].axis
     first, last = _extent(label, axis)
     seen_first, seen_last = _seen_extent(case, plane)
@@ -138,11 +152,11 @@ def early_end_warnings(case: AnnotatedCase, plane: int, label: np.ndarray) -> li
     return warnings
 
 
-def _axis_within(own: Annotation, other: Annotation) -> int:
-    """Axis of `other.mask` along which the slices of `own` are counted."""
-    if own.axis > other.axis:
-        return own.axis - 1
-    return own.axis
+def _axis_within(annotation: Annotation, other: Annotation) -> int:
+    """Axis of `other.mask` along which the slices of `annotation` are counted."""
+    if annotation.axis > other.axis:
+        return annotation.axis - 1
+    return annotation.axis
 
 
 def _extent(label: np.ndarray, axis: int) -> tuple[int, int]:
@@ -152,6 +166,6 @@ def _extent(label: np.ndarray, axis: int) -> tuple[int, int]:
 
 
 def _seen_extent(case: AnnotatedCase, plane: int) -> tuple[int, int]:
-    """First and last slice of the plane's axis in which the other plane's annotated slice shows the object."""
+    """First and last slice of the axis that show the object on the other annotated slice."""
     other = case.annotated[1 - plane]
     return _extent(other.mask, _axis_within(case.annotated[plane], other))

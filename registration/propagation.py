@@ -1,6 +1,7 @@
-"""Propagate a label from one annotated slice through a volume, slice by slice, by 2-D registration (coarse labels of CoGRNet).
+"""Propagate a label from one annotated slice through a volume by 2-D registration.
 
-All lengths are in voxels. antspyx is imported inside the function that registers, because importing it takes seconds.
+CoGRNet's coarse labels are made this way. All lengths are in voxels. antspyx is imported inside the
+function that registers, because importing it takes seconds.
 """
 
 import os
@@ -28,10 +29,11 @@ FAR = 20.0  # larger distances are clipped to this
 
 @dataclass(frozen=True)
 class Guide:
-    """One line per slice of this plane on which the label is known, from the annotated slice of the other plane.
+    """A line in each slice of this plane on which the label is known.
 
-    `distance` (n, L) float32: signed distance to the outline in the other plane's slice, positive inside. The line lies at
-    `position` of the slice's `axis` (0 or 1).
+    It comes from the annotated slice of the other plane. `distance` (n, L) float32: signed distance
+    to the outline in the other plane's slice, positive inside. The line lies at `position` of the
+    slice's `axis` (0 or 1).
     """
 
     distance: np.ndarray
@@ -43,8 +45,8 @@ class Guide:
 class Carried:
     """The label of one direction: `label` (n, H, W) uint8, annotated slice first.
 
-    `failed`: number of registrations without a result (for example a slice of constant intensity). There the label was
-    copied unchanged from the slice before.
+    `failed`: number of registrations without a result (for example a slice of constant intensity).
+    There the label was copied unchanged from the slice before.
     """
 
     label: np.ndarray
@@ -52,9 +54,10 @@ class Carried:
 
 
 def scale_255(volume: np.ndarray, whole: bool = False) -> np.ndarray:
-    """Scale (...) of any range to float32 0..255, from its minimum to its maximum; a constant volume becomes 0.
+    """Scale (...) to float32 0..255, from minimum to maximum; a constant volume becomes 0.
 
-    `whole`: round to whole numbers, as in the 8-bit pictures that the published code writes its slices to.
+    `whole`: round to whole numbers, as in the 8-bit pictures that the published code writes its
+    slices to.
     """
     volume = volume.astype(np.float32)
     low = volume.min()
@@ -72,9 +75,10 @@ def slice_map(
 ) -> np.ndarray:
     """Register the slice `moving` to `fixed` (both (H, W) float32, 0..255).
 
-    Returns (2, H, W) float32: for each pixel of `fixed` its row and column in `moving`, -1 where that lies outside.
-    Raises RuntimeError where ANTs fails. The result depends only on the arguments: ANTs takes its sampling seed from the
-    environment (antspyx 0.6 ignores a `random_seed` argument), and with one thread it sums in a fixed order.
+    Returns (2, H, W) float32: for each pixel of `fixed` its row and column in `moving`, -1 where
+    that lies outside. Raises RuntimeError where ANTs fails. The result depends only on the
+    arguments: ANTs takes its sampling seed from the environment (antspyx 0.6 ignores a
+    `random_seed` argument), and with one thread it sums in a fixed order.
     """
     if np.ptp(fixed) == 0 or np.ptp(moving) == 0:
         raise RuntimeError("a slice of constant intensity cannot be registered")
@@ -97,18 +101,25 @@ def slice_map(
                 interpolator="linear",
                 defaultvalue=-1,
             )
-            coordinates.append(warped.numpy())  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+            assert isinstance(warped, ants.ANTsImage)
+            coordinates.append(warped.numpy())
     return np.stack(coordinates)
 
 
 def warp_nearest(mask: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """Warp `mask` (H, W) bool by a `slice_map` (2, H, W), nearest neighbour; False for pixels from outside."""
+    """Warp `mask` (H, W) bool by a `slice_map` (2, H, W), nearest neighbour.
+
+    Pixels from outside become False.
+    """
     row, column = np.rint(coordinates).astype(int)
     return np.where(coordinates[0] >= 0, mask[row, column], False)
 
 
 def open_close(mask: np.ndarray) -> np.ndarray:
-    """5x5 opening, then closing, of (H, W) bool. As in OpenCV, pixels outside the image neither dilate nor erode the mask."""
+    """Open, then close, a mask (H, W) bool by a 5x5 square.
+
+    As in OpenCV, pixels outside the image neither dilate nor erode the mask.
+    """
     eroded = binary_erosion(mask, RECTANGLE, border_value=1)
     opened = binary_dilation(eroded, RECTANGLE)
     dilated = binary_dilation(opened, RECTANGLE)
@@ -116,7 +127,10 @@ def open_close(mask: np.ndarray) -> np.ndarray:
 
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
-    """Distance of each element of a bool array to the outline, float32, positive inside, clipped to -FAR..FAR."""
+    """Return each element's distance to the outline of a bool array, float32.
+
+    It is positive inside, and clipped to -FAR..FAR.
+    """
     if mask.all() or not mask.any():
         return np.where(mask, FAR, -FAR).astype(np.float32)
     inside = np.asarray(distance_transform_edt(mask)) - 0.5
@@ -133,10 +147,11 @@ def carry(
 ) -> Carried:
     """Propagate `mask` (H, W) of slices[0] through `slices` (n, H, W; float32, 0..255).
 
-    As published: each slice is registered to the next one, and the label is warped by nearest neighbour,
-    then opened and closed. The propagation stops at the first slice where the label is empty.
-    With a guide (not published) the label's signed distance is warped by linear interpolation and corrected around the
-    guide's line before the opening. `mask` and `guide` are the only ground truth that is used.
+    As published: each slice is registered to the next one, and the label is warped by nearest
+    neighbour, then opened and closed. The propagation stops at the first slice where the label is
+    empty. With a guide (not published) the label's signed distance is warped by linear
+    interpolation and corrected around the guide's line before the opening. `mask` and `guide` are
+    the only ground truth that is used.
     """
     mask = mask > 0
     label = np.zeros(slices.shape, np.uint8)
@@ -169,7 +184,7 @@ def _warp_distance(mask: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
 
 
 def _correct(distance: np.ndarray, guide: Guide, number: int) -> np.ndarray:
-    """Correct the distance (H, W) of slice `number` on the guide's line, and less with the distance from the line."""
+    """Correct the distance (H, W) of slice `number` on the guide's line, and less far from it."""
     error = guide.distance[number] - np.take(distance, guide.position, axis=guide.axis)
     error = np.expand_dims(gaussian_filter1d(error, SOFTEN), guide.axis)
     offset = np.arange(distance.shape[guide.axis]) - guide.position
@@ -182,8 +197,9 @@ def fuse(
 ) -> np.ndarray:
     """Fuse two labels (X, Y, Z) bool into one, uint8 (not published).
 
-    `positions`: axis and index of the annotated slice from which each label was propagated. Averages the labels' signed
-    distances, each weighted by the inverse of the distance from its annotated slice.
+    `positions`: axis and index of the annotated slice from which each label was propagated.
+    Averages the labels' signed distances, each weighted by the inverse of the distance from its
+    annotated slice.
     """
     total = np.zeros(labels[0].shape, np.float32)
     weights = np.zeros(labels[0].shape, np.float32)

@@ -595,4 +595,4 @@ def test_every_setting_is_read():
     text = "".join(
         Path(module.__file__).read_text(encoding="utf-8") for module in (program, report)
     )
-    assert all(f"s.{name}" in text for name in RegistrationSettings.__dataclass_fields__)
+    assert all(f"settings.{name}" in text for name in RegistrationSettings.__dataclass_fields__)

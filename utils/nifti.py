@@ -20,13 +20,15 @@ def write_nifti(
     spacing_mm: Sequence[float] | None = None,
     affine: np.ndarray | None = None,
 ) -> None:
-    """Write a volume (Z, Y, X), slices first, to a .nii.gz file with axes x, y, z; the folder must exist.
+    """Write a volume (Z, Y, X), slices first, to a .nii.gz file with axes x, y, z.
 
-    `affine` (4, 4) maps voxel indices x, y, z to millimetres. Without it the file gets a diagonal affine made of
-    `spacing_mm` in the volume's axis order z, y, x (1 mm if None), which does not describe the patient's orientation.
-    Masks and integers are stored in the smallest of uint8, int16 and int32 that holds their values, floats as float32.
-    An existing file of that name is replaced when the new one is complete; after a failure it is unchanged.
-    Raises ValueError for a wrong shape, ending, dtype, spacing or affine, or when both spacing and affine are given.
+    The folder must exist. `affine` (4, 4) maps voxel indices x, y, z to millimetres. Without it the
+    file gets a diagonal affine made of `spacing_mm` in the volume's axis order z, y, x (1 mm if
+    None), which does not describe the patient's orientation. Masks and integers are stored in the
+    smallest of uint8, int16 and int32 that holds their values, floats as float32. An existing file
+    of that name is replaced when the new one is complete; after a failure it is unchanged. Raises
+    ValueError for a wrong shape, ending, dtype, spacing or affine, or when both spacing and affine
+    are given.
     """
     path = Path(path)
     volume = np.asarray(volume)
@@ -43,10 +45,11 @@ def write_nifti(
 
 
 def write_nifti_like(path: Path, labels: np.ndarray, source: nibabel.Nifti1Header) -> None:
-    """Write a label map (unsigned integers) to a .nii.gz file with the shape, affine, qform, sform and codes of the header `source`.
+    """Write a label map (unsigned integers) to a .nii.gz file with the geometry of `source`.
 
-    The axes are those of the source's indices. Header fields about intensities and all extensions are removed. As in `write_nifti`, no
-    incomplete file is left behind.
+    The file gets the shape, affine, qform, sform and codes of that header. The axes are those of
+    the source's indices. Header fields about intensities and all extensions are removed. As in
+    `write_nifti`, no incomplete file is left behind.
     """
     header = source.copy()
     header.set_data_dtype(labels.dtype)
@@ -75,7 +78,10 @@ def write_nifti_like(path: Path, labels: np.ndarray, source: nibabel.Nifti1Heade
 
 
 def has_usable_qform(header: nibabel.Nifti1Header) -> bool:
-    """Whether a header's quaternion is a rotation and its voxel sizes are valid; True if it declares no qform."""
+    """Whether a header's quaternion is a rotation and its voxel sizes are valid.
+
+    True if it declares no qform.
+    """
     if int(header["qform_code"]) <= 0:
         return True
     try:

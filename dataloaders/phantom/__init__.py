@@ -1,0 +1,1 @@
+"""Draw synthetic scans, and write them in the layouts of the public data sets."""

@@ -1,4 +1,4 @@
-"""Write a phantom: claim its folder first, write each file completely or not at all, write the lists last."""
+"""Write a phantom: claim its folder, write each file completely or not at all, lists last."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,8 +23,8 @@ def within(flag: str, value: int, least: int, most: int) -> None:
 def claimed(root: Path, settings: Mapping[str, object], taken: Iterable[str]) -> Iterator[None]:
     """Make the folder and write the settings to it, then run the block, which writes the data.
 
-    Raises UserError if the folder cannot be written, holds a phantom with different settings, or holds no phantom but files
-    that match one of the patterns `taken`: other data.
+    Raises UserError if the folder cannot be written, holds a phantom with different settings, or
+    holds no phantom but files that match one of the patterns `taken`: other data.
     """
     recipe = json.dumps(settings) + "\n"
     mark = root / "phantom.json"

@@ -1,8 +1,9 @@
 """A synthetic patient's heart in short-axis MR.
 
-A patient is a set of random numbers (`draw_patient`); `render` turns them into an image and a label volume. Lengths are mm in
-a scene whose origin is the image centre (x to the right, y down), angles radians, intensities relative to the left ventricle's
-blood. Patients differ widely in anatomy, place, orientation and contrast, so three labelled ones do not cover the population.
+A patient is a set of random numbers (`draw_patient`); `render` turns them into an image and a label
+volume. Lengths are mm in a scene whose origin is the image centre (x to the right, y down), angles
+radians, intensities relative to the left ventricle's blood. Patients differ widely in anatomy,
+place, orientation and contrast, so three labelled ones do not cover the population.
 """
 
 from dataclasses import dataclass
@@ -21,13 +22,17 @@ FIELD_OF_VIEW = 285.0
 
 @dataclass(frozen=True)
 class Patient:
-    """What makes one patient: geometry in mm and radians, tissue intensities relative to blood, scanner settings."""
+    """The numbers that describe one patient.
+
+    Geometry in mm and radians, tissue intensities relative to blood, settings of the scanner.
+    """
 
     key: int
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
     turn: float
-    # heart; base and apex are positions along the slices, contours hold complex Fourier coefficients of orders 2, 3, ...
+    # heart; base and apex are positions along the slices, contours hold complex Fourier
+    # coefficients of orders 2, 3, ...
     base: float
     apex: float
     shortening: float
@@ -86,7 +91,11 @@ def _wave(angle: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
 def draw_patient(
     rng: np.random.Generator, size: int = 128, slices: tuple[int, int] = (6, 9)
 ) -> Patient:
-    """Draw one patient: a volume of `slices` (least, most) slices whose height and width are 0.9 to 1.1 times `size` pixels."""
+    """Draw the numbers of one patient.
+
+    The volume gets `slices` (least, most) slices whose height and width are 0.9 to 1.1 times `size`
+    pixels.
+    """
     u = rng.uniform
     depth = int(rng.integers(slices[0], slices[1] + 1))
     height, width = [round(size * share) for share in u(0.9, 1.1, 2)]
@@ -105,7 +114,8 @@ def draw_patient(
         "texture": u(0.05, 0.16),
     }
     organs = tuple(
-        # where (mm from the heart), half axes, angle, intensity, intensity of its rim, thickness of the rim
+        # where (mm from the heart), half axes, angle, intensity, intensity of its rim, thickness of
+        # the rim
         (
             u(-95, 95),
             u(50, 125),
@@ -170,7 +180,10 @@ def draw_patient(
 def _blob(
     x: np.ndarray, y: np.ndarray, cx: float, cy: float, a: float, b: float, turn: float = 0.0
 ) -> np.ndarray:
-    """Distance in mm, roughly, from the border of an ellipse with half axes a and b; positive inside."""
+    """Approximate distance in mm from the border of an ellipse with half axes a and b.
+
+    Positive inside.
+    """
     c = np.cos(turn)
     s = np.sin(turn)
     u = (x - cx) * c + (y - cy) * s
@@ -179,7 +192,10 @@ def _blob(
 
 
 def _heart(p: Patient, phase: int, t: float, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Polar picture of the heart at depth t (0 base, 1 apex): borders in mm along every pixel's ray from the cavity's centre."""
+    """Describe the heart at depth t (0 base, 1 apex) in polar coordinates.
+
+    Returns borders in mm along every pixel's ray from the cavity's centre.
+    """
     r = np.hypot(x, y)
     angle = np.arctan2(y, x)
     off = np.angle(np.exp(1j * (angle - p.septum)))
@@ -220,7 +236,10 @@ def _dots(
     radius: tuple[float, float],
     value: tuple[float, float],
 ) -> None:
-    """Paint small vessels and septa at random positions of the mask `where`; `radius`, `value`: lowest and highest."""
+    """Paint small vessels and septa at random positions of the mask `where`.
+
+    `radius`, `value`: lowest and highest.
+    """
     rows, columns = np.nonzero(where)
     if not len(rows):
         return
@@ -235,7 +254,10 @@ def _dots(
 def _thorax(
     p: Patient, t: float, x: np.ndarray, y: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Image (H, W) of all but the heart at depth t (0 first, 1 last slice): chest wall, lungs, diaphragm, organs, aorta."""
+    """Image (H, W) of everything but the heart at depth t (0 first, 1 last slice).
+
+    Chest wall, lungs, diaphragm, organs, aorta.
+    """
     mm = p.spacing[1]
     tissue = p.tissue
     fine = 1 + tissue["texture"] * _texture(rng, x.shape, 3.0 / mm)
@@ -247,7 +269,8 @@ def _thorax(
     angle = np.arctan2(v, u)
     depth = (_wave(angle + 0.2 * t, p.body_contour) - rho) * min(a, b)
     image = np.full(x.shape, tissue["air"])
-    # what is inside the body is never as regular as the ellipses it is drawn with; the same in all slices
+    # what is inside the body is never as regular as the ellipses it is drawn with; the same in all
+    # slices
     still = np.random.default_rng([p.key, 0, 1000])
     x = x + p.warp * _texture(still, x.shape, 11.0 / mm)
     y = y + p.warp * _texture(still, y.shape, 11.0 / mm)
@@ -298,7 +321,10 @@ def _thorax(
 def _great_vessels(
     p: Patient, image: np.ndarray, x: np.ndarray, y: np.ndarray, fine: np.ndarray
 ) -> None:
-    """Paint what is above the base: atrium, aortic root and outflow tract; bright like blood, without a ring of muscle."""
+    """Paint what lies above the base: atrium, aortic root and outflow tract.
+
+    They are bright like blood, without a ring of muscle.
+    """
     c = np.cos(p.septum)
     s = np.sin(p.septum)
     tissue = p.tissue
@@ -397,7 +423,10 @@ def _label(h: dict[str, np.ndarray], mm: float) -> np.ndarray:
 def _scan(
     p: Patient, image: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """The scanner: coil sensitivity and bias, ghosting, blur, Rician noise, a little gain drift. Shape (H, W) in and out."""
+    """Imitate the scanner, for an image (H, W).
+
+    Coil sensitivity and bias, ghosting, blur, Rician noise, a small drift of the gain.
+    """
     cx, cy, fall, share = p.coil
     near = 1 / (1 + ((x - cx) ** 2 + (y - cy) ** 2) / fall**2)
     image = image * (1 - share + 2 * share * near) * bias(p.bias, x / 150, y / 150)
@@ -409,9 +438,10 @@ def _scan(
 
 
 def render(patient: Patient, phase: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image (slices, H, W) float32 in 0..1 and label (slices, H, W) uint8 of `patient` in `phase` (1 diastole, 2 systole).
+    """Render `patient` in `phase` (1 diastole, 2 systole).
 
-    Slices run from base to apex. The surroundings of a slice are the same in both phases, the noise is not.
+    Returns the image (slices, H, W) float32 in 0..1 and the label (slices, H, W) uint8. Slices run
+    from base to apex. The surroundings of a slice are the same in both phases, the noise is not.
     """
     p = patient
     depth, height, width = p.shape

@@ -26,11 +26,12 @@ def write_volume_phantom(
 ) -> None:
     """Write `train` + `test` cases below `root` in the layout of `facts`, the training cases first.
 
-    `size`: mean shape in voxels, in the axis order of the data set's arrays. `labelled` (only Pancreas): number of training cases
-    in the list of labelled ones, by default 12 of 62; the others are in the list of unlabelled ones. Case i depends only on
-    `seed`, i and `size`. Lists are written last, so a half-written folder has none; the same call may be repeated. Raises
-    UserError if a number is out of range, or if the folder cannot be written or holds anything but a phantom with the same
-    settings.
+    `size`: mean shape in voxels, in the axis order of the data set's arrays. `labelled` (only
+    Pancreas): number of training cases in the list of labelled ones, by default 12 of 62; the
+    others are in the list of unlabelled ones. Case i depends only on `seed`, i and `size`. Lists
+    are written last, so a half-written folder has none; the same call may be repeated. Raises
+    UserError if a number is out of range, or if the folder cannot be written or holds anything but
+    a phantom with the same settings.
     """
     root = Path(root)
     recipe = RECIPES[info.name]

@@ -1,8 +1,10 @@
-"""Synthetic organs like those of the public 3-D data sets: an atrium in MR; a pancreas, kidneys and a liver in CT.
+"""Synthetic organs like those of the public 3-D data sets.
 
-Lengths are mm in a scene whose origin is the volume's centre: x to the patient's left, y to the back, z to the head. The organ
-lies among others of nearly the same intensity, so intensity is not enough to segment it. Every function paints the scene and
-returns the label (uint8, the image's shape); the random numbers come from the scene's generator.
+An atrium in MR; a pancreas, kidneys and a liver in CT. Lengths are mm in a scene whose origin is
+the volume's centre: x to the patient's left, y to the back, z to the head. The organ lies among
+others of nearly the same intensity, so intensity is not enough to segment it. Every function paints
+the scene and returns the label (uint8, the image's shape); the random numbers come from the scene's
+generator.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +35,10 @@ def _chamber(
 
 
 def atrium(scene: Scene) -> np.ndarray:
-    """Late-gadolinium MR of the left atrium, z-scored: 0 background, 1 cavity with the roots of its veins and the appendage."""
+    """Late-gadolinium MR of the left atrium, z-scored.
+
+    0 background, 1 cavity with the roots of its veins and the appendage.
+    """
     rng = scene.rng
     u = rng.uniform
     wall = u(0.4, 0.62)
@@ -124,7 +129,7 @@ def _hounsfield(scene: Scene, window: tuple[float, float]) -> None:
 
 
 def _abdomen(scene: Scene, half: Sequence[float], vessels: float) -> np.ndarray:
-    """A trunk in air, HU: skin fat, muscle, ribs, fat inside, spine, gut, great vessels (`vessels` HU).
+    """A trunk in air, HU: fat, muscle, ribs, spine, gut, great vessels (`vessels` HU).
 
     Returns `inside` of the space that remains for organs.
     """
@@ -180,7 +185,10 @@ def _lesion(
 
 
 def kidneys(scene: Scene) -> np.ndarray:
-    """CT of the upper abdomen, window -160..240 HU: 0 background, 1 kidney (two, bean-shaped), 2 tumour (three cases of four)."""
+    """CT of the upper abdomen, window -160..240 HU.
+
+    0 background, 1 kidney (two, bean-shaped), 2 tumour (in three of four cases).
+    """
     rng = scene.rng
     u = rng.uniform
     bright = u(150, 200)
@@ -196,7 +204,8 @@ def kidneys(scene: Scene) -> np.ndarray:
     if u() < 0.75:
         sick = rng.choice((-1, 1))
     for side in (-1, 1):
-        # both reach over the middle of the volume in y and z: that is where a slice is annotated by default
+        # both reach over the middle of the volume in y and z: that is where a slice is annotated by
+        # default
         at = np.array([side * u(62, 70), u(8, 13), u(-10, 10)])
         half = np.array([u(23, 27), u(26, 31), u(48, 58)])
         turn = (u(-0.12, 0.12), side * u(0.1, 0.25), side * u(0, 0.4))
@@ -222,7 +231,10 @@ def kidneys(scene: Scene) -> np.ndarray:
 
 
 def liver(scene: Scene) -> np.ndarray:
-    """CT of the upper abdomen, window -100..200 HU: 0 background, 1 liver, 2 tumour (none to four)."""
+    """CT of the upper abdomen, window -100..200 HU.
+
+    0 background, 1 liver, 2 tumour (none to four).
+    """
     rng = scene.rng
     u = rng.uniform
     hu = u(75, 115)
@@ -346,7 +358,8 @@ def pancreas(scene: Scene) -> np.ndarray:
     )
     scene.paint(scene.tube(duodenum, np.full(7, u(8, 10))), near(), 1)
     scene.paint(inside, scene.textured(hu, 7, 0.08), 1)
-    # vessels that touch it: splenic vein along its back, mesenteric vessels behind the neck, aorta and cava
+    # vessels that touch it: splenic vein along its back, mesenteric vessels behind the neck, aorta
+    # and cava
     vein = u(130, 180)
     scene.paint(scene.tube(_by(line[4:], 0, thick.mean() + 1.5, 2), np.full(9, u(3, 4.2))), vein)
     for x, y, radius in ((-6, 9, 4.8), (5, 11, 3.8), (9, 34, 9), (-14, 33, 10)):
@@ -364,9 +377,11 @@ def pancreas(scene: Scene) -> np.ndarray:
 class Recipe:
     """How a data set is imitated.
 
-    `axes`: order of its arrays' axes. `case`: pattern of the cases' names. `draw`: paints a scene and returns its label. `field`, `size`:
-    field of view (mm) and default size (voxels) per array axis. `vary`: how much the size changes from case to case, as a share of it (the published LA scans share their depth). `warp`:
-    standard deviation (mm) of the displacements that bend the scene.
+    `axes`: order of its arrays' axes. `case`: pattern of the cases' names. `draw`: paints a scene
+    and returns its label. `field`, `size`: field of view (mm) and default size (voxels) per array
+    axis. `vary`: how much the size changes from case to case, as a share of it (the published LA
+    scans share their depth). `warp`: standard deviation (mm) of the displacements that bend the
+    scene.
     """
 
     axes: str
@@ -391,7 +406,10 @@ RECIPES = {
 def draw_case(
     recipe: Recipe, rng: np.random.Generator, size: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """Image (float32), label (uint8) and spacing (mm per axis) of one case; `size` is the mean shape in voxels."""
+    """Image (float32), label (uint8) and spacing (mm per axis) of one case.
+
+    `size` is the mean shape in voxels.
+    """
     shape = tuple(
         round(n * (1 + share * rng.uniform(-1, 1)))
         for n, share in zip(size, recipe.vary, strict=True)

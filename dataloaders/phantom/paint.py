@@ -1,6 +1,7 @@
 """Tools to paint phantoms: soft edges, bias and noise of a scanner, and the solids of a 3-D scene.
 
-An `inside` array holds for every point the approximate distance in mm from the border of an object, positive inside it.
+An `inside` array holds for every point the approximate distance in mm from the border of an object,
+positive inside it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,10 @@ Vector = Sequence[float] | np.ndarray
 def paint(
     image: np.ndarray, inside: np.ndarray, value: np.ndarray | float, edge: float = 0.7
 ) -> None:
-    """Paint `value` over `image` where `inside` (mm) is positive; the soft edge imitates partial volume."""
+    """Paint `value` over `image` where `inside` (mm) is positive.
+
+    The soft edge imitates partial volume.
+    """
     touched = inside > -6 * edge
     fresh = value
     if isinstance(value, np.ndarray):
@@ -26,7 +30,10 @@ def paint(
 
 
 def bias(coefficients: Vector, *coordinates: np.ndarray) -> np.ndarray:
-    """Factor around 1 that changes slowly: exp of a quadratic polynomial; linear coefficients first, then mixed, then squares."""
+    """Factor around 1 that changes slowly: exp of a quadratic polynomial.
+
+    `coefficients`: the linear ones first, then mixed, then squares.
+    """
     products = [a * b for a, b in combinations(coordinates, 2)]
     squares = [a**2 for a in coordinates]
     terms = [*coordinates, *products, *squares]
@@ -34,18 +41,23 @@ def bias(coefficients: Vector, *coordinates: np.ndarray) -> np.ndarray:
 
 
 def rician(rng: np.random.Generator, image: np.ndarray, noise: float) -> np.ndarray:
-    """The magnitude of `image` with Gaussian noise of that standard deviation in both channels of the receiver."""
+    """The magnitude of `image` with Gaussian noise in both channels of the receiver.
+
+    `noise`: standard deviation.
+    """
     real = image + rng.normal(0, noise, image.shape)
     imaginary = rng.normal(0, noise, image.shape)
     return np.hypot(real, imaginary)
 
 
 class Scene:
-    """A volume being painted: `image` in the array's own axis order, `x` (to the patient's left), `y` (to the back), `z` (to the head).
+    """A volume that is being painted.
 
-    Coordinates are mm from the volume's centre, arrays of the image's shape that smooth displacements of `warp` mm (standard
-    deviation) have bent, so that nothing is as regular as the solids it is drawn with. Everything is a smooth function of the
-    position along all three axes, so neighbouring slices are similar.
+    `image` has the array's own axis order; `x` runs to the patient's left, `y` to the back, `z` to
+    the head. Coordinates are mm from the volume's centre, arrays of the image's shape that smooth
+    displacements of `warp` mm (standard deviation) have bent, so that nothing is as regular as the
+    solids it is drawn with. Everything is a smooth function of the position along all three axes,
+    so neighbouring slices are similar.
     """
 
     def __init__(
@@ -55,7 +67,8 @@ class Scene:
         shape: tuple[int, ...],
         spacing: Sequence[float],
         warp: float,
-    ):
+    ) -> None:
+        """Set up an image of zeros and its coordinates; all random numbers come from `rng`."""
         self.rng = rng
         self.spacing = spacing
         self.image = np.zeros(shape, np.float32)
@@ -70,9 +83,10 @@ class Scene:
         self.z = straight["z"] + warp * self.field(45)
 
     def field(self, mm: float) -> np.ndarray:
-        """Random field (float32, mean about 0, standard deviation 1) whose features are some `mm` wide.
+        """Random field (float32, mean about 0, standard deviation 1).
 
-        Random numbers on a coarse grid, spread axis by axis with Gaussian weights: a filter of that width would take seconds.
+        Its features are about `mm` wide. Random numbers on a coarse grid, spread axis by axis with
+        Gaussian weights: a filter of that width would take seconds.
         """
         spread = []
         for n, step in zip(self.image.shape, self.spacing, strict=True):
@@ -88,7 +102,10 @@ class Scene:
         return values
 
     def textured(self, value: float, mm: float, amount: float) -> np.ndarray:
-        """`value` with a random relative variation of standard deviation `amount` whose features are some `mm` wide."""
+        """`value` with random relative variation of standard deviation `amount`.
+
+        Its features are about `mm` wide.
+        """
         return value * (1 + amount * self.field(mm))
 
     def paint(self, inside: np.ndarray, value: np.ndarray | float, edge: float = 0.7) -> None:
@@ -103,9 +120,10 @@ class Scene:
         bumps: float = 0.0,
         power: float = 2.0,
     ) -> np.ndarray:
-        """`inside` of an ellipsoid with half axes `half` (mm, x y z), turned by the rotation vector `turn` (radians).
+        """`inside` of an ellipsoid with half axes `half` (mm, x y z).
 
-        `bumps`: share of the radius by which low-order waves over all directions deform it. A `power` above 2 makes it boxier.
+        It is turned by the rotation vector `turn` (radians). `bumps`: share of the radius by which
+        low-order waves over all directions deform it. A `power` above 2 makes it boxier.
         """
         x = self.x - np.float32(centre[0])
         y = self.y - np.float32(centre[1])
@@ -139,7 +157,10 @@ class Scene:
         return (radius - rho) * np.float32(min(half))
 
     def tube(self, points: np.ndarray, radii: Vector) -> np.ndarray:
-        """`inside` of a bent tube along `points` (n, 3; mm, x y z) whose radius changes linearly from one point to the next."""
+        """`inside` of a bent tube along `points` (n, 3; mm, x y z).
+
+        Its radius changes linearly from one point to the next.
+        """
         inside = np.full(self.image.shape, -np.inf, np.float32)
         for start, end, r0, r1 in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
             step = np.asarray(end) - start
@@ -157,12 +178,15 @@ class Scene:
         return inside
 
     def blurred(self, mm: float) -> np.ndarray:
-        """The image blurred by a Gaussian of that standard deviation, as by a scanner's resolution."""
+        """The image, blurred by a Gaussian of that standard deviation like by a scanner."""
         return gaussian_filter(self.image, [mm / step for step in self.spacing], truncate=3)
 
 
 def curve(points: Sequence[Vector], count: int) -> np.ndarray:
-    """`count` points (count, 3) of the Bezier curve with the control points `points` (at least two), its ends included."""
+    """`count` points (count, 3) of a Bezier curve, its ends included.
+
+    `points`: the control points, at least two.
+    """
     controls = [np.asarray(point, float) for point in points]
     t = np.linspace(0, 1, count)[:, None]
     while len(controls) > 1:

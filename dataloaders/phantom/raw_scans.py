@@ -34,13 +34,14 @@ def write_raw_phantom(
 ) -> None:
     """Write `train` + `val` + `test` patients below `root`.
 
-    imagesTr and labelsTr: `labelled` of the training patients and the validation patients (splits_final.json lists which).
-    imagesUn: the other training patients, without labels. imagesTs and labelsTs: the test patients. The hearts of ACDC have two
-    frames per patient, which stay together. Patient i depends only on `seed`, i and `size`.
+    imagesTr and labelsTr: `labelled` of the training patients and the validation patients
+    (splits_final.json lists which). imagesUn: the other training patients, without labels. imagesTs
+    and labelsTs: the test patients. The hearts of ACDC have two frames per patient, which stay
+    together. Patient i depends only on `seed`, i and `size`.
 
-    Scans are whole numbers from 0 to 1000 (int16), x to the left and y to the back. dataset.json is written last, so a
-    half-written folder has none; the same call may be repeated. Raises UserError as `write_phantom` does, and for a data set that
-    is not MR.
+    Scans are whole numbers from 0 to 1000 (int16), x to the left and y to the back. dataset.json is
+    written last, so a half-written folder has none; the same call may be repeated. Raises UserError
+    as `write_phantom` does, and for a data set that is not MR.
     """
     if info.name not in MR:
         raise UserError(f"--raw: there are raw phantoms of {' and '.join(MR)}, not of {info.name}")
@@ -88,7 +89,7 @@ def _check_numbers(
     labelled: int,
     seed: int,
 ) -> None:
-    """Raise UserError for a number that is out of range, or a shape that does not fit the data set."""
+    """Raise UserError for a number out of range, or a shape that does not fit the data set."""
     axes = len(SIZES[info.name])
     if len(shape) != axes:
         raise UserError(f"--size: {info.name} takes {axes} numbers, not {len(shape)}")

@@ -1,4 +1,4 @@
-"""Synthetic data in the layouts of the public data sets, so that everything can be tried without the real data."""
+"""Write synthetic data in the layouts of the public data sets, to try everything without them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +25,10 @@ def write_phantom(
     size: Sequence[int] | None = None,
     seed: int = 1337,
 ) -> str:
-    """Write the phantom of a published data set; None is the default of that data set. Returns a line about what was written.
+    """Write the phantom of a published data set; return a line about what was written.
 
-    Raises UserError as `write_acdc_phantom` and `write_volume_phantom` do, and for numbers that the data set does not use.
+    None stands for the default of that data set. Raises UserError as `write_acdc_phantom` and
+    `write_volume_phantom` do, and for numbers that the data set does not use.
     """
     if info.dims == 3:
         if val is not None:
@@ -45,7 +46,8 @@ def write_phantom(
         )
     if size and len(size) != 1:
         raise UserError(
-            f"--size takes one number for {info.name}, the mean side of an image in pixels, not {len(size)}"
+            f"--size takes one number for {info.name}, the mean side of an image in pixels, not "
+            f"{len(size)}"
         )
     if val is None:
         val = 4
@@ -69,9 +71,10 @@ def write_acdc_phantom(
 ) -> None:
     """Write `train` + `val` + `test` patients below `root` in the ACDC layout, patient001 first.
 
-    `size`: mean image side in pixels. `slices`: fewest and most slices of a patient. Patient i depends only on `seed`, i, `size`
-    and `slices`. Lists are written last, so a half-written folder has none; the same call may be repeated. Raises UserError if a
-    number is out of range, or if the folder cannot be written or holds anything but a phantom with the same settings.
+    `size`: mean image side in pixels. `slices`: fewest and most slices of a patient. Patient i
+    depends only on `seed`, i, `size` and `slices`. Lists are written last, so a half-written folder
+    has none; the same call may be repeated. Raises UserError if a number is out of range, or if the
+    folder cannot be written or holds anything but a phantom with the same settings.
     """
     for flag, value, least, most in (
         ("train", train, 1, 900),
@@ -120,7 +123,10 @@ def write_acdc_phantom(
 def _write_slices(
     folder: Path, name: str, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
 ) -> list[str]:
-    """Write the slices of a volume in random order, as the public list has them; returns their names in this order."""
+    """Write the slices of a volume in random order, as the public list has them.
+
+    Returns their names in this order.
+    """
     names = []
     for k in rng.permutation(len(image)):
         slice_name = f"{name}_slice_{k + 1}"
