@@ -45,12 +45,11 @@ from commands.predict_array import predict_array
 from commands.predict_model import Model as Networks
 from commands.predict_model import read_model
 from commands.predict_settings import ModelSettings, PredictSettings
-from commands.prepare import PrepareResult
+from commands.prepare import PrepareResult, PrepareSettings
 from commands.run_folder import with_earlier_name
 from commands.train import TrainResult
 from dataloaders.phantom.raw_scans import write_raw_phantom
 from datasets.base import DatasetSpec
-from datasets.prepare.preparation import PrepareSettings
 from datasets.registry import find_dataset
 from datasets.run_settings import settings_from_values
 from evaluation.results import EvaluationResult

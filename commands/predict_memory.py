@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from commands.predict_model import Model
-from datasets.prepare.own_scans import target_size
 from datasets.prepare.prepared_files import RawCase
 from evaluation.slices import SlicePredictor
-from scans.geometry import Geometry, to_canonical
+from scans.geometry import Geometry
 from scans.reading import read_header as read_scan_header
 from training.memory import forward_bytes
 from utils.errors import UserError
@@ -91,15 +90,7 @@ def needed_bytes(model: Model, header: Header) -> int:
 
 
 def prepared_shape(model: Model, header: Header) -> tuple[int, ...]:
-    """Voxels of the scan as the network sees it along x, y, z; of scans of the published data sets in the order of their files' axes."""
-    shape, spacing, info = header.shape, header.geometry.spacing, model.info
-    if model.plan is not None:
-        axes = list(to_canonical(header.geometry)[0])
-        shape = tuple(shape[axis] for axis in axes)
-        return target_size(model.plan, shape, spacing[axes]) or shape
-    if model.box is not None:
-        shape = tuple(stop - start for start, stop in zip(*model.box, strict=True))
-    if info.name == "Pancreas":
-        return tuple(max(round(side * mm), 1) for side, mm in zip(shape, spacing, strict=True))
-    settings = model.preparation.settings if model.preparation is not None else {}
-    return tuple(settings.get("size", shape))
+    """Voxels of the scan as the network sees it, up to the order of axes."""
+    if model.preparation is None:
+        return header.shape
+    return model.preparation.prepared_shape(header.shape, header.geometry)

@@ -11,18 +11,17 @@ from torch import Tensor, nn
 from commands.networks import check_patch, network_of
 from commands.png_files import read_png
 from commands.predict_settings import ModelSettings
-from commands.prepare import check_variant, published_preparation
 from commands.test import default_options
 from dataloaders.cases import in_memory
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.plan import Plan
-from datasets.acdc import unit_range
 from datasets.base import DatasetSpec
 from datasets.prepare.crop import Box
 from datasets.prepare.own_scans import OwnPreparation
 from datasets.prepare.preparation import Preparation
 from datasets.prepare.prepared_files import RawCase
-from datasets.registry import find_dataset
+from datasets.prepare.published import PublishedPreparation, make_preparation
+from datasets.registry import all_datasets, find_dataset
 from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor, check_stride
 from methods.registry import run_title
@@ -30,10 +29,6 @@ from training.checkpoint import Checkpoint, read
 from training.device import place
 from utils.errors import UserError
 from utils.provenance import sha256
-
-CROPPED = ("LA", "Pancreas", "KiTS19", "LiTS")
-RAW_VALUES = {"LA": (0, 255)}
-"""Label values of downloads that differ from the class numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +66,7 @@ class Model:
         return in_memory(self.info, image, None)[0], last.attributes
 
     def picture(self, case: RawCase) -> np.ndarray:
-        """A picture as the networks see it, (C, 1, H, W) float32: by the plan, ACDC's to 0..1, others as they are."""
+        """A picture as the networks see it, (C, 1, H, W) float32: normalised as scans are."""
         return self.prepared_picture(read_picture(case.images[0]), case.images[0])
 
     def prepared_picture(self, image: np.ndarray, path: Path) -> np.ndarray:
@@ -84,15 +79,8 @@ class Model:
             raise UserError(
                 f"{path}: has {len(image)} channels, the network takes {self.info.channels}; convert it"
             )
-        if self.plan is not None:
-            image = np.stack(
-                [
-                    one.apply(channel)
-                    for one, channel in zip(self.plan.normalisation, image, strict=True)
-                ]
-            )
-        elif self.info.name == "ACDC":
-            image = unit_range(path, image)
+        if self.preparation is not None:
+            image = self.preparation.prepare_picture(path, image)
         return in_memory(self.info, image.astype(np.float32)[:, None], None)[0]
 
     def planes(self, image: np.ndarray) -> Iterator[Tensor]:
@@ -126,21 +114,35 @@ def read_model(s: ModelSettings, device: torch.device) -> Model:
                 f"{other.path}: of other data, or data prepared in another way, than {first.path}; predict with each by itself"
             )
     members = tuple(_member(s, checkpoint, info, dataset, device) for checkpoint, *_ in found)
-    box = _box(s, info)
-    check_variant(info.name, s.variant, s.size)
-    preparation = None
+    box = _box(s)
+    preparation = _preparation(s, info=info, plan=plan, dataset=dataset, box=box)
+    values = tuple(range(info.classes))
+    if preparation is not None:
+        values = preparation.class_values
+    label_type = np.min_scalar_type(max(values))
+    return Model(info, plan, preparation, np.array(values, label_type), members, box)
+
+
+def _preparation(
+    s: ModelSettings,
+    info: DatasetInfo,
+    plan: Plan | None,
+    dataset: DatasetSpec | None,
+    box: Box | None,
+) -> Preparation | None:
+    """How scans are prepared for the networks; None where that is not known."""
+    kind: type[PublishedPreparation] | None = None
+    if plan is None:
+        known = dataset or all_datasets().get(info.name)
+        kind = known.preparation if known is not None else None
+    if kind is not None:
+        return make_preparation(kind, "none", variant=s.variant, size=s.size, box=box)
+    for flag, value in (("--variant", s.variant), ("--size", s.size), ("--box", box)):
+        if value is not None:
+            raise UserError(f"{flag}: scans of {info.name} have no such option; remove it")
     if plan is not None:
-        preparation = OwnPreparation(plan, ())
-    elif info.name in ("ACDC", *CROPPED):
-        preparation = published_preparation(info.name, "none", s.variant, s.size, box)
-    values = (
-        plan.label_values
-        if plan is not None
-        else RAW_VALUES.get(info.name, tuple(range(info.classes)))
-    )
-    return Model(
-        info, plan, preparation, np.array(values, np.min_scalar_type(max(values))), members, box
-    )
+        return OwnPreparation(plan, ())
+    return None
 
 
 def plan_of(checkpoint: Checkpoint) -> Plan | None:
@@ -164,7 +166,9 @@ def _read(
             raise UserError(
                 f"--dataset {s.dataset}: {path} is a checkpoint of {info.name}; leave --dataset out"
             )
-        return checkpoint, info, plan_of(checkpoint), None
+        plan = plan_of(checkpoint)
+        described = find_dataset(s.dataset) if s.dataset and plan is None else None
+        return checkpoint, info, plan, described
     if not s.dataset:
         raise UserError(
             f"{path}: a published checkpoint does not say of what data set it is; name it with --dataset"
@@ -216,16 +220,14 @@ def _member(
     return Member(net, predictor, about)
 
 
-def _box(s: ModelSettings, info: DatasetInfo) -> Box | None:
+def _box(s: ModelSettings) -> Box | None:
     if not s.box:
         return None
-    if info.name not in CROPPED:
-        raise UserError(f"--box: {info.name} is not cropped by the label; leave it out")
     if len(s.box) != 6:
         raise UserError(
             f"--box {' '.join(map(str, s.box))}: give start and end of each axis of the file, as in --box 100 250 120 260 0 88"
         )
-    return tuple(s.box[::2]), tuple(s.box[1::2])
+    return s.box[::2], s.box[1::2]
 
 
 def _decided(plan: Plan | None) -> dict | None:

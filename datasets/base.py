@@ -1,4 +1,4 @@
-"""The description of a data set: everything that training, test and prediction have to know about it."""
+"""The description of a data set: everything that preparation, training, test and prediction need of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from dataloaders.augment import SpatialDraw
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.two_stream import StreamSampler, TwoStreamSampler
+from datasets.prepare.published import PublishedPreparation
 from evaluation.validation import Predict
 from methods.copy_paste import Pasting
 from training.settings import Settings
@@ -47,6 +48,8 @@ class DatasetSpec:
     """
 
     info: DatasetInfo
+    # how raw scans become the files that are read; its fields are the options of prepare_data.py that the data set has
+    preparation: type[PublishedPreparation] | None = None
     # reading: what --labelnum counts; the cases and how many of them are labelled; the training data set of a run
     counted: str = "volumes"
     cases: Callable[[Path, DatasetInfo, int], tuple[list[str], int]]

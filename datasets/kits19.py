@@ -1,7 +1,4 @@
-"""KiTS19: CT of kidneys with tumours (Heller et al., 2019), in CoGRNet's preparation.
-
-Preparation: KiTS19: kidneys and their tumours.
-"""
+"""KiTS19: CT of kidneys with tumours (Heller et al., 2019), in CoGRNet's preparation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +6,8 @@ from pathlib import Path
 from dataloaders.dataset_info import DatasetInfo
 from datasets.prepare.abdomen import AbdomenPreparation
 from datasets.prepare.prepared_files import RawCase
+from datasets.prepare.published import Size, cases_in_folders
 from datasets.templates import two_slices
-from utils.errors import UserError
-from utils.files import files_below
 
 INFO = DatasetInfo(
     name="KiTS19",
@@ -26,36 +22,26 @@ INFO = DatasetInfo(
     foreground=(1, 2),
     planes=((0, 34), (1, 119)),
 )
-DATASET = TWO_SLICES = two_slices(
-    info=INFO,
-    patch_size=(128, 128, 64),
-)
 
 
 @dataclass(frozen=True)
 class KiTS19Preparation(AbdomenPreparation):
-    """`case_NNNNN/imaging.nii.gz` and `segmentation.nii.gz` anywhere below the source; 400 HU wide around 40.
+    """Kidneys and their tumours, windowed 400 HU wide around 40.
 
-    The official files have their slices along the first index (I, P, L), and so has the stored array.
+    Reads `case_NNNNN/imaging.nii.gz` and `segmentation.nii.gz` anywhere below the source. The official files have their slices along the
+    first axis (I, P, L), and so has the stored array.
     """
 
-    size: tuple[int, int, int] = (192, 192, 64)
+    size: Size = (192, 192, 64)
     info = INFO
     window = (-160, 400)
     stored = (0, 1, 2)
 
     def find(self, source: Path) -> list[RawCase]:
-        cases: dict[str, RawCase] = {}
-        for path in (
-            path for path in files_below(source) if path.name in ("imaging.nii.gz", "imaging.nii")
-        ):
-            name, label = (
-                path.parent.name,
-                path.with_name(path.name.replace("imaging", "segmentation")),
-            )
-            if name in cases:
-                raise UserError(
-                    f"{path}: {name} lies in {cases[name].images[0].parent} too; take one of them away"
-                )
-            cases[name] = RawCase(name, (path,), label if label.is_file() else None)
-        return list(cases.values())
+        """Find the folder of each case."""
+        return cases_in_folders(source, "imaging", label="segmentation", endings=r"\.nii(\.gz)?")
+
+
+DATASET = TWO_SLICES = two_slices(
+    info=INFO, patch_size=(128, 128, 64), preparation=KiTS19Preparation
+)

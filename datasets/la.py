@@ -1,7 +1,4 @@
-"""LA: MR of the left atrium (2018 atrial segmentation challenge), in the public preparation of UA-MT.
-
-Preparation: LA as UA-MT prepared it: z-scored over the whole scan, then cropped around the label in x and y.
-"""
+"""LA: MR of the left atrium (2018 atrial segmentation challenge), in the public preparation of UA-MT."""
 
 import csv
 import zlib
@@ -13,8 +10,13 @@ import numpy as np
 
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import SPLITS
-from datasets.prepare.crop import Box, box_of, checked_box, label_range, needs_label, not_empty
-from datasets.prepare.lists import write_lists
+from datasets.prepare.crop import (
+    Box,
+    cropped_to,
+    label_range,
+    label_to_follow,
+    slices_of_box,
+)
 from datasets.prepare.prepared_files import (
     Output,
     RawCase,
@@ -22,11 +24,11 @@ from datasets.prepare.prepared_files import (
     grid_attributes,
     source_attributes,
 )
+from datasets.prepare.published import CroppedPreparation, cases_in_folders
 from datasets.templates import two_slices, volumes
-from scans.geometry import lay_onto
-from scans.reading import Scan, read_label
+from scans.reading import Scan
+from scans.voxel_file import Warn
 from utils.errors import UserError
-from utils.files import files_below
 
 INFO = DatasetInfo(
     name="LA",
@@ -40,6 +42,95 @@ INFO = DatasetInfo(
     axes="xyz",
     planes=((2, 43), (1, None)),
 )
+STORED = (0, 1, 2)  # x, y, z
+COMPRESSION = {"compression": "gzip", "compression_opts": 4}
+SEED = 1337
+# The published patch. The crop is widened so that one fits without the margins.
+PATCH = 112
+
+
+@dataclass(frozen=True)
+class LAPreparation(CroppedPreparation):
+    """LA as UA-MT prepared it: z-scored over the whole scan, then cropped around the label in x and y.
+
+    Reads `<id>/lgemri.nrrd` and `<id>/laendo.nrrd` anywhere below the source; the label is where laendo is 255.
+    z-score in float64 over the whole scan, stored as float32, x, y, z. All slices are kept; in x and y the crop reaches from the label's
+    first voxel less a margin of 10 to 19 to its last voxel and such a margin, the end exclusive, so that one voxel less is kept above it.
+    The public margins were drawn without a seed; what they kept around the label is for each of the 100 public scans in
+    data_split/LA/crop_margins.csv. Other scans draw theirs, the same ones for the same name.
+    """
+
+    info = INFO
+    raw_values = (0, 255)
+
+    def find(self, source: Path) -> list[RawCase]:
+        """Find the folder of each scan."""
+        return cases_in_folders(source, "lgemri", label="laendo", endings=r"\..*")
+
+    def prepare(self, case: RawCase, warn: Warn) -> Iterator[Output]:
+        """Yield the volume."""
+        self.check_label_exists(case)
+        scan = case.read_images(warn)[0]
+        start, stop = self.chosen_box(scan)
+        label = None
+        if case.label is not None:
+            label = (self.read_label(case.label, scan, warn=warn) == 255).astype(np.uint8)
+        if self.crop == "published":
+            followed = label_to_follow(case, label)
+            start, stop = crop_box(followed, margins(case.name, followed))
+        box = slices_of_box(start, stop)
+        attributes = grid_attributes(scan.geometry.cropped(start), STORED, file_axes="xyz")
+        attributes |= crop_attributes(start, stop)
+        attributes |= source_attributes(scan)
+        yield Output(
+            self.last_file(case),
+            image=zscored(scan)[box],
+            label=cropped_to(label, box),
+            attributes=attributes,
+            options=COMPRESSION,
+        )
+
+
+def margins(name: str, label: np.ndarray) -> dict[int, tuple[int, int]]:
+    """Voxels that the crop keeps below and above the label's box, for the axes x (0) and y (1)."""
+    with open(SPLITS / INFO.name / "crop_margins.csv", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["case"] == name:
+                return {
+                    axis: (int(row[f"below_{letter}"]), int(row[f"above_{letter}"]))
+                    for axis, letter in enumerate("xy")
+                }
+    rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
+    drawn = {}
+    for axis in (0, 1):
+        low, high = label_range(label, axis)
+        widened = max(PATCH - (high - low), 0) // 2
+        below, end = rng.integers(10, 20, 2)
+        drawn[axis] = (int(widened + below), int(widened + end) - 1)
+    return drawn
+
+
+def crop_box(label: np.ndarray, around: dict[int, tuple[int, int]]) -> Box:
+    """The crop with the margins `around` the label (below and above by axis); it ends where the scan does."""
+    start = [0, 0, 0]
+    stop = list(label.shape)
+    for axis, (below, above) in around.items():
+        low, high = label_range(label, axis)
+        start[axis] = max(low - below, 0)
+        stop[axis] = min(high + above + 1, label.shape[axis])
+    return tuple(start), tuple(stop)
+
+
+def zscored(scan: Scan) -> np.ndarray:
+    """(v - mean) / standard deviation, over all voxels and in float64, as float32. Raises UserError for a constant image."""
+    values = scan.array.astype(np.float64)
+    deviation = values.std()
+    if deviation == 0:
+        raise UserError(
+            f"{scan.path}: every voxel is {values.flat[0]:g}, the image is empty; "
+            "copy or download it again"
+        )
+    return ((values - values.mean()) / deviation).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -52,6 +143,7 @@ class TestOptions:
 
 DATASET = volumes(
     info=INFO,
+    preparation=LAPreparation,
     numbers={
         "model": "VNet",
         "patch_size": (112, 112, 80),
@@ -79,117 +171,4 @@ DATASET = volumes(
     test_numbers={"labelnum": 4, "model": "VNet", "which": "both"},
     module_prefix="edge_guided",  # BCP's own LA code has no DataParallel
 )
-TWO_SLICES = two_slices(info=INFO, patch_size=(112, 112, 80))
-
-
-STORED = (0, 1, 2)  # x, y, z
-GZIP = {"compression": "gzip", "compression_opts": 4}
-SEED = 1337
-PATCH = 112  # the published patch: the crop is widened so that one fits, the margins aside
-
-
-@dataclass(frozen=True)
-class LAPreparation:
-    """`<id>/lgemri.nrrd` and `<id>/laendo.nrrd` anywhere below the source; the label is where laendo is 255.
-
-    z-score in float64 over the whole scan, stored as float32, x, y, z. All slices are kept; in x and y the crop reaches from the label's
-    first voxel less a margin of 10 to 19 to its last voxel and such a margin, the end exclusive, so that one voxel less is left above it.
-    The public margins were drawn without a seed; what they left around the label is for each of the 100 public scans in
-    data_split/LA/crop_margins.csv. Other scans draw theirs, the same ones for the same name.
-    """
-
-    crop: str = "published"
-    box: Box | None = None
-    info = INFO
-
-    @property
-    def settings(self) -> dict:
-        return {"dataset": INFO.name, "version": 1, "crop": self.crop}
-
-    def find(self, source: Path) -> list[RawCase]:
-        cases: dict[str, RawCase] = {}
-        for path in (path for path in files_below(source) if path.name.startswith("lgemri.")):
-            name, label = path.parent.name, path.with_name(path.name.replace("lgemri", "laendo"))
-            if name in cases:
-                raise UserError(
-                    f"{path}: scan {name} lies in {cases[name].images[0].parent} too; take one of them away"
-                )
-            cases[name] = RawCase(name, (path,), label if label.is_file() else None)
-        return list(cases.values())
-
-    def listed(self, line: str) -> str:
-        return line
-
-    def mark(self, case: RawCase) -> str:
-        return INFO.file.format(case.name)
-
-    def prepare(self, case: RawCase, warn) -> Iterator[Output]:
-        needs_label(case, self.crop)
-        scan, label = case.read_images(warn)[0], None
-        start, stop = checked_box(self.box, str(scan.path), scan.shape)
-        if case.label is not None:
-            truth = read_label(case.label, (0, 255), "laendo as downloaded", warn)
-            label, said = lay_onto(
-                str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry
-            )
-            warn(said)
-            label = (label == 255).astype(np.uint8)
-        if self.crop == "published":
-            start, stop = crop_box(not_empty(case, label), margins(case.name, label))
-        box = box_of(start, stop)
-        geometry = scan.geometry.cropped(start)
-        attributes = {
-            **grid_attributes(geometry, STORED, "xyz"),
-            **crop_attributes(start, stop),
-            **source_attributes(scan),
-        }
-        yield Output(
-            self.mark(case),
-            zscored(scan)[box],
-            None if label is None else np.ascontiguousarray(label[box]),
-            attributes,
-            GZIP,
-        )
-
-    def write_lists(self, root: Path) -> list[str]:
-        return write_lists(root, INFO.name, INFO.file.format)
-
-
-def margins(name: str, label: np.ndarray) -> dict[int, tuple[int, int]]:
-    """Voxels that the crop leaves below and above the label's box, for the axes x (0) and y (1)."""
-    with open(SPLITS / INFO.name / "crop_margins.csv", encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["case"] == name:
-                return {
-                    axis: (int(row[f"below_{letter}"]), int(row[f"above_{letter}"]))
-                    for axis, letter in enumerate("xy")
-                }
-    rng, found = np.random.default_rng([SEED, zlib.crc32(name.encode())]), {}
-    for axis in (0, 1):
-        low, high = label_range(label, axis)
-        widened = max(PATCH - (high - low), 0) // 2
-        below, end = rng.integers(10, 20, 2)
-        found[axis] = int(widened + below), int(widened + end) - 1
-    return found
-
-
-def crop_box(
-    label: np.ndarray, around: dict[int, tuple[int, int]]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """First voxel and the one after the last of the crop, which ends where the scan does."""
-    start, stop = [0, 0, 0], list(label.shape)
-    for axis, (below, above) in around.items():
-        low, high = label_range(label, axis)
-        start[axis], stop[axis] = max(low - below, 0), min(high + above + 1, label.shape[axis])
-    return tuple(start), tuple(stop)
-
-
-def zscored(scan: Scan) -> np.ndarray:
-    """(v - mean) / standard deviation, over all voxels and in float64, as float32; UserError for a constant image."""
-    values = scan.array.astype(np.float64)
-    deviation = values.std()
-    if deviation == 0:
-        raise UserError(
-            f"{scan.path}: every voxel is {values.flat[0]:g}, there is nothing to see; copy or download it again"
-        )
-    return ((values - values.mean()) / deviation).astype(np.float32)
+TWO_SLICES = two_slices(info=INFO, patch_size=(112, 112, 80), preparation=LAPreparation)

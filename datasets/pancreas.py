@@ -1,14 +1,12 @@
-"""NIH Pancreas: CT of the abdomen (Roth et al., MICCAI 2015), in the public preparation of CoraNet.
-
-Preparation: NIH Pancreas-CT as CoraNet (which BCP uses) and as MC-Net prepared it: two preparations that do not mix.
-"""
+"""NIH Pancreas-CT: CT of the abdomen (Roth et al., MICCAI 2015), in the public preparation of CoraNet or of MC-Net."""
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,23 +17,32 @@ from dataloaders.dataset_info import DatasetInfo
 from dataloaders.two_stream import FourStreamSampler
 from dataloaders.volumes import percent_of_cases
 from datasets.base import REPOSITORY
-from datasets.prepare.crop import Box, box_of, checked_box, label_range, needs_label, not_empty
-from datasets.prepare.flips import fits_better_flipped, spreads
-from datasets.prepare.lists import write_lists
+from datasets.prepare.crop import (
+    Box,
+    cropped_to,
+    label_range,
+    label_to_follow,
+    slices_of_box,
+)
+from datasets.prepare.flips import flip_warning, spreads
 from datasets.prepare.prepared_files import (
+    GZIP,
     Output,
     RawCase,
     crop_attributes,
     grid_attributes,
     source_attributes,
 )
+from datasets.prepare.published import CroppedPreparation, add_file
 from datasets.templates import patches, volumes
 from methods.copy_paste import Pasting
-from scans.geometry import Geometry, lay_onto
-from scans.reading import Scan, read_label
+from scans.geometry import Geometry
+from scans.reading import Scan
+from scans.voxel_file import Warn
 from utils.errors import UserError
 from utils.files import files_below
 from utils.pseudo_label import class_pseudo_label
+from utils.registry import find
 
 INFO = DatasetInfo(
     name="Pancreas",
@@ -47,8 +54,257 @@ INFO = DatasetInfo(
     test_list="test.txt",
     axes="xyz",
 )
+LOW = -125  # HU
+HIGH = 275
+STORED = (0, 1, 2)  # x, y, z
+PATCH = 96
+MARGIN = 25
+CASE = re.compile(r"PANCREAS_(\d{4})(\.nii(\.gz)?)?", re.IGNORECASE)
+LABEL = re.compile(r"label(\d{4})\.nii(\.gz)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class ResampledCase:
+    """A resampled case; `box` is the part of it that is kept, in its own voxels."""
+
+    image: np.ndarray
+    label: np.ndarray | None
+    geometry: Geometry
+    box: Box
+
+
+@dataclass(frozen=True)
+class PancreasPreparation(CroppedPreparation):
+    """The preparations of CoraNet (which BCP uses) and of MC-Net, which must not be mixed.
+
+    Reads `PANCREAS_NNNN/<study>/<series>/*.dcm` (or `PANCREAS_NNNN.nii.gz`) and `labelNNNN.nii.gz`, anywhere below the source.
+
+    coranet: every axis is scaled by the in-plane spacing in mm, linearly, labels nearest, whole HU staying whole: voxels taken for
+    cubes with this side and brought to 1 mm, so that a slice is 1 mm wide a voxel but slices keep their distance divided by the
+    spacing. Values beyond the scan are 0 HU. Then the window, the scale to 0..1 over the volume, and the crop in three axes. Float64,
+    uncompressed.
+    mcnet: 1 mm in all axes, B-spline, labels nearest; the window as 0..1; crop in x and y; z-score of the crop. Float32, gzip.
+    """
+
+    variant: str = "coranet"
+    info = INFO
+    other_files = "data/image*_norm.h5"
+
+    def __post_init__(self) -> None:
+        """Raise UserError for an unknown variant."""
+        find(VARIANTS, self.variant, flag="--variant")
+
+    def find(self, source: Path) -> list[RawCase]:
+        """Find the images and the labels of the same number."""
+        labels: dict[str, Path] = {}
+        images: dict[str, Path] = {}
+        for path in files_below(source):
+            image_name = CASE.fullmatch(path.name)
+            label_name = LABEL.fullmatch(path.name)
+            if image_name is not None and (path.is_dir() or image_name[2]):
+                add_file(images, image_name[1], path)
+            if label_name is not None:
+                add_file(labels, label_name[1], path)
+        return [
+            RawCase(self._case_name(number), images=(path,), label=labels.get(number))
+            for number, path in images.items()
+        ]
+
+    def _case_name(self, number: str) -> str:
+        if self.variant == "coranet":
+            return number
+        return f"image{number}_norm"
+
+    def case_of_line(self, line: str) -> str:
+        """The name of the case with the number that a published list has."""
+        return self._case_name(line.strip().removesuffix(".h5"))
+
+    def written_line(self, line: str) -> str:
+        """The published line for coranet, which the published code reads; else the case's name."""
+        if self.variant == "coranet":
+            return line
+        return self.case_of_line(line)
+
+    def prepare(self, case: RawCase, warn: Warn) -> Iterator[Output]:
+        """Yield the volume."""
+        self.check_label_exists(case)
+        scan = case.read_images(warn)[0]
+        label = None
+        if case.label is not None:
+            label = self.read_label(case.label, scan, warn=warn)
+            warn(flip_warning(case.label, scan.array, spreads(scan.array, label)))
+        if self.crop == "published":
+            label_to_follow(case, label)
+        resample = VARIANTS[self.variant]
+        resampled = resample(scan, label, crop=self.crop == "published", part=self.chosen_box(scan))
+        attributes = grid_attributes(resampled.geometry, STORED, file_axes="xyz")
+        attributes |= crop_attributes(*resampled.box)
+        attributes |= source_attributes(scan)
+        yield Output(
+            self.last_file(case),
+            image=resampled.image,
+            label=resampled.label,
+            attributes=attributes,
+            options={} if self.variant == "coranet" else GZIP,
+        )
+
+    def prepared_shape(self, shape: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
+        """The shape at 1 mm, about that of both variants."""
+        kept = super().prepared_shape(shape, geometry)
+        return tuple(
+            max(round(side * mm), 1) for side, mm in zip(kept, geometry.spacing, strict=True)
+        )
+
+    @classmethod
+    def variant_warning(
+        cls, path: Path, settings: Mapping[str, Any], low: float, high: float
+    ) -> str | None:
+        """A warning for a file of MC-Net's preparation, on which the protocol does not train."""
+        in_range = low >= -1e-3 and high <= 1 + 1e-3
+        if in_range and settings.get("variant") != "mcnet":
+            return None
+        return (
+            f"{path}: holds {low:.3g} to {high:.3g}, as MC-Net prepared it; the Pancreas protocol trains on "
+            "CoraNet's files, 0 to 1: prepare_data.py --variant coranet, into another folder"
+        )
+
+
+def coranet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> ResampledCase:
+    """CoraNet's image (float64, 0..1) and label (uint8); `part` of the scan is kept if not `crop`."""
+    scale = float(scan.geometry.spacing[1])
+    shape = tuple(np.round(np.array(scan.shape) * scale).astype(int).tolist())
+    if min(shape) < 1:
+        raise UserError(
+            f"{scan.path}: {scan.shape} voxels of {scale:g} mm are less than 1 mm; correct the spacing in its header"
+        )
+    image = _scaled(scan.array, scale, shape=shape, order=1).clip(LOW, HIGH).astype(np.float64)
+    low = image.min()
+    high = image.max()
+    if low == high:
+        raise UserError(_outside_window(scan))
+    image = (image - low) / (high - low)
+    if label is not None:
+        label = _scaled(label, scale, shape=shape, order=0)
+    start, stop = _scaled_box(part, np.full(3, scale), shape=shape)
+    if crop and label is not None:
+        _check_not_empty(scan, label)
+        ranges = [coranet_range(*label_range(label, axis), shape[axis]) for axis in range(3)]
+        start = tuple(first for first, _ in ranges)
+        stop = tuple(end for _, end in ranges)
+        box = slices_of_box(start, stop)
+        fill = [(0, max(PATCH - (end - first), 0)) for first, end in ranges]
+        image = np.pad(image[box], fill)
+        label = np.pad(label[box], fill)
+    else:
+        box = slices_of_box(start, stop)
+        image = image[box]
+        label = cropped_to(label, box)
+    geometry = scan.geometry.stepped(np.full(3, 1 / scale).tolist()).cropped(start)
+    return ResampledCase(image, label=label, geometry=geometry, box=(start, stop))
+
+
+def _scaled(array: np.ndarray, scale: float, shape: tuple[int, ...], order: int) -> np.ndarray:
+    """An array (x, y, z) with `scale` voxels for each old one, of the same type."""
+    with warnings.catch_warnings():
+        # scipy warns of a change in version 0.18 that affects only offsets
+        warnings.simplefilter("ignore", UserWarning)
+        return affine_transform(
+            array,
+            np.full(3, 1 / scale),
+            output_shape=shape,
+            order=order,
+            mode="constant",
+            cval=0,
+        )
+
+
+def coranet_range(low: int, high: int, length: int) -> tuple[int, int]:
+    """CoraNet's crop along one axis: 25 voxels below the label's first and 26 above its last, at least 96, moved inside the scan."""
+    start = max(low - MARGIN, 0)
+    stop = min(high + MARGIN + 2, length)
+    missing = max(min(PATCH, length) - (stop - start), 0)
+    start -= missing // 2
+    stop += missing - missing // 2
+    move = max(-start, 0) - max(stop - length, 0)
+    return start + move, stop + move
+
+
+def mcnet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> ResampledCase:
+    """MC-Net's image (float32, z-scored) and label (uint8); `part` of the scan is kept if not `crop`."""
+    spacing = scan.geometry.spacing
+    size = [int(voxels * mm) for voxels, mm in zip(scan.shape, spacing, strict=True)]
+    if min(size) < 1:
+        raise UserError(
+            f"{scan.path}: less than 1 mm of tissue along an axis; correct the spacing in its header"
+        )
+    image = _at_one_mm(scan.array, spacing, size=size, interpolator=sitk.sitkBSpline)
+    image = (image.astype(np.float64).clip(LOW, HIGH) - LOW) / (HIGH - LOW)
+    if label is not None:
+        label = _at_one_mm(label, spacing, size=size, interpolator=sitk.sitkNearestNeighbor)
+    box = _scaled_box(part, spacing, shape=size)
+    if crop and label is not None:
+        _check_not_empty(scan, label)
+        box = _mcnet_box(label, box)
+    kept = slices_of_box(*box)
+    image = image[kept].astype(np.float32)
+    if image.min() == image.max():
+        raise UserError(_outside_window(scan))
+    image = (image - image.mean()) / image.std()
+    geometry = scan.geometry.stepped(1 / spacing).cropped(box[0])
+    return ResampledCase(image, label=cropped_to(label, kept), geometry=geometry, box=box)
+
+
+def _at_one_mm(
+    array: np.ndarray, spacing: np.ndarray, size: Sequence[int], interpolator: int
+) -> np.ndarray:
+    """Resample an array (x, y, z) to voxels of 1 mm."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(spacing.tolist())
+    grid = (image.GetOrigin(), (1.0, 1.0, 1.0), image.GetDirection())
+    result = sitk.Resample(image, size, sitk.Transform(), interpolator, *grid, 0.0)
+    return sitk.GetArrayFromImage(result).T
+
+
+def _mcnet_box(label: np.ndarray, box: Box) -> Box:
+    """MC-Net's crop around the label in x and y; in z that of `box`."""
+    start = list(box[0])
+    stop = list(box[1])
+    for axis in (0, 1):
+        low, high = label_range(label, axis)
+        margin = MARGIN + max(PATCH - (high - low), 0) // 2
+        start[axis] = max(low - margin, 0)
+        stop[axis] = min(high + margin, label.shape[axis])
+    return tuple(start), tuple(stop)
+
+
+VARIANTS = {"coranet": coranet, "mcnet": mcnet}
+
+
+def _scaled_box(part: Box, scale: np.ndarray, shape: Sequence[int]) -> Box:
+    """A box of the scan in voxels of the resampled one, which has `scale` of them for each voxel and is of `shape`."""
+    start, stop = part
+    scaled_stop = np.minimum(np.ceil(np.array(stop) * scale), shape).astype(int)
+    scaled_start = np.minimum(np.floor(np.array(start) * scale).astype(int), scaled_stop - 1)
+    return tuple(scaled_start.tolist()), tuple(scaled_stop.tolist())
+
+
+def _check_not_empty(scan: Scan, label: np.ndarray) -> None:
+    if not label.any():
+        raise UserError(
+            f"{scan.path}: the label is empty after resampling; correct the label, or use --crop none"
+        )
+
+
+def _outside_window(scan: Scan) -> str:
+    return (
+        f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; "
+        "check that it is a CT in HU"
+    )
+
+
 DATASET = volumes(
     info=INFO,
+    preparation=PancreasPreparation,
     cases=percent_of_cases,
     sampler=lambda settings: FourStreamSampler,
     spatial=partial(
@@ -106,206 +362,3 @@ DATASET = volumes(
     published_layout="net",
     module_prefix="always",
 )
-
-
-LOW, HIGH = -125, 275  # HU
-STORED = (0, 1, 2)  # x, y, z
-PATCH = 96
-CASE = re.compile(r"PANCREAS_(\d{4})(\.nii(\.gz)?)?", re.IGNORECASE)
-LABEL = re.compile(r"label(\d{4})\.nii(\.gz)?", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class PancreasPreparation:
-    """`PANCREAS_NNNN/<study>/<series>/*.dcm` (or `PANCREAS_NNNN.nii.gz`) and `labelNNNN.nii.gz`, anywhere below the source.
-
-    coranet: every axis is scaled by the in-plane spacing s in mm, linearly, labels nearest, whole HU staying whole: voxels taken for
-    cubes of s mm and brought to 1 mm, so that a slice is 1 mm wide a voxel but slices keep their distance over s. Beyond the scan lies
-    0 HU. Then the window, the scale to 0..1 over the volume, and the crop in three axes. Float64, uncompressed.
-    mcnet: 1 mm in all axes, B-spline, labels nearest; the window as 0..1; crop in x and y; z-score of the crop. Float32, gzip.
-    """
-
-    variant: str = "coranet"
-    crop: str = "published"
-    box: Box | None = None
-    info = INFO
-
-    @property
-    def settings(self) -> dict:
-        return {"dataset": INFO.name, "version": 1, "variant": self.variant, "crop": self.crop}
-
-    def find(self, source: Path) -> list[RawCase]:
-        labels: dict[str, Path] = {}
-        images: dict[str, Path] = {}
-        for path in files_below(source):
-            for pattern, found in ((CASE, images), (LABEL, labels)):
-                if (name := pattern.fullmatch(path.name)) and (
-                    path.is_dir() or pattern is LABEL or name[2]
-                ):
-                    other = found.setdefault(name[1], path)
-                    if other != path and other not in path.parents:
-                        raise UserError(
-                            f"{path}: the same number as {other}; take one of them away"
-                        )
-        return [
-            RawCase(self.file_name(number), (path,), labels.get(number))
-            for number, path in images.items()
-        ]
-
-    def file_name(self, number: str) -> str:
-        return number if self.variant == "coranet" else f"image{number}_norm"
-
-    def listed(self, line: str) -> str:
-        return self.file_name(line.strip().removesuffix(".h5"))
-
-    def mark(self, case: RawCase) -> str:
-        return INFO.file.format(case.name)
-
-    def prepare(self, case: RawCase, warn) -> Iterator[Output]:
-        needs_label(case, self.crop)
-        scan, label = case.read_images(warn)[0], None
-        if case.label is not None:
-            truth = read_label(case.label, (0, 1), "as downloaded", warn)
-            label, said = lay_onto(
-                str(case.label), truth.array, truth.geometry, scan.shape, scan.geometry
-            )
-            warn(said)
-            warn(fits_better_flipped(case.label, scan.array, spreads(scan.array, label)))
-        if self.crop == "published":
-            not_empty(case, label)
-        make = coranet if self.variant == "coranet" else mcnet
-        image, label, geometry, box = make(
-            scan, label, self.crop == "published", checked_box(self.box, str(scan.path), scan.shape)
-        )
-        attributes = {
-            **grid_attributes(geometry, STORED, "xyz"),
-            **crop_attributes(*box),
-            **source_attributes(scan),
-        }
-        options = {} if self.variant == "coranet" else {"compression": "gzip"}
-        yield Output(self.mark(case), image, label, attributes, options)
-
-    def write_lists(self, root: Path) -> list[str]:
-        keep = self.variant == "coranet"
-        return write_lists(
-            root,
-            INFO.name,
-            lambda line: INFO.file.format(self.listed(line)),
-            str if keep else self.listed,
-        )
-
-
-Made = tuple[np.ndarray, np.ndarray | None, Geometry, tuple[np.ndarray, np.ndarray]]
-
-
-def coranet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Made:
-    """Image (float64, 0..1), label (uint8), their grid, and the crop box in voxels of the resampled scan; `part` is kept if not `crop`."""
-    s = float(scan.geometry.spacing[1])
-    shape = tuple(np.round(np.array(scan.shape) * s).astype(int))
-    if min(shape) < 1:
-        raise UserError(
-            f"{scan.path}: nothing is left at 1 mm of {scan.shape} voxels of {s:g} mm; look at the spacing in its header"
-        )
-
-    def scaled(array: np.ndarray, order: int) -> np.ndarray:
-        with (
-            warnings.catch_warnings()
-        ):  # scipy reminds of a change in 0.18 that offsets alone were affected by
-            warnings.simplefilter("ignore", UserWarning)
-            return affine_transform(
-                array, np.full(3, 1 / s), output_shape=shape, order=order, mode="constant", cval=0
-            )
-
-    image = scaled(scan.array, 1).clip(LOW, HIGH).astype(np.float64)
-    label = None if label is None else scaled(label, 0)
-    low, high = image.min(), image.max()
-    if low == high:
-        raise UserError(
-            f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; is it a CT in HU?"
-        )
-    image = (image - low) / (high - low)
-    start, stop = _scaled_box(part, np.full(3, s), shape)
-    if crop:
-        _check_left(scan, label)
-        start, stop = np.array(
-            [coranet_range(*label_range(label, axis), shape[axis]) for axis in range(3)]
-        ).T
-        box = box_of(start, stop)
-        fill = [(0, max(PATCH - (b - a), 0)) for a, b in zip(start, stop, strict=True)]
-        image, label = np.pad(image[box], fill), np.pad(label[box], fill)
-    else:
-        image, label = _part(image, label, start, stop)
-    return image, label, scan.geometry.stepped(np.full(3, 1 / s)).cropped(start), (start, stop)
-
-
-def coranet_range(low: int, high: int, length: int) -> tuple[int, int]:
-    """The crop along one axis: 25 voxels below the label's first and 26 above its last, at least 96, moved inside the scan."""
-    start, stop = max(low - 25, 0), min(high + 27, length)
-    lacking = max(min(PATCH, length) - (stop - start), 0)
-    start, stop = start - lacking // 2, stop + lacking - lacking // 2
-    move = max(-start, 0) - max(stop - length, 0)
-    return start + move, stop + move
-
-
-def mcnet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Made:
-    """Image (float32, z-scored), label (uint8), their grid, and the crop box in voxels of the resampled scan; `part` as in `coranet`."""
-    size = [int(n * mm) for n, mm in zip(scan.shape, scan.geometry.spacing, strict=True)]
-    if min(size) < 1:
-        raise UserError(
-            f"{scan.path}: less than 1 mm of tissue along an axis; look at the spacing in its header"
-        )
-
-    def scaled(array: np.ndarray, interpolator: int) -> np.ndarray:
-        image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-        image.SetSpacing(scan.geometry.spacing.tolist())
-        same_place = (image.GetOrigin(), (1.0, 1.0, 1.0), image.GetDirection())
-        return sitk.GetArrayFromImage(
-            sitk.Resample(image, size, sitk.Transform(), interpolator, *same_place, 0.0)
-        ).T
-
-    image = (scaled(scan.array, sitk.sitkBSpline).astype(np.float64).clip(LOW, HIGH) - LOW) / (
-        HIGH - LOW
-    )
-    label = None if label is None else scaled(label, sitk.sitkNearestNeighbor)
-    start, stop = _scaled_box(part, scan.geometry.spacing, size)
-    if crop:
-        _check_left(scan, label)
-        for axis in (0, 1):
-            low, high = label_range(label, axis)
-            margin = 25 + max(PATCH - (high - low), 0) // 2
-            start[axis], stop[axis] = max(low - margin, 0), min(high + margin, size[axis])
-    image, label = _part(image, label, start, stop)
-    image = image.astype(np.float32)
-    if image.min() == image.max():
-        raise UserError(
-            f"{scan.path}: every voxel is at or beyond one end of the window {LOW}..{HIGH} HU; is it a CT in HU?"
-        )
-    image = (image - image.mean()) / image.std()
-    return (
-        image,
-        None if label is None else np.ascontiguousarray(label),
-        scan.geometry.stepped(1 / scan.geometry.spacing).cropped(start),
-        (start, stop),
-    )
-
-
-def _scaled_box(
-    part: Box, scale: np.ndarray, shape: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A box of the scan in voxels of the resampled one, which has `scale` of them a voxel and is of `shape`."""
-    stop = np.minimum(np.ceil(np.array(part[1]) * scale), shape).astype(int)
-    return np.minimum(np.floor(np.array(part[0]) * scale).astype(int), stop - 1), stop
-
-
-def _part(
-    image: np.ndarray, label: np.ndarray | None, start: np.ndarray, stop: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
-    box = box_of(start, stop)
-    return image[box], None if label is None else label[box]
-
-
-def _check_left(scan: Scan, label: np.ndarray) -> None:
-    if not label.any():
-        raise UserError(
-            f"{scan.path}: nothing of the label is left after resampling; mend the label, or --crop none"
-        )

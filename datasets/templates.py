@@ -15,6 +15,7 @@ from dataloaders.two_stream import StreamSampler, TwoPassSampler, TwoStreamSampl
 from dataloaders.volumes import CacheKind, CoarsePatches, VolumePatches, first_cases
 from datasets.base import DatasetSpec, labelled_folder
 from evaluation.slices import SlicePredictor
+from datasets.prepare.published import PublishedPreparation
 from evaluation.sliding_window import VolumePredictor, check_stride
 from methods.copy_paste import Pasting
 from utils.losses import Term, dice_2d, dice_3d
@@ -84,7 +85,7 @@ def patches(
 
 
 def slices(*, info: DatasetInfo, **options: Any) -> DatasetSpec:
-    """A data set that is trained slice by slice. `options` are fields of `Page` that replace the values here."""
+    """A data set that is trained slice by slice. `options` are fields of `DatasetSpec` that replace the values here."""
     defaults = DatasetSpec(
         info=info,
         counted="slices",
@@ -124,11 +125,17 @@ def volumes(*, info: DatasetInfo, **options: Any) -> DatasetSpec:
     return replace(defaults, **options)
 
 
-def two_slices(*, info: DatasetInfo, patch_size: tuple[int, ...]) -> DatasetSpec:
+def two_slices(
+    *,
+    info: DatasetInfo,
+    patch_size: tuple[int, ...],
+    preparation: type[PublishedPreparation] | None = None,
+) -> DatasetSpec:
     """A data set with two annotated slices per labelled volume, as CoGRNet uses it."""
     augmentation = VolumeAugmentation((), spare=3, crop_first=True)
     return volumes(
         info=info,
+        preparation=preparation,
         data=_two_slice_data,
         sampler=_two_slice_sampler,
         spatial=partial(patches, labelled=augmentation, unlabelled=augmentation),

@@ -17,8 +17,8 @@ from commands.check import CheckSettings
 from commands.compare_settings import CompareSettings, ReportSettings
 from commands.evaluate import ScoringSettings
 from commands.export import ExportSettings
+from commands.prepare import PrepareSettings
 from commands.test import EvaluationSettings
-from datasets.prepare.preparation import PrepareSettings
 from datasets.registry import all_datasets
 from datasets.run_settings import elsewhere, settings_type
 from methods.registry import METHODS

@@ -15,10 +15,10 @@ from scipy.special import expit
 
 from commands.predict import predict
 from commands.predict_back import way_back
-from commands.prepare import published_preparation
 from dataloaders.cases import turned
 from datasets.prepare.own_scans import OwnPreparation
 from datasets.prepare.prepared_files import RawCase
+from datasets.prepare.published import make_preparation
 from datasets.registry import all_datasets
 from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor
@@ -153,11 +153,11 @@ def test_probabilities_go_back_linearly(tmp_path, dataset, variant, size, spacin
     direction = ORIENTATIONS[letters]
     scan = write_scan(tmp_path / "scan.nii.gz", mr((20, 26, 12)), spacing, (4, -30, 11), direction)
     plan = threshold.plan(spacing=(1.3, None, 0.9))
-    preparation = (
-        OwnPreparation(plan, ())
-        if dataset == "own"
-        else published_preparation(dataset, "none", variant, size)
-    )
+    if dataset == "own":
+        preparation = OwnPreparation(plan, ())
+    else:
+        kind = all_datasets()[dataset].preparation
+        preparation = make_preparation(kind, "none", variant=variant, size=size)
     (output,) = preparation.prepare(RawCase("scan", (scan,), part="predict"), lambda line: None)
     info = threshold.info_of(plan) if dataset == "own" else all_datasets()[dataset].info
     shape = turned(info, output.image).shape

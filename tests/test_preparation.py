@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation, binary_fill_holes, map_coordinates
 from scipy.ndimage import label as label_pieces
 
 from commands import prepare as command
-from commands.prepare import prepare, published_preparation
+from commands.prepare import prepare
 from dataloaders.cases import read_cases
 from datasets.la import margins
 from datasets.pancreas import coranet_range
@@ -121,7 +121,7 @@ def test_a_frame_without_partner_is_not_guessed_and_one_without_label_prepared(t
     (folder / "patient099_frame12_gt.nii.gz").unlink()
     assert run("ACDC", tmp_path / "raw", tmp_path / "out") == 0
     assert (
-        "no label beside it" in capsys.readouterr().out
+        "has no label next to it" in capsys.readouterr().out
         and read(tmp_path / "out" / "data" / "patient099_frame02.h5")[1] is None
     )
     (folder / "patient099_frame12.nii.gz").unlink()
@@ -374,7 +374,7 @@ def test_soft_tissue_lies_between_the_published_bounds(value, is_body):
 @pytest.mark.parametrize("dataset, low, width", [("KiTS19", -160, 400), ("LiTS", -100, 300)])
 def test_every_whole_hounsfield_number_is_tissue_as_the_published_code_has_it(dataset, low, width):
     """Whole numbers from one below the window to one above it, each as its own slice."""
-    preparation = published_preparation(dataset, "published", None, None)
+    preparation = all_datasets()[dataset].preparation()
     numbers = np.arange(low - 1, low + width + 2)
     # exact: (HU - low) / width lies in [1/10, 9/10), computed in whole numbers
     expected = (10 * (numbers - low) >= width) & (10 * (numbers - low) < 9 * width)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.prepare.flips import fits_better_flipped, named, spreads
+from datasets.prepare.flips import flip_warning, flipped_axes, spreads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ def look_at_label(
             f"{path}: the label is empty; draw it, or give the case as one without label"
         )
         return {"voxels": voxels}
-    if said := fits_better_flipped(path, image, found, axes):
+    if said := flip_warning(path, image, found, axes):
         warnings.append(said)
     return {
         "voxels": voxels,
-        "spreads": {named(flips, axes): round(spread, 6) for flips, spread in found.items()},
+        "spreads": {flipped_axes(flips, axes): round(spread, 6) for flips, spread in found.items()},
     }

@@ -58,7 +58,7 @@ def _raw(root: Path) -> Found:
         about = read_dataset(root, errors.append)
     except UserError as error:
         return Found(root.resolve().name, "raw", (), {}, (*errors, str(error)), ())
-    values, warnings = tuple(value for value, _ in about.labels), list(about.said)
+    values, warnings = tuple(value for value, _ in about.labels), list(about.warnings)
     if values != tuple(range(len(values))):
         shown = ", ".join(map(str, values[:8])) + (" ..." if len(values) > 8 else "")
         warnings.append(

@@ -7,42 +7,53 @@ import numpy as np
 from datasets.prepare.prepared_files import RawCase
 from utils.errors import UserError
 
-Box = tuple[tuple[int, int, int], tuple[int, int, int]]
-"""First voxel and the one after the last, in the order of the source file's indices."""
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+"""The first voxel and the one after the last, in the order of the source file's axes."""
 
 
-def needs_label(case: RawCase, crop: str) -> None:
-    """UserError where the crop goes by a label and the scan has none."""
-    if crop == "published" and case.label is None:
+def label_to_follow(case: RawCase, label: np.ndarray | None) -> np.ndarray:
+    """The label that the published crop follows. Raises UserError where it is empty."""
+    if label is None or not label.any():
         raise UserError(
-            f"{case.images[0]}: no label belongs to it, and the published crop goes by the label; --crop none does without"
-        )
-
-
-def not_empty(case: RawCase, label: np.ndarray) -> np.ndarray:
-    if not label.any():
-        raise UserError(
-            f"{case.label}: the label is empty, and the published crop goes by it; mend it, or --crop none"
+            f"{case.label}: the label is empty, but the published crop follows it; "
+            "correct it, or use --crop none"
         )
     return label
 
 
 def checked_box(box: Box | None, name: str, shape: Sequence[int]) -> Box:
-    """The box that somebody names in place of the published crop, or the whole scan for none; UserError if it reaches beyond."""
-    start, stop = box or ((0, 0, 0), tuple(shape))
-    if not all(0 <= a < b <= n for a, b, n in zip(start, stop, shape, strict=True)):
-        given = " ".join(f"{a} {b}" for a, b in zip(start, stop, strict=True))
-        raise UserError(
-            f"--box {given}: not inside {name} of {' x '.join(map(str, shape))} voxels; give start and end of each axis"
-        )
-    return start, stop
+    """The box, or the whole scan of `shape` for None. Raises UserError where the box is empty or reaches beyond the scan.
+
+    `name`: the scan in messages.
+    """
+    if box is None:
+        return (0, 0, 0), tuple(shape)
+    start, stop = box
+    pairs = list(zip(start, stop, strict=True))
+    for (first, end), voxels in zip(pairs, shape, strict=True):
+        if not 0 <= first < end <= voxels:
+            written = " ".join(f"{first} {end}" for first, end in pairs)
+            size = " x ".join(map(str, shape))
+            raise UserError(
+                f"--box {written}: not inside {name} of {size} voxels; give start and end of each axis"
+            )
+    return box
 
 
 def label_range(label: np.ndarray, axis: int) -> tuple[int, int]:
-    """First and last index along the axis where the label is anything but background."""
-    where = np.flatnonzero(label.any(tuple(other for other in range(label.ndim) if other != axis)))
-    return int(where[0]), int(where[-1])
+    """First and last index along the axis where the label is not background."""
+    others = tuple(other for other in range(label.ndim) if other != axis)
+    indices = np.flatnonzero(label.any(others))
+    return int(indices[0]), int(indices[-1])
 
 
-def box_of(start: Sequence[int], stop: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+def slices_of_box(start: Sequence[int], stop: Sequence[int]) -> tuple[slice, ...]:
+    """The index that takes the box from an array."""
+    return tuple(slice(int(first), int(end)) for first, end in zip(start, stop, strict=True))
+
+
+def cropped_to(label: np.ndarray | None, box: tuple[slice, ...]) -> np.ndarray | None:
+    """The label inside the box as an array of its own; None for None."""
+    if label is None:
+        return None
+    return np.ascontiguousarray(label[box])

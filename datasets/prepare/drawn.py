@@ -1,66 +1,76 @@
-"""Two slices drawn in an otherwise empty label: CoGRNet's annotation, found in the label itself."""
+"""Two slices drawn in an otherwise empty label: CoGRNet's annotation, detected in the label."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-Slice = tuple[int, int]  # axis, number
-# voxels along every axis; of a smaller object a whole label may look like two slices
+Slice = tuple[int, int]
+"""Axis and number."""
+# Voxels along every axis. A complete label of a smaller object may look like two slices.
 SMALLEST = 4
+ORTHOGONAL = ((2, 1), (2, 0), (1, 0))
 
 
 def drawn_slices(label: np.ndarray) -> tuple[Slice, Slice] | None:
-    """The two orthogonal slices that hold all of a label (three axes), the one along the later axis first; None for any other label."""
+    """The two orthogonal slices that contain all of a label (three axes), the one along the later axis first.
+
+    The result is None for any other label.
+    """
     inside = label > 0
-    held = [
-        np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis)))
-        for axis in range(3)
-    ]
-    if any(not numbers.size or np.ptp(numbers) + 1 < SMALLEST for numbers in held):
-        return None
-    for first, second in ((2, 1), (2, 0), (1, 0)):
-        one = _fullest(inside, first)
-        other = _only(_without(inside, (first, one)), second)
-        if other is not None and _only(_without(inside, (second, other)), first) == one:
-            return (first, one), (second, other)
+    for axis in range(3):
+        numbers = np.flatnonzero(_voxels_per_slice(inside, axis))
+        if not numbers.size or np.ptp(numbers) + 1 < SMALLEST:
+            return None
+    for first, second in ORTHOGONAL:
+        fullest = (first, int(_voxels_per_slice(inside, first).argmax()))
+        number = _only_number(_without(inside, fullest), second)
+        if number is None:
+            continue
+        if _only_number(_without(inside, (second, number)), first) == fullest[1]:
+            return fullest, (second, number)
     return None
 
 
 def only_slice(label: np.ndarray) -> Slice | None:
-    """The slice that holds all of a label, of an axis along which there are others."""
-    found = ((axis, _only(label > 0, axis)) for axis in range(3) if label.shape[axis] > 1)
-    return next(((axis, number) for axis, number in found if number is not None), None)
+    """The slice that contains all of a label, of an axis along which there are others; None if there is none."""
+    for axis in range(3):
+        if label.shape[axis] == 1:
+            continue
+        number = _only_number(label > 0, axis)
+        if number is not None:
+            return axis, number
+    return None
 
 
-def _counts(inside: np.ndarray, axis: int) -> np.ndarray:
-    return np.count_nonzero(inside, axis=tuple(other for other in range(3) if other != axis))
+def label_of_slices(
+    planes: Sequence[np.ndarray], positions: Sequence[Slice], shape: Sequence[int]
+) -> np.ndarray:
+    """A label (uint8) of `shape` that is empty except for these planes at these positions."""
+    label = np.zeros(shape, np.uint8)
+    for plane, position in zip(planes, positions, strict=True):
+        label[_index(position)] = plane
+    return label
 
 
-def _fullest(inside: np.ndarray, axis: int) -> int:
-    return int(_counts(inside, axis).argmax())
+def _voxels_per_slice(inside: np.ndarray, axis: int) -> np.ndarray:
+    others = tuple(other for other in range(3) if other != axis)
+    return np.count_nonzero(inside, axis=others)
 
 
-def _only(inside: np.ndarray, axis: int) -> int | None:
-    numbers = np.flatnonzero(_counts(inside, axis))
-    return int(numbers[0]) if len(numbers) == 1 else None
+def _only_number(inside: np.ndarray, axis: int) -> int | None:
+    """The number of the only slice along the axis that is not empty; None where there are several or none."""
+    numbers = np.flatnonzero(_voxels_per_slice(inside, axis))
+    if len(numbers) != 1:
+        return None
+    return int(numbers[0])
 
 
-def _without(inside: np.ndarray, place: Slice) -> np.ndarray:
+def _without(inside: np.ndarray, position: Slice) -> np.ndarray:
     rest = inside.copy()
-    rest[_at(place)] = False
+    rest[_index(position)] = False
     return rest
 
 
-def _at(place: Slice) -> tuple:
-    axis, number = place
-    return (*[slice(None)] * axis, number)
-
-
-def place_slices(
-    planes: Sequence[np.ndarray], places: Sequence[Slice], shape: Sequence[int]
-) -> np.ndarray:
-    """A label (uint8) of `shape` that is empty but for these slices, each (its two axes in their order)."""
-    label = np.zeros(shape, np.uint8)
-    for plane, place in zip(planes, places, strict=True):
-        label[_at(place)] = plane
-    return label
+def _index(position: Slice) -> tuple[slice | int, ...]:
+    axis, number = position
+    return (slice(None),) * axis + (number,)

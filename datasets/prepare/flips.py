@@ -1,76 +1,90 @@
-"""Whether a label lies the right way round on its image: the commonest fault of data that went through two readers."""
+"""Detect labels that are flipped with respect to their images, the most frequent fault of data that two readers converted."""
 
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 Flips = tuple[bool, ...]
-# An organ's intensities spread little in its own place; a label that lies the wrong way round takes in its surroundings: on a real CT
-# 375 HU against 22. A flip is told where the label's inside is EVENER times more even with it than as it is (true labels of 200 ACDC
-# volumes reach 2.07, those of 100 LA scans 1) and than with the median of the other flips: the ragged tumour, more even wherever else
-# it is laid, lies right. None is told where the label is EVEN as it is: below that share of the whole image's spread.
-EVEN, EVENER = 0.15, 2.25
-# In MR a single label says less than all of them: one same flip is better, by however little, for 9 % of the true labels of ACDC at most,
-# none of LA's, and for 91 % of labels that were flipped at least.
-MOST, MANY = 2 / 3, 5
-# One label among ENOUGH stands out where its best flip is APART times better than that of all but 5 % of them: of LA's, flipped one at a
-# time, 65 to 85 % are found so (20 to 40 % by EVENER alone; of ACDC's 3 %), and no true one of either.
-APART, ENOUGH = 1.6, 20
+# The intensities inside an organ vary little. A flipped label covers other tissue as well: on a real CT their standard deviation is
+# 375 HU instead of 22. A flip is reported where the intensities inside the label would vary EVENER times less than for the label as it
+# is (true labels of 200 ACDC volumes reach 2.07, those of 100 LA scans 1), and EVENER times less than for the median of the other flips:
+# a ragged tumour, whose label is more even at any other place, is not flipped. Nothing is reported where the standard deviation inside
+# the label is below the share EVEN of the whole image's.
+EVEN = 0.15
+EVENER = 2.25
+# In MR one label is weaker evidence than all of them together: the same flip is better, by however little, for at most 9 % of the true
+# labels of ACDC, for none of LA's, and for at least 91 % of labels that were flipped.
+MOST = 2 / 3
+MANY = 5
+# One label among at least ENOUGH is reported where its best flip is APART times better than that of all but 5 % of them. Of LA's labels,
+# flipped one at a time, 65 to 85 % are detected so (20 to 40 % with EVENER only; of ACDC's 3 %), and no true one of either.
+APART = 1.6
+ENOUGH = 20
 
 
 def spreads(image: np.ndarray, label: np.ndarray) -> dict[Flips, float]:
-    """Standard deviation of the intensities inside the label's classes, each around its own mean, for the label as it is and flipped
-    along any of its axes; 0 where it is empty. Image and label have one shape, the label whole numbers from 0."""
-    places = np.nonzero(label)
-    values = label[places]
-    counts = np.bincount(values)
-    found = {}
+    """Standard deviation of the intensities inside the label, around the mean of each class, for every flip of the label.
+
+    Image and label have one shape; the label has whole numbers from 0. The result is 0 for an empty label.
+    """
+    indices = np.nonzero(label)
+    classes = label[indices]
+    if not classes.size:
+        return dict.fromkeys(product((False, True), repeat=label.ndim), 0.0)
+    counts = np.maximum(np.bincount(classes), 1)
+    result = {}
     for flips in product((False, True), repeat=label.ndim):
-        there = tuple(
-            n - 1 - at if flip else at
-            for at, n, flip in zip(places, label.shape, flips, strict=True)
-        )
-        inside = image[there].astype(np.float64)
-        means = np.bincount(values, inside) / np.maximum(counts, 1)
-        found[flips] = (
-            float(np.sqrt(((inside - means[values]) ** 2).mean())) if values.size else 0.0
-        )
-    return found
+        flipped_indices = []
+        for index, side, is_flipped in zip(indices, label.shape, flips, strict=True):
+            flipped_indices.append(side - 1 - index if is_flipped else index)
+        inside = image[tuple(flipped_indices)].astype(np.float64)
+        means = np.bincount(classes, inside) / counts
+        result[flips] = float(np.sqrt(((inside - means[classes]) ** 2).mean()))
+    return result
 
 
-def better_flip(image: np.ndarray, found: dict[Flips, float]) -> Flips | None:
-    """The flip of `spreads(image, label)` with which the label fits much better, None where none does."""
-    as_it_is, (best, *others) = found[(False,) * image.ndim], sorted(found, key=found.get)
-    thinned = image[
-        tuple(slice(None, None, 1 + n // 256) for n in image.shape)
-    ]  # a large scan's spread needs no copy of it
-    far = min(as_it_is, float(np.median([found[flips] for flips in others])))
-    return best if as_it_is >= EVEN * thinned.std() and found[best] * EVENER <= far else None
+def better_flip(image: np.ndarray, spread_of: Mapping[Flips, float]) -> Flips | None:
+    """The flip with which the label fits much better, None if there is none. `spread_of`: the result of `spreads`."""
+    unflipped = spread_of[(False,) * image.ndim]
+    best, *others = sorted(spread_of, key=lambda flips: spread_of[flips])
+    # the spread of a large scan is computed without a copy of it
+    steps = tuple(slice(None, None, 1 + side // 256) for side in image.shape)
+    if unflipped < EVEN * image[steps].std():
+        return None
+    compared = min(unflipped, float(np.median([spread_of[flips] for flips in others])))
+    if spread_of[best] * EVENER > compared:
+        return None
+    return best
 
 
-def fits_better_flipped(
-    path: Path, image: np.ndarray, found: dict[Flips, float], axes: str = "xyz"
+def flip_warning(
+    path: Path, image: np.ndarray, spread_of: Mapping[Flips, float], axes: str = "xyz"
 ) -> str | None:
-    """A warning where a label would be much more even in intensity if it were flipped; `found`: its `spreads`, `axes`: of both arrays."""
-    best = better_flip(image, found)
+    """A warning where the intensities inside a label would vary much less if it were flipped.
+
+    `spread_of`: the result of `spreads`. `axes`: of image and label.
+    """
+    best = better_flip(image, spread_of)
     if best is None:
         return None
-    as_it_is = found[(False,) * image.ndim]
-    spread = _shown(found[best])
-    instead = _shown(as_it_is)
-    times = min(as_it_is / max(found[best], 1e-9), 1000)
+    unflipped = spread_of[(False,) * image.ndim]
+    times = min(unflipped / max(spread_of[best], 1e-9), 1000)
     return (
-        f"{path}: fits better flipped along {', '.join(named(best, axes))}: inside it the image's spread is {spread} instead of {instead}; "
-        f"possibly the label is flipped: the spread is {times:.1f} times smaller, and none of 300 true labels (ACDC, LA) reached "
-        f"{EVENER} times, but a ragged organ in even surroundings may. Look at both together before you train on it"
+        f"{path}: fits better flipped along {', '.join(flipped_axes(best, axes))}: inside it the image's spread is "
+        f"{_rounded(spread_of[best])} instead of {_rounded(unflipped)}; possibly the label is flipped: the spread is "
+        f"{times:.1f} times smaller, and none of 300 true labels (ACDC, LA) reached {EVENER} times, "
+        "but a ragged organ in even surroundings may. Look at both together before you train on it"
     )
 
 
-def named(flips: Flips, axes: str) -> str:
+def flipped_axes(flips: Flips, axes: str) -> str:
     """The letters of the axes that are flipped, in order: "", "x", "yz" ..."""
-    return "".join(sorted(axis for axis, flip in zip(axes, flips, strict=True) if flip))
+    return "".join(sorted(axis for axis, is_flipped in zip(axes, flips, strict=True) if is_flipped))
 
 
-def _shown(spread: float) -> str:
-    return f"{spread:.0f}" if spread >= 10 else f"{spread:.2g}"
+def _rounded(spread: float) -> str:
+    if spread >= 10:
+        return f"{spread:.0f}"
+    return f"{spread:.2g}"

@@ -1,6 +1,6 @@
-"""Case lists beside prepared data: the published ones, without the cases that are not there."""
+"""Case lists: the published ones in data_split, and those that are written next to prepared data."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 
 from dataloaders.hdf5 import SPLITS
@@ -9,32 +9,17 @@ from utils.files import replacing
 
 
 def published_lists(dataset: str) -> dict[str, list[str]]:
-    """File name to lines, as committed in data_split."""
-    paths = sorted([*(SPLITS / dataset).glob("*.list"), *(SPLITS / dataset).glob("*.txt")])
+    """The lines of each published list by file name; empty where the data set has none."""
+    folder = SPLITS / dataset
+    paths = sorted([*folder.glob("*.list"), *folder.glob("*.txt")])
     return {path.name: path.read_text(encoding="utf-8").splitlines() for path in paths}
 
 
-def write_lists(
-    root: Path, dataset: str, file: Callable[[str], str], line: Callable[[str], str] = str
-) -> list[str]:
-    """Write each published list below `root` with the lines whose file is there, and say where lines are left out.
-
-    `file` gives a line's file below the root, `line` what the list is to hold for it. A complete list is the published one, byte for byte.
-    """
-    said = []
-    for name, lines in published_lists(dataset).items():
-        there = [entry for entry in lines if (root / file(entry)).is_file()]
-        if len(there) < len(lines):
-            said.append(
-                f"{name} names {len(there)} of {len(lines)} published entries: the others are not prepared"
-            )
-        write_list(root / name, [line(entry) for entry in there])
-    return said
-
-
-def write_list(path: Path, names: list[str]) -> None:
+def write_list(path: Path, lines: Iterable[str]) -> None:
+    """Write a case list, complete or not at all. Raises UserError where that fails."""
+    text = "".join(f"{line}\n" for line in lines)
     with (
-        writing(path, "free space or name another place with --root_path"),
+        writing(path, "free space or choose another folder with --root_path"),
         replacing(path) as unfinished,
     ):
-        unfinished.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8")

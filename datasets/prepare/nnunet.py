@@ -26,7 +26,7 @@ class RawDataset:
     channel_names: tuple[str, ...]
     labels: tuple[tuple[int, str], ...]
     cases: tuple[RawCase, ...]
-    said: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def read_dataset(source: Path, tell: Tell = refuse) -> RawDataset:
         channel_names=declared.channel_names,
         labels=declared.labels,
         cases=tuple(cases),
-        said=tuple(said),
+        warnings=tuple(said),
     )
 
 

@@ -1,278 +1,341 @@
-"""Somebody's own scans as their plan says: canonical axes, one spacing, normalised intensities, classes without gaps."""
+"""Prepare own scans by their plan: canonical axes, one spacing, normalised intensities, class numbers without gaps."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from dataloaders.hdf5 import ANNOTATED, list_line
 from dataloaders.plan import Plan
-from datasets.prepare.drawn import Slice, drawn_slices, only_slice, place_slices
+from datasets.prepare.drawn import Slice, drawn_slices, label_of_slices, only_slice
+from datasets.prepare.labels import read_label_on
 from datasets.prepare.lists import write_list
 from datasets.prepare.prepared_files import (
+    GZIP,
     Output,
     RawCase,
     crop_attributes,
     grid_attributes,
+    slice_outputs,
     source_attributes,
 )
-from scans.geometry import Geometry, lay_onto, to_canonical, turn
-from scans.reading import Scan, read_label
+from scans.geometry import Geometry, to_canonical, turn
+from scans.reading import Scan
+from scans.voxel_file import Warn
 from utils.errors import UserError
 from utils.names import case_name_fault
 
-GZIP = {"compression": "gzip"}
-# voxels by which the far ends of two grids may differ and still be one: spacings in headers are rounded
+# Voxels by which the far ends of two grids may differ and still be one: spacings in headers are rounded.
 SAME = 0.1
+# Parts of a plan that decide what is in the prepared files.
+DECISIVE = (
+    "label_values",
+    "channel_names",
+    "normalisation",
+    "dims",
+    "axes",
+    "orientation",
+    "spacing_mm",
+)
 
 
 @dataclass(frozen=True)
 class OwnPreparation:
-    """Prepares the cases of `found` by the plan; where that trains on slices, training cases are written slice by slice as well."""
+    """Prepares the `cases` by the plan. Where that trains on slices, training cases are also written slice by slice."""
 
     plan: Plan
-    found: tuple[RawCase, ...]
+    cases: tuple[RawCase, ...]
 
     @property
-    def settings(self) -> dict:
-        decided = (
-            "label_values",
-            "channel_names",
-            "normalisation",
-            "dims",
-            "axes",
-            "orientation",
-            "spacing_mm",
-        )
+    def settings(self) -> dict[str, Any]:
+        """The parts of the plan that decide what is in the prepared files."""
         content = self.plan.as_dict()
-        return {"dataset": "own", "version": 1, **{key: content[key] for key in decided}}
+        return {"dataset": "own", "version": 1} | {key: content[key] for key in DECISIVE}
+
+    @property
+    def class_values(self) -> tuple[int, ...]:
+        """The value of each class in raw labels."""
+        return self.plan.label_values
 
     def find(self, source: Path) -> list[RawCase]:
-        return list(self.found)
+        """The cases that the raw layout has."""
+        return list(self.cases)
 
-    def listed(self, line: str) -> str:
-        return line
+    def splits(self, cases: Sequence[RawCase]) -> dict[str, str]:
+        """The split of each case; all are prepared."""
+        return {case.name: case.part for case in cases}
 
-    def mark(self, case: RawCase) -> str:
+    def last_file(self, case: RawCase) -> str:
+        """The file of the volume, relative to the root."""
         return self.plan.file.format(case.name)
 
-    def prepare(self, case: RawCase, warn: Callable[[str | None], None]) -> Iterator[Output]:
+    def prepare(self, case: RawCase, warn: Warn) -> Iterator[Output]:
+        """Yield the slices of a training case where the plan trains on slices, then the volume."""
         plan = self.plan
         scans = case.read_images(warn)
-        first = scans[0]
-        for scan in scans[1:]:
-            if scan.shape != first.shape:
-                sizes = [" x ".join(map(str, one.shape)) for one in (scan, first)]
-                raise UserError(
-                    f"{scan.path}: has {sizes[0]} voxels, {first.path.name} {sizes[1]}; all modalities must lie on one grid"
-                )
-            if not np.allclose(
-                scan.geometry.affine,
-                first.geometry.affine,
-                atol=0.01 * first.geometry.spacing.min(),
-            ):
-                raise UserError(
-                    f"{scan.path}: lies on another grid than {first.path.name}; resample the modalities to one grid"
-                )
+        check_one_grid(scans)
         for scan in scans:
-            if scan.array.min() == scan.array.max():
-                raise UserError(
-                    f"{scan.path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export it again"
-                )
+            check_not_constant(scan)
         image, geometry = prepare_image(plan, scans)
         label = annotated = None
         if case.label is not None:
-            truth = read_label(
-                case.label,
-                plan.label_values,
-                "declared in dataset.json",
-                warn,
-            )
-            label, said = lay_onto(
-                str(case.label), truth.array, truth.geometry, first.shape, first.geometry
-            )
-            warn(said)
-            label, annotated = prepare_label(plan, label, first.geometry)
-            self._check_whole(case, annotated)
-            if annotated is None and label.any() and (single := only_slice(label)):
-                warn(
-                    f"{case.label}: one slice alone holds a label, number {single[1]} along {'xyz'[single[0]]} once turned, and is learnt "
-                    f"as if the others were empty; draw the others, or a second one at a right angle for CoGRNet (docs/cogrnet.md)"
-                )
+            label, annotated = self._label(case, case.label, scan=scans[0], warn=warn)
         axes = plan.stored
-        grid = {
-            **grid_attributes(geometry, axes, "xyz" if plan.dims == 3 else "zyx"),
-            **source_attributes(*scans),
-        }
+        attributes = grid_attributes(geometry, axes, file_axes="xyz" if plan.dims == 3 else "zyx")
+        attributes |= source_attributes(*scans)
         if annotated:
-            grid[ANNOTATED] = np.array(annotated)
-        image = np.ascontiguousarray(image.transpose(0, *(1 + axis for axis in axes)))
-        label = None if label is None else np.ascontiguousarray(label.transpose(axes))
+            attributes[ANNOTATED] = np.array(annotated)
+        image = without_single_channel(image.transpose(0, *(1 + axis for axis in axes)))
+        if label is not None:
+            label = np.ascontiguousarray(label.transpose(axes))
         if plan.dims == 2 and case.part in ("train", "unlabelled"):
-            for k in range(image.shape[1]):
-                within = {"spacing_mm": grid["spacing_mm"][1:], "slice": k}
-                file = plan.slice_file.format(case.name, k + 1)
-                yield Output(
-                    file,
-                    one_or_more(image[:, k]),
-                    None if label is None else label[k],
-                    within,
-                    GZIP,
-                )
-        whole = crop_attributes((0, 0, 0), first.shape)
-        yield Output(self.mark(case), one_or_more(image), label, {**grid, **whole}, GZIP)
+            yield from slice_outputs(
+                np.moveaxis(image, -3, 0),
+                label,
+                file_of=partial(plan.slice_file.format, case.name),
+                spacing_mm=attributes["spacing_mm"],
+            )
+        attributes |= crop_attributes((0, 0, 0), scans[0].shape)
+        yield Output(
+            self.last_file(case), image=image, label=label, attributes=attributes, options=GZIP
+        )
 
-    def _check_whole(self, case: RawCase, annotated: tuple[Slice, Slice] | None) -> None:
-        """UserError for a label of two drawn slices where a whole one is needed."""
-        if annotated and self.plan.dims == 2:
+    def _label(
+        self, case: RawCase, path: Path, scan: Scan, warn: Warn
+    ) -> tuple[np.ndarray, tuple[Slice, Slice] | None]:
+        """As `prepare_label`, of the label in the file `path`."""
+        raw = read_label_on(
+            path,
+            scan,
+            values=self.plan.label_values,
+            source="declared in dataset.json",
+            warn=warn,
+        )
+        label, annotated = prepare_label(self.plan, raw, scan.geometry)
+        if annotated:
+            self._check_drawn_slices_suffice(case)
+            return label, annotated
+        single = only_slice(label) if label.any() else None
+        if single:
+            axis, number = single
+            warn(
+                f"{path}: only one slice has a label, number {number} along {'xyz'[axis]} after turning, and training "
+                "treats the others as background; draw the others, or a second one at a right angle for CoGRNet "
+                "(docs/cogrnet.md)"
+            )
+        return label, None
+
+    def _check_drawn_slices_suffice(self, case: RawCase) -> None:
+        """Raise UserError for a label of two drawn slices where a complete one is needed."""
+        if self.plan.dims == 2:
             raise UserError(
-                f"{case.label}: two drawn slices, from which CoGRNet learns volumes; prepare with --dims 3 elsewhere"
+                f"{case.label}: two drawn slices, from which CoGRNet learns volumes; "
+                "prepare with --dims 3 in another folder"
             )
-        if annotated and case.part != "train":
-            which = {"val": "validation case (splits_final.json says which are)"}.get(
-                case.part, "test case"
-            )
-            raise UserError(
-                f"{case.label}: two drawn slices alone, but it is a {which}; those need whole labels"
-            )
+        if case.part == "train":
+            return
+        kind = "test case"
+        if case.part == "val":
+            kind = "validation case (splits_final.json lists these)"
+        raise UserError(
+            f"{case.label}: only two drawn slices, but it is a {kind}; those need complete labels"
+        )
+
+    def prepare_picture(self, path: Path, image: np.ndarray) -> np.ndarray:
+        """Normalise each channel of a picture by the plan."""
+        channels = []
+        for normalisation, channel in zip(self.plan.normalisation, image, strict=True):
+            channels.append(normalisation.apply(channel))
+        return np.stack(channels)
+
+    def prepared_shape(self, shape: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
+        """The shape of the prepared volume along x, y, z."""
+        axes = list(to_canonical(geometry)[0])
+        turned = tuple(shape[axis] for axis in axes)
+        return target_size(self.plan, turned, geometry.spacing[axes].tolist()) or turned
 
     def write_lists(self, root: Path) -> list[str]:
-        """The lists that the plan names, of the cases that are there, in order of their names."""
-        said = []
+        """Write the lists that the plan names, with the prepared cases in order of their names."""
+        warnings = []
         for split, file in self.plan.lists.items():
-            mine = sorted(
-                (case for case in self.found if case.part == split.removesuffix("_slices")),
-                key=lambda case: case.name,
-            )
-            there = [
-                case.name
-                for case in mine
-                if not case_name_fault(case.name) and (root / self.mark(case)).is_file()
-            ]
-            if len(there) < len(mine):
-                said.append(
-                    f"{file} names {len(there)} of {len(mine)} cases: the others are not prepared"
+            part = split.removesuffix("_slices")
+            cases = [case for case in self.cases if case.part == part]
+            prepared = sorted(case.name for case in cases if self._is_prepared(root, case))
+            if len(prepared) < len(cases):
+                warnings.append(
+                    f"{file} names {len(prepared)} of {len(cases)} cases: the others are not prepared"
                 )
             if split.endswith("_slices"):
-                there = [name for case in there for name in self.slices(root, case)]
-            write_list(root / file, [list_line(name) for name in there])
-        return said
+                prepared = [name for case in prepared for name in self._slices(root, case)]
+            write_list(root / file, map(list_line, prepared))
+        return warnings
 
-    def slices(self, root: Path, case: str) -> list[str]:
+    def _is_prepared(self, root: Path, case: RawCase) -> bool:
+        return not case_name_fault(case.name) and (root / self.last_file(case)).is_file()
+
+    def _slices(self, root: Path, case: str) -> list[str]:
         """The names of a case's slices, from the first to the last."""
-        names = []
-        while (root / self.plan.slice_file.format(case, len(names) + 1)).is_file():
-            names.append(Path(self.plan.slice_file.format(case, len(names) + 1)).stem)
-        return names
+        names: list[str] = []
+        while True:
+            file = Path(self.plan.slice_file.format(case, len(names) + 1))
+            if not (root / file).is_file():
+                return names
+            names.append(file.stem)
 
 
-def one_or_more(image: np.ndarray) -> np.ndarray:
-    """A channel axis only where there are several channels."""
-    return image[0] if len(image) == 1 else image
+def check_one_grid(scans: Sequence[Scan]) -> None:
+    """Raise UserError where the modalities of a case do not lie on one grid."""
+    first = scans[0]
+    for scan in scans[1:]:
+        fault = grid_fault(scan, first)
+        if fault:
+            raise UserError(f"{fault}; resample the modalities to one grid")
+
+
+def grid_fault(scan: Scan, first: Scan) -> str:
+    """How the grid of a modality differs from that of the first one; empty where it does not."""
+    if scan.shape != first.shape:
+        size, expected = (" x ".join(map(str, one.shape)) for one in (scan, first))
+        return f"{scan.path}: has {size} voxels, {first.path.name} {expected}"
+    tolerance = 0.01 * first.geometry.spacing.min()
+    if np.allclose(scan.geometry.affine, first.geometry.affine, atol=tolerance):
+        return ""
+    return f"{scan.path}: lies on another grid than {first.path.name}"
+
+
+def check_not_constant(scan: Scan) -> None:
+    """Raise UserError for a scan whose voxels are all equal."""
+    if scan.array.min() == scan.array.max():
+        raise UserError(
+            f"{scan.path}: every voxel is {scan.array.flat[0]:g}, the image is empty; export it again"
+        )
+
+
+def without_single_channel(image: np.ndarray) -> np.ndarray:
+    """A contiguous image (channels, ...), without the axis of channels where there is only one."""
+    if len(image) == 1:
+        image = image[0]
+    return np.ascontiguousarray(image)
 
 
 def prepare_image(plan: Plan, scans: Sequence[Scan]) -> tuple[np.ndarray, Geometry]:
-    """The modalities of a case (all on one grid) as (channels, x, y, z) float32 in canonical axes, resampled and normalised; their grid."""
-    shape, grid = scans[0].shape, scans[0].geometry
+    """Turn, normalise and resample the modalities of a case, all on one grid: (channels, x, y, z) float32, and their new grid."""
+    shape = scans[0].shape
+    grid = scans[0].geometry
     axes, flipped = to_canonical(grid)
-    turned, size = (
-        grid.turned(axes, flipped, shape),
-        target_size(plan, tuple(shape[axis] for axis in axes), grid.spacing[list(axes)]),
-    )
+    turned_grid = grid.turned(axes, flipped, shape)
+    turned_shape = tuple(shape[axis] for axis in axes)
+    spacing = turned_grid.spacing.tolist()
+    size = target_size(plan, turned_shape, spacing)
     channels = []
     for scan, normalisation in zip(scans, plan.normalisation, strict=True):
         volume = normalisation.apply(turn(scan.array, axes, flipped))
         if size is not None:
-            low, high = volume.min(), volume.max()
-            volume = resample(volume, size, plan, turned.spacing, sitk.sitkBSpline)
+            low = volume.min()
+            high = volume.max()
+            volume = resample(
+                plan, volume, size=size, spacing=spacing, interpolator=sitk.sitkBSpline
+            )
             volume.clip(low, high, out=volume)
         channels.append(volume)
-    grid = turned if size is None else resampled_grid(turned, channels[0].shape, plan, shape, axes)
-    return channels[0][None] if len(channels) == 1 else np.stack(channels), grid
+    if size is not None:
+        step, first = _steps(plan, turned_shape, spacing=spacing, size=channels[0].shape)
+        turned_grid = turned_grid.stepped(step.tolist(), first.tolist())
+    if len(channels) == 1:
+        return channels[0][None], turned_grid
+    return np.stack(channels), turned_grid
 
 
 def prepare_label(
     plan: Plan, label: np.ndarray, grid: Geometry
 ) -> tuple[np.ndarray, tuple[Slice, Slice] | None]:
-    """A label on its image's grid, original values, as class numbers (uint8) on the grid of `prepare_image`; and of a label that is two
-    drawn slices alone, where those lie in it.
+    """A label with its original values on its image's grid, as class numbers (uint8) on the grid of `prepare_image`.
 
-    Drawn slices are resampled within themselves and stay one voxel thick.
+    The second result is where the two slices of the label lie if only these are drawn. They are resampled within themselves and stay
+    one voxel thick.
     """
     axes, flipped = to_canonical(grid)
     classes = plan.to_classes(turn(label, axes, flipped))
-    spacing = grid.spacing[list(axes)]
-    size, drawn = target_size(plan, classes.shape, spacing), drawn_slices(classes)
+    spacing = grid.spacing[list(axes)].tolist()
+    size = target_size(plan, classes.shape, spacing)
+    drawn = drawn_slices(classes)
     if size is None:
         return classes, drawn
     if drawn is None:
-        return _resampled_classes(classes, size, plan, spacing), None
-    step, first = _steps(plan, classes.shape, spacing, size)
-    planes, places = [], []
+        return _resampled_classes(plan, classes, size=size, spacing=spacing), None
+    step, first = _steps(plan, classes.shape, spacing=spacing, size=size)
+    planes = []
+    positions: list[Slice] = []
     for axis, number in drawn:
-        flat = tuple(1 if along == axis else side for along, side in enumerate(size))
-        planes.append(
-            _resampled_classes(classes.take([number], axis), flat, plan, spacing).squeeze(axis)
+        plane_size = [1 if other == axis else side for other, side in enumerate(size)]
+        plane = _resampled_classes(
+            plan, classes.take([number], axis), size=plane_size, spacing=spacing
         )
-        places.append(
-            (axis, int(np.clip(round((number - first[axis]) / step[axis]), 0, size[axis] - 1)))
-        )
-    return place_slices(planes, places, size), tuple(places)
+        planes.append(plane.squeeze(axis))
+        position = round((number - first[axis]) / step[axis])
+        positions.append((axis, int(np.clip(position, 0, size[axis] - 1))))
+    return label_of_slices(planes, positions, shape=size), (positions[0], positions[1])
 
 
 def _resampled_classes(
-    classes: np.ndarray, size: Sequence[int], plan: Plan, spacing: Sequence[float]
+    plan: Plan, classes: np.ndarray, size: Sequence[int], spacing: Sequence[float]
 ) -> np.ndarray:
-    """Every class is resampled, linearly, and the strongest one wins: borders do not get steps as with nearest neighbours."""
-    found, best = np.zeros(size, np.uint8), np.zeros(size, np.float32)
+    """Resample every class linearly and take the strongest one: borders do not get steps as with nearest neighbours."""
+    strongest = np.zeros(size, np.uint8)
+    largest_share = np.zeros(size, np.float32)
     for number in np.unique(classes):
-        share = resample(
-            (classes == number).astype(np.float32), size, plan, spacing, sitk.sitkLinear
-        )
-        found[share > best] = number
-        np.maximum(best, share, out=best)
-    return found
+        mask = (classes == number).astype(np.float32)
+        share = resample(plan, mask, size=size, spacing=spacing, interpolator=sitk.sitkLinear)
+        strongest[share > largest_share] = number
+        np.maximum(largest_share, share, out=largest_share)
+    return strongest
+
+
+def _target_spacing(plan: Plan, spacing: Sequence[float]) -> list[float]:
+    """The plan's spacing (mm), and the scan's own one along the axes that are not resampled."""
+    target = []
+    for own, planned in zip(spacing, plan.spacing_mm, strict=True):
+        target.append(own if planned is None else planned)
+    return target
 
 
 def target_size(
     plan: Plan, shape: Sequence[int], spacing: Sequence[float]
 ) -> tuple[int, ...] | None:
     """Voxels along x, y, z at the plan's spacing, over the same field of view; None where the scan has that spacing already."""
-    pairs = [
-        (n, mm, mm if to is None else to)
-        for n, mm, to in zip(shape, spacing, plan.spacing_mm, strict=True)
-    ]
-    size = tuple(max(round(n * mm / to), 1) for n, mm, to in pairs)
-    if size == tuple(shape) and all(n * abs(mm / to - 1) < SAME for n, mm, to in pairs):
+    size = []
+    is_same = True
+    target = _target_spacing(plan, spacing)
+    for voxels, mm, planned in zip(shape, spacing, target, strict=True):
+        size.append(max(round(voxels * mm / planned), 1))
+        is_same &= voxels * abs(mm / planned - 1) < SAME
+    if is_same and size == list(shape):
         return None
-    return size
+    return tuple(size)
 
 
 def _steps(
     plan: Plan, shape: Sequence[int], spacing: Sequence[float], size: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of two new voxels and place of the first one, in old voxels: both grids have one centre."""
-    step = np.array(
-        [1.0 if to is None else to / mm for mm, to in zip(spacing, plan.spacing_mm, strict=True)]
-    )
+    """Distance of two new voxels and position of the first one, in old voxels: both grids have one centre."""
+    step = np.divide(_target_spacing(plan, spacing), spacing)
     return step, (np.array(shape) - 1) / 2 - step * (np.array(size) - 1) / 2
 
 
 def resample(
-    array: np.ndarray, size: Sequence[int], plan: Plan, spacing: Sequence[float], interpolator: int
+    plan: Plan,
+    array: np.ndarray,
+    size: Sequence[int],
+    spacing: Sequence[float],
+    interpolator: int,
 ) -> np.ndarray:
-    step, first = _steps(plan, array.shape, spacing, size)
+    """Resample an array (x, y, z) with this spacing to the plan's, `size` voxels around the same centre."""
+    step, first = _steps(plan, array.shape, spacing=spacing, size=size)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     grid = (first.tolist(), step.tolist(), image.GetDirection())
-    return sitk.GetArrayFromImage(
-        sitk.Resample(image, list(size), sitk.Transform(), interpolator, *grid, 0.0)
-    ).T
-
-
-def resampled_grid(
-    turned: Geometry, size: Sequence[int], plan: Plan, shape: Sequence[int], axes: Sequence[int]
-) -> Geometry:
-    step, first = _steps(plan, [shape[axis] for axis in axes], turned.spacing, size)
-    return turned.stepped(step, first)
+    result = sitk.Resample(image, list(size), sitk.Transform(), interpolator, *grid, 0.0)
+    return sitk.GetArrayFromImage(result).T

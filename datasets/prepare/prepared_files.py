@@ -1,12 +1,13 @@
-"""Prepared files: HDF5 with what they were made of, whole or not there, and known again when they are finished."""
+"""Prepared files: HDF5 with the provenance of each, complete or absent, and recognised when they are finished."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,15 +24,19 @@ from utils.json_file import read_json
 from utils.provenance import sha256
 
 PACKAGES = ("SimpleITK", "numpy", "scipy", "h5py")
-OTHERS_HASH = "same_case_sha256"  # attribute of a case's last file: one hash of its other files
+OTHERS_HASH = "same_case_sha256"
+"""Attribute of a case's last file: one hash of its other files."""
+GZIP: Mapping[str, Any] = {"compression": "gzip"}
+NO_SPACE = "free space or choose another folder with --root_path"
 
 
 @dataclass(frozen=True)
 class RawCase:
-    """Where one case lies in the download: its image, or one a modality, each a file or the folder of a DICOM series; its label.
+    """The raw files of one case.
 
-    `part`: which split it belongs to, where that matters for its files, or predict; `fault`: why it cannot be prepared, where that shows
-    from outside. `scans`: the images where they are in memory; `images` are then only names for messages.
+    `images`: one for each modality, a file or the folder of a DICOM series. `part`: the split of the case where that decides which files
+    it gets, or predict. `fault`: why the case cannot be prepared, if its files need not be read to see it. `scans`: the images where they
+    are in memory; `images` are then only names for messages.
     """
 
     name: str
@@ -42,14 +47,14 @@ class RawCase:
     scans: tuple[Scan, ...] = ()
 
     def read_images(self, warn: Warn) -> list[Scan]:
-        """The images, one a modality; `warn` and UserError as in `scans.reading.read_scan`."""
+        """Read the image of each modality; `warn` and UserError as in `scans.reading.read_scan`."""
         if self.scans:
             return list(self.scans)
         return [read_scan(path, warn) for path in self.images]
 
     @property
     def undecodable(self) -> str:
-        """A fault where the name is not valid UTF-8 (a Latin-1 file name on Linux, say), which lists could not hold; else empty."""
+        """A fault where the name is not valid UTF-8 (a Latin-1 file name on Linux, say), which no list can hold; else empty."""
         try:
             self.name.encode()
         except UnicodeEncodeError:
@@ -58,72 +63,104 @@ class RawCase:
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        return (*self.images, *([] if self.label is None else [self.label]))
+        """The images and the label."""
+        if self.label is None:
+            return self.images
+        return (*self.images, self.label)
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """One prepared file below the data set's root: arrays, HDF5 `compression` options and attributes beside those of all files."""
+    """One prepared file: its path relative to the data set's root, arrays, own attributes and HDF5 compression `options`."""
 
     file: str
     image: np.ndarray
     label: np.ndarray | None
-    attributes: Mapping
-    options: Mapping = field(default_factory=dict)
+    attributes: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def grid_attributes(geometry: Geometry, axes: Sequence[int], file_axes: str) -> dict:
+def slice_outputs(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    file_of: Callable[[int], str],
+    spacing_mm: np.ndarray,
+) -> Iterator[Output]:
+    """Yield a file for each plane along the first axis of image and label; `file_of` names it by its number, from 1.
+
+    `spacing_mm`: of the volume, in the order of its axes.
+    """
+    planes = [None] * len(image) if label is None else label
+    for index, (plane, label_plane) in enumerate(zip(image, planes, strict=True)):
+        yield Output(
+            file_of(index + 1),
+            image=plane,
+            label=label_plane,
+            attributes={"spacing_mm": spacing_mm[1:], "slice": index},
+            options=GZIP,
+        )
+
+
+def grid_attributes(geometry: Geometry, axes: Sequence[int], file_axes: str) -> dict[str, Any]:
     """`spacing_mm` in the order of the stored array, whose axes are the `axes` of `geometry`'s, and `affine` for indices x, y, z.
 
     `file_axes`: xyz where memory and file have the same order, zyx where the first stored axis is the last of a NIfTI file.
     """
-    axes = tuple(axes)
-    order = axes if file_axes == "xyz" else axes[::-1]
+    order = tuple(axes)
+    if file_axes == "zyx":
+        order = tuple(reversed(order))
     affine = geometry.turned(order, (False,) * 3, (1, 1, 1)).affine
     return {"spacing_mm": geometry.spacing[list(axes)].astype(np.float64), "affine": affine}
 
 
-def crop_attributes(start: Sequence[int], stop: Sequence[int]) -> dict:
-    """The crop box: first voxel and the one after the last, in the order of the source file's indices."""
+def crop_attributes(start: Sequence[int], stop: Sequence[int]) -> dict[str, Any]:
+    """The crop box: first voxel and the one after the last, in the order of the source file's axes."""
     return {"crop_start": np.asarray(start, np.int64), "crop_stop": np.asarray(stop, np.int64)}
 
 
-def source_attributes(scan: Scan, *others: Scan) -> dict:
-    """The scan's own grid, which a prediction has to go back to; ITK's world (LPS), the order of the file's indices. `others`: further
-    modalities on that grid. With it the fingerprints of all of them, by which a copy is recognised however it was prepared."""
-    prints = [fingerprint(one.array) for one in (scan, *others)]
+def source_attributes(scan: Scan, *others: Scan) -> dict[str, Any]:
+    """The raw scan's grid, to which a prediction is resampled, in ITK's world (LPS) and the order of the file's axes.
+
+    `others`: further modalities on that grid. The fingerprints of all of them are included, by which a copy of a scan is recognised
+    however it was prepared.
+    """
+    fingerprints = [fingerprint(one.array) for one in (scan, *others)]
     return {
         "source_shape": np.array(scan.shape, np.int64),
         "source_spacing_mm": scan.geometry.spacing,
         "source_origin_mm": scan.geometry.origin,
         "source_direction": scan.geometry.direction,
-        SOURCE_VOXELS: json.dumps(prints),
+        SOURCE_VOXELS: json.dumps(fingerprints),
     }
 
 
 def read_source_voxels(path: Path) -> tuple[str, ...] | None:
-    """The fingerprints of the scans that a prepared file was made of; None where the file does not have them."""
+    """The fingerprints of the scans that a prepared file was made from; None where the file does not have them."""
     with opened(path) as file:
         value = read_attributes(file).get(SOURCE_VOXELS)
-    return None if value is None else tuple(json_texts(value))
+    if value is None:
+        return None
+    return tuple(json_texts(value))
 
 
-def source_geometry(attributes: Mapping) -> Geometry:
+def source_geometry(attributes: Mapping[str, Any]) -> Geometry:
     """The inverse of `source_attributes`."""
     return Geometry(
-        *(
-            np.asarray(attributes[f"source_{key}"])
-            for key in ("spacing_mm", "origin_mm", "direction")
-        )
+        spacing=np.asarray(attributes["source_spacing_mm"]),
+        origin=np.asarray(attributes["source_origin_mm"]),
+        direction=np.asarray(attributes["source_direction"]),
     )
 
 
 def provenance_attributes(
-    settings: Mapping, names: Sequence[str], hashes: Sequence[str], others: Sequence[str]
-) -> dict:
-    """What a file was made of; equal attributes but for the versions mean that it need not be made again."""
+    settings: Mapping[str, Any], names: Sequence[str], hashes: Sequence[str], others: Sequence[str]
+) -> dict[str, str]:
+    """What a file was made from: settings, names and hashes of the raw files, and the other files of the case.
+
+    A file whose attributes, except the versions, are equal need not be made again.
+    """
     return {
-        "preparation": json.dumps(dict(settings), sort_keys=True),
+        "preparation": _as_json(settings),
         "source_files": json.dumps(list(names)),
         "source_sha256": json.dumps(list(hashes)),
         "same_case": json.dumps(sorted(others)),
@@ -131,66 +168,78 @@ def provenance_attributes(
     }
 
 
+def _as_json(settings: Mapping[str, Any]) -> str:
+    return json.dumps(dict(settings), sort_keys=True)
+
+
 @cache
 def versions() -> str:
+    """The versions of the packages that compute prepared files."""
     return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
 
 
-def claim(root: Path, settings: Mapping, redo: bool) -> None:
-    """Leave the settings in the folder; UserError where it was prepared with others: what is prepared in two ways does not mix."""
+def claim(root: Path, settings: Mapping[str, Any], redo: bool) -> None:
+    """Write the settings into the folder. Raises UserError where it has other ones: files of two preparations must not be mixed.
+
+    With `redo` other settings are overwritten.
+    """
     path = root / "preparation.json"
     if path.exists() and not redo:
-        try:
-            before = read_json(path)
-            same = before == json.loads(json.dumps(settings))
-        except (OSError, ValueError):
-            before, same = {}, False
-        if not isinstance(before, dict):
-            before = {}
-        if not same:
-            raise UserError(
-                f"{path}: made with other settings ({_difference(before, settings)}); name another --root_path, or --redo"
-            )
-    with (
-        writing(path, "free space or name another place with --root_path"),
-        replacing(path) as unfinished,
-    ):
+        _check_settings(path, settings)
+    with writing(path, NO_SPACE), replacing(path) as unfinished:
         unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def write_output(root: Path, output: Output, attributes: Mapping) -> str:
-    """Write one file and return its SHA-256; raises UserError where that fails, and leaves nothing behind then."""
+def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    try:
+        before = read_json(path)
+    except (OSError, ValueError):
+        before = {}
+    if before == json.loads(json.dumps(settings)):
+        return
+    if not isinstance(before, dict):
+        before = {}
+    raise UserError(
+        f"{path}: made with other settings ({_difference(before, settings)}); "
+        "use another --root_path, or --redo"
+    )
+
+
+def write_output(root: Path, output: Output, attributes: Mapping[str, Any]) -> str:
+    """Write one file and return its SHA-256. Raises UserError where that fails; no part of the file remains then."""
     path = root / output.file
-    with writing(path, "free space or name another place with --root_path"):
+    data = {"image": output.image}
+    if output.label is not None:
+        data["label"] = output.label
+    with writing(path, NO_SPACE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        label = {} if output.label is None else {"label": output.label}
-        return write_hdf5(
-            path,
-            {"image": output.image, **label},
-            {**output.attributes, **attributes},
-            **output.options,
-        )
+        return write_hdf5(path, data, {**output.attributes, **attributes}, **output.options)
 
 
-def write_case(root: Path, case: str, outputs: Sequence[Output], made_of: Mapping) -> None:
-    """Write the files of a case. The last one is written when all others are there, and holds one hash of them all."""
+def write_case(
+    root: Path, case: str, outputs: Sequence[Output], attributes: Mapping[str, Any]
+) -> None:
+    """Write the files of a case. The last one is written after all others, and has one hash of all of them.
+
+    `attributes`: of every file, in addition to its own.
+    """
     *others, last = outputs
-    hashes = {output.file: write_output(root, output, made_of) for output in others}
-    _remove_stale(root, case, last.file, kept=hashes)
-    write_output(root, last, {**made_of, OTHERS_HASH: _combined(hashes)})
+    hashes = {output.file: write_output(root, output, attributes) for output in others}
+    _remove_stale_slices(root, case, last_file=last.file, kept=hashes)
+    write_output(root, last, {**attributes, OTHERS_HASH: _combined_hash(hashes)})
 
 
-def _combined(hashes: Mapping[str, str]) -> str:
-    """One hash of several files, given by name."""
+def _combined_hash(hashes: Mapping[str, str]) -> str:
+    """One hash of several files, whose hashes are given by name."""
     text = "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _remove_stale(root: Path, case: str, mark: str, kept: Mapping[str, str]) -> None:
+def _remove_stale_slices(root: Path, case: str, last_file: str, kept: Mapping[str, str]) -> None:
     """Remove the slices that an earlier preparation of the case wrote and this one does not have."""
-    if not (root / mark).exists():
+    if not (root / last_file).exists():
         return
-    for name in _same_case(_attributes(root / mark)) or ():
+    for name in _same_case(_attributes(root / last_file)) or ():
         path = root / name
         is_slice = path.name.startswith(f"{case}_slice_") and path.suffix == ".h5"
         if name not in kept and is_slice and path.resolve().is_relative_to(root.resolve()):
@@ -200,19 +249,18 @@ def _remove_stale(root: Path, case: str, mark: str, kept: Mapping[str, str]) -> 
 
 def finished(
     root: Path,
-    mark: str,
-    settings: Mapping,
+    last_file: str,
+    settings: Mapping[str, Any],
     hashes: Sequence[str],
     redo: bool,
     warn: Callable[[str], None],
 ) -> bool:
-    """Whether the case whose last file is `mark` is there, made of the same sources with the same settings, its files as they were
-    written. Never with `redo`.
+    """Whether the case with this last file is complete, unchanged, and made from the same raw files with the same settings.
 
-    Raises UserError for a file that was made otherwise, or not by this program; `warn` gets a line for a damaged one, which is made
-    again.
+    `hashes`: of the raw files. The result is False with `redo`. Raises UserError for a file that was made differently, or not by this
+    program; `warn` is called with a line about a damaged one, which is made again.
     """
-    path = root / mark
+    path = root / last_file
     if redo or not path.exists():
         return False
     attributes = _attributes(path)
@@ -221,14 +269,14 @@ def finished(
         return False
     if "preparation" not in attributes:
         raise UserError(
-            f"{path}: was not made by prepare_data.py; name another --root_path, or --redo to overwrite it"
+            f"{path}: was not made by prepare_data.py; use another --root_path, or --redo to overwrite it"
         )
-    if attributes["preparation"] != json.dumps(dict(settings), sort_keys=True):
+    if attributes["preparation"] != _as_json(settings):
         difference = _difference(_settings_of(attributes), settings)
         raise UserError(
-            f"{path}: was made with other settings ({difference}); name another --root_path, or --redo"
+            f"{path}: was made with other settings ({difference}); use another --root_path, or --redo"
         )
-    if not _made_alike(attributes, settings, hashes):
+    if attributes.get("source_sha256") != json.dumps(list(hashes)):
         raise UserError(f"{path}: was made from another scan or label; --redo makes it again")
     fault = _damage(root, path, attributes)
     if fault:
@@ -236,19 +284,23 @@ def finished(
     return not fault
 
 
-def _attributes(path: Path) -> dict | None:
+def _attributes(path: Path) -> dict[str, Any] | None:
     """The attributes of a prepared file; None if it is damaged or has no image."""
     try:
         with h5py.File(path, "r") as file:
-            return dict(file.attrs) if "image" in file else None
+            if "image" not in file:
+                return None
+            return dict(file.attrs)
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):
         return None
 
 
-def _same_case(attributes: Mapping | None) -> list[str] | None:
+def _same_case(attributes: Mapping[str, Any] | None) -> list[str] | None:
     """The names of a case's other files, as its last file has them; None if that is damaged."""
+    if attributes is None:
+        return None
     try:
-        names = json.loads((attributes or {})["same_case"])
+        names = json.loads(attributes["same_case"])
     except (KeyError, TypeError, ValueError):
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -256,49 +308,54 @@ def _same_case(attributes: Mapping | None) -> list[str] | None:
     return names
 
 
-def _settings_of(attributes: Mapping) -> dict:
+def _settings_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     try:
         settings = json.loads(attributes["preparation"])
     except (TypeError, ValueError):
         return {}
-    return settings if isinstance(settings, dict) else {}
+    if not isinstance(settings, dict):
+        return {}
+    return settings
 
 
-def _damage(root: Path, path: Path, attributes: Mapping) -> str:
+def _damage(root: Path, path: Path, attributes: Mapping[str, Any]) -> str:
     """What is wrong with the files of a case, `path` its last one; empty where all are as they were written.
 
-    Files of older versions, which recorded no hashes, are read whole instead.
+    Of files of older versions, which have no hashes, only the content is read.
     """
     names = _same_case(attributes)
     if names is None:
-        return f"{path}: does not say which other files belong to it"
-    missing = [name for name in names if not (root / name).is_file()]
+        return f"{path}: does not record which other files belong to it"
+    files = [root / name for name in names]
+    missing = [file for file in files if not file.is_file()]
     if missing:
-        return f"{root / missing[0]}: is missing"
-    if fault := content_fault(path):
+        return f"{missing[0]}: is missing"
+    fault = content_fault(path)
+    if fault:
         return fault
     if OTHERS_HASH not in attributes:
-        faults = (content_fault(root / name) for name in names)
-        return next((fault for fault in faults if fault), "")
-    if attributes[OTHERS_HASH] != _combined({name: sha256(root / name) for name in names}):
-        faults = (content_fault(root / name) for name in names)
-        one = next((fault for fault in faults if fault), "")
-        return one or f"{path}: another of the {len(names)} files of its case has changed"
+        return _first_fault(files)
+    hashes = {name: sha256(root / name) for name in names}
+    if attributes[OTHERS_HASH] == _combined_hash(hashes):
+        return ""
+    return (
+        _first_fault(files) or f"{path}: another of the {len(names)} files of its case has changed"
+    )
+
+
+def _first_fault(files: Sequence[Path]) -> str:
+    for file in files:
+        fault = content_fault(file)
+        if fault:
+            return fault
     return ""
 
 
-def _made_alike(attributes: Mapping, settings: Mapping, hashes: Sequence[str]) -> bool:
-    mine = {
-        "preparation": json.dumps(dict(settings), sort_keys=True),
-        "source_sha256": json.dumps(list(hashes)),
-    }
-    return all(attributes.get(key) == value for key, value in mine.items())
-
-
-def _difference(before: Mapping, settings: Mapping) -> str:
-    keys = [
-        key
-        for key in {**before, **settings}
-        if before.get(key) != json.loads(json.dumps(settings.get(key)))
-    ]
-    return ", ".join(f"{key} {before.get(key)}, now {settings.get(key)}" for key in keys)[:200]
+def _difference(before: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The settings that differ, with both values, for one line."""
+    now = json.loads(json.dumps(dict(settings)))
+    differences = []
+    for key in {**before, **now}:
+        if before.get(key) != now.get(key):
+            differences.append(f"{key} {before.get(key)}, now {now.get(key)}")
+    return ", ".join(differences)[:200]
