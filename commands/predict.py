@@ -25,10 +25,11 @@ from commands.predict_files import (
 )
 from commands.predict_input import PICTURES, find_inputs, part_of
 from commands.predict_memory import say_memory
-from commands.predict_model import CROPPED, Model, read_model
+from commands.predict_model import Model, read_model
 from commands.predict_settings import ModelSettings, PredictSettings
 from commands.runs import find_checkpoint
 from datasets.prepare.prepared_files import RawCase
+from datasets.prepare.published import CroppedPreparation
 from training.device import choose_device
 from utils.cli import parse
 from utils.components import largest_component_per_class
@@ -95,7 +96,7 @@ def run(s: PredictSettings) -> PredictResult:
 
 def warn_about_crop(model: Model) -> None:
     """Warn where the network has only seen crops around the label, and no box says where the object lies."""
-    if model.info.name in CROPPED and model.box is None:
+    if isinstance(model.preparation, CroppedPreparation) and model.box is None:
         message(
             f"warning: {model.info.name}'s training scans were cropped by the label, and networks have seen nothing else; "
             f"--box names the part of a scan to look at"

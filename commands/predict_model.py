@@ -139,7 +139,7 @@ def _preparation(
         return make_preparation(kind, "none", variant=s.variant, size=s.size, box=box)
     for flag, value in (("--variant", s.variant), ("--size", s.size), ("--box", box)):
         if value is not None:
-            raise UserError(f"{flag}: scans of {info.name} have no such option; remove it")
+            raise UserError(f"{flag}: the preparation of {info.name} has no such option; remove it")
     if plan is not None:
         return OwnPreparation(plan, ())
     return None

@@ -127,7 +127,7 @@ def zscored(scan: Scan) -> np.ndarray:
     deviation = values.std()
     if deviation == 0:
         raise UserError(
-            f"{scan.path}: every voxel is {values.flat[0]:g}, the image is empty; "
+            f"{scan.path}: every voxel is {values.flat[0]:g}, there is nothing to see; "
             "copy or download it again"
         )
     return ((values - values.mean()) / deviation).astype(np.float32)

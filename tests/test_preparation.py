@@ -175,7 +175,7 @@ def test_without_label_only_the_whole_scan_can_be_prepared(tmp_path, capsys):
     la_scan(tmp_path / "raw", KNOWN[0], label=False)
     assert run("LA", tmp_path / "raw", tmp_path / "out") == 2
     assert (
-        "lgemri.nrrd: no label belongs to it, and the published crop goes by the label; --crop none does without"
+        "lgemri.nrrd: has no label, which the published crop follows; use --crop none to prepare it without one"
         in capsys.readouterr().err
     )
     assert run("LA", tmp_path / "raw", tmp_path / "whole", "--crop", "none") == 0
@@ -432,7 +432,7 @@ def test_slices_along_another_axis_are_said(tmp_path, capsys):
     for array, file in ((body(shape), "imaging.nii.gz"), (label, "segmentation.nii.gz")):
         write_scan(tmp_path / "raw" / "case_00034" / file, array, (0.7, 0.8, 3))
     assert run("KiTS19", tmp_path / "raw", tmp_path / "out", "--size", 16, 16, 16) == 0
-    assert "by the header the slices do not lie along axis 0" in capsys.readouterr().out
+    assert "according to the header the slices do not lie along axis 0" in capsys.readouterr().out
 
 
 # --- labels and headers

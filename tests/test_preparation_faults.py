@@ -132,7 +132,7 @@ SCAN_FAULTS = {
         lambda path: write_scan(
             path.with_name("laendo.nrrd"), blob(SHAPE, (20, 20, 2), (30, 30, 4), 1)
         ),
-        "laendo.nrrd: the label holds 1, expected 0, 255 (laendo as downloaded)",
+        "laendo.nrrd: the label holds 1, expected 0, 255 (as downloaded)",
     ),
     "fractional label": (
         lambda path: write_scan(
@@ -143,11 +143,11 @@ SCAN_FAULTS = {
     ),
     "empty label": (
         lambda path: write_scan(path.with_name("laendo.nrrd"), np.zeros(SHAPE, np.uint8)),
-        "laendo.nrrd: the label is empty, and the published crop goes by it; mend it, or --crop none",
+        "laendo.nrrd: the label is empty, but the published crop follows it; correct it, or use --crop none",
     ),
     "no label": (
         lambda path: path.with_name("laendo.nrrd").unlink(),
-        "lgemri.nrrd: no label belongs to it",
+        "lgemri.nrrd: has no label",
     ),
     "dangling link": (
         lambda path: (path.unlink(), path.symlink_to("nowhere")),
@@ -204,12 +204,13 @@ def test_a_bad_series_is_named(tmp_path, capsys, kind):
 @pytest.mark.parametrize(
     "flags, names",
     [
-        (["--dataset", "BRATS"], ["--dataset"]),
+        (["--dataset", "BRATS"], ["--dataset BRATS: unknown"]),
+        (["--dataset", "Pancreas", "--variant", "mc"], ["--variant mc: unknown", "coranet, mcnet"]),
         (["--source", "nowhere"], ["--source nowhere: no such folder"]),
         (["--root_path", "RAW"], ["is the source itself"]),
-        (["--variant", "mcnet"], ["--variant is for Pancreas alone"]),
-        (["--size", "64", "64", "64"], ["--size is for KiTS19 and LiTS alone"]),
-        (["--dims", "2"], ["--dims is for own alone"]),
+        (["--variant", "mcnet"], ["--variant: the preparation of LA has no such option"]),
+        (["--size", "64", "64", "64"], ["--size: the preparation of LA has no such option"]),
+        (["--dims", "2"], ["--dims is only for --dataset own"]),
         (["--dims", "4"], ["--dims"]),
         (["--workers", "-1"], ["-1"]),
         (["--cases", "somebody"], ["--cases somebody: not among the 2 cases"]),
@@ -232,8 +233,8 @@ def test_a_scan_twice_and_cases_of_no_list(la, tmp_path):
     raw, folder = la
     shutil.copytree(folder, raw / "Copy" / BAD)
     refused(
-        f"scan {BAD} lies in",
-        "take one of them away",
+        "lgemri.nrrd: belongs to the same case as",
+        "remove one of them",
         call=lambda: run("LA", raw, tmp_path / "out"),
     )
     la_scan(tmp_path / "other", "SOMEBODY")

@@ -211,7 +211,7 @@ def check_not_constant(scan: Scan) -> None:
     """Raise UserError for a scan whose voxels are all equal."""
     if scan.array.min() == scan.array.max():
         raise UserError(
-            f"{scan.path}: every voxel is {scan.array.flat[0]:g}, the image is empty; export it again"
+            f"{scan.path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export it again"
         )
 
 
