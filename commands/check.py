@@ -25,13 +25,19 @@ SHOWN = 20  # lines of one kind that are printed; check.json has all
 @dataclass(frozen=True)
 class CheckSettings:
     root_path: Path
-    """Folder to check: raw data in nnU-Net's layout, or prepared ones, what training takes as --root_path."""
+    """Folder to check: raw data in nnU-Net's layout, or prepared ones, what training takes as
+    --root_path.
+    """
     dataset: str = ""
-    """Of prepared data: name of the data set or file of a page; default: found by plan.json or by the files that lists name."""
+    """Of prepared data: name of the data set or file of a page; default: found by plan.json or by
+    the files that lists name.
+    """
     output: Path | None = None
     """Folder for check.json and pictures; default: --root_path."""
     pictures: bool = False
-    """Draw every case, its label over it, into check_pictures/ (they show scans: keep them where the data's terms allow)."""
+    """Draw every case, its label over it, into check_pictures/ (they show scans: keep them where
+    the data's terms allow).
+    """
     workers: int = 0
     """Processes; 0: one a processor. Each holds one case at a time."""
 
@@ -60,7 +66,10 @@ def check(argv: Sequence[str] | None = None, description: str | None = None) -> 
 
 
 def run(s: CheckSettings) -> CheckResult:
-    """Check a data set and write check.json. Raises UserError where no data set is found, or nothing can be written."""
+    """Check a data set and write check.json.
+
+    Raises UserError where no data set is found, or nothing can be written.
+    """
     check_processes("workers", s.workers)
     found, output = find(s.root_path, s.dataset), s.output or s.root_path
     pictures = output / "check_pictures" if s.pictures else None
@@ -87,7 +96,8 @@ def run(s: CheckSettings) -> CheckResult:
     _send("error", errors, error_message)
     drawn = f", pictures are in {pictures}" if pictures else ""
     message(
-        f"{printable(found.name)} ({found.layout}): {len(cases)} cases, {len(errors)} errors, {len(warnings)} warnings; "
+        f"{printable(found.name)} ({found.layout}): {len(cases)} cases, {len(errors)} errors, "
+        f"{len(warnings)} warnings; "
         f"all of them are in {output / 'check.json'}{drawn}"
     )
     return CheckResult(
@@ -119,7 +129,9 @@ def _look(found: Found, pictures: Path | None, workers: int) -> list[CaseFound]:
 
 
 def _picture_path(pictures: Path | None, name: str) -> Path | None:
-    """Where the picture of a case goes; None where none is drawn: no case whose name is refused has files of that name."""
+    """Where the picture of a case goes; None where none is drawn: no case whose name is refused has
+    files of that name.
+    """
     if pictures is None or name_fault(name):
         return None
     return pictures / f"{name}.png"

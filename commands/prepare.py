@@ -50,34 +50,47 @@ class PrepareSettings:
     """Which scans are prepared, and how."""
 
     dataset: str
-    """The data set: ACDC, LA, Pancreas, KiTS19 or LiTS; the Python file of another one (docs/extending.md); or own for scans in nnU-Net's
-    raw layout, where imagesUn/ has the cases without label."""
+    """The data set: ACDC, LA, Pancreas, KiTS19 or LiTS; the Python file of another one
+    (docs/extending.md); or own for scans in nnU-Net's raw layout, where imagesUn/ has the cases
+    without label.
+    """
     source: Path
     """Folder of the raw scans; files are found in all folders below it."""
     root_path: Path
     """Folder for the prepared data, which training takes as --root_path."""
     crop: Crop = "published"
-    """Data sets that are cropped around the label (LA, Pancreas, KiTS19, LiTS): none keeps the complete scan, which scans without label
-    need."""
+    """Data sets that are cropped around the label (LA, Pancreas, KiTS19, LiTS): none keeps the
+    complete scan, which scans without label need.
+    """
     variant: str | None = None
     """Pancreas: coranet (default, on which BCP trains) or mcnet."""
     size: Size | None = None
-    """KiTS19 (default 192 192 64) and LiTS (176 176 64; DeSCO has 192 192 64): voxels in a row, voxels in a column, slices."""
+    """KiTS19 (default 192 192 64) and LiTS (176 176 64; DeSCO has 192 192 64): voxels in a row,
+    voxels in a column, slices.
+    """
     dims: Literal[2, 3] | None = None
-    """own: train on slices (2) or volumes (3). Default: 2 if there are few slices, or slices more than three times as thick as pixels are
-    wide."""
+    """own: train on slices (2) or volumes (3).
+
+    Default: 2 if there are few slices, or slices more than three times as thick as pixels are wide.
+    """
     cases: tuple[str, ...] | None = None
     """Prepare only these cases, by their names. Default: those in the published lists; own: all."""
     workers: int = 0
     """Number of processes; 0: one for each processor. Each has one scan in memory at a time."""
     redo: bool = False
-    """Prepare every case again. Without it finished cases are kept, and files made with other settings or from other scans are an
-    error."""
+    """Prepare every case again.
+
+    Without it finished cases are kept, and files made with other settings or from other scans are
+    an error.
+    """
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What became of a case. `scans`: fingerprints of its images, none where it could not be prepared."""
+    """What became of a case.
+
+    `scans`: fingerprints of its images, none where it could not be prepared.
+    """
 
     name: str
     scans: tuple[str, ...] = ()
@@ -90,7 +103,8 @@ class CaseResult:
 class PrepareResult:
     """What became of the cases, by name.
 
-    `root_path`: the folder that training takes. `prepared` and `kept`: cases that were prepared now, or earlier.
+    `root_path`: the folder that training takes. `prepared` and `kept`: cases that were prepared
+    now, or earlier.
     `failed`: the fault of each case that could not be prepared.
     """
 
@@ -101,13 +115,19 @@ class PrepareResult:
 
 
 def prepare(argv: Sequence[str] | None = None, description: str | None = None) -> int:
-    """Prepare a data set; see `PrepareSettings`. Returns 2 where a case could not be prepared, else 0."""
+    """Prepare a data set; see `PrepareSettings`.
+
+    Returns 2 where a case could not be prepared, else 0.
+    """
     result = run(parse(PrepareSettings, argv, description=description))
     return 2 if result.failed else 0
 
 
 def run(settings: PrepareSettings) -> PrepareResult:
-    """Prepare a data set. Raises UserError for what the user can correct; a case that cannot be prepared is only reported."""
+    """Prepare a data set.
+
+    Raises UserError for what the user can correct; a case that cannot be prepared is only reported.
+    """
     _check_flags(settings)
     published = None
     if settings.dataset != OWN:
@@ -129,7 +149,8 @@ def _published(settings: PrepareSettings) -> PublishedPreparation:
     kind = find_dataset(settings.dataset).preparation
     if kind is None:
         raise UserError(
-            f"--dataset {settings.dataset}: the data set has no preparation; add one (docs/extending.md)"
+            f"--dataset {settings.dataset}: the data set has no preparation; add one "
+            "(docs/extending.md)"
         )
     return make_preparation(kind, settings.crop, variant=settings.variant, size=settings.size)
 
@@ -143,7 +164,8 @@ def _check_flags(settings: PrepareSettings) -> None:
             raise UserError(f"{flag} is not for --dataset {OWN}; remove it")
     if settings.workers < 0:
         raise UserError(
-            f"--workers {settings.workers}: expected a number of processes, or 0 for one per processor"
+            f"--workers {settings.workers}: expected a number of processes, or 0 for one per "
+            "processor"
         )
     check_processes("workers", settings.workers)
     if not settings.source.is_dir():
@@ -158,7 +180,9 @@ def _check_flags(settings: PrepareSettings) -> None:
 
 
 def _own(settings: PrepareSettings) -> OwnPreparation:
-    """Prepare by the plan in the root, so that networks trained on it remain valid, or else by a new one."""
+    """Prepare by the plan in the root, so that networks trained on it remain valid, or else by a
+    new one.
+    """
     dataset = _read_own(settings.source)
     _warn(dataset.warnings)
     if (settings.root_path / FILE).exists() and not settings.redo:
@@ -201,7 +225,10 @@ def _check_plan(settings: PrepareSettings, plan: Plan, dataset: RawDataset) -> N
 
 
 def _read_own(source: Path) -> RawDataset:
-    """The raw data set. Where there are several faults, all are printed, and the first is raised as UserError."""
+    """The raw data set.
+
+    Where there are several faults, all are printed, and the first is raised as UserError.
+    """
     faults: list[str] = []
     dataset = None
     try:
@@ -214,7 +241,8 @@ def _read_own(source: Path) -> RawDataset:
         error_message(f"error: {printable(line)}")
     if len(faults) > SHOWN + 1:
         error_message(
-            f"error: {len(faults) - SHOWN - 1} more; code/check_data.py --root_path {source} lists all"
+            f"error: {len(faults) - SHOWN - 1} more; code/check_data.py --root_path {source} lists "
+            "all"
         )
     raise UserError(faults[0])
 
@@ -263,7 +291,8 @@ def _check_names(
         hint = f"did you mean {near}?"
     more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
     raise UserError(
-        f"--cases {unknown[0]}{more}: not among the {len(cases)} cases below {settings.source} ({hint})"
+        f"--cases {unknown[0]}{more}: not among the {len(cases)} cases below {settings.source} "
+        f"({hint})"
     )
 
 
@@ -326,7 +355,9 @@ def check_copies(
 
 
 def source_voxels(path: Path, case: RawCase) -> tuple[str, ...]:
-    """The fingerprints of a case's scans, from its finished file or, where an older version made that, from the scans."""
+    """The fingerprints of a case's scans, from its finished file or, where an older version made
+    that, from the scans.
+    """
     recorded = read_source_voxels(path)
     if recorded is not None:
         return recorded

@@ -1,4 +1,6 @@
-"""ACDC: cine MR of the heart, short-axis slices, three structures (Bernard et al., TMI 2018), in the public preparation of BCP."""
+"""ACDC: cine MR of the heart, short-axis slices, three structures (Bernard et al., TMI 2018), in
+the public preparation of BCP.
+"""
 
 import re
 from collections.abc import Iterator
@@ -41,9 +43,10 @@ STORED = (2, 1, 0)  # slices, y, x
 class ACDCPreparation(PublishedPreparation):
     """ACDC as SSL4MIS prepared it: whole volumes, and the slices of the training patients.
 
-    Reads `patientXXX_frameYY.nii.gz` with `_gt` anywhere below the source. The smaller frame number becomes frame01, the other frame02.
-    The image is scaled to 0..1 over its volume in float64, then stored as float32; the order of the axes is slices, y, x. Slices are
-    numbered from 1. Nothing is cropped, so a scan without label is prepared as well.
+    Reads `patientXXX_frameYY.nii.gz` with `_gt` anywhere below the source. The smaller frame number
+    becomes frame01, the other frame02. The image is scaled to 0..1 over its volume in float64, then
+    stored as float32; the order of the axes is slices, y, x. Slices are numbered from 1. Nothing is
+    cropped, so a scan without label is prepared as well.
     """
 
     info = INFO
@@ -109,7 +112,10 @@ class ACDCPreparation(PublishedPreparation):
 
 
 def unit_range(path: Path, array: np.ndarray) -> np.ndarray:
-    """(v - min) / (max - min) in float64, as float32. Raises UserError for a constant image, which `path` names."""
+    """(v - min) / (max - min) in float64, as float32.
+
+    Raises UserError for a constant image, which `path` names.
+    """
     values = array.astype(np.float64)
     low = values.min()
     high = values.max()

@@ -1,4 +1,6 @@
-"""The description of a data set: everything that preparation, training, test and prediction need of it."""
+"""The description of a data set: everything that preparation, training, test and prediction need of
+it.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +30,9 @@ def same(settings: Settings) -> Settings:
 
 
 def labelled_folder(family: str, dataset: str) -> Callable[[Path | None, str, int], Path]:
-    """Name the folder of a run as the published README does: code/model/<family>/<data set>_<exp>_<labelnum>_labeled."""
+    """Name the folder of a run as the published README does: code/model/<family>/<data
+    set>_<exp>_<labelnum>_labeled.
+    """
     return lambda output_root, exp, labelnum: (
         (output_root or MODEL) / family / f"{dataset}_{exp}_{labelnum}_labeled"
     )
@@ -41,44 +45,53 @@ def data_root(dataset: str, root_path: Path | None) -> Path:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DatasetSpec:
-    """A data set for training and test. `datasets.templates` has the values that 2-D and 3-D data sets share.
+    """A data set for training and test.
 
-    `numbers`: the published protocol, by the names of the flags, of all methods, networks and options.
+    `datasets.templates` has the values that 2-D and 3-D data sets share.
+
+    `numbers`: the published protocol, by the names of the flags, of all methods, networks and
+    options.
     `methods`: values of a method that apply only to this data set.
     """
 
     info: DatasetInfo
-    # how raw scans become the files that are read; its fields are the options of prepare_data.py that the data set has
+    # how raw scans become the files that are read; its fields are the options of prepare_data.py
+    # that the data set has
     preparation: type[PublishedPreparation] | None = None
-    # reading: what --labelnum counts; the cases and how many of them are labelled; the training data set of a run
+    # reading: what --labelnum counts; the cases and how many of them are labelled; the training
+    # data set of a run
     counted: str = "volumes"
     cases: Callable[[Path, DatasetInfo, int], tuple[list[str], int]]
     data: Callable[[Any], Callable[..., Dataset]]
     sampler: Callable[[Any], type[StreamSampler]] = lambda settings: TwoStreamSampler
     # spatial augmentation of labelled and of unlabelled images, to the patch size
     spatial: Callable[[tuple[int, ...]], tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]]
-    # learning: the loss term `dice`, which image is pasted into which, what the EMA teacher averages
+    # learning: the loss term `dice`, which image is pasted into which, what the EMA teacher
+    # averages
     dice: Callable[[Any], Term]
     pasting: Pasting
     ema_scope: EmaScope = "parameters"
     keeps_optimizer: bool = False  # self-training continues with the optimizer of pre-training
-    # settings: options that become flags in addition to those of every run, numbers, what follows from other flags
+    # settings: options that become flags in addition to those of every run, numbers, what follows
+    # from other flags
     options: tuple[type, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settled: Callable[[Any], Any] = same
-    # methods whose published code on this data set stores the best validation Dice rounded to 4 digits
+    # methods whose published code on this data set stores the best validation Dice rounded to 4
+    # digits
     rounded_best: tuple[str, ...] = ()
-    # prediction: (patch size, stride, device, connectivity, progress) -> predictor; the published test's stride, and the connectivity
-    # of the components of which it keeps the largest
+    # prediction: (patch size, stride, device, connectivity, progress) -> predictor; the published
+    # test's stride, and the connectivity of the components of which it keeps the largest
     predictor: Callable[..., Predict]
     stride: Sequence[int] = ()
     connectivity: Connectivity | None = None
     test_options: tuple[type, ...] = ()
     test_numbers: Mapping[str, Any] = field(default_factory=dict)
-    # files: a run's folder from --output_root, --exp and --labelnum; the name of a stage's best checkpoint from the stage, --model and
-    # --labelnum; where a published pre-training may be; the layout of published checkpoints; the methods whose published weights have
-    # names that start with `module.` (trained with DataParallel)
+    # files: a run's folder from --output_root, --exp and --labelnum; the name of a stage's best
+    # checkpoint from the stage, --model and --labelnum; where a published pre-training may be; the
+    # layout of published checkpoints; the methods whose published weights have names that start
+    # with `module.` (trained with DataParallel)
     folder: Callable[[Path | None, str, int], Path]
     best_name: Callable[[str, str, int], str] = lambda stage, model, labelnum: (
         f"{model}_best_model.pth"
@@ -92,7 +105,9 @@ class DatasetSpec:
     commands: str = ""  # published command lines that are accepted (commands/published_flags.py)
 
     def best(self, folder: Path, stage: str, model: str, labelnum: int) -> Path:
-        """Path of the best checkpoint of a stage of the run in `folder`: ours, else a published one if it exists."""
+        """Path of the best checkpoint of a stage of the run in `folder`: ours, else a published one
+        if it exists.
+        """
         ours = folder / stage / self.best_name(stage, model, labelnum)
         if stage == "pre_train" and self.published_pretraining and not ours.exists():
             published = folder / self.published_pretraining.format(labelnum=labelnum)

@@ -28,8 +28,8 @@ INFO = DatasetInfo(
 class KiTS19Preparation(AbdomenPreparation):
     """Kidneys and their tumours, windowed 400 HU wide around 40.
 
-    Reads `case_NNNNN/imaging.nii.gz` and `segmentation.nii.gz` anywhere below the source. The official files have their slices along the
-    first axis (I, P, L), and so has the stored array.
+    Reads `case_NNNNN/imaging.nii.gz` and `segmentation.nii.gz` anywhere below the source. The
+    official files have their slices along the first axis (I, P, L), and so has the stored array.
     """
 
     size: Size = (192, 192, 64)

@@ -1,4 +1,6 @@
-"""LA: MR of the left atrium (2018 atrial segmentation challenge), in the public preparation of UA-MT."""
+"""LA: MR of the left atrium (2018 atrial segmentation challenge), in the public preparation of
+UA-MT.
+"""
 
 import csv
 import zlib
@@ -51,13 +53,16 @@ PATCH = 112
 
 @dataclass(frozen=True)
 class LAPreparation(CroppedPreparation):
-    """LA as UA-MT prepared it: z-scored over the whole scan, then cropped around the label in x and y.
+    """LA as UA-MT prepared it: z-scored over the whole scan, then cropped around the label in x and
+    y.
 
-    Reads `<id>/lgemri.nrrd` and `<id>/laendo.nrrd` anywhere below the source; the label is where laendo is 255.
-    z-score in float64 over the whole scan, stored as float32, x, y, z. All slices are kept; in x and y the crop reaches from the label's
-    first voxel less a margin of 10 to 19 to its last voxel and such a margin, the end exclusive, so that one voxel less is kept above it.
-    The public margins were drawn without a seed; what they kept around the label is for each of the 100 public scans in
-    data_split/LA/crop_margins.csv. Other scans draw theirs, the same ones for the same name.
+    Reads `<id>/lgemri.nrrd` and `<id>/laendo.nrrd` anywhere below the source; the label is where
+    laendo is 255. z-score in float64 over the whole scan, stored as float32, x, y, z. All slices
+    are kept; in x and y the crop reaches from the label's first voxel less a margin of 10 to 19 to
+    its last voxel and such a margin, the end exclusive, so that one voxel less is kept above it.
+    The public margins were drawn without a seed; what they kept around the label is for each of the
+    100 public scans in data_split/LA/crop_margins.csv. Other scans draw theirs, the same ones for
+    the same name.
     """
 
     info = INFO
@@ -111,7 +116,9 @@ def margins(name: str, label: np.ndarray) -> dict[int, tuple[int, int]]:
 
 
 def crop_box(label: np.ndarray, around: dict[int, tuple[int, int]]) -> Box:
-    """The crop with the margins `around` the label (below and above by axis); it ends where the scan does."""
+    """The crop with the margins `around` the label (below and above by axis); it ends where the
+    scan does.
+    """
     start = [0, 0, 0]
     stop = list(label.shape)
     for axis, (below, above) in around.items():
@@ -122,7 +129,10 @@ def crop_box(label: np.ndarray, around: dict[int, tuple[int, int]]) -> Box:
 
 
 def zscored(scan: Scan) -> np.ndarray:
-    """(v - mean) / standard deviation, over all voxels and in float64, as float32. Raises UserError for a constant image."""
+    """(v - mean) / standard deviation, over all voxels and in float64, as float32.
+
+    Raises UserError for a constant image.
+    """
     values = scan.array.astype(np.float64)
     deviation = values.std()
     if deviation == 0:
@@ -138,7 +148,9 @@ class TestOptions:
     """Settings of the test on LA."""
 
     nms: bool = True
-    """Keep only the largest component of a prediction, as the published test does (published flag; 0 or 1 may follow)."""
+    """Keep only the largest component of a prediction, as the published test does (published flag;
+    0 or 1 may follow).
+    """
 
 
 DATASET = volumes(

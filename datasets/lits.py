@@ -31,8 +31,9 @@ FILE = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?")
 class LiTSPreparation(AbdomenPreparation):
     """Livers and their tumours, windowed 300 HU wide around 50.
 
-    Reads `volume-N.nii` and `segmentation-N.nii` anywhere below the source, not always in one folder. The files' slices lie along their
-    last axis; the stored array has them first. CoGRNet trains on 176 x 176 x 64, DeSCO on 192 x 192.
+    Reads `volume-N.nii` and `segmentation-N.nii` anywhere below the source, not always in one
+    folder. The files' slices lie along their last axis; the stored array has them first. CoGRNet
+    trains on 176 x 176 x 64, DeSCO on 192 x 192.
     """
 
     size: Size = (176, 176, 64)

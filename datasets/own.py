@@ -1,4 +1,6 @@
-"""Own data, prepared by prepare_data.py: the description of the data set follows from the plan in its folder."""
+"""Own data, prepared by prepare_data.py: the description of the data set follows from the plan in
+its folder.
+"""
 
 import re
 from collections.abc import Callable
@@ -20,7 +22,8 @@ from datasets.templates import SliceOptions, VolumeOptions, slices, two_slices, 
 from utils.errors import UserError
 
 STEP = 16  # the networks halve an image four times
-# Smallest side of a patch, by dimensions: the edge-guided U-Net takes no smaller slices, which are resized to the patch.
+# Smallest side of a patch, by dimensions: the edge-guided U-Net takes no smaller slices, which are
+# resized to the patch.
 SMALLEST = {2: 80, 3: 16}
 TAKEN = (
     "exp",
@@ -54,9 +57,9 @@ class OwnOptions:
 def own_dataset(plan: Plan, root: Path) -> DatasetSpec:
     """Describe the prepared data in `root`.
 
-    The first `--labelnum` cases of train.list are labelled (default: all). The other ones and those of unlabelled.list are not.
-    Numbers are those of ACDC for slices and of LA for volumes, with their patch reduced to the data. The best checkpoint is
-    selected on val.list.
+    The first `--labelnum` cases of train.list are labelled (default: all). The other ones and those
+    of unlabelled.list are not. Numbers are those of ACDC for slices and of LA for volumes, with
+    their patch reduced to the data. The best checkpoint is selected on val.list.
     """
     if plan.dims == 2:
         return _own_slices(plan, root)
@@ -93,7 +96,8 @@ def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
 
 
 def own_two_slices(plan: Plan, root: Path) -> DatasetSpec:
-    """Describe own volumes with two annotated slices per labelled case, for CoGRNet: all classes are one object, as in KiTS19.
+    """Describe own volumes with two annotated slices per labelled case, for CoGRNet: all classes
+    are one object, as in KiTS19.
 
     Raises UserError for data prepared as slices.
     """
@@ -169,7 +173,10 @@ def patch_size(plan: Plan, published: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_dims(dims: int, settings: Any, settled: Callable[[Any], Any] = same) -> Any:
-    """The settings after `settled`. Raises UserError where --dims is not what the data were prepared with."""
+    """The settings after `settled`.
+
+    Raises UserError where --dims is not what the data were prepared with.
+    """
     if settings.dims != dims:
         raise UserError(
             f"--dims {settings.dims}: the data were prepared with --dims {dims}; "

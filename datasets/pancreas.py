@@ -1,4 +1,6 @@
-"""NIH Pancreas-CT: CT of the abdomen (Roth et al., MICCAI 2015), in the public preparation of CoraNet or of MC-Net."""
+"""NIH Pancreas-CT: CT of the abdomen (Roth et al., MICCAI 2015), in the public preparation of
+CoraNet or of MC-Net.
+"""
 
 import re
 import warnings
@@ -77,13 +79,16 @@ class ResampledCase:
 class PancreasPreparation(CroppedPreparation):
     """The preparations of CoraNet (which BCP uses) and of MC-Net, which must not be mixed.
 
-    Reads `PANCREAS_NNNN/<study>/<series>/*.dcm` (or `PANCREAS_NNNN.nii.gz`) and `labelNNNN.nii.gz`, anywhere below the source.
+    Reads `PANCREAS_NNNN/<study>/<series>/*.dcm` (or `PANCREAS_NNNN.nii.gz`) and `labelNNNN.nii.gz`,
+    anywhere below the source.
 
-    coranet: every axis is scaled by the in-plane spacing in mm, linearly, labels nearest, whole HU staying whole: voxels taken for
-    cubes with this side and brought to 1 mm, so that a slice is 1 mm wide a voxel but slices keep their distance divided by the
-    spacing. Values beyond the scan are 0 HU. Then the window, the scale to 0..1 over the volume, and the crop in three axes. Float64,
-    uncompressed.
-    mcnet: 1 mm in all axes, B-spline, labels nearest; the window as 0..1; crop in x and y; z-score of the crop. Float32, gzip.
+    coranet: every axis is scaled by the in-plane spacing in mm, linearly, labels nearest, whole HU
+    staying whole: voxels taken for cubes with this side and brought to 1 mm, so that a slice is 1
+    mm wide a voxel but slices keep their distance divided by the spacing. Values beyond the scan
+    are 0 HU. Then the window, the scale to 0..1 over the volume, and the crop in three axes.
+    Float64, uncompressed.
+    mcnet: 1 mm in all axes, B-spline, labels nearest; the window as 0..1; crop in x and y; z-score
+    of the crop. Float32, gzip.
     """
 
     variant: str = "coranet"
@@ -164,7 +169,8 @@ class PancreasPreparation(CroppedPreparation):
         if in_range and settings.get("variant") != "mcnet":
             return None
         return (
-            f"{path}: holds {low:.3g} to {high:.3g}, as MC-Net prepared it; the Pancreas protocol trains on "
+            f"{path}: holds {low:.3g} to {high:.3g}, as MC-Net prepared it; the Pancreas protocol "
+            "trains on "
             "CoraNet's files, 0 to 1: prepare_data.py --variant coranet, into another folder"
         )
 
@@ -175,7 +181,8 @@ def coranet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Resa
     shape = tuple(np.round(np.array(scan.shape) * scale).astype(int).tolist())
     if min(shape) < 1:
         raise UserError(
-            f"{scan.path}: {scan.shape} voxels of {scale:g} mm are less than 1 mm; correct the spacing in its header"
+            f"{scan.path}: {scan.shape} voxels of {scale:g} mm are less than 1 mm; correct the "
+            "spacing in its header"
         )
     image = _scaled(scan.array, scale, shape=shape, order=1).clip(LOW, HIGH).astype(np.float64)
     low = image.min()
@@ -219,7 +226,9 @@ def _scaled(array: np.ndarray, scale: float, shape: tuple[int, ...], order: int)
 
 
 def coranet_range(low: int, high: int, length: int) -> tuple[int, int]:
-    """CoraNet's crop along one axis: 25 voxels below the label's first and 26 above its last, at least 96, moved inside the scan."""
+    """CoraNet's crop along one axis: 25 voxels below the label's first and 26 above its last, at
+    least 96, moved inside the scan.
+    """
     start = max(low - MARGIN, 0)
     stop = min(high + MARGIN + 2, length)
     missing = max(min(PATCH, length) - (stop - start), 0)
@@ -230,12 +239,15 @@ def coranet_range(low: int, high: int, length: int) -> tuple[int, int]:
 
 
 def mcnet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> ResampledCase:
-    """MC-Net's image (float32, z-scored) and label (uint8); `part` of the scan is kept if not `crop`."""
+    """MC-Net's image (float32, z-scored) and label (uint8); `part` of the scan is kept if not
+    `crop`.
+    """
     spacing = scan.geometry.spacing
     size = [int(voxels * mm) for voxels, mm in zip(scan.shape, spacing, strict=True)]
     if min(size) < 1:
         raise UserError(
-            f"{scan.path}: less than 1 mm of tissue along an axis; correct the spacing in its header"
+            f"{scan.path}: less than 1 mm of tissue along an axis; correct the spacing in its "
+            "header"
         )
     image = _at_one_mm(scan.array, spacing, size=size, interpolator=sitk.sitkBSpline)
     image = (image.astype(np.float64).clip(LOW, HIGH) - LOW) / (HIGH - LOW)
@@ -250,7 +262,7 @@ def mcnet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Resamp
     if image.min() == image.max():
         raise UserError(_outside_window(scan))
     image = (image - image.mean()) / image.std()
-    geometry = scan.geometry.stepped(1 / spacing).cropped(box[0])
+    geometry = scan.geometry.stepped((1 / spacing).tolist()).cropped(box[0])
     return ResampledCase(image, label=cropped_to(label, kept), geometry=geometry, box=box)
 
 
@@ -281,7 +293,9 @@ VARIANTS = {"coranet": coranet, "mcnet": mcnet}
 
 
 def _scaled_box(part: Box, scale: np.ndarray, shape: Sequence[int]) -> Box:
-    """A box of the scan in voxels of the resampled one, which has `scale` of them for each voxel and is of `shape`."""
+    """A box of the scan in voxels of the resampled one, which has `scale` of them for each voxel
+    and is of `shape`.
+    """
     start, stop = part
     scaled_stop = np.minimum(np.ceil(np.array(stop) * scale), shape).astype(int)
     scaled_start = np.minimum(np.floor(np.array(start) * scale).astype(int), scaled_stop - 1)
@@ -291,7 +305,8 @@ def _scaled_box(part: Box, scale: np.ndarray, shape: Sequence[int]) -> Box:
 def _check_not_empty(scan: Scan, label: np.ndarray) -> None:
     if not label.any():
         raise UserError(
-            f"{scan.path}: the label is empty after resampling; correct the label, or use --crop none"
+            f"{scan.path}: the label is empty after resampling; correct the label, or use --crop "
+            "none"
         )
 
 

@@ -11,7 +11,10 @@ from utils.errors import UserError
 
 
 def all_datasets(attribute: str = "DATASET") -> dict[str, DatasetSpec]:
-    """All data sets by name. `attribute`: DATASET, or TWO_SLICES for the data sets that CoGRNet trains on."""
+    """All data sets by name.
+
+    `attribute`: DATASET, or TWO_SLICES for the data sets that CoGRNet trains on.
+    """
     by_name = {}
     for info in pkgutil.iter_modules(datasets.__path__):
         module = import_module(f"datasets.{info.name}")
@@ -22,7 +25,10 @@ def all_datasets(attribute: str = "DATASET") -> dict[str, DatasetSpec]:
 
 
 def find_dataset(name: str, attribute: str = "DATASET") -> DatasetSpec:
-    """The data set of that name, or in the Python file of that name. Raises UserError where there is none."""
+    """The data set of that name, or in the Python file of that name.
+
+    Raises UserError where there is none.
+    """
     if name.endswith(".py"):
         return _from_file(Path(name))
     known = all_datasets(attribute)

@@ -1,4 +1,6 @@
-"""What 2-D and what 3-D data sets share: a data set is one of these with its own description, numbers and exceptions."""
+"""What 2-D and what 3-D data sets share: a data set is one of these with its own description,
+numbers and exceptions.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,10 +29,13 @@ class SliceOptions:
     """Settings of data sets that are trained slice by slice."""
 
     dice_background: Literal["unmasked", "masked"] = "unmasked"
-    """Dice loss of the background. unmasked: over the whole image, as in the edge-guided code. masked: only in its part of the
-    copy-paste mask, like the other classes, as in BCP's code."""
+    """Dice loss of the background. unmasked: over the whole image, as in the edge-guided code.
+    masked: only in its part of the copy-paste mask, like the other classes, as in BCP's code.
+    """
     cache: Literal["ram", "device"] = "ram"
-    """Where training slices are kept. device: on the GPU (ACDC 0.3 GiB), which then makes the same batches without the host."""
+    """Where training slices are kept. device: on the GPU (ACDC 0.3 GiB), which then makes the same
+    batches without the host.
+    """
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,9 @@ class VolumeOptions:
     val_stride: tuple[int, ...] = (18, 18, 4)
     """Stride of the sliding window in validation, in voxels per axis. Larger strides are faster."""
     cache: CacheKind = "ram"
-    """Where training volumes are kept. ram: every volume is read once. device: on the GPU (LA 0.7 GiB), which then makes the same
-    batches without the host. none: read again at every draw."""
+    """Where training volumes are kept. ram: every volume is read once. device: on the GPU (LA 0.7
+    GiB), which then makes the same batches without the host. none: read again at every draw.
+    """
 
     def check(self) -> None:
         """Raise UserError for a stride that cannot be used."""
@@ -53,14 +59,18 @@ class TwoSliceOptions:
     """Settings of data sets with two annotated slices per labelled volume."""
 
     labels: Literal["coarse", "dense"] = "coarse"
-    """coarse: labels that code/CoGRNet_register.py made from two slices per volume. dense: the complete labels of the same volumes, as
-    an upper bound."""
+    """coarse: labels that code/CoGRNet_register.py made from two slices per volume. dense: the
+    complete labels of the same volumes, as an upper bound.
+    """
     streams: Literal["independent", "shared"] = "independent"
-    """independent: two loaders that shuffle independently, as published. shared: one shuffle; the two halves of each batch are the
-    streams, so that no volume is in both at once."""
+    """independent: two loaders that shuffle independently, as published. shared: one shuffle; the
+    two halves of each batch are the streams, so that no volume is in both at once.
+    """
     loop_lengths: Literal["published_run", "published_text"] = "published_run"
-    """Length of stages for which pre_iterations or max_iterations is 0. published_text: 2 000 and 10 000, as the published code
-    writes. published_run: where its loops, which count every iteration twice, really stop (5 labelled volumes: 1 001 and 5 001)."""
+    """Length of stages for which pre_iterations or max_iterations is 0. published_text: 2 000 and
+    10 000, as the published code writes. published_run: where its loops, which count every
+    iteration twice, really stop (5 labelled volumes: 1 001 and 5 001).
+    """
     pre_iterations: int = 0
     """Length of pre-training in iterations. 0: given by --loop_lengths."""
     max_iterations: int = 0
@@ -85,7 +95,10 @@ def patches(
 
 
 def slices(*, info: DatasetInfo, **options: Any) -> DatasetSpec:
-    """A data set that is trained slice by slice. `options` are fields of `DatasetSpec` that replace the values here."""
+    """A data set that is trained slice by slice.
+
+    `options` are fields of `DatasetSpec` that replace the values here.
+    """
     defaults = DatasetSpec(
         info=info,
         counted="slices",
@@ -104,7 +117,9 @@ def slices(*, info: DatasetInfo, **options: Any) -> DatasetSpec:
 
 
 def volumes(*, info: DatasetInfo, **options: Any) -> DatasetSpec:
-    """A data set that is trained on patches of volumes and predicted by a sliding window; `options` as in `slices`."""
+    """A data set that is trained on patches of volumes and predicted by a sliding window; `options`
+    as in `slices`.
+    """
     augmentation = VolumeAugmentation((), spare=3)
     defaults = DatasetSpec(
         info=info,
@@ -164,8 +179,9 @@ def two_slices(
 def published_lengths(settings: Any) -> Any:
     """Replace a stage length of 0 by the published one.
 
-    The published loops stop after half of the iterations that they count. An epoch of E steps counts 2 E, one E per loader, and
-    whole epochs run until the written length is passed (5 labelled volumes, 4 per batch: 1 001 and 5 001 iterations).
+    The published loops stop after half of the iterations that they count. An epoch of E steps
+    counts 2 E, one E per loader, and whole epochs run until the written length is passed (5
+    labelled volumes, 4 per batch: 1 001 and 5 001 iterations).
     """
     pre_iterations = settings.pre_iterations or _published_length(settings, written=2_000)
     max_iterations = settings.max_iterations or _published_length(settings, written=10_000)
@@ -186,7 +202,8 @@ def _slice_augmentation(
 ) -> tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]:
     """The spatial augmentations of labelled and of unlabelled slices, which are the same."""
     height, width = patch_size
-    # its transforms take only arrays: slices on the GPU go through the index lists that Picks makes of them
+    # its transforms take only arrays: slices on the GPU go through the index lists that Picks makes
+    # of them
     augmentation = (turn_or_rotate, resize((height, width)))
     return augmentation, augmentation
 

@@ -18,7 +18,7 @@ from commands import check as command
 from commands.check import check
 from datasets.checks.across_cases import flipped_alone
 from datasets.checks.case_check import CaseFound
-from datasets.prepare.flips import fits_better_flipped, spreads
+from datasets.prepare.flips import flip_warning, spreads
 from utils.errors import UserError
 
 SHAPE, SPACING, ORIGIN = (26, 24, 20), (1.2, 0.9, 1.1), (5, -7, 9)
@@ -208,7 +208,7 @@ ERRORS = {
     ),
     "no label": (
         lambda raw: label(raw).unlink(),
-        "labelsTr/a.nii.gz: no such label; a case that has none belongs into imagesUn",
+        "labelsTr/a.nii.gz: no such label; a case without label belongs in imagesUn",
     ),
     "a modality is missing": (
         lambda raw: image(raw, "a", 1).unlink(),
@@ -241,7 +241,7 @@ ERRORS = {
     ),
     "labelled and unlabelled": (
         lambda raw: own_case(raw, "imagesUn", "a", (), SPACING, SHAPE, 50),
-        "case a is in train and in unlabelled; take one of them away",
+        "case a is in train and in unlabelled; remove one of them",
     ),
     "trained and tested": (
         lambda raw: own_case(raw, "imagesTs", "a", (1,), SPACING, SHAPE, 51),
@@ -251,7 +251,7 @@ ERRORS = {
         lambda raw: (raw / "splits_final.json").write_text(
             '[{"train": ["a", "b"], "val": ["c", "a"]}]'
         ),
-        "splits_final.json: a is in train and in val of fold 0; take it out of one",
+        "splits_final.json: a is in train and in val of fold 0; remove it from one",
     ),
     "unknown case in the split": (
         lambda raw: (raw / "splits_final.json").write_text(
@@ -489,7 +489,7 @@ def test_a_ragged_tumour_that_lies_right_is_not_told():
     assert found[False, False, False] > 10 * max(
         spread for flips, spread in found.items() if any(flips)
     )
-    assert fits_better_flipped(Path("label"), image, found) is None
+    assert flip_warning(Path("label"), image, found) is None
 
 
 def test_pictures_show_every_case_that_can_be_read(raw, tmp_path):

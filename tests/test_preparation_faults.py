@@ -357,7 +357,7 @@ def test_a_layout_fault_is_told_before_anything_is_written(raw, tmp_path, kind):
 CASE_FAULTS = {
     "no label": (
         lambda raw: (raw / "labelsTr" / "tr0.nii.gz").unlink(),
-        "tr0.nii.gz: no such label; a case that has none belongs into imagesUn",
+        "tr0.nii.gz: no such label; a case without label belongs in imagesUn",
     ),
     "a modality is missing": (
         lambda raw: (raw / "imagesTr" / "tr0_0001.nii.gz").unlink(),

@@ -160,8 +160,8 @@ def test_a_scan_of_another_format_is_a_warning_where_the_number_is_right(tmp_pat
     touch(root, "imagesTr/c2_0000.nii", "imagesTr/notes.txt")
     found, faults = read(root)
     assert faults == []
-    assert any("c2_0000.nii: ends in .nii" in line for line in found.said)
-    assert any("notes.txt: left out" in line for line in found.said)
+    assert any("c2_0000.nii: ends in .nii" in line for line in found.warnings)
+    assert any("notes.txt: skipped" in line for line in found.warnings)
 
 
 def test_a_number_that_belongs_to_the_case_is_told_from_a_channel_by_the_labels(tmp_path):
@@ -225,7 +225,7 @@ def test_a_label_of_another_number_is_not_taken_for_the_case_s(tmp_path):
         (root / "dataset.json").read_text().replace('"numTraining": 1', '"numTraining": 2')
     )
     assert faults_of(root)["case_12"].endswith(
-        "case_12.nii.gz: no such label; a case that has none belongs into imagesUn"
+        "case_12.nii.gz: no such label; a case without label belongs in imagesUn"
     )
 
 
@@ -384,14 +384,14 @@ def test_voxel_files_of_headers_are_no_wrong_files(tmp_path):
     images = {"a": ["a.raw", "a.zraw"], "b": ["voxels/b0.raw", "voxels/b1"]}
     found, faults = read(detached(tmp_path / "raw", ".mhd", images))
     assert faults == [] and [case.name for case in found.cases] == ["a", "b"]
-    assert not any("raw" in line.split("/")[-1] or "voxels" in line for line in found.said)
+    assert not any("raw" in line.split("/")[-1] or "voxels" in line for line in found.warnings)
 
 
 def test_a_file_that_no_header_names_is_left_out_with_a_warning(tmp_path):
     root = detached(tmp_path / "raw", ".mhd", {"a": ["a.raw"], "b": ["b.raw"]})
     touch(root, "imagesTr/other.raw")
     found, _ = read(root)
-    assert [line for line in found.said if "other.raw: left out" in line]
+    assert [line for line in found.warnings if "other.raw: skipped" in line]
 
 
 def test_the_voxels_of_a_pair_are_not_to_be_converted_or_removed(tmp_path):
@@ -402,7 +402,7 @@ def test_the_voxels_of_a_pair_are_not_to_be_converted_or_removed(tmp_path):
             path.parent.mkdir(exist_ok=True)
             nibabel.save(nibabel.Nifti1Pair(np.zeros((2, 2, 2), np.uint8), np.eye(4)), path)
     found, faults = read(root)
-    assert faults == [] and not any(".img" in line for line in found.said)
+    assert faults == [] and not any(".img" in line for line in found.warnings)
 
 
 def test_voxels_of_a_label_without_header_are_not_to_be_renamed(tmp_path):

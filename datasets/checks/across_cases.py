@@ -30,7 +30,9 @@ def across(cases: Sequence[CaseFound], classes: Mapping[int, str]) -> tuple[list
 
 
 def twice(cases: Sequence[CaseFound]) -> list[str]:
-    """The same voxels in two files or cases, whatever their names; a case that two lists name is told by these."""
+    """The same voxels in two files or cases, whatever their names; a case that two lists name is
+    told by these.
+    """
     seen: dict[str, tuple[str, CaseFound]] = {}
     faults = []
     for case in cases:
@@ -40,7 +42,8 @@ def twice(cases: Sequence[CaseFound]) -> list[str]:
             other, owner = seen.setdefault(digest, (path, case))
             if (path, case.name) != (other, owner.name):
                 faults.append(
-                    f"{path}: the same image as {other} ({case.split} and {owner.split}); take one of them away"
+                    f"{path}: the same image as {other} ({case.split} and {owner.split}); take one "
+                    "of them away"
                 )
     return faults
 
@@ -54,7 +57,8 @@ def missing_classes(cases: Sequence[CaseFound], classes: Mapping[int, str]) -> l
     ]
     present = {value for voxels in labels for value in voxels}
     return [
-        f"class {value} ({name}) is in none of the {len(labels)} training labels; draw it, or take it out of the classes"
+        f"class {value} ({name}) is in none of the {len(labels)} training labels; draw it, or take "
+        "it out of the classes"
         for value, name in classes.items()
         if labels and value not in present
     ]
@@ -70,13 +74,17 @@ def flipped_together(cases: Sequence[CaseFound]) -> list[str]:
     if counts[best] < MOST * len(found):
         return []
     return [
-        f"{counts[best]} of {len(found)} labels fit better flipped along {', '.join(best)}: possibly images and labels went through "
-        "readers that turn them differently (true labels agree on one flip in at most 9 % of cases); look at --pictures"
+        f"{counts[best]} of {len(found)} labels fit better flipped along {', '.join(best)}: "
+        "possibly images and labels went through "
+        "readers that turn them differently (true labels agree on one flip in at most 9 % of "
+        "cases); look at --pictures"
     ]
 
 
 def flipped_alone(cases: Sequence[CaseFound]) -> list[str]:
-    """Labels that a flip makes more even than it does the others, though too little to be striking in a case by itself."""
+    """Labels that a flip makes more even than it does the others, though too little to be striking
+    in a case by itself.
+    """
     found = {
         case.name: case.spreads
         for case in cases
@@ -91,8 +99,10 @@ def flipped_alone(cases: Sequence[CaseFound]) -> list[str]:
     better = {name: spreads[""] / max(spreads[best[name]], 1e-9) for name, spreads in found.items()}
     usual = max(float(np.quantile(list(better.values()), 0.95)), 1)
     return [
-        f"{name}: its label fits {times:.1f} times better flipped along {', '.join(best[name])}, 95 % of the others no more than "
-        f"{usual:.1f} times; possibly it is flipped, a single label says little: look at it (--pictures)"
+        f"{name}: its label fits {times:.1f} times better flipped along {', '.join(best[name])}, "
+        "95 % of the others no more than "
+        f"{usual:.1f} times; possibly it is flipped, a single label says little: look at it "
+        "(--pictures)"
         for name, times in better.items()
         if times > APART * usual
     ]
@@ -103,7 +113,9 @@ def _told(case: CaseFound) -> bool:
 
 
 def far_spacings(cases: Sequence[CaseFound]) -> list[str]:
-    """One line for the cases whose spacing is far from the median, along the body's axes where these are known."""
+    """One line for the cases whose spacing is far from the median, along the body's axes where
+    these are known.
+    """
     spacings = {case.name: _ordered(case) for case in cases if case.spacing_mm is not None}
     spacings = {name: spacing for name, spacing in spacings.items() if len(spacing) == 3}
     if len(spacings) < 3:
@@ -118,7 +130,8 @@ def far_spacings(cases: Sequence[CaseFound]) -> list[str]:
         return []
     shown = ", ".join(f"{name} {_size(spacing)}" for name, spacing in list(far.items())[:3])
     return [
-        f"spacing more than {FAR} times off the median {_size(median)} mm in {len(far)} cases: {shown}{' ...' if len(far) > 3 else ''}"
+        f"spacing more than {FAR} times off the median {_size(median)} mm in {len(far)} cases: "
+        f"{shown}{' ...' if len(far) > 3 else ''}"
     ]
 
 
@@ -136,7 +149,9 @@ def _size(spacing: Sequence[float]) -> str:
 
 
 def mixed(cases: Sequence[CaseFound], attribute: str, what: str, advice: str) -> list[str]:
-    """One line where cases differ in an attribute that they should share, with the first case of each rarer value."""
+    """One line where cases differ in an attribute that they should share, with the first case of
+    each rarer value.
+    """
     values = {case.name: getattr(case, attribute) for case in cases if getattr(case, attribute)}
     counts = Counter(values.values()).most_common()
     if len(counts) < 2:
@@ -149,5 +164,6 @@ def mixed(cases: Sequence[CaseFound], attribute: str, what: str, advice: str) ->
         for value, count in counts[1:4]
     )
     return [
-        f"{what} differ: {counts[0][1]} {counts[0][0] if attribute == 'axes' else 'alike'}, {shown}; {advice}"
+        f"{what} differ: {counts[0][1]} {counts[0][0] if attribute == 'axes' else 'alike'}, "
+        f"{shown}; {advice}"
     ]

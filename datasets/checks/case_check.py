@@ -11,9 +11,12 @@ from datasets.prepare.flips import flip_warning, flipped_axes, spreads
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFound:
-    """`shape` and `spacing_mm` in the order of the file's axes; `axes`: where those run, such as RAS; `low`, `high`: the image's range;
-    `voxels`: of each label value, None without label; `images`: fingerprint by file, empty for a blank one; `spreads`: of `datasets.prepare.flips`, by the
-    axes that are flipped; `preparation`: the settings that a prepared file was made with. What could not be found out is None or empty."""
+    """`shape` and `spacing_mm` in the order of the file's axes; `axes`: where those run, such as
+    RAS; `low`, `high`: the image's range; `voxels`: of each label value, None without label;
+    `images`: fingerprint by file, empty for a blank one; `spreads`: of `datasets.prepare.flips`, by
+    the axes that are flipped; `preparation`: the settings that a prepared file was made with. What
+    could not be found out is None or empty.
+    """
 
     name: str
     split: str
@@ -37,7 +40,9 @@ class CaseFound:
 def look_at_label(
     path: Path, image: np.ndarray, label: np.ndarray, axes: str, warnings: list[str]
 ) -> dict:
-    """`voxels` and `spreads` of a label that lies on its image, both with these axes; what is to be said goes to `warnings`."""
+    """`voxels` and `spreads` of a label that lies on its image, both with these axes; what is to be
+    said goes to `warnings`.
+    """
     found = spreads(image, label)
     most = int(label.max()) + 1
     counts = sum(

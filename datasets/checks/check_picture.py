@@ -17,8 +17,10 @@ GAP = 4
 def write_picture(
     path: Path, image: np.ndarray, label: np.ndarray | None, spacing_mm: Sequence[float] | None
 ) -> None:
-    """A PNG of an image (x, y, z) and its label of the same shape: a column for each axis, seen along it where the label is largest
-    (without label in the middle), front and head upwards; the label's colours in the lower row. Sides are to scale."""
+    """A PNG of an image (x, y, z) and its label of the same shape: a column for each axis, seen
+    along it where the label is largest (without label in the middle), front and head upwards; the
+    label's colours in the lower row. Sides are to scale.
+    """
     spacing = np.ones(3) if spacing_mm is None or len(spacing_mm) != 3 else np.asarray(spacing_mm)
     drawn = np.zeros(image.shape, np.uint8) if label is None else label
     scale = SIDE / (spacing * image.shape).max()

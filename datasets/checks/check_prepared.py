@@ -25,8 +25,11 @@ def check_prepared(
     label: bool | None,
     picture: Path | None,
 ) -> CaseFound:
-    """Read the files of a case: its volume, or the slices that are trained on. `label`: whether it must have one, None where it may;
-    False never opens it. With `picture` draw it there."""
+    """Read the files of a case: its volume, or the slices that are trained on.
+
+    `label`: whether it must have one, None where it may; False never opens it. With `picture` draw
+    it there.
+    """
     sliced = info.dims == 2 and split in ("train", "unlabelled")
     errors, warnings, images, labels = [], [], [], []
     about: dict = {}
@@ -49,7 +52,8 @@ def check_prepared(
         )
         about |= {"low": low, "high": high}
         errors += [
-            f"{first}: every voxel of {'it' if info.channels == 1 else f'channel {channel}'} is {images[0][channel].flat[0]:g}, there is "
+            f"{first}: every voxel of {'it' if info.channels == 1 else f'channel {channel}'} is "
+            f"{images[0][channel].flat[0]:g}, there is "
             "nothing to see; prepare the case again"
             for channel in range(info.channels)
             if len(
@@ -98,13 +102,16 @@ def _counted(labels: Sequence[np.ndarray]) -> dict[int, int]:
 
 
 def _place(info: DatasetInfo, path: Path, attributes: dict, dims: int, warnings: list[str]) -> dict:
-    """Spacing and axes where the file says them, in stored order; UserError for an affine that places nothing."""
+    """Spacing and axes where the file says them, in stored order; UserError for an affine that
+    places nothing.
+    """
     about = {}
     spacing = read_attribute(path, attributes, "spacing_mm", (dims,))
     if spacing is not None:
         if not (spacing > 0).all():
             raise UserError(
-                f"{path}: spacing_mm is {spacing}, expected positive numbers; prepare the case again"
+                f"{path}: spacing_mm is {spacing}, expected positive numbers; prepare the case "
+                "again"
             )
         about["spacing_mm"] = tuple(spacing.tolist())
     affine = read_attribute(path, attributes, "affine", (4, 4)) if dims == 3 else None
@@ -117,14 +124,16 @@ def _place(info: DatasetInfo, path: Path, attributes: dict, dims: int, warnings:
         )
     if nothing_known(affine):
         warnings.append(
-            f"{path}: its affine is the identity, so predictions will not overlay the scan; prepare it from a whole header"
+            f"{path}: its affine is the identity, so predictions will not overlay the scan; "
+            "prepare it from a whole header"
         )
     elif spacing is not None and not np.allclose(
         spacing if info.axes == "xyz" else spacing[::-1], lengths, rtol=1e-2
     ):
         shown = [" x ".join(f"{mm:.3g}" for mm in values) for values in (lengths, spacing)]
         warnings.append(
-            f"{path}: its affine has voxels of {shown[0]} mm, spacing_mm says {shown[1]}; prepare the case again"
+            f"{path}: its affine has voxels of {shown[0]} mm, spacing_mm says {shown[1]}; prepare "
+            "the case again"
         )
     return about | {
         "axes": "".join(nibabel.aff2axcodes(affine))[:: 1 if info.axes == "xyz" else -1]
@@ -144,6 +153,7 @@ def other_variant(
     ):
         return None
     return (
-        f"{path}: holds {low:.3g} to {high:.3g}, as MC-Net prepared it; the Pancreas recipe trains on CoraNet's files, 0 to 1: "
+        f"{path}: holds {low:.3g} to {high:.3g}, as MC-Net prepared it; the Pancreas recipe trains "
+        "on CoraNet's files, 0 to 1: "
         "prepare_data.py --variant coranet, into a folder of its own"
     )

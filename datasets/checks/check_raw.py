@@ -19,7 +19,9 @@ DECLARED = "declared in dataset.json"
 
 
 def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> CaseFound:
-    """Read the scans and the label, which may hold `values`, and compare them; with `picture` draw them there."""
+    """Read the scans and the label, which may hold `values`, and compare them; with `picture` draw
+    them there.
+    """
     errors = [case.fault] if case.fault else []
     warnings: list[str] = []
     about: dict = {}
@@ -62,11 +64,13 @@ def _read(path: Path, errors: list[str], warnings: list[str]) -> Scan | None:
         scan = read_scan(path, warnings.append)
         if scan.array.min() == scan.array.max():
             errors.append(
-                f"{path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export it again"
+                f"{path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export "
+                "it again"
             )
         if nowhere(scan.geometry):
             warnings.append(
-                f"{path}: its affine is the identity, so spacing and orientation are unknown; export the scan again with both"
+                f"{path}: its affine is the identity, so spacing and orientation are unknown; "
+                "export the scan again with both"
             )
         return scan
     return None
@@ -77,7 +81,8 @@ def _grid_faults(scan: Scan, first: Scan) -> list[str]:
     if scan.shape != first.shape:
         sizes = [" x ".join(map(str, one.shape)) for one in (scan, first)]
         return [
-            f"{scan.path}: has {sizes[0]} voxels, {first.path.name} {sizes[1]}; resample the modalities to one grid"
+            f"{scan.path}: has {sizes[0]} voxels, {first.path.name} {sizes[1]}; resample the "
+            "modalities to one grid"
         ]
     if np.allclose(
         scan.geometry.affine, first.geometry.affine, atol=0.01 * first.geometry.spacing.min()
@@ -85,7 +90,8 @@ def _grid_faults(scan: Scan, first: Scan) -> list[str]:
         return []
     differ = differences(scan.geometry, first.geometry) or "place"
     return [
-        f"{scan.path}: lies on another grid than {first.path.name} ({differ}); resample the modalities to one grid"
+        f"{scan.path}: lies on another grid than {first.path.name} ({differ}); resample the "
+        "modalities to one grid"
     ]
 
 
@@ -106,7 +112,8 @@ def _read_label(
             for grid in (truth.geometry, first.geometry)
         ]
         raise UserError(
-            f"{path}: spacing {sizes[0]} mm, its image's {sizes[1]}; give it the image's header if their voxels fit"
+            f"{path}: spacing {sizes[0]} mm, its image's {sizes[1]}; give it the image's header if "
+            "their voxels fit"
         )
     if said:
         warnings.append(f"{said} ({differences(truth.geometry, first.geometry)} differ)")

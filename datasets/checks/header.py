@@ -14,7 +14,10 @@ APART = 0.5  # voxels between two places of one scan that are reported
 
 
 def look_at_header(path: Path) -> str | None:
-    """A warning where a NIfTI file holds no place or two places that differ. Other formats have one place, and reading reports faults."""
+    """A warning where a NIfTI file holds no place or two places that differ.
+
+    Other formats have one place, and reading reports faults.
+    """
     try:
         with np.errstate(invalid="ignore"):  # reading refuses what is not finite
             return _differing_places(path)
@@ -42,13 +45,16 @@ def _differing_places(path: Path) -> str | None:
     if not voxels > APART:
         return None
     return (
-        f"{path}: qform and sform place it up to {voxels:.1f} voxels apart, and readers choose differently (here the sform is used); "
+        f"{path}: qform and sform place it up to {voxels:.1f} voxels apart, and readers choose "
+        "differently (here the sform is used); "
         "set one of them"
     )
 
 
 def nowhere(grid: Geometry) -> bool:
-    """Whether a scan's place is what is written where nothing is known: voxels of 1 mm from the origin, no axis oblique."""
+    """Whether a scan's place is what is written where nothing is known: voxels of 1 mm from the
+    origin, no axis oblique.
+    """
     return nothing_known(grid.affine)
 
 

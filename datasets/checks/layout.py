@@ -27,7 +27,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Found:
-    """The data set's name and layout (raw or prepared), its cases, its classes (name by value, no background), and what lists told."""
+    """The data set's name and layout (raw or prepared), its cases, its classes (name by value, no
+    background), and what lists told.
+    """
 
     name: str
     layout: str
@@ -38,10 +40,13 @@ class Found:
 
 
 def find(root: Path, dataset: str) -> Found:
-    """What lies in the folder; UserError where nothing known does. `dataset`: a page's name or file, empty to recognise it."""
+    """What lies in the folder; UserError where nothing known does. `dataset`: a page's name or
+    file, empty to recognise it.
+    """
     if not root.is_dir():
         raise UserError(
-            f"--root_path {root}: no such folder; name one with raw data in nnU-Net's layout, or with prepared data"
+            f"--root_path {root}: no such folder; name one with raw data in nnU-Net's layout, or "
+            "with prepared data"
         )
     if dataset:
         return _published(root, _dataset(dataset))
@@ -62,7 +67,8 @@ def _raw(root: Path) -> Found:
     if values != tuple(range(len(values))):
         shown = ", ".join(map(str, values[:8])) + (" ..." if len(values) > 8 else "")
         warnings.append(
-            f"{root / 'dataset.json'}: the label values {shown} have gaps; prepare_data.py closes them and predictions get them back, "
+            f"{root / 'dataset.json'}: the label values {shown} have gaps; prepare_data.py closes "
+            "them and predictions get them back, "
             "nnU-Net would refuse them"
         )
     jobs = [Job(case.name, check_raw, (case, values)) for case in about.cases]
@@ -152,7 +158,8 @@ def _prepared(
         listed = {path for job in jobs for path in job.arguments[3]}
         if left := [path for path in others if path not in listed]:
             warnings.append(
-                f"{left[0]}: one of {len(left)} files of MC-Net's preparation that no list names; keep the two preparations apart"
+                f"{left[0]}: one of {len(left)} files of MC-Net's preparation that no list names; "
+                "keep the two preparations apart"
             )
     return Found(
         info.name,
@@ -173,7 +180,9 @@ def _dataset(name: str) -> DatasetInfo:
 
 
 def _recognised(root: Path) -> DatasetInfo:
-    """The facts of the published data set whose lists name most files here; UserError where none does, or two alike."""
+    """The facts of the published data set whose lists name most files here; UserError where none
+    does, or two alike.
+    """
     from datasets.registry import all_datasets
 
     counts = {}
@@ -186,8 +195,10 @@ def _recognised(root: Path) -> DatasetInfo:
     best = [name for name, count in counts.items() if count and count == max(counts.values())]
     if not best:
         raise UserError(
-            f"--root_path {root}: neither raw data (no dataset.json) nor prepared ones (no plan.json, no file that a list of "
-            f"{', '.join(counts)} names); name the data set with --dataset, or make it: code/prepare_data.py"
+            f"--root_path {root}: neither raw data (no dataset.json) nor prepared ones (no "
+            "plan.json, no file that a list of "
+            f"{', '.join(counts)} names); name the data set with --dataset, or make it: "
+            "code/prepare_data.py"
         )
     if len(best) > 1:
         raise UserError(

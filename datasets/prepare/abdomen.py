@@ -1,14 +1,15 @@
-"""What KiTS19 and LiTS share, as DeSCO and CoGRNet prepared them: window, body mask, crop by body and label, one size for all."""
+"""What KiTS19 and LiTS share, as DeSCO and CoGRNet prepared them: window, body mask, crop by body
+and label, one size for all.
+"""
 
 from abc import ABC
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.ndimage import label as components
-from scipy.ndimage import maximum_filter
+from scipy import ndimage
 
 from datasets.prepare.crop import (
     Box,
@@ -32,8 +33,9 @@ from utils.errors import UserError
 
 AROUND_BODY = 20  # voxels
 AROUND_LABEL = 10  # slices
-# Soft tissue lies between these two windowed values. The published code computes both bounds in floating point:
-# the lower one is 0.09999999999999998, so a voxel at exactly 0.1 (LiTS -70 HU, KiTS19 -120 HU) is tissue.
+# Soft tissue lies between these two windowed values. The published code computes both bounds in
+# floating point: the lower one is 0.09999999999999998, so a voxel at exactly 0.1 (LiTS -70 HU,
+# KiTS19 -120 HU) is tissue.
 TISSUE_ABOVE = 0.5 - 0.4
 TISSUE_BELOW = 0.5 + 0.4
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
@@ -43,13 +45,16 @@ LARGEST_SIDE = 1024
 
 @dataclass(frozen=True)
 class AbdomenPreparation(CroppedPreparation, ABC):
-    """The common part of both preparations; `size` is x, y, z (a row, a column, slices) of the stored volume, whose axes are z, y, x.
+    """The common part of both preparations; `size` is x, y, z (a row, a column, slices) of the
+    stored volume, whose axes are z, y, x.
 
-    1. (HU - low) / width in float64, clipped to 0..1. 2. Slice by slice a body mask; outside of it the image becomes 0. 3. Crop: in
-    plane to the box of all slices' masks, in depth to the labelled slices, with margins. 4. Linear (labels: nearest) to `size`; voxel 0
-    stays where it is. Float32, labels uint8, uncompressed.
+    1. (HU - low) / width in float64, clipped to 0..1. 2. Slice by slice a body mask; outside of it
+    the image becomes 0. 3. Crop: in plane to the box of all slices' masks, in depth to the labelled
+    slices, with margins. 4. Linear (labels: nearest) to `size`; voxel 0 stays where it is. Float32,
+    labels uint8, uncompressed.
 
-    `window`: low and width in HU. `stored`: which axis of the file each axis of the stored volume is.
+    `window`: low and width in HU. `stored`: which axis of the file each axis of the stored volume
+    is.
     """
 
     size: Size = (0, 0, 0)
@@ -88,10 +93,11 @@ class AbdomenPreparation(CroppedPreparation, ABC):
             label = resampled(label, self.size, sitk.sitkNearestNeighbor)
         # grids and boxes are recorded in the order of the file's axes
         file_order = np.argsort(self.stored)
-        file_start = np.array(start)[file_order]
-        geometry = scan.geometry.cropped(file_start).stepped(step[file_order])
+        file_start = np.array(start)[file_order].tolist()
+        file_stop = np.array(stop)[file_order].tolist()
+        geometry = scan.geometry.cropped(file_start).stepped(step[file_order].tolist())
         attributes = grid_attributes(geometry, self.stored, file_axes="zyx")
-        attributes |= crop_attributes(file_start, np.array(stop)[file_order])
+        attributes |= crop_attributes(file_start, file_stop)
         attributes |= source_attributes(scan)
         yield Output(self.last_file(case), image=image, label=label, attributes=attributes)
 
@@ -113,12 +119,15 @@ class AbdomenPreparation(CroppedPreparation, ABC):
         return self.size
 
     def _slice_axis_warning(self, scan: Scan) -> str | None:
-        """A warning where the axis that is taken for the slices' does not run between head and feet, according to the header."""
+        """A warning where the axis that is taken for the slices' does not run between head and
+        feet, according to the header.
+        """
         axis = self.stored[0]
         if abs(scan.geometry.direction[2, axis]) > 0.7:
             return None
         return (
-            f"{scan.path}: according to the header the slices do not lie along axis {axis} of the file, "
+            f"{scan.path}: according to the header the slices do not lie along axis {axis} of the "
+            "file, "
             "where the published preparation takes them; use the official download"
         )
 
@@ -126,11 +135,12 @@ class AbdomenPreparation(CroppedPreparation, ABC):
 def body_mask(plane: np.ndarray) -> np.ndarray:
     """Mask (H, W) of the body on one slice of windowed values (H, W; float64, 0..1).
 
-    The voxels of soft tissue are dilated, the largest piece is kept, dilated, its holes are filled, and it is dilated
-    again. A slice without soft tissue counts as body everywhere, as in the published preparation.
+    The voxels of soft tissue are dilated, the largest piece is kept, dilated, its holes are filled,
+    and it is dilated again. A slice without soft tissue counts as body everywhere, as in the
+    published preparation.
     """
     soft_tissue = (plane > TISSUE_ABOVE) & (plane < TISSUE_BELOW)
-    pieces, count = components(dilated(soft_tissue, 5), CROSS)
+    pieces, count = _pieces(dilated(soft_tissue, 5))
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     sizes[0] = 0
     largest = pieces == sizes.argmax()
@@ -138,18 +148,27 @@ def body_mask(plane: np.ndarray) -> np.ndarray:
     return dilated(body, 3)
 
 
+def _pieces(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """The connected pieces of a mask, numbered from 1, and how many there are."""
+    result: Any = ndimage.label(mask, CROSS)  # scipy's types are too wide to unpack
+    pieces, count = result
+    return pieces, count
+
+
 def dilated(mask: np.ndarray, side: int) -> np.ndarray:
-    """Dilation by a square; of an even side by one voxel more towards lower indices, as scikit-image does it."""
+    """Dilation by a square; of an even side by one voxel more towards lower indices, as
+    scikit-image does it.
+    """
     origin = 0
     if side % 2 == 0:
         origin = -1
-    widened = maximum_filter(mask.view(np.uint8), side, mode="constant", origin=origin)
+    widened = ndimage.maximum_filter(mask.view(np.uint8), side, mode="constant", origin=origin)
     return widened.view(bool)
 
 
 def with_holes_filled(mask: np.ndarray) -> np.ndarray:
     """The mask with its holes: the pieces of the background that do not reach the slice's edge."""
-    pieces, count = components(~mask, CROSS)
+    pieces, count = _pieces(~mask)
     outside = np.zeros(count + 1, bool)
     for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
         outside[edge] = True
@@ -162,7 +181,7 @@ def crop_box(masks: np.ndarray, label: np.ndarray) -> Box:
     first, last = label_range(label, 0)
     start = [max(first - AROUND_LABEL, 0)]
     stop = [min(last + AROUND_LABEL, len(masks))]
-    body = masks.any(0)
+    body = np.asarray(masks.any(0))
     for axis in (0, 1):
         low, high = label_range(body, axis)
         start.append(max(low - AROUND_BODY, 0))
@@ -171,7 +190,8 @@ def crop_box(masks: np.ndarray, label: np.ndarray) -> Box:
 
 
 def resampled(array: np.ndarray, size: Size, interpolator: int) -> np.ndarray:
-    """Resample (z, y, x) to `size` (x, y, z): voxel i of the new axis is at i * old / new of the old one.
+    """Resample (z, y, x) to `size` (x, y, z): voxel i of the new axis is at i * old / new of the
+    old one.
 
     Values beyond the end of the old axis are 0.
     """

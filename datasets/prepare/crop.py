@@ -22,7 +22,9 @@ def label_to_follow(case: RawCase, label: np.ndarray | None) -> np.ndarray:
 
 
 def checked_box(box: Box | None, name: str, shape: Sequence[int]) -> Box:
-    """The box, or the whole scan of `shape` for None. Raises UserError where the box is empty or reaches beyond the scan.
+    """The box, or the whole scan of `shape` for None.
+
+    Raises UserError where the box is empty or reaches beyond the scan.
 
     `name`: the scan in messages.
     """
@@ -35,7 +37,8 @@ def checked_box(box: Box | None, name: str, shape: Sequence[int]) -> Box:
             written = " ".join(f"{first} {end}" for first, end in pairs)
             size = " x ".join(map(str, shape))
             raise UserError(
-                f"--box {written}: not inside {name} of {size} voxels; give start and end of each axis"
+                f"--box {written}: not inside {name} of {size} voxels; give start and end of each "
+                "axis"
             )
     return box
 

@@ -12,7 +12,8 @@ ORTHOGONAL = ((2, 1), (2, 0), (1, 0))
 
 
 def drawn_slices(label: np.ndarray) -> tuple[Slice, Slice] | None:
-    """The two orthogonal slices that contain all of a label (three axes), the one along the later axis first.
+    """The two orthogonal slices that contain all of a label (three axes), the one along the later
+    axis first.
 
     The result is None for any other label.
     """
@@ -32,7 +33,9 @@ def drawn_slices(label: np.ndarray) -> tuple[Slice, Slice] | None:
 
 
 def only_slice(label: np.ndarray) -> Slice | None:
-    """The slice that contains all of a label, of an axis along which there are others; None if there is none."""
+    """The slice that contains all of a label, of an axis along which there are others; None if
+    there is none.
+    """
     for axis in range(3):
         if label.shape[axis] == 1:
             continue
@@ -58,7 +61,9 @@ def _voxels_per_slice(inside: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _only_number(inside: np.ndarray, axis: int) -> int | None:
-    """The number of the only slice along the axis that is not empty; None where there are several or none."""
+    """The number of the only slice along the axis that is not empty; None where there are several
+    or none.
+    """
     numbers = np.flatnonzero(_voxels_per_slice(inside, axis))
     if len(numbers) != 1:
         return None

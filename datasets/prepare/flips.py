@@ -1,4 +1,6 @@
-"""Detect labels that are flipped with respect to their images, the most frequent fault of data that two readers converted."""
+"""Detect labels that are flipped with respect to their images, the most frequent fault of data that
+two readers converted.
+"""
 
 from collections.abc import Mapping
 from itertools import product
@@ -7,27 +9,33 @@ from pathlib import Path
 import numpy as np
 
 Flips = tuple[bool, ...]
-# The intensities inside an organ vary little. A flipped label covers other tissue as well: on a real CT their standard deviation is
-# 375 HU instead of 22. A flip is reported where the intensities inside the label would vary EVENER times less than for the label as it
-# is (true labels of 200 ACDC volumes reach 2.07, those of 100 LA scans 1), and EVENER times less than for the median of the other flips:
-# a ragged tumour, whose label is more even at any other place, is not flipped. Nothing is reported where the standard deviation inside
-# the label is below the share EVEN of the whole image's.
+# The intensities inside an organ vary little. A flipped label covers other tissue as well: on a
+# real CT their standard deviation is 375 HU instead of 22. A flip is reported where the intensities
+# inside the label would vary EVENER times less than for the label as it is (true labels of 200 ACDC
+# volumes reach 2.07, those of 100 LA scans 1), and EVENER times less than for the median of the
+# other flips: a ragged tumour, whose label is more even at any other place, is not flipped. Nothing
+# is reported where the standard deviation inside the label is below the share EVEN of the whole
+# image's.
 EVEN = 0.15
 EVENER = 2.25
-# In MR one label is weaker evidence than all of them together: the same flip is better, by however little, for at most 9 % of the true
-# labels of ACDC, for none of LA's, and for at least 91 % of labels that were flipped.
+# In MR one label is weaker evidence than all of them together: the same flip is better, by however
+# little, for at most 9 % of the true labels of ACDC, for none of LA's, and for at least 91 % of
+# labels that were flipped.
 MOST = 2 / 3
 MANY = 5
-# One label among at least ENOUGH is reported where its best flip is APART times better than that of all but 5 % of them. Of LA's labels,
-# flipped one at a time, 65 to 85 % are detected so (20 to 40 % with EVENER only; of ACDC's 3 %), and no true one of either.
+# One label among at least ENOUGH is reported where its best flip is APART times better than that of
+# all but 5 % of them. Of LA's labels, flipped one at a time, 65 to 85 % are detected so (20 to 40 %
+# with EVENER only; of ACDC's 3 %), and no true one of either.
 APART = 1.6
 ENOUGH = 20
 
 
 def spreads(image: np.ndarray, label: np.ndarray) -> dict[Flips, float]:
-    """Standard deviation of the intensities inside the label, around the mean of each class, for every flip of the label.
+    """Standard deviation of the intensities inside the label, around the mean of each class, for
+    every flip of the label.
 
-    Image and label have one shape; the label has whole numbers from 0. The result is 0 for an empty label.
+    Image and label have one shape; the label has whole numbers from 0. The result is 0 for an empty
+    label.
     """
     indices = np.nonzero(label)
     classes = label[indices]
@@ -46,7 +54,10 @@ def spreads(image: np.ndarray, label: np.ndarray) -> dict[Flips, float]:
 
 
 def better_flip(image: np.ndarray, spread_of: Mapping[Flips, float]) -> Flips | None:
-    """The flip with which the label fits much better, None if there is none. `spread_of`: the result of `spreads`."""
+    """The flip with which the label fits much better, None if there is none.
+
+    `spread_of`: the result of `spreads`.
+    """
     unflipped = spread_of[(False,) * image.ndim]
     best, *others = sorted(spread_of, key=lambda flips: spread_of[flips])
     # the spread of a large scan is computed without a copy of it
@@ -72,9 +83,12 @@ def flip_warning(
     unflipped = spread_of[(False,) * image.ndim]
     times = min(unflipped / max(spread_of[best], 1e-9), 1000)
     return (
-        f"{path}: fits better flipped along {', '.join(flipped_axes(best, axes))}: inside it the image's spread is "
-        f"{_rounded(spread_of[best])} instead of {_rounded(unflipped)}; possibly the label is flipped: the spread is "
-        f"{times:.1f} times smaller, and none of 300 true labels (ACDC, LA) reached {EVENER} times, "
+        f"{path}: fits better flipped along {', '.join(flipped_axes(best, axes))}: inside it the "
+        "image's spread is "
+        f"{_rounded(spread_of[best])} instead of {_rounded(unflipped)}; possibly the label is "
+        "flipped: the spread is "
+        f"{times:.1f} times smaller, and none of 300 true labels (ACDC, LA) reached {EVENER} "
+        "times, "
         "but a ragged organ in even surroundings may. Look at both together before you train on it"
     )
 

@@ -14,8 +14,9 @@ def read_label_on(
 ) -> np.ndarray:
     """Read a label onto the grid of its image, in the order of the image's axes.
 
-    `values` and `source`: as in `scans.reading.read_label`. Raises UserError for a label that cannot be read, holds
-    other values, or has another shape than the image; `warn` is called where the headers disagree.
+    `values` and `source`: as in `scans.reading.read_label`. Raises UserError for a label that
+    cannot be read, holds other values, or has another shape than the image; `warn` is called where
+    the headers disagree.
     """
     label = read_label(path, values, source, warn)
     array, warning = lay_onto(str(path), label.array, label.geometry, scan.shape, scan.geometry)

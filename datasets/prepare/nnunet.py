@@ -1,4 +1,6 @@
-"""nnU-Net's raw layout, read: dataset.json, the cases of its folders, and which of them train, validate and test."""
+"""nnU-Net's raw layout, read: dataset.json, the cases of its folders, and which of them train,
+validate and test.
+"""
 
 import re
 import unicodedata
@@ -20,7 +22,9 @@ ENDING = re.compile(r"(\.[A-Za-z0-9]+)+")
 
 @dataclass(frozen=True)
 class RawDataset:
-    """`labels`: (value, name), the background first, the others by value; `cases` with part train, val, test or unlabelled."""
+    """`labels`: (value, name), the background first, the others by value; `cases` with part train,
+    val, test or unlabelled.
+    """
 
     name: str
     channel_names: tuple[str, ...]
@@ -39,21 +43,23 @@ class Declared:
     name: str
 
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def refuse(fault: str) -> None:
     raise UserError(fault)
 
 
-def read_dataset(source: Path, tell: Tell = refuse) -> RawDataset:
-    """What the folder holds; UserError where dataset.json or the folders are not as expected. A fault of one case is noted in the case.
+def read_dataset(source: Path, report: Report = refuse) -> RawDataset:
+    """Read what the folder contains.
 
-    `tell` is given each fault that leaves the rest readable; where it returns, the reading goes on without the part at fault.
+    Raises UserError where dataset.json or the folders are not as expected. A fault of one case is
+    noted in the case. `report` is called with each fault that leaves the rest readable; if it
+    returns, reading continues without the faulty part.
     """
     path = source / "dataset.json"
     content = _dataset_json(path)
-    declared = _declared(path, source, content, tell)
+    declared = _declared(path, source, content, report)
     channels = len(declared.channel_names)
     if "dataset" in content:
         train = Folder(_explicit(path, source, content["dataset"], channels))
@@ -61,22 +67,22 @@ def read_dataset(source: Path, tell: Tell = refuse) -> RawDataset:
         train = read_folder(source, "Tr", declared.ending, channels)
     unlabelled = read_folder(source, "Un", declared.ending, channels)
     test = read_folder(source, "Ts", declared.ending, channels)
-    said: list[str] = []
+    warnings: list[str] = []
     for folder in (train, unlabelled, test):
-        said += folder.warnings
+        warnings += folder.warnings
         for fault in folder.errors:
-            tell(fault)
-    _check_count(path, content["numTraining"], train, said, tell)
-    said += [*unlabelled.unread, *test.unread]
+            report(fault)
+    _check_count(path, content["numTraining"], train, warnings, report)
+    warnings += [*unlabelled.unread, *test.unread]
     parts = {"train": train.cases, "unlabelled": unlabelled.cases, "test": test.cases}
-    _check_twice(source, parts, tell)
+    _check_twice(source, parts, report)
     parts = _with_name_faults(source, parts)
     bare = [case for case in parts["test"] if case.label is None and not case.fault]
     if bare:
-        said.append(
+        warnings.append(
             f"{len(bare)} cases of imagesTs have no label ({bare[0].name} ...): not prepared"
         )
-    split = _split(source, parts["train"], said, tell)
+    split = _split(source, parts["train"], warnings, report)
     cases = [replace(case, part=split[case.name]) for case in parts["train"] if case.name in split]
     cases += [replace(case, part="unlabelled") for case in parts["unlabelled"]]
     cases += [
@@ -87,7 +93,7 @@ def read_dataset(source: Path, tell: Tell = refuse) -> RawDataset:
         channel_names=declared.channel_names,
         labels=declared.labels,
         cases=tuple(cases),
-        warnings=tuple(said),
+        warnings=tuple(warnings),
     )
 
 
@@ -99,7 +105,7 @@ def _json(path: Path) -> Any:
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); mend it") from None
+        raise UserError(f"{path}: not readable as JSON ({error}); correct it") from None
 
 
 def _dataset_json(path: Path) -> dict:
@@ -117,8 +123,11 @@ def _dataset_json(path: Path) -> dict:
     raise UserError(f"{path}: no {names} in it{old}; it needs {', '.join(KEYS)}")
 
 
-def _declared(path: Path, source: Path, content: dict, tell: Tell) -> Declared:
-    """What all cases share. Every key at fault is told; UserError where one is."""
+def _declared(path: Path, source: Path, content: dict, report: Report) -> Declared:
+    """What all cases share.
+
+    Every faulty key is reported. Raises UserError where one is.
+    """
     faults: list[str] = []
 
     def value_of(read: Callable[[Path, Any], Any], key: str) -> Any:
@@ -136,7 +145,7 @@ def _declared(path: Path, source: Path, content: dict, tell: Tell) -> Declared:
         faults.append(f"{path}: name {shown(name)} holds control characters; remove them")
     if faults:
         for fault in faults[1:]:
-            tell(fault)
+            report(fault)
         raise UserError(faults[0])
     return Declared(channel_names, labels, ending, name)
 
@@ -155,7 +164,8 @@ def _channels(path: Path, channels: Any) -> tuple[str, ...]:
         or sorted(channels) != sorted(map(str, range(len(channels))))
     ):
         raise UserError(
-            f'{path}: channel_names must number the modalities from 0, such as {{"0": "T1", "1": "T2"}}, not {channels}'
+            f'{path}: channel_names must number the modalities from 0, such as {{"0": "T1", "1": '
+            f'"T2"}}, not {channels}'
         )
     names = tuple(str(channels[str(number)]) for number in range(len(channels)))
     for name in names:
@@ -177,7 +187,8 @@ def _labels(path: Path, labels: Any) -> tuple[tuple[int, str], ...]:
     example = '{"background": 0, "liver": 1}'
     if not isinstance(labels, dict):
         raise UserError(
-            f"{path}: labels must name values, background 0 among them, such as {example}, not {labels}"
+            f"{path}: labels must name values, background 0 among them, such as {example}, not "
+            f"{labels}"
         )
     values = {name: whole(value) for name, value in labels.items()}
     if values.get("background") != 0:
@@ -203,15 +214,17 @@ def _check_label(path: Path, name: str, value: Any, example: str) -> None:
     _check_name(path, "label", name)
     if isinstance(value, list):
         raise UserError(
-            f"{path}: label {name} is a region of several values, which is not supported; name each value"
+            f"{path}: label {name} is a region of several values, which is not supported; name "
+            "each value"
         )
     if name == "ignore":
         raise UserError(
-            f"{path}: an ignore label is not supported; take it out, and the cases that hold it"
+            f"{path}: an ignore label is not supported; remove it, and the cases that contain it"
         )
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 65536:
         raise UserError(
-            f"{path}: label {name} has the value {value!r}, expected a whole number such as in {example}"
+            f"{path}: label {name} has the value {value!r}, expected a whole number such as in "
+            f"{example}"
         )
 
 
@@ -219,14 +232,17 @@ def _explicit(path: Path, source: Path, cases: Any, channels: int) -> tuple[RawC
     """Cases whose files, or folders of DICOM series, dataset.json names, each relative to it."""
     example = '{"images": [...], "label": ...}'
     if not isinstance(cases, dict):
-        raise UserError(f"{path}: dataset must give each case {example}; mend it, or take it out")
+        raise UserError(f"{path}: dataset must give each case {example}; correct or remove it")
     return tuple(
         _explicit_case(path, source, name, files, channels) for name, files in cases.items()
     )
 
 
 def _explicit_case(path: Path, source: Path, name: str, files: Any, channels: int) -> RawCase:
-    """One case of `dataset`; a fault of it stops no other case. Its files may lie anywhere: they are only read."""
+    """One case of `dataset`; a fault of it stops no other case.
+
+    Its files may lie anywhere: they are only read.
+    """
     images = files.get("images") if isinstance(files, dict) else None
     label = files.get("label") if isinstance(files, dict) else None
     images = images if isinstance(images, list) else []
@@ -234,7 +250,7 @@ def _explicit_case(path: Path, source: Path, name: str, files: Any, channels: in
     if not images or not all(isinstance(file, str) and file for file in named):
         fault = (
             f'{path}: dataset must give the case {shown(name)} {{"images": [...], "label": ...}}, '
-            "each a file or the folder of a series; mend it, or take it out"
+            "each a file or the folder of a series; correct or remove it"
         )
         return RawCase(name, (), fault=fault)
     paths = [source / file for file in named]
@@ -246,7 +262,9 @@ def _explicit_case(path: Path, source: Path, name: str, files: Any, channels: in
 
 
 def _missing_file(path: Path, paths: Sequence[Path]) -> str:
-    """A fault for the first path that is neither a file nor the folder of a series; empty where all are."""
+    """A fault for the first path that is neither a file nor the folder of a series; empty where all
+    are.
+    """
     for file in paths:
         try:
             if file.is_file() or file.is_dir():
@@ -260,14 +278,18 @@ def _missing_file(path: Path, paths: Sequence[Path]) -> str:
     return ""
 
 
-def _check_count(path: Path, expected: Any, train: Folder, said: list[str], tell: Tell) -> None:
-    """Hold numTraining against the training cases; where they differ, tell which files may be the reason."""
+def _check_count(
+    path: Path, expected: Any, train: Folder, warnings: list[str], report: Report
+) -> None:
+    """Compare numTraining with the training cases; report which files may be the reason if they
+    differ.
+    """
     number = len(train.cases)
     if whole(expected) == number:
-        said += train.unread
+        warnings += train.unread
         return
     for problem in (*train.unread, *train.unmatched):
-        tell(problem)
+        report(problem)
     faults = [case.fault for case in train.cases if case.fault]
     problems = [*train.errors, *train.unread, *train.unmatched, *faults]
     remedy = "correct that"
@@ -276,17 +298,18 @@ def _check_count(path: Path, expected: Any, train: Folder, said: list[str], tell
             f"look at these first: {shown_problems(problems)}; correct numTraining only if it is "
             "still wrong then"
         )
-    tell(f"{path}: numTraining is {expected}, but there are {number} training cases; {remedy}")
+    report(f"{path}: numTraining is {expected}, but there are {number} training cases; {remedy}")
 
 
-def _check_twice(source: Path, parts: dict[str, tuple[RawCase, ...]], tell: Tell) -> None:
-    """Tell each case that is in two folders."""
+def _check_twice(source: Path, parts: dict[str, tuple[RawCase, ...]], report: Report) -> None:
+    """Report each case that is in two folders."""
     seen: dict[str, str] = {}
     for part, cases in parts.items():
         for case in cases:
             if case.name in seen:
-                tell(
-                    f"{source}: case {case.name} is in {seen[case.name]} and in {part}; take one of them away, or give it another name"
+                report(
+                    f"{source}: case {case.name} is in {seen[case.name]} and in {part}; remove one "
+                    "of them, or give it another name"
                 )
             seen.setdefault(case.name, part)
 
@@ -294,7 +317,9 @@ def _check_twice(source: Path, parts: dict[str, tuple[RawCase, ...]], tell: Tell
 def _with_name_faults(
     source: Path, parts: dict[str, tuple[RawCase, ...]]
 ) -> dict[str, tuple[RawCase, ...]]:
-    """The cases, those with a fault whose name no file can have, or that macOS and Windows take for another case's."""
+    """The cases, those with a fault whose name no file can have, or that macOS and Windows take for
+    another case's.
+    """
     alike: dict[str, dict[str, None]] = {}
     for cases in parts.values():
         for case in cases:
@@ -315,21 +340,27 @@ def _name_fault(source: Path, name: str, alike: dict[str, dict[str, None]]) -> s
     others = [other for other in alike[folded(name)] if other != name]
     if others:
         return (
-            f"{source}: the case names {name} and {others[0]} differ only in upper and lower case, so "
+            f"{source}: the case names {name} and {others[0]} differ only in upper and lower case, "
+            "so "
             "that macOS and Windows take their files for one; rename one of them"
         )
     return ""
 
 
-def _split(source: Path, train: Sequence[RawCase], said: list[str], tell: Tell) -> dict[str, str]:
-    """Labelled case to train or val: fold 0 of splits_final.json, or else the last fifth in order of the names is held out."""
+def _split(
+    source: Path, train: Sequence[RawCase], warnings: list[str], report: Report
+) -> dict[str, str]:
+    """Labelled case to train or val: fold 0 of splits_final.json, or else the last fifth in order
+    of the names is held out.
+    """
     path = source / "splits_final.json"
     if not path.is_file():
-        return _default_split(train, said)
+        return _default_split(train, warnings)
     fold = _first_fold(path)
     if fold is None:
-        tell(
-            f'{path}: expected a list of folds, each {{"train": [...], "val": [...]}}; mend it, or take it away'
+        report(
+            f'{path}: expected a list of folds, each {{"train": [...], "val": [...]}}; correct '
+            "or remove it"
         )
         return dict.fromkeys((case.name for case in train), "train")
     names = {case.name for case in train}
@@ -340,33 +371,41 @@ def _split(source: Path, train: Sequence[RawCase], said: list[str], tell: Tell) 
         for written in some:
             name = as_stored.get(unicodedata.normalize("NFC", written), written)
             if name not in names:
-                tell(_unknown_case(path, name, names))
+                report(_unknown_case(path, name, names))
             elif chosen.setdefault(name, part) != part:
-                tell(f"{path}: {name} is in train and in val of fold 0; take it out of one")
+                report(f"{path}: {name} is in train and in val of fold 0; remove it from one")
     if "train" not in chosen.values():
-        tell(f"{path}: fold 0 has no training case; mend it, or take it away")
+        report(f"{path}: fold 0 has no training case; correct or remove it")
     if "val" not in chosen.values():
-        said.append(f"{path}: fold 0 holds out no case for validation; train with --select last")
+        warnings.append(
+            f"{path}: fold 0 holds out no case for validation; train with --select last"
+        )
     if len(chosen) < len(names):
-        said.append(
-            f"{path.name}: {len(names) - len(chosen)} cases of imagesTr are in no part of fold 0, and left out"
+        warnings.append(
+            f"{path.name}: {len(names) - len(chosen)} cases of imagesTr are in no part of fold 0, "
+            "and skipped"
         )
     return chosen
 
 
-def _default_split(train: Sequence[RawCase], said: list[str]) -> dict[str, str]:
-    """The last fifth of the cases by name validates, but no case whose name is refused: it will get another one."""
+def _default_split(train: Sequence[RawCase], warnings: list[str]) -> dict[str, str]:
+    """The last fifth of the cases by name validates, but no case whose name is refused: it will get
+    another one.
+    """
     split = dict.fromkeys((case.name for case in train), "train")
     names = sorted(case.name for case in train if not case_name_fault(case.name))
     if len(names) < 2:
-        said.append(
-            "a single labelled case: none is left for validation. Train with --select last, which needs "
-            "none (the last network is the result); cross-validation needs at least two labelled cases"
+        warnings.append(
+            "a single labelled case: none is left for validation. Train with --select last, which "
+            "needs "
+            "none (the last network is the result); cross-validation needs at least two labelled "
+            "cases"
         )
         return split
     held = names[-max(1, len(names) // 5) :]
-    said.append(
-        f"no splits_final.json: {', '.join(held)} held out for validation; write one to choose others"
+    warnings.append(
+        f"no splits_final.json: {', '.join(held)} held out for validation; write one to choose "
+        "others"
     )
     return split | dict.fromkeys(held, "val")
 
@@ -388,4 +427,7 @@ def _first_fold(path: Path) -> dict[str, list[str]] | None:
 def _unknown_case(path: Path, name: str, names: set[str]) -> str:
     other = nearest(name, sorted(names))
     meant = f" (did you mean {other}?)" if other else ""
-    return f"{path}: fold 0 names {shown(name)}, which is no case of imagesTr{meant}; mend it, or take it away"
+    return (
+        f"{path}: fold 0 names {shown(name)}, which is no case of imagesTr{meant}; "
+        "correct or remove it"
+    )

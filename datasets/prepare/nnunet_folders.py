@@ -1,4 +1,6 @@
-"""The folders of nnU-Net's raw layout: which files are whose, and what is wrong with the names of the others."""
+"""The folders of nnU-Net's raw layout: which files are whose, and what is wrong with the names of
+the others.
+"""
 
 import re
 from collections.abc import Collection, Sequence
@@ -35,9 +37,9 @@ SHOWN = 3
 class Folder:
     """What one folder of images and its labels hold.
 
-    `errors` stop the preparation, `warnings` do not. `unread` are files that are named like scans of
-    another format, `unmatched` labels without image: where the number of cases is not the expected
-    one, they may be the reason.
+    `errors` stop the preparation, `warnings` do not. `unread` are files that are named like scans
+    of another format, `unmatched` labels without image: where the number of cases is not the
+    expected one, they may be the reason.
     """
 
     cases: tuple[RawCase, ...] = ()
@@ -75,7 +77,9 @@ def _no_folder(source: Path, part: str) -> Folder:
 
 
 def _same_spelling(path: Path) -> str:
-    """The name of a neighbour that differs from the path's by upper and lower case only; empty where there is none."""
+    """The name of a neighbour that differs from the path's by upper and lower case only; empty
+    where there is none.
+    """
     for other in sorted(path.parent.iterdir()):
         if folded(other.name) == folded(path.name):
             return other.name
@@ -108,7 +112,7 @@ class _FolderReader:
         spare = [path for path in labels if self._case_of_label(path) not in self.files]
         known = set(labels)
         cases = [self._case(name, numbers, known, spare) for name, numbers in self.files.items()]
-        self._tell_spare(spare)
+        self._report_spare(spare)
         return Folder(
             cases=tuple(cases),
             errors=tuple(self.errors),
@@ -118,7 +122,9 @@ class _FolderReader:
         )
 
     def _voxel_entries(self, entries: Sequence[Path]) -> set[str]:
-        """The files and folders among `entries` that hold the voxels of headers, by name; they are no scans of their own."""
+        """The files and folders among `entries` that hold the voxels of headers, by name; they are
+        no scans of their own.
+        """
         headers = [path for path in entries if path.name.endswith(self.ending)]
         if self.ending not in DETACHED or len(headers) == len(entries):
             return set()
@@ -127,7 +133,7 @@ class _FolderReader:
             try:
                 files = files_of(header)
             except UserError:
-                continue  # told when its case is read
+                continue  # reported when its case is read
             for file in files:
                 if file not in headers and file.is_relative_to(self.images):
                     names.add(file.relative_to(self.images).parts[0])
@@ -161,7 +167,7 @@ class _FolderReader:
         elif path.name.lower().endswith(DICOM_ENDINGS):
             self._error(path, self._dicom("a DICOM file"))
         else:
-            self.warnings.append(f"{path}: left out, it does not end in {ending}")
+            self.warnings.append(f"{path}: skipped, it does not end in {ending}")
 
     def _error(self, path: Path, fault: str) -> None:
         self.errors.append(f"{path}: {fault}")
@@ -172,17 +178,19 @@ class _FolderReader:
         elif any(_scan_ending(file) for file in path.rglob("*")):
             self._error(path, f"a folder; scans must lie directly in {self.images.name}, move them")
         else:
-            self.warnings.append(f"{path}: left out, it is a folder without scans")
+            self.warnings.append(f"{path}: skipped, it is a folder without scans")
 
     def _dicom(self, what: str) -> str:
         if self.part != "Tr":
             return (
-                f"{what}; in {self.images.name} only files that end in {self.ending} are read, convert "
+                f"{what}; in {self.images.name} only files that end in {self.ending} are read, "
+                "convert "
                 "it (code/predict.py reads DICOM folders as they are)"
             )
         return (
             f"{what}, which {self.images.name} cannot hold; put series elsewhere and name them in "
-            'dataset.json with the key "dataset": {"CASE": {"images": ["FOLDER"], "label": "FILE"}} '
+            'dataset.json with the key "dataset": {"CASE": {"images": ["FOLDER"], "label": '
+            '"FILE"}} '
             "for every training case (docs/data.md), or convert them"
         )
 
@@ -274,14 +282,15 @@ class _FolderReader:
             if other.lower().endswith(".seg.nrrd"):
                 also = " (save a segmentation of 3D Slicer as a label map)"
             return (
-                f"{expected}: no such label, but {other} is there; if it is this case's, rename it to "
+                f"{expected}: no such label, but {other} is there; if it is this case's, rename it "
+                "to "
                 f"{expected.name}{also}"
             )
         if self.part == "Tr":
-            return f"{expected}: no such label; a case that has none belongs into imagesUn"
+            return f"{expected}: no such label; a case without label belongs in imagesUn"
         return ""
 
-    def _tell_spare(self, spare: Sequence[Path]) -> None:
+    def _report_spare(self, spare: Sequence[Path]) -> None:
         without = [path for path in spare if path.name.endswith(self.ending)]
         if without:
             self.warnings.append(
@@ -290,12 +299,16 @@ class _FolderReader:
         for path in without:
             image = f"{self._case_of_label(path)}_0000{self.ending}"
             self.unmatched.append(
-                f"{path}: a label without image; put {image} into {self.images.name}, or remove the label"
+                f"{path}: a label without image; put {image} into {self.images.name}, or remove "
+                "the label"
             )
 
 
 def _like(name: str, files: Sequence[str], exactly: bool) -> str:
-    """The one of the label files that seems to be the case's; empty where none does. `exactly`: by spelling and endings only."""
+    """The one of the label files that seems to be the case's; empty where none does.
+
+    `exactly`: by spelling and endings only.
+    """
     cores = {_core(file): file for file in files}
     if folded(name) in cores:
         return cores[folded(name)]

@@ -1,4 +1,6 @@
-"""Prepare own scans by their plan: canonical axes, one spacing, normalised intensities, class numbers without gaps."""
+"""Prepare own scans by their plan: canonical axes, one spacing, normalised intensities, class
+numbers without gaps.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,8 @@ from scans.voxel_file import Warn
 from utils.errors import UserError
 from utils.names import case_name_fault
 
-# Voxels by which the far ends of two grids may differ and still be one: spacings in headers are rounded.
+# Voxels by which the far ends of two grids may differ and still be one: spacings in headers are
+# rounded.
 SAME = 0.1
 # Parts of a plan that decide what is in the prepared files.
 DECISIVE = (
@@ -45,7 +48,10 @@ DECISIVE = (
 
 @dataclass(frozen=True)
 class OwnPreparation:
-    """Prepares the `cases` by the plan. Where that trains on slices, training cases are also written slice by slice."""
+    """Prepares the `cases` by the plan.
+
+    Where that trains on slices, training cases are also written slice by slice.
+    """
 
     plan: Plan
     cases: tuple[RawCase, ...]
@@ -123,8 +129,10 @@ class OwnPreparation:
         if single:
             axis, number = single
             warn(
-                f"{path}: only one slice has a label, number {number} along {'xyz'[axis]} after turning, and training "
-                "treats the others as background; draw the others, or a second one at a right angle for CoGRNet "
+                f"{path}: only one slice has a label, number {number} along {'xyz'[axis]} after "
+                "turning, and training "
+                "treats the others as background; draw the others, or a second one at a right "
+                "angle for CoGRNet "
                 "(docs/cogrnet.md)"
             )
         return label, None
@@ -167,7 +175,8 @@ class OwnPreparation:
             prepared = sorted(case.name for case in cases if self._is_prepared(root, case))
             if len(prepared) < len(cases):
                 warnings.append(
-                    f"{file} names {len(prepared)} of {len(cases)} cases: the others are not prepared"
+                    f"{file} names {len(prepared)} of {len(cases)} cases: the others are not "
+                    "prepared"
                 )
             if split.endswith("_slices"):
                 prepared = [name for case in prepared for name in self._slices(root, case)]
@@ -211,7 +220,8 @@ def check_not_constant(scan: Scan) -> None:
     """Raise UserError for a scan whose voxels are all equal."""
     if scan.array.min() == scan.array.max():
         raise UserError(
-            f"{scan.path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export it again"
+            f"{scan.path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export "
+            "it again"
         )
 
 
@@ -223,7 +233,9 @@ def without_single_channel(image: np.ndarray) -> np.ndarray:
 
 
 def prepare_image(plan: Plan, scans: Sequence[Scan]) -> tuple[np.ndarray, Geometry]:
-    """Turn, normalise and resample the modalities of a case, all on one grid: (channels, x, y, z) float32, and their new grid."""
+    """Turn, normalise and resample the modalities of a case, all on one grid: (channels, x, y, z)
+    float32, and their new grid.
+    """
     shape = scans[0].shape
     grid = scans[0].geometry
     axes, flipped = to_canonical(grid)
@@ -253,10 +265,11 @@ def prepare_image(plan: Plan, scans: Sequence[Scan]) -> tuple[np.ndarray, Geomet
 def prepare_label(
     plan: Plan, label: np.ndarray, grid: Geometry
 ) -> tuple[np.ndarray, tuple[Slice, Slice] | None]:
-    """A label with its original values on its image's grid, as class numbers (uint8) on the grid of `prepare_image`.
+    """A label with its original values on its image's grid, as class numbers (uint8) on the grid of
+    `prepare_image`.
 
-    The second result is where the two slices of the label lie if only these are drawn. They are resampled within themselves and stay
-    one voxel thick.
+    The second result is where the two slices of the label lie if only these are drawn. They are
+    resampled within themselves and stay one voxel thick.
     """
     axes, flipped = to_canonical(grid)
     classes = plan.to_classes(turn(label, axes, flipped))
@@ -284,7 +297,9 @@ def prepare_label(
 def _resampled_classes(
     plan: Plan, classes: np.ndarray, size: Sequence[int], spacing: Sequence[float]
 ) -> np.ndarray:
-    """Resample every class linearly and take the strongest one: borders do not get steps as with nearest neighbours."""
+    """Resample every class linearly and take the strongest one: borders do not get steps as with
+    nearest neighbours.
+    """
     strongest = np.zeros(size, np.uint8)
     largest_share = np.zeros(size, np.float32)
     for number in np.unique(classes):
@@ -306,7 +321,9 @@ def _target_spacing(plan: Plan, spacing: Sequence[float]) -> list[float]:
 def target_size(
     plan: Plan, shape: Sequence[int], spacing: Sequence[float]
 ) -> tuple[int, ...] | None:
-    """Voxels along x, y, z at the plan's spacing, over the same field of view; None where the scan has that spacing already."""
+    """Voxels along x, y, z at the plan's spacing, over the same field of view; None where the scan
+    has that spacing already.
+    """
     size = []
     is_same = True
     target = _target_spacing(plan, spacing)
@@ -321,7 +338,9 @@ def target_size(
 def _steps(
     plan: Plan, shape: Sequence[int], spacing: Sequence[float], size: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of two new voxels and position of the first one, in old voxels: both grids have one centre."""
+    """Distance of two new voxels and position of the first one, in old voxels: both grids have one
+    centre.
+    """
     step = np.divide(_target_spacing(plan, spacing), spacing)
     return step, (np.array(shape) - 1) / 2 - step * (np.array(size) - 1) / 2
 
@@ -333,7 +352,9 @@ def resample(
     spacing: Sequence[float],
     interpolator: int,
 ) -> np.ndarray:
-    """Resample an array (x, y, z) with this spacing to the plan's, `size` voxels around the same centre."""
+    """Resample an array (x, y, z) with this spacing to the plan's, `size` voxels around the same
+    centre.
+    """
     step, first = _steps(plan, array.shape, spacing=spacing, size=size)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     grid = (first.tolist(), step.tolist(), image.GetDirection())

@@ -32,7 +32,9 @@ class Preparation(Protocol):
         ...
 
     def splits(self, cases: Sequence[RawCase]) -> dict[str, str]:
-        """The split (train, unlabelled, val or test) by name, of the cases that are prepared by default."""
+        """The split (train, unlabelled, val or test) by name, of the cases that are prepared by
+        default.
+        """
         ...
 
     def last_file(self, case: RawCase) -> str:
@@ -48,7 +50,9 @@ class Preparation(Protocol):
         ...
 
     def prepared_shape(self, shape: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
-        """Estimate the shape of the prepared volume, up to the order of axes, without reading the scan."""
+        """Estimate the shape of the prepared volume, up to the order of axes, without reading the
+        scan.
+        """
         ...
 
     def write_lists(self, root: Path) -> list[str]:

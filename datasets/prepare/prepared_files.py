@@ -1,4 +1,6 @@
-"""Prepared files: HDF5 with the provenance of each, complete or absent, and recognised when they are finished."""
+"""Prepared files: HDF5 with the provenance of each, complete or absent, and recognised when they
+are finished.
+"""
 
 import hashlib
 import json
@@ -34,9 +36,10 @@ NO_SPACE = "free space or choose another folder with --root_path"
 class RawCase:
     """The raw files of one case.
 
-    `images`: one for each modality, a file or the folder of a DICOM series. `part`: the split of the case where that decides which files
-    it gets, or predict. `fault`: why the case cannot be prepared, if its files need not be read to see it. `scans`: the images where they
-    are in memory; `images` are then only names for messages.
+    `images`: one for each modality, a file or the folder of a DICOM series. `part`: the split of
+    the case where that decides which files it gets, or predict. `fault`: why the case cannot be
+    prepared, if its files need not be read to see it. `scans`: the images where they are in memory;
+    `images` are then only names for messages.
     """
 
     name: str
@@ -54,7 +57,9 @@ class RawCase:
 
     @property
     def undecodable(self) -> str:
-        """A fault where the name is not valid UTF-8 (a Latin-1 file name on Linux, say), which no list can hold; else empty."""
+        """A fault where the name is not valid UTF-8 (a Latin-1 file name on Linux, say), which no
+        list can hold; else empty.
+        """
         try:
             self.name.encode()
         except UnicodeEncodeError:
@@ -71,7 +76,9 @@ class RawCase:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """One prepared file: its path relative to the data set's root, arrays, own attributes and HDF5 compression `options`."""
+    """One prepared file: its path relative to the data set's root, arrays, own attributes and HDF5
+    compression `options`.
+    """
 
     file: str
     image: np.ndarray
@@ -86,7 +93,8 @@ def slice_outputs(
     file_of: Callable[[int], str],
     spacing_mm: np.ndarray,
 ) -> Iterator[Output]:
-    """Yield a file for each plane along the first axis of image and label; `file_of` names it by its number, from 1.
+    """Yield a file for each plane along the first axis of image and label; `file_of` names it by
+    its number, from 1.
 
     `spacing_mm`: of the volume, in the order of its axes.
     """
@@ -102,9 +110,11 @@ def slice_outputs(
 
 
 def grid_attributes(geometry: Geometry, axes: Sequence[int], file_axes: str) -> dict[str, Any]:
-    """`spacing_mm` in the order of the stored array, whose axes are the `axes` of `geometry`'s, and `affine` for indices x, y, z.
+    """`spacing_mm` in the order of the stored array, whose axes are the `axes` of `geometry`'s, and
+    `affine` for indices x, y, z.
 
-    `file_axes`: xyz where memory and file have the same order, zyx where the first stored axis is the last of a NIfTI file.
+    `file_axes`: xyz where memory and file have the same order, zyx where the first stored axis is
+    the last of a NIfTI file.
     """
     order = tuple(axes)
     if file_axes == "zyx":
@@ -119,10 +129,11 @@ def crop_attributes(start: Sequence[int], stop: Sequence[int]) -> dict[str, Any]
 
 
 def source_attributes(scan: Scan, *others: Scan) -> dict[str, Any]:
-    """The raw scan's grid, to which a prediction is resampled, in ITK's world (LPS) and the order of the file's axes.
+    """The raw scan's grid, to which a prediction is resampled, in ITK's world (LPS) and the order
+    of the file's axes.
 
-    `others`: further modalities on that grid. The fingerprints of all of them are included, by which a copy of a scan is recognised
-    however it was prepared.
+    `others`: further modalities on that grid. The fingerprints of all of them are included, by
+    which a copy of a scan is recognised however it was prepared.
     """
     fingerprints = [fingerprint(one.array) for one in (scan, *others)]
     return {
@@ -135,7 +146,9 @@ def source_attributes(scan: Scan, *others: Scan) -> dict[str, Any]:
 
 
 def read_source_voxels(path: Path) -> tuple[str, ...] | None:
-    """The fingerprints of the scans that a prepared file was made from; None where the file does not have them."""
+    """The fingerprints of the scans that a prepared file was made from; None where the file does
+    not have them.
+    """
     with opened(path) as file:
         value = read_attributes(file).get(SOURCE_VOXELS)
     if value is None:
@@ -155,7 +168,8 @@ def source_geometry(attributes: Mapping[str, Any]) -> Geometry:
 def provenance_attributes(
     settings: Mapping[str, Any], names: Sequence[str], hashes: Sequence[str], others: Sequence[str]
 ) -> dict[str, str]:
-    """What a file was made from: settings, names and hashes of the raw files, and the other files of the case.
+    """What a file was made from: settings, names and hashes of the raw files, and the other files
+    of the case.
 
     A file whose attributes, except the versions, are equal need not be made again.
     """
@@ -179,7 +193,9 @@ def versions() -> str:
 
 
 def claim(root: Path, settings: Mapping[str, Any], redo: bool) -> None:
-    """Write the settings into the folder. Raises UserError where it has other ones: files of two preparations must not be mixed.
+    """Write the settings into the folder.
+
+    Raises UserError where it has other ones: files of two preparations must not be mixed.
 
     With `redo` other settings are overwritten.
     """
@@ -206,7 +222,10 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def write_output(root: Path, output: Output, attributes: Mapping[str, Any]) -> str:
-    """Write one file and return its SHA-256. Raises UserError where that fails; no part of the file remains then."""
+    """Write one file and return its SHA-256.
+
+    Raises UserError where that fails; no part of the file remains then.
+    """
     path = root / output.file
     data = {"image": output.image}
     if output.label is not None:
@@ -219,7 +238,9 @@ def write_output(root: Path, output: Output, attributes: Mapping[str, Any]) -> s
 def write_case(
     root: Path, case: str, outputs: Sequence[Output], attributes: Mapping[str, Any]
 ) -> None:
-    """Write the files of a case. The last one is written after all others, and has one hash of all of them.
+    """Write the files of a case.
+
+    The last one is written after all others, and has one hash of all of them.
 
     `attributes`: of every file, in addition to its own.
     """
@@ -255,10 +276,12 @@ def finished(
     redo: bool,
     warn: Callable[[str], None],
 ) -> bool:
-    """Whether the case with this last file is complete, unchanged, and made from the same raw files with the same settings.
+    """Whether the case with this last file is complete, unchanged, and made from the same raw files
+    with the same settings.
 
-    `hashes`: of the raw files. The result is False with `redo`. Raises UserError for a file that was made differently, or not by this
-    program; `warn` is called with a line about a damaged one, which is made again.
+    `hashes`: of the raw files. The result is False with `redo`. Raises UserError for a file that
+    was made differently, or not by this program; `warn` is called with a line about a damaged one,
+    which is made again.
     """
     path = root / last_file
     if redo or not path.exists():
@@ -269,12 +292,14 @@ def finished(
         return False
     if "preparation" not in attributes:
         raise UserError(
-            f"{path}: was not made by prepare_data.py; use another --root_path, or --redo to overwrite it"
+            f"{path}: was not made by prepare_data.py; use another --root_path, or --redo to "
+            "overwrite it"
         )
     if attributes["preparation"] != _as_json(settings):
         difference = _difference(_settings_of(attributes), settings)
         raise UserError(
-            f"{path}: was made with other settings ({difference}); use another --root_path, or --redo"
+            f"{path}: was made with other settings ({difference}); use another --root_path, or "
+            "--redo"
         )
     if attributes.get("source_sha256") != json.dumps(list(hashes)):
         raise UserError(f"{path}: was made from another scan or label; --redo makes it again")
@@ -319,7 +344,8 @@ def _settings_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _damage(root: Path, path: Path, attributes: Mapping[str, Any]) -> str:
-    """What is wrong with the files of a case, `path` its last one; empty where all are as they were written.
+    """What is wrong with the files of a case, `path` its last one; empty where all are as they were
+    written.
 
     Of files of older versions, which have no hashes, only the content is read.
     """

@@ -1,4 +1,6 @@
-"""What the preparations of published data sets share: options, lists, and labels on the grids of their images."""
+"""What the preparations of published data sets share: options, lists, and labels on the grids of
+their images.
+"""
 
 import re
 from abc import ABC, abstractmethod
@@ -89,7 +91,9 @@ class PublishedPreparation(ABC):
     def variant_warning(
         cls, path: Path, settings: Mapping[str, Any], low: float, high: float
     ) -> str | None:
-        """A warning for a prepared file (values from `low` to `high`) of a variant that training does not expect."""
+        """A warning for a prepared file (values from `low` to `high`) of a variant that training
+        does not expect.
+        """
         return None
 
     def read_label(self, path: Path, scan: Scan, warn: Warn) -> np.ndarray:
@@ -113,7 +117,8 @@ class PublishedPreparation(ABC):
         return splits
 
     def write_lists(self, root: Path) -> list[str]:
-        """Write each published list without the lines whose file is missing, and return a warning for each such list.
+        """Write each published list without the lines whose file is missing, and return a warning
+        for each such list.
 
         A complete list is equal to the published one, byte for byte.
         """
@@ -155,7 +160,10 @@ class CroppedPreparation(PublishedPreparation, ABC):
         return tuple(np.subtract(stop, start).tolist())
 
     def chosen_box(self, scan: Scan) -> Box:
-        """The part of the scan that is kept without the published crop. Raises UserError for a box outside the scan."""
+        """The part of the scan that is kept without the published crop.
+
+        Raises UserError for a box outside the scan.
+        """
         return checked_box(self.box, str(scan.path), shape=scan.shape)
 
     def check_label_exists(self, case: RawCase) -> None:
@@ -174,9 +182,11 @@ def make_preparation(
     size: Size | None,
     box: Box | None = None,
 ) -> PublishedPreparation:
-    """Make the preparation of a data set; `variant`, `size` and `box` are None where they are not chosen.
+    """Make the preparation of a data set; `variant`, `size` and `box` are None where they are not
+    chosen.
 
-    Raises UserError for an option that the data set does not have, and for a value that it cannot have.
+    Raises UserError for an option that the data set does not have, and for a value that it cannot
+    have.
     """
     known = {field.name for field in fields(kind)}
     options: dict[str, Any] = {}
@@ -194,7 +204,10 @@ def make_preparation(
 
 
 def add_file(files: dict[Key, Path], key: Key, path: Path) -> None:
-    """Add the path of a case. Raises UserError where another path has the key, unless that is a folder with this one."""
+    """Add the path of a case.
+
+    Raises UserError where another path has the key, unless that is a folder with this one.
+    """
     other = files.setdefault(key, path)
     if other != path and other not in path.parents:
         raise UserError(f"{path}: belongs to the same case as {other}; remove one of them")
