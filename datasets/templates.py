@@ -16,8 +16,8 @@ from dataloaders.slices import Slices, first_patients
 from dataloaders.two_stream import StreamSampler, TwoPassSampler, TwoStreamSampler
 from dataloaders.volumes import CacheKind, CoarsePatches, VolumePatches, first_cases
 from datasets.base import DatasetSpec, labelled_folder
-from evaluation.slices import SlicePredictor
 from datasets.prepare.published import PublishedPreparation
+from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor, check_stride
 from methods.copy_paste import Pasting
 from utils.losses import Term, dice_2d, dice_3d

@@ -24,7 +24,7 @@ from commands.prepare import prepare
 from dataloaders.plan import Normalisation, Plan, read_plan
 from dataloaders.splits import case_of, listed_path
 from datasets.own import own_dataset
-from datasets.prepare import own_scans as own
+from datasets.prepare import labels
 from scans.reading import read_scan
 from utils.errors import UserError
 
@@ -266,9 +266,9 @@ def test_labels_of_unlabelled_cases_are_never_looked_for(tmp_path, monkeypatch):
         (raw / folder).mkdir(exist_ok=True)
         (raw / folder / "un0.nii.gz").write_bytes(b"not to be read")
     opened = []
-    original = own.read_label
+    original = labels.read_label
     monkeypatch.setattr(
-        own, "read_label", lambda path, *more: opened.append(path.name) or original(path, *more)
+        labels, "read_label", lambda path, *more: opened.append(path.name) or original(path, *more)
     )
     assert run(raw, tmp_path / "out") == 0
     assert sorted(opened) == ["tr0.nii.gz", "tr1.nii.gz", "tr2.nii.gz", "ts0.nii.gz"]
@@ -296,7 +296,7 @@ def test_a_root_that_cannot_be_written_is_told_before_the_scans_are_read(tmp_pat
     (tmp_path / "out").write_text("a file")
     with pytest.raises(
         UserError,
-        match=r"out: cannot be written \(Not a directory\); name another place with --root_path",
+        match=r"out: cannot be written \(Not a directory\); choose another folder with --root_path",
     ):
         run(write_raw_dataset(tmp_path / "raw", CASES), tmp_path / "out")
 
