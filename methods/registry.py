@@ -17,6 +17,7 @@ NAMES = (
     "mean_teacher",
     "ua_mt",
     "cps",
+    "urpc",
     "mc_net",
 )
 METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for name in NAMES}

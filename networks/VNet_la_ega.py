@@ -236,15 +236,22 @@ class _VNetBase(Network):
     def decode(self, home: nn.Module, features: list[Tensor], edge: Tensor | None) -> Tensor:
         """Return the decoder's last feature (N, 16, D, H, W) from the encoder's five; `edge` is the edge map, None without modules."""
         x = features[4]
-        for level, (block, _) in enumerate(UP):
-            upsampled = home.get_submodule(f"block_{UPSAMPLED[level]}_up")(x)
-            x = upsampled + features[3 - level]
-            if edge is not None and self.compute_edge_feature is not None:
-                module = home.get_submodule(EGM_NAMES[level])
-                x = self.run(module, x, edge, self.compute_edge_feature.conv_adjust)
-            # the pancreas network keeps its last block in its head
-            if hasattr(home, f"block_{block}"):
-                x = self.run(home.get_submodule(f"block_{block}"), x)
+        for level in range(4):
+            x = self.decode_level(home, level, x, features[3 - level], edge)
+        return x
+
+    def decode_level(
+        self, home: nn.Module, level: int, x: Tensor, skip: Tensor, edge: Tensor | None
+    ) -> Tensor:
+        """Return the feature of a level of the decoder (0: the coarsest, with 128 channels) from the one below it and the skip."""
+        block, _ = UP[level]
+        x = home.get_submodule(f"block_{UPSAMPLED[level]}_up")(x) + skip
+        if edge is not None and self.compute_edge_feature is not None:
+            module = home.get_submodule(EGM_NAMES[level])
+            x = self.run(module, x, edge, self.compute_edge_feature.conv_adjust)
+        # the pancreas network keeps its last block in its head
+        if hasattr(home, f"block_{block}"):
+            x = self.run(home.get_submodule(f"block_{block}"), x)
         return x
 
     def edge_map(self, x: Tensor) -> Tensor | None:

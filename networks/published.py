@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 UNUSED_HEADS = ("projection_head.", "prediction_head.", "contrastive_class_selector_")
 HEAD_WIDTH = 32
-HEADLESS = ("decoder2.", "decoder.out_conv2.")
+HEADLESS = ("decoder2.", "decoder.out_conv2.", "decoder.out_conv_dp")
 """Beginnings of names that only networks without the unused heads have: those of MC-Net and of DTC."""
 SOBEL = "compute_edge_feature.sobel_"
 MISFIT = "the state dict does not fit the network"
@@ -104,7 +104,8 @@ def _gate_of(name: str) -> str:
 def published_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert one of our state dicts to that of the published class, so that it loads strictly.
 
-    The order is the published one, and unused heads are added with zeros. The networks of Pancreas, MC-Net and DTC have no such heads.
+    The order is the published one, and unused heads are added with zeros. The networks of Pancreas, MC-Net, DTC and
+    URPC have no such heads.
     """
     weights = {name: weights[name].contiguous() for name in published_order(weights)}
     classes = weights.get("decoder.out_conv.bias")

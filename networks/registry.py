@@ -18,6 +18,8 @@ PLACES = (  # name, module, class
     ("VNet_mcnet", "mcnet", "VNetMCNet"),
     ("unet_dtc", "dtc", "UNetDTC"),
     ("VNet_dtc", "dtc", "VNetDTC"),
+    ("unet_urpc", "urpc", "UNetURPC"),
+    ("VNet_urpc", "urpc", "VNetURPC"),
 )
 NETWORKS: dict[str, type[Network]] = {
     name: getattr(import_module(f"networks.{module}"), kind) for name, module, kind in PLACES

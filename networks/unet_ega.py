@@ -127,12 +127,18 @@ class Decoder(nn.Module):
             )
         self.out_conv = nn.Conv2d(WIDTHS[0], class_num, 3, padding=1)
 
-    def last_feature(self, features: list[Tensor], edge: Tensor | None) -> Tensor:
-        """Return the input (N, 16, H, W) of the last convolution."""
+    def levels(self, features: list[Tensor], edge: Tensor | None) -> list[Tensor]:
+        """Return the features of the four levels, (N, 128, H / 8, W / 8) first; the last one (N, 16, H, W) is the input of `out_conv`."""
         x = features[-1]
+        levels: list[Tensor] = []
         for level in range(1, 5):
             x = self.get_submodule(f"up{level}")(x, features[4 - level], edge)
-        return x
+            levels.append(x)
+        return levels
+
+    def last_feature(self, features: list[Tensor], edge: Tensor | None) -> Tensor:
+        """Return the input (N, 16, H, W) of the last convolution."""
+        return self.levels(features, edge)[-1]
 
     def forward(self, features: list[Tensor], edge: Tensor | None) -> Tensor:
         return self.out_conv(self.last_feature(features, edge))

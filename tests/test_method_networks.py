@@ -19,6 +19,7 @@ PUBLISHED = (
     ("mcnet_v2", "unet_mcnet", 4, {"decoders": 3}),
     ("mcnet_v1_la", "VNet_mcnet", 2, {}),
     ("dtc_vnet", "VNet_dtc", 2, {}),
+    ("urpc", "unet_urpc", 4, {}),
 )
 
 

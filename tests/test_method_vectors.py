@@ -6,7 +6,9 @@ A row of `CASES` says how a method is set up for a vector; tests/method_vectors.
 from dataclasses import dataclass
 
 import pytest
+import torch
 from method_vectors import (
+    Clock,
     MethodVector,
     Recording,
     assert_losses_as_published,
@@ -16,8 +18,9 @@ from method_vectors import (
     assert_weights_as_published,
     record,
 )
+from torch import Tensor
 
-from methods import cps, mc_net, mean_teacher, ua_mt
+from methods import cps, mc_net, mean_teacher, ua_mt, urpc
 from networks.net_factory_ega import net_factory
 from utils.losses import Loss, dice_2d
 from utils.schedules import poly, poly_late
@@ -25,6 +28,20 @@ from utils.schedules import poly, poly_late
 SSL4MIS_LOSS = Loss({"dice_squared": 0.5, "ce": 0.5}, dice_2d)
 SUPERVISED = {"loss": "loss", "loss_ce": "loss_ce", "loss_dice": "loss_dice_squared"}
 CONSISTENCY = {"consistency": "loss_consistency", "weight": "consistency_weight"}
+
+
+def urpc_draws(patch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """The share of the largest activity, and the relative noise over one sample's features."""
+
+    def kept_activity(x: Tensor) -> float:
+        return 0.7 + 0.02 * ((7 * clock.iteration) % 10)
+
+    def relative_noise(x: Tensor) -> Tensor:
+        entries = torch.arange(x[0].numel(), dtype=torch.float64)
+        return (0.3 * torch.sin(entries + clock.iteration)).reshape(x.shape[1:]).to(x.dtype)
+
+    patch.setattr("networks.urpc.kept_activity", kept_activity)
+    patch.setattr("networks.urpc.relative_noise", relative_noise)
 
 
 def mc_net_vector(decoders: int) -> MethodVector:
@@ -72,6 +89,20 @@ CASES = {
         networks={"student": "student", "student_2": "other"},
         loss=SSL4MIS_LOSS,
         schedule=poly,
+    ),
+    "urpc_2d": MethodVector(
+        stage=urpc.UncertaintyRectifiedPyramid,
+        options=urpc.Options(consistency=10.0, consistency_rampup=3, lengths="published"),
+        names={
+            "loss": "loss",
+            "loss_ce": "finest_ce",
+            "loss_dice": "finest_dice_squared",
+            **CONSISTENCY,
+        },
+        loss=SSL4MIS_LOSS,
+        build=lambda: net_factory("unet_urpc"),
+        schedule=poly_late,
+        patches=urpc_draws,
     ),
     "mcnet_v1_2d": mc_net_vector(decoders=2),
     "mcnet_v2_2d": mc_net_vector(decoders=3),

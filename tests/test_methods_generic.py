@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 TWO_SLICES = {"cogrnet"}
 """Methods of data sets with two annotated slices."""
 ONLY_3D = {"cogrnet"}
-UNUSED: dict[str, tuple[str, ...]] = {}
+UNUSED = {"urpc": ("decoder.out_conv_dp4.",)}
 """By method, the beginnings of names of parameters that no loss reaches, in the published code too."""
 
 SMALL_2D = {"patch_size": (32, 32), "labelnum": 1}
