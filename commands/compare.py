@@ -7,7 +7,7 @@ from typing import Any
 
 from commands.any_dataset import find_data
 from commands.compare_settings import CompareSettings, PageSettings, ReportSettings
-from commands.runs import Wanted, find_run
+from commands.runs import RunRequest, find_run
 from commands.test_folder import move_results
 from datasets.registry import find_dataset
 from evaluation.results import write_json
@@ -101,7 +101,7 @@ def _run_folder(s: ReportSettings) -> Path:
     if s.exp is not None:
         check_plain("exp", s.exp)
     dataset = find_data(s.dataset, s.root_path) or find_dataset("ACDC")
-    folder, _, notes = find_run(dataset, s.output_root, Wanted(exp=s.exp, labelnum=s.labelnum))
+    folder, _, notes = find_run(dataset, s.output_root, RunRequest(exp=s.exp, labelnum=s.labelnum))
     for note in notes:
         message(note)
     return folder

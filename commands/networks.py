@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -37,6 +39,14 @@ def build_network(info: DatasetInfo, model: str, options: Mapping[str, object]) 
         return FACTORIES[info.dims](model, info.channels, info.classes, **known)
     except (ValueError, TypeError) as error:  # a forged checkpoint may name any option
         raise UserError(f"--model {model}: {error}") from None
+
+
+def default_options(model: str) -> dict[str, Any]:
+    """The options of a network whose checkpoint does not record them: their defaults."""
+    network = NETWORKS.get(model)
+    if network is None:
+        return {}
+    return {field.name: field.default for field in fields(network.Options)}
 
 
 def check_patch(net: nn.Module, patch_size: Sequence[int], images: int = 2) -> None:

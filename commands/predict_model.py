@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from commands.networks import check_patch, network_of
+from commands.networks import check_patch, default_options, network_of
 from commands.png_files import read_png
 from commands.predict_settings import ModelSettings
-from commands.test import default_options
 from dataloaders.cases import in_memory
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.plan import Plan

@@ -1,19 +1,21 @@
-"""Which run, stage and checkpoint a command means where its flags leave a choice.
+"""Find the run, stage and checkpoint that a command means.
 
-Rules, in this order; every choice that the flags left open becomes a line that the program prints.
+Rules, in this order; for each choice that the flags left open the program prints a line.
 
-- Run: `--exp` and `--labelnum` as given; otherwise the name that training gives a run of `--method`, or the published name of the
-  data set (`BCP`, `cutmix`, `CoGRNet`), if it is there; otherwise the only run of that data set (and method). Several are an error
-  that lists them.
-- Stage: `--stage_name`; otherwise self_train; otherwise the stage that was written last, pre-training only if there is no other.
-- Network: `--model`; otherwise the only best checkpoint of the stage; of several the one of the network that `last.pth` holds,
-  otherwise the published one.
+- Run: `--exp` and `--labelnum` as given; otherwise the name that training gives a run of
+  `--method`, or the published name of the data set (`BCP`, `cutmix`, `CoGRNet`), if it exists;
+  otherwise the only run of that data set (and method). Several are an error that lists them.
+- Stage: `--stage_name`; otherwise self_train; otherwise the stage that was written last,
+  pre-training only if there is no other.
+- Network: `--model`; otherwise the only best checkpoint of the stage; of several the one of the
+  network that `last.pth` holds, otherwise the published one.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets.base import DatasetSpec
 from datasets.run_settings import default_exp
@@ -31,8 +33,11 @@ BEST_NAME = re.compile(r".+_best_model\.pth|best_.+(?<!_latest)\.pth")
 
 @dataclass(frozen=True)
 class Choice:
-    """What a command means: `run`, the run's folder; `stage`, its stage's name; `best`, the best checkpoint, which need not exist;
-    `notes`, a line for each choice that the flags left open."""
+    """The run, stage and checkpoint that a command means.
+
+    `run`: the run's folder. `stage`: name of its stage. `best`: the best checkpoint, which need not
+    exist. `notes`: a line for each choice that the flags left open.
+    """
 
     run: Path
     stage: str
@@ -41,12 +46,13 @@ class Choice:
 
     @property
     def last(self) -> Path:
+        """The last checkpoint of the stage, which need not exist."""
         return self.run / self.stage / "last.pth"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the flags name; None where they do not."""
+class RunRequest:
+    """The values of the flags that name a run; None for flags that were omitted."""
 
     exp: str | None = None
     labelnum: int | None = None
@@ -55,135 +61,162 @@ class Wanted:
     method: str | None = None
 
 
-def usual(dataset: DatasetSpec, name: str):
-    """What a test of the data set uses for exp, labelnum or model where no flag names it."""
+def usual_value(dataset: DatasetSpec, name: str) -> Any:
+    """The exp, labelnum or model that a test of the data set uses if no flag names one."""
     for numbers in (dataset.test_numbers, dataset.numbers):
         if name in numbers:
             return numbers[name]
     return getattr(Settings, name)
 
 
-def choose(dataset: DatasetSpec, output_root: Path | None, wanted: Wanted) -> Choice:
-    """The run, stage and checkpoint of a data set that the flags mean; UserError where they leave several runs or networks."""
-    run, labelnum, notes = find_run(dataset, output_root, wanted)
-    choice = choose_in(dataset, run, labelnum, wanted)
-    return Choice(choice.run, choice.stage, choice.best, (*notes, *choice.notes))
+def choose(dataset: DatasetSpec, output_root: Path | None, request: RunRequest) -> Choice:
+    """Find the run, stage and checkpoint of a data set.
+
+    Raises UserError if several runs or networks fit the flags.
+    """
+    run, labelnum, notes = find_run(dataset, output_root, request)
+    choice = choose_in(dataset, run, labelnum, request)
+    return Choice(choice.run, choice.stage, choice.best, notes=(*notes, *choice.notes))
 
 
-def choose_in(dataset: DatasetSpec, run: Path, labelnum: int, wanted: Wanted) -> Choice:
-    """The stage and checkpoint of the run in that folder."""
+def choose_in(dataset: DatasetSpec, run: Path, labelnum: int, request: RunRequest) -> Choice:
+    """Find the stage and checkpoint of the run in that folder."""
     stages = stage_names(run)
-    stage = wanted.stage or (stages[0] if stages else FINAL)
-    notes = _stage_note(run, stage, stages) if wanted.stage is None else ()
+    notes: tuple[str, ...] = ()
+    stage = FINAL
+    if request.stage is not None:
+        stage = request.stage
+    elif stages:
+        stage = stages[0]
+        notes = _stage_note(run, stages)
     if dataset.published_pretraining and stage in PRE_TRAINING:
-        stage = PRE_TRAINING[0]  # the published file lies in a folder of another name
-    best, more = _best_of_dataset(dataset, run, stage, labelnum, wanted)
-    return Choice(run, stage, best, (*notes, *more))
+        stage = PRE_TRAINING[0]  # the published file is in a folder with another name
+    best, more = _best_of_dataset(dataset, run, stage, labelnum=labelnum, request=request)
+    return Choice(run, stage, best, notes=(*notes, *more))
 
 
 def find_run(
-    dataset: DatasetSpec, output_root: Path | None, wanted: Wanted
+    dataset: DatasetSpec, output_root: Path | None, request: RunRequest
 ) -> tuple[Path, int, tuple[str, ...]]:
     """The folder of the run, its number of labelled cases, and what to print about the choice."""
-    exp = wanted.exp
-    if exp is None and wanted.method is not None:
-        exp = default_exp(dataset, wanted.method)
+    exp = request.exp
+    if exp is None and request.method is not None:
+        exp = default_exp(dataset, request.method)
     elif exp is None:
-        exp = usual(dataset, "exp")
-    labelnum = wanted.labelnum
+        exp = usual_value(dataset, "exp")
+    labelnum = request.labelnum
     if labelnum is None:
-        labelnum = usual(dataset, "labelnum")
+        labelnum = usual_value(dataset, "labelnum")
     folder = dataset.folder(output_root, exp, labelnum)
-    if wanted.exp is not None and wanted.labelnum is not None:
+    if request.exp is not None and request.labelnum is not None:
         return folder, labelnum, ()
-    others = _runs_of(dataset, output_root, wanted)
-    others = [one for one in others if one.folder != folder]
+    others = [run for run in _runs_of(dataset, output_root, request) if run.folder != folder]
     if stage_names(folder):
         return folder, labelnum, _others_note(folder, others)
-    others = [one for one in others if _is_of(dataset, one.folder, wanted.method)]
-    if len(others) == 1:
-        only = others[0]
-        note = f"run {only.folder}: the only one of {dataset.info.name} below {folder.parent}"
-        return only.folder, labelnum if only.labelnum is None else only.labelnum, (note,)
-    if others:
-        listed = "; ".join(one.flags for one in others)
+    others = [run for run in others if _is_of(dataset, run.folder, request.method)]
+    if len(others) > 1:
+        listed = "; ".join(run.flags for run in others)
         raise UserError(
-            f"{folder}: no such run, and there are {len(others)} others of {dataset.info.name}; name one: {listed}"
+            f"{folder}: no such run, and there are {len(others)} others of {dataset.info.name}; "
+            f"name one: {listed}"
         )
-    return folder, labelnum, ()
+    if not others:
+        return folder, labelnum, ()
+    only = others[0]
+    note = f"run {only.folder}: the only one of {dataset.info.name} below {folder.parent}"
+    if only.labelnum is not None:
+        labelnum = only.labelnum
+    return only.folder, labelnum, (note,)
 
 
 def stage_names(run: Path) -> list[str]:
-    """The stages of a run that have checkpoints: self_train first, then from the one written last, pre-training at the end."""
+    """The stages of a run that have checkpoints.
+
+    self_train is first, pre-training last, the others lie between, the one that was written last
+    first.
+    """
     if not run.is_dir():
         return []
-    folders = [
-        folder
-        for folder in run.iterdir()
-        if folder.is_dir() and not MOVED_ASIDE.fullmatch(folder.name) and _checkpoints(folder)
-    ]
-    folders.sort(key=_standing)
+    folders: list[Path] = []
+    for folder in run.iterdir():
+        if MOVED_ASIDE.fullmatch(folder.name) or not folder.is_dir():
+            continue
+        if _checkpoints(folder):
+            folders.append(folder)
+    folders.sort(key=_stage_rank)
     return [folder.name for folder in folders]
 
 
-def find_checkpoint(place: Path) -> tuple[Path, tuple[str, ...]]:
-    """The checkpoint that a run's folder, a stage's folder or a file stands for, and what to print about the choice.
+def find_checkpoint(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """Find the checkpoint that a run's folder, a stage's folder or a file stands for.
 
-    Raises UserError where there is none, or several that may be meant.
+    Also returns what to print about the choice. Raises UserError if there is none, or if several
+    may be meant.
     """
-    if place.is_file():
-        return place, ()
-    if not place.is_dir():
+    if path.is_file():
+        return path, ()
+    if not path.is_dir():
         raise UserError(
-            f"{place}: no such run; give a run's folder, a stage's folder or a checkpoint"
+            f"{path}: no such run; give a run's folder, a stage's folder or a checkpoint"
         )
-    folder = place
-    stages = stage_names(place)
-    if stages and not (place / "last.pth").is_file():
-        folder = place / stages[0]
+    folder = path
+    stages = stage_names(path)
+    if stages and not (path / "last.pth").is_file():
+        folder = path / stages[0]
     files = best_files(folder)
     if not files and (folder / "last.pth").is_file():
         raise UserError(
-            f"{folder}: it has no best checkpoint; name {folder / 'last.pth'} itself to use the last one"
+            f"{folder}: it has no best checkpoint; name {folder / 'last.pth'} itself to use the "
+            f"last one"
         )
     if not files:
         raise UserError(
-            f"{folder}: 0 files that may be a best checkpoint, expected one; name a checkpoint or a stage's folder"
+            f"{folder}: 0 files that may be a best checkpoint, expected one; name a checkpoint or "
+            f"a stage's folder"
         )
     best = files[0]
     if len(files) > 1:
         best = _of_last(folder, files)
-    return best, (f"{place}: {_chosen_words(best, stages)}",)
+    return best, (f"{path}: {_choice_words(best, stages)}",)
 
 
 def best_files(folder: Path) -> list[Path]:
-    """The files of a stage that may be its best checkpoint: those with the name of one, or, without any such name, all but last.pth
-    and previous.pth."""
+    """The files of a stage that may be its best checkpoint.
+
+    Those with such a name, or, if no file has one, all but last.pth and previous.pth.
+    """
     files = [path for path in _checkpoints(folder) if path.name not in KEPT_TO_RESUME]
     named = [path for path in files if BEST_NAME.fullmatch(path.name)]
     return named or files
 
 
 def network_in_name(path: Path) -> str | None:
-    """The network that a best checkpoint's name tells, as in VNet_best_model.pth."""
+    """The network in the name of a best checkpoint, such as VNet_best_model.pth."""
     name = path.name.removesuffix("_best_model.pth")
-    return name if name in NETWORKS else None
+    if name in NETWORKS:
+        return name
+    return None
 
 
 @dataclass(frozen=True)
-class _FoundRun:
+class _Run:
     folder: Path
     exp: str
     labelnum: int | None
 
     @property
     def flags(self) -> str:
-        labelnum = "" if self.labelnum is None else f" --labelnum {self.labelnum}"
-        return f"--exp {self.exp}{labelnum}"
+        """The flags that name this run."""
+        if self.labelnum is None:
+            return f"--exp {self.exp}"
+        return f"--exp {self.exp} --labelnum {self.labelnum}"
 
 
-def _runs_of(dataset: DatasetSpec, output_root: Path | None, wanted: Wanted) -> list[_FoundRun]:
-    """The folders named as runs of the data set are, with the given exp and labelnum, that have checkpoints."""
+def _runs_of(dataset: DatasetSpec, output_root: Path | None, request: RunRequest) -> list[_Run]:
+    """The data set's runs with checkpoints, by the names of their folders.
+
+    Only those with the requested exp and labelnum.
+    """
     sample_exp = "EXPERIMENT"
     sample_labelnum = 987654321
     sample = dataset.folder(output_root, sample_exp, sample_labelnum)
@@ -192,27 +225,30 @@ def _runs_of(dataset: DatasetSpec, output_root: Path | None, wanted: Wanted) -> 
     pattern = pattern.replace(str(sample_labelnum), r"(?P<labelnum>\d+)")
     if not sample.parent.is_dir():
         return []
-    found = []
+    runs: list[_Run] = []
     for folder in sorted(sample.parent.iterdir()):
         match = re.fullmatch(pattern, folder.name)
         if match is None or MOVED_ASIDE.fullmatch(folder.name):
             continue
         groups = match.groupdict()
-        labelnum = int(groups["labelnum"]) if "labelnum" in groups else None
-        one = _FoundRun(folder, groups.get("exp", ""), labelnum)
-        if wanted.exp is not None and one.exp != wanted.exp:
+        labelnum = None
+        if "labelnum" in groups:
+            labelnum = int(groups["labelnum"])
+        run = _Run(folder, exp=groups.get("exp", ""), labelnum=labelnum)
+        if request.exp is not None and run.exp != request.exp:
             continue
-        if None not in (wanted.labelnum, labelnum) and labelnum != wanted.labelnum:
+        if None not in (request.labelnum, labelnum) and labelnum != request.labelnum:
             continue
         if stage_names(folder):
-            found.append(one)
-    return found
+            runs.append(run)
+    return runs
 
 
 def _is_of(dataset: DatasetSpec, run: Path, method: str | None) -> bool:
-    """Whether a run is of the data set, whose name may begin as another's, and of the method, if one is named.
+    """Whether a run is of the data set, and of the method, if one is named.
 
-    A published or damaged file does not tell, and counts.
+    The name of one data set may begin with that of another. A published or damaged file does not
+    record its data set, and counts.
     """
     folder = run / stage_names(run)[0]
     try:
@@ -227,27 +263,33 @@ def _is_of(dataset: DatasetSpec, run: Path, method: str | None) -> bool:
 
 
 def _best_of_dataset(
-    dataset: DatasetSpec, run: Path, stage: str, labelnum: int, wanted: Wanted
+    dataset: DatasetSpec, run: Path, stage: str, labelnum: int, request: RunRequest
 ) -> tuple[Path, tuple[str, ...]]:
-    """The best checkpoint of a stage under one of the names that the page gives it, and what to print; it need not exist."""
-    usual_model = usual(dataset, "model")
-    if wanted.model is not None:
-        return dataset.best(run, stage, wanted.model, labelnum), ()
+    """The best checkpoint of a stage, and what to print about the choice.
+
+    It has one of the names that the data set gives it, and need not exist.
+    """
+    usual_model = usual_value(dataset, "model")
+    if request.model is not None:
+        return dataset.best(run, stage, request.model, labelnum), ()
     expected = dataset.best(run, stage, usual_model, labelnum)
     named = [dataset.best(run, stage, model, labelnum) for model in (usual_model, *NETWORKS)]
     files = [path for path in dict.fromkeys(named) if path.is_file()]
-    if not files and wanted.labelnum is None:
+    if not files and request.labelnum is None:
         files = best_files(run / stage)
     if not files:
         return expected, ()
     if len(files) == 1:
         return files[0], ()
     best = _of_last(run / stage, files, expected)
-    return best, (f"{run / stage}: {_chosen_words(best, ())}",)
+    return best, (f"{run / stage}: {_choice_words(best, ())}",)
 
 
 def _of_last(folder: Path, files: Sequence[Path], expected: Path | None = None) -> Path:
-    """Of several best checkpoints the one of the network in last.pth, otherwise `expected`; UserError where neither is among them."""
+    """Of several best checkpoints the one of the network in last.pth, otherwise `expected`.
+
+    Raises UserError if neither is among them.
+    """
     last = folder / "last.pth"
     if last.is_file():
         name = f"{read(last).settings.get('model')}_best_model.pth"
@@ -258,7 +300,8 @@ def _of_last(folder: Path, files: Sequence[Path], expected: Path | None = None) 
         return expected
     listed = ", ".join(path.name for path in files)
     raise UserError(
-        f"{folder}: {len(files)} files that may be a best checkpoint ({listed}), expected one; name a checkpoint or a stage's folder"
+        f"{folder}: {len(files)} files that may be a best checkpoint ({listed}), expected one; "
+        f"name a checkpoint or a stage's folder"
     )
 
 
@@ -267,34 +310,37 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def _standing(folder: Path) -> tuple[int, float, str]:
-    """What stages are sorted by."""
+def _stage_rank(folder: Path) -> tuple[int, float, str]:
+    """Sort key of a stage's folder."""
     newest = max(path.stat().st_mtime for path in _checkpoints(folder))
+    rank = 1
     if folder.name == FINAL:
-        place = 0
+        rank = 0
     elif folder.name in PRE_TRAINING:
-        place = 2
-    else:
-        place = 1
-    return place, -newest, folder.name
+        rank = 2
+    return rank, -newest, folder.name
 
 
-def _stage_note(run: Path, stage: str, stages: Sequence[str]) -> tuple[str, ...]:
-    if not stages or stage == FINAL:
+def _stage_note(run: Path, stages: Sequence[str]) -> tuple[str, ...]:
+    """What to print if the first of the stages is taken."""
+    stage, *others = stages
+    if stage == FINAL:
         return ()
-    others = [name for name in stages if name != stage]
-    more = f"; --stage_name names another: {', '.join(others)}" if others else ""
-    return (f"stage {stage}: {run} has no {FINAL}{more}",)
+    note = f"stage {stage}: {run} has no {FINAL}"
+    if others:
+        note += f"; --stage_name names another: {', '.join(others)}"
+    return (note,)
 
 
-def _others_note(folder: Path, others: Sequence[_FoundRun]) -> tuple[str, ...]:
+def _others_note(folder: Path, others: Sequence[_Run]) -> tuple[str, ...]:
     if not others:
         return ()
-    listed = "; ".join(one.flags for one in others)
+    listed = "; ".join(run.flags for run in others)
     return (f"run {folder}; there are others: {listed}",)
 
 
-def _chosen_words(best: Path, stages: Sequence[str]) -> str:
+def _choice_words(best: Path, stages: Sequence[str]) -> str:
+    words = f"taking {best.parent.name}/{best.name}"
     if len(stages) < 2:
-        return f"taking {best.parent.name}/{best.name}"
-    return f"taking {best.parent.name}/{best.name} of the stages {', '.join(stages)}"
+        return words
+    return f"{words} of the stages {', '.join(stages)}"

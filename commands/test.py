@@ -1,8 +1,8 @@
-"""Testing a saved or published checkpoint: predictions, metrics and a summary that says where everything came from."""
+"""Test a saved or published checkpoint: predictions, metrics, and a summary with provenance."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,18 +10,18 @@ import numpy as np
 import torch
 
 from commands.agreement import check_agreement
-from commands.networks import check_patch, network_of
+from commands.networks import check_patch, default_options, network_of
 from commands.published_flags import test_rules, translated
 from commands.run_data import check_tested
 from commands.runs import (
     Choice,
-    Wanted,
+    RunRequest,
     choose,
     choose_in,
     find_checkpoint,
     network_in_name,
     stage_names,
-    usual,
+    usual_value,
 )
 from commands.test_folder import (
     PREDICTION,
@@ -48,7 +48,6 @@ from evaluation.scores import ClassScore, score_case
 from evaluation.sliding_window import check_stride
 from evaluation.validation import predictions
 from methods.registry import METHODS, run_title
-from networks.registry import NETWORKS
 from training.checkpoint import Checkpoint, read
 from training.device import choose_device, place
 from training.settings import known
@@ -66,59 +65,85 @@ from utils.values import checked_values
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What to test. Network, patch size and edge-guided module come from the checkpoint, or for a published one from its weights."""
+    """What to test. Network, patch size and edge-guided module come from the checkpoint, or for a
+    published checkpoint from its weights."""
 
     root_path: Path | None = None
-    """Folder of the data set; default: data_split/<data set> in the repository."""
+    """Folder of the data set. Default: data_split/<data set> in the repository."""
     output_root: Path | None = None
-    """Folder below which runs are kept; default: code/model in the repository (Pancreas: pancreas/result)."""
+    """Folder that contains the runs. Default: code/model in the repository (Pancreas:
+    pancreas/result)."""
     exp: str | None = None
-    """Name of the experiment, part of the run's folder; default: the published one (BCP, Pancreas: cutmix), or else the only run of the
-    data set."""
+    """Name of the experiment, part of the run's folder. Default: the published one (BCP, Pancreas:
+    cutmix), or the only run of the data set."""
     method: str | None = None
-    """Method of the run: without --exp, the run with the name that training gives it, or else the only run of that method."""
+    """Method of the run. Without --exp, the run with the name that training gives it, or the only
+    run of that method."""
     labelnum: int | None = None
-    """Number of labelled patients or scans of the run to test (Pancreas: percent); default: the published one, or else the only run's."""
+    """Number of labelled patients or scans of the run (Pancreas: percent). Default: the published
+    one, or that of the only run."""
     model: str | None = None
-    """Network; default: the checkpoint's, the published one for a published checkpoint."""
+    """Network. Default: that of the checkpoint; for a published checkpoint the published one."""
     stage_name: str | None = None
-    """Which stage's checkpoint: self_train, pre_train or supervised, or as the method calls it; default: self_train, or else the stage
-    that was written last."""
+    """Stage whose checkpoint is tested: self_train, pre_train, supervised, or the method's name for
+    it. Default: self_train, or the stage that was written last."""
     which: Literal["best", "last", "both"] = "best"
-    """The checkpoint selected in training, the last one, or both; with --output_dir the last one's files go to `last` in it."""
+    """The checkpoint selected in training, the last one, or both. With --output_dir the results of
+    the last one go to `last` in it."""
     checkpoint: Path | None = None
     """A checkpoint file, or the folder of a run or stage, instead of --exp and --labelnum."""
     split: Literal["test", "val"] = "test"
     """The case list to test on."""
     patch_size: tuple[int, ...] = ()
-    """Size of the network's input; default: the checkpoint's, the published one for a published checkpoint."""
+    """Size of the network's input. Default: that of the checkpoint; for a published checkpoint the
+    published one."""
     stride: tuple[int, ...] = ()
-    """Volumes: steps of the sliding window; default: the published ones. Larger steps are faster."""
+    """Volumes: stride of the sliding window, in voxels per axis. Default: the published one. Larger
+    strides are faster."""
     output_dir: Path | None = None
-    """Where predictions, metrics.csv and summary.json go; default: <run>/test/<stage>_<checkpoint>_<split>, with a --checkpoint file
-    outside of a run in test/ next to it. A folder with the results of another test is refused."""
+    """Folder for predictions, metrics.csv and summary.json. Default:
+    <run>/test/<stage>_<checkpoint>_<split>; for a --checkpoint file outside a run, test/ next to
+    it. A folder with the results of another test is refused."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
-    """Number of the CUDA device to use; of a list, as in 0,1, the first."""
+    """Number of the CUDA device. Of a list such as 0,1 the first is used."""
     other_data: bool = False
-    """Test although the cases are not those that the run knew, or were trained on; without it that is an error."""
+    """Test although the cases are not those that the run knew, or were trained on. Without it that
+    is an error."""
     detail: bool = False
-    """Print the figures of each case too, as published (published flag; 0 or 1 may follow)."""
+    """Print the scores of each case too, as published (published flag; 0 or 1 may follow)."""
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A checkpoint to test.
+
+    `output`: the folder for its results; None if it follows from the checkpoint's content.
+    """
+
+    path: Path
+    output: Path | None
 
 
 def evaluate(
-    dataset: DatasetSpec, argv: Sequence[str] | None = None, description: str = "", **numbers
+    dataset: DatasetSpec,
+    argv: Sequence[str] | None = None,
+    description: str = "",
+    **numbers: object,
 ) -> None:
-    """Test one or two checkpoints of a data set, ours or published; see `EvaluationSettings`. `numbers`: a script's own defaults."""
+    """Test one or two checkpoints of a data set, ours or published; see `EvaluationSettings`.
+
+    `numbers`: a script's own defaults.
+    """
     kind = evaluation_type(dataset)
-    s = parse(
+    settings = parse(
         kind,
         translated(test_rules(dataset.commands), argv),
         kind(**_defaults(dataset, numbers)),
         description,
     )
-    run(replace(dataset, test_numbers={**dataset.test_numbers, **numbers}), s)
+    run(replace(dataset, test_numbers={**dataset.test_numbers, **numbers}), settings)
 
 
 def evaluation_type(dataset: DatasetSpec) -> type[EvaluationSettings]:
@@ -131,172 +156,175 @@ def evaluation_type(dataset: DatasetSpec) -> type[EvaluationSettings]:
 
 
 def settings_from_values(dataset: DatasetSpec, values: Mapping[str, object]) -> EvaluationSettings:
-    """The settings of a test with these values of a Python caller; UserError for a name or a value that it cannot have."""
+    """The settings of a test with these values from Python.
+
+    Raises UserError for an unknown name and for a value of the wrong type.
+    """
     kind = evaluation_type(dataset)
     merged = _defaults(dataset, {})
     merged.update(checked_values(kind, values))
     return kind(**merged)
 
 
-def run(dataset: DatasetSpec, s: EvaluationSettings) -> list[EvaluationResult]:
+def _defaults(dataset: DatasetSpec, numbers: Mapping[str, object]) -> dict[str, Any]:
+    """The defaults of a test's flags, without those that `choose_checkpoint` sets."""
+    merged = {**dataset.test_numbers, **numbers}
+    for name in ("exp", "labelnum", "model"):
+        merged.pop(name, None)
+    return merged
+
+
+def run(dataset: DatasetSpec, settings: EvaluationSettings) -> list[EvaluationResult]:
     """Test one or two checkpoints. Raises UserError for what the user can correct."""
-    device = choose_device(s.device, s.gpu)
-    choice = choose_checkpoint(dataset, s)
+    device = choose_device(settings.device, settings.gpu)
+    choice = choose_checkpoint(dataset, settings)
     for note in choice.notes:
         message(note)
-    chosen = [
-        _Tested(dataset, s, checkpoint, device) for checkpoint in checkpoints(dataset, s, choice)
-    ]
-    root = data_root(dataset.info.name, s.root_path)
-    cases = read_cases(dataset.info, root, s.split)
+    tests: list[CheckpointTest] = []
+    for file in checkpoint_files(settings, choice):
+        tests.append(CheckpointTest(dataset, settings, file, device))
+    root = data_root(dataset.info.name, settings.root_path)
+    cases = read_cases(dataset.info, root, settings.split)
     names = [case.name for case in cases]
-    for tested in chosen:
-        if said := check_tested(
-            tested.checkpoint,
-            root,
-            dataset.info,
-            s.split,
-            names,
-            s.other_data,
-        ):
-            message(said)
-    files = {s.split: [(name, dataset.info.path(root, name)) for name in names]}
-    data = digest_of(survey(root, dataset.info, files))
-    made_with = [tested.made_with(hashed(json.dumps(data))) for tested in chosen]
-    if s.output_dir is not None:
-        for tested, made in zip(chosen, made_with, strict=True):
-            check_output(tested.output, made, names)
-    results = []
-    for tested, made in zip(chosen, made_with, strict=True):
-        if s.output_dir is None:
-            set_aside_others(tested.output, made, names)
-        with only_writer(tested.output, "name another place with --output_dir"):
-            check_output(tested.output, made, names)
-            results.append(tested.run(cases, made))
+    for test in tests:
+        warnings = check_tested(
+            test.checkpoint, root, dataset.info, settings.split, names, settings.other_data
+        )
+        if warnings:
+            message(warnings)
+    files = {settings.split: [(name, dataset.info.path(root, name)) for name in names]}
+    data = hashed(json.dumps(digest_of(survey(root, dataset.info, files))))
+    inputs = [test.made_with(data) for test in tests]
+    if settings.output_dir is not None:
+        for test, made_with in zip(tests, inputs, strict=True):
+            check_output(test.output, made_with, names)
+    results: list[EvaluationResult] = []
+    for test, made_with in zip(tests, inputs, strict=True):
+        if settings.output_dir is None:
+            set_aside_others(test.output, made_with, names)
+        with only_writer(test.output, "name another place with --output_dir"):
+            check_output(test.output, made_with, names)
+            results.append(test.run(cases, made_with))
     return results
 
 
-def _defaults(dataset: DatasetSpec, numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of a test's flags; what `choose_checkpoint` chooses where no flag names it is not among them."""
-    left_open = ("exp", "labelnum", "model")
-    merged = {**dataset.test_numbers, **numbers}
-    return {name: value for name, value in merged.items() if name not in left_open}
+def choose_checkpoint(dataset: DatasetSpec, settings: EvaluationSettings) -> Choice:
+    """Find the run, stage and best checkpoint that the flags mean.
 
-
-def choose_checkpoint(dataset: DatasetSpec, s: EvaluationSettings) -> Choice:
-    """The run, stage and best checkpoint that the flags mean; raises UserError where they leave several."""
+    Raises UserError if several fit.
+    """
     for flag in ("exp", "stage_name", "model"):
-        value = getattr(s, flag)
+        value = getattr(settings, flag)
         if value is not None:
             check_plain(flag, value)
-    if s.method is not None:
-        known("method", s.method, METHODS)
-    wanted = Wanted(
-        exp=s.exp,
-        labelnum=s.labelnum,
-        stage=s.stage_name,
-        model=s.model,
-        method=s.method,
+    if settings.method is not None:
+        known("method", settings.method, METHODS)
+    request = RunRequest(
+        exp=settings.exp,
+        labelnum=settings.labelnum,
+        stage=settings.stage_name,
+        model=settings.model,
+        method=settings.method,
     )
-    if s.checkpoint is None:
-        return choose(dataset, s.output_root, wanted)
-    if not s.checkpoint.is_dir():
-        return Choice(s.checkpoint.parent.parent, s.checkpoint.parent.name, s.checkpoint)
-    if stage_names(s.checkpoint):
-        return choose_in(dataset, s.checkpoint, usual(dataset, "labelnum"), wanted)
-    best, notes = find_checkpoint(s.checkpoint)
-    return Choice(best.parent.parent, best.parent.name, best, notes)
+    path = settings.checkpoint
+    if path is None:
+        return choose(dataset, settings.output_root, request)
+    if path.is_dir() and stage_names(path):
+        return choose_in(dataset, path, usual_value(dataset, "labelnum"), request)
+    best, notes = find_checkpoint(path)
+    return Choice(best.parent.parent, stage=best.parent.name, best=best, notes=notes)
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A checkpoint to test; `folder`: where its results go, None where that follows from what the checkpoint says."""
-
-    path: Path
-    folder: Path | None
-
-
-def checkpoints(dataset: DatasetSpec, s: EvaluationSettings, choice: Choice) -> list[Chosen]:
-    """The checkpoints to test; raises UserError where one is missing."""
-    if s.checkpoint is not None and not s.checkpoint.is_dir():
-        chosen = [Chosen(choice.best, s.output_dir)]
+def checkpoint_files(settings: EvaluationSettings, choice: Choice) -> list[CheckpointFile]:
+    """The checkpoints to test; raises UserError if one is missing."""
+    if settings.checkpoint is not None and not settings.checkpoint.is_dir():
+        files = [CheckpointFile(choice.best, settings.output_dir)]
     else:
-        chosen = _of_run(s, choice)
-    for checkpoint in chosen:
-        if not checkpoint.path.is_file():
+        files = _files_of_run(settings, choice)
+    for file in files:
+        if not file.path.is_file():
             raise UserError(
-                f"{checkpoint.path}: no such checkpoint; train first, put a published one there, or name one with --checkpoint"
+                f"{file.path}: no such checkpoint; train first, put a published one there, or name "
+                f"one with --checkpoint"
             )
-    return chosen
+    return files
 
 
-def _of_run(s: EvaluationSettings, choice: Choice) -> list[Chosen]:
+def _files_of_run(settings: EvaluationSettings, choice: Choice) -> list[CheckpointFile]:
     """The best or the last checkpoint of a run, or both."""
     paths = {"best": choice.best, "last": choice.last}
-    names = ["best", "last"] if s.which == "both" else [s.which]
-    if s.which == "both" and not choice.last.is_file():
-        names = ["best"]  # a published file has no last one next to it
-    chosen = []
+    names = [settings.which]
+    if settings.which == "both":
+        names = ["best"]
+        if choice.last.is_file():  # there is none next to a published checkpoint
+            names.append("last")
+    files: list[CheckpointFile] = []
     for name in names:
-        folder = s.output_dir
+        folder = settings.output_dir
         if folder is None:
-            folder = test_folder(choice.run, choice.stage, name, s.split)
+            folder = test_folder(choice.run, choice.stage, name, settings.split)
         elif name != names[0]:
             folder = folder / name
-        chosen.append(Chosen(paths[name], folder))
-    return chosen
+        files.append(CheckpointFile(paths[name], folder))
+    return files
 
 
-class _Tested:
-    """One checkpoint, read and checked before the cases are."""
+class CheckpointTest:
+    """One checkpoint, which is read and checked before the cases are."""
 
     def __init__(
-        self, dataset: DatasetSpec, s: EvaluationSettings, chosen: Chosen, device: torch.device
+        self,
+        dataset: DatasetSpec,
+        settings: EvaluationSettings,
+        file: CheckpointFile,
+        device: torch.device,
     ):
-        path = chosen.path
-        info, checkpoint = dataset.info, read(path)
+        info = dataset.info
+        checkpoint = read(file.path)
         if checkpoint.ours and checkpoint.info["name"] != info.name:
             raise UserError(
-                f"{path}: a checkpoint of {checkpoint.info['name']}, expected one of {info.name}"
+                f"{file.path}: a checkpoint of {checkpoint.info['name']}, expected one of "
+                f"{info.name}"
             )
-        for line in check_agreement(checkpoint, info.plain(), dataset.plan, s.other_data):
+        for line in check_agreement(checkpoint, info.plain(), dataset.plan, settings.other_data):
             message(line)
-        self.dataset = dataset
-        self.split = s.split
         self.checkpoint = checkpoint
-        self.device = device
-        self.output = chosen.folder or folder_of_file(path, checkpoint, s.split)
-        self.detail = s.detail
-        self.root_path = None if s.root_path is None else str(s.root_path)
-        self.model = model_of(dataset, s, checkpoint)
-        options = default_options(self.model) | checkpoint.settings
-        net = network_of(checkpoint, info, self.model, options)
-        self.patch_size = s.patch_size or tuple(
-            checkpoint.settings.get("patch_size", dataset.numbers["patch_size"])
-        )
-        check_patch(net, self.patch_size)
-        self.stride = s.stride or tuple(dataset.stride)
-        self.connectivity = None if hasattr(s, "nms") and not s.nms else dataset.connectivity
+        self.output = file.output or folder_of_file(file.path, checkpoint, settings.split)
+        self._dataset = dataset
+        self._settings = settings
+        self._device = device
+        self._model = model_of(dataset, settings, checkpoint)
+        options = default_options(self._model) | checkpoint.settings
+        net = network_of(checkpoint, info, self._model, options)
+        trained_size = checkpoint.settings.get("patch_size", dataset.numbers["patch_size"])
+        self._patch_size = settings.patch_size or tuple(trained_size)
+        check_patch(net, self._patch_size)
+        self._stride = settings.stride or tuple(dataset.stride)
+        self._connectivity = dataset.connectivity
+        if not getattr(settings, "nms", True):
+            self._connectivity = None
         if info.dims == 3:
-            check_stride(self.stride, "stride")
-        elif s.stride:
+            check_stride(self._stride, "stride")
+        elif settings.stride:
             raise UserError(
-                f"--stride: {info.name} is predicted slice by slice, without a sliding window; leave it out"
+                f"--stride: {info.name} is predicted slice by slice, without a sliding window; "
+                f"remove it"
             )
-        self.net = place(net, device, info.dims)
+        self._net = place(net, device, info.dims)
 
-    def run(self, cases: Sequence[Case], made_with: dict) -> EvaluationResult:
-        """Predict, score, write, report.
+    def run(self, cases: Sequence[Case], made_with: Mapping[str, object]) -> EvaluationResult:
+        """Predict, score, write and report.
 
-        Everything is written to a hidden folder in the output folder first, so an interrupted test changes no earlier results.
+        Everything is written to a hidden folder in the output folder first, so an interrupted test
+        changes no earlier results.
         """
-        output, checkpoint = self.output, self.checkpoint
-        method = run_title(checkpoint.settings)
-        message(
-            f"checkpoint {checkpoint.path}\nmethod: {method}\nselection: {checkpoint.selection}"
-        )
-        with writing(output, REMEDY), scratch("test", output) as place:
-            folder = place / "results"
+        output = self.output
+        checkpoint = self.checkpoint
+        message(f"checkpoint {checkpoint.path}")
+        message(f"method: {run_title(checkpoint.settings)}")
+        message(f"selection: {checkpoint.selection}")
+        with writing(output, REMEDY), scratch("test", output) as hidden:
+            folder = hidden / "results"
             folder.mkdir()
             scores = self._predict(cases, folder)
             hashes = {case.name: sha256(folder / f"{case.name}{PREDICTION}") for case in cases}
@@ -308,98 +336,99 @@ class _Tested:
         message(f"predictions, metrics.csv and summary.json are in {output}")
         return EvaluationResult(output, scores=tuple(scores), summary=summary)
 
-    def made_with(self, data: str) -> dict:
-        """What the results depend on; a test with the same values may replace them. `data`: a hash of the names and files of the
-        cases."""
+    def made_with(self, data: str) -> dict[str, object]:
+        """Everything that the results depend on; a test with the same values may replace them.
+
+        `data`: a hash of the names and files of the cases.
+        """
         return {
             "checkpoint": sha256(self.checkpoint.path),
-            "model": self.model,
-            "split": self.dataset.info.list_name(self.split),
+            "model": self._model,
+            "split": self._dataset.info.list_name(self._settings.split),
             "data": data,
-            "patch_size": list(self.patch_size),
-            "stride": list(self.stride),
-            "largest_component": self.connectivity is not None,
+            "patch_size": list(self._patch_size),
+            "stride": list(self._stride),
+            "largest_component": self._connectivity is not None,
         }
 
     def _predict(self, cases: Sequence[Case], folder: Path) -> list[ClassScore]:
-        """Predict and score the cases, their predictions written to the folder."""
-        info = self.dataset.info
-        predict = self.dataset.predictor(
-            self.patch_size, self.stride, self.device, connectivity=self.connectivity, progress=True
+        """Predict and score the cases; the predictions are written to the folder."""
+        info = self._dataset.info
+        predict = self._dataset.predictor(
+            self._patch_size,
+            self._stride,
+            self._device,
+            connectivity=self._connectivity,
+            progress=True,
         )
-        scores = []
+        scores: list[ClassScore] = []
         with progress(
-            predictions(self.net, cases, predict), total=len(cases), desc="testing", unit="case"
+            predictions(self._net, cases, predict), total=len(cases), desc="testing", unit="case"
         ) as bar:
-            if self.detail:
+            if self._settings.detail:
                 message(detail_head(), over_bars=True)
             for case, prediction in bar:
-                write_prediction(
-                    folder / f"{case.name}{PREDICTION}", case, prediction, xyz=info.dims == 3
-                )
-                new = score_case(case, prediction, info.class_names)
-                scores += new
-                if self.detail:
-                    message(detail(new), over_bars=True)
+                path = folder / f"{case.name}{PREDICTION}"
+                write_prediction(path, case, prediction, xyz=info.dims == 3)
+                case_scores = score_case(case, prediction, info.class_names)
+                scores += case_scores
+                if self._settings.detail:
+                    message(detail(case_scores), over_bars=True)
         return scores
 
-    def _summary(self, scores: Sequence[ClassScore], cases: int) -> dict:
+    def _summary(self, scores: Sequence[ClassScore], cases: int) -> dict[str, Any]:
+        """The content of summary.json."""
         checkpoint = self.checkpoint
-        window = {}
-        if self.stride:
-            window = {
-                "stride": list(self.stride),
-                "largest_component": self.connectivity is not None,
-            }
-        return {
-            "dataset": self.dataset.info.name,
-            "split": self.dataset.info.list_name(self.split),
+        root_path = self._settings.root_path
+        summary: dict[str, Any] = {
+            "dataset": self._dataset.info.name,
+            "split": self._dataset.info.list_name(self._settings.split),
             "cases": cases,
-            "root_path": self.root_path,
-            "patch_size": list(self.patch_size),
-            **window,
-            **summarise(scores),
-            "checkpoint": {
-                "path": str(checkpoint.path),
-                "sha256": sha256(checkpoint.path),
-                "method": run_title(checkpoint.settings),
-                "selection": checkpoint.selection,
-                "settings": checkpoint.settings if checkpoint.ours else None,
-            },
-            **provenance(),
+            "root_path": str(root_path) if root_path is not None else None,
+            "patch_size": list(self._patch_size),
         }
+        if self._stride:
+            summary["stride"] = list(self._stride)
+            summary["largest_component"] = self._connectivity is not None
+        summary |= summarise(scores)
+        summary["checkpoint"] = {
+            "path": str(checkpoint.path),
+            "sha256": sha256(checkpoint.path),
+            "method": run_title(checkpoint.settings),
+            "selection": checkpoint.selection,
+            "settings": checkpoint.settings if checkpoint.ours else None,
+        }
+        return summary | provenance()
 
 
-def model_of(dataset: DatasetSpec, s: EvaluationSettings, checkpoint: Checkpoint) -> str:
-    """The network of a checkpoint: its own, or for a published one the flag's, the one in its name or the data set's.
+def model_of(dataset: DatasetSpec, settings: EvaluationSettings, checkpoint: Checkpoint) -> str:
+    """The network of a checkpoint.
 
-    Raises UserError where a flag contradicts the checkpoint.
+    For a published one it is that of the flag, of the file's name, or of the data set. Raises
+    UserError if a flag contradicts the checkpoint.
     """
-    for flag, value in (("model", s.model), ("method", s.method), ("labelnum", s.labelnum)):
+    for flag in ("model", "method", "labelnum"):
+        value = getattr(settings, flag)
         trained = checkpoint.settings.get(flag)
         if None not in (value, trained) and value != trained:
             raise UserError(
-                f"--{flag} {value}: {checkpoint.path} was trained with --{flag} {trained}; leave --{flag} out"
+                f"--{flag} {value}: {checkpoint.path} was trained with --{flag} {trained}; remove "
+                f"--{flag}"
             )
-    published = s.model or network_in_name(checkpoint.path) or usual(dataset, "model")
+    published = settings.model or network_in_name(checkpoint.path) or usual_value(dataset, "model")
     return checkpoint.settings.get("model", published)
 
 
 def write_prediction(path: Path, case: Case, prediction: np.ndarray, xyz: bool) -> None:
-    """A prediction as NIfTI, its axes slices first or, with `xyz`, x, y, z; the case's affine or else its spacing goes with it."""
-    spacing = None if case.affine is not None else case.spacing_mm
+    """Write a prediction as NIfTI with the affine or else the spacing of its case.
+
+    The axes of `prediction` are slices first or, with `xyz`, x, y, z.
+    """
+    spacing = case.spacing_mm
+    if case.affine is not None:
+        spacing = None
     if xyz:
-        prediction, spacing = (
-            prediction.transpose(2, 1, 0),
-            None if spacing is None else spacing[::-1],
-        )
+        prediction = prediction.transpose(2, 1, 0)
+        if spacing is not None:
+            spacing = spacing[::-1]
     write_nifti(path, prediction, spacing, case.affine)
-
-
-def default_options(model: str) -> dict:
-    """What a network has whose file does not say: its options' defaults."""
-    return (
-        {field.name: field.default for field in fields(NETWORKS[model].Options)}
-        if model in NETWORKS
-        else {}
-    )

@@ -1,9 +1,10 @@
-"""The folder of a test: one test each, its predictions, metrics.csv and summary.json replaced together."""
+"""The folder of a test: predictions, metrics.csv and summary.json, which are replaced together."""
 
 import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from commands.run_folder import rename_aside
 from commands.runs import BEST_NAME
@@ -21,9 +22,10 @@ REMEDY = "free space or name another place with --output_dir"
 
 
 def test_folder(parent: Path, stage: str | None, checkpoint: str, split: str) -> Path:
-    """Where a test is kept below the folder of a run or of a checkpoint file: test/<stage>_<checkpoint>_<split>.
+    """Where a test is kept below `parent`: test/<stage>_<checkpoint>_<split>.
 
-    A published checkpoint does not know its stage; its part of the name is then omitted.
+    `parent`: the folder of a run or of a checkpoint file. The stage of a published checkpoint is
+    not known and is omitted.
     """
     name = "_".join(part for part in (stage, checkpoint, split) if part)
     check_plain("checkpoint", name)
@@ -31,7 +33,10 @@ def test_folder(parent: Path, stage: str | None, checkpoint: str, split: str) ->
 
 
 def folder_of_file(path: Path, checkpoint: Checkpoint, split: str) -> Path:
-    """Where the test of a checkpoint file is kept: with the run's other tests if the file lies in its stage, otherwise next to it."""
+    """Where the test of a checkpoint file is kept.
+
+    With the run's other tests if the file is in the folder of its stage, otherwise next to it.
+    """
     stage = checkpoint.stage
     if stage is None or path.absolute().parent.name != stage:
         return test_folder(path.parent, stage, path.stem, split)
@@ -41,20 +46,25 @@ def folder_of_file(path: Path, checkpoint: Checkpoint, split: str) -> Path:
     return test_folder(path.parent.parent, stage, name, split)
 
 
-def check_output(folder: Path, made_with: Mapping, cases: Sequence[str]) -> None:
-    """UserError unless the folder holds no results, or those of an earlier or interrupted attempt at the same test.
+def check_output(folder: Path, made_with: Mapping[str, object], cases: Sequence[str]) -> None:
+    """Raise UserError if the folder holds the results of another test.
 
-    `made_with`: what the results depend on; `cases`: names of the cases.
+    Results of an earlier or interrupted attempt at the same test are accepted. `made_with`: what
+    the results depend on. `cases`: names of the cases.
     """
     difference = other_results(folder, made_with, cases)
     if difference:
         raise UserError(
-            f"--output_dir {folder}: holds the results of another test ({difference}); name another folder, or move them away"
+            f"--output_dir {folder}: holds the results of another test ({difference}); name "
+            f"another folder, or move them away"
         )
 
 
-def set_aside_others(folder: Path, made_with: Mapping, cases: Sequence[str]) -> None:
-    """Rename a test's usual folder if it holds other results, such as those of an earlier best checkpoint."""
+def set_aside_others(folder: Path, made_with: Mapping[str, object], cases: Sequence[str]) -> None:
+    """Rename the default folder of a test if it holds the results of another one.
+
+    For example those of an earlier best checkpoint.
+    """
     difference = other_results(folder, made_with, cases)
     if not difference:
         return
@@ -64,8 +74,11 @@ def set_aside_others(folder: Path, made_with: Mapping, cases: Sequence[str]) -> 
     message(f"{folder} held another test's results ({difference}); they are now in {aside}")
 
 
-def other_results(folder: Path, made_with: Mapping, cases: Sequence[str]) -> str:
-    """How the results in the folder differ from those of the test, in words; empty where there are none, or the same test's."""
+def other_results(folder: Path, made_with: Mapping[str, object], cases: Sequence[str]) -> str:
+    """Describe how the results in the folder differ from those of this test.
+
+    Empty if there are none, or if they are of the same test.
+    """
     if (folder / SUMMARY_FILE).exists():
         difference = _difference(folder / SUMMARY_FILE, made_with)
         if difference:
@@ -79,32 +92,40 @@ def other_results(folder: Path, made_with: Mapping, cases: Sequence[str]) -> str
     return ""
 
 
-def _difference(path: Path, made_with: Mapping) -> str:
-    """What the test of that summary.json was made with, where it differs. Of older summaries, which lack `made_with`, the keys
-    that they have are compared."""
+def _difference(path: Path, made_with: Mapping[str, object]) -> str:
+    """The first difference between `made_with` and the same entries of a summary.json."""
     try:
-        summary = read_json(path)
-        before = summary.get("made_with") or {
-            "checkpoint": summary["checkpoint"]["sha256"],
-            **{key: summary[key] for key in made_with if key != "checkpoint" and key in summary},
-        }
-        differing = [
-            key for key, value in made_with.items() if key in before and before[key] != value
-        ]
+        before = _made_with(read_json(path), list(made_with))
+        for key, value in made_with.items():
+            if key not in before or before[key] == value:
+                continue
+            if key == "checkpoint":
+                return "of another checkpoint"
+            if key == "data":
+                return "of other data"
+            return f"{key} {before[key]}, now {value}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{path.name} is another program's, or damaged"
-    if not differing:
-        return ""
-    key = differing[0]
-    if key == "checkpoint":
-        return "of another checkpoint"
-    if key == "data":
-        return "of other data"
-    return f"{key} {before[key]}, now {made_with[key]}"
+    return ""
+
+
+def _made_with(summary: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
+    """What the results of a summary.json depend on.
+
+    Older ones do not record it as such, but have some of the keys.
+    """
+    recorded = summary.get("made_with")
+    if recorded:
+        return recorded
+    earlier = {key: summary[key] for key in keys if key in summary}
+    return earlier | {"checkpoint": summary["checkpoint"]["sha256"]}
 
 
 def _cases_of(metrics: Path) -> set[str]:
-    """The cases of a metrics.csv; none where it is missing, an empty name where it is no such file."""
+    """The cases of a metrics.csv.
+
+    None if it is missing, an empty name if it is damaged or has another content.
+    """
     if not metrics.exists():
         return set()
     try:
@@ -115,8 +136,11 @@ def _cases_of(metrics: Path) -> set[str]:
 
 
 def move_results(finished: Path, folder: Path) -> None:
-    """Move the files of a finished test into its folder: predictions, then metrics.csv, then summary.json, which says that all
-    are there. Raises OSError."""
+    """Move the files of a finished test into its folder; raises OSError.
+
+    The predictions are moved first, then metrics.csv, then summary.json, whose presence means that
+    all are there.
+    """
     order = {METRICS_FILE: 1, SUMMARY_FILE: 2}
     paths = sorted(finished.iterdir(), key=lambda path: (order.get(path.name, 0), path.name))
     for path in paths:

@@ -15,7 +15,7 @@ from commands.compare import report
 from commands.export import export
 from commands.predict import with_checkpoints
 from commands.predict_settings import PredictSettings
-from commands.runs import Wanted, best_files, choose, find_checkpoint, stage_names
+from commands.runs import RunRequest, best_files, choose, find_checkpoint, stage_names
 from commands.test import evaluate
 from datasets import acdc, la, pancreas
 from networks.registry import NETWORKS
@@ -174,7 +174,7 @@ def test_an_exported_file_in_the_folder_of_the_run_is_not_its_checkpoint(tmp_pat
 def test_the_published_place_comes_first(tmp_path):
     best = put(tmp_path / "BCP" / "ACDC_BCP_3_labeled" / "self_train" / BEST)
     put(tmp_path / "BCP" / "ACDC_other_3_labeled" / "self_train" / BEST)
-    choice = choose(acdc.DATASET, tmp_path, Wanted())
+    choice = choose(acdc.DATASET, tmp_path, RunRequest())
     assert choice.best == best
     assert any("--exp other --labelnum 3" in note for note in choice.notes)
 
@@ -184,7 +184,7 @@ def test_the_only_run_is_found_whatever_it_is_called(tmp_path):
         tmp_path / "BCP" / "ACDC_a b_c(1)_17_labeled" / "supervised" / BEST,
         filled_state_dict("unet"),
     )
-    choice = choose(acdc.DATASET, tmp_path, Wanted())
+    choice = choose(acdc.DATASET, tmp_path, RunRequest())
     assert (choice.best, choice.stage) == (best, "supervised")
     assert any("the only one of ACDC" in note for note in choice.notes)
     assert any(note.startswith("stage supervised") for note in choice.notes)
@@ -195,23 +195,28 @@ def test_several_runs_are_an_error_that_lists_them(tmp_path):
     put(tmp_path / "BCP" / "ACDC_one_3_labeled" / "self_train" / BEST, weights)
     put(tmp_path / "BCP" / "ACDC_two_7_labeled" / "self_train" / BEST, weights)
     with pytest.raises(UserError) as caught:
-        choose(acdc.DATASET, tmp_path, Wanted())
+        choose(acdc.DATASET, tmp_path, RunRequest())
     assert "--exp one --labelnum 3; --exp two --labelnum 7" in str(caught.value)
-    assert choose(acdc.DATASET, tmp_path, Wanted(exp="two")).best.parts[-3] == "ACDC_two_7_labeled"
-    assert choose(acdc.DATASET, tmp_path, Wanted(labelnum=3)).best.parts[-3] == "ACDC_one_3_labeled"
+    assert (
+        choose(acdc.DATASET, tmp_path, RunRequest(exp="two")).best.parts[-3] == "ACDC_two_7_labeled"
+    )
+    assert (
+        choose(acdc.DATASET, tmp_path, RunRequest(labelnum=3)).best.parts[-3]
+        == "ACDC_one_3_labeled"
+    )
 
 
 def test_what_the_flags_name_is_never_replaced_by_another_run(tmp_path):
     put(tmp_path / "BCP" / "ACDC_one_3_labeled" / "self_train" / BEST, filled_state_dict("unet"))
-    choice = choose(acdc.DATASET, tmp_path, Wanted(exp="one", labelnum=7))
+    choice = choose(acdc.DATASET, tmp_path, RunRequest(exp="one", labelnum=7))
     assert choice.best == tmp_path / "BCP" / "ACDC_one_7_labeled" / "self_train" / BEST
-    choice = choose(acdc.DATASET, tmp_path, Wanted(exp="two"))
+    choice = choose(acdc.DATASET, tmp_path, RunRequest(exp="two"))
     assert choice.best == tmp_path / "BCP" / "ACDC_two_3_labeled" / "self_train" / BEST
 
 
 def test_runs_moved_aside_are_not_found(tmp_path):
     put(tmp_path / "cutmix.20261129-120000" / "self_train" / "best_ema_20_self.pth")
-    choice = choose(pancreas.DATASET, tmp_path, Wanted())
+    choice = choose(pancreas.DATASET, tmp_path, RunRequest())
     assert choice.run == tmp_path / "cutmix"
 
 
@@ -222,16 +227,17 @@ def test_a_run_of_a_data_set_whose_name_begins_alike_is_not_taken(trained, tmp_p
     for path in place.glob("*.pth"):
         content = load(path)
         torch.save({**content, "facts": {**content["facts"], "name": "ACDC_own"}}, path)
-    choice = choose(acdc.DATASET, tmp_path, Wanted())
+    choice = choose(acdc.DATASET, tmp_path, RunRequest())
     assert choice.run.name == "ACDC_BCP_3_labeled"
 
 
 def test_another_number_of_labels_is_not_taken_for_the_one_that_was_named(tmp_path):
     """Pancreas keeps it in the file's name."""
     put(tmp_path / "cutmix" / "self_train" / "best_ema_20_self.pth")
-    assert choose(pancreas.DATASET, tmp_path, Wanted()).best.name == "best_ema_20_self.pth"
+    assert choose(pancreas.DATASET, tmp_path, RunRequest()).best.name == "best_ema_20_self.pth"
     assert (
-        choose(pancreas.DATASET, tmp_path, Wanted(labelnum=10)).best.name == "best_ema_10_self.pth"
+        choose(pancreas.DATASET, tmp_path, RunRequest(labelnum=10)).best.name
+        == "best_ema_10_self.pth"
     )
 
 
