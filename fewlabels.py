@@ -37,8 +37,7 @@ from commands import test as testing
 from commands import train as training
 from commands.any_dataset import data_of_checkpoint, find_data
 from commands.check import CheckResult, CheckSettings
-from commands.compare import CompareResult
-from commands.compare_settings import CompareSettings
+from commands.compare import CompareResult, CompareSettings
 from commands.evaluate import ScoringSettings
 from commands.predict import PredictResult
 from commands.predict_array import predict_array

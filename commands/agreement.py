@@ -1,4 +1,4 @@
-"""Whether a checkpoint and data speak of the same classes, channels and preparation."""
+"""Whether a checkpoint and the data have the same classes, channels and preparation."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,8 @@ from training.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.json_file import read_json
 
+# Entries of the data set's info without which a network's output means something else, and their
+# names in messages. Entries that older checkpoints lack are accepted.
 DECISIVE = {
     "dims": "dimensions",
     "channels": "number of channels",
@@ -18,7 +20,7 @@ DECISIVE = {
     "file_classes": "number of label values",
     "foreground": "label values of the object",
 }
-"""Facts without which a network's output means something else, and how a message names them. What older checkpoints lack is accepted."""
+# keys of a plan that decide how a scan looks to the network
 PREPARED = {
     "label_values": "label values",
     "channel_names": "channel names",
@@ -27,12 +29,15 @@ PREPARED = {
     "axes": "stored axes",
     "orientation": "orientation",
 }
-"""Keys of a plan that decide how a scan looks to the network."""
+LONGEST = 150  # characters of a value in a message
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """`what` differs, with both values. `fatal`: scores would be those of another class or channel, so no flag allows it."""
+    """What differs, with both values, in words.
+
+    `fatal`: scores would be those of another class or channel, so no flag allows it.
+    """
 
     what: str
     fatal: bool
@@ -41,19 +46,21 @@ class Disagreement:
 def disagreements(
     checkpoint: Checkpoint, info: Mapping[str, Any], plan: Mapping[str, Any] | None
 ) -> list[Disagreement]:
-    """What a checkpoint records differently than the data's `facts` and `plan`, the worst first; what it lacks is accepted.
+    """Compare what a checkpoint records of its data with the data's `info` and `plan`.
 
-    UserError for a checkpoint whose record is damaged.
+    Fatal differences come first; entries that the checkpoint lacks are accepted. Raises UserError
+    for a checkpoint whose record is damaged.
     """
     try:
-        found = [*_classes(checkpoint.info, info), *_decisive(checkpoint.info, info)]
+        differing = _differing_classes(checkpoint.info, info)
+        differing += _differing_info(checkpoint.info, info)
         if checkpoint.plan and plan:
-            found += _plans(checkpoint.plan, plan)
+            differing += _differing_plans(checkpoint.plan, plan)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(
-            f"{checkpoint.path}: what it records of its data is damaged; take another checkpoint"
+            f"{checkpoint.path}: its record of the data is damaged; use another checkpoint"
         ) from None
-    return sorted(found, key=lambda one: not one.fatal)
+    return sorted(differing, key=lambda one: not one.fatal)
 
 
 def check_agreement(
@@ -62,43 +69,52 @@ def check_agreement(
     plan: Mapping[str, Any] | None,
     other_data: bool,
 ) -> list[str]:
-    """Warnings for what `--other_data` allows to differ; UserError for the rest."""
-    warnings = []
+    """Return warnings about differences that `--other_data` allows; raise UserError for others."""
+    warnings: list[str] = []
     for one in disagreements(checkpoint, info, plan):
+        problem = f"{checkpoint.path}: does not fit the data: {one.what}"
         if one.fatal:
-            raise UserError(
-                f"{checkpoint.path}: does not fit the data: {one.what}; prepare data with the same dataset.json as the run's"
-            )
+            raise UserError(f"{problem}; prepare data with the same dataset.json as the run's")
         if not other_data:
             raise UserError(
-                f"{checkpoint.path}: does not fit the data: {one.what}; prepare the data as the run's (put its plan.json into "
-                "--root_path first), or continue with --other_data"
+                f"{problem}; prepare the data as the run's (put its plan.json into --root_path "
+                f"first), or continue with --other_data"
             )
         warnings.append(f"warning: {checkpoint.path}: {one.what}; --other_data allows it")
     return warnings
 
 
 def check_channels(source: Path, channel_names: Sequence[str]) -> str:
-    """A warning where the dataset.json of the scans in `source` names other channels than the network was trained on; else empty.
+    """Compare the channels in the dataset.json of the scans in `source` with the trained ones.
 
-    UserError where it numbers the same channels in another order: files are assigned to channels by these numbers.
+    Returns a warning if their names differ, otherwise an empty string. Raises UserError if it
+    numbers the same channels in another order, because files are assigned to channels by number.
     """
-    folder = source.resolve() if source.is_dir() else source.resolve().parent
+    folder = source.resolve()
+    if not source.is_dir():
+        folder = folder.parent
     path = folder.parent / "dataset.json"
     names = _declared_channels(path)
     trained = list(channel_names)
     if not names or names == trained:
         return ""
+    difference = (
+        f"{path}: its channels are {_listed(names)}, but the network was trained on "
+        f"{_listed(trained)}"
+    )
     if sorted(names) == sorted(trained):
         raise UserError(
-            f"{path}: its channels are {_listed(names)}, but the network was trained on {_listed(trained)}, in that order; "
-            "copy the scans to another folder with the channel numbers of the training"
+            f"{difference}, in that order; copy the scans to another folder with the channel "
+            f"numbers of the training"
         )
-    return f"warning: {path}: its channels are {_listed(names)}, but the network was trained on {_listed(trained)}"
+    return f"warning: {difference}"
 
 
 def _declared_channels(path: Path) -> list[str]:
-    """The channel names of a dataset.json in the order of their numbers; none where it is missing or not understood."""
+    """The channel names of a dataset.json in the order of their numbers.
+
+    Empty if the file is missing or not understood.
+    """
     try:
         content = read_json(path)
         channels = content.get("channel_names") or content.get("modality")
@@ -108,8 +124,10 @@ def _declared_channels(path: Path) -> list[str]:
 
 
 def other_preparation(trained: Sequence[str], tested: Sequence[str]) -> str:
-    """In words how files to test were prepared otherwise than those that were trained on, both as JSON; empty where they were not, or
-    where one of the two is not known."""
+    """Describe how the preparation of files to test differs from that of the training files.
+
+    Both are given as JSON. Empty if they do not differ, or if one of them is not known.
+    """
     if not trained:
         return ""
     for text in tested:
@@ -118,35 +136,41 @@ def other_preparation(trained: Sequence[str], tested: Sequence[str]) -> str:
     return ""
 
 
-def _classes(trained: Mapping[str, Any], info: Mapping[str, Any]) -> list[Disagreement]:
+def _differing_classes(trained: Mapping[str, Any], info: Mapping[str, Any]) -> list[Disagreement]:
     before = list(trained.get("class_names", info["class_names"]))
     now = list(info["class_names"])
     if before == now:
         return []
-    order = " in another order" if sorted(before) == sorted(now) else ""
-    what = f"the run's classes are {_listed(before)}, the data's {_listed(now)}{order}"
+    what = f"the run's classes are {_listed(before)}, the data's {_listed(now)}"
+    if sorted(before) == sorted(now):
+        what += " in another order"
     return [Disagreement(what, fatal=True)]
 
 
-def _decisive(trained: Mapping[str, Any], info: Mapping[str, Any]) -> list[Disagreement]:
-    found = []
+def _differing_info(trained: Mapping[str, Any], info: Mapping[str, Any]) -> list[Disagreement]:
+    differing: list[Disagreement] = []
     for key, words in DECISIVE.items():
         if key in info and trained.get(key, info[key]) != info[key]:
-            what = f"{words} {_shown(trained[key])} in the run, {_shown(info[key])} in the data"
-            found.append(Disagreement(what, fatal=True))
-    return found
+            what = _both(words, trained[key], info[key])
+            differing.append(Disagreement(what, fatal=True))
+    return differing
 
 
-def _plans(trained: Mapping[str, Any], plan: Mapping[str, Any]) -> list[Disagreement]:
-    found = []
+def _differing_plans(trained: Mapping[str, Any], plan: Mapping[str, Any]) -> list[Disagreement]:
+    differing: list[Disagreement] = []
     for key, words in PREPARED.items():
         if key not in trained or key not in plan or trained[key] == plan[key]:
             continue
-        exchanged = key == "channel_names" and sorted(trained[key]) == sorted(plan[key])
-        order = " (another order)" if exchanged else ""
-        what = f"{words} {_shown(trained[key])} in the run, {_shown(plan[key])} in the data{order}"
-        found.append(Disagreement(what, fatal=exchanged))
-    return found
+        what = _both(words, trained[key], plan[key])
+        is_exchanged = key == "channel_names" and sorted(trained[key]) == sorted(plan[key])
+        if is_exchanged:
+            what += " (another order)"
+        differing.append(Disagreement(what, fatal=is_exchanged))
+    return differing
+
+
+def _both(words: str, trained: object, now: object) -> str:
+    return f"{words} {_shown(trained)} in the run, {_shown(now)} in the data"
 
 
 def _first_difference(trained: str, tested: str) -> str:
@@ -165,14 +189,18 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(str(name) for name in names)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A value in one line, lists without brackets, shortened."""
-    if isinstance(value, (list, tuple)):
+    if value is None:
+        text = "the scan's own"
+    elif isinstance(value, (list, tuple)):
         text = ", ".join(_shown(one) for one in value)
     elif isinstance(value, Mapping):
         text = " ".join(f"{key} {_shown(one)}" for key, one in value.items() if one is not None)
     elif isinstance(value, float):
         text = f"{value:.6g}"
     else:
-        text = "the scan's own" if value is None else str(value)
-    return text if len(text) <= 150 else f"{text[:147]}..."
+        text = str(value)
+    if len(text) > LONGEST:
+        return f"{text[: LONGEST - 3]}..."
+    return text

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
 
 from commands.any_dataset import find_data
-from commands.compare_settings import CompareSettings, PageSettings, ReportSettings
 from commands.runs import RunRequest, find_run
 from commands.test_folder import move_results
 from datasets.registry import find_dataset
@@ -30,6 +31,76 @@ from utils.provenance import provenance
 Part = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class PageSettings:
+    """Settings that compare.py and report.py share."""
+
+    output: Path = Path("report")
+    """Folder for index.html and its numbers as JSON. The page shows scans: keep it where the data's
+    terms allow, or use --no-pictures."""
+    which: Literal["best", "last"] = "best"
+    """Which checkpoint's results to take if both the best and the last one of a run were tested."""
+    root_path: Path | None = None
+    """Folder of the data set, for the pictures. Default: the folder that the test read."""
+    pictures: bool = True
+    """Show the worst, the median and the best case."""
+
+    def check(self) -> None:
+        """Raise UserError for values that cannot be used."""
+        if self.output.exists() and not self.output.is_dir():
+            raise UserError(f"--output {self.output}: is a file; name a folder for index.html")
+
+
+@dataclass(frozen=True)
+class CompareSettings(PageSettings):
+    """Settings of compare.py."""
+
+    run: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]] = ()
+    """Folders of tested runs, of one of their stages, of their predictions, or folders that
+    evaluate.py wrote. Runs that differ only in their seed form one group. Each group is compared
+    with the group of the first run."""
+    names: tuple[str, ...] = ()
+    """Names of the groups, in the order of their first runs."""
+    seed: int = 1337
+    """Seed of the bootstrap."""
+    draws: int = 10_000
+    """Number of bootstrap draws."""
+
+    def check(self) -> None:
+        """Raise UserError for values that cannot be used."""
+        super().check()
+        if not self.run:
+            raise UserError(
+                "name at least one tested run, as in: compare.py RUN RUN --output report"
+            )
+        if self.draws < 100 or not 0 <= self.seed < 2**63:
+            raise UserError(
+                f"--draws {self.draws}, --seed {self.seed}: use at least 100 draws, and a seed "
+                f"from 0 to 2^63 - 1"
+            )
+
+
+@dataclass(frozen=True)
+class ReportSettings(PageSettings):
+    """Settings of report.py."""
+
+    run: Path | None = None
+    """Folder of the run, instead of --output_root, --exp and --labelnum."""
+    dataset: str = ""
+    """Data set of the run, or the file of a data set's description. Default: own data if
+    --root_path has a plan.json, else ACDC."""
+    output_root: Path | None = None
+    """Folder that contains the runs. Default: code/model in the repository."""
+    exp: str | None = None
+    """Name of the experiment, part of the run's folder. Default: the published one, or the only run
+    of the data set."""
+    labelnum: int | None = None
+    """Number of labelled patients or scans of the run. Default: the published one, or that of the
+    only run."""
+    predictions: Path | None = None
+    """Folder that the test wrote. Default: the run's test folder."""
+
+
 def compare(argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Group and compare tested runs; see `CompareSettings`."""
     run(parse(CompareSettings, argv, description=description))
@@ -37,55 +108,65 @@ def compare(argv: Sequence[str] | None = None, description: str | None = None) -
 
 @dataclass(frozen=True)
 class CompareResult:
-    """A comparison: the `page` (index.html), the `file` with its numbers, and these `numbers` (docs/evaluation.md)."""
+    """A comparison (docs/evaluation.md).
+
+    `page`: index.html. `file`: the JSON file with the numbers. `numbers`: its content.
+    """
 
     page: Path
     file: Path
     numbers: Mapping[str, Any]
 
 
-def run(s: CompareSettings) -> CompareResult:
-    """Compare tested runs and write the page. Raises UserError for runs without a test, or tested on other cases."""
-    s.check()
-    results = [find_result(path, s.which) for path in s.run]
-    groups = make_groups(results, s.names)
-    return write(s, groups, name="compare.json", seed=s.seed, draws=s.draws)
+def run(settings: CompareSettings) -> CompareResult:
+    """Compare tested runs and write the page.
+
+    Raises UserError for runs without a test, and for runs that were tested on other cases.
+    """
+    settings.check()
+    results = [find_result(path, settings.which) for path in settings.run]
+    groups = make_groups(results, settings.names)
+    return write(settings, groups, name="compare.json", seed=settings.seed, draws=settings.draws)
 
 
 def report(argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Make the page of one run; see `ReportSettings`."""
-    s = parse(ReportSettings, argv, description=description)
-    s.check()
-    folder = s.predictions or s.run or _run_folder(s)
-    groups = make_groups([find_result(folder, s.which)])
-    write(s, groups, name="report.json")
+    settings = parse(ReportSettings, argv, description=description)
+    settings.check()
+    folder = settings.predictions or settings.run or _run_folder(settings)
+    groups = make_groups([find_result(folder, settings.which)])
+    write(settings, groups, name="report.json")
 
 
 def write(
-    s: PageSettings, groups: Sequence[Group], name: str, seed: int = 1337, draws: int = 10_000
+    settings: PageSettings,
+    groups: Sequence[Group],
+    name: str,
+    seed: int = 1337,
+    draws: int = 10_000,
 ) -> CompareResult:
-    """Write index.html and its numbers, in the file `name`, to `s.output`, and report the table and the paths.
+    """Write index.html and the file `name` with its numbers to `settings.output`.
 
-    `seed`, `draws`: of the bootstrap.
+    Reports the table and the paths. `seed`, `draws`: of the bootstrap.
     """
     _read_checkpoints(groups)
     content = numbers(groups, seed, draws=draws, about=provenance())
-    shown = _shown(groups, content) | _pictures(s, groups) | {"numbers": name}
+    shown = _shown(groups, content) | _pictures(settings, groups) | {"numbers": name}
     remedy = "free space or name another place with --output"
     with (
-        only_writer(s.output, remedy),
-        writing(s.output, remedy),
-        scratch("page", s.output) as place,
+        only_writer(settings.output, remedy),
+        writing(settings.output, remedy),
+        scratch("page", settings.output) as place,
     ):
         folder = place / "results"
         folder.mkdir()
         write_json(folder / name, content)
         page.write_page(folder / "index.html", shown)
-        move_results(folder, s.output)
-    html = s.output / "index.html"
+        move_results(folder, settings.output)
+    html = settings.output / "index.html"
     message(printable(words.table(content)))
-    message(f"page: {html}    numbers: {s.output / name}")
-    return CompareResult(html, file=s.output / name, numbers=content)
+    message(f"page: {html}    numbers: {settings.output / name}")
+    return CompareResult(html, file=settings.output / name, numbers=content)
 
 
 def _read_checkpoints(groups: Sequence[Group]) -> None:
@@ -96,12 +177,17 @@ def _read_checkpoints(groups: Sequence[Group]) -> None:
             _ = result.stages
 
 
-def _run_folder(s: ReportSettings) -> Path:
-    """The run's folder, found as the test scripts do; reports which run was chosen for flags that were omitted."""
-    if s.exp is not None:
-        check_plain("exp", s.exp)
-    dataset = find_data(s.dataset, s.root_path) or find_dataset("ACDC")
-    folder, _, notes = find_run(dataset, s.output_root, RunRequest(exp=s.exp, labelnum=s.labelnum))
+def _run_folder(settings: ReportSettings) -> Path:
+    """Find the run's folder as the test scripts do.
+
+    Reports which run was chosen for flags that were omitted.
+    """
+    if settings.exp is not None:
+        check_plain("exp", settings.exp)
+    dataset = find_data(settings.dataset, settings.root_path) or find_dataset("ACDC")
+    folder, _, notes = find_run(
+        dataset, settings.output_root, RunRequest(exp=settings.exp, labelnum=settings.labelnum)
+    )
     for note in notes:
         message(note)
     return folder
@@ -117,6 +203,9 @@ def _shown(groups: Sequence[Group], content: Mapping[str, Any]) -> dict[str, Any
     distances = _distances(scores)
     rows = _rows(classes)
     curves, has_class_curves = page.curve_plots(groups, classes)
+    curve_names = names
+    if has_class_curves:
+        curve_names = classes
     return {
         "title": words.title(groups, content["dataset"]),
         "subtitle": words.subtitle(content),
@@ -134,7 +223,7 @@ def _shown(groups: Sequence[Group], content: Mapping[str, Any]) -> dict[str, Any
         "interval_plots": page.interval_plots(parts, rows, distances=distances),
         "case_plots": page.case_plots(groups, rows),
         "curve_plots": curves,
-        "curve_keys": page.keys_list(classes if has_class_curves else names),
+        "curve_keys": page.keys_list(curve_names),
         "swatches": [(name, colour(number)) for number, name in enumerate(classes, 1)],
         "differing": words.differing(groups),
         "commands": _commands(content),
@@ -144,7 +233,7 @@ def _shown(groups: Sequence[Group], content: Mapping[str, Any]) -> dict[str, Any
 
 
 def _rows(classes: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of the tables: the mean over the classes, and each class; for a single class no mean."""
+    """The rows of the tables: the mean over several classes, and each class."""
     rows = [{"name": name, "title": name} for name in classes]
     if len(classes) > 1:
         rows.insert(0, {"name": MEAN, "title": "mean over the classes"})
@@ -152,7 +241,10 @@ def _rows(classes: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _distances(scores: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The convention (`name`), metric and unit of the main distance: mm if every group has them, else voxels."""
+    """The convention (`name`), metric and unit of the main distance.
+
+    In mm if every group has them, otherwise in voxels.
+    """
     if all(one["honest_mm"] for one in scores):
         return {"name": "honest_mm", "figure": "hd95_mm", "unit": "mm"}
     return {"name": "honest", "figure": "hd95_voxel", "unit": "voxels"}
@@ -184,13 +276,13 @@ def _commands(content: Mapping[str, Any]) -> list[str]:
     return [content["command"], *dict.fromkeys(tests)]
 
 
-def _pictures(s: PageSettings, groups: Sequence[Group]) -> dict[str, Any]:
+def _pictures(settings: PageSettings, groups: Sequence[Group]) -> dict[str, Any]:
     """Pictures of the worst, median and best case.
 
-    `pictures`: per case the word, the name, rows of panels and, if it cannot be shown, the reason (`fault`). `no_pictures`: the
-    reason if no case can be shown.
+    `pictures`: per case the word, the name, rows of panels and, if it cannot be shown, the reason
+    (`fault`). `no_pictures`: the reason if no case can be shown.
     """
-    if not s.pictures:
+    if not settings.pictures:
         return {"pictures": [], "no_pictures": "omitted by --no-pictures"}
     pictures = []
     cases = chosen_cases(groups).items()
@@ -199,7 +291,7 @@ def _pictures(s: PageSettings, groups: Sequence[Group]) -> dict[str, Any]:
         rows = []
         fault = ""
         try:
-            rows = panels(groups, number, root_path=s.root_path)
+            rows = panels(groups, number, root_path=settings.root_path)
         except UserError as error:
             fault = str(error)
             message(printable(f"warning: no pictures of {name}: {fault}"))

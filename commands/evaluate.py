@@ -81,7 +81,7 @@ class ScoringSettings:
 
 @dataclass(frozen=True)
 class ScoringResult:
-    """The results of a scored folder, or the faults for which nothing was written, one line each."""
+    """The results of a scored folder, or, if nothing was written, the faults, one line each."""
 
     results: EvaluationResult | None
     faults: tuple[str, ...] = ()
@@ -98,15 +98,18 @@ class _PairResult(Generic[T]):
 def score(argv: Sequence[str] | None = None, description: str | None = None) -> int:
     """Score a folder of predictions; see `ScoringSettings`.
 
-    Returns 2 if a case could not be scored. Nothing is written then: means over the other cases would be those of
-    another test list.
+    Returns 2 if a case could not be scored. Nothing is written then: means over the other cases
+    would be those of another test list.
     """
     result = run(parse(ScoringSettings, argv, description=description))
     return 2 if result.faults else 0
 
 
 def run(settings: ScoringSettings) -> ScoringResult:
-    """Score predictions and write metrics.csv and summary.json, or nothing if a case cannot be scored."""
+    """Score predictions and write metrics.csv and summary.json.
+
+    Nothing is written if a case cannot be scored.
+    """
     settings.check()
     output = settings.output or settings.predictions
     with only_writer(output, "name another folder with --output"):
@@ -145,7 +148,7 @@ def _score(settings: ScoringSettings, output: Path) -> ScoringResult:
 
 
 def _report_unpaired(settings: ScoringSettings, folders: FolderPairs) -> list[str]:
-    """Warn of predictions without a label, and return a line for each label that lacks a prediction."""
+    """Warn of predictions without a label, and return a line for each missing prediction."""
     if folders.surplus:
         names = ", ".join(folders.surplus[:NAMED])
         if len(folders.surplus) > NAMED:
@@ -230,7 +233,10 @@ def _map(
     pairs: Sequence[LabelPair],
     work: Callable[[LabelPair], T],
 ) -> tuple[list[T], list[str]]:
-    """Call `work` for each pair. Returns the results and the faults, each in the order of the pairs."""
+    """Call `work` for each pair.
+
+    Returns the results and the faults, each in the order of the pairs.
+    """
     results: list[_PairResult[T]] = []
     with progress(total=len(pairs), desc=description, unit="case") as bar:
         if pool is None:
@@ -256,7 +262,7 @@ def _caught(work: Callable[[LabelPair], T], pair: LabelPair) -> _PairResult[T]:
 
 
 def _check_output(path: Path, settings: ScoringSettings) -> None:
-    """Raise UserError for a summary.json that holds other results than those of the same predictions and labels.
+    """Raise UserError if a summary.json holds results of other predictions or labels.
 
     nnU-Net writes one of its own next to validation predictions.
     """
@@ -287,8 +293,9 @@ def _check_output(path: Path, settings: ScoringSettings) -> None:
 def _checkpoint(predictions: Path, hashes: Mapping[Path, str]) -> dict[str, Any] | None:
     """What predict.py recorded of the network that made the predictions.
 
-    None for predictions of other programs and of several networks. `hashes`: the SHA-256 of each scored file. If one
-    differs from the recorded hash, a warning is printed, and the result is None too.
+    None for predictions of other programs and of several networks. `hashes`: the SHA-256 of each
+    scored file. If one differs from the recorded hash, a warning is printed, and the result is None
+    too.
     """
     try:
         content = read_json(predictions / "predict.json")

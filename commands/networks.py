@@ -26,16 +26,20 @@ FACTORIES = {2: net_factory_ega.net_factory, 3: net_factory_la_ega.net_factory}
 def build_network(info: DatasetInfo, model: str, options: Mapping[str, object]) -> Network:
     """Build the network `model` on the CPU with those of the `options` that it has.
 
-    Raises UserError for an unknown network, one that does not suit the data, and a value that an option cannot have.
+    Raises UserError for an unknown network, one that does not suit the data, and a value that an
+    option cannot have.
     """
     network = NETWORKS.get(model)
     if network is not None and network.dims != info.dims:
         names = [name for name, other in NETWORKS.items() if other.dims == info.dims]
         raise UserError(
-            f"--model {model}: takes {network.dims}-D images, {info.name} has {info.dims}-D ones; choose from {', '.join(names)}"
+            f"--model {model}: takes {network.dims}-D images, {info.name} has {info.dims}-D ones; "
+            f"choose from {', '.join(names)}"
         )
     try:
-        known = {} if network is None else network_options(model, options)
+        known: dict[str, Any] = {}
+        if network is not None:
+            known = network_options(model, options)
         return FACTORIES[info.dims](model, info.channels, info.classes, **known)
     except (ValueError, TypeError) as error:  # a forged checkpoint may name any option
         raise UserError(f"--model {model}: {error}") from None
@@ -49,26 +53,31 @@ def default_options(model: str) -> dict[str, Any]:
     return {field.name: field.default for field in fields(network.Options)}
 
 
-def check_patch(net: nn.Module, patch_size: Sequence[int], images: int = 2) -> None:
-    """Raise UserError where the network cannot take `images` patches in a pass."""
-    given = f"--patch_size {' '.join(map(str, patch_size))}"
+def check_patch(net: Network | MeanOfNetworks, patch_size: Sequence[int], images: int = 2) -> None:
+    """Raise UserError if the network cannot take `images` patches of that size in a pass."""
+    flag = f"--patch_size {' '.join(str(side) for side in patch_size)}"
     if len(patch_size) != net.dims:
-        raise UserError(
-            f"{given}: give {net.dims} sides, as in --patch_size {' '.join(['96'] * net.dims)}"
-        )
+        example = " ".join(["96"] * net.dims)
+        raise UserError(f"{flag}: give {net.dims} sides, as in --patch_size {example}")
     if math.prod(patch_size) > LARGEST:
         raise UserError(
-            f"{given}: {LARGEST} voxels are the most that a patch may have, more than memory holds; give smaller sides"
+            f"{flag}: a patch may have at most {LARGEST} voxels, more do not fit into memory; give "
+            f"smaller sides"
         )
     try:
         net.check_size(tuple(patch_size), images)
     except ValueError as error:
-        few = " (--labeled_bs says how many)" if images == 1 else ""
-        raise UserError(f"{given}: {error}{few}") from None
+        hint = ""
+        if images == 1:
+            hint = " (--labeled_bs sets how many)"
+        raise UserError(f"{flag}: {error}{hint}") from None
 
 
 def share_batch_norm(nets: Iterable[nn.Module], model: str) -> None:
-    """Batch norm over all processes from now on; raises UserError for a network that cannot. With one process nothing changes."""
+    """Let batch norm average over all processes from now on; with one process nothing changes.
+
+    Raises UserError for a network that does not support it.
+    """
     if world() > 1:
         try:
             normalise_over_processes(nets)
@@ -78,16 +87,17 @@ def share_batch_norm(nets: Iterable[nn.Module], model: str) -> None:
 
 def network_of(
     checkpoint: Checkpoint, info: DatasetInfo, model: str, options: Mapping[str, object]
-) -> nn.Module:
-    """Build the selected network of a checkpoint, with its weights; where the mean of all learners is selected, all of them.
+) -> Network | MeanOfNetworks:
+    """Build the selected network of a checkpoint, with its weights; where the mean of all learners
+    is selected, all of them.
 
-    `model`: the name of the networks whose checkpoint does not name another one. Raises UserError as `build_network` and
-    `load_network` do.
+    `model`: the name of the networks whose checkpoint does not name another one. Raises UserError
+    as `build_network` and `load_network` do.
     """
     names = [checkpoint.selected]
     if checkpoint.selected == MEAN:
         names = list(checkpoint.models)
-    networks: list[nn.Module] = []
+    networks: list[Network] = []
     for name in names:
         network = build_network(info, checkpoint.models.get(name) or model, options)
         load_weights(network, _weights(checkpoint, name), checkpoint)
@@ -105,7 +115,10 @@ def _weights(checkpoint: Checkpoint, name: str) -> Mapping[str, Tensor]:
 
 
 def load_network(net: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load the weights of a checkpoint's selected network; raises UserError where they do not fit."""
+    """Load the weights of a checkpoint's selected network.
+
+    Raises UserError where they do not fit.
+    """
     load_weights(net, checkpoint.weights, checkpoint)
 
 

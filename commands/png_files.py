@@ -1,4 +1,7 @@
-"""PNG pictures by SimpleITK, which ends the process where a file name is not valid UTF-8: it only sees names of our own."""
+"""Read and write PNG pictures with SimpleITK.
+
+It ends the process if a file name is not valid UTF-8, so it is only given names of our own.
+"""
 
 import shutil
 from pathlib import Path
@@ -13,7 +16,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_png(path: Path) -> np.ndarray:
-    """The array, (H, W) or (H, W, channels), of the file's type; UserError where it is no whole PNG picture."""
+    """Return the array, (H, W) or (H, W, channels), in the file's type.
+
+    Raises UserError unless it is a complete PNG picture.
+    """
     fault = f"{path}: cannot be read as a picture; convert or copy it again"
     with scratch("picture") as folder:
         copy = folder / "picture.png"

@@ -1,10 +1,12 @@
-"""Optimiser state between our checkpoints and published ones.
+"""Convert optimiser states between our checkpoints and published ones.
 
-torch numbers it in the order of `parameters()`, which is the order of the parameters in a network's state dict; ours and the
-published order differ (networks/published.py), so everything goes by name.
+torch numbers the entries in the order of `parameters()`, which is the order of the parameters in a
+network's state dict. Ours differs from the published order (networks/published.py), so entries are
+matched by name.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,84 +19,104 @@ from training.checkpoint_content import ENTRIES
 def take_over_momentum(
     optimizer: torch.optim.Optimizer, net: nn.Module, checkpoint: Checkpoint
 ) -> str:
-    """A checkpoint's optimiser state into the optimiser of `net`, which keeps its own numbers; what there is to say of it, in words."""
-    if checkpoint.ours:
+    """Load a checkpoint's optimiser state into the optimiser of `net`, which keeps its own
+    settings.
+
+    Returns the end of a message about it.
+    """
+    if checkpoint.ours and checkpoint.optimizer is not None:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": checkpoint.optimizer["state"]})
         return ""
     try:
         take_over(optimizer, net, checkpoint)
     except ValueError as error:
-        return f", its momentum left behind: {error}"
-    return ", its momentum taken over"
+        return f", without its momentum: {error}"
+    return ", with its momentum"
 
 
 def take_over(optimizer: torch.optim.Optimizer, net: nn.Module, checkpoint: Checkpoint) -> None:
-    """The optimiser state of a published {'net', 'opt'} into the optimiser of `net`; learning rate, weight decay and the like stay
-    the optimiser's own. Raises ValueError, and changes nothing, where there is none or it does not fit."""
-    own, state = optimizer.state_dict(), {}
-    there = _by_name(checkpoint)
+    """Load the optimiser state of a published {'net', 'opt'} into the optimiser of `net`.
+
+    The optimiser keeps its learning rate, weight decay and other settings. Raises ValueError, and
+    changes nothing, if there is no state or if it does not fit.
+    """
+    published = _entries_by_name(checkpoint)
+    state: dict[int, dict[str, Tensor]] = {}
     for number, (name, parameter) in enumerate(net.named_parameters()):
-        if name in there:
-            state[number] = _checked(there[name], name, parameter, ENTRIES[type(optimizer)])
+        if name in published:
+            keys = ENTRIES[type(optimizer)]
+            state[number] = _checked(published[name], name, parameter=parameter, keys=keys)
     if not state:
         raise ValueError("it is empty")
-    optimizer.load_state_dict(own | {"state": state})
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
-def _by_name(checkpoint: Checkpoint) -> dict[str, Mapping]:
+def _entries_by_name(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The entries of a published optimiser by the names of their parameters."""
     try:
-        (group,) = checkpoint.optimizer["param_groups"]
-        numbers, state = list(group["params"]), dict(checkpoint.optimizer["state"])
+        (group,) = (checkpoint.optimizer or {})["param_groups"]
+        numbers = list(group["params"])
+        state = dict((checkpoint.optimizer or {})["state"])
     except (KeyError, TypeError, ValueError):
         raise ValueError("there is none") from None
     keys = [key.removeprefix("module.") for key in checkpoint.weights]
-    # nothing in a state dict tells whether its Sobel kernels are parameters or buffers: the number of parameters does
-    fitting = [
-        names
-        for names in (parameter_names(keys, sobel) for sobel in (True, False))
-        if len(names) == len(numbers)
-    ]
-    if not fitting:
-        raise ValueError(
-            f"it is that of {len(numbers)} parameters, the network has {len(parameter_names(keys, False))}"
-        )
-    return {
-        name: state[number]
-        for name, number in zip(fitting[0], numbers, strict=True)
-        if number in state
-    }
+    # A state dict does not show whether its Sobel kernels are parameters or buffers. The number of
+    # parameters does.
+    for sobel in (True, False):
+        names = parameter_names(keys, sobel)
+        if len(names) == len(numbers):
+            pairs = zip(names, numbers, strict=True)
+            return {name: state[number] for name, number in pairs if number in state}
+    raise ValueError(
+        f"it is that of {len(numbers)} parameters, the network has "
+        f"{len(parameter_names(keys, False))}"
+    )
 
 
-def _checked(entry: Mapping, name: str, parameter: Tensor, keys: set[str]) -> dict[str, Tensor]:
+def _checked(entry: object, name: str, parameter: Tensor, keys: set[str]) -> dict[str, Tensor]:
+    """The state of one parameter.
+
+    Raises ValueError if it does not have these keys and its shape.
+    """
     if not isinstance(entry, Mapping) or entry.keys() != keys:
         raise ValueError(f"that of '{name}' is another optimiser's")
+    checked: dict[str, Tensor] = {}
     for key, value in entry.items():
-        wanted = isinstance(value, Tensor) and value.shape == parameter.shape
-        if key == "step":
-            wanted = isinstance(value, int | float) or (
-                isinstance(value, Tensor) and value.numel() == 1
-            )
-        if not wanted:
+        if key == "step" and isinstance(value, int | float):
+            checked[key] = torch.tensor(float(value))  # as older versions of torch store it
+            continue
+        is_tensor = isinstance(value, Tensor)
+        if key == "step" and is_tensor and value.numel() == 1:
+            checked[key] = torch.tensor(float(value))
+        elif key != "step" and is_tensor and value.shape == parameter.shape:
+            checked[key] = value
+        else:
             raise ValueError(f"'{key}' of '{name}' has another shape")
-    # older versions of torch keep the step as a plain number
-    return {
-        key: torch.tensor(float(value)) if key == "step" else value for key, value in entry.items()
-    }
+    return checked
 
 
-def published_optimizer(checkpoint: Checkpoint, sobel: bool) -> dict:
-    """The optimiser of a checkpoint of ours as the published code leaves it under `opt`; `sobel`: whether that counts the kernels."""
-    (group,) = checkpoint.optimizer["param_groups"]
-    names = parameter_names(
-        checkpoint.weights, sobel=False
-    )  # of our parameters, in our order; our Sobel kernels are buffers
+def published_optimizer(checkpoint: Checkpoint, sobel: bool) -> dict[str, Any]:
+    """The optimiser of a checkpoint of ours as the published code stores it under `opt`.
+
+    `sobel`: whether the reading code counts the fixed Sobel kernels as parameters.
+    """
+    optimizer = checkpoint.optimizer or {}
+    (group,) = optimizer["param_groups"]
+    # of our parameters, in our order; our Sobel kernels are buffers
+    names = parameter_names(checkpoint.weights, sobel=False)
     published = parameter_names(published_state_dict(checkpoint.weights), sobel)
-    state = {
-        published.index(names[number]): entry
-        for number, entry in checkpoint.optimizer["state"].items()
+    state: dict[int, dict[str, object]] = {}
+    for number, entry in optimizer["state"].items():
+        state[published.index(names[number])] = {
+            key: _contiguous(value) for key, value in entry.items()
+        }
+    return {
+        "state": dict(sorted(state.items())),
+        "param_groups": [group | {"params": list(range(len(published)))}],
     }
-    plain = {
-        n: {k: v.contiguous() if isinstance(v, Tensor) else v for k, v in state[n].items()}
-        for n in sorted(state)
-    }
-    return {"state": plain, "param_groups": [group | {"params": list(range(len(published)))}]}
+
+
+def _contiguous(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.contiguous()
+    return value

@@ -1,8 +1,12 @@
-"""The data of a run are part of it: what training notes of them in its checkpoints, and what resuming and testing hold against that."""
+"""The data of a run: what training records of them in its checkpoints.
+
+Resuming and testing compare their data with that record.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from commands.agreement import Disagreement, disagreements, other_preparation
 from dataloaders.copies import TRAINING, ScanCase, as_record, find_copies, merged, without_common
@@ -24,34 +28,42 @@ from training.distributed import any_process, from_main, is_main
 from utils.errors import UserError
 
 ANYWAY = "or continue all the same with --other_data"
+OTHERWISE = "they were prepared otherwise"
+MOST_COPIES = 3  # pairs of copies that are reported
 
 
 @dataclass(frozen=True)
 class RunData:
-    """`facts` and `plan`: of the page; `digest`: of lists and files; `files` are what it was taken of; `read`: the splits that the
-    run reads; `other`: whether checkpoints of other data are taken."""
+    """The data that a run reads.
 
-    info: Mapping
-    plan: Mapping | None
+    `info` and `plan`: of the data set. `digest`: of lists and files. `files`: the files of the
+    digest. `read`: the splits that the run reads. `other`: whether checkpoints of other data are
+    accepted.
+    """
+
+    info: Mapping[str, Any]
+    plan: Mapping[str, Any] | None
     digest: Digest
     files: Named
     read: Sequence[str]
     other: bool
 
-    def about(self) -> dict:
-        """What of it goes into a checkpoint."""
-        return {
-            "facts": dict(self.info),
-            "data": self.digest,
-            **({"plan": self.plan} if self.plan else {}),
-        }
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint records of the data."""
+        about: dict[str, Any] = {"facts": dict(self.info), "data": self.digest}
+        if self.plan:
+            about["plan"] = self.plan
+        return about
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """UserError for a checkpoint that was made with other data; what older ones do not record is accepted."""
+        """Raise UserError for a checkpoint of other data; what older ones do not record is
+        accepted."""
         for key, value in self.info.items():
-            if checkpoint.info.get(key, value) != value:
+            recorded = checkpoint.info.get(key, value)
+            if recorded != value:
                 raise UserError(
-                    f"{checkpoint.path}: of other data ({key} {checkpoint.info[key]}, here {value}); use another --exp"
+                    f"{checkpoint.path}: of other data ({key} {recorded}, here {value}); use "
+                    f"another --exp"
                 )
         differing = disagreements(checkpoint, self.info, self.plan)
         for one in differing:
@@ -62,29 +74,33 @@ class RunData:
         what = self._difference(checkpoint, differing)
         if what:
             raise UserError(
-                f"{checkpoint.path}: of a run on other data: {what}; put them back, use another --exp, {ANYWAY}"
+                f"{checkpoint.path}: of a run on other data: {what}; put them back, use another "
+                f"--exp, {ANYWAY}"
             )
 
     def _difference(self, checkpoint: Checkpoint, differing: Sequence[Disagreement]) -> str:
-        """In words what is not as it was when the checkpoint was written; empty where all is."""
+        """Describe what has changed since the checkpoint was written; empty if nothing has."""
         if differing:
-            return f"they were prepared otherwise: {differing[0].what}"
+            return f"{OTHERWISE}: {differing[0].what}"
         if checkpoint.plan != self.plan:
-            return "they were prepared otherwise"
-        if not checkpoint.data:
-            return ""
-        return _compared(
-            checkpoint, lambda data: difference(data, self.digest, self.files, self.read)
-        )
+            return OTHERWISE
+
+        def compare(recorded: Digest) -> str:
+            return difference(recorded, self.digest, self.files, self.read)
+
+        return _compared(checkpoint, compare)
 
 
 def _compared(checkpoint: Checkpoint, compare: Callable[[Digest], str]) -> str:
-    """What `compare` returns for the checkpoint's digest; UserError for a damaged one."""
+    """The result of `compare` for the checkpoint's digest, empty if it has none. UserError for a
+    damaged one."""
+    if not checkpoint.data:
+        return ""
     try:
         return compare(checkpoint.data)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(
-            f"{checkpoint.path}: what it records of its data is damaged; take another checkpoint"
+            f"{checkpoint.path}: its record of the data is damaged; use another checkpoint"
         ) from None
 
 
@@ -97,43 +113,53 @@ def run_data(
     other: bool,
     say: Callable[[str], None],
 ) -> RunData:
-    """What is noted of a run's data. `labelled`: name and path of the files that are read of labelled cases; `lists`: names by split.
+    """Read what is recorded of a run's data.
 
-    UserError where a case to train on is also one to validate or test on, or one to validate on one to test on, under another name: names,
-    files, formats and preparations may differ. Other copies are reported.
+    `labelled`: name and path of the files that are read of labelled cases. `lists`: names by split.
+    `say` is called with each warning.
+
+    Raises UserError if a training case is also a validation or test case under another name, or a
+    validation case a test case. Names, files, formats and preparations may differ. Other copies are
+    only reported.
     """
     info = dataset.info
-    named = {
-        split: list(labelled)
-        if split == "labelled"
-        else [(name, listed_path(root, info, split, name)) for name in names]
-        for split, names in lists.items()
-    }
+    files: dict[str, Sequence[tuple[str, Path]]] = {}
+    for split, names in lists.items():
+        if split == "labelled":
+            files[split] = list(labelled)
+        else:
+            files[split] = [(name, listed_path(root, info, split, name)) for name in names]
     if any_process(from_main(lists) != lists):
         raise UserError(
-            f"{root}: not all processes read the same lists: every machine needs the same copy of the data set"
+            f"{root}: not all processes read the same lists: every machine needs the same copy of "
+            f"the data set"
         )
-    found = from_main(survey(root, info, named) if is_main() else None)
+    found: Survey = {}
+    if is_main():
+        found = survey(root, info, files)
+    found = from_main(found)
     cases = _cases(info, found, lists)
     leaks, copies = find_copies(cases)
     if leaks:
-        more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
-        raise UserError(f"{leaks[0]}; remove one of them from its list{more}")
-    for line in copies[:3]:
+        more = ""
+        if len(leaks) > 1:
+            more = f" (and {len(leaks) - 1} more)"
+        raise UserError(f"{leaks[0]}{more}; remove one of them from its list")
+    for line in copies[:MOST_COPIES]:
         say(f"warning: {line}, so it counts twice")
-    digest = _digest(info, found, lists, cases)
-    return RunData(info.plain(), dataset.plan, digest, named, read, other)
+    digest = _digest(info, found, lists, cases=cases)
+    return RunData(info.plain(), dataset.plan, digest, files=files, read=read, other=other)
 
 
 def _cases(info: DatasetInfo, found: Survey, lists: Mapping[str, Sequence[str]]) -> list[ScanCase]:
-    """The cases that the lists name; files that go with them, such as coarse labels, are none."""
-    cases = []
+    """The cases that the lists name; files that accompany them, such as coarse labels, are none."""
+    cases: list[ScanCase] = []
     for split, names in lists.items():
         listed = set(names)
         for file in found[split]:
             if file.name in listed:
-                case = case_of(info, split, file.name)
-                cases.append(ScanCase(split, case, str(file.path), file.prints))
+                name = case_of(info, split, file.name)
+                cases.append(ScanCase(split, name, str(file.path), file.prints))
     return merged(cases)
 
 
@@ -143,14 +169,16 @@ def _digest(
     lists: Mapping[str, Sequence[str]],
     cases: Sequence[ScanCase],
 ) -> Digest:
-    """What a checkpoint keeps: files by split, the names of the training cases, their scans, and how they were prepared."""
+    """What a checkpoint holds: files by split, the training cases' names and scans, and their
+    preparation."""
     names: dict[str, None] = {}
     for split, listed in lists.items():
         if split not in WHOLE:
             names |= dict.fromkeys(case_of(info, split, name) for name in listed)
-    preparations = {
-        file.preparation for split in TRAINING for file in found.get(split, ()) if file.preparation
-    }
+    preparations: set[str] = set()
+    for split in TRAINING:
+        preparations.update(file.preparation for file in found.get(split, ()))
+    preparations.discard("")
     return digest_of(found) | {
         "cases": [[hashed(name), ""] for name in names],
         "scans": as_record(without_common(cases)),
@@ -166,25 +194,28 @@ def check_tested(
     names: Sequence[str],
     other: bool,
 ) -> str:
-    """Warnings about the cases of a split, one a line: what `other` allows. Empty where nothing is to be said.
+    """Return warnings about the cases of a split, one per line, for what `other` allows; empty if
+    there are none.
 
-    UserError, unless `other`, where a case was trained on (by name, file or scan), was prepared with other settings than the training
-    cases, or where the run had another list or other files.
+    Without `other`, raises UserError if a case was trained on (by name, file or scan), if a case
+    was prepared with other settings than the training cases, or if the run had another list or
+    other files.
     """
     if not checkpoint.data:
         return ""
     files = {split: [(name, info.path(root, name)) for name in names]}
     found = survey(root, info, files)
-    leaked = _compared(checkpoint, lambda data: seen_in_training(data, found[split], split))
     prepared = [file.preparation for file in found[split]]
-    faults = [
-        f"it was trained on {leaked}" if leaked else "",
-        _compared(
-            checkpoint, lambda data: other_preparation(data.get("preparations", ()), prepared)
-        ),
-        _compared(checkpoint, lambda data: difference(data, digest_of(found), files, (split,))),
-    ]
-    faults = [fault for fault in faults if fault]
+    leaked = _compared(checkpoint, lambda data: seen_in_training(data, found[split], split))
+    if leaked:
+        leaked = f"it was trained on {leaked}"
+    preparation = _compared(
+        checkpoint, lambda data: other_preparation(data.get("preparations", ()), prepared)
+    )
+    changed = _compared(
+        checkpoint, lambda data: difference(data, digest_of(found), files, (split,))
+    )
+    faults = [fault for fault in (leaked, preparation, changed) if fault]
     if faults and not other:
         raise UserError(f"{checkpoint.path}: {faults[0]}; test it on the data of its run, {ANYWAY}")
     return "\n".join(f"warning: {fault}; --other_data allows it" for fault in faults)

@@ -278,7 +278,11 @@ class CheckpointTest:
         settings: EvaluationSettings,
         file: CheckpointFile,
         device: torch.device,
-    ):
+    ) -> None:
+        """Read the checkpoint and build its network.
+
+        Raises UserError if it does not fit the data set or the settings.
+        """
         info = dataset.info
         checkpoint = read(file.path)
         if checkpoint.ours and checkpoint.info["name"] != info.name:

@@ -1,0 +1,1 @@
+"""Metrics, statistics, and predicting and scoring of cases and folders."""

@@ -21,8 +21,9 @@ LARGEST_VALUE = 65535
 class ClassValues:
     """The foreground classes of a data set and their label values.
 
-    `values`: the label values of each class, several where nnU-Net's dataset has regions. `ignore`: the value of voxels
-    that do not count. `name`: of the data set. `source`: the file that defines the classes.
+    `values`: the label values of each class, several where nnU-Net's dataset has regions. `ignore`:
+    the value of voxels that do not count. `name`: of the data set. `source`: the file that defines
+    the classes.
     """
 
     values: Mapping[str, tuple[int, ...]]
@@ -68,7 +69,7 @@ def find_classes(explicit: Path | None, labels: Path, predictions: Path) -> Clas
 
 
 def check_predicted(classes: ClassValues, predictions: Path) -> None:
-    """Raise UserError if predict.json next to the predictions gives a class another label value than `classes`.
+    """Raise UserError if predict.json gives a class another label value than `classes`.
 
     It would be scored as another class.
     """
@@ -100,9 +101,9 @@ def classes_of_values(values: Iterable[int]) -> ClassValues:
 
 
 def read_classes(path: Path) -> ClassValues:
-    """Read the classes from a dataset.json (of either version of nnU-Net), plan.json or predict.json.
+    """Read the classes from a dataset.json, plan.json or predict.json.
 
-    Raises UserError if they are not understood.
+    A dataset.json may be of either version of nnU-Net. Raises UserError if they are not understood.
     """
     try:
         content: dict[str, Any] = read_json(path)

@@ -1,4 +1,4 @@
-"""Folders of predicted and true label maps: which files are of the same case, and the scores of a case."""
+"""Pair the files of two folders of predicted and true label maps, and score a pair."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class FolderPairs:
 
 @dataclass(frozen=True)
 class PairScores:
-    """The scores of one case, the SHA-256 of its prediction, and what is strange about the files."""
+    """The scores of one case, the SHA-256 of its prediction, and warnings about the files."""
 
     scores: tuple[ClassScore, ...]
     sha256: str
@@ -133,7 +133,10 @@ def score_pair(pair: LabelPair, classes: ClassValues, ignore_geometry: bool) -> 
 def _on_grid_of(
     truth: Scan, pair: LabelPair, prediction: Scan, ignore_geometry: bool
 ) -> tuple[LabelArray, str]:
-    """The prediction in the voxel order of the truth, turned where the headers require it, and a warning."""
+    """The prediction in the voxel order of the truth, and a warning.
+
+    It is turned where the headers require it.
+    """
     turned = turned_onto(prediction.array, prediction.geometry, truth.shape, truth.geometry)
     if turned is not None:
         return turned, ""

@@ -1,4 +1,4 @@
-"""Two binary masks of one class: how many voxels they share, and how far apart their borders are."""
+"""Two binary masks of one class: voxel counts, and distances between their borders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -75,7 +75,10 @@ def overlap_metric(
 def mask_metric(
     title: str, *, higher_is_better: bool, is_length: bool = False, needs_mm: bool = False
 ) -> Callable[[Callable[[MaskPair], float]], Callable[[MaskPair], float]]:
-    """Register a function of two masks as a metric; see `Metric`. It is not called for empty masks."""
+    """Register a function of two masks as a metric; see `Metric`.
+
+    It is not called for empty masks.
+    """
 
     def register(function: Callable[[MaskPair], float]) -> Callable[[MaskPair], float]:
         metric = Metric(

@@ -41,7 +41,10 @@ class ClassScore:
 
     @property
     def penalised_mm(self) -> MaskMetrics | None:
-        """Scores in mm; an empty prediction gets the worst score. None if the spacing is unknown."""
+        """Scores in mm; an empty prediction gets the worst score.
+
+        None if the spacing is unknown.
+        """
         if self.mm is None or self.worst_mm is None:
             return None
         return penalised_convention(self.mm, self.worst_mm)

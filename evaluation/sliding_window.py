@@ -54,7 +54,7 @@ class VolumePredictor:
         return largest_component_per_class(labels[None], classes, self.connectivity)[0]
 
     def classes(self, net: nn.Module, image: NDArray[np.float32]) -> Tensor:
-        """The same on the device, without the component filter and without waiting for the device."""
+        """The same on the device, without the component filter and without waiting."""
         return torch.cat([most_probable(slab) for slab in self._slabs(net, image)])
 
     def probability(self, net: nn.Module, image: NDArray[np.float32]) -> Tensor:
@@ -102,7 +102,9 @@ class VolumePredictor:
 class _Windows:
     """The windows over a volume of `shape`, and how many of them cover each voxel."""
 
-    def __init__(self, shape: Sequence[int], patch_size: Sequence[int], stride: Sequence[int]):
+    def __init__(
+        self, shape: Sequence[int], patch_size: Sequence[int], stride: Sequence[int]
+    ) -> None:
         self.patch_size = patch_size
         self._starts: list[list[int]] = []
         counts: list[Tensor] = []
@@ -130,7 +132,7 @@ class _WindowSums:
     `first`: the first of these planes.
     """
 
-    def __init__(self, windows: _Windows, device: torch.device):
+    def __init__(self, windows: _Windows, device: torch.device) -> None:
         self.first = 0
         self._windows = windows
         self._plane_counts = windows.plane_counts.to(device)
@@ -144,7 +146,7 @@ class _WindowSums:
         self._sums[self._windows.at((0, *corner[1:]))] += probability
 
     def take_mean(self, stop: int) -> Tensor:
-        """Return the mean of the planes before `stop`, (K, n, Y, Z), and begin with plane `stop`."""
+        """Return the mean (K, n, Y, Z) of the planes before `stop`, and begin with plane `stop`."""
         assert self._sums is not None
         finished = stop - self.first
         x_counts = self._windows.x_counts[self.first : stop].to(self._sums.device)

@@ -1,4 +1,7 @@
-"""Pictures of the worst, median and best case, embedded in the page: image, truth and the prediction of each group."""
+"""Pictures of the worst, median and best case, which are embedded in the page.
+
+They show the image, the truth and the prediction of each group.
+"""
 
 import base64
 import io
@@ -27,7 +30,8 @@ from utils.pictures import overlay
 from utils.provenance import sha256
 
 SIDE = 320  # pixels of a picture's longer side
-THICK = 3.0  # a volume whose slices are thicker than this many pixel widths is shown only in its axial plane
+# a volume whose slices are thicker than this many pixel widths is shown only in its axial plane
+THICK = 3.0
 MARGIN = 0.35  # around the structure on each side, as a fraction of its size
 VIEWS = ("sagittal", "coronal", "axial")
 AXIAL = 2
@@ -35,9 +39,11 @@ AXIAL = 2
 
 @dataclass(frozen=True, eq=False)
 class SourceCase:
-    """A case as stored: image (None if it is not available) and class numbers (x, y, z), spacing in mm or 1.
+    """A case as stored.
 
-    `affine`: from indices to NIfTI's world, None if it is not known. `is_flat`: whether only slices along the last axis are shown.
+    `image`, `label`: intensities (None if they are not available) and class numbers, both (x, y,
+    z). `spacing`: in mm, or 1. `affine`: from indices to NIfTI's world, None if it is not known.
+    `is_flat`: whether only slices along the last axis are shown.
     """
 
     image: np.ndarray | None
@@ -49,7 +55,9 @@ class SourceCase:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One case with its predictions, all arrays (x, y, z) and, if the affine is known, in canonical orientation.
+    """One case with its predictions, all arrays (x, y, z).
+
+    They are in canonical orientation if the affine is known.
 
     `planes`: axes of the planes that are shown.
     """
@@ -64,7 +72,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Heading:
-    """Text of a picture: heading, description, and for a prediction the penalised Dice of the case."""
+    """Text of a picture: heading, description, and for a prediction its penalised Dice."""
 
     heading: str
     words: str
@@ -73,7 +81,10 @@ class Heading:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture as a data URI, with its heading, its description and for a prediction the penalised Dice of the case."""
+    """A picture as a data URI, with its heading, its description and its penalised Dice.
+
+    The image and the truth have no Dice.
+    """
 
     heading: str
     words: str
@@ -82,7 +93,10 @@ class Panel:
 
 
 def chosen_cases(groups: Sequence[Group]) -> dict[str, int]:
-    """Numbers of the worst, the median and the best case by penalised Dice, averaged over classes and groups."""
+    """Numbers of the worst, the median and the best case by penalised Dice.
+
+    Dice is averaged over classes and groups.
+    """
     dice = _case_dice(groups, "honest")
     if np.isnan(dice).any():
         dice = _case_dice(groups, "as_published")
@@ -184,9 +198,11 @@ def _prepared_case(result: Result, case: str, root_path: Path | None) -> SourceC
 
 
 def _info(result: Result) -> DatasetInfo:
-    """The description of the data set, as the run's checkpoints hold it, or of a public data set of that name.
+    """The description of the data set, as the run's checkpoints hold it, or of a public data set of
+    that name.
 
-    Raises UserError for any other name: a summary.json must not make a file run as the description of a data set.
+    Raises UserError for any other name: a summary.json must not make a file run as the description
+    of a data set.
     """
     if result.stages:
         last = list(result.stages.values())[-1]
@@ -215,7 +231,10 @@ def _scored_case(summary: Mapping[str, Any], case: str) -> SourceCase:
 
 
 def _scored_image(labels: Path, case: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The image of a case in the folder of images next to that of labels, None if there is none of this shape."""
+    """The image of a case in the folder of images next to that of labels.
+
+    None if there is none of this shape.
+    """
     folder = labels.with_name(labels.name.replace("labels", "images"))
     if folder == labels or not folder.is_dir():
         return None
@@ -230,7 +249,10 @@ def _scored_image(labels: Path, case: str, shape: tuple[int, ...]) -> np.ndarray
 
 
 def _prediction(result: Result, case: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The prediction of a case as class numbers. Raises UserError where it is missing or not the one that was scored."""
+    """The prediction of a case as class numbers.
+
+    Raises UserError where it is missing or not the one that was scored.
+    """
     if "predictions" in result.summary:
         path = _file(Path(result.summary["predictions"]), case)
         array, _ = _class_numbers(path, result.summary)
@@ -275,7 +297,10 @@ def _class_numbers(path: Path, summary: Mapping[str, Any]) -> tuple[np.ndarray, 
 
 
 def _draw_plane(scene: Scene, axis: int) -> list[np.ndarray]:
-    """Pictures (H, W, 3) of the slice with the largest truth, cropped to the structures, with sides to scale."""
+    """Pictures (H, W, 3) of the slice with the largest truth.
+
+    They are cropped to the structures, with sides to scale.
+    """
     index = _largest_slice(scene, axis)
     labels = [array.take(index, axis) for array in (scene.truth, *scene.predictions)]
     spacing = [scene.spacing[k] for k in range(3) if k != axis]
@@ -303,7 +328,10 @@ def _draw_plane(scene: Scene, axis: int) -> list[np.ndarray]:
 
 
 def _largest_slice(scene: Scene, axis: int) -> int:
-    """The slice where the truth is largest; if it is empty, the first prediction that is not; else the middle."""
+    """The slice where the truth is largest.
+
+    If it is empty, the first prediction that is not; else the middle.
+    """
     others = tuple(k for k in range(3) if k != axis)
     for array in (scene.truth, *scene.predictions):
         areas = np.count_nonzero(array, axis=others)
@@ -327,7 +355,10 @@ def _upright(picture: np.ndarray, flips_columns: bool) -> np.ndarray:
 
 
 def _box(mask: np.ndarray, spacing: Sequence[float]) -> tuple[slice, slice]:
-    """The part of a slice where `mask` is True, with a margin and nearly square; the whole slice where it is empty."""
+    """The part of a slice where `mask` is True, with a margin and nearly square.
+
+    The whole slice where it is empty.
+    """
     ends = [_ends(mask, axis) for axis in (0, 1)]
     sizes = [(high - low + 1) * step for (low, high), step in zip(ends, spacing, strict=True)]
     parts = []
@@ -340,7 +371,10 @@ def _box(mask: np.ndarray, spacing: Sequence[float]) -> tuple[slice, slice]:
 
 
 def _ends(mask: np.ndarray, axis: int) -> tuple[int, int]:
-    """First and last index along `axis` where the mask is True; the whole axis where it is empty."""
+    """First and last index along `axis` where the mask is True.
+
+    The whole axis where it is empty.
+    """
     occupied = np.flatnonzero(mask.any(1 - axis))
     if not len(occupied):
         return 0, mask.shape[axis] - 1
@@ -353,7 +387,10 @@ def _zoomed(array: np.ndarray, factors: Sequence[float]) -> np.ndarray:
 
 
 def _enlarged(label: np.ndarray, factors: Sequence[float]) -> np.ndarray:
-    """Class numbers at picture size with smooth borders: the class with the largest share of each pixel."""
+    """Class numbers at picture size with smooth borders.
+
+    A pixel has the class with the largest share of it.
+    """
     numbers = np.unique(label)
     shares = [_zoomed((label == number).astype(np.float32), factors) for number in numbers]
     return numbers[np.argmax(np.stack(shares), axis=0)]

@@ -1,4 +1,4 @@
-"""Group runs that differ only in their seed, summarise each group, and compare it with the first one."""
+"""Group runs that differ only in their seed, and compare each group with the first one."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ UNLIKE = ("seed", "exp")  # settings in which the runs of one group may differ
 class Group:
     """Runs that differ only in their seed.
 
-    `traits`: settings of training and test that all its runs share. `differs`: the traits in which it differs from the first
-    group, with this group's values.
+    `traits`: settings of training and test that all its runs share. `differs`: the traits in which
+    it differs from the first group, with this group's values.
     """
 
     name: str
@@ -39,7 +39,10 @@ class Group:
         return [result.settings.get("seed") for result in self.results]
 
     def per_case(self, convention: str, metric: str) -> np.ndarray:
-        """Mean over the seeds, (cases, 1 + classes); the first column is the mean over the classes."""
+        """Mean over the seeds, (cases, 1 + classes).
+
+        The first column is the mean over the classes.
+        """
         values = np.mean([result.values[convention][metric] for result in self.results], axis=0)
         return np.column_stack([values.mean(1), values])
 
@@ -47,7 +50,8 @@ class Group:
 def make_groups(results: Sequence[Result], names: Sequence[str] = ()) -> list[Group]:
     """Group the results, in the order of each group's first run.
 
-    Raises UserError for runs with different test cases or classes, and for a run that is given twice.
+    Raises UserError for runs with different test cases or classes, and for a run that is given
+    twice.
     """
     first = results[0]
     same_order = [first]
@@ -77,9 +81,10 @@ def make_groups(results: Sequence[Result], names: Sequence[str] = ()) -> list[Gr
 
 
 def group_scores(group: Group) -> dict[str, dict | None]:
-    """Mean, standard deviation and values over the seeds: by convention, row (the mean over the classes, each class) and metric.
+    """Mean, standard deviation and values over the seeds, by convention, row and metric.
 
-    A convention is None where the spacing is unknown.
+    The rows are the mean over the classes and each class.     A convention is None where the
+    spacing is unknown.
     """
     scores: dict[str, dict | None] = {}
     for convention in convention_columns():
@@ -96,8 +101,8 @@ def group_scores(group: Group) -> dict[str, dict | None]:
 def differences_to(group: Group, first: Group, seed: int, draws: int) -> dict[str, dict | None]:
     """Paired differences group - first: by convention, row and metric.
 
-    Per case the mean over the seeds; of these the mean, a bootstrap interval over the patients, and Wilcoxon's p. None where the
-    scores of single cases are not known.
+    Per case the mean over the seeds; of these the mean, a bootstrap interval over the patients, and
+    Wilcoxon's p. None where the scores of single cases are not known.
     """
     patients = [patient(case) for case in first.results[0].cases]
     names = (MEAN, *first.results[0].classes)
@@ -118,7 +123,10 @@ def differences_to(group: Group, first: Group, seed: int, draws: int) -> dict[st
 
 
 def patient(case: str) -> str:
-    """Patient of a case: ACDC's `patient001_frame01` and `patient001_frame02` are two phases of one heart."""
+    """Patient of a case.
+
+    ACDC's `patient001_frame01` and `patient001_frame02` are two phases of one heart.
+    """
     return re.sub(r"_frame\d+$", "", case)
 
 
@@ -194,7 +202,10 @@ def _reordered(result: Result, cases: Sequence[str]) -> Result:
 
 
 def _members(results: Sequence[Result]) -> list[list[Result]]:
-    """The runs of each group. Predictions of other programs have no settings, so each is a group of its own."""
+    """The runs of each group.
+
+    Predictions of other programs have no settings, so each is a group of its own.
+    """
     members: dict[str, list[Result]] = {}
     for number, result in enumerate(results):
         key = str(number)
@@ -205,7 +216,10 @@ def _members(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def _traits(result: Result) -> dict[str, object]:
-    """Everything that a result depends on except the seed; settings that older versions lacked get the values they then had."""
+    """Everything that a result depends on except the seed.
+
+    Settings that older versions lacked get the values they then had.
+    """
     if not result.settings:
         if result.checkpoint:
             return {"checkpoint": result.checkpoint.get("sha256", str(result.folder))[:12]}
@@ -242,7 +256,10 @@ def _complete_settings(result: Result) -> dict[str, Any]:
 
 
 def _check_seeds(results: Sequence[Result]) -> None:
-    """Raise UserError where two runs of a group have the same seed: one run given twice, or a repetition of it."""
+    """Raise UserError if two runs of a group have the same seed.
+
+    One run was named twice, or is a repetition of the other.
+    """
     seen: dict[object, Result] = {}
     for result in results:
         seed = result.settings.get("seed") if result.settings else result.folder
@@ -277,7 +294,10 @@ def _differing(traits: Mapping[str, object], first: Mapping[str, object]) -> dic
 def _names(
     groups: Sequence[Sequence[Result]], differing: Sequence[Mapping[str, object]]
 ) -> list[str]:
-    """Name each group by its method; where several have the same method, also by the experiment or by settings that differ."""
+    """Name each group by its method.
+
+    Where several have the same method, also by the experiment or by settings that differ.
+    """
     titles = [_title(results) for results in groups]
     bases = [_common_base(results) for results in groups]
     names: list[str] = []

@@ -69,7 +69,10 @@ def interval_plots(
     rows: Sequence[Mapping[str, str]],
     distances: Mapping[str, str],
 ) -> list[plots.Plot]:
-    """Plot the differences of penalised Dice and HD95 where they are known. `parts`: the groups as in compare.json."""
+    """Plot the differences of penalised Dice and HD95 where they are known.
+
+    `parts`: the groups as in compare.json.
+    """
     names = [row["name"] for row in rows]
     shown = (
         ("Dice (higher is better)", "honest", "dice"),
@@ -106,7 +109,10 @@ def case_plots(groups: Sequence[Group], rows: Sequence[Mapping[str, str]]) -> li
 
 @dataclass
 class TrainingCurves:
-    """The curves of all runs over all stages, and the iterations at which stages of the first group begin."""
+    """The curves of all runs over all stages.
+
+    `borders`: the iterations at which stages of the first group begin.
+    """
 
     loss: list[Curve] = field(default_factory=list)
     dice: list[Curve] = field(default_factory=list)
@@ -114,7 +120,9 @@ class TrainingCurves:
 
 
 def curve_plots(groups: Sequence[Group], classes: Sequence[str]) -> tuple[list[plots.Plot], bool]:
-    """Plot training loss and validation Dice over all stages; for a single run also the Dice of each class.
+    """Plot training loss and validation Dice over all stages.
+
+    For a single run also the Dice of each class.
 
     Also returns whether there are curves of each class.
     """
@@ -172,7 +180,10 @@ def _column(convention: str, metric: Metric, unit: Unit) -> dict[str, Any]:
 
 
 def _history(result: Result) -> tuple[list[tuple[int, Mapping[str, float]]], list[int]]:
-    """The validations of all stages, each with its iteration counted over all stages, and where each stage begins."""
+    """The validations of all stages, and the iterations at which stages begin.
+
+    Iterations are counted over all stages.
+    """
     history = []
     starts = []
     start = 0

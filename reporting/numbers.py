@@ -11,7 +11,7 @@ LEVEL = 0.95
 def numbers(
     groups: Sequence[Group], seed: int, draws: int, about: Mapping[str, object]
 ) -> dict[str, object]:
-    """Collect data set, cases, each group's runs, scores and differences to the first group, and how those were computed.
+    """Collect the data set, the cases, and each group's runs, scores and differences to the first.
 
     `seed`, `draws`: of the bootstrap. `about`: provenance of this process.
     """
@@ -43,8 +43,8 @@ def numbers(
             "unit": "patients",
             "units": len(patients),
         },
-        "wilcoxon": "two-sided signed-rank test of the patients' mean differences, zero differences "
-        "omitted, not corrected for multiple comparisons",
+        "wilcoxon": "two-sided signed-rank test of the patients' mean differences, "
+        "zero differences omitted, not corrected for multiple comparisons",
         **about,
     }
 

@@ -1,11 +1,14 @@
-"""Small plots as SVG. Their colours and fonts come from the page's style sheet, so that they also suit dark mode and phones."""
+"""Small plots as SVG. Their colours and fonts come from the page's style sheet, so that they also
+suit dark mode and phones.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-WIDTH = 360  # of the drawing; font sizes are in the same units, so a plot must not be shown much narrower
+# Width of the drawing. Font sizes are in the same units, so a plot must not be shown much narrower.
+WIDTH = 360
 MARGIN_TOP = 10
 MARGIN_RIGHT = 12
 SHAPES = ("circle", "square", "triangle", "diamond")
@@ -31,7 +34,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Intervals:
-    """The differences of a group to the first one, one per row of the plot, each with `difference`, `low` and `high`."""
+    """The differences of a group to the first one, one per row of the plot, each with `difference`,
+    `low` and `high`.
+    """
 
     colour: int
     name: str
@@ -40,7 +45,9 @@ class Intervals:
 
 @dataclass
 class Plot:
-    """A drawing with axes. `x` and `y`: lowest and highest value on each axis. `label`: text for screen readers.
+    """A drawing with axes. `x` and `y`: lowest and highest value on each axis.
+
+    `label`: text for screen readers.
 
     Drawn elements are collected in `parts`.
     """
@@ -105,7 +112,10 @@ class Plot:
 
 
 def symbol(position: Point, number: int, size: float, title: str = "") -> str:
-    """SVG of the dot of group `number` at a position of the drawing; `title` is shown on hovering."""
+    """SVG of the dot of group `number` at a position of the drawing.
+
+    `title` is shown on hovering.
+    """
     x, y = position
     reach = size * 1.3
     side = size * 1.8
@@ -155,7 +165,10 @@ def number(value: float) -> str:
 
 
 def span(values: Iterable[float], around: float = 0.05) -> Point:
-    """Lowest and highest of the finite values with some room around them; 0 and 1 if there are none."""
+    """Lowest and highest of the finite values with some room around them.
+
+    0 and 1 if there are none.
+    """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return 0.0, 1.0
@@ -175,7 +188,10 @@ def cut(name: str, length: int = 16) -> str:
 def plot_curves(
     title: str, curves: Sequence[Curve], limits: Point | None, borders: Sequence[float]
 ) -> Plot:
-    """Plot curves over the iterations. `limits`: of the y axis, None to fit the curves. `borders`: where stages begin."""
+    """Plot curves over the iterations.
+
+    `limits`: of the y axis, None to fit the curves. `borders`: where stages begin.
+    """
     points = [point for curve in curves for point in curve.points]
     plot = Plot(
         title,
@@ -217,7 +233,9 @@ def plot_cases(title: str, names: Sequence[str], columns: Sequence[Column]) -> P
 
 
 def plot_intervals(title: str, rows: Sequence[str], groups: Sequence[Intervals]) -> Plot:
-    """Plot differences to the first group with their intervals: a row for each class, in it a line for each other group."""
+    """Plot differences to the first group with their intervals: a row for each class, in it a line
+    for each other group.
+    """
     values = [0.0]
     for group in groups:
         for one in group.differences:

@@ -15,7 +15,8 @@ UNITS = {"as_published": "voxel", "honest": "voxel", "millimetres": "mm"}
 
 
 def check_summary(summary: Mapping[str, object], classes: Sequence[str]) -> None:
-    """Raise ValueError unless everything that compare.py and report.py read of a summary.json has the right type.
+    """Raise ValueError unless everything that compare.py and report.py read of a summary.json has
+    the right type.
 
     `classes`: those of metrics.csv.
     """
@@ -57,7 +58,9 @@ def _check_penalised(value: object, classes: Sequence[str]) -> None:
 
 
 def _check_plain(value: object, path: str, depth: int = 0) -> None:
-    """Check at every depth that numbers fit into 64 bits, and that texts can be printed and written."""
+    """Check at every depth that numbers fit into 64 bits, and that texts can be printed and
+    written.
+    """
     if depth > DEEPEST:
         raise ValueError(f"'{path}' is nested too deeply")
     if isinstance(value, Mapping):
@@ -116,7 +119,9 @@ def _check_texts(value: object, path: str, nullable: bool) -> None:
 
 
 def _check_label_values(summary: Mapping[str, object]) -> None:
-    """Check the folders and classes that evaluate.py records: all three entries are present, or none."""
+    """Check the folders and classes that evaluate.py records: all three entries are present, or
+    none.
+    """
     keys = [key for key in ("classes", "predictions", "labels") if key in summary]
     if keys and len(keys) < 3:
         raise ValueError("it lacks one of 'classes', 'predictions' and 'labels'")

@@ -1,4 +1,6 @@
-"""Read tested runs: summary.json and metrics.csv of a test, and the checkpoints that recorded the training."""
+"""Read tested runs: summary.json and metrics.csv of a test, and the checkpoints that recorded the
+training.
+"""
 
 import csv
 import hashlib
@@ -40,7 +42,10 @@ class Result:
 
     @property
     def checkpoint(self) -> Mapping[str, Any]:
-        """The summary's entry about the network: path, sha256, selection, settings. Empty if it has none."""
+        """The summary's entry about the network: path, sha256, selection, settings.
+
+        Empty if it has none.
+        """
         return self.summary.get("checkpoint") or {}
 
     @property
@@ -76,7 +81,10 @@ class Result:
 
     @cached_property
     def stages(self) -> dict[str, Checkpoint]:
-        """The last checkpoint of each stage up to the tested one, in order, without weights. Empty if they are not available."""
+        """The last checkpoint of each stage up to the tested one, in order, without weights.
+
+        Empty if they are not available.
+        """
         if self.run is None:
             return {}
         paths = sorted(self.run.glob("*/last.pth"), key=_stage_order)
@@ -92,7 +100,10 @@ class Result:
         return stages
 
     def means(self, convention: str) -> Mapping[str, Any] | None:
-        """Means over the cases: `mean` over the classes, and `classes`. None where the spacing is unknown."""
+        """Means over the cases: `mean` over the classes, and `classes`.
+
+        None where the spacing is unknown.
+        """
         if convention == "honest_mm":
             return self.summary["honest"]["millimetres"]
         return self.summary[convention]
@@ -101,12 +112,13 @@ class Result:
 def find_result(path: Path, which: str = "best") -> Result:
     """Find the test in a folder: the folder itself, or one below the folder of a run or of a stage.
 
-    Of several tests of a run, the one on the test list is taken, and of these the one of the last stage.
-    Raises UserError where there is no test, or where several remain.
+    Of several tests of a run, the one on the test list is taken, and of these the one of the last
+    stage. Raises UserError where there is no test, or where several remain.
     """
     if not path.is_dir():
         raise UserError(
-            f"{path}: no such folder; name a tested run, or a folder with summary.json and metrics.csv"
+            f"{path}: no such folder; name a tested run, or a folder with summary.json and "
+            "metrics.csv"
         )
     if (path / SUMMARY_FILE).is_file():
         return read_result(path)
@@ -135,7 +147,8 @@ def find_result(path: Path, which: str = "best") -> Result:
 def read_result(folder: Path) -> Result:
     """Read the test in the folder.
 
-    Raises UserError where its files are missing or damaged, are of another program, or are not of the same test.
+    Raises UserError where its files are missing or damaged, are of another program, or are not of
+    the same test.
     """
     summary_path = folder / SUMMARY_FILE
     metrics_path = folder / METRICS_FILE
@@ -183,7 +196,7 @@ class MetricsRow:
 
 
 def _tests(runs: Sequence[Path], pattern: str, stage: str | None) -> list[Result]:
-    """The tests in folders of that pattern below `runs`, only those of `stage` unless it is None."""
+    """The tests in folders of that pattern below `runs`; of one stage unless it is None."""
     results = []
     for run in runs:
         for folder in sorted(run.glob(pattern)):
@@ -235,7 +248,8 @@ def _parse_metrics(content: bytes) -> list[MetricsRow]:
 def _scores(row: Mapping[str, str]) -> dict[str, float]:
     """The numbers of a row, nan where a cell is missing or empty.
 
-    Older files have no penalised columns. The penalised scores of a prediction that is not empty are the published ones.
+    Older files have no penalised columns. The penalised scores of a prediction that is not empty
+    are the published ones.
     """
     scores: dict[str, float] = {}
     conventions = convention_columns()
@@ -250,7 +264,10 @@ def _scores(row: Mapping[str, str]) -> dict[str, float]:
 
 
 def _values(rows: Sequence[MetricsRow], cases: Sequence[str], classes: Sequence[str]) -> Values:
-    """The scores as arrays (cases, classes), by convention and metric. Raises KeyError where a class of a case is missing."""
+    """The scores as arrays (cases, classes), by convention and metric.
+
+    Raises KeyError where a class of a case is missing.
+    """
     scores = {(row.case, row.name): row.scores for row in rows}
     values: Values = {}
     for convention, columns in convention_columns().items():

@@ -1,4 +1,7 @@
-"""Texts of the page: its title, notes for readers who quote it, settings and versions; and the table for the terminal."""
+"""Texts of the page: its title, notes for readers who quote it, settings and versions.
+
+And the table for the terminal.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -117,7 +120,9 @@ def _table_line(group: Mapping[str, Any], width: int) -> str:
 
 
 def _is_selected_on_test(group: Group) -> bool:
-    """Whether a run of the group was tested with a checkpoint that had been selected on the test list."""
+    """Whether a run of the group was tested with a checkpoint that had been selected on the test
+    list.
+    """
     for result in group.results:
         # the words with which a checkpoint's selection rule warns of it
         if "too good" in result.checkpoint.get("selection", "") and not result.is_last:
@@ -126,7 +131,9 @@ def _is_selected_on_test(group: Group) -> bool:
 
 
 def _missed(group: Group) -> tuple[int, int]:
-    """How many structures that exist have an empty prediction, and how many exist, over all runs of the group."""
+    """How many structures that exist have an empty prediction, and how many exist, over all runs of
+    the group.
+    """
     missed = sum(result.summary["honest"]["empty_predictions"] for result in group.results)
     first = group.results[0]
     absent = first.summary["honest"].get("absent_in_truth", 0)

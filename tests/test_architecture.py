@@ -14,7 +14,7 @@ import pytest
 from started import run_script
 
 from commands.check import CheckSettings
-from commands.compare_settings import CompareSettings, ReportSettings
+from commands.compare import CompareSettings, ReportSettings
 from commands.evaluate import ScoringSettings
 from commands.export import ExportSettings
 from commands.prepare import PrepareSettings

@@ -245,7 +245,7 @@ def test_selftraining_from_the_exported_pretraining_is_the_same_bit_for_bit(run,
     said = capsys.readouterr().out
     assert (
         f"starting from {path}" in said
-        and ("momentum taken over" in said) == run.dataset.keeps_optimizer
+        and ("with its momentum" in said) == run.dataset.keeps_optimizer
     )
     again, before = (
         load(root / run.folder / "self_train/last.pth") for root in (tmp_path, run.output)
@@ -329,7 +329,7 @@ def test_what_cannot_be_exported(acdc, tmp_path, capsys):
         ),
         ((ours, ours, "--overwrite"), "the checkpoint to export itself"),
         ((ours, tmp_path), "a folder; name the file"),
-        ((ours, tmp_path / "published.pth"), "published.pth: there already; .*--overwrite"),
+        ((ours, tmp_path / "published.pth"), "published.pth: exists; .*--overwrite"),
         ((ours, out, "--module_prefix", "--no_module_prefix"), "contradict each other"),
     ):
         with pytest.raises(UserError, match=message) as caught:

@@ -174,7 +174,7 @@ def test_a_damaged_record_of_scans_is_one_line(data, prepared, tmp_path):
         content = load(path)
         content["data"]["scans"] = 7
         torch.save(content, path)
-    with pytest.raises(UserError, match="what it records of its data is damaged"):
+    with pytest.raises(UserError, match="its record of the data is damaged"):
         test_on(data(3), output, "--output_dir", str(tmp_path / "out"))
 
 
