@@ -19,6 +19,7 @@ NAMES = (
     "cps",
     "urpc",
     "mc_net",
+    "dtc",
 )
 METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for name in NAMES}
 

@@ -161,13 +161,16 @@ def record(name: str, vector: MethodVector, folder: Path) -> Recording:
         ours = {name: theirs for theirs, name in vector.networks.items()}
         _follow_iterations(stage, clock)
         _keep_passes(stage, clock, recording, ours)
+        validate = None  # the last network is the result
+        if published["validated"]:
+            validate = _validation(stage, recording, ours)
         setup = StageSetup(
             stage=stage,
             optimizers=_optimizers(stage, vector, clock, recording),
             steps=steps,
             val_every=2,
             batches=partial(batches, dims, False, torch.float32),
-            validate=_validation(stage, recording, ours),
+            validate=validate,
             learning_rate=lambda step: vector.base_lr * vector.schedule(step, steps),
             own_learning_rates={
                 name: partial(_rate, vector.base_lr, own, steps)
@@ -348,13 +351,19 @@ def assert_rates_as_published(name: str, recording: Recording) -> None:
 
 
 def assert_selection_as_published(name: str, vector: MethodVector, recording: Recording) -> None:
-    """The selected network is validated after the published iterations, and the published best one is kept."""
+    """The selected network is validated after the published iterations, and the published best one is kept.
+
+    Where the published code validates nothing, the last network is kept.
+    """
     published = published_run(name)
+    progress = recording.checkpoint["progress"]
+    if not published["validated"]:
+        assert progress["best_step"] == published["steps"]
+        return
     ours = {mine: theirs for theirs, mine in vector.networks.items()}
     selected = recording.checkpoint["selected"]
     selected = ours.get(selected, selected)
     expected = [row for row in published["validated"] if row[1] == selected]
     assert [row for row in recording.validated if row[1] == selected] == expected
     best = max(expected, key=lambda row: row[2])
-    progress = recording.checkpoint["progress"]
     assert (progress["best_step"], progress["best_score"]) == (best[0], best[2])

@@ -4,6 +4,7 @@ A row of `CASES` says how a method is set up for a vector; tests/method_vectors.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -20,10 +21,11 @@ from method_vectors import (
 )
 from torch import Tensor
 
-from methods import cps, mc_net, mean_teacher, ua_mt, urpc
+from methods import cps, dtc, mc_net, mean_teacher, ua_mt, urpc
 from networks.net_factory_ega import net_factory
-from utils.losses import Loss, dice_2d
-from utils.schedules import poly, poly_late
+from networks.net_factory_la_ega import net_factory as net_factory_la
+from utils.losses import Loss, dice_2d, dice_3d
+from utils.schedules import poly, poly_late, step
 
 SSL4MIS_LOSS = Loss({"dice_squared": 0.5, "ce": 0.5}, dice_2d)
 SUPERVISED = {"loss": "loss", "loss_ce": "loss_ce", "loss_dice": "loss_dice_squared"}
@@ -107,6 +109,20 @@ CASES = {
     "mcnet_v1_2d": mc_net_vector(decoders=2),
     "mcnet_v2_2d": mc_net_vector(decoders=3),
 }
+
+CASES["dtc_la"] = MethodVector(
+    stage=dtc.DualTask,
+    options=dtc.Options(consistency=1.0, consistency_rampup=2, lengths="published"),
+    names={
+        "loss": "loss",
+        "loss_dice": "loss_dice_foreground",
+        "loss_sdf": "loss_distance",
+        **CONSISTENCY,
+    },
+    loss=Loss({"dice_foreground": 1.0}, dice_3d),
+    build=lambda: net_factory_la("VNet_dtc"),
+    schedule=partial(step, every=4),
+)
 
 
 @dataclass
