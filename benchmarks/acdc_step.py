@@ -13,7 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,9 +27,9 @@ from torch import nn
 
 from benchmarks.counts import BareFrame
 from benchmarks.memory import peaks, say_peak
-from benchmarks.plain import plainly
 from methods.edge_guided import DualTeacher
 from methods.registry import METHODS
+from networks.operations import plain_formulas
 from networks.net_factory_ega import net_factory
 from datasets import acdc
 from training.device import choose_device, place
@@ -73,7 +73,7 @@ class Bench:
         self.student = net.to(device) if plain else place(net, device, 2)
         numbers = {"method": "edge_guided", "egm": flags.egm, "max_iterations": 1000}
         frame = BareFrame(acdc.DATASET, device, ema_decay=0.89, **numbers)
-        frame.network = lambda number=0: self.student
+        frame.network = lambda number=0, model=None: self.student
         self.stage = DualTeacher(frame.context(METHODS["edge_guided"].stages[-1]))
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
@@ -86,6 +86,12 @@ class Bench:
             "image": image,
             "label": torch.randint(0, 4, (n, *flags.patch_size), device=device),
         }
+
+    def formulas(self) -> AbstractContextManager[None]:
+        """Switch the fast operations off for the plain kind of step."""
+        if self.plain:
+            return plain_formulas()
+        return nullcontext()
 
     def _timed(self, part, function):
         def timed(*arguments):
@@ -114,7 +120,7 @@ class Bench:
             "optimiser, EMA",
         ):
             self.times[part].append(0.0)
-        with plainly(self.plain), self.clock("whole step"):
+        with self.formulas(), self.clock("whole step"):
             self.optimizer.zero_grad()
             with self.clock("student forward, loss"):
                 for loss in self.stage.losses(self.batch, 0):

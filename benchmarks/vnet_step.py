@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ import commands  # noqa: F401, I001  before torch: threads wait for work as the 
 import torch
 
 from benchmarks.memory import peaks, say_peak
-from benchmarks.plain import plainly
+from networks.operations import plain_formulas
 from networks.net_factory_la_ega import net_factory
 from training.device import place
 from utils.cli import parse, run
@@ -57,7 +58,7 @@ class Kind:
         self.net.zero_grad()
         torch.manual_seed(1)
         began = time.perf_counter()
-        with plainly(self.plain):
+        with plain_formulas() if self.plain else nullcontext():
             logits = self.net(self.image)
         forward = time.perf_counter() - began
         logits.square().mean().backward()

@@ -10,15 +10,14 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # not annotated
 
 from networks.base import Auxiliary, Network
-from networks.egm import EGM, EdgeOptions
+from networks.egm import EdgeOptions
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
 from networks.norm import BatchNorm3d, PassCounter
-from networks.resize import trilinear
+from networks.operations import EGM, resize_trilinear
 
 _checkpoint: Callable[..., Tensor] = checkpoint  # pyright: ignore[reportUnknownVariableType]
 
@@ -86,13 +85,10 @@ def _resampling(conv: type[nn.Module], inputs: int, outputs: int, norm: type[nn.
 
 
 class TrilinearUpsample(nn.Module):
-    """x2 trilinear upsampling, corners aligned; by matrices where torch's gradient is not deterministic, by torch on the CPU."""
+    """x2 trilinear upsampling, corners aligned."""
 
     def forward(self, x: Tensor) -> Tensor:
-        size = [2 * side for side in x.shape[-3:]]
-        if x.is_cpu:
-            return F.interpolate(x, size=size, mode="trilinear", align_corners=True)
-        return trilinear(x, size)
+        return resize_trilinear(x, tuple(2 * side for side in x.shape[2:]))
 
 
 def _doubling(doubling: Doubling, inputs: int, outputs: int, norm: type[nn.Module]) -> _Part:

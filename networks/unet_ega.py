@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.base import Auxiliary, Network
 from networks.dropout import Dropout
-from networks.egm import EGM, EdgeGuidedModule, EdgeMap, EdgeOptions
+from networks.egm import EdgeGuidedModule, EdgeMap, EdgeOptions
 from networks.norm import BatchNorm2d, PassCounter
-from networks.resize import bilinear
+from networks.operations import EGM, resize_bilinear
 
 Upsampling = Literal["published", "nearest", "bilinear"]
 Doubling = Literal["nearest", "bilinear", "transposed"]
@@ -55,13 +54,10 @@ class DownBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """x2 bilinear upsampling, corners aligned; by matrices where torch's gradient is not deterministic, by torch on the CPU, where it is faster."""
+    """x2 bilinear upsampling, corners aligned."""
 
     def forward(self, x: Tensor) -> Tensor:
-        size = [2 * side for side in x.shape[-2:]]
-        if x.is_cpu:
-            return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
-        return bilinear(x, size)
+        return resize_bilinear(x, tuple(2 * side for side in x.shape[2:]))
 
 
 def _doubling_layer(doubling: Doubling, inputs: int, outputs: int) -> nn.Module:

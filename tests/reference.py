@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import Batch
-from networks.egm import EGM, smooth_part
-from networks.egm_3d import smooth_part_3d
+from networks.egm import smooth_part
+from networks.operations import EGM, smooth_part_3d
 
 VECTORS = Path(__file__).parent / "vectors"
 

@@ -16,7 +16,7 @@ from commands import test as evaluation
 from datasets.acdc import DATASET as ACDC
 from datasets.la import DATASET as LA
 from methods.edge_guided import DualTeacher
-from networks import resize
+from networks.fast import matrices
 from training.accelerate import accelerated
 from training.device import place, set_deterministic
 from training.precision import Precision
@@ -140,7 +140,7 @@ class TestRuns:
         self, phantom_root, tmp_path
     ):
         """What the networks keep from their first pass must not lie in the graphs' memory."""
-        resize._cached_matrix.cache_clear()
+        matrices._cached_matrix.cache_clear()
         made = train(ACDC, phantom_root, tmp_path, "--accelerate", "graph", device="cuda", **TINY)
         assert made["self_train/last.pth"]["progress"]["step"] == 12
 

@@ -4,12 +4,10 @@ import json
 
 import pytest
 import torch
-import torch.nn.functional as F
 from reference import VECTORS, fill
 
 from networks.published import import_state_dict, published_state_dict
 from networks.registry import build
-from networks.resize import trilinear
 from networks.unet_ega import UpBlock
 from networks.VNet_la_ega import TrilinearUpsample
 
@@ -106,12 +104,6 @@ def test_trilinear_upsampling_keeps_the_corners():
     doubled = TrilinearUpsample()(line)
     assert doubled.shape == (1, 1, 4, 4, 4)
     torch.testing.assert_close(doubled[0, 0, 1, 2], torch.tensor([0.0, 1.0, 2.0, 3.0]))
-
-
-def test_trilinear_upsampling_by_matrices_is_that_of_torch():
-    x = torch.rand(2, 3, 3, 4, 5)
-    expected = F.interpolate(x, size=(6, 8, 10), mode="trilinear", align_corners=True)
-    torch.testing.assert_close(trilinear(x, (6, 8, 10)), expected)
 
 
 @pytest.mark.parametrize("name, dims", [("unet_dtc", 2), ("VNet_dtc", 3)])

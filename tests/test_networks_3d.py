@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from reference import fill, fill_module, filled_state_dict, laplacian_band, pieces, published_shapes
 
-from networks.egm import to_one_channel
-from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d, smooth_part_3d
+from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
 from networks.net_factory_la_ega import net_factory
+from networks.operations import convolve_to_one_channel, smooth_part_3d
 from networks.published import import_state_dict
 
 PIECES = pieces()
@@ -89,7 +89,7 @@ def test_one_channel_convolution_by_planes(channels, kernel):
         torch.randn(2, channels, 5, 8, 9).double(),
     )
     results = []
-    for function in (lambda x: to_one_channel(x, conv), conv):
+    for function in (lambda x: convolve_to_one_channel(x, conv), conv):
         leaf = x.clone().requires_grad_()
         out = function(leaf)
         results.append((out, *torch.autograd.grad(out.square().sum(), [leaf, *conv.parameters()])))

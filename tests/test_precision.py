@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import training.device
 from methods.base import TrainingStage, Validation
 from methods.edge_guided import DualTeacher
-from networks.egm_3d import Folded
+from networks.egm_3d import EdgeConv3d
 from networks.net_factory_la_ega import net_factory
 from training.checkpoint import load
 from training.checkpoint_content import check_whole
@@ -191,7 +191,7 @@ def test_a_twin_shares_what_autocast_would_not_cast():
             assert (mine is tensor) or mine.dtype == BRAIN, name
             kinds.add((type(module), mine is tensor))
     assert (
-        (Folded, True) in kinds
+        (EdgeConv3d, True) in kinds
         and (nn.Conv3d, False) in kinds
         and {shared for kind, shared in kinds if "Norm" in kind.__name__} == {True}
     )

@@ -1,0 +1,49 @@
+"""The benchmarks of training steps run and print what they measured."""
+
+import pytest
+
+from benchmarks import acdc_step, fast_operations, vnet_step
+from networks.fast.matrices import _cached_matrix
+
+
+@pytest.mark.long
+def test_each_fast_operation_is_measured(capsys):
+    small = ["--patch_size", "32", "32", "16", "--rounds", "1"]
+    fast_operations.main(["--step", "la", *small, "--names", "pool_pixels", "smooth_part_3d"])
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed] == ["all", "pool_pixels", "smooth_part_3d"]
+
+
+@pytest.mark.long
+def test_a_step_of_acdc_is_timed_beside_a_busy_process(capsys):
+    acdc_step.main(
+        [
+            "--patch_size",
+            "80",
+            "80",
+            "--batch_size",
+            "4",
+            "--steps",
+            "1",
+            "--no_memory",
+            "--neighbours",
+            "1",
+        ]
+    )
+    said = capsys.readouterr().out
+    assert (
+        said.count("whole step") == 2
+        and "beside 1 busy" in said
+        and said.splitlines()[-1].startswith("peak memory of the process")
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kinds", ["both", "plain"])
+def test_a_pass_of_the_v_net_is_timed(kinds, capsys):
+    """The plain kind alone too: in a process of its own it finds nothing that the other has made."""
+    _cached_matrix.cache_clear()
+    vnet_step.main(
+        ["--kinds", kinds, "--patch_size", "32", "32", "16", "--steps", "1", "--no_memory"]
+    )
+    assert "plain    forward" in capsys.readouterr().out
