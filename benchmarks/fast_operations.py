@@ -45,7 +45,7 @@ class Flags:
     amp: bool = False
     """Compute in bfloat16."""
     names: tuple[str, ...] = ()
-    """Operations to measure. Default: all that have a fast version."""
+    """Operations to measure, several of one row joined by +. Default: each that has a fast version."""
 
 
 def slices_step(flags: Flags) -> Callable[[], None]:
@@ -53,8 +53,9 @@ def slices_step(flags: Flags) -> Callable[[], None]:
     egm = "published"
     if flags.step == "bcp":
         egm = "none"
-    size = flags.patch_size or (128, 128)
-    return Bench(StepFlags(patch_size=size, egm=egm, threads=1), CPU, plain=False).step
+    height, width = flags.patch_size or (128, 128)
+    settings = StepFlags(patch_size=(height, width), egm=egm, threads=1)
+    return Bench(settings, CPU, plain=False).step
 
 
 def volume_step(flags: Flags) -> Callable[[], None]:
@@ -74,7 +75,7 @@ def processor_seconds(step: Callable[[], None], amp: bool, plain: str | None) ->
     with ExitStack() as contexts:
         contexts.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=amp))
         if plain is not None:
-            contexts.enter_context(plain_formulas(plain))
+            contexts.enter_context(plain_formulas(*plain.split("+")))
         began = time.process_time()
         step()
         return time.process_time() - began

@@ -209,7 +209,7 @@ def test_half_precision_on_the_cpu_agrees_with_other_devices(memory_format, monk
     for module in (layout, guidance, attention):
         monkeypatch.setattr(module, "is_eager_cpu", lambda x: False, raising=False)
     for mine, other in zip(on_the_cpu, results(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=2**-6, atol=2**-6)
+        torch.testing.assert_close(mine, other, rtol=2**-5, atol=2**-5)
 
 
 # dropout, which draws other numbers than torch's
