@@ -305,7 +305,7 @@ class CheckpointTest:
         check_patch(net, self._patch_size)
         self._stride = settings.stride or tuple(dataset.stride)
         self._connectivity = dataset.connectivity
-        if not getattr(settings, "nms", True):
+        if hasattr(settings, "nms") and not settings.nms:
             self._connectivity = None
         if info.dims == 3:
             check_stride(self._stride, "stride")
