@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -182,6 +183,44 @@ def cutmix(x: Tensor, partner: Tensor, mask: Tensor) -> Tensor:
     if x.ndim > mask.ndim:
         mask = mask.unsqueeze(1)
     return torch.where(mask.bool(), partner, x)
+
+
+BOX_PROBABILITY = 0.5
+BOX_SHARES = (0.02, 0.4)
+"""Smallest and largest share of the image that a CutMix box covers."""
+BOX_RATIO = 0.3
+"""Smallest ratio of a CutMix box's first two sides, relative to those of the image; the largest is its inverse."""
+
+
+def cutmix_boxes(shape: Sequence[int], seed: Sequence[int], device: torch.device) -> Tensor:
+    """Draw a CutMix box for each image of shape (N, C, ...) (UniMatch, CVPR 2023).
+
+    Returns a mask (N, ...) on the device, 1 in the box; half of the images have none. The draws follow from `seed`.
+    """
+    generator = np.random.default_rng(tuple(seed))
+    sides = shape[2:]
+    mask = torch.zeros(shape[0], *sides, device=device)
+    for image in mask:
+        if generator.random() < BOX_PROBABILITY:
+            box = draw_box(sides, generator)
+            image[box].fill_(1)  # on the device itself, so nothing is copied to it
+    return mask
+
+
+def draw_box(sides: Sequence[int], generator: np.random.Generator) -> tuple[slice, ...]:
+    """Draw a box that lies within an image of those sides: its share of the image, the ratio of its first two sides and its place.
+
+    Ratio and place are drawn again until the box fits.
+    """
+    share = generator.uniform(*BOX_SHARES) ** (1 / len(sides))
+    while True:
+        ratio = generator.uniform(BOX_RATIO, 1 / BOX_RATIO)
+        factors = np.ones(len(sides))
+        factors[:2] = (math.sqrt(ratio), 1 / math.sqrt(ratio))
+        lengths = (np.array(sides) * share * factors).astype(int)
+        first = generator.integers(sides)
+        if (first + lengths <= sides).all():
+            return tuple(slice(a, a + n) for a, n in zip(first, lengths, strict=True))
 
 
 def mean_squared_difference(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:

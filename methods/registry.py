@@ -18,6 +18,7 @@ NAMES = (
     "ua_mt",
     "cps",
     "urpc",
+    "unimatch",
     "mc_net",
     "dtc",
 )

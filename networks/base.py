@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-Auxiliary = Literal["none", "feature", "decoders", "distance", "levels"]
+Auxiliary = Literal["none", "feature", "decoders", "distance", "levels", "dropped"]
 
 
 class Network(nn.Module):
@@ -24,6 +24,7 @@ class Network(nn.Module):
     """What follows the logits in `forward(x, auxiliary=True)`.
 
     feature: the input (N, C, ...) of the last convolution. decoders: the logits (N, class_num, ...) of each further decoder.
+    dropped: the logits (N, class_num, ...) from features whose channels were dropped at random.
     levels: the logits (N, class_num, ...) of each coarser level of the decoder, at the input's size.
     distance: the signed distances (N, class_num - 1, ...) of the foreground classes. none: `forward` takes no such argument.
     """

@@ -20,6 +20,8 @@ PLACES = (  # name, module, class
     ("VNet_dtc", "dtc", "VNetDTC"),
     ("unet_urpc", "urpc", "UNetURPC"),
     ("VNet_urpc", "urpc", "VNetURPC"),
+    ("unet_unimatch", "unimatch", "UNetUniMatch"),
+    ("VNet_unimatch", "unimatch", "VNetUniMatch"),
 )
 NETWORKS: dict[str, type[Network]] = {
     name: getattr(import_module(f"networks.{module}"), kind) for name, module, kind in PLACES

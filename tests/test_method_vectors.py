@@ -3,6 +3,7 @@
 A row of `CASES` says how a method is set up for a vector; tests/method_vectors.py explains its fields.
 """
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +22,7 @@ from method_vectors import (
 )
 from torch import Tensor
 
-from methods import cps, dtc, mc_net, mean_teacher, ua_mt, urpc
+from methods import cps, dtc, mc_net, mean_teacher, ua_mt, unimatch, urpc
 from networks.net_factory_ega import net_factory
 from networks.net_factory_la_ega import net_factory as net_factory_la
 from utils.losses import Loss, dice_2d, dice_3d
@@ -44,6 +45,24 @@ def urpc_draws(patch: pytest.MonkeyPatch, clock: Clock) -> None:
 
     patch.setattr("networks.urpc.kept_activity", kept_activity)
     patch.setattr("networks.urpc.relative_noise", relative_noise)
+
+
+def unimatch_draws(patch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """The two strong views, in the order in which the method makes them, and the boxes of both."""
+    exponents = itertools.cycle([0.8, 1.25])
+
+    def cutmix_boxes(shape: torch.Size, seed: tuple[int, ...], device: torch.device) -> Tensor:
+        view = 1 + seed[-1]
+        mask = torch.zeros(shape[0], *shape[2:])
+        for k in range(shape[0]):
+            row = (7 * clock.iteration + 5 * k + 3 * view) % 48
+            column = (11 * clock.iteration + 9 * k + 2 * view) % 48
+            if (k + view) % 2:
+                mask[k, row : row + 48, column : column + 48] = 1
+        return mask
+
+    patch.setattr("methods.unimatch.strong_view", lambda image: image ** next(exponents))
+    patch.setattr("methods.unimatch.cutmix_boxes", cutmix_boxes)
 
 
 def mc_net_vector(decoders: int) -> MethodVector:
@@ -105,6 +124,25 @@ CASES = {
         build=lambda: net_factory("unet_urpc"),
         schedule=poly_late,
         patches=urpc_draws,
+    ),
+    "unimatch_2d": MethodVector(
+        stage=unimatch.UniMatch,
+        options=unimatch.Options(),
+        names={
+            "loss": "loss",
+            "supervised": "loss_supervised",
+            "loss_s1": "loss_strong_1",
+            "loss_s2": "loss_strong_2",
+            "feature": "loss_feature",
+            "mask_ratio": "confident",
+            "kept_s1": "confident_1",
+        },
+        loss=SSL4MIS_LOSS,
+        build=lambda: net_factory("unet_unimatch"),
+        sharper=6,
+        base_lr=0.003,
+        schedule=poly_late,
+        patches=unimatch_draws,
     ),
     "mcnet_v1_2d": mc_net_vector(decoders=2),
     "mcnet_v2_2d": mc_net_vector(decoders=3),

@@ -1,0 +1,73 @@
+"""U-Net and V-Net that decode every image twice, with and without dropout of feature channels (UniMatch: Yang et al., CVPR 2023).
+
+Their weights are those of the plain networks. The decoder sees both versions of the encoder's features as one batch, so its batch
+normalisation is over both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from networks import VNet_la_ega as vnet
+from networks import unet_ega as unet
+from networks.base import Auxiliary
+
+DROPOUT = 0.5
+
+
+def clean_and_dropped(features: Sequence[Tensor], dropout: nn.Module) -> list[Tensor]:
+    """Return each feature (N, C, ...) followed by its version with channels dropped, (2N, C, ...)."""
+    return [torch.cat([feature, dropout(feature)]) for feature in features]
+
+
+@dataclass(frozen=True)
+class UNetUniMatchOptions:
+    """No flags of its own."""
+
+
+class UNetUniMatch(unet.UNet):
+    """The U-Net without edge guidance; `forward(x, auxiliary=True)` returns the logits and those from features with dropped channels."""
+
+    Options = UNetUniMatchOptions
+    auxiliary: ClassVar[Auxiliary] = "dropped"
+
+    def __init__(self, in_chns: int = 1, class_num: int = 4):
+        super().__init__(in_chns, class_num, egm="none")
+        self.feature_dropout = nn.Dropout2d(DROPOUT)
+
+    def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
+        if not auxiliary:
+            return super().forward(x)
+        self.start(x)
+        features = clean_and_dropped(self.encoder(x), self.feature_dropout)
+        logits = self.decoder(features, None)
+        return logits[: len(x)], logits[len(x) :]
+
+
+class VNetUniMatch(vnet.VNet):
+    """The V-Net without edge guidance, likewise; ours, since the published code has no 3-D network."""
+
+    Options = vnet.RecomputeOptions
+    auxiliary: ClassVar[Auxiliary] = "dropped"
+
+    def __init__(
+        self,
+        in_chns: int = 1,
+        class_num: int = 2,
+        has_dropout: bool = True,
+        recompute: bool = False,
+    ):
+        super().__init__(in_chns, class_num, "none", has_dropout, recompute)
+        self.feature_dropout = nn.Dropout3d(DROPOUT)
+
+    def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
+        if not auxiliary:
+            return super().forward(x)
+        self.start(x)
+        features = clean_and_dropped(self.features(x), self.feature_dropout)
+        feature = self.decode(self.decoder, features, None)
+        logits = self.decoder.out_conv(self.dropouts[2](feature))
+        return logits[: len(x)], logits[len(x) :]
