@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -113,6 +113,16 @@ class EvaluationSettings:
     is an error."""
     detail: bool = False
     """Print the scores of each case too, as published (published flag; 0 or 1 may follow)."""
+
+
+@runtime_checkable
+class HasComponentFilter(Protocol):
+    """Settings of a data set whose published test keeps only the largest component."""
+
+    @property
+    def nms(self) -> bool:
+        """Whether to keep only the largest component of each class."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -305,7 +315,7 @@ class CheckpointTest:
         check_patch(net, self._patch_size)
         self._stride = settings.stride or tuple(dataset.stride)
         self._connectivity = dataset.connectivity
-        if hasattr(settings, "nms") and not settings.nms:
+        if isinstance(settings, HasComponentFilter) and not settings.nms:
             self._connectivity = None
         if info.dims == 3:
             check_stride(self._stride, "stride")
