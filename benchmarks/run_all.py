@@ -1,9 +1,10 @@
-"""Every benchmark that needs no data, one after the other: steps with their peak memory, validation, batches, component filter, metrics.
+"""Run all benchmarks that need no data: steps, peak memory, validation, batches, filter, metrics.
 
     python benchmarks/run_all.py
 
-Each in a process of its own, with all cores where it times a step. Three to ten minutes on two cores; nothing else should run meanwhile.
-On a machine with a GPU the ACDC step is timed there; all else that a GPU has to say is asked by benchmarks/gpu.sh.
+Each runs in its own process, and steps use all cores. It takes three to ten minutes on two cores;
+let nothing else run meanwhile. On a machine with a GPU the ACDC step is timed there; everything
+else about a GPU is measured by benchmarks/gpu.sh.
 """
 
 import os
@@ -25,15 +26,20 @@ PROGRAMS = (
 
 
 def main() -> int:
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    """Run the programs one after the other; return the number of those that failed."""
+    load = "unknown"
+    if hasattr(os, "getloadavg"):
+        load = f"{os.getloadavg()[0]:.1f}"
+    processor = platform.processor() or platform.machine()
     print(
-        f"{platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load}",
+        f"{platform.platform()}, {processor}, {os.cpu_count()} cores, load {load}",
         flush=True,
     )
-    failed = []
+    failed: list[str] = []
     for name, *flags in PROGRAMS:
         print(f"\n== {' '.join((name, *flags))}", flush=True)
-        if subprocess.run([sys.executable, str(HERE / name), *flags]).returncode:
+        result = subprocess.run([sys.executable, str(HERE / name), *flags])
+        if result.returncode:
             failed.append(name)
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
