@@ -11,6 +11,7 @@ from commands.published_optimizer import published_optimizer
 from commands.runs import find_checkpoint
 from datasets.base import DatasetSpec
 from datasets.registry import all_datasets
+from methods.base import MEAN
 from methods.registry import run_title
 from networks.published import published_state_dict
 from training.checkpoint import Checkpoint, read_ours, save
@@ -41,6 +42,9 @@ class ExportSettings:
     sobel: Literal["parameters", "buffers"] = "parameters"
     """net_opt: how the reading code stores its fixed Sobel kernels; parameters are counted in the
     optimiser. If that code reports a parameter group with another size, try the other one."""
+    network: str | None = None
+    """Network of a checkpoint that holds several, as student or other; default: the one that was
+    selected in training."""
     overwrite: bool = False
     """Replace OUT if it exists."""
 
@@ -58,6 +62,14 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
     _check_out(settings.out, path, overwrite=settings.overwrite)
     remove_unfinished(settings.out.parent, below=False)
     checkpoint = read_ours(path, "; if it is a published one, use it as it is, it needs no export")
+    if settings.network is not None:
+        checkpoint = checkpoint.of_network(settings.network)
+    if checkpoint.selected == MEAN:
+        names = " and ".join(checkpoint.models)
+        raise UserError(
+            f"{path}: the mean of {names} was selected, and a published file holds one network; "
+            "name one of them with --network"
+        )
     layout, has_prefix = layout_and_prefix(checkpoint, settings)
     content = _content(checkpoint, layout, has_prefix=has_prefix, sobel=settings.sobel)
     save(settings.out, content)

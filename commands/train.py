@@ -444,16 +444,16 @@ class Frame:
         setup.stage.begin()
 
     def _load_learners(self, stage: TrainingStage, checkpoint: Checkpoint) -> None:
-        """The learners' first weights: the student takes the selected network, other learners the network of their name if there is one.
+        """The learners' first weights.
 
-        Where the earlier stage has several learners, the student takes the student.
+        After a stage with several learners each takes the one of its name, after any other stage all take the selected network.
         """
-        if len(checkpoint.models) <= 1:
-            load_network(stage.student, checkpoint)
-            return
+        has_several = len(checkpoint.models) > 1
         for name, network in stage.learners.items():
-            if name in checkpoint.models:
+            if has_several and name in checkpoint.models:
                 load_weights(network, checkpoint.weights_of(name), checkpoint)
+            else:
+                load_network(network, checkpoint)
 
     def _log_memory(self, stage: TrainingStage, spec: StageSpec) -> None:
         """Say what a step takes: 2-D steps are small, so volumes only."""

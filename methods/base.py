@@ -160,9 +160,11 @@ class TrainingStage(Generic[OptionsT]):
         if lr_schedule is not None:
             self.lr_schedules[name] = lr_schedule
 
-    def add_teacher(self, name: str) -> nn.Module:
-        """Register a copy of the student, in training mode and without gradients; the method updates it."""
-        teacher = copy.deepcopy(self.student).requires_grad_(False).train()
+    def add_teacher(self, name: str, network: nn.Module | None = None) -> nn.Module:
+        """Register a network without gradients, in training mode; by default a copy of the student. The method updates it."""
+        if network is None:
+            network = copy.deepcopy(self.student)
+        teacher = network.requires_grad_(False).train()
         self.networks[name] = teacher
         return teacher
 
@@ -213,16 +215,17 @@ class TrainingStage(Generic[OptionsT]):
         return self.call("student", x)
 
     def forward_with_loss(
-        self, x: Tensor, function: LossFunction, *targets: Any
+        self, x: Tensor, function: LossFunction, *targets: Any, network: str = "student"
     ) -> tuple[Tensor, StepLoss]:
-        """Return the student's logits (N, K, ...) and `function(logits, *targets)`.
+        """Return a network's logits (N, K, ...) and `function(logits, *targets)`.
 
-        Both are compiled as one piece with `--accelerate`. A target may be a `PendingTensor`: it is waited for after the pass.
+        For the student both are compiled as one piece with `--accelerate`. A target may be a `PendingTensor`: it is waited for after the
+        pass.
         """
-        if self.compiled is not None:
+        if self.compiled is not None and network == "student":
             return self.compiled.forward_with_loss(x, function, *resolved(targets))
-        logits = self.forward(x)
-        return logits, function(logits, *resolved(targets))
+        logits = self.call(network, x)
+        return logits, self.loss_of(function, logits, *resolved(targets))
 
     def loss_of(self, function: LossFunction, logits: Tensor, *targets: Any) -> StepLoss:
         """Return `function(logits, *targets)`, compiled with `--accelerate`."""

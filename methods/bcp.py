@@ -8,7 +8,7 @@ Cost of a self-training step: two student passes over a quarter of the batch eac
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from methods.base import (
 from methods.copy_paste import CopyPaste, paste
 from utils.ema import Ema, EmaScope
 from utils.errors import UserError
-from utils.losses import StepLoss
+from utils.losses import Parts, StepLoss, weighted_sum
 from utils.masks import START_RATIO, MaskKind
 from utils.schedules import consistency_weight
 
@@ -69,7 +69,7 @@ AnyBoxOptions = TypeVar("AnyBoxOptions", bound=Options)
 
 
 class CopyPastePretrain(TrainingStage[AnyOptions]):
-    """Paste the second half of the labelled images into the first half."""
+    """Paste the second half of the labelled images into the first half; every learner learns from the same mixed images."""
 
     name = "pre_train"
 
@@ -88,17 +88,42 @@ class CopyPastePretrain(TrainingStage[AnyOptions]):
         mask = self.copy_paste.mask(image_a, step)
         mixed = paste(image_a, image_b, mask)  # (N / 2, C, ...)
         label = paste(label_a, label_b, mask)
-        if self.pasting.pretrain_loss == "mix":
-            logits, loss = self.forward_with_loss(mixed, self.loss.of_mixed, label_a, label_b, mask)
-        else:
-            logits, loss = self.forward_with_loss(mixed, self.loss.of_whole, label)
-        self.watch(logits, step)
-        self.show(mixed, logits, label)
         self.log("box_side", self.copy_paste.sides(mask.shape, step)[0])
-        yield loss
+        function, targets = self.loss.of_whole, (label,)
+        if self.pasting.pretrain_loss == "mix":
+            function, targets = self.loss.of_mixed, (label_a, label_b, mask)
+        for name in self.learners:
+            logits, loss = self.forward_with_loss(mixed, function, *targets, network=name)
+            if name == "student":
+                self.watch(logits, step)
+                self.show(mixed, logits, label)
+            else:
+                loss = loss.renamed(name)
+            yield loss
 
     def watch(self, logits: Tensor, step: int) -> None:
-        """Look at the logits (N / 2, K, ...) of a step; for methods that learn something from them."""
+        """Look at the student's logits (N / 2, K, ...) of a step; for methods that learn something from them."""
+
+
+class Mix(NamedTuple):
+    """A mixed image (N / 4, C, ...), the labels (N / 4, ...) of what is outside and inside its box, and the weights of both parts.
+
+    A pseudo label may still be on its way through the host.
+    """
+
+    image: Tensor
+    labels: tuple[Tensor | PendingTensor, Tensor | PendingTensor]
+    weights: tuple[float, float]
+
+    def waited_labels(self) -> tuple[Tensor, Tensor]:
+        """Return the labels outside and inside the box, a pending one waited for."""
+        outside, inside = resolved(self.labels)
+        return outside, inside
+
+    def label(self, mask: Tensor) -> Tensor:
+        """Return the label (N / 4, ...) of the mixed image."""
+        outside, inside = self.waited_labels()
+        return paste(outside, inside, mask)
 
 
 class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
@@ -136,48 +161,49 @@ class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
         Teacher passes come first and pseudo labels are waited for last, so that their way through the host overlaps with the
         student's passes.
         """
+        mask = self.copy_paste.mask(batch["image"], step)
+        for mix in self.mixes(batch, mask):
+            logits, loss = self.forward_with_loss(
+                mix.image, self.loss.of_mixed, *mix.labels, mask, *mix.weights
+            )
+            self.show(mix.image, logits, mix.label(mask))
+            yield loss
+        self.log("consistency_weight", consistency_weight(step))
+        self.log("box_side", self.copy_paste.sides(mask.shape, step)[0])
+
+    def mixes(self, batch: Batch, mask: Tensor) -> Iterator[Mix]:
+        """Yield the two mixed images of a step; the pseudo-labelled part is weighted by `u_weight`.
+
+        All teacher passes are made before the first mixed image.
+        """
         labelled, unlabelled = split_batch(batch)
-        mask = self.copy_paste.mask(labelled, step)
         unlabelled_halves = halves(unlabelled)
         pseudo_labels = [self.pseudo_label(half) for half in unlabelled_halves]
         image_halves = halves(labelled)
         label_halves = halves(batch["label"])
+        u_weight = self.options.u_weight
         for number, unlabelled_outside in enumerate(self.pasting.unlabelled_outside):
             partner = 1 - number if self.pasting.crossed else number
-            yield self.mixed_loss(
-                image=image_halves[partner],
-                label=label_halves[partner],
-                unlabelled=unlabelled_halves[number],
-                pseudo_label=pseudo_labels[number],
-                mask=mask,
-                unlabelled_outside=unlabelled_outside,
-            )
-        self.log("consistency_weight", consistency_weight(step))
-        self.log("box_side", self.copy_paste.sides(mask.shape, step)[0])
+            image = image_halves[partner]
+            label = label_halves[partner]
+            unlabelled_image = unlabelled_halves[number]
+            pseudo_label = pseudo_labels[number]
+            if unlabelled_outside:
+                mixed = paste(unlabelled_image, image, mask)
+                yield Mix(mixed, (pseudo_label, label), (u_weight, 1.0))
+            else:
+                mixed = paste(image, unlabelled_image, mask)
+                yield Mix(mixed, (label, pseudo_label), (1.0, u_weight))
 
-    def mixed_loss(
-        self,
-        image: Tensor,
-        label: Tensor,
-        unlabelled: Tensor,
-        pseudo_label: PendingTensor,
-        mask: Tensor,
-        unlabelled_outside: bool,
+    def loss_of_mixes(
+        self, logits: Sequence[Tensor], mixes: Sequence[Mix], mask: Tensor
     ) -> StepLoss:
-        """Return the loss of one mixed image (N / 4, C, ...): the pseudo-labelled part is weighted by `u_weight`."""
-        u_weight = self.options.u_weight
-        if unlabelled_outside:
-            mixed = paste(unlabelled, image, mask)
-            targets = (pseudo_label, label)
-            weights = (u_weight, 1.0)
-        else:
-            mixed = paste(image, unlabelled, mask)
-            targets = (label, pseudo_label)
-            weights = (1.0, u_weight)
-        logits, loss = self.forward_with_loss(mixed, self.loss.of_mixed, *targets, mask, *weights)
-        outside, inside = resolved(targets)
-        self.show(mixed, logits, paste(outside, inside, mask))
-        return loss
+        """Return the sum of the losses of all mixes; logits (N / 4, K, ...) of each."""
+        terms: list[tuple[Parts, float]] = []
+        for one, mix in zip(logits, mixes, strict=True):
+            outside, inside = mix.waited_labels()
+            terms.append((self.loss.mixed(one, outside, inside, mask, *mix.weights), 1.0))
+        return self.loss.combine(weighted_sum(*terms))
 
     def after_step(self, step: int) -> None:
         self.ema.update(self.options.ema_decay)

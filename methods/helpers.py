@@ -50,7 +50,7 @@ class LengthOptions:
 
 @dataclass(frozen=True)
 class PublishedTime:
-    """Translate an iteration of this run into one of the published run, from which ramps, holds and turns are then computed.
+    """Translate an iteration of this run into one of the published run, from which ramps and holds are then computed.
 
     The rule: iteration t of a run of `length` iterations stands for iteration floor(t * published / length) of the published run of
     `published` iterations. With `--lengths published` it stands for itself. Runs of the published length are the same in both ways.
@@ -62,6 +62,10 @@ class PublishedTime:
     def step(self, step: int) -> int:
         """Return the iteration of the published run that iteration `step` (from 0) stands for."""
         return step * self.published // self.length
+
+    def first(self, published_step: int) -> int:
+        """Return the first iteration of this run that stands for iteration `published_step` of the published run or a later one."""
+        return math.ceil(published_step * self.length / self.published)
 
 
 def published_time(
@@ -221,6 +225,24 @@ def draw_box(sides: Sequence[int], generator: np.random.Generator) -> tuple[slic
         first = generator.integers(sides)
         if (first + lengths <= sides).all():
             return tuple(slice(a, a + n) for a, n in zip(first, lengths, strict=True))
+
+
+def boxes_around(centres: Sequence[Tensor], shape: Sequence[int], mixing: Tensor) -> Tensor:
+    """Return a mask (N, ...), True in boxes whose sides are sqrt(1 - mixing) of the image's sides, cut off at its border.
+
+    `centres`: on each axis the position (N,) of the boxes' centres. `shape`: of an image. `mixing`: one number.
+    """
+    fraction = (1 - mixing).sqrt()
+    inside = torch.ones(len(centres[0]), *shape, dtype=torch.bool, device=mixing.device)
+    for axis, (side, centre) in enumerate(zip(shape, centres, strict=True)):
+        half = (side * fraction).long() // 2
+        positions = torch.arange(side, device=mixing.device)
+        first = (centre - half).unsqueeze(1)
+        last = (centre + half).unsqueeze(1)
+        within = (positions >= first) & (positions < last)  # (U, side)
+        ones_before, ones_after = [1] * axis, [1] * (len(shape) - axis - 1)
+        inside &= within.view(len(centre), *ones_before, side, *ones_after)
+    return inside
 
 
 def mean_squared_difference(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -21,6 +21,9 @@ NAMES = (
     "unimatch",
     "mc_net",
     "dtc",
+    "abd",
+    "ad_mt",
+    "sdcl",
 )
 METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for name in NAMES}
 

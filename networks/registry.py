@@ -16,6 +16,7 @@ PLACES = (  # name, module, class
     ("VNet_pancreas", "VNet_la_ega", "VNetPancreas"),
     ("unet_mcnet", "mcnet", "UNetMCNet"),
     ("VNet_mcnet", "mcnet", "VNetMCNet"),
+    ("resunet", "resunet", "ResUNet"),
     ("unet_dtc", "dtc", "UNetDTC"),
     ("VNet_dtc", "dtc", "VNetDTC"),
     ("unet_urpc", "urpc", "UNetURPC"),

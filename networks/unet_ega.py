@@ -140,6 +140,19 @@ class Decoder(nn.Module):
         return self.out_conv(self.last_feature(features, edge))
 
 
+def check_sides(size: tuple[int, ...], images: int, name: str) -> None:
+    """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit four levels that halve it; `name` of the network."""
+    if any(side % 16 or side <= 0 for side in size):
+        shape = "x".join(map(str, size))
+        raise ValueError(
+            f"an input of {shape} does not fit the {name}: both sides must be multiples of 16"
+        )
+    if max(size) == 16 and images == 1:
+        raise ValueError(
+            "batch normalisation needs more than one pixel of one image at the deepest level: use more images or a side of 32"
+        )
+
+
 @dataclass(frozen=True)
 class UNetOptions(EdgeOptions):
     upsampling: Upsampling = "published"
@@ -179,18 +192,11 @@ class UNet(Network):
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit the network."""
-        shape = "x".join(map(str, size))
-        if any(side % 16 or side <= 0 for side in size):
-            raise ValueError(
-                f"an input of {shape} does not fit the U-Net: both sides must be multiples of 16"
-            )
+        check_sides(size, images, name="U-Net")
         if self.compute_edge_feature is not None and min(size) < 80:
+            shape = "x".join(map(str, size))
             raise ValueError(
                 f"an input of {shape} is too small for the edge-guided module: both sides must be at least 80"
-            )
-        if max(size) == 16 and images == 1:
-            raise ValueError(
-                "batch normalisation needs more than one pixel of one image at the deepest level: use more images or a side of 32"
             )
 
     def start(self, x: Tensor) -> None:

@@ -8,6 +8,7 @@ from reference import VECTORS, fill
 
 from networks.published import import_state_dict, published_state_dict
 from networks.registry import build
+from networks.resunet import BasicBlock
 from networks.unet_ega import UpBlock
 from networks.VNet_la_ega import TrilinearUpsample
 
@@ -76,6 +77,39 @@ def test_mc_nets_first_decoder_with_its_encoder_is_the_plain_network(name, plain
     state = net.state_dict()
     other.load_state_dict({key: state[key] for key in other.state_dict()})
     assert torch.equal(net(image(dims)), other(image(dims)))
+
+
+def test_sdcls_published_state_dict_loads_into_res_u_net_without_its_unused_heads():
+    weights = published_weights("sdcl_resunet")
+    net = build("resunet", 1, 4, {})
+    import_state_dict(net, weights)
+    state = net.state_dict()
+    assert list(state) == [key for key in weights if key.startswith(("encoder.", "decoder."))]
+    assert list(published_state_dict(state)) == list(weights)
+    for key, value in state.items():
+        assert torch.equal(value, weights[key]), key
+
+
+def test_a_residual_block_adds_its_input():
+    """With convolutions of 0 and batch norm as it starts, a block is the rectified input; one that halves is its 1x1 convolution."""
+    plain, halving = BasicBlock(4, 4).eval(), BasicBlock(4, 8, stride=2).eval()
+    for block in (plain, halving):
+        torch.nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(2, 4, 6, 6)
+    assert torch.equal(plain(x), x.relu())
+    torch.testing.assert_close(halving(x), halving.downsample(x).relu())
+    assert halving(x).shape == (2, 8, 3, 3)
+
+
+def test_res_u_nets_encoder_keeps_the_size_and_halves_it_four_times():
+    features = built("resunet").encoder(image(2, size=32))
+    assert [tuple(one.shape[1:]) for one in features] == [
+        (16, 32, 32),
+        (32, 16, 16),
+        (64, 8, 8),
+        (128, 4, 4),
+        (256, 2, 2),
+    ]
 
 
 def test_every_decoder_of_mc_net_has_the_gradient_of_its_own_output_only():

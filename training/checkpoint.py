@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,25 @@ class Checkpoint:
         if network == "student":
             return self.student
         return self.phase[network]
+
+    def of_network(self, name: str) -> "Checkpoint":
+        """This checkpoint with another of its networks selected; raises UserError for one that it does not have."""
+        if name == self.selected:
+            return self
+        names = [
+            "student",
+            *(key for key, value in self.phase.items() if isinstance(value, Mapping)),
+        ]
+        if len(self.models) > 1:
+            names.append(MEAN)
+        if not self.ours or name not in names:
+            raise UserError(
+                f"--network {name}: {self.path} does not hold it; choose from {', '.join(names)}"
+            )
+        optimizer = (self.other_optimizers or {}).get(name, self.optimizer)
+        rule = f"{self.rule}, by the score of {self.selected} (this is {name})"
+        weights = self.student if name == MEAN else self.weights_of(name)
+        return replace(self, selected=name, weights=weights, optimizer=optimizer, rule=rule)
 
     @property
     def ours(self) -> bool:

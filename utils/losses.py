@@ -35,6 +35,10 @@ class StepLoss(NamedTuple):
         scalars = {**self.scalars, f"loss_{name}": value}
         return self._replace(total=self.total + weight * value, scalars=scalars)
 
+    def renamed(self, suffix: str) -> "StepLoss":
+        """Return this loss with `_<suffix>` added to the names of its scalars."""
+        return self._replace(scalars={f"{name}_{suffix}": x for name, x in self.scalars.items()})
+
     def then_step(self, learner: str) -> "StepLoss":
         """Return this loss with the request that `learner` steps before the next loss is formed, and not again in this step."""
         return self._replace(steps_now=learner)
@@ -167,10 +171,11 @@ class Loss:
                 terms[name] = TERMS[name]
         object.__setattr__(self, "_terms", terms)
 
-    def whole(self, logits: Tensor, label: Tensor) -> Parts:
-        """Return the terms of whole images: logits (N, K, ...), labels (N, ...)."""
-        everywhere = torch.ones(label.shape[1:], device=logits.device)
-        return self._parts(predicted(logits), label, mask=everywhere)
+    def whole(self, logits: Tensor, label: Tensor, mask: Tensor | None = None) -> Parts:
+        """Return the terms of whole images: logits (N, K, ...), labels (N, ...), mask (N, ...) of the pixels that count, all by default."""
+        if mask is None:
+            mask = torch.ones(label.shape[1:], device=logits.device)
+        return self._parts(predicted(logits), label, mask=mask)
 
     def mixed(
         self,
