@@ -1,6 +1,6 @@
 """What every method must do, whatever it computes: learn, resume, and be tested and predicted with from its checkpoint."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +72,15 @@ def flags_of(numbers):
 # a step
 
 
-def stage_of(dims, method, stage=-1):
-    """A stage ready for its last steps, in which ramps are at their end, and a batch whose labels can be seen in the images."""
+def stage_of(dims, method, stage=-1, **info):
+    """A stage ready for its last steps, in which ramps are at their end, and a batch whose labels can be seen in the images.
+
+    `info` changes what is known of the data set.
+    """
     numbers = {**numbers_of(dims, method), **BATCH, "max_iterations": 100}
-    steps, batch = runner(dataset_of(dims, method), CPU, stage=stage, method=method, **numbers)
+    dataset = dataset_of(dims, method)
+    dataset = replace(dataset, info=replace(dataset.info, **info))
+    steps, batch = runner(dataset, CPU, stage=stage, method=method, **numbers)
     generator = torch.Generator().manual_seed(3)
     size = batch["image"].shape[2:]
     classes = steps.stage.forward(batch["image"][:2]).shape[1]
@@ -83,7 +88,7 @@ def stage_of(dims, method, stage=-1):
     coarse = torch.randint(0, classes, (len(label), *[4] * len(size)), generator=generator)
     label = torch.nn.functional.interpolate(coarse[:, None].float(), size=size)
     noise = 0.1 * torch.rand(label.shape, generator=generator)
-    batch["image"] = label / classes + noise
+    batch["image"] = (label / classes + noise).expand_as(batch["image"])
     batch["label"] = label[: len(batch["label"]), 0].long()
     return steps, placed(batch, CPU, dims)
 
@@ -106,6 +111,14 @@ def test_a_step_reaches_every_learner_and_no_teacher(dims, method, number):
         assert [key for key in without if not key.startswith(UNUSED.get(method, ()))] == [], name
     for teacher in stage.teachers.values():
         assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("dims, method", slow_in_3d(PLACES))
+def test_several_channels_and_classes_are_learned(dims, method):
+    steps, batch = stage_of(dims, method, channels=2, class_names=("a", "b", "c", "d", "e"))
+    scalars = steps._train_step(batch)
+    assert torch.isfinite(scalars["loss"])
+    assert steps.stage.forward(batch["image"]).shape[:2] == (len(batch["image"]), 5)
 
 
 @pytest.mark.parametrize("dims, method", slow_in_3d(PLACES))

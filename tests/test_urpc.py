@@ -73,6 +73,13 @@ def test_the_rectified_consistency_by_hand():
     assert rectified_consistency(levels).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_gradient_flows_through_the_mean_and_through_the_trust():
+    """Finite differences see the whole loss; a detached part would be missing from the gradient."""
+    torch.manual_seed(0)
+    levels = [torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    assert torch.autograd.gradcheck(lambda *logits: rectified_consistency(logits), levels)
+
+
 def test_uncertain_pixels_count_less():
     """Of two pixels, only the second one's levels differ; the trust of the first is 1."""
     levels = [
