@@ -1,10 +1,12 @@
-"""Measure what each operation of `networks/fast/` gains: steps with its plain formula against steps with all fast operations.
+"""Measure what each operation of `networks/fast/` gains over its plain formula.
 
     python benchmarks/fast_operations.py --step acdc
     python benchmarks/fast_operations.py --step la --amp
 
-One process and one thread; the kinds of step take turns, and processor time is measured, so that other work on the machine disturbs
-little. An operation stays if it gains at least 5 % of a step (docs/performance.md has the results).
+Steps with the plain formula of one operation are compared with steps in which all are fast. One
+process and one thread; the kinds of step take turns, and processor time is measured, so that other
+work on the machine disturbs little. An operation stays if it gains at least 5 % of a step
+(docs/performance.md has the results).
 """
 
 import statistics
@@ -36,8 +38,8 @@ class Flags:
     """Settings of the measurement."""
 
     step: Literal["acdc", "bcp", "la"] = "acdc"
-    """acdc: a self-training step of the edge-guided U-Net; bcp: the same without edge guidance; la: a forward and backward pass of the
-    edge-guided V-Net."""
+    """acdc: a self-training step of the edge-guided U-Net; bcp: the same without edge guidance; la: a
+    forward and backward pass of the edge-guided V-Net."""
     patch_size: tuple[int, ...] = ()
     """Size of the input. Default: 128 128 for slices, 64 64 48 for volumes."""
     rounds: int = 5
@@ -45,7 +47,7 @@ class Flags:
     amp: bool = False
     """Compute in bfloat16."""
     names: tuple[str, ...] = ()
-    """Operations to measure, several of one row joined by +. Default: each that has a fast version."""
+    """Operations to measure, several of one row joined by +. Default: all with a fast version."""
 
 
 def slices_step(flags: Flags) -> Callable[[], None]:

@@ -15,7 +15,7 @@ def test_each_fast_operation_is_measured(capsys):
 
 
 @pytest.mark.long
-def test_a_step_of_acdc_is_timed_beside_a_busy_process(capsys):
+def test_a_step_of_acdc_is_timed_next_to_a_busy_process(capsys):
     acdc_step.main(
         [
             "--patch_size",
@@ -33,7 +33,7 @@ def test_a_step_of_acdc_is_timed_beside_a_busy_process(capsys):
     said = capsys.readouterr().out
     assert (
         said.count("whole step") == 2
-        and "beside 1 busy" in said
+        and "next to 1 busy" in said
         and said.splitlines()[-1].startswith("peak memory of the process")
     )
 
