@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dataloaders.dataset_info import DatasetInfo
@@ -12,7 +13,7 @@ from methods.base import MEAN
 from networks import net_factory_ega, net_factory_la_ega
 from networks.base import Network
 from networks.mean import MeanOfNetworks
-from networks.norm import normalise_over_processes
+from networks.norm import synchronise
 from networks.published import import_state_dict
 from networks.registry import NETWORKS, network_options
 from training.checkpoint import Checkpoint
@@ -73,16 +74,19 @@ def check_patch(net: Network | MeanOfNetworks, patch_size: Sequence[int], images
         raise UserError(f"{flag}: {error}{hint}") from None
 
 
-def share_batch_norm(nets: Iterable[nn.Module], model: str) -> None:
-    """Let batch norm average over all processes from now on; with one process nothing changes.
+def share_batch_norm(nets: Iterable[nn.Module], device: torch.device) -> None:
+    """Let batch norm use the statistics of all processes; with one process nothing changes.
 
-    Raises UserError for a network that does not support it.
+    Raises UserError unless `device` is a CUDA device, which `torch.nn.SyncBatchNorm` needs.
     """
-    if world() > 1:
-        try:
-            normalise_over_processes(nets)
-        except ValueError as error:
-            raise UserError(f"--sync_batch_norm: --model {model}: {error}") from None
+    if world() == 1:
+        return
+    if device.type != "cuda":
+        raise UserError(
+            f"--sync_batch_norm: needs CUDA, and this run is on {device.type}; remove the flag"
+        )
+    for net in nets:
+        synchronise(net)
 
 
 def network_of(

@@ -353,7 +353,7 @@ class Frame:
         steps = self.length(spec) * epoch
         self._log_memory(stage, spec)
         if s.sync_batch_norm:  # after the memory estimate, which makes a step in one process only
-            share_batch_norm(stage.networks.values(), s.model)
+            share_batch_norm(stage.networks.values(), self.device)
         lr_schedule = s.pre_lr_schedule if spec.pretraining else s.lr_schedule
         weight_decay = s.pre_weight_decay if spec.pretraining else s.weight_decay
         predict = dataset.predictor(s.patch_size, getattr(s, "val_stride", ()), self.device)

@@ -3,8 +3,8 @@
 The variants have the same shape and differ in normalisation, dropout, head and the names in their state dicts.
 """
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 from networks.base import Auxiliary, Network
 from networks.egm import EdgeOptions
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
-from networks.norm import BatchNorm3d, PassCounter
+from networks.norm import BatchNorm3d, PassCounter, frozen_statistics
 from networks.operations import EGM, resize_trilinear
 
 _checkpoint: Callable[..., Tensor] = checkpoint  # pyright: ignore[reportUnknownVariableType]
@@ -142,20 +142,6 @@ def _add_egms(home: nn.Module, egm: EGM, fusion_dropout: float) -> None:
         home.add_module(name, EdgeGuidedModule3d(width, egm, fusion_dropout))
 
 
-@contextmanager
-def _frozen_statistics(module: nn.Module) -> Generator[None, None, None]:
-    """Keep batch norm from updating its statistics again when a batch is computed a second time."""
-    norms = [m for m in module.modules() if isinstance(m, BatchNorm3d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-
-
 @dataclass(frozen=True)
 class RecomputeOptions:
     recompute: bool = False
@@ -212,7 +198,7 @@ class _VNetBase(Network):
             module,
             *arguments,
             use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _frozen_statistics(module)),
+            context_fn=lambda: (nullcontext(), frozen_statistics(module)),
         )
 
     def encode(

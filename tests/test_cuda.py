@@ -2,10 +2,13 @@
 bit for bit. `make test-gpu` on a machine that has one; elsewhere benchmarks/counts.py and the `meta` device stand in.
 """
 
+import socket
+
 import pytest
 import torch
 from helpers import assert_same, signalled, train
 from test_accelerate import case
+from test_processes import INPUTS, RECOMPUTED, network, passes
 from test_step import PLACES, SMALL, page_of
 from test_training import TINY
 from test_trajectories import CASES, assert_as_published, assert_keeps_to_trajectory
@@ -17,6 +20,7 @@ from datasets.acdc import DATASET as ACDC
 from datasets.la import DATASET as LA
 from methods.edge_guided import DualTeacher
 from networks.fast import matrices
+from networks.norm import synchronise
 from training.accelerate import accelerated
 from training.device import place, set_deterministic
 from training.precision import Precision
@@ -182,3 +186,36 @@ def learnt(found):
     """Of every checkpoint all but where and how it was made."""
     kept = ("student", "phase", "optimizer", "progress")
     return {name: {key: checkpoint[key] for key in kept} for name, checkpoint in found.items()}
+
+
+def _meet(rank, port, folder, name, image, target):
+    """One of two processes on one GPU over gloo, since NCCL takes one process per GPU."""
+    meeting = f"tcp://localhost:{port}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    net = network(name).to(CUDA)
+    synchronise(net)
+    result = passes(net, image.to(CUDA), target.to(CUDA), slice(rank, rank + 1))
+    torch.save({**result, "state": dict(net.state_dict())}, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["unet", "VNet", "VNet" + RECOMPUTED])
+def test_halves_of_a_batch_are_normalised_as_the_whole(name, tmp_path):
+    """--sync_batch_norm: outputs, gradients and running statistics in float64."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    image = torch.rand(INPUTS[name], dtype=torch.float64)
+    target = (image > 0.5).double()
+    torch.multiprocessing.spawn(_meet, (port, tmp_path, name, image, target), nprocs=2)
+    net = network(name).to(CUDA)
+    whole = passes(net, image.to(CUDA), target.to(CUDA))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    close = {"rtol": 1e-6, "atol": 1e-9}
+    torch.testing.assert_close(
+        torch.cat([first["output"], second["output"]]), whole["output"], **close
+    )
+    for key, gradient in whole["gradients"].items():
+        torch.testing.assert_close(first["gradients"][key], gradient, msg=key, **close)
+    for key, value in net.state_dict().items():
+        torch.testing.assert_close(first["state"][key], value, msg=key, **close)

@@ -22,7 +22,7 @@ from dataloaders.samples import Samples
 from datasets.acdc import DATASET
 from methods.bcp import BCPPretrain
 from training.batch_source import BatchSource
-from training.faults import told
+from training.faults import as_user_error
 from training.log import StageLog
 from training.signals import GRACE
 from utils.cli import run
@@ -241,7 +241,7 @@ def test_a_loader_that_hangs_is_told_and_ended(monkeypatch):
     monkeypatch.setattr("training.batch_source.PATIENCE", 0.2)
     source = batches_of(Stuck())
     words = r"no batch for 30 minutes, .*use --num_workers 0; the last checkpoint is kept$"
-    with pytest.raises(UserError, match=words), told(torch.device("cpu"), 2):
+    with pytest.raises(UserError, match=words), as_user_error(torch.device("cpu"), 2):
         source.next()
     source.close()
     for process in multiprocessing.active_children():
@@ -290,7 +290,7 @@ def hung(phantom_root, tmp_path, monkeypatch):
         numbers = {**NUMBERS, "num_workers": workers, "pre_iterations": 30}
         child = Forked(lambda: helpers.train(DATASET, phantom_root, tmp_path / "out", **numbers))
         begun.append(child)
-        child.wait(lambda: marker.exists() and "pre_train 2: validation" in child.said)
+        child.wait(lambda: marker.exists() and "pre_train 2/30: val Dice" in child.said)
         return child
 
     yield begin
@@ -378,7 +378,7 @@ def test_a_batch_that_finds_no_shared_memory_is_one_line_at_once(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
     source = batches_of(Small())
     words = r"^/dev/shm is full.*: use --num_workers 0, or .*--shm-size 1g\); the last checkpoint is kept$"
-    with pytest.raises(UserError, match=words), told(torch.device("cpu"), 2):
+    with pytest.raises(UserError, match=words), as_user_error(torch.device("cpu"), 2):
         source.next()
     source.close()
 
@@ -390,7 +390,7 @@ def test_a_process_that_died_of_full_shared_memory_is_told_as_such():
         "Please try to raise your shared memory limit."
     )
     words = r"^/dev/shm is full.*--num_workers 0"
-    with pytest.raises(UserError, match=words), told(torch.device("cpu"), 2):
+    with pytest.raises(UserError, match=words), as_user_error(torch.device("cpu"), 2):
         raise RuntimeError(text)
 
 

@@ -177,7 +177,7 @@ def test_one_optimiser_of_other_parameters_is_refused(tmp_path):
     del content["other_optimizers"]
     content["optimizer"]["param_groups"][0]["params"] = [0, 1, 2]
     torch.save(content, path)
-    with pytest.raises(ValueError, match="optimiser is that of other parameters"):
+    with pytest.raises(ValueError, match="optimiser belongs to other parameters"):
         states_by_learner(read(path), sgd(Pair()))
 
 

@@ -15,9 +15,9 @@ from helpers import assert_same, stages, together
 from datasets.acdc import DATASET
 from methods.bcp import BCPPretrain
 from methods.edge_guided import DualTeacher
-from training.faults import Watch, told
+from training.faults import Watch, as_user_error
 from training.log import hours
-from training.pace import Pace, reason, told_again
+from training.pace import Pace, last_warning, reason
 from training.signals import StopSignals
 from utils.errors import Interrupted, UserError
 from utils.workers import terminated
@@ -81,13 +81,13 @@ def test_the_end_of_the_terminal_saves_as_sigterm_does_but_not_under_nohup():
     ],
 )
 def test_what_ends_a_training_from_outside_is_one_line(error, says):
-    with pytest.raises(UserError, match=says) as caught, told(torch.device("cpu"), 2):
+    with pytest.raises(UserError, match=says) as caught, as_user_error(torch.device("cpu"), 2):
         raise error
     assert str(caught.value).isprintable()
 
 
 def test_an_error_of_ours_is_not_explained_away():
-    with pytest.raises(RuntimeError, match="shapes"), told(torch.device("cpu"), 2):
+    with pytest.raises(RuntimeError, match="shapes"), as_user_error(torch.device("cpu"), 2):
         raise RuntimeError("shapes do not match")
 
 
@@ -137,18 +137,18 @@ def test_a_hang_is_told_until_it_is_over():
 def test_a_slow_pace_is_told_once_and_again_when_it_is_worse_or_comes_back():
     told, lines = 1.0, []
     for times in (1.0, 2.9, 3.1, 4.0, 6.1, 6.3, 13.0, 2.0, 3.5, 1.2, 3.5):
-        before, told = told, told_again(times, told)
+        before, told = told, last_warning(times, told)
         if told > before:
             lines.append(times)
     assert lines == [3.1, 6.3, 13.0, 3.5]  # 2.0 is no recovery, 1.2 is
 
 
 def test_why_steps_may_be_slow():
-    assert "waits for batches" in reason(waited=0.6, load=9, cores=2) and "--num_workers" in reason(
-        0.6, 9, 2
-    )
-    assert "9 threads want this machine's 2 cores" in reason(waited=0.1, load=9, cores=2)
-    assert "hot" in reason(waited=0.1, load=2, cores=2)
+    assert "waits for batches" in reason(
+        waiting=0.6, load=9, cores=2
+    ) and "--num_workers" in reason(0.6, 9, 2)
+    assert "9 threads share this machine's 2 cores" in reason(waiting=0.1, load=9, cores=2)
+    assert "hot" in reason(waiting=0.1, load=2, cores=2)
 
 
 def test_steps_that_become_slow_are_told_by_their_median(monkeypatch):

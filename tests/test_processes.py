@@ -19,12 +19,11 @@ from commands.run_data import run_data
 from commands.run_folder import claimed
 from datasets.acdc import DATASET
 from evaluation.validation import validate
-from networks.norm import BatchNorm3d, normalise_over_processes
+from networks.norm import BatchNorm3d, synchronise
 from networks.registry import build
 from training.accelerate import check_accelerate
 from training.distributed import average_gradients
 from utils.case import Case
-from utils.ema import Ema
 from utils.errors import UserError
 
 RECOMPUTED = ", recomputed"
@@ -79,58 +78,47 @@ def network(name):
     return net.double()
 
 
-def passes(net, teacher, image, target, share=slice(None)):
-    """Two passes, a step and one of the teacher that follows, as in a training: outputs, gradients, states as plain arrays."""
+def passes(net, image, target, share=slice(None)):
+    """Two backward passes of a share of the images: the last output and the mean gradients of all processes."""
     for part in image.chunk(2):
         output = net(part[share])
         (output - target[: len(part)][share]).square().mean().backward()
     average_gradients([net])
-    Ema(teacher, net).update(0.5)
-    with torch.no_grad():
-        looked = teacher(image[:2][share])
     gradients = {key: p.grad for key, p in net.named_parameters() if p.grad is not None}
-    return {
-        "outputs": {"student": output.detach(), "teacher": looked},
-        "the same": {
-            "gradients": gradients,
-            "student": net.state_dict(),
-            "teacher": teacher.state_dict(),
-        },
-    }
+    return {"output": output.detach(), "gradients": gradients}
+
+
+def with_fixed_statistics(name):
+    """A network in training mode whose batch norm uses its running statistics."""
+    net = network(name)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            module.eval()
+    return net
 
 
 def half(rank, name, image, target):
-    net, teacher = network(name), network(name)
-    normalise_over_processes([net, teacher])
-    return passes(net, teacher, image, target, slice(rank, rank + 1))
+    return passes(with_fixed_statistics(name), image, target, slice(rank, rank + 1))
 
 
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.long) if name != "unet" else name for name in INPUTS],
 )
-def test_halves_of_a_batch_are_normalised_as_the_whole(name):
-    """Outputs, gradients, running statistics and a teacher's in training mode, to float64's rounding; the states of both processes are
-    equal bit for bit, and have the names of any other network."""
+def test_two_processes_with_half_a_batch_each_have_the_gradients_of_one_with_all_of_it(name):
+    """In float64; both processes have bit-identical gradients."""
     image = torch.rand(
         INPUTS[name], generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
     target = (image > 0.5).double()
-    whole, parts = (
-        passes(network(name), network(name), image, target),
-        together(half, name, image, target),
-    )
-    assert_same(parts[0]["the same"]["student"], parts[1]["the same"]["student"])
-    for place, expected in whole["the same"].items():
-        assert parts[0]["the same"][place].keys() == expected.keys()
-        for key, value in expected.items():
-            torch.testing.assert_close(
-                parts[0]["the same"][place][key], value, rtol=1e-6, atol=1e-9, msg=f"{place} {key}"
-            )
-    for who, expected in whole["outputs"].items():
-        torch.testing.assert_close(
-            torch.cat([part["outputs"][who] for part in parts]), expected, rtol=1e-6, atol=1e-9
-        )
+    whole = passes(with_fixed_statistics(name), image, target)
+    first, second = together(half, name, image, target)
+    assert_same(first["gradients"], second["gradients"])
+    assert first["gradients"].keys() == whole["gradients"].keys()
+    for key, gradient in whole["gradients"].items():
+        torch.testing.assert_close(first["gradients"][key], gradient, rtol=1e-6, atol=1e-9, msg=key)
+    output = torch.cat([first["output"], second["output"]])
+    torch.testing.assert_close(output, whole["output"], rtol=1e-6, atol=1e-9)
 
 
 def overflowing(rank):
@@ -146,22 +134,41 @@ def test_where_another_process_overflowed_nobody_steps():
     assert first["weight, scale, momentum"].tolist() == [[5, 65536, 0], [5, 32768, 1]]
 
 
-def test_who_cannot_be_normalised_over_processes_is_told(monkeypatch):
+def test_sync_batch_norm_is_refused_on_the_cpu_and_with_accelerate(monkeypatch):
     monkeypatch.setattr("commands.networks.world", lambda: 2)
     with pytest.raises(
-        UserError,
-        match="--sync_batch_norm: --model mine: BatchNorm3d normalises over its own process only",
+        UserError, match=r"^--sync_batch_norm: needs CUDA, and this run is on cpu; remove the flag$"
     ):
-        share_batch_norm([nn.BatchNorm3d(2)], "mine")
+        share_batch_norm([BatchNorm3d(2)], torch.device("cpu"))
     with pytest.raises(UserError, match="--accelerate compile: not with --sync_batch_norm"):
         check_accelerate("compile", torch.device("cpu"), recompute=False, over_processes=True)
 
 
-def test_alone_a_process_normalises_as_ever():
-    norm, plain = BatchNorm3d(2), nn.BatchNorm3d(2)
-    share_batch_norm([norm], "mine")
-    x = torch.randn(2, 2, 3, 3, 3)
-    assert torch.equal(norm(x), plain(x)) and torch.equal(norm.running_var, plain.running_var)
+def test_with_one_process_sync_batch_norm_changes_nothing():
+    net = nn.Sequential(BatchNorm3d(2))
+    share_batch_norm([net], torch.device("cpu"))
+    assert type(net[0]) is BatchNorm3d
+
+
+@pytest.mark.parametrize("name", ["unet", "VNet"])
+def test_sync_batch_norm_replaces_every_batch_norm_and_keeps_the_state(name):
+    net = network(name)
+    before = net.state_dict()
+    synchronise(net)
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(type(norm) is nn.SyncBatchNorm for norm in norms)
+    after = net.state_dict()
+    assert_same(dict(after), dict(before))
+    assert all(after[key].data_ptr() == value.data_ptr() for key, value in before.items())
+
+
+def test_the_network_leaves_the_counters_to_sync_batch_norm():
+    """It raises them itself; each would count a pass twice."""
+    net = network("unet")
+    synchronise(net)
+    net.passes.count()
+    counters = [value for key, value in net.state_dict().items() if "num_batches" in key]
+    assert counters and not any(counters)
 
 
 @dataclass(frozen=True)

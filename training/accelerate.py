@@ -22,46 +22,52 @@ def check_accelerate(
     over_processes: bool = False,
     amp: torch.dtype | None = None,
 ) -> None:
-    """Raise UserError where networks cannot be called in that way."""
+    """Raise UserError if networks cannot be accelerated in that way.
+
+    `over_processes`: whether batch norm uses the statistics of all processes.
+    """
     if how == "off":
         return
     if recompute:
         raise UserError(
-            f"--accelerate {how}: not with --recompute, whose second passes it would record once and for all; leave one of them out"
+            f"--accelerate {how}: not with --recompute, whose second passes it would record "
+            "once and for all; remove one of them"
         )
     if over_processes:
         raise UserError(
-            f"--accelerate {how}: not with --sync_batch_norm, whose messages break every graph; leave one of them out"
+            f"--accelerate {how}: not with --sync_batch_norm, whose messages break every graph; "
+            "remove one of them"
         )
-    if device.type not in (("cuda",) if how == "graph" else ("cuda", "cpu")):
+    if device.type != "cuda" and not (device.type == "cpu" and how == "compile"):
         raise UserError(f"--accelerate {how}: not for {device.type}; use --accelerate off")
     if device.type == "cpu" and amp is not None:  # docs/performance.md, --accelerate compile
-        lost = (
-            "for which torch's compiler makes code that loses gradients and says nothing (2.13.0)"
-        )
         raise UserError(
-            f"--accelerate {how}: not with half precision on the CPU, {lost}; leave it out, or use --amp off"
+            f"--accelerate {how}: not with half precision on the CPU, where torch's compiler "
+            "silently loses gradients (2.13.0); remove it, or use --amp off"
         )
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
-            "--accelerate compile: needs a C++ compiler for the CPU, and there is no g++ here (another: set CXX)"
+            "--accelerate compile: needs a C++ compiler for the CPU, and there is no g++ here; "
+            "install it, or set CXX to another compiler"
         )
 
 
 def accelerated(
     stage: TrainingStage, how: Accelerate, backend: str = "inductor"
 ) -> CompiledCalls | None:
-    """The networks of a stage, a pass of its student with its loss, and a loss alone, as one graph each without a break; None for `off`.
+    """Return the compiled calls of a stage, each one graph without a break; None for `off`.
 
-    The loop makes the first step of a stage without them. They share weights and statistics with the stage's own, which validation,
-    checkpoints and averages go on using. `graph`: torch records what a pass asks of the device, backward too, and asks for it all at once
-    from then on.
+    The loop makes the first step of a stage without them. They share weights and statistics with
+    the stage's own networks, which validation, checkpoints and averages continue to use. `graph`:
+    torch records the device operations of a pass, backward too, and replays them from then on.
     """
     if how == "off":
         return None
-    torch.compiler.reset()  # what an earlier stage compiled: of one function there can be but a few variants
-    mode = {"mode": "reduce-overhead"} if how == "graph" else {}
-    whole = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend, **mode)
+    torch.compiler.reset()  # torch keeps only a few variants of a function: drop an earlier stage's
+    mode = None
+    if how == "graph":
+        mode = "reduce-overhead"
+    whole = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend, mode=mode)
     student = stage.student
 
     def loss_of(function: LossFunction, logits: Tensor, *targets: Any) -> StepLoss:
@@ -75,24 +81,30 @@ def accelerated(
 
     networks = {**stage.networks, **stage.half_precision_copies}
     return CompiledCalls(
-        networks={name: whole(net) for name, net in networks.items()},
+        networks={name: whole(network) for name, network in networks.items()},
         forward_with_loss=whole(forward_with_loss),
         loss_of=whole(loss_of),
     )
 
 
 class GradientGuard:
-    """Holds the first accelerated step's gradients against those of the eager one before it. A compiler that loses gradients gives the
-    right losses, so nothing else would tell (docs/performance.md: bfloat16 on the CPU)."""
+    """Compares the gradients of the first accelerated step with those of the eager step before it.
 
-    def __init__(self, stage: TrainingStage):
+    A compiler that loses gradients gives the right losses, so nothing else would show it
+    (docs/performance.md: bfloat16 on the CPU).
+    """
+
+    def __init__(self, stage: TrainingStage) -> None:
+        """Watch the learners of `stage`."""
         self.stage = stage
         self._learning: set[str] | None = None  # in the eager step
         self._done = False
 
     def look(self) -> None:
-        """To be called after every step, with its gradients; does nothing after the second. Raises UserError where convolutions that had
-        a gradient have none."""
+        """Check the gradients of a step; does nothing after the second one.
+
+        Raises UserError if convolutions that had a gradient in the eager step have none.
+        """
         if self._done:
             return
         learning = learning_convolutions(self.stage)
@@ -100,23 +112,28 @@ class GradientGuard:
             self._learning = learning
             return
         self._done = True
-        if lost := sorted(self._learning - learning):
+        lost = sorted(self._learning - learning)
+        if lost:
             raise UserError(
-                f"--accelerate: torch {torch.__version__} compiles this so that {len(lost)} of {len(self._learning)} convolutions "
-                f"learn nothing ({lost[0]} ...); use --accelerate off, or another --amp"
+                f"--accelerate: torch {torch.__version__} compiles this so that {len(lost)} of "
+                f"{len(self._learning)} convolutions learn nothing ({lost[0]} ...); "
+                "use --accelerate off, or another --amp"
             )
 
 
 def learning_convolutions(stage: TrainingStage) -> set[str]:
-    """Convolutions of the learners whose weights have a gradient that is not zero everywhere. Other weights may have none in one step:
-    those of a gate whose only hidden unit is off."""
-    weights = {
-        f"{name}.{key}": parameter.grad
-        for name, net in stage.learners.items()
-        for key, parameter in net.named_parameters()
-        if parameter.ndim > 2 and parameter.grad is not None
-    }
-    found = (
-        torch.stack([gradient.any() for gradient in weights.values()]).tolist() if weights else []
-    )
-    return {name for name, any_of in zip(weights, found, strict=True) if any_of}
+    """Return the learners' convolutions whose weights have a gradient that is not zero everywhere.
+
+    Other weights may have none in one step: those of a gate whose only hidden unit is off.
+    """
+    names: list[str] = []
+    gradients: list[Tensor] = []
+    for learner, network in stage.learners.items():
+        for key, parameter in network.named_parameters():
+            if parameter.ndim > 2 and parameter.grad is not None:
+                names.append(f"{learner}.{key}")
+                gradients.append(parameter.grad)
+    if not gradients:
+        return set()
+    is_learning = torch.stack([gradient.any() for gradient in gradients]).tolist()
+    return {name for name, learns in zip(names, is_learning, strict=True) if learns}

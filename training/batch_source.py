@@ -1,4 +1,4 @@
-"""The batches of a loader, whose processes end when they are no longer needed, whatever they are doing."""
+"""The batches of a loader, whose processes end when they are no longer needed."""
 
 import multiprocessing
 import signal
@@ -11,18 +11,21 @@ from methods.base import Batch
 from utils.errors import UserError
 from utils.shared_memory import MORE, PLACE
 
-PATIENCE = 2.0  # seconds that the processes have to end by themselves
+PATIENCE = 2.0  # seconds in which the processes may end by themselves
 
 
 class BatchSource:
     """An iterator of batches that can be closed.
 
-    The processes of a torch DataLoader ignore signals here, so that the main process decides when they end. One that hangs in a read
-    would keep Python from ending.
+    The processes of a torch DataLoader ignore signals here, so that the main process decides when
+    they end. One that hangs in a read would keep Python from ending.
     """
 
-    def __init__(self, batches: Iterable[Batch]):
-        """Start the processes. Raises UserError where there is no shared memory for the locks between them."""
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        """Start the processes.
+
+        Raises UserError if there is no shared memory for the locks between them.
+        """
         earlier = set(multiprocessing.active_children())
         self._batches: Iterator[Batch] = iter(())
         fault: OSError | None = None
@@ -36,24 +39,26 @@ class BatchSource:
         if fault is not None:
             self.close()
             raise UserError(
-                f"the processes that prepare batches could not be started ({fault.strerror or fault}), {PLACE} may be full: "
-                f"use --num_workers 0, or {MORE}"
+                f"the processes that prepare batches could not be started "
+                f"({fault.strerror or fault}), {PLACE} may be full: use --num_workers 0, or {MORE}"
             ) from None
 
     def next(self) -> Batch:
-        """The next batch. Raises what the loader raises."""
+        """Return the next batch. Raises what the loader raises."""
         try:
             return next(self._batches)
         except BaseException as error:
-            traceback.clear_frames(error.__traceback__)  # they would keep the loader
+            # the frames would keep the loader alive
+            traceback.clear_frames(error.__traceback__)
             raise
 
     def close(self) -> None:
-        """End the processes that prepare batches: within seconds, by force where they do not end by themselves."""
-        with _deaths_ignored():
+        """End the processes that prepare batches within seconds, by force if necessary."""
+        with _worker_deaths_ignored():
             timer = threading.Timer(PATIENCE, self._kill)
             timer.start()
-            self._batches = iter(())  # the loader asks its processes to end, and waits for them
+            # the loader is freed: it asks its processes to end and waits for them
+            self._batches = iter(())
             timer.cancel()
             self._kill()
             for process in self._processes:
@@ -65,8 +70,11 @@ class BatchSource:
 
 
 @contextmanager
-def _deaths_ignored() -> Iterator[None]:
-    """Within the block, no process that ends is a fault: torch's handler raises an error for each that was killed."""
+def _worker_deaths_ignored() -> Iterator[None]:
+    """Within the context, a process that ends is no fault.
+
+    Outside of it, torch's handler of SIGCHLD raises an error for each process that was killed.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
         return

@@ -13,8 +13,11 @@ from utils.errors import UserError
 
 
 def choose_device(name: str = "auto", gpu: str | None = None) -> torch.device:
-    """`auto`: CUDA, then MPS, then CPU; `gpu` a CUDA number, ignored where `name` is cpu or mps. Raises UserError where the device is not
-    there."""
+    """Return the device of that name; `auto` is CUDA, otherwise MPS, otherwise the CPU.
+
+    `gpu`: the number of a CUDA device; ignored if `name` is cpu or mps. Raises UserError if the
+    device is not available.
+    """
     if gpu is not None and name in ("auto", "cuda"):
         if name == "auto" and not torch.cuda.is_available():
             raise UserError(
@@ -22,13 +25,7 @@ def choose_device(name: str = "auto", gpu: str | None = None) -> torch.device:
             )
         name = f"cuda:{gpu}"
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        name = _best_device_name()
     if name.split(":")[0] in ("cpu", "cuda", "mps"):
         with suppress(RuntimeError, AssertionError):
             device = torch.device(name)
@@ -37,8 +34,19 @@ def choose_device(name: str = "auto", gpu: str | None = None) -> torch.device:
     raise UserError(f"--device {name}: not available here; use --device cpu or auto")
 
 
+def _best_device_name() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware itself computes in bfloat16; elsewhere it is emulated and up to 100 times slower than float32."""
+    """Return whether the hardware computes in bfloat16.
+
+    Other hardware emulates it, up to 100 times slower than float32.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu" and platform.system() == "Linux":
@@ -48,47 +56,57 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def has_fp16(device: torch.device) -> bool:
-    """Whether a GPU has units for products in float16 (from Volta on: an RTX 2080 has them, and no bfloat16)."""
+    """Return whether a GPU has units for products in float16.
+
+    They exist since Volta; an RTX 2080 has them, but no bfloat16.
+    """
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
-    """What to autocast to, None: nothing. `auto`: bfloat16, else float16, else nothing, as the hardware has it. Raises UserError for one
-    that it lacks."""
-    there = {"bf16": has_bf16(device), "fp16": has_fp16(device)}
-    if not there.get(amp, True):
-        raise UserError(
-            f"--amp {amp}: this {device.type} does not compute in it (it would be far slower); use --amp auto or off"
-        )
-    wanted = {"off": (), "auto": ("bf16", "fp16")}.get(amp, (amp,))
-    return next(
-        ({"bf16": torch.bfloat16, "fp16": torch.float16}[name] for name in wanted if there[name]),
-        None,
+    """Return the type that --amp autocasts to; None for float32 throughout.
+
+    `auto` is bfloat16 if the hardware has it, otherwise float16, otherwise None. Raises UserError
+    for a type that the hardware lacks.
+    """
+    if amp == "off":
+        return None
+    if amp in ("bf16", "auto") and has_bf16(device):
+        return torch.bfloat16
+    if amp in ("fp16", "auto") and has_fp16(device):
+        return torch.float16
+    if amp == "auto":
+        return None
+    raise UserError(
+        f"--amp {amp}: this {device.type} has no units for it and would be far slower; "
+        "use --amp auto or off"
     )
 
 
 def in_words(device: torch.device, amp: torch.dtype | None) -> str:
-    """What a run computes in."""
+    """Return the precision of a run in words."""
+    if amp == torch.bfloat16:
+        return "bfloat16 autocast"
     if amp is not None:
-        return (
-            "bfloat16 autocast" if amp == torch.bfloat16 else "float16 autocast, gradients scaled"
-        )
-    return (
-        "float32, convolutions in TF32 where the card can"
-        if device.type == "cuda" and torch.backends.cudnn.allow_tf32
-        else "float32"
-    )
+        return "float16 autocast, gradients scaled"
+    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        return "float32, convolutions in TF32 if the GPU has it"
+    return "float32"
 
 
 def set_deterministic(on: bool, tf32: bool = True) -> None:
-    """Deterministic algorithms, with a warning where an operation has none; with CUDA, whether convolutions may be in TF32.
+    """Choose deterministic algorithms, with a warning for operations that have none.
 
-    Matrix products never are: the few there are here are resizes and folded weights, which rounding would shift. Said by
-    `set_deterministic_debug_mode`, since `use_deterministic_algorithms` imports torch's compiler, 1.6 s of every start.
+    `tf32`: whether convolutions on CUDA may use TF32. Matrix products never do: the few that there
+    are resize images and fold weights, which rounding would shift.
     """
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.set_deterministic_debug_mode("warn" if on else "default")
+    mode = "default"
+    if on:
+        mode = "warn"
+    # use_deterministic_algorithms would import torch's compiler, 1.6 s of every start
+    torch.set_deterministic_debug_mode(mode)
     # a guard against reading uninitialised memory; it fills every new tensor
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # torch sets it at run time
     torch.backends.cudnn.benchmark = not on
@@ -99,11 +117,16 @@ def set_deterministic(on: bool, tf32: bool = True) -> None:
 def memory_format(
     device: torch.device, dims: int, amp: torch.dtype | None = None
 ) -> torch.memory_format:
-    """Channels last on the CPU (benchmarks/acdc_step.py: 15 % faster; benchmarks/vnet_step.py), and on CUDA under autocast, whose matrix
-    units want it so (NVIDIA's guide; never measured)."""
+    """Return the memory format of networks and images.
+
+    Channels last on the CPU (15 % faster: benchmarks/acdc_step.py, benchmarks/vnet_step.py) and on
+    CUDA under autocast (recommended by NVIDIA for its matrix units, not measured here).
+    """
     if device.type != "cpu" and (device.type != "cuda" or amp is None):
         return torch.contiguous_format
-    return torch.channels_last if dims == 2 else torch.channels_last_3d
+    if dims == 2:
+        return torch.channels_last
+    return torch.channels_last_3d
 
 
 @overload
@@ -121,8 +144,10 @@ def place(
 def place(
     item: nn.Module | Tensor, device: torch.device, dims: int, amp: torch.dtype | None = None
 ) -> nn.Module | Tensor:
-    """A network or an image batch on the device, in the memory format that suits it; from pinned memory without waiting for it. What the
-    weights' format is, all features get."""
+    """Move a network or a batch of images to the device, in the memory format that suits it.
+
+    The host does not wait for images in pinned memory. All features have the format of the weights.
+    """
     layout = memory_format(device, dims, amp)
     if isinstance(item, Tensor):
         return item.to(device=device, memory_format=layout, non_blocking=True)

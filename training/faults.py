@@ -1,4 +1,7 @@
-"""What ends a training from outside, each in one line: memory, the processes that prepare batches, the other processes of the run."""
+"""Faults that end a training from outside, each reported in one line.
+
+They come from memory, from the processes that prepare batches, and from other processes of the run.
+"""
 
 import re
 import threading
@@ -11,71 +14,91 @@ from utils.errors import UserError
 from utils.shared_memory import MORE, PLACE
 
 MEMORY = ("out of memory", "can't allocate memory", "unable to allocate")
-LOADER_TIMEOUT = (
-    1800  # seconds that a batch may take: slow disks are slow, but none is as slow as that
-)
-SILENT = 600
+LOADER_TIMEOUT = 1800  # seconds that a batch may take, even from a slow disk
+SILENT = 600  # seconds without a step before a warning
+KEPT = "the last checkpoint is kept"
 
 
 @contextmanager
-def told(device: torch.device, dims: int) -> Iterator[None]:
-    """Turn what torch raises for these into a UserError."""
+def as_user_error(device: torch.device, dims: int) -> Iterator[None]:
+    """Within the context, turn errors of torch that the user can fix into a UserError."""
     try:
         yield
-    except (
-        UserError
-    ) as error:  # from a process that prepares batches it comes with that one's traceback around it
+    except UserError as error:
+        # A process that prepares batches puts its traceback around the message.
         line = re.split(r"\bUserError: ", str(error).strip())[-1]
         raise UserError(line) from None
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if "shared memory" in text.lower():
-            raise UserError(
-                f"{PLACE} is full, through which the processes that prepare batches pass them on: use --num_workers 0, or {MORE}; "
-                "the last checkpoint is kept"
-            ) from None
-        if isinstance(error, MemoryError) or any(words in text.lower() for words in MEMORY):
-            raise UserError(
-                f"{device} is out of memory: lower --batch_size and --labeled_bs, or --patch_size"
-                f"{', or use --recompute' if dims == 3 else ''}; the last checkpoint is kept"
-            ) from None
-        if "DataLoader timed out" in text:
-            raise UserError(
-                f"no batch for {LOADER_TIMEOUT // 60} minutes, a disk or a process hangs: look at the disk, or use --num_workers 0; the "
-                "last checkpoint is kept"
-            ) from None
-        if "DataLoader worker" in text:
-            raise UserError(
-                "a process that prepares batches ended unexpectedly (no memory left?): lower --num_workers; the last checkpoint is kept"
-            ) from None
-        raise
+        explained = _explanation(error, device, dims)
+        if explained is None:
+            raise
+        raise UserError(f"{explained}; {KEPT}") from None
+
+
+def _explanation(error: Exception, device: torch.device, dims: int) -> str | None:
+    """Return cause and remedy of an error; None for one that is not known here."""
+    text = str(error)
+    if "shared memory" in text.lower():
+        return (
+            f"{PLACE} is full, through which the processes that prepare batches pass them on: "
+            f"use --num_workers 0, or {MORE}"
+        )
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in MEMORY):
+        recompute = ""
+        if dims == 3:
+            recompute = ", or use --recompute"
+        return (
+            f"{device} is out of memory: lower --batch_size and --labeled_bs, or "
+            f"--patch_size{recompute}"
+        )
+    if "DataLoader timed out" in text:
+        return (
+            f"no batch for {LOADER_TIMEOUT // 60} minutes, a disk or a process hangs: "
+            "look at the disk, or use --num_workers 0"
+        )
+    if "DataLoader worker" in text:
+        return (
+            "a process that prepares batches ended unexpectedly (no memory left?): "
+            "lower --num_workers"
+        )
+    return None
 
 
 class Watch:
-    """Says so each time that nothing has happened for `silent` seconds; `beat` when something has."""
+    """Warns each time that no step has ended for `silent` seconds."""
 
-    def __init__(self, say: Callable[[str], None], what: str, silent: float = SILENT):
-        self._say, self._what, self._silent = say, what, silent
-        self._beaten, self._closed = threading.Event(), False
+    def __init__(self, say: Callable[[str], None], stage: str, silent: float = SILENT) -> None:
+        """Start the watching thread, from which `say` is called."""
+        self._say = say
+        self._stage = stage
+        self._silent = silent
+        self._step_ended = threading.Event()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def beat(self) -> None:
-        self._beaten.set()
+        """Note that a step has ended."""
+        self._step_ended.set()
 
     def close(self) -> None:
+        """End the thread."""
         self._closed = True
-        self._beaten.set()
+        self._step_ended.set()
         self._thread.join(5)
 
     def _run(self) -> None:
         quiet = 0.0
         while not self._closed:
-            quiet = 0.0 if self._beaten.wait(self._silent) else quiet + self._silent
-            self._beaten.clear()
+            if self._step_ended.wait(self._silent):
+                quiet = 0.0
+            else:
+                quiet += self._silent
+            self._step_ended.clear()
             if quiet and not self._closed:
                 self._say(
-                    f"warning: {self._what}: no step has ended for {quiet / 60:.0f} minutes; validation may take as long, else a disk or "
-                    "another process of the run hangs. Ctrl-C saves as soon as the step has ended, or at once where a batch does not "
-                    "come; a second Ctrl-C ends the run within seconds, the last checkpoint is kept"
+                    f"warning: {self._stage}: no step has ended for {quiet / 60:.0f} minutes. "
+                    "Validation may take as long; otherwise a disk or another process of the run "
+                    "hangs. Ctrl-C saves as soon as the step has ended, or at once if no batch "
+                    f"comes; a second Ctrl-C ends the run within seconds, {KEPT}"
                 )

@@ -1,47 +1,48 @@
-"""What a run says: the terminal, its log file and TensorBoard."""
+"""Messages and logs of a run: terminal, train.log, progress bar and loggers."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from methods.base import TrainingStage
 from training.distributed import is_main
 from training.faults import Watch
-from utils.errors import UserError, writing
+from training.loggers import DEFAULT_LOGGERS, LOGGERS, REMEDY, Logger
+from utils.errors import writing
 from utils.messages import receiver
 from utils.pictures import grey_picture, label_picture
 from utils.progress import progress
-from utils.shared_memory import check_locks
-
-MEND = "free space or name another place with --output_root, then start the same command again"
 
 
 class _LogFile(logging.FileHandler):
-    """A log file whose failure ends the run like any other; logging would print a traceback at every line and go on."""
+    """A log file whose failure ends the run.
+
+    logging itself would print a traceback at every line and continue.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:
-        with writing(Path(self.baseFilename), MEND):
+        with writing(Path(self.baseFilename), REMEDY):
             raise
 
 
 class RunLog:
-    """Log file and terminal of a run; the other processes of a distributed run stay silent.
+    """Log file and terminal of a run; only the main process writes.
 
-    The file is that of the newest log of a folder: one that an earlier run of this process left open may have been moved meanwhile.
+    A file that an earlier run of this process left open is closed: it may have been moved.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
+        """Append to train.log in `folder`, which is created."""
         self._logger = logging.getLogger(f"run.{folder}")
         self._logger.propagate = False
         self._logger.setLevel(logging.INFO)
         self._receiver = receiver()
         self.close()
         if is_main():
-            with writing(folder, MEND):
+            with writing(folder, REMEDY):
                 folder.mkdir(parents=True, exist_ok=True)
                 path = folder / "train.log"
                 handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
@@ -49,85 +50,81 @@ class RunLog:
             self._logger.addHandler(handler)
 
     def say(self, message: str) -> None:
+        """Write to the log file and to the terminal."""
         if is_main():
             self._logger.info(message)
             self._receiver.receive(message, is_error=False, over_bars=True)
 
+    def note(self, message: str) -> None:
+        """Write to the log file only."""
+        if is_main():
+            self._logger.info(message)
+
     def close(self) -> None:
-        """Close the log file; what is said afterwards goes to the terminal only."""
+        """Close the log file; later messages go to the terminal only."""
         for handler in list(self._logger.handlers):
             self._logger.removeHandler(handler)
             handler.close()
 
 
 class StageLog:
-    """TensorBoard and progress bar of one stage; on resuming, what was written after step `start` is taken back."""
+    """Progress bar and loggers of one stage; only the main process writes."""
 
-    def __init__(self, folder: Path, name: str, start: int, steps: int):
-        self.folder = folder / "log"
-        self._writer: SummaryWriter | None = None
-        self._events: Any = None  # tensorboardX's own, which is not annotated
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        start: int,
+        steps: int,
+        loggers: Sequence[str] = DEFAULT_LOGGERS,
+    ) -> None:
+        """Continue after step `start` of a stage of `steps` steps, in the stage's folder."""
+        self._loggers: list[Logger] = []
+        self._watch: Watch | None = None
         if is_main():
-            check_locks(4)  # TensorBoard's writer has a queue between processes
-            with writing(self.folder, MEND):
-                # A queue that one step never fills: on a full one tensorboardX waits for its thread, which may have died meanwhile. The
-                # ending keeps two files apart that a clock put back would give one name.
-                purge = start + 1 if start else None
-                ending = f".{start}"
-                self._writer = SummaryWriter(
-                    str(self.folder), purge_step=purge, max_queue=1000, filename_suffix=ending
-                )
-                file_writer: Any = self._writer.file_writer
-                self._events = file_writer.event_writer
-        warn = partial(receiver().receive, is_error=True, over_bars=True)
-        self._watch = Watch(warn, name) if is_main() else None  # it warns from another thread
+            for logger in loggers:
+                self._loggers.append(LOGGERS[logger](folder / "log", start))
+            # the watch warns from another thread, so it gets this thread's receiver
+            warn = partial(receiver().receive, is_error=True, over_bars=True)
+            self._watch = Watch(warn, name)
         self.bar = progress(total=steps, initial=start, desc=name, unit="it", disable=not is_main())
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
-        """Note what the step that was made as number `step` (from 1) reported."""
+        """Log the scalars of step number `step` (from 1)."""
         self.bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
-        if self._watch:
+        if self._watch is not None:
             self._watch.beat()
-        self.scalars(step, scalars, "train")
+        self.scalars(step, scalars, prefix="train")
 
-    def scalars(self, step: int, scalars: dict[str, float], group: str) -> None:
-        if self._writer:
-            self._check()
-            for name, value in scalars.items():
-                self._writer.add_scalar(f"{group}/{name}", value, step)
+    def scalars(self, step: int, values: dict[str, float], prefix: str) -> None:
+        """Log scalars under `<prefix>/<name>`."""
+        for logger in self._loggers:
+            logger.scalars(step, values, prefix=prefix)
 
     def pictures(self, step: int, stage: TrainingStage) -> None:
-        """The last mixed image, what the student made of it, and the (pseudo) label it was held against."""
-        if self._writer:
-            self._check()
-            for name, tensor in stage.pictures().items():
-                array = tensor.cpu().numpy()
-                picture = (
-                    grey_picture(array)
-                    if name == "image"
-                    else label_picture(array.astype(np.int64))
-                )
-                self._writer.add_image(f"mixed/{name}", picture, step, dataformats="HWC")
+        """Log the last mixed image, the student's prediction and its (pseudo) label."""
+        if not self._loggers:
+            return
+        pictures: dict[str, np.ndarray] = {}
+        for name, tensor in stage.pictures().items():
+            array = tensor.cpu().numpy()
+            if name == "image":
+                pictures[name] = grey_picture(array)
+            else:
+                pictures[name] = label_picture(array.astype(np.int64))
+        for logger in self._loggers:
+            logger.pictures(step, pictures)
 
     def close(self) -> None:
+        """Close the bar, the watch and all loggers."""
         self.bar.close()
-        if self._watch:
+        if self._watch is not None:
             self._watch.close()
-        if self._writer:
-            try:
-                if self._events._worker.is_alive():
-                    with writing(self.folder, MEND):
-                        self._writer.close()
-            finally:
-                self._events._closed = True  # or tensorboardX closes it again when Python ends, with a traceback on a full disk
-
-    def _check(self) -> None:
-        """tensorboardX writes in a thread that ends where it cannot write (a full disk), and says nothing."""
-        if not self._events._worker.is_alive():
-            raise UserError(f"{self.folder}: cannot be written; {MEND}")
+        for logger in self._loggers:
+            logger.close()
 
 
 def hours(seconds: float) -> str:
-    """Hours, minutes and seconds, as many hours as there are."""
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
+    """Return a duration as hours:minutes:seconds; there may be more than 24 hours."""
+    whole_minutes, rest = divmod(int(seconds), 60)
+    return f"{whole_minutes // 60:02d}:{whole_minutes % 60:02d}:{rest:02d}"

@@ -1,7 +1,9 @@
 """The one training loop: every method, data set and stage goes through it.
 
-It owns the optimiser's step, validation, logging, saving and resuming. It is handed networks (inside a stage), batches and
-a validation, and knows nothing of any of them.
+`run_stages` runs the stages in order. `_StageRunner.run` prepares a stage; `_StageRunner._loop` is
+its loop over batches, steps, validations and checkpoints; `training.step.train_step` is one step.
+The loop is independent of methods, networks and data sets: it gets a stage, batches and a function
+that validates.
 """
 
 import math
@@ -15,9 +17,10 @@ import torch
 from methods.base import Batch, CompiledCalls, Scalars, Validation
 from training.accelerate import GradientGuard, accelerated
 from training.batch_source import BatchSource
-from training.checkpoint import FORMAT, Store
-from training.checkpoint_content import STATES, check_fits, check_tensors
+from training.checkpoint import Store
+from training.checkpoint_content import check_fits
 from training.distributed import (
+    Buffers,
     any_process,
     average_buffers,
     from_main,
@@ -28,29 +31,30 @@ from training.distributed import (
     share_state,
     world,
 )
-from training.faults import told
+from training.faults import as_user_error
 from training.log import StageLog, hours
-from training.optimizers import saved_states, states_by_learner
 from training.pace import Pace
 from training.precision import Precision
 from training.readings import Readings
 from training.saving import Saver
 from training.signals import NoBatch, StopSignals
 from training.stage import DRAWS, Progress, Run, StageResult, StageSetup
+from training.stage_state import restore_stage, stage_content
 from training.step import placed, train_step
 from utils.errors import Interrupted, UserError
 
 
-def run_stages(run: Run, stages: dict[str, Callable[[], StageSetup]]) -> list[StageResult]:
-    """Run the stages in order, each built when its turn comes, resuming where an earlier run of the same folder stopped.
+def run_stages(run: Run, stages: Mapping[str, Callable[[], StageSetup]]) -> list[StageResult]:
+    """Run the stages in order and return their results.
 
-    Raises Interrupted after a signal, everything saved; UserError for what the user can mend.
+    A stage is built when its turn comes, and resumes where an earlier run of the same folder
+    stopped. Raises UserError for what the user can fix, and Interrupted after a signal, with
+    everything saved.
     """
     for name in stages:
-        _store(run, name).resume(
-            say=lambda message: None
-        )  # report a folder that a later stage could not use now, not after hours
-    results = []
+        # A folder that a later stage could not use is reported now, not after hours.
+        _store(run, name).resume(say=lambda message: None)
+    results: list[StageResult] = []
     for build in stages.values():
         runner = _StageRunner(run, build())
         runner.run()
@@ -60,102 +64,93 @@ def run_stages(run: Run, stages: dict[str, Callable[[], StageSetup]]) -> list[St
 
 def _store(run: Run, stage: str) -> Store:
     return Store(
-        run.folder / stage, run.best_name(stage), run.about["settings"], run.defaults, run.check
+        run.folder / stage,
+        run.best_name(stage),
+        computed=run.about["settings"],
+        defaults=run.defaults,
+        check=run.check,
     )
 
 
 class _StageRunner:
-    def __init__(self, run: Run, setup: StageSetup):
-        self.run_info, self.setup, self.stage = run, setup, setup.stage
-        self.folder = run.folder / self.stage.name
+    """Trains one stage."""
+
+    def __init__(self, run: Run, setup: StageSetup) -> None:
+        self.run_info = run
+        self.setup = setup
+        self.stage = setup.stage
         self.store = _store(run, self.stage.name)
         self.saver = Saver(self.store)
         self.progress = Progress(draws=DRAWS)
         self.losses: list[float] = []  # since the last validation
-        self.readings, self.precision = Readings(), Precision(run.device, run.amp)
+        self.readings = Readings()
+        self.precision = Precision(run.device, run.amp)
         self.compiled: CompiledCalls | None = None
         self.guard = GradientGuard(self.stage)
+        self.began = 0.0
+        self.first_step = 0
 
     def run(self) -> None:
-        say = self.run_info.log.say
+        """Train the stage from where it stopped to its last step."""
+        name = self.stage.name
         buffers = self._resume()
-        p, setup = self.progress, self.setup
-        if p.step == p.validated == setup.steps:
-            say(f"{self.stage.name}: complete, {self._result()}")
-            self._miss_best()
+        if self.progress.step == self.progress.validated == self.setup.steps:
+            self._say(f"{name}: complete, {self._result_in_words()}")
+            self._warn_if_best_is_gone()
             return
         share_state(self.stage.networks.values())
         restore_buffers(self.stage.networks, buffers)  # each process had its own
-        self.precision.prepare(self.stage, setup.optimizers.values())
+        self.precision.prepare(self.stage, self.setup.optimizers.values())
         self.compiled = accelerated(self.stage, self.run_info.accelerate)
-        log, began, first = (
-            StageLog(self.folder, self.stage.name, p.step, setup.steps),
-            time.monotonic(),
-            p.step,
+        self.began = time.monotonic()
+        self.first_step = self.progress.step
+        log = StageLog(
+            self.store.folder,
+            name,
+            start=self.progress.step,
+            steps=self.setup.steps,
+            loggers=self.run_info.loggers,
         )
         try:
-            with StopSignals() as signals, told(self.run_info.device, self.run_info.dims):
+            with (
+                StopSignals() as signals,
+                as_user_error(self.run_info.device, self.run_info.dims),
+            ):
                 self._loop(log, signals)
                 self.saver.wait()
         finally:
             self.saver.close()
             log.close()
-        from_main(
-            None
-        )  # the next stage of every process starts from files that the main process has just written
-        seconds = time.monotonic() - began
-        say(f"{self.stage.name}: {p.step - first} iterations in {hours(seconds)}, {self._result()}")
-        self._miss_best()
-
-    def result(self) -> StageResult:
-        """What the stage ended with; it must have run."""
-        p = self.progress
-        return StageResult(
-            name=self.stage.name,
-            steps=p.step,
-            best_score=None if self.setup.validate is None else float(p.best_score),
-            best_step=p.best_step,
-            best=self.store.best,
-            last=self.store.last,
-            history=tuple(dict(one) for one in p.history),
-        )
-
-    def _result(self) -> str:
-        """Which network the stage ends with, in words."""
-        p = self.progress
-        if self.setup.validate is None:
-            return f"not validated, the last network is the result ({self.store.best})"
-        return f"best validation {p.best_score:.4f} at iteration {p.best_step} ({self.store.best})"
-
-    def _miss_best(self) -> None:
-        """Somebody may have deleted the best checkpoint meanwhile: a later stage, or a test, would say only that there is none."""
-        if not self.store.best.exists():
-            remedy = f"put it back, or copy {self.store.last.name} to its name to go on with the last network"
-            self.run_info.log.say(
-                f"warning: {self.store.best} is gone, deleted since it was written; {remedy}"
-            )
+        # The next stage of every process starts from files of the main process: wait for it.
+        from_main(None)
+        duration = hours(time.monotonic() - self.began)
+        count = self.progress.step - self.first_step
+        self._say(f"{name}: {count} iterations in {duration}, {self._result_in_words()}")
+        self._warn_if_best_is_gone()
 
     def _loop(self, log: StageLog, signals: StopSignals) -> None:
-        p, steps = self.progress, self.setup.steps
-        batches = BatchSource(self.setup.batches(range(p.step, steps)))
-        pace = Pace(self.run_info.log.say, self.stage.name)
+        """Train to the last step. Raises Interrupted after a signal."""
+        progress = self.progress
+        steps = self.setup.steps
+        batches = BatchSource(self.setup.batches(range(progress.step, steps)))
+        pace = Pace(self._say, self.stage.name)
         try:
             while True:
-                if self._due() and not self._validate(log, signals):
+                if self._validation_due() and not self._validate(log, signals):
                     self._stop(log, signals)
-                if p.step == steps:
+                if progress.step == steps:
                     return
-                if (world() == 1 or p.step % self.run_info.read_every == 0) and any_process(
-                    signals.received
-                ):
+                if self._stop_requested(signals):
                     self._stop(log, signals)
                 self.saver.check()
                 with pace.timed():
                     with pace.waiting(), signals.waiting():
                         batch = batches.next()
-                    self.readings.add(p.step + 1, self._train_step(batch))
+                    number = progress.step + 1
+                    self.readings.add(number, self._train_step(batch))
                     log.bar.update()
-                    if read := p.step % self.run_info.read_every == 0 or self._due():
+                    read = self._step_is_read() or self._validation_due()
+                    if read:
                         self._read(log)
                 if read:
                     pace.judge()
@@ -164,38 +159,63 @@ class _StageRunner:
         finally:
             batches.close()
 
-    def _due(self) -> bool:
-        p, setup = self.progress, self.setup
-        return p.step > p.validated and (setup.scheduled(p.step) or p.step == setup.steps)
-
     def _train_step(self, batch: Batch) -> Scalars:
-        """Make a step and give its scalars, which may still be on their way: the host waits for the device nowhere in here, but for
-        what a method sends through the host itself (pseudo labels)."""
-        p, setup, run = self.progress, self.setup, self.run_info
-        # Everything random in a step follows from (seed, step, process), so a resumed run needs no stored generator.
-        torch.manual_seed(
-            int(
-                np.random.SeedSequence((*setup.seed, p.step, rank())).generate_state(1, np.uint64)[
-                    0
-                ]
-            )
-        )
-        rates = setup.set_learning_rates(p.step)
+        """Make a step; return its scalars, which may still be on their way.
+
+        The host waits for the device nowhere in here, except for data that a method sends through
+        the host itself (pseudo labels).
+        """
+        step = self.progress.step
+        run = self.run_info
+        torch.manual_seed(self._seed_of_step())
+        rates = self.setup.set_learning_rates(step)
         placed_batch = placed(batch, run.device, run.dims)
-        scalars = train_step(self.stage, setup.optimizers, placed_batch, p.step, self.precision)
-        if self.compiled:
+        scalars = train_step(
+            self.stage,
+            self.setup.optimizers,
+            batch=placed_batch,
+            step=step,
+            precision=self.precision,
+        )
+        if self.compiled is not None:
             self.guard.look()
-        self.stage.after_step(p.step)
-        self.stage.compiled = (
-            self.compiled
-        )  # not before: what is made once and kept must not lie in the memory of a recorded graph
-        p.step += 1
-        if not self._due():
-            self.stage.after_iteration(p.step - 1)
+        self.stage.after_step(step)
+        # The first step runs without them: tensors that it creates to keep must not lie in the
+        # memory of a recorded graph.
+        self.stage.compiled = self.compiled
+        self.progress.step += 1
+        if not self._validation_due():
+            self.stage.after_iteration(step)
         return {**scalars, **rates}
 
+    def _seed_of_step(self) -> int:
+        """Return the seed of everything random in the next step.
+
+        It follows from (seed, step, process), so a resumed run needs no stored generator.
+        """
+        sequence = np.random.SeedSequence((*self.setup.seed, self.progress.step, rank()))
+        return int(sequence.generate_state(1, np.uint64)[0])
+
+    def _validation_due(self) -> bool:
+        step = self.progress.step
+        if step <= self.progress.validated:
+            return False
+        return self.setup.scheduled(step) or step == self.setup.steps
+
+    def _step_is_read(self) -> bool:
+        return self.progress.step % self.run_info.read_every == 0
+
+    def _stop_requested(self, signals: StopSignals) -> bool:
+        """Return whether a process got a signal; several processes ask each other rarely."""
+        if world() > 1 and not self._step_is_read():
+            return False
+        return any_process(signals.received) != 0
+
     def _read(self, log: StageLog) -> None:
-        """Wait for the device, note what the steps since the last time reported; raises UserError where a loss is not finite."""
+        """Wait for the device and log the steps since the last call.
+
+        Raises UserError if a loss is not finite.
+        """
         for step, scalars in self.readings.read():
             if not math.isfinite(scalars["loss"]):
                 raise UserError(
@@ -205,174 +225,235 @@ class _StageRunner:
             self.precision.check(scalars)
             self.losses.append(scalars["loss"])
             log.step(step, scalars)
+            if step % self.run_info.log_every == 0:
+                self.run_info.log.note(self._progress_line(step, scalars))
+
+    def _progress_line(self, step: int, scalars: Mapping[str, float]) -> str:
+        """Return losses, learning rates and the remaining time of the stage."""
+        values: list[str] = []
+        for name, value in scalars.items():
+            if name.startswith(("loss", "learning_rate")):
+                values.append(f"{name} {value:.4g}")
+        seconds_per_step = (time.monotonic() - self.began) / (step - self.first_step)
+        remaining = hours(seconds_per_step * (self.setup.steps - step))
+        where = f"{self.stage.name} {step}/{self.setup.steps}"
+        return f"{where}: {', '.join(values)}; {remaining} left"
+
+    # validation
 
     def _validate(self, log: StageLog, signals: StopSignals) -> bool:
-        """Validate, keep the best, save; False if a signal came first, then the validation is still to be made."""
+        """Validate, keep the best and save.
+
+        Returns False if a signal came first; the validation is then still due.
+        """
         if self.setup.validate is None:
             self._keep_newest(log)
             return True
-        p = self.progress
+        progress = self.progress
+        step = progress.step
         self._average_buffers()
-        results = self._results(signals)
+        results = self._validation_results(self.setup.validate, signals)
         if results is None:
             return False
         result = merged_results(results, self.stage.selected)
-        counts = not self.setup.val_lead or self.setup.scheduled(p.step)
-        improved = counts and result.score > self.setup.score_to_beat(p.best_score)
-        # Until a score is above 0 the newest network is the best one: it finds nothing yet, but has learnt since.
-        best = improved or (p.best_score == 0 and (counts or not p.best_step))
-        if best:
-            p.best_score, p.best_step = result.score, p.step
-        p.validated = p.step
-        p.history.append(
-            {
-                "step": p.step,
-                "score": result.score,
-                "loss": sum(self.losses) / max(len(self.losses), 1),
-                **result.scalars,
-            }
+        selects = not self.setup.val_lead or self.setup.scheduled(step)
+        improved = selects and result.score > self.setup.score_to_beat(progress.best_score)
+        # Until a score is above 0 the newest network is the best: it segments nothing yet, but it
+        # has learnt.
+        is_best = improved or (progress.best_score == 0 and (selects or not progress.best_step))
+        if is_best:
+            progress.best_score = result.score
+            progress.best_step = step
+        progress.validated = step
+        progress.history.append(
+            {"step": step, "score": result.score, "loss": self._mean_loss(), **result.scalars}
         )
         self.losses.clear()
-        if counts:
+        if selects:
             self.stage.after_validation(improved)
-        self.stage.after_iteration(p.step - 1)
-        log.scalars(p.step, result.scalars, "validation")
-        log.pictures(p.step, self.stage)
-        note = (
-            " (best)"
-            if best
-            else ""
-            if counts
-            else " (after the last step, not scored as published: selects nothing)"
-        )
-        others = "".join(
-            f", {name} {other.score:.4f}"
-            for name, other in results.items()
-            if name != self.stage.selected
-        )
-        self.run_info.log.say(
-            f"{self.stage.name} {p.step}: validation {result.score:.4f}{note}{others}"
-        )
-        content = self._content()
-        if is_main():
-            self.saver.save(content, best)
+        self.stage.after_iteration(step - 1)
+        log.scalars(step, result.scalars, prefix="validation")
+        log.pictures(step, self.stage)
+        self._say(self._validation_line(results, is_best=is_best, selects=selects))
+        self._save(best=is_best)
         return True
 
-    def _results(self, signals: StopSignals) -> dict[str, Validation] | None:
+    def _validation_results(
+        self,
+        validate: Callable[..., Validation | None],
+        signals: StopSignals,
+    ) -> dict[str, Validation] | None:
         """Validate the stage's networks in their order; None if a signal came first."""
-        assert self.setup.validate is not None
         results: dict[str, Validation] = {}
         for name in self.stage.validated or (self.stage.selected,):
             network = self.stage.network_to_validate(name)
             with self.precision.autocast():
-                result = self.setup.validate(
-                    network, lambda: bool(signals.received), self.progress.step
-                )
+                result = validate(network, lambda: bool(signals.received), self.progress.step)
             if result is None:
                 return None
             results[name] = result
         return results
 
+    def _validation_line(
+        self, results: Mapping[str, Validation], is_best: bool, selects: bool
+    ) -> str:
+        """Return the message about a validation."""
+        selected = self.stage.selected
+        line = f"{self._where()}: val Dice {results[selected].score:.4f}"
+        if is_best:
+            line += " (new best)"
+        elif not selects:
+            line += " (after the last step, which the published code does not score: not selected)"
+        for name, result in results.items():
+            if name != selected:
+                line += f", {name} {result.score:.4f}"
+        return line
+
     def _keep_newest(self, log: StageLog) -> None:
-        """Save the network as it is, as the best one too. The stage learns of no validation, since none was made."""
-        p = self.progress
+        """Save the newest network, also as the best one. The method gets no validation."""
+        progress = self.progress
         self._average_buffers()
-        p.best_step = p.step
-        p.validated = p.step
-        p.history.append({"step": p.step, "loss": sum(self.losses) / max(len(self.losses), 1)})
+        progress.best_step = progress.step
+        progress.validated = progress.step
+        progress.history.append({"step": progress.step, "loss": self._mean_loss()})
         self.losses.clear()
-        self.stage.after_iteration(p.step - 1)
-        log.pictures(p.step, self.stage)
-        self.run_info.log.say(f"{self.stage.name} {p.step}: saved, not validated (--select last)")
-        content = self._content()
-        if is_main():
-            self.saver.save(content, best=True)
+        self.stage.after_iteration(progress.step - 1)
+        log.pictures(progress.step, self.stage)
+        self._say(f"{self._where()}: saved, not validated (--select last)")
+        self._save(best=True)
 
-    def _stop(self, log: StageLog, signals: StopSignals) -> None:
-        """Save and leave: the same command goes on from here."""
-        self._read(log)
-        number = any_process(signals.received)
-        buffers = gathered_buffers(
-            self.stage.networks
-        )  # the average is for whoever tests the file; each process resumes with its own
-        self._average_buffers()
-        content = self._content() | {"buffers": buffers}
-        if is_main():
-            self.saver.save(content, best=False)
-            self.saver.wait()
-        where = f"stopped at iteration {self.progress.step} of {self.stage.name}, saved {self.store.last}"
-        raise Interrupted(f"{where}; the same command goes on from there", 128 + number)
-
-    def _stop_without_batch(self, log: StageLog, signals: StopSignals) -> None:
-        """Leave where a signal came and the next batch does not; several processes cannot save then, for the others wait for this one."""
-        if world() == 1:
-            self._stop(log, signals)
-        raise Interrupted(
-            f"stopped at iteration {self.progress.step} of {self.stage.name} while no batch came; the last checkpoint is kept: "
-            "the same command continues from it",
-            128 + signals.received,
-        )
+    def _mean_loss(self) -> float:
+        """Return the mean loss since the last validation."""
+        return sum(self.losses) / max(len(self.losses), 1)
 
     def _average_buffers(self) -> None:
+        """Average the batch-norm statistics of the networks that are trained or validated."""
         names = dict.fromkeys(self.stage.learners)
         for name in (*self.stage.validated, self.stage.selected):
             names.update(dict.fromkeys(self.stage.members(name)))
         for name in names:
             average_buffers(self.stage.networks[name])
 
-    def _content(self) -> dict:
-        """What a checkpoint holds; raises UserError where it would hold a number that is not finite."""
-        content = {
-            "format": FORMAT,
-            **self.run_info.about,
-            "stage": self.stage.name,
-            "progress": {**vars(self.progress), "history": list(self.progress.history)},
-            "losses": list(self.losses),
-            "student": self.stage.student.state_dict(),
-            "selected": self.stage.selected,
-            "models": {name: self.stage.models.get(name, "") for name in self.stage.learners},
-            "phase": self.stage.state_dict(),
-            **saved_states(self.setup.optimizers),
-            "scaler": self.precision.state_dict(),
-            "buffers": gathered_buffers(
-                self.stage.networks
-            ),  # so all processes ask for the content, though one saves it
-        }
-        try:  # a loss is computed before the weights that its own gradients spoil, so it tells of them a step late
-            check_tensors({key: content.get(key) for key in STATES})
-        except ValueError as error:
-            raise UserError(
-                f"{self.stage.name}, iteration {self.progress.step}: {error}; the last checkpoint is kept"
-            ) from None
-        return content
+    # saving, stopping and resuming
 
-    def _resume(self) -> list[dict] | None:
-        """Go on from the last checkpoint, or begin; what `restore_buffers` is to put back."""
-        checkpoint = self.store.resume(self.run_info.log.say, partial(check_fits, setup=self.setup))
+    def _save(self, best: bool) -> None:
+        content = stage_content(
+            self.run_info,
+            self.setup,
+            progress=self.progress,
+            losses=self.losses,
+            precision=self.precision,
+        )
+        if is_main():
+            self.saver.save(content, best=best)
+
+    def _stop(self, log: StageLog, signals: StopSignals) -> None:
+        """Save and raise Interrupted: the same command continues from here."""
+        self._read(log)
+        number = any_process(signals.received)
+        # The file has averaged statistics, for whoever tests it; each process resumes with its own.
+        buffers = gathered_buffers(self.stage.networks)
+        self._average_buffers()
+        content = stage_content(
+            self.run_info,
+            self.setup,
+            progress=self.progress,
+            losses=self.losses,
+            precision=self.precision,
+        )
+        content["buffers"] = buffers
+        if is_main():
+            self.saver.save(content, best=False)
+            self.saver.wait()
+        raise Interrupted(
+            f"stopped at iteration {self.progress.step} of {self.stage.name}, "
+            f"saved {self.store.last}; the same command continues from there",
+            128 + number,
+        )
+
+    def _stop_without_batch(self, log: StageLog, signals: StopSignals) -> None:
+        """Raise Interrupted where a signal came and the next batch does not.
+
+        One process saves first. Several cannot: the others wait for this one.
+        """
+        if world() == 1:
+            self._stop(log, signals)
+        raise Interrupted(
+            f"stopped at iteration {self.progress.step} of {self.stage.name} while no batch came; "
+            "the last checkpoint is kept: the same command continues from it",
+            128 + signals.received,
+        )
+
+    def _resume(self) -> list[Buffers] | None:
+        """Continue from the last checkpoint, or begin.
+
+        Returns the buffers of all processes for `restore_buffers`.
+        """
+        name = self.stage.name
+        checkpoint = self.store.resume(self._say, fits=partial(check_fits, setup=self.setup))
         if checkpoint is None:
             self.setup.begin(self.setup)
             return None
-        self.progress = Progress(**checkpoint.progress)
+        self.progress = restore_stage(checkpoint, self.setup, self.precision)
         self.losses = list(checkpoint.losses)
-        self.stage.student.load_state_dict(checkpoint.student)
-        self.stage.load_state_dict(checkpoint.phase)
-        for name, state in states_by_learner(checkpoint, self.setup.optimizers).items():
-            self.setup.optimizers[name].load_state_dict(dict(state))
-        self.precision.load_state_dict(checkpoint.scaler)
         if self.progress.step < self.setup.steps:
-            self.run_info.log.say(f"{self.stage.name}: resuming at iteration {self.progress.step}")
+            self._say(f"{name}: resuming at iteration {self.progress.step}")
             if self.progress.draws != DRAWS:
-                self.run_info.log.say(
-                    "begun by an older version: from here on dropout draws other numbers, from the same distribution"
+                self._say(
+                    f"{name}: an older version began it; from here on dropout draws other numbers, "
+                    "from the same distribution"
                 )
                 self.progress.draws = DRAWS
         return checkpoint.buffers
 
+    # results and messages
+
+    def result(self) -> StageResult:
+        """Return the result of the stage; it must have run."""
+        progress = self.progress
+        best_score = None
+        if self.setup.validate is not None:
+            best_score = float(progress.best_score)
+        return StageResult(
+            name=self.stage.name,
+            steps=progress.step,
+            best_score=best_score,
+            best_step=progress.best_step,
+            best=self.store.best,
+            last=self.store.last,
+            history=tuple(dict(entry) for entry in progress.history),
+        )
+
+    def _result_in_words(self) -> str:
+        best = self.store.best
+        if self.setup.validate is None:
+            return f"not validated, the last network is the result ({best})"
+        progress = self.progress
+        return f"best val Dice {progress.best_score:.4f} at iteration {progress.best_step} ({best})"
+
+    def _warn_if_best_is_gone(self) -> None:
+        """Warn if somebody has deleted the best checkpoint: a later stage or a test needs it."""
+        if not self.store.best.exists():
+            self._say(
+                f"warning: {self.store.best} is gone, deleted since it was written; put it back, "
+                f"or copy {self.store.last.name} to its name to continue with the last network"
+            )
+
+    def _where(self) -> str:
+        return f"{self.stage.name} {self.progress.step}/{self.setup.steps}"
+
+    def _say(self, message: str) -> None:
+        self.run_info.log.say(message)
+
 
 def merged_results(results: Mapping[str, Validation], selected: str) -> Validation:
-    """Return the selected network's validation, with the scalars of the others under `<network>_<scalar>`."""
+    """Return the selected network's validation, with the scalars of the other networks added.
+
+    Those are named `<network>_<scalar>`.
+    """
     scalars = dict(results[selected].scalars)
     for name, result in results.items():
         if name != selected:
-            scalars.update({f"{name}_{key}": value for key, value in result.scalars.items()})
+            for key, value in result.scalars.items():
+                scalars[f"{name}_{key}"] = value
     return Validation(results[selected].score, scalars)

@@ -13,7 +13,10 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def saved_states(optimizers: Optimizers) -> dict[str, Any]:
-    """Return the entries of a checkpoint: "optimizer", the student's, and "other_optimizers", those of all other learners by name."""
+    """Return the entries of a checkpoint.
+
+    "optimizer": the state of the student's. "other_optimizers": those of the other learners, by name.
+    """
     others = {
         name: optimizer.state_dict() for name, optimizer in optimizers.items() if name != STUDENT
     }
@@ -28,7 +31,8 @@ def states_by_learner(
 ) -> dict[str, Mapping[str, Any]]:
     """Return the optimiser state of each learner.
 
-    Older checkpoints have one optimiser for all learners, which is split. Raises ValueError if a learner has no state.
+    Older checkpoints have one optimiser for all learners, which is split. Raises ValueError if a
+    learner has no state.
     """
     student = checkpoint.optimizer or {}
     if len(optimizers) == 1:
@@ -37,28 +41,33 @@ def states_by_learner(
         return _split(student, optimizers)
     states = {STUDENT: student, **checkpoint.other_optimizers}
     if states.keys() != optimizers.keys():
-        raise ValueError(
-            f"it has the optimisers of {', '.join(map(str, states))}, expected {', '.join(optimizers)}"
-        )
+        saved = ", ".join(map(str, states))
+        raise ValueError(f"it has the optimisers of {saved}, expected {', '.join(optimizers)}")
     return states
 
 
 def _split(joint: Mapping[str, Any], optimizers: Optimizers) -> dict[str, Mapping[str, Any]]:
-    """Split the state of one optimiser that trained all learners, whose parameters it numbers one learner after the other."""
+    """Split the state of one optimiser that trained all learners.
+
+    It numbers their parameters one learner after the other.
+    """
     try:
         (group,) = joint["param_groups"]
         entries = dict(joint["state"])
         group = dict(group)
     except (KeyError, TypeError, ValueError):
-        raise ValueError("its optimiser is another") from None
+        raise ValueError("its optimiser is a different one") from None
     states: dict[str, Mapping[str, Any]] = {}
     first = 0
     for name, optimizer in optimizers.items():
-        count = sum(len(one["params"]) for one in optimizer.param_groups)
+        count = sum(len(own_group["params"]) for own_group in optimizer.param_groups)
         numbers = list(range(count))
-        state = {number: entries[first + number] for number in numbers if first + number in entries}
+        state: dict[int, Any] = {}
+        for number in numbers:
+            if first + number in entries:
+                state[number] = entries[first + number]
         states[name] = {"state": state, "param_groups": [{**group, "params": numbers}]}
         first += count
     if list(group.get("params", ())) != list(range(first)):
-        raise ValueError("its optimiser is that of other parameters")
+        raise ValueError("its optimiser belongs to other parameters")
     return states

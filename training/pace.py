@@ -1,4 +1,4 @@
-"""Notices that steps take longer than they did, and says what may be the reason."""
+"""Warns if steps take much longer than they did, with the probable reason."""
 
 import os
 import statistics
@@ -7,72 +7,105 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-WINDOW = 20  # steps; one pause is no slow pace
-SLOW = 3.0  # times: noise of a shared machine stays below
+WINDOW = 20  # steps; one pause does not make a window slow
+SLOW = 3.0  # times the fastest window; noise of a shared machine stays below
 
 
-def told_again(times: float, told: float) -> float:
-    """What was told last, after a window that takes `times` as long as the fastest: `times` if it is news, 1 if steps are fast again.
+def last_warning(slowdown: float, warned: float) -> float:
+    """Return the slowdown of the last warning, 1 if there is none or steps have recovered since.
 
-    News is `SLOW` times as long, told once, and again when it has become twice as bad or after it had recovered.
+    `slowdown`: how many times longer a step takes now than in the fastest window. `warned`: the
+    result of the last call. A result above `warned` means that a warning is due: at `SLOW`, again
+    when it has become twice as bad, and again after a recovery.
     """
-    if times < SLOW / 2:
+    if slowdown < SLOW / 2:
         return 1.0
-    return times if times >= SLOW and times >= 2 * told else told
+    if slowdown >= SLOW and slowdown >= 2 * warned:
+        return slowdown
+    return warned
 
 
-def reason(waited: float, load: float, cores: int) -> str:
-    """Why steps may be slow: the share of their time spent waiting for batches, the machine's load average and its cores."""
-    if waited > 0.5:
-        return f"{waited:.0%} of it waits for batches: look at the disk, or raise --num_workers"
+def reason(waiting: float, load: float, cores: int) -> str:
+    """Return why steps may be slow.
+
+    `waiting`: share of their time spent waiting for batches. `load`: load average of the machine.
+    """
+    if waiting > 0.5:
+        return f"{waiting:.0%} of it waits for batches: look at the disk, or raise --num_workers"
     if load > cores + 0.5:
-        return f"{load:.0f} threads want this machine's {cores} cores: end other work, or give each run its share by OMP_NUM_THREADS"
-    return (
-        "other work on the device, a processor that has become hot, or memory that is swapped out?"
-    )
+        return (
+            f"{load:.0f} threads share this machine's {cores} cores: end other work, or limit "
+            "each run with OMP_NUM_THREADS"
+        )
+    return "other work on the device, a hot processor, or memory that is swapped out?"
+
+
+def load_average() -> float:
+    """Return the machine's load average of the last minute, 0 where the system has none."""
+    if hasattr(os, "getloadavg"):
+        return os.getloadavg()[0]
+    return 0.0
 
 
 class Pace:
-    """Times steps, validations left out, and says so where the median of `WINDOW` of them is `SLOW` times that of the fastest window."""
+    """Times steps without validations.
 
-    def __init__(self, say: Callable[[str], None], name: str):
-        self._say, self._name = say, name
-        self._steps: deque[tuple[float, float]] = deque(
-            maxlen=WINDOW
-        )  # seconds of a step, and of waiting for its batch
-        self._fastest, self._told = float("inf"), 1.0
-        self._open: list[
-            float
-        ] = []  # a step's waiting; these were made since the device was last waited for
-        self._spent = 0.0
+    It warns if the median of `WINDOW` steps is `SLOW` times that of the fastest window.
+    """
+
+    def __init__(self, say: Callable[[str], None], stage: str) -> None:
+        """`say` receives the warnings about the stage of that name."""
+        self._say = say
+        self._stage = stage
+        self._steps: deque[float] = deque(maxlen=WINDOW)  # seconds per step
+        self._waits: deque[float] = deque(maxlen=WINDOW)  # seconds of it waiting for the batch
+        self._fastest = float("inf")
+        self._warned = 1.0
+        # since the device was last waited for
+        self._new_waits: list[float] = []
+        self._new_seconds = 0.0
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Around a step."""
+        """Surround a step."""
         began = time.monotonic()
         yield
-        self._spent += time.monotonic() - began
+        self._new_seconds += time.monotonic() - began
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within a step, around the wait for its batch."""
+        """Surround, within a step, the wait for its batch."""
         began = time.monotonic()
         yield
-        self._open.append(time.monotonic() - began)
+        self._new_waits.append(time.monotonic() - began)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds per step, the median of the last `WINDOW` steps; None before the first one."""
+        if not self._steps:
+            return None
+        return statistics.median(self._steps)
 
     def judge(self) -> None:
-        """To be called when the device has been waited for: only then is it known what the steps since the last time took."""
-        self._steps.extend((self._spent / len(self._open), waited) for waited in self._open)
-        self._open, self._spent = [], 0.0
+        """Warn if steps have become slow.
+
+        Call it when the device has been waited for: only then it is known how long steps took.
+        """
+        count = len(self._new_waits)
+        self._steps.extend([self._new_seconds / count] * count)
+        self._waits.extend(self._new_waits)
+        self._new_waits = []
+        self._new_seconds = 0.0
         if len(self._steps) < WINDOW:
             return
-        seconds = statistics.median(step for step, _ in self._steps)
+        seconds = statistics.median(self._steps)
         self._fastest = min(self._fastest, seconds)
-        before, self._told = self._told, told_again(seconds / self._fastest, self._told)
-        if self._told > before:
-            waited = sum(w for _, w in self._steps) / sum(step for step, _ in self._steps)
-            load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-            why = reason(waited, load, os.cpu_count() or 1)
+        before = self._warned
+        self._warned = last_warning(seconds / self._fastest, before)
+        if self._warned > before:
+            waiting = sum(self._waits) / sum(self._steps)
+            cause = reason(waiting, load_average(), os.cpu_count() or 1)
             self._say(
-                f"warning: {self._name}: a step takes {seconds:.2g} s now, {self._fastest:.2g} s at its fastest; {why}"
+                f"warning: {self._stage}: a step takes {seconds:.2g} s now, "
+                f"{self._fastest:.2g} s at its fastest; {cause}"
             )

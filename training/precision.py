@@ -1,8 +1,9 @@
-"""What a stage computes in: float32, or autocast to bfloat16 or float16; the latter with scaled gradients."""
+"""The precision of a stage: float32, or autocast to bfloat16 or float16."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,28 +11,41 @@ from torch import Tensor, nn
 from methods.base import Scalars, TrainingStage
 from utils.errors import UserError
 from utils.losses import StepLoss
+from utils.transfer import copy_all
 
 CAST = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 SMALLEST_SCALE = 2.0**-10
 
 
 class Precision:
-    """Autocast to `dtype`, None: float32 throughout. With float16 the loss is scaled before its backward pass, so that small gradients are
-    not lost, and where scaled gradients are not finite the weights stay as they are and the scale is halved (Micikevicius et al., ICLR
-    2018; torch's GradScaler). Nothing here waits for the device.
+    """Autocast to `dtype`; None is float32 throughout.
+
+    With float16 the loss is scaled before its backward pass, so that small gradients are not lost.
+    If scaled gradients are not finite, the weights stay as they are and the scale is halved
+    (Micikevicius et al., ICLR 2018; torch's GradScaler). Nothing here waits for the device.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype | None = None):
-        self.device, self.dtype = device, dtype
-        self.scaler = torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
+    def __init__(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        """`dtype`: torch.bfloat16, torch.float16 or None."""
+        self.device = device
+        self.dtype = dtype
+        self.scaler: torch.amp.GradScaler | None = None
+        if dtype == torch.float16:
+            self.scaler = torch.amp.GradScaler(device.type)
         self._weights: list[Tensor] = []
         self._halves: list[Tensor] = []
 
-    def autocast(self) -> AbstractContextManager:
-        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return a context in which operations are autocast."""
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def autocast_each(self, losses: Iterator[StepLoss]) -> Iterator[StepLoss]:
-        """Compute the losses of a step one by one under autocast; what the caller does in between is outside of it."""
+        """Compute the losses of a step one by one under autocast.
+
+        What the caller does between two losses is not autocast.
+        """
         while True:
             with self.autocast():
                 loss = next(losses, None)
@@ -40,7 +54,7 @@ class Precision:
             yield loss
 
     def prepare(self, stage: TrainingStage, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """Once, when the networks have their weights and lie on the device."""
+        """Prepare a stage once, when its networks have their weights and are on the device."""
         if self.dtype is not None:
             for name, teacher in stage.teachers.items():
                 stage.half_precision_copies[name] = self._half_precision_copy(teacher)
@@ -49,34 +63,38 @@ class Precision:
                 begin_momentum(optimizer)
 
     def _half_precision_copy(self, net: nn.Module) -> nn.Module:
-        """The network with its layers' weights cast beforehand, where autocast would cast those of a network that does not learn at
-        every pass; it shares all else with it."""
+        """Return the network with half-precision weights; it shares everything else with it.
+
+        Autocast would cast the weights of a network that does not learn again at every pass.
+        """
         shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
-        for weight in (
-            p
-            for module in net.modules()
-            if type(module) in CAST
-            for p in module.parameters(recurse=False)
-        ):
-            half = nn.Parameter(weight.detach().to(self.dtype), requires_grad=False)
-            shared[id(weight)] = half
-            self._weights.append(weight)
-            self._halves.append(half)
+        for module in net.modules():
+            if type(module) not in CAST:
+                continue
+            for weight in module.parameters(recurse=False):
+                half = nn.Parameter(weight.detach().to(self.dtype), requires_grad=False)
+                shared[id(weight)] = half
+                self._weights.append(weight)
+                self._halves.append(half)
         return copy.deepcopy(net, shared)
 
     @torch.no_grad()
     def begin_step(self) -> None:
-        """Cast all of those weights, in one operation."""
+        """Cast the weights of all half-precision copies in one operation."""
         if self._halves:
-            torch._foreach_copy_(self._halves, self._weights)  # pyright: ignore[reportPrivateImportUsage]  # no public name
+            copy_all(self._halves, self._weights)
 
-    def backward(self, loss: Tensor) -> None:
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return the loss times the scale of the gradients, which is 1 unless --amp is fp16."""
+        if self.scaler is None:
+            return loss
+        return self.scaler.scale(loss)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let an optimiser make its step, at most once in a training step.
 
-        With several processes gradients are averaged before, so that all processes find the same ones finite.
+        With several processes gradients must have been averaged before, so that all processes find
+        the same ones finite.
         """
         if self.scaler is None:
             optimizer.step()
@@ -84,7 +102,7 @@ class Precision:
             self.scaler.step(optimizer)
 
     def end_step(self) -> Scalars:
-        """Adapt the scale to the gradients of all optimisers that have stepped; return the scale that they had, to be logged."""
+        """Adapt the scale after all optimisers have stepped; return the scale that they had."""
         if self.scaler is None:
             return {}
         scale = self.scaler.scale(torch.ones((), device=self.device))
@@ -92,17 +110,21 @@ class Precision:
         return {"loss_scale": scale}
 
     def check(self, scalars: Mapping[str, float]) -> None:
-        """Raise UserError where the weights stand still because no scale keeps the gradients finite."""
+        """Raise UserError if nothing is learnt because no scale keeps the gradients finite."""
         if scalars.get("loss_scale", 1.0) < SMALLEST_SCALE:
             raise UserError(
-                "gradients overflow float16 at any scale, nothing is learnt any more; use --amp off with another --exp"
+                "gradients overflow float16 at any scale, nothing is learnt any more; "
+                "use --amp off with another --exp"
             )
 
-    def state_dict(self) -> dict | None:
-        return None if self.scaler is None else self.scaler.state_dict()
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the state of the scale; None unless --amp is fp16."""
+        if self.scaler is None:
+            return None
+        return self.scaler.state_dict()
 
-    def load_state_dict(self, state: Mapping | None) -> None:
-        """A state of None, of a run that had no scaler: the scale begins anew."""
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Restore the state of the scale; None, of a run without one, leaves a new scale."""
         if self.scaler is not None and state is not None:
             self.scaler.load_state_dict(dict(state))
 
@@ -110,7 +132,8 @@ class Precision:
 def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Start momentum at zero.
 
-    torch's fused SGD makes momentum of its first gradients without a value, and leaves it so where it skips that step.
+    torch's fused SGD creates momentum without a value at its first step, and leaves it so if the
+    scaler skips that step.
     """
     if not optimizer.defaults.get("momentum"):
         return

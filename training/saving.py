@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on."""
+"""Checkpoints written in a thread, while training continues."""
 
 import copy
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,52 +11,57 @@ from utils.errors import UserError
 
 
 def snapshot(content: Any) -> Any:
-    """A copy of dicts, lists and tensors that what happens to the originals does not reach; tensors go to the CPU."""
+    """Return a deep copy of dicts, lists and tensors, with the tensors on the CPU."""
     if isinstance(content, Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, dict):
-        kept = copy.copy(content)  # a state dict is an OrderedDict with versions of its own
+        copied = copy.copy(content)  # a state dict is an OrderedDict with versions of its own
         for key, value in content.items():
-            kept[key] = snapshot(value)
-        return kept
+            copied[key] = snapshot(value)
+        return copied
     if isinstance(content, list | tuple):
         return type(content)(map(snapshot, content))
     return content
 
 
 class Saver:
-    """Writes a stage's checkpoints in a thread, one at a time: the next save waits for the one before it.
+    """Writes the checkpoints of a stage in a thread, one at a time.
 
-    Where one could not be written, the UserError comes from the next call of any method but `close`.
+    If one could not be written, the next call of any method except `close` raises the UserError.
     """
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store) -> None:
+        """`store` has the files of the stage."""
         self.store = store
         self._thread = ThreadPoolExecutor(1, "saving")
-        self._writing: Future | None = None
+        self._writing: Future[None] | None = None
 
-    def save(self, content: dict, best: bool) -> None:
-        """Begin to write; `content` may change as soon as this returns. UserError where the folder has vanished: one made anew would not
-        be locked, and hold the end of a run without its beginning."""
+    def save(self, content: dict[str, Any], best: bool) -> None:
+        """Start to write `content`, which may change as soon as this returns.
+
+        Waits for the save before this one. Raises UserError if the folder has vanished: a new one
+        would not be locked, and would hold the end of a run without its beginning.
+        """
         if not self.store.folder.is_dir():
-            where = f"{self.store.folder}: gone, moved or deleted while the run was going on"
             raise UserError(
-                f"{where}; put it back and start the same command again, or that begins anew"
+                f"{self.store.folder}: gone, moved or deleted during the run; put it back and start the "
+                "same command again, otherwise the run starts from its beginning"
             )
         self.wait()
-        self._writing = self._thread.submit(self.store.save, snapshot(content), best)
+        self._writing = self._thread.submit(self.store.save, snapshot(content), best=best)
 
     def check(self) -> None:
-        """Raise what has gone wrong so far, without waiting."""
+        """Raise the error of a save that has failed, without waiting."""
         if self._writing is not None and self._writing.done():
             self.wait()
 
     def wait(self) -> None:
         """Return when everything is on disk."""
-        writing, self._writing = self._writing, None
+        writing = self._writing
+        self._writing = None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """Wait, whatever has gone wrong."""
+        """Wait for the last save, and ignore its error."""
         self._thread.shutdown()

@@ -1,4 +1,4 @@
-"""What the loop is handed: a run, its stages, and where a stage stands."""
+"""What the loop gets: a run, the set-up of its stages, and how far a stage has come."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,29 +12,33 @@ from methods.base import Batch, TrainingStage, Validation
 from training.accelerate import Accelerate
 from training.checkpoint import Checkpoint
 from training.log import RunLog
+from training.loggers import DEFAULT_LOGGERS
 
-# How dropout draws. 1, in checkpoints that do not say: teachers and student in turn, half by half; 2: the teachers' passes first; 3: and on
-# the CPU 16 bits an element.
+# How dropout draws its random numbers. 1, in checkpoints without this entry: teachers and student
+# in turn, half by half. 2: the teachers' passes first. 3: also 16 bits per element on the CPU.
 DRAWS = 3
 
 
 @dataclass
 class StageSetup:
-    """A method's stage with all that the loop needs to train it.
+    """A method's stage with everything that the loop needs to train it.
 
-    `batches(steps)` gives the batches of a range of steps. `validate(network, stopped, step)` returns None if `stopped()` became true;
-    every process calls it and must get the same answer. If `validate` is None, nothing is validated: checkpoints are written when a
-    validation would be due, and the newest network is always the best one. `begin(setup)` is called when the stage starts for the first
-    time, not when it resumes.
+    `batches(steps)` returns the batches of a range of steps. `validate(network, stopped, step)`
+    returns None if `stopped()` became true; every process calls it and must get the same answer. If
+    `validate` is None, nothing is validated: checkpoints are written when a validation would be due,
+    and the newest network is always the best one. `begin(setup)` is called when the stage starts for
+    the first time, not when it resumes.
 
-    `optimizers`: one for each learner. `learning_rate(step)` is the rate of a step; `own_learning_rates` has the rates of those learners
-    that do not follow it.
+    `optimizers`: one for each learner. `learning_rate(step)` is the rate of a step;
+    `own_learning_rates` has the rates of those learners that do not follow it.
 
-    A validation is due after step t where t + `val_lead` is a multiple of `val_every`, and after the last step. With a lead, the one
-    after the last step is an extra that selects nothing and does not reach the method (the published Pancreas code validates before
-    the training of every twentieth epoch, so it never scores the last one).
+    A validation is due after step t where t + `val_lead` is a multiple of `val_every`, and after the
+    last step. With a lead, the one after the last step is an extra that selects nothing and does not
+    reach the method (the published Pancreas code validates before the training of every twentieth
+    epoch, so it never scores the last one).
 
-    `best_decimals`: decimals to which the best score is rounded before the next score is compared with it; None: not rounded.
+    `best_decimals`: decimals to which the best score is rounded before the next score is compared
+    with it; None: not rounded.
     """
 
     stage: TrainingStage
@@ -53,17 +57,18 @@ class StageSetup:
     best_decimals: int | None = None
 
     def score_to_beat(self, best_score: float) -> float:
-        """The score that the next validation must exceed to be an improvement; `best_score` is the last that was one.
+        """Return the score that the next validation must exceed to be an improvement.
 
-        Codes that store the best score rounded compare the next one, unrounded, with it: after 0.80004, stored as 0.8,
-        a score of 0.80002 is an improvement again, and after 0.80006, stored as 0.8001, a score of 0.80008 is none.
+        `best_score`: the last score that was one. Codes that store it rounded compare the next one,
+        unrounded, with it: after 0.80004, stored as 0.8, a score of 0.80002 is an improvement
+        again, and after 0.80006, stored as 0.8001, a score of 0.80008 is none.
         """
         if self.best_decimals is None:
             return best_score
         return round(float(best_score), self.best_decimals)
 
     def set_learning_rates(self, step: int) -> dict[str, float]:
-        """Give the optimisers their rates of step `step`; return the rates to log.
+        """Set the optimisers' rates of step `step`; return the rates to log.
 
         "learning_rate" is the rate of all learners that have none of their own.
         """
@@ -79,36 +84,44 @@ class StageSetup:
         return rates
 
     def scheduled(self, step: int) -> bool:
+        """Return whether a validation is due after `step` steps, the last step aside."""
         return (step + self.val_lead) % self.val_every == 0
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the stages of a run have in common; `about` (settings, data-set facts, ...) goes into every checkpoint, `best_name` is the
-    file name of a stage's best one; `amp` is what is autocast to, None: nothing; `defaults` are the settings' own, for checkpoints older
-    than a setting; `check` raises UserError for one of other data. Every `read_every` steps the host waits for the device, reads what the
-    steps since then reported, and asks the other processes for signals."""
+    """What the stages of a run have in common.
+
+    `about`: entries of every checkpoint (settings, facts of the data set, ...). `best_name(stage)`:
+    file name of a stage's best checkpoint. `amp`: the type to autocast to, None for float32.
+    `defaults`: default settings, for checkpoints that are older than a setting. `check` raises
+    UserError for a checkpoint of other data. Every `read_every` steps the host waits for the
+    device, reads the scalars of the steps since then, and asks the other processes for signals.
+    Every `log_every` steps train.log gets a line. `loggers`: names from `training.loggers`.
+    """
 
     folder: Path
     best_name: Callable[[str], str]
-    about: dict
+    about: dict[str, Any]
     device: torch.device
     dims: int
     amp: torch.dtype | None
     log: RunLog
-    defaults: dict = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict[str, Any])
     check: Callable[[Checkpoint], None] = lambda checkpoint: None
     read_every: int = 1
     accelerate: Accelerate = "off"
+    loggers: tuple[str, ...] = DEFAULT_LOGGERS
+    log_every: int = 20
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage ended with.
+    """The result of a stage.
 
-    `steps`: iterations of the whole stage. `best_score`: the best validation Dice, None where nothing was validated.
-    `best_step`: the iteration of the network in `best`. `best` and `last`: the checkpoints. `history`: a mapping for each
-    validation, with its step, score and mean loss.
+    `steps`: iterations of the whole stage. `best_score`: the best validation Dice, None if nothing
+    was validated. `best_step`: the iteration of the network in `best`. `best` and `last`: the
+    checkpoints. `history`: a mapping for each validation, with its step, score and mean loss.
     """
 
     name: str
@@ -122,12 +135,17 @@ class StageResult:
 
 @dataclass
 class Progress:
-    """Where a stage stands: steps made, the step last validated, the best validation so far and all of them. The best score starts at 0,
-    so that a first validation of 0 is no improvement, as published; it is never rounded (`StageSetup.score_to_beat`). `draws`: how dropout draws in a step (`DRAWS`)."""
+    """How far a stage has come.
+
+    `step`: steps made. `validated`: the step last validated. `best_score` starts at 0, so that a
+    first validation of 0 is no improvement, as published; it is never rounded
+    (`StageSetup.score_to_beat`). `history`: an entry for each validation. `draws`: how dropout draws
+    its random numbers (`DRAWS`).
+    """
 
     step: int = 0
     validated: int = 0
     best_score: float = 0.0
     best_step: int = 0
-    history: list[dict] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     draws: int = 1

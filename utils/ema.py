@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from utils.transfer import copy_all
+
 EmaScope = Literal["state", "parameters"]
 
 
@@ -50,7 +52,7 @@ class Ema:
                 counters.student
             )
             averaged = mean.to(counters.teacher[0].dtype).unbind()
-            torch._foreach_copy_(counters.teacher, averaged)  # pyright: ignore[reportPrivateImportUsage]  # no public name
+            copy_all(counters.teacher, averaged)
 
     def _paired(self) -> tuple[_Pairs, _Pairs]:
         """Return the tensors of both networks: floating-point ones, then integers."""
@@ -70,4 +72,4 @@ class Ema:
 @torch.no_grad()
 def copy_state(teacher: nn.Module, student: nn.Module) -> None:
     """Copy the student's whole state into the teacher."""
-    torch._foreach_copy_(_entries(teacher, "state"), _entries(student, "state"))  # pyright: ignore[reportPrivateImportUsage]  # no public name
+    copy_all(_entries(teacher, "state"), _entries(student, "state"))

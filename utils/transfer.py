@@ -1,10 +1,15 @@
-"""Copies between the device and the CPU that do not block."""
+"""Copies between the device and the CPU that do not block, and copies of many tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy each source into the target at its place, in one operation."""
+    torch._foreach_copy_(targets, sources)  # pyright: ignore  # torch has no public name for it
 
 
 def to_host(tensor: Tensor) -> Callable[[], np.ndarray]:
