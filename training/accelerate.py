@@ -3,7 +3,7 @@
 import os
 import shutil
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -70,11 +70,11 @@ def accelerated(
     whole = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend, mode=mode)
     student = stage.student
 
-    def loss_of(function: LossFunction, logits: Tensor, *targets: Any) -> StepLoss:
+    def loss_of(function: LossFunction, logits: Tensor, *targets: object) -> StepLoss:
         return function(logits, *targets)
 
     def forward_with_loss(
-        x: Tensor, function: LossFunction, *targets: Any
+        x: Tensor, function: LossFunction, *targets: object
     ) -> tuple[Tensor, StepLoss]:
         logits = student(x)
         return logits, function(logits, *targets)

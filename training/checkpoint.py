@@ -4,7 +4,7 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from methods.base import MEAN
 from training.checkpoint_content import check_plain, check_sums, check_tensors, check_whole
+from training.distributed import Buffers
 from training.settings import upgraded
 from utils.errors import UserError
 from utils.files import replacing, shown, unfinished_file
@@ -23,11 +24,13 @@ from utils.messages import message
 FORMAT = "edge-guided-copy-paste/1"
 
 
-def save(path: Path, content: dict, keep: Path | None = None, also: Path | None = None) -> None:
-    """Write `content` (tensors and plain types) to `path`, complete or not at all; the file that was there goes to `keep`, if given.
-    Before that a copy of the new file becomes `also`.
+def save(
+    path: Path, content: Mapping[str, Any], keep: Path | None = None, also: Path | None = None
+) -> None:
+    """Write `content` (tensors and plain types) to `path`, completely or not at all.
 
-    Raises UserError where it cannot be written (a full disk); what was there before is left as it was.
+    `also`: becomes a copy of the new file. `keep`: an earlier file at `path` is moved there. Raises
+    UserError if the file cannot be written (a full disk); the earlier files stay as they were.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,28 +45,30 @@ def save(path: Path, content: dict, keep: Path | None = None, also: Path | None 
                 os.replace(path, keep)
             os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:
-        cause = (
-            error.__context__ if isinstance(error.__context__, OSError) else error
-        )  # torch.save's own error hides the disk's
-        reason = (
-            cause.strerror
-            if isinstance(cause, OSError) and cause.strerror
-            else str(cause).splitlines()[0]
-        )
-        earlier = (
-            " the earlier checkpoint is intact:"
-            if path.exists() or (keep is not None and keep.exists())
-            else ""
-        )
+        earlier = ""
+        if path.exists() or (keep is not None and keep.exists()):
+            earlier = " the earlier checkpoint is intact:"
         raise UserError(
-            f"{path}: could not be written ({reason});{earlier} free space or mend the folder, then start the same command again"
+            f"{path}: could not be written ({_reason(error)});{earlier} free space or fix the "
+            "folder, then start the same command again"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file could not be written; torch.save's own error hides that of the disk."""
+    cause: BaseException = error
+    if isinstance(error.__context__, OSError):
+        cause = error.__context__
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(cause).splitlines()[0]
 
 
 def _copy(source: Path, target: Path) -> None:
     """Replace `target` by a copy of `source` in one step.
 
-    No hard link: where somebody copies published weights over the best checkpoint, as the README has it, they would be in the last one too.
+    It is no hard link: published weights that somebody copies over the best checkpoint, as the
+    README explains, would then also be in the last one.
     """
     with replacing(target) as unfinished:
         shutil.copyfile(source, unfinished)
@@ -71,10 +76,11 @@ def _copy(source: Path, target: Path) -> None:
             os.fsync(file.fileno())
 
 
-def load(path: Path) -> dict:
+def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint, ours or a published one, onto the CPU.
 
-    Raises UserError where it is missing, damaged, or holds anything but tensors and plain types (it is not run).
+    Raises UserError if it is missing, damaged, or holds anything except tensors and plain types
+    (code in it is not run).
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
@@ -85,54 +91,59 @@ def load(path: Path) -> dict:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: refused, it is damaged or holds code beside its weights; save it again as a plain state dict"
+            f"{path}: refused, it is damaged or holds code in addition to its weights; "
+            "save it again as a plain state dict"
         ) from None
-    except (
-        Exception
-    ):  # damaged bytes make torch.load raise anything, struct.error and AssertionError among others
+    except Exception:  # damaged bytes make torch.load raise any kind of error
         raise UserError(f"{path}: damaged or no PyTorch checkpoint; get the file again") from None
     if not isinstance(content, Mapping):
         raise UserError(
-            f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint of this project"
+            f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint "
+            "of this project; get the file again"
         )
     return dict(content)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says, ours or a published one, which holds weights and perhaps an optimiser alone.
+    """The content of a checkpoint, ours or a published one.
 
-    `weights`: those of the selected network, under the names that the file has; where the mean of all learners is selected, the student's;
-    `student`: the student's, to resume from; `optimizer`: its state, numbered as its author's torch did; `other_optimizers`: those of the
-    other learners, by name, None in older ones; `selected`: the name of the selected network, or `methods.base.MEAN`; `models`: of each
-    learner the name in the registry of networks, empty for the run's `--model`; `plan`: how own data were
-    prepared (dataloaders/plan.py); `phase`: the rest of the method's state; `data`: a digest of the run's lists and files
-    (dataloaders/digest.py), None in older ones; `buffers`: of a run of several processes, each one's statistics; `scaler`: of --amp fp16,
-    where the gradients' scale stands. Of a published file
-    `settings` hold the `egm` that its weights tell, and `stage` is None.
+    A published file has only weights and perhaps the state of an optimiser; its `stage` is None, and
+    `settings` has only `egm`, which follows from the weights.
+
+    `weights`: those of the selected network, under the names in the file; if the mean of all
+    learners is selected, the student's. `optimizer`: state of the student's optimiser, with the
+    numbering of the torch version that wrote it. `info`: the data set. `plan`: how own data were
+    prepared (dataloaders/plan.py). `rule`: how the best checkpoint is selected. `losses`: those
+    since the last validation. `phase`: the method's state. `student`: the student's weights.
+    `data`: digest of lists and files (dataloaders/digest.py). `buffers`: batch-norm statistics of
+    each of several processes. `scaler`: scale of the gradients with --amp fp16.
+    `other_optimizers`: states of the other learners' optimisers by name. `selected`: name of the
+    selected network, or `methods.base.MEAN`. `models`: the network of each learner in the registry,
+    empty for the run's `--model`. Entries that older checkpoints lack have their default.
     """
 
     path: Path
     weights: Mapping[str, Tensor]
-    optimizer: Mapping | None
-    settings: dict
-    info: dict
-    plan: dict | None = None
+    optimizer: Mapping[str, Any] | None
+    settings: dict[str, Any]
+    info: dict[str, Any]
+    plan: dict[str, Any] | None = None
     stage: str | None = None
     rule: str = ""
-    progress: Mapping[str, Any] = field(default_factory=dict)
+    progress: Mapping[str, Any] = field(default_factory=dict[str, Any])
     losses: tuple[float, ...] = ()
-    phase: Mapping[str, Any] = field(default_factory=dict)
-    student: Mapping[str, Tensor] = field(default_factory=dict)
-    data: dict | None = None
-    buffers: list | None = None
-    scaler: Mapping | None = None
-    other_optimizers: Mapping[str, Mapping] | None = None
+    phase: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    student: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    data: dict[str, Any] | None = None
+    buffers: list[Buffers] | None = None
+    scaler: Mapping[str, Any] | None = None
+    other_optimizers: Mapping[str, Mapping[str, Any]] | None = None
     selected: str = "student"
-    models: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def weights_of(self, network: str) -> Mapping[str, Tensor]:
-        """The weights of one of the networks of a checkpoint of ours."""
+        """Return the weights of one of the networks of a checkpoint of ours."""
         if network == "student":
             return self.student
         return self.phase[network]
@@ -158,13 +169,17 @@ class Checkpoint:
 
     @property
     def ours(self) -> bool:
+        """Whether this project wrote the checkpoint."""
         return self.stage is not None
 
     @property
     def selection(self) -> str:
-        """In words: how the checkpoint was chosen among those of its run."""
+        """How the checkpoint was selected among those of its run, in words."""
         if not self.ours:
-            return "a published state dict; the file does not say how it was selected (its authors: the best validation Dice)"
+            return (
+                "a published state dict; the file does not say how it was selected "
+                "(its authors: the best validation Dice)"
+            )
         where = f"iteration {self.progress['step']} of {self.stage}"
         if self.path.name in ("last.pth", "previous.pth"):
             return f"not selected: {where}, where the run stood last"
@@ -174,49 +189,61 @@ class Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint in `path`; raises UserError as `load` does."""
+    """Read a checkpoint; raises UserError as `load` does, and for a forged one."""
     content = load(path)
     form = content.get("format")
     if isinstance(form, str) and form != FORMAT and form.startswith(FORMAT.split("/")[0]):
         raise UserError(
             f"{path}: written by another version of this program ({shown(form)}); use that one"
         )
-    weights = content["net"] if isinstance(content.get("net"), Mapping) else content
+    weights = content
+    if isinstance(content.get("net"), Mapping):
+        weights = content["net"]
     try:
         check_plain(content)
-        check_whole(content) if form == FORMAT else check_tensors(weights)
+        if form == FORMAT:
+            check_whole(content)
+        else:
+            check_tensors(weights)
     except ValueError as error:
         raise UserError(f"{path}: not usable, {error}") from None
     if form == FORMAT:
-        selected = content.get("selected", "student")  # older ones know the student alone
-        return Checkpoint(
-            path=path,
-            weights=content["student"]
-            if selected in ("student", MEAN)
-            else content["phase"][selected],
-            selected=selected,
-            models=content.get("models") or {},
-            other_optimizers=content.get("other_optimizers"),
-            optimizer=content["optimizer"],
-            settings=upgraded(content["settings"]),
-            info=content["facts"],
-            plan=content.get("plan"),
-            stage=content["stage"],
-            rule=content["selection"],
-            progress=content["progress"],
-            losses=tuple(content["losses"]),
-            phase=content["phase"],
-            student=content["student"],
-            data=content.get("data"),
-            buffers=content.get("buffers"),
-            scaler=content.get("scaler"),
-        )
-    egm = "published" if any("compute_edge_feature." in str(key) for key in weights) else "none"
-    return Checkpoint(path, weights, content.get("opt"), {"egm": egm}, {})
+        return _own_checkpoint(path, content)
+    egm = "none"
+    if any("compute_edge_feature." in str(key) for key in weights):
+        egm = "published"
+    return Checkpoint(path, weights, optimizer=content.get("opt"), settings={"egm": egm}, info={})
+
+
+def _own_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
+    selected = content.get("selected", "student")
+    weights = content["student"]
+    if selected not in ("student", MEAN):
+        weights = content["phase"][selected]
+    return Checkpoint(
+        path=path,
+        weights=weights,
+        selected=selected,
+        models=content.get("models") or {},
+        other_optimizers=content.get("other_optimizers"),
+        optimizer=content["optimizer"],
+        settings=upgraded(content["settings"]),
+        info=content["facts"],
+        plan=content.get("plan"),
+        stage=content["stage"],
+        rule=content["selection"],
+        progress=content["progress"],
+        losses=tuple(content["losses"]),
+        phase=content["phase"],
+        student=content["student"],
+        data=content.get("data"),
+        buffers=content.get("buffers"),
+        scaler=content.get("scaler"),
+    )
 
 
 def read_ours(path: Path, remedy: str) -> Checkpoint:
-    """As `read`; raises UserError, `remedy` at its end, for another file than one of this project."""
+    """Read a checkpoint of this project; UserError, which ends with `remedy`, for any other."""
     checkpoint = read(path)
     if not checkpoint.ours:
         raise UserError(f"{path}: not a checkpoint of this project{remedy}")
@@ -224,86 +251,113 @@ def read_ours(path: Path, remedy: str) -> Checkpoint:
 
 
 class Store:
-    """The checkpoints of one stage: `last` and the one before it, to resume from, and the best, to test."""
+    """The checkpoints of one stage.
+
+    `last` and the one before it, `previous`, are there to resume from, and `best` to test.
+    """
 
     def __init__(
         self,
         folder: Path,
         best_name: str,
-        computed: dict,
-        defaults: dict,
+        computed: Mapping[str, Any],
+        defaults: Mapping[str, Any],
         check: Callable[[Checkpoint], None] = lambda checkpoint: None,
-    ):
-        """`computed`: settings that a checkpoint must agree with; one that it does not have, being older, counts as its default.
-        `check` raises UserError for another run's."""
-        self.folder, self.computed, self.defaults, self.check = folder, computed, defaults, check
-        self.last, self.previous, self.best = (
-            folder / "last.pth",
-            folder / "previous.pth",
-            folder / best_name,
-        )
+    ) -> None:
+        """`computed`: settings that a checkpoint must agree with.
+
+        `defaults`: values of settings that an older checkpoint lacks. `check` raises UserError for
+        the checkpoint of another run.
+        """
+        self.folder = folder
+        self.computed = computed
+        self.defaults = defaults
+        self.check = check
+        self.last = folder / "last.pth"
+        self.previous = folder / "previous.pth"
+        self.best = folder / best_name
 
     def resume(
         self, say: Callable[[str], None] = message, fits: Callable[[Checkpoint], None] | None = None
     ) -> Checkpoint | None:
-        """The newest intact checkpoint, None where there is none at all. `fits` raises ValueError for one that the stage cannot take;
-        where it is given, damaged files newer than the one returned are renamed, so that no save puts them in the place of a good one.
+        """Return the newest intact checkpoint, None if there is no file at all.
 
-        The best one will do too: a stage killed between its first two files has no other. Raises UserError where the folder holds
-        another run's, or where files are there and not one is intact.
+        `fits` raises ValueError for one that the stage cannot load. If it is given, damaged files
+        that are newer than the result are renamed, so that no save moves them over a good one.
+
+        The best checkpoint counts too: a stage that was killed between its first two files has no
+        other. Raises UserError if the folder holds another run, or if no file is intact.
         """
-        faults, damaged = [], []
+        faults: dict[Path, str] = {}
         for path in (self.last, self.previous, self.best):
             if not path.exists():
                 continue
             try:
-                checkpoint = read_ours(path, "")
-                self._check_stage(checkpoint)
-            except UserError as error:
-                faults.append(str(error))
-                damaged.append(path)
+                checkpoint = self._read(path, fits)
+            except _Unusable as error:
+                faults[path] = str(error)
                 continue
-            self._check_same_run(checkpoint)
-            try:
-                if fits is not None:
-                    fits(checkpoint)
-            except ValueError as error:
-                faults.append(f"{path}: not usable, {error}")
-                damaged.append(path)
-                continue
-            if faults and fits is not None:
-                for file in damaged:
-                    with suppress(FileNotFoundError):  # another process of the run was quicker
-                        file.replace(file.with_name(f"{file.name}.damaged"))
             if faults:
+                if fits is not None:
+                    _rename_damaged(faults)
                 say(
-                    f"warning: {faults[0]}; going on from the one before it, {path.name} at step {checkpoint.progress['step']}"
+                    f"warning: {next(iter(faults.values()))}; continuing from the one before it, "
+                    f"{path.name} at step {checkpoint.progress['step']}"
                 )
             return checkpoint
         if faults:
             raise UserError(
-                f"{faults[0]}; no other file here is a checkpoint of this run either: "
-                "use another --exp, or --fresh, which moves them all aside"
+                f"{next(iter(faults.values()))}; no other file here is a checkpoint of this run "
+                "either: use another --exp, or --fresh, which moves them all aside"
             )
         return None
+
+    def _read(self, path: Path, fits: Callable[[Checkpoint], None] | None) -> Checkpoint:
+        """Read a file; raises _Unusable if it is damaged, UserError if it is of another run."""
+        try:
+            checkpoint = read_ours(path, "")
+            self._check_stage(checkpoint)
+        except UserError as error:
+            raise _Unusable(str(error)) from None
+        self._check_same_run(checkpoint)
+        if fits is not None:
+            try:
+                fits(checkpoint)
+            except ValueError as error:
+                raise _Unusable(f"{path}: not usable, {error}") from None
+        return checkpoint
 
     def _check_stage(self, checkpoint: Checkpoint) -> None:
         if checkpoint.stage != self.folder.name:
             raise UserError(
-                f"{checkpoint.path}: of the stage {shown(str(checkpoint.stage))}, which lies elsewhere"
+                f"{checkpoint.path}: of the stage {shown(str(checkpoint.stage))}, "
+                "which has another folder"
             )
 
     def _check_same_run(self, checkpoint: Checkpoint) -> None:
-        there = {**self.defaults, **checkpoint.settings}
-        other = [key for key, value in self.computed.items() if there.get(key) != value]
-        if other:
-            key = other[0]
-            raise UserError(
-                f"{checkpoint.path}: of a run with other settings (--{key} {there.get(key)}, now {self.computed[key]}); "
-                "use another --exp, or --fresh to move it aside"
-            )
+        saved = {**self.defaults, **checkpoint.settings}
+        for key, value in self.computed.items():
+            if saved.get(key) != value:
+                raise UserError(
+                    f"{checkpoint.path}: of a run with other settings "
+                    f"(--{key} {saved.get(key)}, now {value}); "
+                    "use another --exp, or --fresh to move it aside"
+                )
         self.check(checkpoint)
 
-    def save(self, content: dict, best: bool) -> None:
-        """Write `last`; the one before it becomes `previous`. `best`: the file is to be the best one too."""
-        save(self.last, content, keep=self.previous, also=self.best if best else None)
+    def save(self, content: Mapping[str, Any], best: bool) -> None:
+        """Write `last`; the file before it becomes `previous`. `best`: write `best` too."""
+        also = None
+        if best:
+            also = self.best
+        save(self.last, content, keep=self.previous, also=also)
+
+
+class _Unusable(Exception):
+    """A checkpoint file that cannot be resumed from; an older one may."""
+
+
+def _rename_damaged(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(FileNotFoundError):  # another process of the run was quicker
+            path.replace(path.with_name(f"{path.name}.damaged"))

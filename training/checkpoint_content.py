@@ -1,13 +1,13 @@
-"""What a checkpoint must hold before anything of it is used: a damaged or forged one is told in words, never half loaded.
+"""Checks of a checkpoint before it is used: a damaged or forged one is never loaded in part.
 
-Each function raises ValueError, in words that follow the file's name.
+Each function raises ValueError with a message that follows the file's name.
 """
 
 import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
     from training.stage import StageSetup
 
+Container = Mapping[Any, Any] | list[Any] | tuple[Any, ...] | set[Any]
 KINDS = {
     "settings": Mapping,
     "facts": Mapping,
@@ -72,15 +73,17 @@ TYPES = {
 
 
 def check_sums(path: Path) -> None:
-    """Every part has its checksum: torch itself looks at none and would load a flipped bit."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if part := archive.testzip():
-                raise ValueError(f"'{part}' is damaged")
+    """Check the checksum of every part: torch checks none and would load a flipped bit."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        part = archive.testzip()
+    if part is not None:
+        raise ValueError(f"'{part}' is damaged")
 
 
-def check_whole(content: Mapping) -> None:
-    """All parts of a checkpoint of ours are there, of their kinds, and finite."""
+def check_whole(content: Mapping[str, Any]) -> None:
+    """Check that all entries of a checkpoint of ours are there, of their types, and finite."""
     for key, kind in KINDS.items():
         if not isinstance(content.get(key), kind):
             raise ValueError(f"'{key}' is missing, or not what it should be")
@@ -88,21 +91,24 @@ def check_whole(content: Mapping) -> None:
         if content.get(key) is not None and not isinstance(content[key], kind):
             raise ValueError(f"'{key}' is not what it should be")
     if not isinstance(content["facts"].get("name"), str):
-        raise ValueError("it does not say of what data set it is")
+        raise ValueError("its data set has no name")
     _check_selected(content)
-    scaler = content.get("scaler")
-    if scaler is not None and (
-        scaler.keys() != SCALER
-        or not all(_number(value) and value >= 0 for value in scaler.values())
-    ):
-        raise ValueError("'scaler' is not what it should be")
+    _check_scaler(content.get("scaler"))
     _check_settings(content["settings"])
     _check_progress(content["progress"], content["losses"])
     check_tensors({key: content.get(key) for key in (*STATES, "buffers")})
 
 
-def _check_selected(content: Mapping) -> None:
-    """The networks that are to be tested are there, and the names of their kinds are words."""
+def _check_scaler(scaler: Mapping[str, Any] | None) -> None:
+    if scaler is None:
+        return
+    values_fit = all(_number(value) and value >= 0 for value in scaler.values())
+    if scaler.keys() != SCALER or not values_fit:
+        raise ValueError("'scaler' is not what it should be")
+
+
+def _check_selected(content: Mapping[str, Any]) -> None:
+    """Check that the selected networks are there, and that names of networks are texts."""
     models = content.get("models") or {}
     for name, model in models.items():
         if not (isinstance(name, str) and isinstance(model, str)):
@@ -115,17 +121,26 @@ def _check_selected(content: Mapping) -> None:
         if name == "student":
             continue
         if not (isinstance(name, str) and isinstance(content["phase"].get(name), Mapping)):
-            raise ValueError(f"it says that {name!r} was validated, which it does not hold")
+            raise ValueError(f"it lacks the network {name!r} that was selected")
 
 
 def check_plain(content: object) -> None:
-    """Everything is nested at most `DEEPEST` deep, nothing holds itself, whole numbers fit into 64 bits, and every tensor is a dense one
-    of a type that networks are trained in."""
-    checked: set[int] = (
-        set()
-    )  # several entries may hold one and the same list: it is looked at once
+    """Check that everything in `content` is plain.
 
-    def visit(value: object, name: str, above: tuple[int, ...]) -> None:
+    It is nested at most `DEEPEST` deep and does not contain itself; whole numbers have at most 64
+    bits; every tensor is dense and of a type that networks are trained in.
+    """
+    _PlainCheck().check(content, name="", above=())
+
+
+class _PlainCheck:
+    """`check_plain`, which checks a list that several entries share only once."""
+
+    def __init__(self) -> None:
+        self._checked: set[int] = set()
+
+    def check(self, value: object, name: str, above: tuple[int, ...]) -> None:
+        """`above`: the identities of the containers that `value` is in."""
         if isinstance(value, Tensor):
             if not _plain(value):
                 raise ValueError(f"'{shown(name)}' is no plain tensor")
@@ -133,37 +148,39 @@ def check_plain(content: object) -> None:
             if value.bit_length() > 64:
                 raise ValueError(f"'{shown(name)}' is a number of more than 64 bits")
         elif isinstance(value, Mapping | list | tuple | set):
-            if id(value) in above:
-                raise ValueError(f"'{shown(name)}' holds itself")
-            if len(above) > DEEPEST:
-                raise ValueError(f"'{shown(name)}' is nested too deep")
-            if id(value) not in checked:
-                checked.add(id(value))
-                for key, item in _items(value):
-                    visit(key, f"a key of {name}", (*above, id(value)))
-                    visit(item, f"{name}.{str(key)[:80]}".removeprefix("."), (*above, id(value)))
+            self._check_items(cast(Container, value), name, above=above)
 
-    visit(content, "", ())
+    def _check_items(self, value: Container, name: str, above: tuple[int, ...]) -> None:
+        if id(value) in above:
+            raise ValueError(f"'{shown(name)}' contains itself")
+        if len(above) > DEEPEST:
+            raise ValueError(f"'{shown(name)}' is nested too deep")
+        if id(value) in self._checked:
+            return
+        self._checked.add(id(value))
+        for key, item in _items(value):
+            self.check(key, f"a key of {name}", above=(*above, id(value)))
+            item_name = f"{name}.{str(key)[:80]}".removeprefix(".")
+            self.check(item, item_name, above=(*above, id(value)))
 
 
-def _items(value: Mapping | list | tuple | set) -> Iterable[tuple[object, object]]:
+def _items(value: Container) -> Iterable[tuple[object, object]]:
     if isinstance(value, Mapping):
         return value.items()
     return enumerate(value)
 
 
 def check_tensors(parts: object) -> None:
-    """Every tensor, however deep, is a plain one, and it and every number finite."""
+    """Check that every tensor, however deep, is plain and finite, and every number finite."""
     for name, value in _leaves(parts):
         if isinstance(value, Tensor):
             if not _plain(value):
                 raise ValueError(f"'{name}' is no plain tensor")
-            if (
-                not value.sum().isfinite() and not value.isfinite().all()
-            ):  # a sum takes a twentieth of the time
+            # a sum takes a twentieth of the time, but may overflow
+            if not value.sum().isfinite() and not value.isfinite().all():
                 raise ValueError(
-                    f"'{name}' holds NaN or infinite values, the training has diverged; take an earlier checkpoint, or train again with "
-                    "a lower --base_lr"
+                    f"'{name}' holds NaN or infinite values, the training has diverged; "
+                    "use an earlier checkpoint, or train again with a lower --base_lr"
                 )
         elif isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"'{name}' is {value}")
@@ -172,18 +189,15 @@ def check_tensors(parts: object) -> None:
 def _leaves(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
     if depth > DEEPEST:
         raise ValueError(f"'{name[:80]}' is nested too deep")
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(item, f"{name}.{key}" if name else str(key), depth + 1)
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _leaves(item, f"{name}.{number}", depth + 1)
+    if isinstance(value, Mapping | list | tuple):
+        for key, item in _items(cast(Container, value)):
+            yield from _leaves(item, f"{name}.{key}".removeprefix("."), depth=depth + 1)
     else:
         yield name, value
 
 
 def _plain(tensor: Tensor) -> bool:
-    """In memory, dense, of a usual type, and no larger than what was stored of it."""
+    """Return whether a tensor is in memory, dense, of a usual type and stored in full."""
     if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type == "meta":
         return False
     if tensor.is_quantized or tensor.dtype not in TYPES:
@@ -191,16 +205,13 @@ def _plain(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def _check_settings(settings: Mapping) -> None:
+def _check_settings(settings: Mapping[str, Any]) -> None:
     for key in ("method", "model", "egm", "exp"):
         if not isinstance(settings.get(key, ""), str):
-            raise ValueError(f"its setting '{key}' is no word")
+            raise ValueError(f"its setting '{key}' is no text")
     sides = settings.get("patch_size", [1])
-    if (
-        not isinstance(sides, list | tuple)
-        or not sides
-        or not all(_whole(side) and side > 0 for side in sides)
-    ):
+    is_size = isinstance(sides, list | tuple) and len(cast(Sequence[object], sides)) > 0
+    if not is_size or not all(_whole(side) and side > 0 for side in sides):
         raise ValueError("its setting 'patch_size' is no size")
 
 
@@ -217,19 +228,23 @@ def _check_progress(progress: Mapping[str, Any], losses: Sequence[object]) -> No
         raise ValueError("its progress lacks the best score or the validations")
     if progress.keys() - {"draws"} != {"step", "validated", "best_step", "best_score", "history"}:
         raise ValueError("its progress holds something unknown")
-    before = 0
-    for row in progress["history"]:
-        if (
-            not isinstance(row, Mapping)
-            or not all(map(_number, row.values()))
-            or not before < row.get("step", 0) <= step
-        ):
-            raise ValueError("its validations make no sense")
-        before = row["step"]
+    _check_history(progress["history"], step)
     if isinstance(losses, str) or not all(map(_number, losses)) or len(losses) != step - validated:
         raise ValueError(
             f"it holds {len(losses)} losses since the last validation, expected {step - validated}"
         )
+
+
+def _check_history(history: list[object], step: int) -> None:
+    """Check the validations until `step`: their steps rise and their values are numbers."""
+    before = 0
+    for row in history:
+        if not isinstance(row, Mapping):
+            raise ValueError("its validations make no sense")
+        values = cast(Mapping[str, Any], row)
+        if not all(map(_number, values.values())) or not before < values.get("step", 0) <= step:
+            raise ValueError("its validations make no sense")
+        before = values["step"]
 
 
 def _whole(value: object) -> TypeGuard[int]:
@@ -241,7 +256,7 @@ def _number(value: object) -> TypeGuard[float]:
 
 
 def check_fits(checkpoint: "Checkpoint", setup: "StageSetup") -> None:
-    """Raise ValueError unless a checkpoint of ours belongs to this stage: its networks, state, optimiser and progress."""
+    """Check that a checkpoint of ours fits a stage: networks, state, optimisers and progress."""
     stage = setup.stage
     if checkpoint.stage != stage.name:
         raise ValueError(f"of the stage {checkpoint.stage!r}, expected {stage.name!r}")
@@ -264,113 +279,119 @@ def check_fits(checkpoint: "Checkpoint", setup: "StageSetup") -> None:
         _check_optimizer(state, setup.optimizers[name], checkpoint.progress["step"])
 
 
-def _check_value(key: str, given: object, expected: object) -> None:
-    """Raise ValueError unless an entry of a stage's state has the type of the expected one."""
+def _check_value(key: str, value: object, expected: object) -> None:
+    """Check that an entry of a stage's state has the type of the expected one."""
     if _whole(expected):
-        if not (_whole(given) and given >= 0):
-            raise ValueError(f"'{key}' is {given!r}, expected a whole number")
+        if not (_whole(value) and value >= 0):
+            raise ValueError(f"'{key}' is {value!r}, expected a whole number")
     elif isinstance(expected, float):
-        if not _number(given):
-            raise ValueError(f"'{key}' is {given!r}, expected a number")
+        if not _number(value):
+            raise ValueError(f"'{key}' is {value!r}, expected a number")
     elif expected is None or isinstance(expected, Tensor):
-        allowed = given is None or isinstance(given, Tensor | int | float)
-        if not allowed:
+        if value is not None and not isinstance(value, Tensor | int | float):
             raise ValueError(f"'{key}' is not what it should be")
-    elif not isinstance(given, type(expected)):
-        raise ValueError(f"'{key}' is {type(given).__name__}, expected {type(expected).__name__}")
+    elif not isinstance(value, type(expected)):
+        raise ValueError(f"'{key}' is {type(value).__name__}, expected {type(expected).__name__}")
 
 
-def _check_state(what: str, given: object, own: Mapping[str, Tensor]) -> None:
-    """A network's state dict has the keys, shapes and types of `own`."""
-    if not isinstance(given, Mapping) or given.keys() != own.keys():
-        raise ValueError(f"'{what}' is not the network that is trained here: other names")
-    for key, value in own.items():
-        if (
-            not isinstance(given[key], Tensor)
-            or given[key].shape != value.shape
-            or given[key].dtype != value.dtype
-        ):
-            shown = (
-                f"{tuple(given[key].shape)} {given[key].dtype}"
-                if isinstance(given[key], Tensor)
-                else type(given[key]).__name__
-            )
-            raise ValueError(
-                f"'{what}.{key}' is {shown}, expected {tuple(value.shape)} {value.dtype}"
-            )
+def _check_state(network: str, state: object, expected: Mapping[str, Tensor]) -> None:
+    """Check that a network's state dict has the keys, shapes and types of `expected`."""
+    if not _is_mapping(state) or state.keys() != expected.keys():
+        raise ValueError(f"'{network}' is not the network that is trained here: other names")
+    for key, tensor in expected.items():
+        value = state[key]
+        description = type(value).__name__
+        if isinstance(value, Tensor):
+            if value.shape == tensor.shape and value.dtype == tensor.dtype:
+                continue
+            description = f"{tuple(value.shape)} {value.dtype}"
+        raise ValueError(
+            f"'{network}.{key}' is {description}, expected {tuple(tensor.shape)} {tensor.dtype}"
+        )
 
 
-def _check_buffers(gathered: Sequence, stage: TrainingStage) -> None:
-    own = {
-        (name, key): buffer.shape
-        for name, net in stage.networks.items()
-        for key, buffer in net.named_buffers()
-    }
-    for mine in gathered:
-        if not isinstance(mine, Mapping) or not all(
-            isinstance(buffers, Mapping) for buffers in mine.values()
-        ):
+def _check_buffers(processes: Sequence[object], stage: TrainingStage) -> None:
+    """Check the batch-norm statistics of several processes."""
+    shapes: dict[tuple[str, str], torch.Size] = {}
+    for name, network in stage.networks.items():
+        for key, buffer in network.named_buffers():
+            shapes[name, key] = buffer.shape
+    for networks in processes:
+        if not _is_mapping(networks) or not all(map(_is_mapping, networks.values())):
             raise ValueError("the statistics of its processes are not what they should be")
-        for name, buffers in mine.items():
+        for name, buffers in networks.items():
             for key, value in buffers.items():
-                if not isinstance(value, Tensor) or own.get((name, key)) != value.shape:
+                if not isinstance(value, Tensor) or shapes.get((name, key)) != value.shape:
                     raise ValueError(
-                        f"the statistics of its processes hold '{name}.{key}', which is another network's"
+                        f"the statistics of its processes hold '{name}.{key}', "
+                        "which belongs to another network"
                     )
 
 
-def _check_optimizer(given: object, optimizer: torch.optim.Optimizer, step: int) -> None:
-    if not isinstance(given, Mapping):
-        raise ValueError("its optimiser is another")
-    own, groups, state = optimizer.state_dict(), given.get("param_groups"), given.get("state")
-    if (
-        not isinstance(groups, list)
-        or len(groups) != len(own["param_groups"])
-        or not isinstance(state, Mapping)
-    ):
-        raise ValueError("its optimiser is another")
-    for mine, theirs in zip(own["param_groups"], groups, strict=True):
-        if (
-            not isinstance(theirs, Mapping)
-            or theirs.get("params") != mine["params"]
-            or not _number(theirs.get("lr"))
-        ):
-            raise ValueError("its optimiser is that of other parameters")
-        other = [
-            key
-            for key in mine.keys() & theirs.keys() & ARITHMETIC
-            if _listed(mine[key]) != _listed(theirs[key])
-        ]
-        if other:
-            raise ValueError(
-                f"its optimiser has {min(other)} {theirs[min(other)]}, expected {mine[min(other)]}"
-            )
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    wanted = ENTRIES.get(type(optimizer))
+def _check_optimizer(saved: object, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Check the state of an optimiser after `step` steps: its groups, then its tensors."""
+    if not _is_mapping(saved):
+        raise ValueError("its optimiser is a different one")
+    expected = optimizer.state_dict()["param_groups"]
+    groups = saved.get("param_groups")
+    state = saved.get("state")
+    if not isinstance(groups, list) or not _is_mapping(state):
+        raise ValueError("its optimiser is a different one")
+    saved_groups = cast(list[object], groups)
+    if len(saved_groups) != len(expected):
+        raise ValueError("its optimiser is a different one")
+    for expected_group, group in zip(expected, saved_groups, strict=True):
+        _check_group(group, expected_group)
     if step and not state:
-        raise ValueError("its optimiser has forgotten everything")
+        raise ValueError("its optimiser has no state, though it has made steps")
+    parameters: list[Tensor] = []
+    for own_group in optimizer.param_groups:
+        parameters += own_group["params"]
     for number, entry in state.items():
-        if (
-            not _whole(number)
-            or not 0 <= number < len(parameters)
-            or not isinstance(entry, Mapping)
-        ):
-            raise ValueError("its optimiser is that of other parameters")
-        if wanted is not None and entry.keys() != wanted:
+        if not _whole(number) or not 0 <= number < len(parameters) or not _is_mapping(entry):
+            raise ValueError("its optimiser belongs to other parameters")
+        _check_entry(number, entry, parameters[number], ENTRIES.get(type(optimizer)))
+
+
+def _check_group(group: object, expected: Mapping[str, Any]) -> None:
+    """Check a parameter group: its parameters, and the values that change a step."""
+    if (
+        not _is_mapping(group)
+        or group.get("params") != expected["params"]
+        or not _number(group.get("lr"))
+    ):
+        raise ValueError("its optimiser belongs to other parameters")
+    for key in sorted(expected.keys() & group.keys() & ARITHMETIC):
+        if _listed(group[key]) != _listed(expected[key]):
+            raise ValueError(f"its optimiser has {key} {group[key]}, expected {expected[key]}")
+
+
+def _check_entry(
+    number: int, entry: Mapping[Any, Any], parameter: Tensor, names: set[str] | None
+) -> None:
+    """Check the optimiser's tensors of a parameter; `names`: theirs, None if not known."""
+    if names is not None and entry.keys() != names:
+        raise ValueError(
+            f"its optimiser keeps {', '.join(map(str, entry))} of parameter {number}, "
+            f"expected {', '.join(sorted(names))}"
+        )
+    for key, value in entry.items():
+        shape = parameter.shape
+        if key == "step":
+            shape = torch.Size()
+        is_tensor = isinstance(value, Tensor)
+        if not is_tensor or value.shape != shape or value.dtype != parameter.dtype:
             raise ValueError(
-                f"its optimiser keeps {', '.join(map(str, entry))} of parameter {number}, expected {', '.join(sorted(wanted))}"
+                f"its optimiser's '{key}' of parameter {number} has another shape or type"
             )
-        for key, value in entry.items():
-            shape = () if key == "step" else parameters[number].shape
-            if (
-                not isinstance(value, Tensor)
-                or value.shape != shape
-                or value.dtype != parameters[number].dtype
-            ):
-                raise ValueError(
-                    f"its optimiser's '{key}' of parameter {number} has another shape or type"
-                )
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
 
 
 def _listed(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
+    """Return a tuple as a list, as files hold it."""
+    if isinstance(value, tuple):
+        return list(cast(tuple[object, ...], value))
+    return value

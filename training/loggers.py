@@ -124,7 +124,7 @@ def _rows_until(path: Path, last: int) -> list[list[str]]:
 
 
 LOGGERS: dict[str, Callable[[Path, int], Logger]] = {"tensorboard": TensorBoard, "csv": Csv}
-"""Loggers by name. Each is built from the folder that it writes in and the step to continue after."""
+"""Loggers by name. Each is built from its folder and the step to continue after."""
 
 
 def check_loggers(names: Iterable[str]) -> None:

@@ -1,9 +1,9 @@
-"""What a training step or a prediction will take in memory, told before it begins."""
+"""Estimates of the memory of a training step or a prediction, reported before it begins."""
 
 import copy
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,27 +19,32 @@ PROBE_SIDE = 32
 
 @dataclass(frozen=True)
 class StepMemory:
-    """`step_bytes`: of a whole step; `images`: how many a learner sees in its smallest pass."""
+    """`step_bytes`: memory of a step. `images`: images in a learner's smallest pass."""
 
     step_bytes: int
     images: int
 
     def lines(self, stage: str, recompute: bool, alone: bool) -> list[str]:
-        """What is said of it before a stage; `recompute`: whether that is on, `alone`: whether batch norm sees too few images."""
-        advice = (
-            "" if recompute else "; --recompute, a smaller --patch_size or fewer images lower that"
-        )
-        said = [
-            f"{stage}: the tensors of a training step will take about {self.step_bytes / 2**30:.1f} GiB, the process that and more (on the "
-            f"CPU 1 to 1.5 GiB: docs/performance.md){advice}"
+        """Return the messages before a stage.
+
+        `recompute`: whether --recompute is on. `alone`: whether batch norm sees too few images.
+        """
+        advice = ""
+        if not recompute:
+            advice = "; --recompute, a smaller --patch_size or fewer images need less"
+        messages = [
+            f"{stage}: the tensors of a training step need about "
+            f"{self.step_bytes / 2**30:.1f} GiB, the whole process more (on the CPU 1 to 1.5 GiB "
+            f"more: docs/performance.md){advice}"
         ]
         if alone:
-            said.append(
-                f"warning: {stage} sees one patch at a time, too few for batch normalisation: validation, which uses the statistics of "
-                "many, may find nothing for long (docs/results/la.md); a --labeled_bs of at least 4 per process gives two, and "
-                "--sync_batch_norm counts the patches of all processes"
+            messages.append(
+                f"warning: {stage} sees one patch at a time, too few for batch normalisation: "
+                "validation, which uses the statistics of many, may segment nothing for long "
+                "(docs/results/la.md). Use a --labeled_bs of at least 4 per process, which gives "
+                "two patches, or --sync_batch_norm, which counts the patches of all processes"
             )
-        return said
+        return messages
 
 
 def step_memory(
@@ -50,35 +55,46 @@ def step_memory(
     patch_size: tuple[int, ...],
     moments: int,
 ) -> StepMemory:
-    """What a step on a batch of `labelled` and `unlabelled` images takes: what its losses keep for a backward pass, all networks, the
-    learners' gradients and `moments` of the optimiser; a tenth is added for what the backward pass holds meanwhile.
+    """Estimate the memory of a step on a batch of `labelled` and `unlabelled` images.
 
-    What is kept grows with the number of voxels, so a small step of a copy of the stage is counted and scaled up.
+    It is what the losses keep for a backward pass, all networks, the learners' gradients and
+    `moments` tensors of the optimiser per parameter; a tenth is added for temporary tensors of the
+    backward pass. What is kept grows with the number of voxels, so a small step of a copy of the
+    stage is measured and scaled up.
     """
     probe = copy.deepcopy(stage)
-    for net in probe.networks.values():
-        net.cpu().train()
+    for network in probe.networks.values():
+        network.cpu().train()
     small = tuple(min(side, PROBE_SIDE) for side in patch_size)
     batch = {
         "image": torch.zeros(labelled + unlabelled, channels, *small),
         "label": torch.zeros(labelled, *small, dtype=torch.long),
     }
     passes: list[int] = []
-    for net in probe.learners.values():
-        net.register_forward_pre_hook(lambda net, inputs: passes.append(len(inputs[0])))
+
+    def count_images(network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        passes.append(len(inputs[0]))
+
+    for learner in probe.learners.values():
+        learner.register_forward_pre_hook(count_images)
     kept = _kept_bytes(probe, batch) * math.prod(patch_size) // math.prod(small)
-    networks, learners = (
-        [sum(p.nbytes for p in net.parameters()) for net in nets.values()]
-        for nets in (stage.networks, stage.learners)
-    )
-    return StepMemory(int(1.1 * kept) + sum(networks) + (1 + moments) * sum(learners), min(passes))
+    learners = _parameter_bytes(stage.learners)
+    fixed = _parameter_bytes(stage.networks) + (1 + moments) * learners
+    return StepMemory(int(1.1 * kept) + fixed, images=min(passes))
+
+
+def _parameter_bytes(networks: Mapping[str, nn.Module]) -> int:
+    total = 0
+    for network in networks.values():
+        total += sum(parameter.nbytes for parameter in network.parameters())
+    return total
 
 
 @torch.inference_mode()
 def forward_bytes(net: nn.Module, channels: int, patch_size: Sequence[int], images: int) -> int:
-    """What a pass of `images` patches through the network holds at its fullest, without gradients, the network itself included.
+    """Return the peak memory of a pass of `images` patches without gradients, network included.
 
-    Counted on a patch of the smallest sides that it takes and scaled up, as in `step_memory`.
+    Measured on a patch of the smallest sides that the network takes and scaled up.
     """
     small = _smallest(net, patch_size)
     probe = copy.deepcopy(net).cpu().eval()
@@ -89,7 +105,7 @@ def forward_bytes(net: nn.Module, channels: int, patch_size: Sequence[int], imag
 
 
 def _smallest(net: nn.Module, patch_size: Sequence[int]) -> tuple[int, ...]:
-    """Sides of a small patch that the network takes: PROBE_SIDE or, if that is too few for it, more."""
+    """Return sides of a small patch that the network takes, PROBE_SIDE if possible."""
     check_size: Any = net.check_size  # every network has it, see networks.base.Network
     for side in (PROBE_SIDE, 3 * PROBE_SIDE):
         small = tuple(min(whole, side) for whole in patch_size)
@@ -102,25 +118,37 @@ def _smallest(net: nn.Module, patch_size: Sequence[int]) -> tuple[int, ...]:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts bytes of tensors that are alive at a time; `most`: the most there were."""
+    """Counts the bytes of tensors that are alive; `most` is their maximum."""
 
-    def __init__(self):
+    def __init__(self) -> None:
+        """Start with no tensors."""
         super().__init__()
-        self.now = self.most = 0
+        self.now = 0
+        self.most = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if (
-                isinstance(tensor, torch.Tensor)
-                and (key := (storage := tensor.untyped_storage())._cdata) not in self._known
-            ):
-                self._known.add(key)  # views share one storage, which counts once
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._freed, key, storage.nbytes())
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation and count the tensors that it creates."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor)
         self.most = max(self.most, self.now)
-        return made
+        return result
+
+    def _count(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:  # views share one storage, which counts once
+            self._known.add(key)
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._freed, key, storage.nbytes())
 
     def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
@@ -128,22 +156,19 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _kept_bytes(stage: TrainingStage, batch: dict[str, torch.Tensor]) -> int:
-    """Bytes that the losses of a batch keep for the largest of their backward passes, parameters not counted."""
-    weights = {
-        parameter.untyped_storage()._cdata
-        for net in stage.networks.values()
-        for parameter in net.parameters()
-    }
+    """Return the bytes kept for the largest backward pass of a step, parameters not counted."""
+    weights: set[int] = set()
+    for network in stage.networks.values():
+        for parameter in network.parameters():
+            weights.add(parameter.untyped_storage()._cdata)
+    # by storage: views, and tensors that several layers keep, count once
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        tensor = (
-            tensor.detach()
-        )  # an output that holds its graph, which holds the output, would never be freed
-        kept[tensor.untyped_storage()._cdata] = (
-            tensor  # by storage: views and tensors that several layers keep count once
-        )
-        return tensor
+        # an output that holds its graph, which holds the output, would never be freed
+        detached = tensor.detach()
+        kept[detached.untyped_storage()._cdata] = detached
+        return detached
 
     most = 0
     with (
@@ -151,14 +176,11 @@ def _kept_bytes(stage: TrainingStage, batch: dict[str, torch.Tensor]) -> int:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         for loss in stage.losses(batch, 0):
-            most = max(
-                most,
-                sum(
-                    tensor.untyped_storage().nbytes()
-                    for key, tensor in kept.items()
-                    if key not in weights
-                ),
-            )
+            size = 0
+            for key, tensor in kept.items():
+                if key not in weights:
+                    size += tensor.untyped_storage().nbytes()
+            most = max(most, size)
             kept.clear()
             del loss
     return most

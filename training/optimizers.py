@@ -15,7 +15,7 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 def saved_states(optimizers: Optimizers) -> dict[str, Any]:
     """Return the entries of a checkpoint.
 
-    "optimizer": the state of the student's. "other_optimizers": those of the other learners, by name.
+    "optimizer": the state of the student's. "other_optimizers": those of other learners, by name.
     """
     others = {
         name: optimizer.state_dict() for name, optimizer in optimizers.items() if name != STUDENT

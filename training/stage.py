@@ -24,18 +24,18 @@ class StageSetup:
     """A method's stage with everything that the loop needs to train it.
 
     `batches(steps)` returns the batches of a range of steps. `validate(network, stopped, step)`
-    returns None if `stopped()` became true; every process calls it and must get the same answer. If
-    `validate` is None, nothing is validated: checkpoints are written when a validation would be due,
-    and the newest network is always the best one. `begin(setup)` is called when the stage starts for
-    the first time, not when it resumes.
+    returns None if `stopped()` became true; every process calls it and must get the same answer.
+    If `validate` is None, nothing is validated: checkpoints are written when a validation would be
+    due, and the newest network is always the best one. `begin(setup)` is called when the stage
+    starts for the first time, not when it resumes.
 
     `optimizers`: one for each learner. `learning_rate(step)` is the rate of a step;
     `own_learning_rates` has the rates of those learners that do not follow it.
 
-    A validation is due after step t where t + `val_lead` is a multiple of `val_every`, and after the
-    last step. With a lead, the one after the last step is an extra that selects nothing and does not
-    reach the method (the published Pancreas code validates before the training of every twentieth
-    epoch, so it never scores the last one).
+    A validation is due after step t where t + `val_lead` is a multiple of `val_every`, and after
+    the last step. With a lead, the one after the last step is an extra that selects nothing and
+    does not reach the method (the published Pancreas code validates before the training of every
+    twentieth epoch, so it never scores the last one).
 
     `best_decimals`: decimals to which the best score is rounded before the next score is compared
     with it; None: not rounded.
@@ -139,8 +139,8 @@ class Progress:
 
     `step`: steps made. `validated`: the step last validated. `best_score` starts at 0, so that a
     first validation of 0 is no improvement, as published; it is never rounded
-    (`StageSetup.score_to_beat`). `history`: an entry for each validation. `draws`: how dropout draws
-    its random numbers (`DRAWS`).
+    (`StageSetup.score_to_beat`). `history`: an entry for each validation. `draws`: how dropout
+    draws its random numbers (`DRAWS`).
     """
 
     step: int = 0

@@ -33,7 +33,7 @@ def stage_content(
         "scaler": precision.state_dict(),
         "buffers": gathered_buffers(stage.networks),
     }
-    # The loss of a step is computed before its gradients spoil the weights, so checking losses would
+    # The loss of a step is computed before its gradients spoil the weights: checking losses would
     # come one step late.
     try:
         check_tensors({key: content.get(key) for key in STATES})
