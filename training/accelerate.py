@@ -3,7 +3,7 @@
 import os
 import shutil
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ def check_accelerate(
 
 
 def accelerated(
-    stage: TrainingStage, how: Accelerate, backend: str = "inductor"
+    stage: TrainingStage[Any], how: Accelerate, backend: str = "inductor"
 ) -> CompiledCalls | None:
     """Return the compiled calls of a stage, each one graph without a break; None for `off`.
 
@@ -94,7 +94,7 @@ class GradientGuard:
     (docs/performance.md: bfloat16 on the CPU).
     """
 
-    def __init__(self, stage: TrainingStage) -> None:
+    def __init__(self, stage: TrainingStage[Any]) -> None:
         """Watch the learners of `stage`."""
         self.stage = stage
         self._learning: set[str] | None = None  # in the eager step
@@ -121,7 +121,7 @@ class GradientGuard:
             )
 
 
-def learning_convolutions(stage: TrainingStage) -> set[str]:
+def learning_convolutions(stage: TrainingStage[Any]) -> set[str]:
     """Return the learners' convolutions whose weights have a gradient that is not zero everywhere.
 
     Other weights may have none in one step: those of a gate whose only hidden unit is off.

@@ -4,7 +4,7 @@ import multiprocessing
 import signal
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 
 from methods.base import Batch
@@ -70,7 +70,7 @@ class BatchSource:
 
 
 @contextmanager
-def _worker_deaths_ignored() -> Iterator[None]:
+def _worker_deaths_ignored() -> Generator[None, None, None]:
     """Within the context, a process that ends is no fault.
 
     Outside of it, torch's handler of SIGCHLD raises an error for each process that was killed.

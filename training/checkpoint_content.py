@@ -310,7 +310,7 @@ def _check_state(network: str, state: object, expected: Mapping[str, Tensor]) ->
         )
 
 
-def _check_buffers(processes: Sequence[object], stage: TrainingStage) -> None:
+def _check_buffers(processes: Sequence[object], stage: TrainingStage[Any]) -> None:
     """Check the batch-norm statistics of several processes."""
     shapes: dict[tuple[str, str], torch.Size] = {}
     for name, network in stage.networks.items():

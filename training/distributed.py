@@ -4,7 +4,7 @@ Each process has its share of the batch. Gradients and batch-norm statistics are
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -49,7 +49,7 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[torch.device]:
+def process_group(device: torch.device) -> Generator[torch.device, None, None]:
     """Join the other processes of torchrun, if any, and yield the device of this process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device

@@ -5,7 +5,7 @@ They come from memory, from the processes that prepare batches, and from other p
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -20,7 +20,7 @@ KEPT = "the last checkpoint is kept"
 
 
 @contextmanager
-def as_user_error(device: torch.device, dims: int) -> Iterator[None]:
+def as_user_error(device: torch.device, dims: int) -> Generator[None, None, None]:
     """Within the context, turn errors of torch that the user can fix into a UserError."""
     try:
         yield

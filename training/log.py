@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class StageLog:
         for logger in self._loggers:
             logger.scalars(step, values, prefix=prefix)
 
-    def pictures(self, step: int, stage: TrainingStage) -> None:
+    def pictures(self, step: int, stage: TrainingStage[Any]) -> None:
         """Log the last mixed image, the student's prediction and its (pseudo) label."""
         if not self._loggers:
             return

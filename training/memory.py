@@ -48,7 +48,7 @@ class StepMemory:
 
 
 def step_memory(
-    stage: TrainingStage,
+    stage: TrainingStage[Any],
     labelled: int,
     unlabelled: int,
     channels: int,
@@ -155,7 +155,7 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def _kept_bytes(stage: TrainingStage, batch: dict[str, torch.Tensor]) -> int:
+def _kept_bytes(stage: TrainingStage[Any], batch: dict[str, torch.Tensor]) -> int:
     """Return the bytes kept for the largest backward pass of a step, parameters not counted."""
     weights: set[int] = set()
     for network in stage.networks.values():

@@ -4,7 +4,7 @@ import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 WINDOW = 20  # steps; one pause does not make a window slow
@@ -66,14 +66,14 @@ class Pace:
         self._new_seconds = 0.0
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
+    def timed(self) -> Generator[None, None, None]:
         """Surround a step."""
         began = time.monotonic()
         yield
         self._new_seconds += time.monotonic() - began
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> Generator[None, None, None]:
         """Surround, within a step, the wait for its batch."""
         began = time.monotonic()
         yield

@@ -53,7 +53,9 @@ class Precision:
                 return
             yield loss
 
-    def prepare(self, stage: TrainingStage, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    def prepare(
+        self, stage: TrainingStage[Any], optimizers: Iterable[torch.optim.Optimizer]
+    ) -> None:
         """Prepare a stage once, when its networks have their weights and are on the device."""
         if self.dtype is not None:
             for name, teacher in stage.teachers.items():

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -112,7 +112,7 @@ class StopSignals:
             self._wakeup = None
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> Generator[None, None, None]:
         """Surround the wait for a batch. Raises NoBatch if a signal comes and the batch does not."""
         self._waiting_since = time.monotonic()
         try:

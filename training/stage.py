@@ -41,7 +41,7 @@ class StageSetup:
     with it; None: not rounded.
     """
 
-    stage: TrainingStage
+    stage: TrainingStage[Any]
     optimizers: Mapping[str, torch.optim.Optimizer]
     steps: int
     val_every: int

@@ -1,6 +1,7 @@
 """One training step: losses, backward passes, mean gradients of all processes, optimisers."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ def placed(batch: Batch, device: torch.device, dims: int) -> Batch:
 
 
 def train_step(
-    stage: TrainingStage,
+    stage: TrainingStage[Any],
     optimizers: Mapping[str, torch.optim.Optimizer],
     batch: Batch,
     step: int,
