@@ -39,6 +39,7 @@ from training.checkpoint import Checkpoint, read
 from training.device import autocast_type, choose_device, in_words, place, set_deterministic
 from training.distributed import check_batch, is_main, process_group, rank, world
 from training.log import RunLog
+from training.loggers import check_loggers
 from training.loop import Run, StageSetup, run_stages
 from training.memory import step_memory
 from training.settings import Settings, known
@@ -187,6 +188,7 @@ class Frame:
             s.sync_batch_norm and world() > 1,
             amp=self.amp,
         )
+        check_loggers(s.logger)
         check_shared_memory(s, device, dataset.info.channels)
         set_deterministic(s.deterministic, s.tf32)
         self.folder = dataset.folder(s.output_root, s.exp, s.labelnum)
@@ -284,6 +286,8 @@ class Frame:
             check,
             every,
             s.accelerate,
+            loggers=s.logger,
+            log_every=s.log_every or 20,
         )
 
     def _plans(self) -> list[StageSpec]:

@@ -83,6 +83,8 @@ class StageLog:
         self._loggers: list[Logger] = []
         self._watch: Watch | None = None
         if is_main():
+            with writing(folder, REMEDY):
+                folder.mkdir(parents=True, exist_ok=True)
             for logger in loggers:
                 self._loggers.append(LOGGERS[logger](folder / "log", start))
             # the watch warns from another thread, so it gets this thread's receiver

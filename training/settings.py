@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from training.accelerate import Accelerate
+from training.loggers import DEFAULT_LOGGERS
 from utils.errors import UserError
 from utils.files import check_plain
 from utils.losses import TERMS
@@ -26,7 +27,7 @@ WHERE = (
         "recompute",
         "other_data",
     ),
-    *("log_every", "distances_every", "accelerate"),
+    *("log_every", "logger", "distances_every", "accelerate"),
 )
 
 
@@ -107,8 +108,11 @@ class Settings:
     """Autocast to bfloat16 or float16, the latter with scaled gradients, for GPUs without bfloat16 (RTX 20); auto: the first of the two
     that the hardware computes in, else off. Off, the default, is the published arithmetic."""
     log_every: int = 0
-    """Iterations between two looks at what steps reported, for which the host waits for a GPU: losses are logged for every iteration all
-    the same, but a loss that is not finite, or a signal, is noticed only then. 0: 20 on a GPU, each one on the CPU."""
+    """Iterations between two lines of losses in train.log, and how often losses are read from a GPU, for which the host waits. Loggers
+    get every iteration all the same, but a loss that is not finite, or a signal, is noticed only then. 0: 20, but on the CPU losses are
+    read at every iteration."""
+    logger: tuple[str, ...] = DEFAULT_LOGGERS
+    """Loggers of scalars and pictures: tensorboard, csv (scalars.csv, no pictures), or both."""
     accelerate: Accelerate = "off"
     """compile: networks as torch.compile makes them, after the first step of a stage, which takes minutes (CUDA, and the CPU with a C++
     compiler); graph: recorded as CUDA graphs too. Losses differ by rounding. Not with --recompute, nor with --amp on the CPU."""
