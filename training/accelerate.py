@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -67,7 +68,13 @@ def accelerated(
     mode = None
     if how == "graph":
         mode = "reduce-overhead"
-    whole = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+    whole: Callable[..., Any] = partial(
+        torch.compile,  # pyright: ignore[reportUnknownMemberType]
+        fullgraph=True,
+        dynamic=False,
+        backend=backend,
+        mode=mode,
+    )
     student = stage.student
 
     def loss_of(function: LossFunction, logits: Tensor, *targets: object) -> StepLoss:
@@ -135,5 +142,5 @@ def learning_convolutions(stage: TrainingStage[Any]) -> set[str]:
                 gradients.append(parameter.grad)
     if not gradients:
         return set()
-    is_learning = torch.stack([gradient.any() for gradient in gradients]).tolist()
+    is_learning = torch.stack([gradient.any() for gradient in gradients]).cpu()
     return {name for name, learns in zip(names, is_learning, strict=True) if learns}

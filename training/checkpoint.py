@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from methods.base import MEAN
-from training.checkpoint_content import check_plain, check_sums, check_tensors, check_whole
+from training.checkpoint_content import (
+    check_plain,
+    check_sums,
+    check_tensors,
+    check_whole,
+    is_mapping,
+)
 from training.distributed import Buffers
 from training.settings import upgraded
 from utils.errors import UserError
@@ -96,7 +102,7 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     except Exception:  # damaged bytes make torch.load raise any kind of error
         raise UserError(f"{path}: damaged or no PyTorch checkpoint; get the file again") from None
-    if not isinstance(content, Mapping):
+    if not is_mapping(content):
         raise UserError(
             f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint "
             "of this project; get the file again"

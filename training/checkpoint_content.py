@@ -43,7 +43,7 @@ OPTIONAL = {
 STATES = ("student", "phase", "optimizer", "other_optimizers")
 """The entries of a checkpoint that training changes."""
 SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
-ENTRIES = {
+ENTRIES: dict[type[torch.optim.Optimizer], set[str]] = {
     torch.optim.SGD: {"momentum_buffer"},
     torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
 }
@@ -103,18 +103,18 @@ def _check_scaler(scaler: Mapping[str, Any] | None) -> None:
     if scaler is None:
         return
     values_fit = all(_number(value) and value >= 0 for value in scaler.values())
-    if scaler.keys() != SCALER or not values_fit:
+    if set(scaler) != SCALER or not values_fit:
         raise ValueError("'scaler' is not what it should be")
 
 
 def _check_selected(content: Mapping[str, Any]) -> None:
     """Check that the selected networks are there, and that names of networks are texts."""
-    models = content.get("models") or {}
+    models: Mapping[object, object] = content.get("models") or {}
     for name, model in models.items():
         if not (isinstance(name, str) and isinstance(model, str)):
             raise ValueError("'models' is not what it should be")
     selected = content.get("selected", "student")
-    names = [selected]
+    names: list[object] = [selected]
     if selected == MEAN:
         names = list(models) or [MEAN]
     for name in names:
@@ -210,8 +210,10 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
         if not isinstance(settings.get(key, ""), str):
             raise ValueError(f"its setting '{key}' is no text")
     sides = settings.get("patch_size", [1])
-    is_size = isinstance(sides, list | tuple) and len(cast(Sequence[object], sides)) > 0
-    if not is_size or not all(_whole(side) and side > 0 for side in sides):
+    if not isinstance(sides, list | tuple):
+        raise ValueError("its setting 'patch_size' is no size")
+    numbers = cast(Sequence[object], sides)
+    if not numbers or not all(_whole(side) and side > 0 for side in numbers):
         raise ValueError("its setting 'patch_size' is no size")
 
 
@@ -296,7 +298,7 @@ def _check_value(key: str, value: object, expected: object) -> None:
 
 def _check_state(network: str, state: object, expected: Mapping[str, Tensor]) -> None:
     """Check that a network's state dict has the keys, shapes and types of `expected`."""
-    if not _is_mapping(state) or state.keys() != expected.keys():
+    if not is_mapping(state) or state.keys() != expected.keys():
         raise ValueError(f"'{network}' is not the network that is trained here: other names")
     for key, tensor in expected.items():
         value = state[key]
@@ -317,7 +319,7 @@ def _check_buffers(processes: Sequence[object], stage: TrainingStage[Any]) -> No
         for key, buffer in network.named_buffers():
             shapes[name, key] = buffer.shape
     for networks in processes:
-        if not _is_mapping(networks) or not all(map(_is_mapping, networks.values())):
+        if not is_mapping(networks) or not all(map(is_mapping, networks.values())):
             raise ValueError("the statistics of its processes are not what they should be")
         for name, buffers in networks.items():
             for key, value in buffers.items():
@@ -330,12 +332,12 @@ def _check_buffers(processes: Sequence[object], stage: TrainingStage[Any]) -> No
 
 def _check_optimizer(saved: object, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Check the state of an optimiser after `step` steps: its groups, then its tensors."""
-    if not _is_mapping(saved):
+    if not is_mapping(saved):
         raise ValueError("its optimiser is a different one")
     expected = optimizer.state_dict()["param_groups"]
     groups = saved.get("param_groups")
     state = saved.get("state")
-    if not isinstance(groups, list) or not _is_mapping(state):
+    if not isinstance(groups, list) or not is_mapping(state):
         raise ValueError("its optimiser is a different one")
     saved_groups = cast(list[object], groups)
     if len(saved_groups) != len(expected):
@@ -348,7 +350,7 @@ def _check_optimizer(saved: object, optimizer: torch.optim.Optimizer, step: int)
     for own_group in optimizer.param_groups:
         parameters += own_group["params"]
     for number, entry in state.items():
-        if not _whole(number) or not 0 <= number < len(parameters) or not _is_mapping(entry):
+        if not _whole(number) or not 0 <= number < len(parameters) or not is_mapping(entry):
             raise ValueError("its optimiser belongs to other parameters")
         _check_entry(number, entry, parameters[number], ENTRIES.get(type(optimizer)))
 
@@ -356,7 +358,7 @@ def _check_optimizer(saved: object, optimizer: torch.optim.Optimizer, step: int)
 def _check_group(group: object, expected: Mapping[str, Any]) -> None:
     """Check a parameter group: its parameters, and the values that change a step."""
     if (
-        not _is_mapping(group)
+        not is_mapping(group)
         or group.get("params") != expected["params"]
         or not _number(group.get("lr"))
     ):
@@ -370,7 +372,7 @@ def _check_entry(
     number: int, entry: Mapping[Any, Any], parameter: Tensor, names: set[str] | None
 ) -> None:
     """Check the optimiser's tensors of a parameter; `names`: theirs, None if not known."""
-    if names is not None and entry.keys() != names:
+    if names is not None and set(entry) != names:
         raise ValueError(
             f"its optimiser keeps {', '.join(map(str, entry))} of parameter {number}, "
             f"expected {', '.join(sorted(names))}"
@@ -386,7 +388,8 @@ def _check_entry(
             )
 
 
-def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Return whether a value is a mapping."""
     return isinstance(value, Mapping)
 
 

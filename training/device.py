@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import overload
@@ -151,4 +152,5 @@ def place(
     layout = memory_format(device, dims, amp)
     if isinstance(item, Tensor):
         return item.to(device=device, memory_format=layout, non_blocking=True)
-    return item.to(device=device, memory_format=layout, non_blocking=True)  # pyright: ignore[reportCallIssue]  # torch's stub lacks memory_format
+    move: Callable[..., nn.Module] = item.to  # torch's annotation lacks memory_format
+    return move(device=device, memory_format=layout, non_blocking=True)

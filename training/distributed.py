@@ -3,6 +3,10 @@
 Each process has its share of the batch. Gradients and batch-norm statistics are averaged.
 """
 
+# torch does not annotate these functions.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager

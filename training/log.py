@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from methods.base import TrainingStage
 from training.distributed import is_main
@@ -90,11 +91,13 @@ class StageLog:
             # the watch warns from another thread, so it gets this thread's receiver
             warn = partial(receiver().receive, is_error=True, over_bars=True)
             self._watch = Watch(warn, name)
-        self.bar = progress(total=steps, initial=start, desc=name, unit="it", disable=not is_main())
+        self.bar: tqdm[Any] = progress(
+            total=steps, initial=start, desc=name, unit="it", disable=not is_main()
+        )
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
         """Log the scalars of step number `step` (from 1)."""
-        self.bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
+        self.bar.set_postfix_str(f"loss={scalars['loss']:.4f}", refresh=False)
         if self._watch is not None:
             self._watch.beat()
         self.scalars(step, scalars, prefix="train")

@@ -4,6 +4,9 @@
 `LOGGERS`.
 """
 
+# tensorboardX has no annotations.
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+
 import csv
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path

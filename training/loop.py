@@ -167,7 +167,7 @@ class _StageRunner:
         """
         step = self.progress.step
         run = self.run_info
-        torch.manual_seed(self._seed_of_step())
+        torch.manual_seed(self._seed_of_step())  # pyright: ignore[reportUnknownMemberType]
         rates = self.setup.set_learning_rates(step)
         placed_batch = placed(batch, run.device, run.dims)
         scalars = train_step(

@@ -1,5 +1,8 @@
 """Estimates of the memory of a training step or a prediction, reported before it begins."""
 
+# torch names the identity of a storage _cdata, and does not annotate TorchDispatchMode.
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+
 import copy
 import math
 import weakref

@@ -42,7 +42,7 @@ class Readings:
         """Return the step numbers with their scalars, in order, and forget them."""
         numbers: list[float] = []
         if self._tensors:
-            numbers = torch.cat(self._tensors).tolist()
+            numbers += torch.cat(self._tensors).tolist()  # pyright: ignore[reportUnknownMemberType]
         from_device = iter(numbers)
         steps: list[tuple[int, dict[str, float]]] = []
         for step in self._steps:

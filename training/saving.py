@@ -2,7 +2,7 @@
 
 import copy
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -15,12 +15,15 @@ def snapshot(content: Any) -> Any:
     if isinstance(content, Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, dict):
-        copied = copy.copy(content)  # a state dict is an OrderedDict with versions of its own
-        for key, value in content.items():
+        # a state dict is an OrderedDict with versions of its own
+        copied = copy.copy(cast(dict[Any, Any], content))
+        for key, value in copied.items():
             copied[key] = snapshot(value)
         return copied
-    if isinstance(content, list | tuple):
-        return type(content)(map(snapshot, content))
+    if isinstance(content, list):
+        return [snapshot(item) for item in cast(list[Any], content)]
+    if isinstance(content, tuple):
+        return tuple(snapshot(item) for item in cast(tuple[Any, ...], content))
     return content
 
 

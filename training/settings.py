@@ -1,8 +1,10 @@
 """The numbers that every run has, as one frozen value that becomes flags. Methods, networks and data sets add their own."""
 
+# pyright: basic
+
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from training.accelerate import Accelerate
 from training.loggers import DEFAULT_LOGGERS
@@ -178,7 +180,7 @@ def known(flag: str, name: str, names) -> None:
         raise UserError(f"--{flag} {name}: unknown; choose from {', '.join(names)}")
 
 
-def upgraded(settings: dict) -> dict:
+def upgraded(settings: dict[str, Any]) -> dict[str, Any]:
     """Plain settings of a checkpoint in today's words; older ones named a share for the Dice loss, and the list as published."""
     settings = dict(settings)
     for old, new in (("dice_share", "losses"), ("pre_dice_share", "pre_losses")):

@@ -51,7 +51,8 @@ def train_step(
     waiting = list(stage.learners)
     # The forward pass of a loss runs when the loss is asked for.
     for loss in precision.autocast_each(stage.losses(batch, step)):
-        precision.scaled(loss.total).backward()  # frees the graph before the next forward pass
+        # frees the graph before the next forward pass
+        precision.scaled(loss.total).backward()  # pyright: ignore[reportUnknownMemberType]
         add_scalars(scalars, {"loss": loss.total, **loss.scalars})
         early = loss.steps_now
         if early is not None:
