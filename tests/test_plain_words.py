@@ -17,6 +17,7 @@ ROOMS = (
     "registration",
     "reporting",
     "scans",
+    "training",
     "utils",
 )
 # Words of comments, docstrings and messages, as regular expressions, and what to write instead.

@@ -114,8 +114,8 @@ def load(path: Path) -> dict[str, Any]:
 class Checkpoint:
     """The content of a checkpoint, ours or a published one.
 
-    A published file has only weights and perhaps the state of an optimiser; its `stage` is None, and
-    `settings` has only `egm`, which follows from the weights.
+    A published file has only weights and perhaps the state of an optimiser; its `stage` is None,
+    and `settings` has only `egm`, which follows from the weights.
 
     `weights`: those of the selected network, under the names in the file; if the mean of all
     learners is selected, the student's. `optimizer`: state of the student's optimiser, with the

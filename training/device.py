@@ -79,7 +79,7 @@ def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
     if amp == "auto":
         return None
     raise UserError(
-        f"--amp {amp}: this {device.type} has no units for it and would be far slower; "
+        f"--amp {amp}: this {device.type} does not compute in it, it would be far slower; "
         "use --amp auto or off"
     )
 

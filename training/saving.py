@@ -47,8 +47,8 @@ class Saver:
         """
         if not self.store.folder.is_dir():
             raise UserError(
-                f"{self.store.folder}: gone, moved or deleted during the run; put it back and start "
-                "the same command again, otherwise the run starts from its beginning"
+                f"{self.store.folder}: gone, moved or deleted during the run; put it back and start"
+                " the same command again, otherwise the run starts from its beginning"
             )
         self.wait()
         self._writing = self._thread.submit(self.store.save, snapshot(content), best=best)

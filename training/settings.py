@@ -79,9 +79,9 @@ class Settings:
     pre_losses: tuple[tuple[str, float], ...] = (("dice", 0.5), ("ce", 0.5))
     """Terms of pre-training's loss with their weights, and of supervised training's."""
     intensity: tuple[str, ...] = ()
-    """Intensity augmentation beside the spatial one, of: gamma, brightness, noise. The published codes have none."""
+    """Intensity augmentation in addition to the spatial one, of: gamma, brightness, noise. The published codes have none."""
     spatial: tuple[str, ...] = ()
-    """Spatial augmentation beside the data set's own, of: scale. The published codes have none."""
+    """Spatial augmentation in addition to the data set's own, of: scale. The published codes have none."""
     val_every: int = 200
     """Iterations or epochs between two validations; a checkpoint is written at each."""
     distances_every: int = 10
@@ -94,7 +94,7 @@ class Settings:
     seed: int = 1337
     """Seed of everything random."""
     deterministic: bool = True
-    """Use deterministic algorithms only, where there are any; on the CPU results are the same bit for bit. 0 or 1 may follow."""
+    """Use deterministic algorithms only, where there are any; on the CPU results are bit-identical. 0 or 1 may follow."""
     run_mode: RunMode = "pretrain_then_selftrain"
     """Which stages to run; selftrain alone starts from the run's own best pre-training checkpoint."""
     fresh: bool = False
@@ -119,8 +119,8 @@ class Settings:
     """compile: networks as torch.compile makes them, after the first step of a stage, which takes minutes (CUDA, and the CPU with a C++
     compiler); graph: recorded as CUDA graphs too. Losses differ by rounding. Not with --recompute, nor with --amp on the CPU."""
     sync_batch_norm: bool = False
-    """With several processes: batch norm takes mean and variance over all processes' shares of a pass, not over its own alone, so that
-    many GPUs with few images each normalise as one with all of them. Not with --accelerate."""
+    """With several processes: batch norm uses mean and variance over the shares of all processes (torch.nn.SyncBatchNorm), so that many
+    GPUs with few images each normalise as one with all of them. Needs CUDA. Not with --accelerate."""
     tf32: bool = True
     """With CUDA: convolutions round their inputs to TF32 where the card can, which is torch's own default and faster. Without,
     float32 throughout, as on the published code's card."""

@@ -113,7 +113,7 @@ class StopSignals:
 
     @contextmanager
     def waiting(self) -> Generator[None, None, None]:
-        """Surround the wait for a batch. Raises NoBatch if a signal comes and the batch does not."""
+        """Surround the wait for a batch. Raises NoBatch if a signal comes and no batch does."""
         self._waiting_since = time.monotonic()
         try:
             yield
