@@ -115,7 +115,7 @@ def test_train_log_names_a_new_best_validation(tmp_path):
 
 
 class Kept:
-    """A user's logger, which keeps everything in memory."""
+    """A logger that keeps everything in memory."""
 
     def __init__(self, folder: Path, start: int) -> None:
         self.calls = []
@@ -134,7 +134,7 @@ class Kept:
 KEPT: list[Kept] = []
 
 
-def test_a_new_logger_is_a_class_and_a_line(tmp_path, monkeypatch):
+def test_a_logger_gets_every_step_every_validation_and_its_pictures(tmp_path, monkeypatch):
     monkeypatch.setitem(LOGGERS, "kept", Kept)
     train(tmp_path, ("kept", "csv"), steps=2)
     names = ["learning_rate", "loss", "loss_dice"]
@@ -145,6 +145,16 @@ def test_a_new_logger_is_a_class_and_a_line(tmp_path, monkeypatch):
         (2, "pictures", {"image": (1, 2, 3), "label": (1, 2, 3)}),
         "closed",
     ]
+
+
+def test_a_new_logger_is_the_class_of_the_guide_and_a_line(tmp_path, monkeypatch, capsys):
+    guide = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n# training/loggers.py\n(.*?)```", guide, re.DOTALL)
+    namespace = {}
+    exec(compile(example, "training/loggers.py", "exec"), namespace)
+    monkeypatch.setitem(LOGGERS, "scores", namespace["PrintedScores"])
+    train(tmp_path, ("scores",), steps=2)
+    assert "falling 2: 0.500\n" in capsys.readouterr().out
 
 
 def test_pictures_are_colours_and_a_logger_without_them_ignores_them(tmp_path):
