@@ -21,7 +21,10 @@ SAME_SPACING = 1e-3  # relative difference of two spacings that are one, up to r
 
 @dataclass(frozen=True, eq=False)
 class ArrayPrediction:
-    """`classes`: class numbers (uint8) on the array's spatial axes; `probabilities`: (K, spatial axes) float32, or None."""
+    """`classes`: class numbers (uint8) on the array's spatial axes.
+
+    `probabilities`: (K, spatial axes) float32, or None.
+    """
 
     classes: np.ndarray
     probabilities: np.ndarray | None
@@ -36,13 +39,16 @@ def predict_array(
     largest_component: bool,
     warn: Callable[[str], None],
 ) -> ArrayPrediction:
-    """Predict one scan, or a picture where neither `spacing` nor `affine` is given (see `fewlabels.Model.predict`).
+    """Predict one scan, or a picture if neither `spacing` nor `affine` is given.
 
-    Raises UserError for an array that the networks cannot take.
+    The arguments are those of `fewlabels.Model.predict`. Raises UserError for an array that the
+    networks cannot take.
     """
     values = _checked_array(array)
-    spacing = None if spacing is None else _numbers("spacing", spacing, dims=1).tolist()
-    affine = None if affine is None else _numbers("affine", affine, dims=2)
+    if spacing is not None:
+        spacing = _numbers("spacing", spacing, dims=1).tolist()
+    if affine is not None:
+        affine = _numbers("affine", affine, dims=2)
     if affine is None and spacing is None:
         image = _prepared_picture(model, values)
         back = identical(image.shape[1:])
@@ -70,7 +76,8 @@ def _checked_array(array: ArrayLike) -> np.ndarray:
         raise UserError(f"array: is no array ({error}); give one shape") from None
     if values.dtype.kind not in "biuf" or values.size == 0:
         raise UserError(
-            f"array: has type {values.dtype} and shape {values.shape}; give numbers, at least one voxel"
+            f"array: has type {values.dtype} and shape {values.shape}; give numbers, at least one "
+            f"voxel"
         )
     if values.dtype == bool:
         return values.astype(np.uint8)
@@ -85,7 +92,10 @@ def _checked_array(array: ArrayLike) -> np.ndarray:
 
 
 def _numbers(name: str, values: ArrayLike, dims: int) -> np.ndarray:
-    """The values as a float64 array of that many axes; UserError that begins with `name` for anything else."""
+    """The values as a float64 array of that many axes.
+
+    UserError that begins with `name` for anything else.
+    """
     try:
         numbers = np.asarray(values, float)
     except (TypeError, ValueError):
@@ -98,14 +108,15 @@ def _numbers(name: str, values: ArrayLike, dims: int) -> np.ndarray:
 def _prepared_picture(model: Model, values: np.ndarray) -> np.ndarray:
     if model.info.dims != 2:
         raise UserError(
-            "spacing: is missing; the network takes volumes, so give the size of a voxel in mm, or the scan's affine"
+            "spacing: is missing; the network takes volumes, so give the size of a voxel in mm, or "
+            "the scan's affine"
         )
     if values.ndim == 2:
         values = values[None]
     if values.ndim != 3:
         raise UserError(
-            f"array: has shape {values.shape}, a picture is (rows, columns) or (channels, rows, columns); "
-            "for a volume give the spacing too"
+            f"array: has shape {values.shape}, a picture is (rows, columns) or (channels, rows, "
+            f"columns); for a volume give the spacing too"
         )
     return model.prepared_picture(values, ARRAY)
 
@@ -125,12 +136,13 @@ def _prepared_scan(
         values = values[None]
     if values.ndim != axes + 1 or len(values) != channels:
         raise UserError(
-            f"array: has shape {np.shape(values)} with {axes} spatial axes; the network takes {channels} channels, "
-            "which come first"
+            f"array: has shape {np.shape(values)} with {axes} spatial axes; the network takes "
+            f"{channels} channels, which come first"
         )
     if axes == 2:
         values = values[..., None]
-        spacing = (*spacing, _slice_distance(model, affine)) if spacing is not None else None
+        if spacing is not None:
+            spacing = (*spacing, _slice_distance(model, affine))
     warnings: list[str] = []
     geometry = _geometry(spacing, affine, warnings)
     for line in warnings:
@@ -143,12 +155,20 @@ def _prepared_scan(
         for name, channel in zip(names, values, strict=True)
     )
     case = RawCase("array", names, part="predict", scans=scans)
-    image, attributes = model.prepared(case, lambda line: warn(line) if line else None)
+
+    def warn_of(line: str | None) -> None:
+        if line:
+            warn(line)
+
+    image, attributes = model.prepared(case, warn_of)
     return image, way_back(image.shape[1:], attributes, model.info.dims, model.box)
 
 
 def _slice_distance(model: Model, affine: ArrayLike | None) -> float:
-    """The third spacing (mm) of a single slice, which lies across z: the plan's, so that it is not resampled along z."""
+    """The third spacing (mm) of a single slice, which is across z.
+
+    It is that of the plan, so that the slice is not resampled along z.
+    """
     if affine is not None:
         raise UserError(
             "affine: is for volumes; give a slice as an array with a third axis of length 1"
@@ -159,7 +179,8 @@ def _slice_distance(model: Model, affine: ArrayLike | None) -> float:
         return 1.0
     if model.plan.axes[0] != "z":
         raise UserError(
-            f"array: the network's slices lie across {model.plan.axes[0]}, not z; give a volume, or a third axis of length 1"
+            f"array: the network's slices lie across {model.plan.axes[0]}, not z; give a volume, "
+            "or a third axis of length 1"
         )
     return model.plan.spacing_mm[2] or 1.0
 
@@ -167,7 +188,10 @@ def _slice_distance(model: Model, affine: ArrayLike | None) -> float:
 def _geometry(
     spacing: Sequence[float] | None, affine: ArrayLike | None, warnings: list[str]
 ) -> Geometry:
-    """The grid of an array of three axes; without `affine` they run to the patient's right, front and head."""
+    """The grid of an array of three axes.
+
+    Without `affine` they run to the patient's right, front and head.
+    """
     if affine is None:
         matrix = np.eye(4)
         matrix[:3, :3] = np.diag(np.asarray(spacing, float))
@@ -185,7 +209,8 @@ def _geometry(
     )
     if spacing is not None and not np.allclose(geometry.spacing, spacing, rtol=SAME_SPACING):
         raise UserError(
-            f"spacing={tuple(spacing)}: the affine says {tuple(geometry.spacing.tolist())}; give only one of the two"
+            f"spacing={tuple(spacing)}: the affine has {tuple(geometry.spacing.tolist())}; "
+            "give only one of the two"
         )
     return geometry
 
@@ -196,7 +221,10 @@ def _without_third_axis(
     spacing: Sequence[float] | None,
     affine: ArrayLike | None,
 ) -> ArrayPrediction:
-    """Remove the axis that a picture (the first) or a single slice (the last) was given for its preparation."""
+    """Remove the axis that was added for the preparation.
+
+    That is the first of a picture and the last of a single slice.
+    """
     if affine is None and spacing is None:
         planes = None if probabilities is None else probabilities[:, 0]
         return ArrayPrediction(classes[0], probabilities=planes)

@@ -1,4 +1,4 @@
-"""Predictions as files: label maps on their scans' grids, probabilities, and predict.json, which says how each was made."""
+"""The files of predictions: label maps, probabilities, and predict.json, which records them."""
 
 import json
 import zipfile
@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -20,13 +21,18 @@ from utils.json_file import read_json
 from utils.nifti import write_nifti, write_nifti_like
 from utils.provenance import sha256 as file_hash
 
-FILE_HASH, PROBABILITIES_HASH = "file_sha256", "probabilities_sha256"  # keys of a case's record
+FILE_HASH = "file_sha256"  # key of a case's record
+PROBABILITIES_HASH = "probabilities_sha256"  # key of a case's record
 MEMBER = "probabilities.npy"  # the only member of a .npz with probabilities
 NRRD = (".nrrd", ".nhdr")
+Record = dict[str, Any]
 
 
 def output_name(case: RawCase) -> str:
-    """The prediction's file below the output folder: PNG of pictures, NRRD of NRRD, NIfTI of everything else."""
+    """The prediction's file below the output folder.
+
+    PNG for pictures, NRRD for NRRD, NIfTI for everything else.
+    """
     name = case.images[0].name.lower()
     if name.endswith(".png"):
         return f"{case.name}.png"
@@ -35,13 +41,20 @@ def output_name(case: RawCase) -> str:
     return f"{case.name}.nii.gz"
 
 
-def write_labels(path: Path, labels: np.ndarray, source: Path, attributes: Mapping) -> None:
-    """Label values in the order of the source's indices, with its geometry; of a picture (1, H, W)."""
+def write_labels(
+    path: Path, labels: np.ndarray, source: Path, attributes: Mapping[str, Any]
+) -> None:
+    """Write label values in the order of the source's indices, with its geometry.
+
+    Those of a picture are (1, H, W).
+    """
     if path.suffix == ".png":
         write_png(path, labels[0])
         return
     geometry = source_geometry(attributes)
-    header = nifti_header(source) if source.is_file() else None
+    header = None
+    if source.is_file():
+        header = nifti_header(source)
     if path.suffix == ".nrrd":
         write_nrrd(path, labels, geometry)
     elif header is not None:
@@ -52,9 +65,10 @@ def write_labels(path: Path, labels: np.ndarray, source: Path, attributes: Mappi
 
 @contextmanager
 def probability_file(path: Path | None, shape: tuple[int, ...]) -> Iterator[np.ndarray | None]:
-    """An array (classes first) to be filled in the block, background everywhere, that becomes `probabilities` in the .npz file `path`.
+    """Yield an array (classes first), background everywhere, to be filled in the block.
 
-    It lies on disk meanwhile, so that it takes no memory. None without a path.
+    It becomes `probabilities` in the .npz file `path`. Meanwhile it is on disk, so that it takes no
+    memory. Yields None without a path.
     """
     if path is None:
         yield None
@@ -72,78 +86,104 @@ def probability_file(path: Path | None, shape: tuple[int, ...]) -> Iterator[np.n
 
 
 class Records:
-    """predict.json of a folder, or, for one of several parts, predict_<i>of<n>.json: what was predicted, from what and with what."""
+    """predict.json of a folder: which cases were predicted, from which files and by what.
+
+    For one of several parts it is predict_<i>of<n>.json. `known` has the records of all parts by
+    case, and those of earlier calls.
+    """
 
     def __init__(
-        self, folder: Path, part: str | None, about: Mapping, made_with: Mapping, overwrite: bool
-    ):
-        """Raises UserError where predictions of other networks or settings are there; `overwrite` takes the records of those away."""
-        self.path = folder / (f"predict_{part.replace('/', 'of')}.json" if part else "predict.json")
-        self.about, self.made_with, self.overwrite = (
-            dict(about),
-            json.loads(json.dumps(made_with)),
-            overwrite,
-        )
-        self.known: dict[str, dict] = {}
-        self.mine: dict[str, dict] = {}
+        self,
+        folder: Path,
+        part: str | None,
+        about: Mapping[str, Any],
+        made_with: Mapping[str, Any],
+        overwrite: bool,
+    ) -> None:
+        """Read the records in the folder.
+
+        `about`: what is written of the networks. `made_with`: everything that predictions depend
+        on. Raises UserError if there are predictions of other networks or settings; with
+        `overwrite`, their records are deleted.
+        """
+        name = "predict.json"
+        if part:
+            name = f"predict_{part.replace('/', 'of')}.json"
+        self.path = folder / name
+        self.overwrite = overwrite
+        self.known: dict[str, Record] = {}
+        self._about = dict(about)
+        self._made_with = _as_json(made_with)
+        self._written: dict[str, Record] = {}
         for path in sorted(folder.glob("predict*.json")):
             content = _read(path)
-            if content.get("made_with") == self.made_with:
+            if content["made_with"] == self._made_with:
                 self.known |= content["cases"]
                 if path == self.path or not part:
-                    self.mine |= content["cases"]
+                    self._written |= content["cases"]
             elif overwrite:
                 path.unlink()
             else:
-                other = [
+                keys = [
                     key
-                    for key, value in self.made_with.items()
-                    if content.get("made_with", {}).get(key) != value
+                    for key, value in self._made_with.items()
+                    if content["made_with"].get(key) != value
                 ]
                 raise UserError(
-                    f"{path}: of predictions with other {', '.join(other)}; name another --output, or --overwrite"
+                    f"{path}: of predictions with other {', '.join(keys)}; name another --output, "
+                    f"or --overwrite"
                 )
 
-    def finished(self, folder: Path, case: RawCase, made_of: Mapping, probabilities: bool) -> bool:
-        """Whether the case is predicted already, its files being as they were written.
+    def finished(
+        self, folder: Path, case: RawCase, made_of: Mapping[str, Any], probabilities: bool
+    ) -> bool:
+        """Whether the case is already predicted and its files are as they were written.
 
-        Raises UserError for a file that was made of something else, not by this program, or changed since.
+        Raises UserError for a file of another source or program, and for one that has changed.
         """
-        path, record = folder / output_name(case), self.known.get(case.name)
+        path = folder / output_name(case)
+        record = self.known.get(case.name)
         if self.overwrite or not path.exists():
             return False
         if record is None:
             raise UserError(
-                f"{path}: is there, but not in {self.path.name}; name another --output, or --overwrite"
+                f"{path}: exists, but is not in {self.path.name}; name another --output, or "
+                f"--overwrite"
             )
-        if any(record.get(key) != value for key, value in json.loads(json.dumps(made_of)).items()):
+        if any(record.get(key) != value for key, value in _as_json(made_of).items()):
             raise UserError(
-                f"{path}: was made of another scan, or with another --box; name another --output, or --overwrite"
+                f"{path}: was made of another scan, or with another --box; name another --output, "
+                f"or --overwrite"
             )
         if not _is_as_written(path, record.get(FILE_HASH)):
             return False
         return not probabilities or _has_probabilities(probabilities_path(folder, case), record)
 
-    def begin(self, name: str, record: Mapping) -> None:
-        """Note that the case is being predicted: its files do not count until `add` is called."""
+    def begin(self, name: str, record: Mapping[str, Any]) -> None:
+        """Record that the case is being predicted: its files do not count until `add` is called."""
         self.add(name, {**record, FILE_HASH: ""})
 
-    def add(self, name: str, record: Mapping) -> None:
-        self.mine[name] = self.known[name] = dict(record)
-        content = {
-            **self.about,
-            "made_with": self.made_with,
-            "cases": dict(sorted(self.mine.items())),
-        }
+    def add(self, name: str, record: Mapping[str, Any]) -> None:
+        """Record a predicted case, and write the file."""
+        self.known[name] = dict(record)
+        self._written[name] = dict(record)
+        cases = dict(sorted(self._written.items()))
+        content = self._about | {"made_with": self._made_with, "cases": cases}
         with replacing(self.path) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _is_as_written(path: Path, recorded: str | None) -> bool:
-    """Whether a label map is the file that was written. `recorded`: its SHA-256; empty while it is being written, None in records of
-    older versions, whose files only have to be readable.
+def _as_json(values: Mapping[str, Any]) -> Record:
+    """The values as a JSON file returns them: tuples become lists."""
+    return json.loads(json.dumps(values))
 
-    Raises UserError for a label map that somebody changed: it may hold corrections.
+
+def _is_as_written(path: Path, recorded: str | None) -> bool:
+    """Whether a label map is the file that was written.
+
+    `recorded`: its SHA-256. It is empty while the file is being written, and None in records of
+    older versions, whose files only have to be readable. Raises UserError for a label map that
+    somebody changed: it may hold corrections.
     """
     if recorded == "":
         return False
@@ -152,7 +192,8 @@ def _is_as_written(path: Path, recorded: str | None) -> bool:
     readable = _is_readable(path)
     if readable and recorded is not None:
         raise UserError(
-            f"{path}: has changed since it was predicted; move it away to keep it, or --overwrite predicts it again"
+            f"{path}: has changed since it was predicted; move it to keep it, or predict it again "
+            f"with --overwrite"
         )
     return readable
 
@@ -169,11 +210,15 @@ def _is_readable(path: Path) -> bool:
 
 
 def probabilities_path(folder: Path, case: RawCase) -> Path:
+    """The file of a case's probabilities."""
     return folder / f"{case.name}.npz"
 
 
-def _has_probabilities(path: Path, record: Mapping) -> bool:
-    """Whether the probabilities of a case are as they were written; of an older version, whether they are whole."""
+def _has_probabilities(path: Path, record: Record) -> bool:
+    """Whether the probabilities of a case are as they were written.
+
+    Those of an older version only have to be complete.
+    """
     if not path.is_file():
         return False
     if FILE_HASH in record:
@@ -182,7 +227,7 @@ def _has_probabilities(path: Path, record: Mapping) -> bool:
 
 
 def is_probability_file(path: Path) -> bool:
-    """Whether a file is a whole .npz of ours."""
+    """Whether a file is a complete .npz of ours."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist() == [MEMBER] and archive.testzip() is None
@@ -190,8 +235,8 @@ def is_probability_file(path: Path) -> bool:
         return False
 
 
-def made_of(case: RawCase, box: tuple[int, ...]) -> dict:
-    """What a prediction depends on beside the networks."""
+def made_of(case: RawCase, box: tuple[int, ...]) -> Record:
+    """Everything that a prediction depends on, apart from the networks."""
     return {
         "sources": [path.name for path in case.images],
         "sha256": [sha256(path) for path in case.images],
@@ -199,16 +244,21 @@ def made_of(case: RawCase, box: tuple[int, ...]) -> dict:
     }
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> Record:
+    """Read a file of records. Raises UserError if it is not one."""
     try:
         content = read_json(path)
-        if (
-            isinstance(content, dict)
-            and isinstance(content["cases"], dict)
-            and isinstance(content["made_with"], dict)
-            and all(isinstance(record, dict) for record in content["cases"].values())
-        ):
-            return content
-    except (OSError, ValueError, KeyError):
-        pass
-    raise UserError(f"{path}: not a record of predictions; take it away, or name another --output")
+    except (OSError, ValueError):
+        content = None
+    if not _is_record_file(content):
+        raise UserError(f"{path}: not a record of predictions; remove it, or name another --output")
+    return content
+
+
+def _is_record_file(content: object) -> TypeGuard[Record]:
+    if not isinstance(content, dict):
+        return False
+    cases = content.get("cases")
+    if not isinstance(cases, dict) or not isinstance(content.get("made_with"), dict):
+        return False
+    return all(isinstance(record, dict) for record in cases.values())

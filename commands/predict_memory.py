@@ -1,4 +1,4 @@
-"""How much memory predicting will take, told before it begins: from headers, no voxel is read."""
+"""Estimate how much memory predicting will take, from headers only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from commands.predict_model import Model
 from datasets.prepare.prepared_files import RawCase
-from evaluation.slices import SlicePredictor
+from evaluation.sliding_window import VolumePredictor
 from scans.geometry import Geometry
 from scans.reading import read_header as read_scan_header
 from training.memory import forward_bytes
@@ -19,36 +19,50 @@ from utils.names import printable
 PROGRAM = 400 * 2**20
 """Bytes of Python and its libraries."""
 READ = 24
-"""Bytes per voxel while a scan is read and normalised, in float64 for a moment; measured: 512 x 512 x 600 voxels took 3.6 GiB in all."""
-RESAMPLED = (16, 8)
-"""Bytes per voxel of a scan and of what it becomes, while a B-spline resamples the one to the other."""
+"""Bytes per voxel while a scan is read and normalised, partly in float64.
+
+Measured: 512 x 512 x 600 voxels took 3.6 GiB in all.
+"""
+RESAMPLED_FROM = 16
+"""Bytes per voxel of a scan while a B-spline resamples it."""
+RESAMPLED_TO = 8
+"""Bytes per voxel of the result while a B-spline resamples a scan."""
+FLOAT = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Header:
-    """Of a scan: its file or folder; voxels along the file's axes, and where these lie."""
+class ScanHeader:
+    """Size and position of a scan; `path`: its file or folder, `shape`: along the file's axes."""
 
     path: Path
     shape: tuple[int, ...]
     geometry: Geometry
 
 
-def say_memory(model: Model, cases: Sequence[RawCase]) -> None:
-    """Print what the scan that takes most will take; nothing where there is no scan that can be read."""
-    needed = {
-        header: needed_bytes(model, header)
-        for case in cases
-        if (header := read_header(case)) is not None
-    }
-    if needed:
-        header = max(needed, key=needed.get)
-        size = " x ".join(map(str, header.shape))
-        path = printable(str(header.path))
-        message(f"memory: about {needed[header] / 2**30:.1f} GiB, for {path} ({size})")
+def report_memory(model: Model, cases: Sequence[RawCase]) -> None:
+    """Print the estimate for the scan that takes most; nothing if no scan can be read."""
+    largest: ScanHeader | None = None
+    most = 0
+    for case in cases:
+        header = read_header(case)
+        if header is None:
+            continue
+        needed = needed_bytes(model, header)
+        if needed > most:
+            most = needed
+            largest = header
+    if largest is not None:
+        size = " x ".join(str(side) for side in largest.shape)
+        path = printable(str(largest.path))
+        message(f"memory: about {most / 2**30:.1f} GiB, for {path} ({size})")
 
 
-def read_header(case: RawCase) -> Header | None:
-    """None for pictures, which are small, and where there is a fault, which is told when its turn comes."""
+def read_header(case: RawCase) -> ScanHeader | None:
+    """Read the header of a scan.
+
+    None for pictures, which are small, and for a scan with a fault, which is reported when its turn
+    comes.
+    """
     path = case.images[0]
     if case.fault or path.suffix.lower() == ".png":
         return None
@@ -56,40 +70,54 @@ def read_header(case: RawCase) -> Header | None:
         shape, geometry = read_scan_header(path)
     except UserError:
         return None
-    return Header(path, shape, geometry)
+    return ScanHeader(path, shape=shape, geometry=geometry)
 
 
-def needed_bytes(model: Model, header: Header) -> int:
-    """What a scan of one file or several modalities takes: the larger of preparing it and of predicting what that makes of it.
+def needed_bytes(model: Model, header: ScanHeader) -> int:
+    """Bytes that a scan of one file or several modalities takes.
 
-    Probabilities that are to be kept lie on disk (`predict_files.probability_file`).
+    The larger of preparing it and of predicting the prepared scan. Probabilities that are written
+    are kept on disk (`predict_files.probability_file`).
     """
-    info, scan, made = model.info, int(np.prod(header.shape)), prepared_shape(model, header)
-    prepared = int(np.prod(made))
-    before = (info.channels - 1) * (
-        4 * prepared + 4 * scan
-    )  # modalities that are ready, and those that are read
-    preparing = before + max(
-        READ * scan,
-        RESAMPLED[0] * scan + RESAMPLED[1] * prepared
-        if sorted(made) != sorted(header.shape)
-        else 0,
+    shape = prepared_shape(model, header)
+    scan = int(np.prod(header.shape))
+    prepared = int(np.prod(shape))
+    return PROGRAM + max(
+        _preparing_bytes(model, scan, prepared, is_resampled=sorted(shape) != sorted(header.shape)),
+        _predicting_bytes(model, scan, shape),
     )
-    predicting = 4 * info.channels * prepared + scan
+
+
+def _preparing_bytes(model: Model, scan: int, prepared: int, is_resampled: bool) -> int:
+    """`scan`, `prepared`: voxels before and after the preparation."""
+    # modalities that are ready, and those that are read
+    others = (model.info.channels - 1) * FLOAT * (prepared + scan)
+    resampling = 0
+    if is_resampled:
+        resampling = RESAMPLED_FROM * scan + RESAMPLED_TO * prepared
+    return others + max(READ * scan, resampling)
+
+
+def _predicting_bytes(model: Model, scan: int, shape: tuple[int, ...]) -> int:
+    """`shape`: of the prepared scan along x, y, z."""
+    info = model.info
+    prepared = int(np.prod(shape))
+    planes = shape[0]
+    if info.dims == 2:
+        planes = shape[2]
+    needed = FLOAT * info.channels * prepared + scan
     for member in model.members:
         predictor = member.predictor
-        depth = (
-            predictor.batch if isinstance(predictor, SlicePredictor) else predictor.patch_size[0]
-        )
-        planes = 4 * info.classes * depth * prepared // made[0 if info.dims == 3 else 2]
-        predicting += 3 * planes  # sums over windows, their mean, and its planes on the scan's grid
-        predicting += forward_bytes(
-            member.net, info.channels, predictor.patch_size, predictor.batch
-        )
-    return PROGRAM + max(preparing, predicting)
+        depth = predictor.batch
+        if isinstance(predictor, VolumePredictor):
+            depth = predictor.patch_size[0]
+        slab = FLOAT * info.classes * depth * prepared // planes
+        needed += 3 * slab  # sums over windows, their mean, and its planes on the scan's grid
+        needed += forward_bytes(member.net, info.channels, predictor.patch_size, predictor.batch)
+    return needed
 
 
-def prepared_shape(model: Model, header: Header) -> tuple[int, ...]:
+def prepared_shape(model: Model, header: ScanHeader) -> tuple[int, ...]:
     """Voxels of the scan as the network sees it, up to the order of axes."""
     if model.preparation is None:
         return header.shape

@@ -1,8 +1,10 @@
-"""What predict.py predicts with: one or several checkpoints, and how scans are prepared for them."""
+"""The networks that predict.py uses, and how scans are prepared for them."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,16 +34,19 @@ from utils.provenance import sha256
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One checkpoint's network, and what cuts an image into pieces for it."""
+    """The network of one checkpoint, how it predicts, and what predict.json records of it."""
 
     net: nn.Module
     predictor: SlicePredictor | VolumePredictor
-    about: dict
+    about: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """Networks that are averaged, all of the same data; `values`: the label value of each class; `box`: what of a scan is looked at."""
+    """Networks that are averaged, all trained on the same data.
+
+    `values`: the label value of each class. `box`: the part of a scan that is predicted.
+    """
 
     info: DatasetInfo
     plan: Plan | None
@@ -52,17 +57,21 @@ class Model:
 
     def prepared(
         self, case: RawCase, warn: Callable[[str | None], None]
-    ) -> tuple[np.ndarray, Mapping]:
-        """The scan as the networks see it, (C, ...) float32, and the attributes that its file would have."""
+    ) -> tuple[np.ndarray, Mapping[str, Any]]:
+        """The scan as the networks see it, (C, ...) float32, and the attributes of its prepared
+        file.
+        """
         if self.preparation is None:
             raise UserError(
-                f"{case.images[0]}: how scans of {self.info.name} are prepared is not known here, only pictures can be predicted"
+                f"{case.images[0]}: how scans of {self.info.name} are prepared is not known here, "
+                f"only pictures can be predicted"
             )
-        for output in self.preparation.prepare(case, warn):
-            last = output  # the volume; slices come before it
-        image = last.image.astype(np.float32, copy=False)
-        image = image if image.ndim == 4 else image[None]
-        return in_memory(self.info, image, None)[0], last.attributes
+        outputs = self.preparation.prepare(case, warn)
+        volume = deque(outputs, maxlen=1).pop()  # its slices come before it
+        image = volume.image.astype(np.float32, copy=False)
+        if image.ndim == 3:
+            image = image[None]
+        return in_memory(self.info, image, None)[0], volume.attributes
 
     def picture(self, case: RawCase) -> np.ndarray:
         """A picture as the networks see it, (C, 1, H, W) float32: normalised as scans are."""
@@ -70,167 +79,202 @@ class Model:
 
     def prepared_picture(self, image: np.ndarray, path: Path) -> np.ndarray:
         """As `picture`, of an array (C, H, W); `path` names it in messages."""
-        if len(image) in (3, 4) and self.info.channels == 1 and (image[:3] == image[0]).all():
+        channels = self.info.channels
+        if channels == 1 and len(image) in (3, 4) and (image[:3] == image[0]).all():
             image = image[:1]  # grey, stored in colours
-        if len(image) == 4 and self.info.channels == 3:
+        if channels == 3 and len(image) == 4:
             image = image[:3]  # without opacity
-        if len(image) != self.info.channels:
+        if len(image) != channels:
             raise UserError(
-                f"{path}: has {len(image)} channels, the network takes {self.info.channels}; convert it"
+                f"{path}: has {len(image)} channels, the network takes {channels}; convert it"
             )
         if self.preparation is not None:
             image = self.preparation.prepare_picture(path, image)
         return in_memory(self.info, image.astype(np.float32)[:, None], None)[0]
 
     def planes(self, image: np.ndarray) -> Iterator[Tensor]:
-        """Probabilities (K, rows, columns) along the first axis of the image, the mean of all networks."""
-        for found in zip(*(planes_of(member, image) for member in self.members), strict=True):
-            yield found[0] if len(found) == 1 else torch.stack(found).mean(0)
+        """Mean probabilities (K, rows, columns) of all networks along the image's first axis."""
+        streams = [planes_of(member, image) for member in self.members]
+        for planes in zip(*streams, strict=True):
+            if len(planes) == 1:
+                yield planes[0]
+            else:
+                yield torch.stack(planes).mean(0)
 
 
 def planes_of(member: Member, image: np.ndarray) -> Iterator[Tensor]:
+    """Probabilities (K, rows, columns) of one network along the first axis of the image."""
     for slab in member.predictor.slabs(member.net, image):
         yield from slab.unbind(1)
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """(C, H, W) of whatever type the file has."""
+    """Read a PNG picture as (C, H, W), in the file's type."""
     array = read_png(path)
-    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+    if array.ndim == 2:
+        return array[None]
+    return np.moveaxis(array, -1, 0)
 
 
-def read_model(s: ModelSettings, device: torch.device) -> Model:
-    """The checkpoints that the flags name; raises UserError where they are none of one data set, or flags do not suit them."""
-    found = [_read(s, path) for path in s.checkpoint]
-    first, info, plan, dataset = found[0]
-    for other, its_facts, its_plan, _ in found[1:]:
-        alike = all(
-            getattr(its_facts, key) == getattr(info, key)
-            for key in ("name", "class_names", "channels", "dims")
-        )
-        if not alike or _decided(its_plan) != _decided(plan):
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A checkpoint and the data it was trained on.
+
+    `plan`: of own data. `dataset`: of a published checkpoint, or the description that --dataset
+    names.
+    """
+
+    checkpoint: Checkpoint
+    info: DatasetInfo
+    plan: Plan | None
+    dataset: DatasetSpec | None
+
+
+def read_model(settings: ModelSettings, device: torch.device) -> Model:
+    """Read the checkpoints that the flags name.
+
+    Raises UserError if they are not of one data set, or if flags do not suit them.
+    """
+    sources = [_read(settings, path) for path in settings.checkpoint]
+    first = sources[0]
+    for other in sources[1:]:
+        if _trained_on(other) != _trained_on(first):
             raise UserError(
-                f"{other.path}: of other data, or data prepared in another way, than {first.path}; predict with each by itself"
+                f"{other.checkpoint.path}: of other data, or data prepared in another way, than "
+                f"{first.checkpoint.path}; predict with each by itself"
             )
-    members = tuple(_member(s, checkpoint, info, dataset, device) for checkpoint, *_ in found)
-    box = _box(s)
-    preparation = _preparation(s, info=info, plan=plan, dataset=dataset, box=box)
-    values = tuple(range(info.classes))
+    members = tuple(_member(settings, source, first.info, device) for source in sources)
+    box = _box(settings)
+    preparation = _preparation(settings, first, box)
+    values = tuple(range(first.info.classes))
     if preparation is not None:
         values = preparation.class_values
-    label_type = np.min_scalar_type(max(values))
-    return Model(info, plan, preparation, np.array(values, label_type), members, box)
+    return Model(
+        first.info,
+        plan=first.plan,
+        preparation=preparation,
+        values=np.array(values, np.min_scalar_type(max(values))),
+        members=members,
+        box=box,
+    )
 
 
-def _preparation(
-    s: ModelSettings,
-    info: DatasetInfo,
-    plan: Plan | None,
-    dataset: DatasetSpec | None,
-    box: Box | None,
-) -> Preparation | None:
-    """How scans are prepared for the networks; None where that is not known."""
+def _trained_on(source: _Source) -> tuple[object, ...]:
+    """Everything of a checkpoint's data that decides how its network is used."""
+    info = source.info
+    prepared = None
+    if source.plan is not None:
+        plan = replace(source.plan, why={})
+        prepared = OwnPreparation(plan, ()).settings | {"class_names": plan.class_names}
+    return info.name, info.class_names, info.channels, info.dims, prepared
+
+
+def _preparation(settings: ModelSettings, source: _Source, box: Box | None) -> Preparation | None:
+    """How scans are prepared for the networks; None if that is not known."""
+    name = source.info.name
     kind: type[PublishedPreparation] | None = None
-    if plan is None:
-        known = dataset or all_datasets().get(info.name)
-        kind = known.preparation if known is not None else None
+    if source.plan is None:
+        known = source.dataset or all_datasets().get(name)
+        if known is not None:
+            kind = known.preparation
     if kind is not None:
-        return make_preparation(kind, "none", variant=s.variant, size=s.size, box=box)
-    for flag, value in (("--variant", s.variant), ("--size", s.size), ("--box", box)):
+        return make_preparation(kind, "none", variant=settings.variant, size=settings.size, box=box)
+    flags = (("--variant", settings.variant), ("--size", settings.size), ("--box", box))
+    for flag, value in flags:
         if value is not None:
-            raise UserError(f"{flag}: the preparation of {info.name} has no such option; remove it")
-    if plan is not None:
-        return OwnPreparation(plan, ())
+            raise UserError(f"{flag}: the preparation of {name} has no such option; remove it")
+    if source.plan is not None:
+        return OwnPreparation(source.plan, ())
     return None
 
 
 def plan_of(checkpoint: Checkpoint) -> Plan | None:
-    """The plan that a checkpoint of somebody's own data carries."""
+    """The plan in a checkpoint of own data."""
+    if not checkpoint.plan:
+        return None
     try:
-        return Plan.from_dict(checkpoint.plan) if checkpoint.plan else None
+        return Plan.from_dict(checkpoint.plan)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{checkpoint.path}: its plan is not understood ({error}); use the version that trained it"
+            f"{checkpoint.path}: its plan is not understood ({error}); use the version that "
+            f"trained it"
         ) from None
 
 
-def _read(
-    s: ModelSettings, path
-) -> tuple[Checkpoint, DatasetInfo, Plan | None, DatasetSpec | None]:
-    """A checkpoint with the facts of its data, its plan if it has one, and the page of a published one."""
+def _read(settings: ModelSettings, path: Path) -> _Source:
     checkpoint = read(path)
-    if checkpoint.ours:
-        info = DatasetInfo.from_plain(checkpoint.info)
-        if s.dataset and s.dataset != info.name and not s.dataset.endswith(".py"):
+    name = settings.dataset
+    if not checkpoint.ours:
+        if not name:
             raise UserError(
-                f"--dataset {s.dataset}: {path} is a checkpoint of {info.name}; leave --dataset out"
+                f"{path}: a published checkpoint does not record its data set; name it with "
+                f"--dataset"
             )
-        plan = plan_of(checkpoint)
-        described = find_dataset(s.dataset) if s.dataset and plan is None else None
-        return checkpoint, info, plan, described
-    if not s.dataset:
+        dataset = find_dataset(name)
+        return _Source(checkpoint, dataset.info, plan=None, dataset=dataset)
+    info = DatasetInfo.from_plain(checkpoint.info)
+    if name and name != info.name and not name.endswith(".py"):
         raise UserError(
-            f"{path}: a published checkpoint does not say of what data set it is; name it with --dataset"
+            f"--dataset {name}: {path} is a checkpoint of {info.name}; remove --dataset"
         )
-    dataset = find_dataset(s.dataset)
-    return checkpoint, dataset.info, None, dataset
+    plan = plan_of(checkpoint)
+    dataset = None
+    if name and plan is None:
+        dataset = find_dataset(name)
+    return _Source(checkpoint, info, plan=plan, dataset=dataset)
 
 
 def _member(
-    s: ModelSettings,
-    checkpoint: Checkpoint,
-    info: DatasetInfo,
-    dataset: DatasetSpec | None,
-    device: torch.device,
+    settings: ModelSettings, source: _Source, info: DatasetInfo, device: torch.device
 ) -> Member:
-    numbers = {} if dataset is None else dataset.numbers
-    model = checkpoint.settings.get("model", numbers.get("model"))
+    checkpoint = source.checkpoint
+    trained = dict(checkpoint.settings)
+    if source.dataset is not None:
+        trained = dict(source.dataset.numbers) | trained
+    model = str(trained.get("model"))
     net = network_of(checkpoint, info, model, default_options(model) | checkpoint.settings)
-    patch_size = s.patch_size or tuple(
-        checkpoint.settings.get("patch_size", numbers.get("patch_size"))
-    )
+    patch_size = settings.patch_size or tuple(trained.get("patch_size", ()))
     check_patch(net, patch_size)
-    net = place(net, device, info.dims).eval()
-    mirror = s.tta == "mirror"
-    if info.dims == 2:
-        if s.stride:
-            raise UserError(
-                f"--stride: {info.name} is predicted slice by slice, without a sliding window; leave it out"
-            )
-        predictor = SlicePredictor(patch_size, device, s.batch or SlicePredictor.batch, mirror)
-    else:
-        stride = s.stride or tuple(max(side // 2, 1) for side in patch_size)
-        check_stride(stride, "stride")
-        predictor = VolumePredictor(
-            patch_size,
-            stride,
-            device,
-            batch=s.batch or VolumePredictor.batch,
-            progress=True,
-            mirror=mirror,
-        )
     about = {
         "path": str(checkpoint.path),
         "sha256": sha256(checkpoint.path),
         "method": run_title(checkpoint.settings),
         "selection": checkpoint.selection,
+        "settings": checkpoint.settings if checkpoint.ours else None,
     }
-    about["settings"] = checkpoint.settings if checkpoint.ours else None
-    return Member(net, predictor, about)
+    predictor = _predictor(settings, info, patch_size, device)
+    return Member(place(net, device, info.dims).eval(), predictor, about)
 
 
-def _box(s: ModelSettings) -> Box | None:
-    if not s.box:
-        return None
-    if len(s.box) != 6:
-        raise UserError(
-            f"--box {' '.join(map(str, s.box))}: give start and end of each axis of the file, as in --box 100 250 120 260 0 88"
+def _predictor(
+    settings: ModelSettings, info: DatasetInfo, patch_size: tuple[int, ...], device: torch.device
+) -> SlicePredictor | VolumePredictor:
+    mirror = settings.tta == "mirror"
+    if info.dims == 3:
+        stride = settings.stride or tuple(max(side // 2, 1) for side in patch_size)
+        check_stride(stride, "stride")
+        batch = settings.batch or VolumePredictor.batch
+        return VolumePredictor(
+            patch_size, stride, device, batch=batch, progress=True, mirror=mirror
         )
-    return s.box[::2], s.box[1::2]
+    if settings.stride:
+        raise UserError(
+            f"--stride: {info.name} is predicted slice by slice, without a sliding window; remove "
+            f"it"
+        )
+    height, width = patch_size
+    batch = settings.batch or SlicePredictor.batch
+    return SlicePredictor((height, width), device, batch=batch, mirror=mirror)
 
 
-def _decided(plan: Plan | None) -> dict | None:
-    """What of a plan decides about prepared scans and label values."""
-    if plan is None:
+def _box(settings: ModelSettings) -> Box | None:
+    box = settings.box
+    if not box:
         return None
-    return {**OwnPreparation(replace(plan, why={}), ()).settings, "class_names": plan.class_names}
+    if len(box) != 6:
+        given = " ".join(str(number) for number in box)
+        raise UserError(
+            f"--box {given}: give start and end of each axis of the file, as in --box 100 250 120 "
+            f"260 0 88"
+        )
+    return box[::2], box[1::2]

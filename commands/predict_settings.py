@@ -9,34 +9,41 @@ from utils.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """Which networks predict, and how. Network, patch size, preparation and label values come from the checkpoint."""
+    """Which networks predict, and how.
+
+    Network, patch size, preparation and label values come from the checkpoint.
+    """
 
     checkpoint: tuple[Path, ...]
-    """One checkpoint or several, whose probabilities are averaged; ours, or published ones with --dataset. A run's folder stands for its
-    best checkpoint: that of self_train, or else of the stage that was written last; a stage's folder for the stage's."""
+    """One checkpoint or several, whose probabilities are averaged; ours, or published ones with
+    --dataset. Of a run's folder the best checkpoint is used: that of self_train, or of the stage
+    that was written last. Of a stage's folder that of the stage."""
     dataset: str | None = None
     """Data set of a published checkpoint: ACDC, LA, Pancreas, KiTS19 or LiTS."""
     tta: Literal["none", "mirror"] = "none"
     """mirror: the mean over all flips of the image, 4 times the work in 2-D, 8 times in 3-D."""
     largest_component: bool = False
-    """Keep the largest component of each class alone, as LA's published test does."""
+    """Keep only the largest component of each class, as LA's published test does."""
     box: tuple[int, ...] = ()
-    """LA, Pancreas, KiTS19, LiTS, whose training scans were cropped by the label: the part of the scan to look at, in voxels of the file,
-    start and end of each of its three axes."""
+    """LA, Pancreas, KiTS19, LiTS, whose training scans were cropped to the label: the part of the
+    scan to predict, start and end of each of the file's three axes, in voxels."""
     variant: Literal["coranet", "mcnet"] | None = None
     """Pancreas: the preparation that the network was trained on; default coranet."""
     size: tuple[int, int, int] | None = None
     """KiTS19, LiTS: the size that the network was trained on, as in prepare_data.py."""
     patch_size: tuple[int, ...] = ()
-    """Size of the network's input; default: the checkpoint's, the published one for a published checkpoint."""
+    """Size of the network's input. Default: that of the checkpoint; for a published checkpoint the
+    published one."""
     stride: tuple[int, ...] = ()
-    """Volumes: steps of the sliding window; default: half a window. The published tests go in smaller ones, as 18 18 4."""
+    """Volumes: stride of the sliding window, in voxels per axis. Default: half a window. The
+    published tests have smaller strides, such as 18 18 4."""
     batch: int = 0
-    """Windows or slices that go through the network at a time; 0: 4 windows, 16 slices. Fewer take less memory."""
+    """Windows or slices that go through the network at a time; 0: 4 windows or 16 slices. Fewer
+    take less memory."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
-    """Number of the CUDA device to use; of a list, as in 0,1, the first."""
+    """Number of the CUDA device. Of a list such as 0,1 the first is used."""
 
     def check(self) -> None:
         """Raise UserError for a value that no prediction can have."""
@@ -50,17 +57,22 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(ModelSettings):
-    """What to predict, and with what. Network, patch size, preparation and label values come from the checkpoint."""
+    """What to predict, and with what.
+
+    Network, patch size, preparation and label values come from the checkpoint.
+    """
 
     input: Path
-    """A scan (NIfTI, NRRD, MHA), a folder of them and of DICOM series, or for 2-D networks PNG pictures. Several modalities of a case are
-    CASE_0000.nii.gz, CASE_0001.nii.gz ..."""
+    """A scan (NIfTI, NRRD, MHA), a folder of them and of DICOM series, or for 2-D networks PNG
+    pictures. Several modalities of a case are CASE_0000.nii.gz, CASE_0001.nii.gz ..."""
     output: Path
     """Folder for the predictions, named as the scans, and predict.json."""
     probabilities: bool = False
-    """Write <case>.npz too, with the array `probabilities` (classes first, then the scan's own axes), float32."""
+    """Write <case>.npz too, with the array `probabilities` (classes first, then the scan's own
+    axes), float32."""
     part: str | None = None
-    """i/n: the i-th of n shares of the scans, for several machines or GPUs that write to one folder."""
+    """i/n: the i-th of n shares of the scans, for several machines or GPUs that write to one
+    folder."""
     overwrite: bool = False
     """Predict finished scans again."""
 

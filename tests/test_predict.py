@@ -212,7 +212,7 @@ def test_modalities_and_label_values_with_gaps(tmp_path, capsys):
     assert found.dtype == np.uint16 and np.array_equal(found, np.array([0, 5, 300])[classes])
     assert (
         "not predicted: c: " in (said := capsys.readouterr()).err
-        and "channels [1] are there, expected 0 to 1" in said.err
+        and "has channels [1], expected 0 to 1" in said.err
     )
     assert run(tmp_path / "c.pth", tmp_path / "in" / "a_0000.nii.gz", tmp_path / "one") == 0
     assert np.array_equal(array_of(tmp_path / "one" / "a.nii.gz"), found)
@@ -303,7 +303,7 @@ def test_a_box_stands_in_for_the_published_crop(tmp_path, capsys):
     assert np.array_equal(array_of(tmp_path / "out" / "scan.nii.gz"), expected)
     assert "cropped by the label" not in capsys.readouterr().out
     assert run(model, scan, tmp_path / "whole") == 0
-    assert "warning: LA's training scans were cropped by the label" in capsys.readouterr().out
+    assert "warning: the training scans of LA were cropped to the label" in capsys.readouterr().out
     assert run(model, scan, tmp_path / "beyond", "--box", 3, 15, 0, 19, 4, 15) == 2
     assert "not inside" in (error := capsys.readouterr().err) and "21 x 18 x 15 voxels" in error
 

@@ -16,7 +16,7 @@ from raw_scans import ORIENTATIONS, write_scan
 
 from commands import predict as program
 from commands.predict import predict
-from commands.predict_memory import Header, needed_bytes, prepared_shape
+from commands.predict_memory import ScanHeader, needed_bytes, prepared_shape
 from commands.predict_model import read_model
 from commands.predict_settings import PredictSettings
 from dataloaders.dataset_info import DatasetInfo
@@ -372,7 +372,7 @@ def test_predictions_of_another_network_or_scan_are_not_touched(tmp_path, model,
     (out / "predict.json").unlink()
     assert (
         run(model, tmp_path / "in", out) == 2
-        and "a.nii.gz: is there, but not in predict.json" in capsys.readouterr().err
+        and "a.nii.gz: exists, but is not in predict.json" in capsys.readouterr().err
     )
     assert (out / "a.nii.gz").read_bytes() == before
     assert (
@@ -390,8 +390,8 @@ def model_of(tmp_path, spacing, classes=3, patch=(112, 112, 80), dims=3):
     )
 
 
-def header(shape, spacing, letters="RAS") -> Header:
-    return Header(
+def header(shape, spacing, letters="RAS") -> ScanHeader:
+    return ScanHeader(
         Path("ct.nii"),
         shape,
         Geometry(np.array(spacing), np.zeros(3), np.array(ORIENTATIONS[letters], float)),
@@ -452,8 +452,8 @@ def test_labels_beside_published_scans_are_no_input(tmp_path):
         (["--input", "empty"], "no scan below it"),
         (["--input", "pictures"], "pictures are for 2-D networks"),
         (["--input", "nnunet"], "name the folder of the scans to predict"),
-        (["--input", "twice"], "would be called as that of"),
-        (["--input", "notes.txt"], "of a DICOM series name the folder"),
+        (["--input", "twice"], "would have the same name as that of"),
+        (["--input", "notes.txt"], "for a DICOM series name the folder"),
         (["--output", "in"], "is the input itself"),
         (["--output", "notes.txt"], "is a file; name a folder"),
         (["--part", "3/2"], "expected i/n"),
@@ -462,7 +462,7 @@ def test_labels_beside_published_scans_are_no_input(tmp_path):
         (["--stride", "4", "4"], "give three steps"),
         (["--box", "0", "4", "0", "4", "0", "4"], "preparation of mine has no such option"),
         (["--variant", "mcnet"], "has no such option"),
-        (["--dataset", "LA"], "is a checkpoint of mine; leave --dataset out"),
+        (["--dataset", "LA"], "is a checkpoint of mine; remove --dataset"),
         (["--checkpoint", "plain.pth"], "name it with --dataset"),
         (["--checkpoint", "none.pth"], "none.pth: no such run"),
         (["--checkpoint", "c.pth", "two.pth"], "of other data, or data prepared in another way"),
