@@ -1,15 +1,17 @@
-"""Look at data before hours of training: a table, check.json, a picture of each case on request."""
+"""Check data before hours of training: a table, check.json, and a picture of each case on request."""
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from datasets.checks.across_cases import across
-from datasets.checks.case_check import CaseFound
-from datasets.checks.layout import Found, find
+from datasets.checks.across_cases import check_across
+from datasets.checks.case_check import CaseCheck
+from datasets.checks.layout import DataFolder, recognise
 from utils.cli import parse
 from utils.errors import writing
 from utils.files import name_fault, remove_unfinished, replacing, shown
@@ -19,35 +21,44 @@ from utils.progress import progress
 from utils.provenance import provenance
 from utils.workers import check_processes, ended_processes, terminated, worker_pool
 
-SHOWN = 20  # lines of one kind that are printed; check.json has all
+SHOWN = 20
+"""Lines of one kind that are printed; check.json has all."""
+HEADER = ("case", "split", "voxels", "mm", "axes", "values", "label", "")
+LABEL_VALUES = 6
+"""Label values that a row has space for."""
 
 
 @dataclass(frozen=True)
 class CheckSettings:
+    """Which data are checked, and how."""
+
     root_path: Path
-    """Folder to check: raw data in nnU-Net's layout, or prepared ones, what training takes as
+    """Folder to check: raw data in nnU-Net's layout, or prepared data, which training takes as
     --root_path.
     """
     dataset: str = ""
-    """Of prepared data: name of the data set or file of a page; default: found by plan.json or by
-    the files that lists name.
+    """Prepared data: name of the data set, or the Python file that describes it.
+
+    Default: recognised by plan.json or by the files that lists name.
     """
     output: Path | None = None
-    """Folder for check.json and pictures; default: --root_path."""
+    """Folder for check.json and pictures. Default: --root_path."""
     pictures: bool = False
-    """Draw every case, its label over it, into check_pictures/ (they show scans: keep them where
-    the data's terms allow).
+    """Draw every case with its label into check_pictures/.
+
+    The pictures show scans: store them only where the data's terms allow it.
     """
     workers: int = 0
-    """Processes; 0: one a processor. Each holds one case at a time."""
+    """Number of processes; 0: one for each processor. Each has one case in memory at a time."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found.
+    """The result of a check.
 
-    `layout`: raw or prepared, in words. `errors` and `warnings`: one line each, of all cases.
-    `file`: check.json. `pictures`: the folder of the pictures, None if none were drawn.
+    `layout`: raw or prepared. `errors` and `warnings`: one line each, of all cases. `file`:
+    check.json.
+    `pictures`: the folder of the pictures, None if none were drawn.
     """
 
     dataset: str
@@ -65,118 +76,144 @@ def check(argv: Sequence[str] | None = None, description: str | None = None) -> 
     return 2 if result.errors else 0
 
 
-def run(s: CheckSettings) -> CheckResult:
+def run(settings: CheckSettings) -> CheckResult:
     """Check a data set and write check.json.
 
-    Raises UserError where no data set is found, or nothing can be written.
+    Raises UserError where the folder has no data set, or nothing can be written.
     """
-    check_processes("workers", s.workers)
-    found, output = find(s.root_path, s.dataset), s.output or s.root_path
-    pictures = output / "check_pictures" if s.pictures else None
-    with writing(output, "name another place with --output"):
+    check_processes("workers", settings.workers)
+    folder = recognise(settings.root_path, settings.dataset)
+    output = settings.output or settings.root_path
+    pictures = output / "check_pictures" if settings.pictures else None
+    with writing(output, "choose another folder with --output"):
         (pictures or output).mkdir(parents=True, exist_ok=True)
     remove_unfinished(output, below=False)
     try:
-        cases = _look(found, pictures, s.workers)
+        cases = _check_cases(folder, pictures, workers=settings.workers)
     finally:
         if pictures:
             remove_unfinished(pictures)
-    errors, warnings = across(cases, found.classes)
-    errors = [*found.errors, *(line for case in cases for line in case.errors), *errors]
-    warnings = [*found.warnings, *(line for case in cases for line in case.warnings), *warnings]
-    about = {"dataset": found.name, "layout": found.layout, "errors": errors, "warnings": warnings}
-    content = {**about, "cases": [case.plain() for case in cases], **provenance()}
-    with (
-        writing(output / "check.json", "free space or name another place with --output"),
-        replacing(output / "check.json") as unfinished,
-    ):
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    message(table(cases))
-    _send("warning", warnings, message)
-    _send("error", errors, error_message)
-    drawn = f", pictures are in {pictures}" if pictures else ""
-    message(
-        f"{printable(found.name)} ({found.layout}): {len(cases)} cases, {len(errors)} errors, "
-        f"{len(warnings)} warnings; "
-        f"all of them are in {output / 'check.json'}{drawn}"
-    )
-    return CheckResult(
-        dataset=found.name,
-        layout=found.layout,
+    errors, warnings = check_across(cases, folder.classes)
+    errors = [*folder.errors, *chain.from_iterable(case.errors for case in cases), *errors]
+    warnings = [*folder.warnings, *chain.from_iterable(case.warnings for case in cases), *warnings]
+    result = CheckResult(
+        dataset=folder.name,
+        layout=folder.layout,
         cases=tuple(case.name for case in cases),
         errors=tuple(errors),
         warnings=tuple(warnings),
         file=output / "check.json",
         pictures=pictures,
     )
+    _write(result, cases)
+    _report(result, cases)
+    return result
 
 
-def _look(found: Found, pictures: Path | None, workers: int) -> list[CaseFound]:
-    """The cases, in the order of the jobs."""
+def _check_cases(folder: DataFolder, pictures: Path | None, workers: int) -> list[CaseCheck]:
+    """Check the cases in processes; the results are in the order of the jobs."""
+    count = len(folder.jobs)
     with (
         ended_processes(""),
         terminated("check.json was not written"),
-        progress(total=len(found.jobs), desc="checking", unit="case") as bar,
-        worker_pool(min(workers or os.cpu_count() or 1, max(len(found.jobs), 1))) as pool,
+        progress(total=count, desc="checking", unit="case") as bar,
+        worker_pool(min(workers or os.cpu_count() or 1, max(count, 1))) as pool,
     ):
-        jobs = [
-            pool.submit(job.look, *job.arguments, _picture_path(pictures, job.name))
-            for job in found.jobs
-        ]
+        jobs = [pool.submit(job.check, _picture_path(pictures, job.name)) for job in folder.jobs]
         for _ in as_completed(jobs):
             bar.update()
         return [job.result() for job in jobs]
 
 
 def _picture_path(pictures: Path | None, name: str) -> Path | None:
-    """Where the picture of a case goes; None where none is drawn: no case whose name is refused has
-    files of that name.
+    """The file for the picture of a case; None if it gets none, as a case whose name no file can
+    have.
     """
     if pictures is None or name_fault(name):
         return None
     return pictures / f"{name}.png"
 
 
-def table(cases: Sequence[CaseFound]) -> str:
-    """A row for each case."""
-    rows = [("case", "split", "voxels", "mm", "axes", "values", "label", "")]
-    for case in cases:
-        size = " x ".join(map(str, case.shape))
-        spacing = (
-            "" if case.spacing_mm is None else " x ".join(f"{mm:.3g}" for mm in case.spacing_mm)
-        )
-        values = "" if case.low is None else f"{case.low:.4g} .. {case.high:.4g}"
-        counts = [(len(case.errors), "error"), (len(case.warnings), "warning")]
-        said = (
-            ", ".join(
-                f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts if count
-            )
-            or "good"
-        )
-        rows.append(
-            (shown(case.name), case.split, size, spacing, case.axes, values, _classes(case), said)
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+def _write(result: CheckResult, cases: Iterable[CaseCheck]) -> None:
+    """Write check.json."""
+    content: dict[str, Any] = {
+        "dataset": result.dataset,
+        "layout": result.layout,
+        "errors": result.errors,
+        "warnings": result.warnings,
+        "cases": [case.plain() for case in cases],
+    }
+    content |= provenance()
+    with (
+        writing(result.file, "free space or choose another folder with --output"),
+        replacing(result.file) as unfinished,
+    ):
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _report(result: CheckResult, cases: Iterable[CaseCheck]) -> None:
+    """Print the table, the first lines of each kind and a summary."""
+    message(table(cases))
+    _report_lines("warning", result.warnings, report=message)
+    _report_lines("error", result.errors, report=error_message)
+    drawn = f", pictures are in {result.pictures}" if result.pictures else ""
+    message(
+        f"{printable(result.dataset)} ({result.layout}): {len(result.cases)} cases, "
+        f"{len(result.errors)} errors, {len(result.warnings)} warnings; "
+        f"all of them are in {result.file}{drawn}"
     )
 
 
-def _classes(case: CaseFound) -> str:
-    """The values that a label holds, as many as a row has room for."""
+def _report_lines(word: str, lines: Sequence[str], report: Callable[[str], None]) -> None:
+    for line in lines[:SHOWN]:
+        report(f"{word}: {printable(line)}")
+    if len(lines) > SHOWN:
+        report(f"{word}: {len(lines) - SHOWN} more, in check.json")
+
+
+def table(cases: Iterable[CaseCheck]) -> str:
+    """A table with a row for each case."""
+    rows = [HEADER, *map(_row, cases)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _row(case: CaseCheck) -> tuple[str, ...]:
+    spacing = ""
+    if case.spacing_mm is not None:
+        spacing = " x ".join(f"{mm:.3g}" for mm in case.spacing_mm)
+    values = ""
+    if case.low is not None and case.high is not None:
+        values = f"{case.low:.4g} .. {case.high:.4g}"
+    counts = []
+    for count, word in ((len(case.errors), "error"), (len(case.warnings), "warning")):
+        if count:
+            plural = "s" if count > 1 else ""
+            counts.append(f"{count} {word}{plural}")
+    return (
+        shown(case.name),
+        case.split,
+        " x ".join(map(str, case.shape)),
+        spacing,
+        case.axes,
+        values,
+        _label_values(case),
+        ", ".join(counts) or "good",
+    )
+
+
+def _label_values(case: CaseCheck) -> str:
+    """The values of a label, as many as a row has space for."""
     if case.voxels is None:
         return "-"
     values = [str(value) for value in case.voxels if value]
-    return (
-        " ".join(values[:6]) + (f" ... ({len(values)})" if len(values) > 6 else "")
-        if values
-        else "empty"
-    )
-
-
-def _send(word: str, lines: Sequence[str], send: Callable[[str], None]) -> None:
-    for line in lines[:SHOWN]:
-        send(f"{word}: {printable(line)}")
-    if len(lines) > SHOWN:
-        send(f"{word}: {len(lines) - SHOWN} more, in check.json")
+    if not values:
+        return "empty"
+    text = " ".join(values[:LABEL_VALUES])
+    if len(values) > LABEL_VALUES:
+        text += f" ... ({len(values)})"
+    return text

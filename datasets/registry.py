@@ -1,13 +1,19 @@
 """Find the description of a data set by its name: every module here that has one."""
 
 import pkgutil
+import sys
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import datasets
 from datasets.base import DatasetSpec
 from utils.errors import UserError
+from utils.registry import find
+
+FILES: set[str] = set()
+"""Names of the modules that were loaded from files outside of the repository."""
 
 
 def all_datasets(attribute: str = "DATASET") -> dict[str, DatasetSpec]:
@@ -25,29 +31,40 @@ def all_datasets(attribute: str = "DATASET") -> dict[str, DatasetSpec]:
 
 
 def find_dataset(name: str, attribute: str = "DATASET") -> DatasetSpec:
-    """The data set of that name, or in the Python file of that name.
-
-    Raises UserError where there is none.
-    """
+    """The data set of that name, or in the Python file of that name. Raises UserError if none."""
     if name.endswith(".py"):
         return _from_file(Path(name))
-    known = all_datasets(attribute)
-    if name not in known:
-        raise UserError(
-            f"--dataset {name}: unknown; choose from {', '.join(known)}, or name the Python file "
-            f"that describes a data set (docs/extending.md)"
-        )
-    return known[name]
+    return find(
+        all_datasets(attribute),
+        name,
+        flag="--dataset",
+        remedy=", or name the Python file that describes a data set (docs/extending.md)",
+    )
 
 
 def _from_file(path: Path) -> DatasetSpec:
     if not path.is_file():
         raise UserError(f"--dataset {path}: no such file; name the file that describes a data set")
-    spec = spec_from_file_location(path.stem, path)
+    dataset = getattr(_module(path), "DATASET", None)
+    if not isinstance(dataset, DatasetSpec):
+        raise UserError(f"--dataset {path}: does not define DATASET; see docs/extending.md")
+    return dataset
+
+
+def _module(path: Path) -> ModuleType:
+    """Import the file under its own name, so that worker processes can import it as well."""
+    name = path.stem.replace(".", "_")
+    loaded = sys.modules.get(name)
+    if name in FILES and loaded is not None:
+        sys.path.remove(str(Path(str(loaded.__file__)).parent))
+    elif loaded is not None or find_spec(name) is not None:
+        raise UserError(f"--dataset {path}: there is a module {name} already; rename the file")
+    spec = spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
         raise UserError(f"--dataset {path}: not a Python file; see docs/extending.md")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not isinstance(getattr(module, "DATASET", None), DatasetSpec):
-        raise UserError(f"--dataset {path}: does not define DATASET; see docs/extending.md")
-    return module.DATASET
+    sys.modules[name] = module
+    sys.path.append(str(path.resolve().parent))
+    FILES.add(name)
+    return module

@@ -24,3 +24,13 @@ def report_faults(path: Path, report: Callable[[str], None]) -> Iterator[None]:
             f"{path}: {type(error).__name__}: {text} "
             f"({Path(origin.filename).name}:{origin.lineno}); please report it"
         )
+
+
+def collect(lines: list[str]) -> Callable[[str | None], None]:
+    """Return a function that adds a warning to `lines`; None is no warning."""
+
+    def warn(line: str | None) -> None:
+        if line is not None:
+            lines.append(line)
+
+    return warn

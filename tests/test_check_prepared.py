@@ -19,7 +19,7 @@ from commands.prepare import prepare
 from dataloaders.hdf5 import CONTENT
 from dataloaders.phantom.write import write_phantom
 from dataloaders.plan import read_plan
-from datasets.checks.layout import find, info_of
+from datasets.checks.layout import info_of, recognise
 from utils.errors import UserError
 
 SPACING, SHAPE = (1.2, 0.9, 1.1), (26, 24, 20)
@@ -208,7 +208,7 @@ WARNINGS = {
     ),
     "affine": (
         lambda root: tell(root, spacing_mm=(1.2, 0.9, 1.5)),
-        "data/a.h5: its affine has voxels of 1.2 x 0.9 x 1.1 mm, spacing_mm says 1.2 x 0.9 x 1.5",
+        "data/a.h5: its affine has voxels of 1.2 x 0.9 x 1.1 mm, spacing_mm is 1.2 x 0.9 x 1.5",
     ),
     "empty label": (
         lambda root: rewrite(root, label=lambda old: 0 * old),
@@ -323,7 +323,7 @@ def test_slices_are_looked_at_as_the_cases_they_are_of(sliced):
 
 
 def test_a_plan_tells_how_its_files_are_read(out, sliced):
-    assert find(out, "").classes == {1: "organ 1", 2: "organ 5"}
+    assert recognise(out, "").classes == {1: "organ 1", 2: "organ 5"}
     (out / "plan.json").write_text("{")
     with pytest.raises(UserError, match=r"plan.json: not a plan"):
         check(["--root_path", str(out)])
@@ -352,7 +352,7 @@ def test_published_layouts_are_recognised_by_their_files(tmp_path):
             "errors"
         ]
         assert {case["split"] for case in content["cases"]} >= {"train", "test"} and len(
-            find(root, "").classes
+            recognise(root, "").classes
         ) == classes
 
 
@@ -372,7 +372,7 @@ def test_files_of_the_other_pancreas_preparation_are_told(tmp_path):
     first, second = content["warnings"]
     assert (
         status == 0
-        and "image0077_norm.h5: one of 1 files of MC-Net's preparation that no list names" in first
+        and "image0077_norm.h5: one of 1 files of another preparation, which no list names" in first
     )
     assert (
         "as MC-Net prepared it; the Pancreas recipe trains on CoraNet's files, 0 to 1: prepare_data.py --variant coranet"

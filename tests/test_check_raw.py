@@ -16,8 +16,8 @@ from started import run_script
 
 from commands import check as command
 from commands.check import check
-from datasets.checks.across_cases import flipped_alone
-from datasets.checks.case_check import CaseFound
+from datasets.checks.across_cases import single_flipped_labels
+from datasets.checks.case_check import CaseCheck
 from datasets.prepare.flips import flip_warning, spreads
 from utils.errors import UserError
 
@@ -456,24 +456,24 @@ def test_the_spread_inside_flipped_labels_by_the_plain_formula():
 def test_one_label_among_many_is_told_by_how_the_others_lie():
     flips = ("x", "y", "z", "xy", "xz", "yz", "xyz")
 
-    def case(number: int, as_it_is: float, **flipped: float) -> CaseFound:
-        return CaseFound(
+    def case(number: int, as_it_is: float, **flipped: float) -> CaseCheck:
+        return CaseCheck(
             name=f"case{number}",
             split="train",
             spreads={"": as_it_is, **dict.fromkeys(flips, 20.0), **flipped},
         )
 
     cases = [case(number, 10) for number in range(19)]
-    assert flipped_alone([*cases, case(19, 20, yz=12.6)]) == []  # 1.59 times better
-    (line,) = flipped_alone([*cases, case(19, 20, yz=12)])
+    assert single_flipped_labels([*cases, case(19, 20, yz=12.6)]) == []  # 1.59 times better
+    (line,) = single_flipped_labels([*cases, case(19, 20, yz=12)])
     assert line.startswith(
         "case19: its label fits 1.7 times better flipped along y, z, 95 % of the others no more than 1.0 times"
     )
     rough = [
         case(number, 20, x=14) for number in range(19)
     ]  # where all fit a little better, that is how they are
-    assert flipped_alone([*rough, case(19, 20, yz=12)]) == []
-    assert flipped_alone([*cases[:18], case(19, 20, yz=12)]) == []  # too few to say
+    assert single_flipped_labels([*rough, case(19, 20, yz=12)]) == []
+    assert single_flipped_labels([*cases[:18], case(19, 20, yz=12)]) == []  # too few to say
 
 
 def test_a_ragged_tumour_that_lies_right_is_not_told():
@@ -522,7 +522,7 @@ def test_a_place_that_cannot_be_written_and_no_data_are_one_line(raw, tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder"):
         check(["--root_path", str(tmp_path / "nowhere")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"neither raw data \(no dataset.json\) nor prepared ones"):
+    with pytest.raises(UserError, match=r"neither raw data \(no dataset.json\) nor prepared data"):
         check(["--root_path", str(tmp_path / "empty")])
 
 

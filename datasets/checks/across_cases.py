@@ -1,169 +1,187 @@
-"""What only the cases of a data set together tell."""
+"""Faults that only all cases of a data set together show."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from datasets.checks.case_check import CaseFound
+from datasets.checks.case_check import CaseCheck
 from datasets.prepare.flips import APART, ENOUGH, MANY, MOST
 
-FAR = 2  # times the median spacing, along any axis
+FAR = 2
+"""Times the median spacing, along any axis."""
+SHOWN = 3
 
 
-def across(cases: Sequence[CaseFound], classes: Mapping[int, str]) -> tuple[list[str], list[str]]:
-    """Errors and warnings; `classes`: name by label value, the background left out."""
-    return twice(cases), [
-        *missing_classes(cases, classes),
-        *(flipped_together(cases) or flipped_alone(cases)),
-        *far_spacings(cases),
-        *mixed(
-            cases,
-            "axes",
-            "orientations",
-            "prepare_data.py turns them to one, other readers may not",
-        ),
-        *mixed(
-            cases, "preparation", "settings of the preparation", "prepare all with the same, --redo"
-        ),
-    ]
+def check_across(
+    cases: Sequence[CaseCheck], classes: Mapping[int, str]
+) -> tuple[list[str], list[str]]:
+    """Errors and warnings; `classes`: name by label value, without the background."""
+    warnings = missing_classes(cases, classes)
+    warnings += labels_flipped_together(cases) or single_flipped_labels(cases)
+    warnings += far_spacings(cases)
+    warnings += mixed_axes(cases)
+    warnings += mixed_preparations(cases)
+    return copies(cases), warnings
 
 
-def twice(cases: Sequence[CaseFound]) -> list[str]:
-    """The same voxels in two files or cases, whatever their names; a case that two lists name is
-    told by these.
+def copies(cases: Sequence[CaseCheck]) -> list[str]:
+    """Images with the same voxels in two files or cases, whatever their names.
+
+    A case that two lists name is reported where lists are checked.
     """
-    seen: dict[str, tuple[str, CaseFound]] = {}
+    seen: dict[str, tuple[str, CaseCheck]] = {}
     faults = []
     for case in cases:
-        for path, digest in case.images.items():
-            if not digest:
+        for path, fingerprint in case.images.items():
+            if not fingerprint:
                 continue
-            other, owner = seen.setdefault(digest, (path, case))
-            if (path, case.name) != (other, owner.name):
+            other_path, other = seen.setdefault(fingerprint, (path, case))
+            if (path, case.name) != (other_path, other.name):
                 faults.append(
-                    f"{path}: the same image as {other} ({case.split} and {owner.split}); take one "
-                    "of them away"
+                    f"{path}: the same image as {other_path} ({case.split} and {other.split}); "
+                    "remove one of them"
                 )
     return faults
 
 
-def missing_classes(cases: Sequence[CaseFound], classes: Mapping[int, str]) -> list[str]:
+def missing_classes(cases: Sequence[CaseCheck], classes: Mapping[int, str]) -> list[str]:
     """Classes that training cannot learn: in no label that it may read."""
-    labels = [
-        case.voxels
-        for case in cases
-        if case.voxels is not None and case.split in ("train", "labelled")
-    ]
-    present = {value for voxels in labels for value in voxels}
+    count = 0
+    present: set[int] = set()
+    for case in cases:
+        if case.voxels is not None and case.split in ("train", "labelled"):
+            count += 1
+            present.update(case.voxels)
+    if not count:
+        return []
     return [
-        f"class {value} ({name}) is in none of the {len(labels)} training labels; draw it, or take "
-        "it out of the classes"
+        f"class {value} ({name}) is in none of the {count} training labels; "
+        "draw it, or remove it from the classes"
         for value, name in classes.items()
-        if labels and value not in present
+        if value not in present
     ]
 
 
-def flipped_together(cases: Sequence[CaseFound]) -> list[str]:
-    """Labels that were all flipped by one reader, though no case alone need be striking."""
-    found = [case.spreads for case in cases if case.spreads and len(case.spreads) == 8]
-    if len(found) < MANY:
+def _spreads(cases: Sequence[CaseCheck]) -> dict[str, Mapping[str, float]]:
+    """The spreads of the cases with three axes, by name."""
+    return {case.name: case.spreads for case in cases if case.spreads and len(case.spreads) == 8}
+
+
+def labels_flipped_together(cases: Sequence[CaseCheck]) -> list[str]:
+    """A warning for labels that one reader flipped all, even if no single case is conspicuous."""
+    spreads = list(_spreads(cases).values())
+    if len(spreads) < MANY:
         return []
-    counts = {flips: sum(spreads[flips] < spreads[""] for spreads in found) for flips in found[0]}
-    best = max(counts, key=counts.get)
-    if counts[best] < MOST * len(found):
+    counts: Counter[str] = Counter()
+    for case_spreads in spreads:
+        unflipped = case_spreads[""]
+        counts.update(flips for flips, spread in case_spreads.items() if spread < unflipped)
+    # of flips that are equally often better the first one
+    best = max(spreads[0], key=lambda flips: counts[flips])
+    if counts[best] < MOST * len(spreads):
         return []
     return [
-        f"{counts[best]} of {len(found)} labels fit better flipped along {', '.join(best)}: "
-        "possibly images and labels went through "
-        "readers that turn them differently (true labels agree on one flip in at most 9 % of "
-        "cases); look at --pictures"
+        f"{counts[best]} of {len(spreads)} labels fit better flipped along {', '.join(best)}: "
+        "possibly images and labels went through readers that turn them differently (true labels "
+        "agree on one flip in at most 9 % of cases); look at --pictures"
     ]
 
 
-def flipped_alone(cases: Sequence[CaseFound]) -> list[str]:
-    """Labels that a flip makes more even than it does the others, though too little to be striking
-    in a case by itself.
+def single_flipped_labels(cases: Sequence[CaseCheck]) -> list[str]:
+    """Warnings for labels that a flip makes much more even than it does the others.
+
+    Cases with a warning of their own are not among them.
     """
-    found = {
-        case.name: case.spreads
-        for case in cases
-        if case.spreads and len(case.spreads) == 8 and not _told(case)
-    }
-    if len(found) < ENOUGH:
+    spreads = _spreads([case for case in cases if not _is_reported(case)])
+    if len(spreads) < ENOUGH:
         return []
-    best = {
-        name: min((flips for flips in spreads if flips), key=spreads.get)
-        for name, spreads in found.items()
-    }
-    better = {name: spreads[""] / max(spreads[best[name]], 1e-9) for name, spreads in found.items()}
-    usual = max(float(np.quantile(list(better.values()), 0.95)), 1)
+    best_flips: dict[str, str] = {}
+    ratios: dict[str, float] = {}
+    for name, case_spreads in spreads.items():
+        best = min(
+            (flips for flips in case_spreads if flips), key=lambda flips: case_spreads[flips]
+        )
+        best_flips[name] = best
+        ratios[name] = case_spreads[""] / max(case_spreads[best], 1e-9)
+    usual = max(float(np.quantile(list(ratios.values()), 0.95)), 1)
     return [
-        f"{name}: its label fits {times:.1f} times better flipped along {', '.join(best[name])}, "
-        "95 % of the others no more than "
-        f"{usual:.1f} times; possibly it is flipped, a single label says little: look at it "
-        "(--pictures)"
-        for name, times in better.items()
-        if times > APART * usual
+        f"{name}: its label fits {ratio:.1f} times better flipped along "
+        f"{', '.join(best_flips[name])}, 95 % of the others no more than {usual:.1f} times; "
+        "possibly "
+        "it is flipped, but one label is weak evidence: look at it (--pictures)"
+        for name, ratio in ratios.items()
+        if ratio > APART * usual
     ]
 
 
-def _told(case: CaseFound) -> bool:
+def _is_reported(case: CaseCheck) -> bool:
     return any("fits better flipped" in line for line in case.warnings)
 
 
-def far_spacings(cases: Sequence[CaseFound]) -> list[str]:
-    """One line for the cases whose spacing is far from the median, along the body's axes where
-    these are known.
-    """
-    spacings = {case.name: _ordered(case) for case in cases if case.spacing_mm is not None}
-    spacings = {name: spacing for name, spacing in spacings.items() if len(spacing) == 3}
+def far_spacings(cases: Sequence[CaseCheck]) -> list[str]:
+    """One line for the cases whose spacing is far from the median, along the body's axes if known."""
+    spacings: dict[str, np.ndarray] = {}
+    for case in cases:
+        if case.spacing_mm is not None and len(case.spacing_mm) == 3:
+            spacings[case.name] = _along_body(case.spacing_mm, case.axes)
     if len(spacings) < 3:
         return []
     median = np.median(list(spacings.values()), 0)
-    far = {
-        name: one
-        for name, one in spacings.items()
-        if (one > FAR * median).any() or (one < median / FAR).any()
-    }
+    far = []
+    for name, spacing in spacings.items():
+        if (spacing > FAR * median).any() or (spacing < median / FAR).any():
+            far.append(f"{name} {_size(spacing)}")
     if not far:
         return []
-    shown = ", ".join(f"{name} {_size(spacing)}" for name, spacing in list(far.items())[:3])
+    more = " ..." if len(far) > SHOWN else ""
     return [
         f"spacing more than {FAR} times off the median {_size(median)} mm in {len(far)} cases: "
-        f"{shown}{' ...' if len(far) > 3 else ''}"
+        f"{', '.join(far[:SHOWN])}{more}"
     ]
 
 
-def _ordered(case: CaseFound) -> np.ndarray:
-    """Spacing from left to right, back to front, foot to head."""
-    if len(case.axes) != len(case.spacing_mm):
-        return np.array(case.spacing_mm)
-    return np.array(case.spacing_mm)[
-        np.argsort(["RLAPSI".index(letter) // 2 for letter in case.axes])
-    ]
+def _along_body(spacing_mm: Sequence[float], axes: str) -> np.ndarray:
+    """Spacing from left to right, back to front, foot to head; in file order for unknown axes."""
+    spacing = np.array(spacing_mm)
+    if len(axes) != len(spacing):
+        return spacing
+    directions = ["RLAPSI".index(letter) // 2 for letter in axes]
+    return spacing[np.argsort(directions)]
 
 
-def _size(spacing: Sequence[float]) -> str:
+def _size(spacing: Sequence[float] | np.ndarray) -> str:
     return " x ".join(f"{mm:.3g}" for mm in spacing)
 
 
-def mixed(cases: Sequence[CaseFound], attribute: str, what: str, advice: str) -> list[str]:
-    """One line where cases differ in an attribute that they should share, with the first case of
-    each rarer value.
-    """
-    values = {case.name: getattr(case, attribute) for case in cases if getattr(case, attribute)}
-    counts = Counter(values.values()).most_common()
-    if len(counts) < 2:
+def mixed_axes(cases: Sequence[CaseCheck]) -> list[str]:
+    """A warning where the axes of cases have different directions."""
+    common, *others = _groups({case.name: case.axes for case in cases if case.axes}) or [("", [])]
+    if not others:
         return []
-    rare = {
-        value: next(name for name, one in values.items() if one == value) for value, _ in counts[1:]
-    }
-    shown = ", ".join(
-        f"{count} {value if attribute == 'axes' else 'otherwise'} ({rare[value]} ...)"
-        for value, count in counts[1:4]
-    )
+    shown = ", ".join(f"{len(names)} {axes} ({names[0]} ...)" for axes, names in others[:SHOWN])
     return [
-        f"{what} differ: {counts[0][1]} {counts[0][0] if attribute == 'axes' else 'alike'}, "
-        f"{shown}; {advice}"
+        f"orientations differ: {len(common[1])} {common[0]}, {shown}; "
+        "prepare_data.py turns them to one, other readers may not"
     ]
+
+
+def mixed_preparations(cases: Sequence[CaseCheck]) -> list[str]:
+    """A warning where cases were prepared with different settings."""
+    settings = {case.name: case.preparation for case in cases if case.preparation}
+    common, *others = _groups(settings) or [("", [])]
+    if not others:
+        return []
+    shown = ", ".join(f"{len(names)} otherwise ({names[0]} ...)" for _, names in others[:SHOWN])
+    return [
+        f"settings of the preparation differ: {len(common[1])} alike, {shown}; "
+        "prepare all with the same, --redo"
+    ]
+
+
+def _groups(values: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """The names with each value, the most frequent value first."""
+    groups: dict[str, list[str]] = {}
+    for name, value in values.items():
+        groups.setdefault(value, []).append(name)
+    return sorted(groups.items(), key=lambda group: -len(group[1]))

@@ -1,8 +1,9 @@
-"""What a check finds out about one case."""
+"""The result of checking one case, and the part that raw and prepared labels share."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +11,13 @@ from datasets.prepare.flips import flip_warning, flipped_axes, spreads
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaseFound:
-    """`shape` and `spacing_mm` in the order of the file's axes; `axes`: where those run, such as
-    RAS; `low`, `high`: the image's range; `voxels`: of each label value, None without label;
-    `images`: fingerprint by file, empty for a blank one; `spreads`: of `datasets.prepare.flips`, by
-    the axes that are flipped; `preparation`: the settings that a prepared file was made with. What
-    could not be found out is None or empty.
+class CaseCheck:
+    """The result of checking one case; what is unknown is None or empty.
+
+    `shape` and `spacing_mm`: in the order of the file's axes. `axes`: their directions, such as
+    RAS. `low`, `high`: the image's range. `voxels`: number by label value, None without label.
+    `images`: fingerprint by file, empty for a blank one. `spreads`: of `datasets.prepare.flips`, by
+    the axes that are flipped. `preparation`: the settings that a prepared file was made with.
     """
 
     name: str
@@ -32,31 +34,31 @@ class CaseFound:
     spreads: Mapping[str, float] | None = None
     preparation: str = ""
 
-    def plain(self) -> dict:
-        """Plain types, for check.json."""
-        return {key: value for key, value in asdict(self).items() if key != "preparation"}
+    def plain(self) -> dict[str, Any]:
+        """The result as plain types, for check.json."""
+        content = asdict(self)
+        del content["preparation"]
+        return content
 
 
-def look_at_label(
-    path: Path, image: np.ndarray, label: np.ndarray, axes: str, warnings: list[str]
-) -> dict:
-    """`voxels` and `spreads` of a label that lies on its image, both with these axes; what is to be
-    said goes to `warnings`.
-    """
-    found = spreads(image, label)
-    most = int(label.max()) + 1
-    counts = sum(
-        np.bincount(part.ravel(), minlength=most) for part in label
-    )  # part by part: it counts in 8 bytes a voxel
+def check_label(
+    case: CaseCheck, path: Path, image: np.ndarray, label: np.ndarray, axes: str
+) -> CaseCheck:
+    """Add `voxels`, `spreads` and warnings of a label on its image, both with these axes."""
+    spread_of = spreads(image, label)
+    values = int(label.max()) + 1
+    counts = np.zeros(values, np.int64)
+    for plane in label:  # bincount needs 8 bytes for each voxel
+        counts += np.bincount(plane.ravel(), minlength=values)
     voxels = {value: int(count) for value, count in enumerate(counts) if count}
-    if set(voxels) <= {0}:
-        warnings.append(
-            f"{path}: the label is empty; draw it, or give the case as one without label"
-        )
-        return {"voxels": voxels}
-    if said := flip_warning(path, image, found, axes):
-        warnings.append(said)
-    return {
-        "voxels": voxels,
-        "spreads": {flipped_axes(flips, axes): round(spread, 6) for flips, spread in found.items()},
+    if not any(voxels):
+        warning = f"{path}: the label is empty; draw it, or prepare the case as one without label"
+        return replace(case, voxels=voxels, warnings=(*case.warnings, warning))
+    warnings = case.warnings
+    warning = flip_warning(path, image, spread_of, axes=axes)
+    if warning:
+        warnings = (*warnings, warning)
+    named_spreads = {
+        flipped_axes(flips, axes): round(spread, 6) for flips, spread in spread_of.items()
     }
+    return replace(case, voxels=voxels, spreads=named_spreads, warnings=warnings)

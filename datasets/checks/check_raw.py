@@ -1,16 +1,18 @@
-"""A raw case, looked at: whether it can be prepared, and whether image and label are of one body."""
+"""Check a raw case: whether it can be prepared, and whether image and label are of one body."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
 from dataloaders.fingerprint import fingerprint
-from datasets.checks.case_check import CaseFound, look_at_label
+from datasets.checks.case_check import CaseCheck, check_label
 from datasets.checks.check_picture import write_picture
-from datasets.checks.header import differences, look_at_header, nowhere
+from datasets.checks.header import differences, header_warning, is_unknown
+from datasets.prepare.own_scans import check_not_constant, grid_fault
 from datasets.prepare.prepared_files import RawCase
-from scans.faults import report_faults
+from scans.faults import collect, report_faults
 from scans.geometry import Geometry, lay_onto, to_canonical, turn
 from scans.reading import Scan, read_label, read_scan
 from utils.errors import UserError
@@ -18,109 +20,113 @@ from utils.errors import UserError
 DECLARED = "declared in dataset.json"
 
 
-def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> CaseFound:
-    """Read the scans and the label, which may hold `values`, and compare them; with `picture` draw
-    them there.
+def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> CaseCheck:
+    """Read the scans and the label, which may have `values`, and compare them.
+
+    With `picture` draw them into that file.
     """
-    errors = [case.fault] if case.fault else []
+    errors: list[str] = []
     warnings: list[str] = []
-    about: dict = {}
-    scans = [scan for path in case.images if (scan := _read(path, errors, warnings)) is not None]
+    if case.fault:
+        errors.append(case.fault)
+    scans: list[Scan] = []
+    for path in case.images:
+        scans += _read(path, errors, warnings=warnings)
+    result = CaseCheck(name=case.name, split=case.part)
     if scans:
-        first = scans[0]
-        axes, flipped = to_canonical(first.geometry)
-        image = turn(first.array, axes, flipped)
-        about = {
-            "shape": first.shape,
-            "spacing_mm": tuple(first.geometry.spacing.tolist()),
-            "axes": "".join(nibabel.aff2axcodes(first.geometry.affine)),
-            "low": float(first.array.min()),
-            "high": float(first.array.max()),
-            "images": {str(scan.path): fingerprint(scan.array) for scan in scans},
-        }
-        for scan in scans[1:]:
-            errors += _grid_faults(scan, first)
-        label = None
-        if case.label is not None:
-            with report_faults(case.label, errors.append):
-                label = turn(
-                    _read_label(case.label, values, first, errors, warnings), axes, flipped
-                )
-                about |= look_at_label(case.label, image, label, "xyz", warnings)
-        if picture:
-            write_picture(picture, image, label, first.geometry.spacing[list(axes)])
+        result = _check_scans(
+            case, scans, values=values, picture=picture, errors=errors, warnings=warnings
+        )
     elif case.label is not None:
         with report_faults(case.label, errors.append):
-            read_label(case.label, values, DECLARED, warnings.append)
-    return CaseFound(
-        name=case.name, split=case.part, errors=tuple(errors), warnings=tuple(warnings), **about
+            read_label(case.label, values, DECLARED, collect(warnings))
+    return replace(result, errors=tuple(errors), warnings=(*warnings, *result.warnings))
+
+
+def _check_scans(
+    case: RawCase,
+    scans: list[Scan],
+    values: tuple[int, ...],
+    picture: Path | None,
+    errors: list[str],
+    warnings: list[str],
+) -> CaseCheck:
+    first = scans[0]
+    result = CaseCheck(
+        name=case.name,
+        split=case.part,
+        shape=first.shape,
+        spacing_mm=tuple(first.geometry.spacing.tolist()),
+        axes="".join(nibabel.aff2axcodes(first.geometry.affine)),
+        low=float(first.array.min()),
+        high=float(first.array.max()),
+        images={str(scan.path): fingerprint(scan.array) for scan in scans},
     )
+    for scan in scans[1:]:
+        fault = grid_fault(scan, first)
+        if fault and scan.shape == first.shape:
+            fault += f" ({differences(scan.geometry, first.geometry) or 'place'})"
+        if fault:
+            errors.append(f"{fault}; resample the modalities to one grid")
+    axes, flipped = to_canonical(first.geometry)
+    image = turn(first.array, axes, flipped)
+    label = None
+    if case.label is not None:
+        with report_faults(case.label, errors.append):
+            raw = _read_label(case.label, values, first=first, warnings=warnings)
+            label = turn(raw, axes, flipped)
+            result = check_label(result, case.label, image=image, label=label, axes="xyz")
+    if picture:
+        write_picture(
+            picture, image, label=label, spacing_mm=first.geometry.spacing[list(axes)].tolist()
+        )
+    return result
 
 
-def _read(path: Path, errors: list[str], warnings: list[str]) -> Scan | None:
+def _read(path: Path, errors: list[str], warnings: list[str]) -> list[Scan]:
+    """The scan, or nothing where it cannot be read."""
+    warn = collect(warnings)
     with report_faults(path, errors.append):
-        if said := look_at_header(path):
-            warnings.append(said)
-        scan = read_scan(path, warnings.append)
-        if scan.array.min() == scan.array.max():
-            errors.append(
-                f"{path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export "
-                "it again"
-            )
-        if nowhere(scan.geometry):
-            warnings.append(
+        warn(header_warning(path))
+        scan = read_scan(path, warn)
+        try:
+            check_not_constant(scan)
+        except UserError as error:
+            errors.append(str(error))
+        if is_unknown(scan.geometry.affine):
+            warn(
                 f"{path}: its affine is the identity, so spacing and orientation are unknown; "
                 "export the scan again with both"
             )
-        return scan
-    return None
-
-
-def _grid_faults(scan: Scan, first: Scan) -> list[str]:
-    """Modalities must lie on one grid, which preparing demands as well."""
-    if scan.shape != first.shape:
-        sizes = [" x ".join(map(str, one.shape)) for one in (scan, first)]
-        return [
-            f"{scan.path}: has {sizes[0]} voxels, {first.path.name} {sizes[1]}; resample the "
-            "modalities to one grid"
-        ]
-    if np.allclose(
-        scan.geometry.affine, first.geometry.affine, atol=0.01 * first.geometry.spacing.min()
-    ):
-        return []
-    differ = differences(scan.geometry, first.geometry) or "place"
-    return [
-        f"{scan.path}: lies on another grid than {first.path.name} ({differ}); resample the "
-        "modalities to one grid"
-    ]
+        return [scan]
+    return []
 
 
 def _read_label(
-    path: Path, values: tuple[int, ...], first: Scan, errors: list[str], warnings: list[str]
+    path: Path, values: tuple[int, ...], first: Scan, warnings: list[str]
 ) -> np.ndarray:
-    """The label on the grid of its image; UserError where it cannot be laid there."""
-    if said := look_at_header(path):
-        warnings.append(said)
-    truth = read_label(path, values, DECLARED, warnings.append)
-    label, said = lay_onto(str(path), truth.array, truth.geometry, first.shape, first.geometry)
-    if not (
-        _same(truth.geometry, first.geometry, (0, 1, 2))
-        or _same(truth.geometry, first.geometry, None)
-    ):
-        sizes = [
+    """The label on the grid of its image. Raises UserError where that is not possible."""
+    warn = collect(warnings)
+    warn(header_warning(path))
+    label = read_label(path, values, DECLARED, warn)
+    array, warning = lay_onto(str(path), label.array, label.geometry, first.shape, first.geometry)
+    if not _same_spacing(label.geometry, first.geometry):
+        own, expected = (
             " x ".join(f"{mm:g}" for mm in grid.spacing)
-            for grid in (truth.geometry, first.geometry)
-        ]
-        raise UserError(
-            f"{path}: spacing {sizes[0]} mm, its image's {sizes[1]}; give it the image's header if "
-            "their voxels fit"
+            for grid in (label.geometry, first.geometry)
         )
-    if said:
-        warnings.append(f"{said} ({differences(truth.geometry, first.geometry)} differ)")
-    return label
+        raise UserError(
+            f"{path}: spacing {own} mm, its image's {expected}; "
+            "give it the image's header if their voxels fit"
+        )
+    if warning:
+        warn(f"{warning} ({differences(label.geometry, first.geometry)} differ)")
+    return array
 
 
-def _same(label: Geometry, image: Geometry, order: tuple[int, ...] | None) -> bool:
-    """Whether spacings agree, axis by axis of the files or, without `order`, of the body."""
-    spacings = [grid.spacing[list(order or to_canonical(grid)[0])] for grid in (label, image)]
-    return bool(np.allclose(*spacings, rtol=1e-3))
+def _same_spacing(label: Geometry, image: Geometry) -> bool:
+    """Whether spacings agree, axis by axis of the files or of the body."""
+    if np.allclose(label.spacing, image.spacing, rtol=1e-3):
+        return True
+    along_body = [grid.spacing[list(to_canonical(grid)[0])] for grid in (label, image)]
+    return np.allclose(along_body[0], along_body[1], rtol=1e-3)

@@ -1,34 +1,39 @@
-"""What kind of data lie in a folder, and which cases there are to be looked at."""
+"""Recognise the kind of data in a folder, and list the cases to check."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import SPLITS
 from dataloaders.plan import FILE, Plan, read_plan
 from dataloaders.splits import case_of, cheap_check, listed_path
-from datasets.checks.case_check import CaseFound
+from datasets.checks.case_check import CaseCheck
 from datasets.checks.check_prepared import check_prepared
 from datasets.checks.check_raw import check_raw
 from datasets.prepare.nnunet import read_dataset
+from datasets.prepare.published import PublishedPreparation
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets.base import DatasetSpec
 
 
 @dataclass(frozen=True)
 class Job:
-    """A case to look at: call `look(*arguments, picture)`."""
+    """A case to check. `check` takes the path of its picture, or None."""
 
     name: str
-    look: Callable[..., CaseFound]
-    arguments: tuple
+    check: Callable[[Path | None], CaseCheck]
 
 
 @dataclass(frozen=True)
-class Found:
-    """The data set's name and layout (raw or prepared), its cases, its classes (name by value, no
-    background), and what lists told.
+class DataFolder:
+    """The data set in a folder. `layout`: raw or prepared. `classes`: name by label value, without
+    the background. `errors` and `warnings`: of the lists and of dataset.json.
     """
 
     name: str
@@ -39,17 +44,21 @@ class Found:
     warnings: tuple[str, ...]
 
 
-def find(root: Path, dataset: str) -> Found:
-    """What lies in the folder; UserError where nothing known does. `dataset`: a page's name or
-    file, empty to recognise it.
+def recognise(root: Path, dataset: str) -> DataFolder:
+    """The data in the folder. `dataset`: name or file of the data set, empty if it is unknown.
+
+    Raises UserError where the folder has no known layout.
     """
     if not root.is_dir():
         raise UserError(
-            f"--root_path {root}: no such folder; name one with raw data in nnU-Net's layout, or "
-            "with prepared data"
+            f"--root_path {root}: no such folder; "
+            "choose one with raw data in nnU-Net's layout, or with prepared data"
         )
     if dataset:
-        return _published(root, _dataset(dataset))
+        # imports torch, which own data do not need
+        from datasets.registry import find_dataset
+
+        return _published(root, find_dataset(dataset))
     if (root / "dataset.json").is_file() or (root / "imagesTr").is_dir():
         return _raw(root)
     if (root / FILE).is_file():
@@ -57,80 +66,85 @@ def find(root: Path, dataset: str) -> Found:
     return _published(root, _recognised(root))
 
 
-def _raw(root: Path) -> Found:
+def _raw(root: Path) -> DataFolder:
     errors: list[str] = []
     try:
-        about = read_dataset(root, errors.append)
+        dataset = read_dataset(root, errors.append)
     except UserError as error:
-        return Found(root.resolve().name, "raw", (), {}, (*errors, str(error)), ())
-    values, warnings = tuple(value for value, _ in about.labels), list(about.warnings)
+        faults = (*errors, str(error))
+        return DataFolder(
+            root.resolve().name, layout="raw", jobs=(), classes={}, errors=faults, warnings=()
+        )
+    values = tuple(value for value, _ in dataset.labels)
+    warnings = list(dataset.warnings)
     if values != tuple(range(len(values))):
-        shown = ", ".join(map(str, values[:8])) + (" ..." if len(values) > 8 else "")
+        more = " ..." if len(values) > 8 else ""
+        shown = ", ".join(map(str, values[:8])) + more
         warnings.append(
             f"{root / 'dataset.json'}: the label values {shown} have gaps; prepare_data.py closes "
-            "them and predictions get them back, "
-            "nnU-Net would refuse them"
+            "them and predictions get them back, nnU-Net would refuse them"
         )
-    jobs = [Job(case.name, check_raw, (case, values)) for case in about.cases]
-    return Found(
-        about.name, "raw", tuple(jobs), dict(about.labels[1:]), tuple(errors), tuple(warnings)
+    jobs = tuple(Job(case.name, check=partial(check_raw, case, values)) for case in dataset.cases)
+    return DataFolder(
+        dataset.name,
+        layout="raw",
+        jobs=jobs,
+        classes=dict(dataset.labels[1:]),
+        errors=tuple(errors),
+        warnings=tuple(warnings),
     )
 
 
-def _own(root: Path) -> Found:
+def _own(root: Path) -> DataFolder:
     plan = read_plan(root)
-    lists = {
-        split: plan.lists.get(f"{split}_slices") or plan.lists[split]
-        for split in plan.lists
-        if not split.endswith("_slices")
-    }
+    info = info_of(plan)
     names = {}
-    for split, file in lists.items():
-        if (
-            (root / file).is_file()
-            and not (root / file).read_text(encoding="utf-8", errors="replace").strip()
-            and split != "train"
-        ):
-            continue  # nobody was held out, say
-        names[split] = info_of(plan).read_list(root, file)
-    return _prepared(root, info_of(plan), names, {"train": True, "unlabelled": False})
+    for split, file in plan.lists.items():
+        if split.endswith("_slices"):
+            continue
+        file = plan.lists.get(f"{split}_slices") or file
+        if split == "train" or not _is_empty(root / file):
+            names[split] = info.read_list(root, file)
+    return _prepared(root, info, lists=names, labels={"train": True, "unlabelled": False})
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a list has no line, for example because no case is held out for validation."""
+    return path.is_file() and not path.read_text(encoding="utf-8", errors="replace").strip()
 
 
 def info_of(plan: Plan) -> DatasetInfo:
-    """A plan's facts, as far as reading its files needs them."""
-    slices = {"slice_file": str(Path(plan.slice_file).with_name("{}.h5"))} if plan.dims == 2 else {}
+    """The part of a plan that is needed to read its files."""
+    slice_file = None
+    if plan.dims == 2:
+        slice_file = str(Path(plan.slice_file).with_name("{}.h5"))
     return DatasetInfo(
         name=plan.name,
         class_names=plan.class_names,
         channels=plan.channels,
         dims=plan.dims,
         file=plan.file,
+        slice_file=slice_file,
         train_list=plan.lists["train"],
         test_list=plan.lists["test"],
         axes=plan.axes,
-        **slices,
     )
 
 
-def _published(root: Path, info: DatasetInfo) -> Found:
-    lists = {
-        "train": info.train_list,
-        "unlabelled": info.unlabelled_list,
-        "val": info.list_name("val"),
-        "test": info.test_list,
-    }
-    there = {
-        split: file
-        for split, file in lists.items()
-        if file
-        and (
-            split != "val" or os.path.lexists(root / file) or (SPLITS / info.name / file).is_file()
-        )
-    }
-    names = {split: info.read_list(root, file) for split, file in there.items()}
-    # without a list of its own, which training cases are unlabelled depends on --labelnum
-    labels = {"train": True, "unlabelled": False} if info.unlabelled_list else {"train": None}
-    return _prepared(root, info, names, labels)
+def _published(root: Path, dataset: "DatasetSpec") -> DataFolder:
+    info = dataset.info
+    lists = {"train": info.train_list}
+    # without a list of their own, the unlabelled training cases depend on --labelnum
+    labels: dict[str, bool | None] = {"train": None}
+    if info.unlabelled_list:
+        lists["unlabelled"] = info.unlabelled_list
+        labels = {"train": True, "unlabelled": False}
+    val_list = info.list_name("val")
+    if os.path.lexists(root / val_list) or (SPLITS / info.name / val_list).is_file():
+        lists["val"] = val_list
+    lists["test"] = info.test_list
+    names = {split: info.read_list(root, file) for split, file in lists.items()}
+    return _prepared(root, info, lists=names, labels=labels, preparation=dataset.preparation)
 
 
 def _prepared(
@@ -138,70 +152,72 @@ def _prepared(
     info: DatasetInfo,
     lists: Mapping[str, Sequence[str]],
     labels: Mapping[str, bool | None],
-) -> Found:
+    preparation: type[PublishedPreparation] | None = None,
+) -> DataFolder:
     jobs = []
+    listed: set[Path] = set()
     for split, names in lists.items():
-        cases: dict[str, list[Path]] = {}
-        for name in dict.fromkeys(names):
-            path = listed_path(root, info, split, name)
-            if path.is_file():
-                cases.setdefault(case_of(info, split, name), []).append(path)
-        jobs += [
-            Job(case, check_prepared, (info, case, split, paths, labels.get(split, True)))
-            for case, paths in cases.items()
-        ]
-    classes = dict.fromkeys(info.foreground, info.class_names[1]) or dict(
-        enumerate(info.class_names[1:], 1)
-    )
+        for case, paths in _files_by_case(root, info, split=split, names=names).items():
+            listed.update(paths)
+            label = labels.get(split, True)
+            check = partial(check_prepared, info, case, split, paths, label, preparation)
+            jobs.append(Job(case, check=check))
+    classes = dict(enumerate(info.class_names[1:], 1))
+    if info.foreground:
+        classes = dict.fromkeys(info.foreground, info.class_names[1])
     warnings = []
-    if info.name == "Pancreas" and (others := sorted(root.glob("data/image*_norm.h5"))):
-        listed = {path for job in jobs for path in job.arguments[3]}
-        if left := [path for path in others if path not in listed]:
+    if preparation is not None and preparation.other_files:
+        others = [path for path in sorted(root.glob(preparation.other_files)) if path not in listed]
+        if others:
             warnings.append(
-                f"{left[0]}: one of {len(left)} files of MC-Net's preparation that no list names; "
-                "keep the two preparations apart"
+                f"{others[0]}: one of {len(others)} files of another preparation, which no list "
+                "names; keep the two preparations apart"
             )
-    return Found(
+    return DataFolder(
         info.name,
-        "prepared",
-        tuple(jobs),
-        classes,
-        tuple(cheap_check(root, info, lists)),
-        tuple(warnings),
+        layout="prepared",
+        jobs=tuple(jobs),
+        classes=classes,
+        errors=tuple(cheap_check(root, info, lists)),
+        warnings=tuple(warnings),
     )
 
 
-def _dataset(name: str) -> DatasetInfo:
-    from datasets.registry import (
-        find_dataset,  # with it comes torch, which own data need not wait for
-    )
+def _files_by_case(
+    root: Path, info: DatasetInfo, split: str, names: Sequence[str]
+) -> dict[str, list[Path]]:
+    """The existing files of each case in a list."""
+    files: dict[str, list[Path]] = {}
+    for name in dict.fromkeys(names):
+        path = listed_path(root, info, split, name)
+        if path.is_file():
+            files.setdefault(case_of(info, split, name), []).append(path)
+    return files
 
-    return find_dataset(name).info
 
-
-def _recognised(root: Path) -> DatasetInfo:
-    """The facts of the published data set whose lists name most files here; UserError where none
-    does, or two alike.
-    """
+def _recognised(root: Path) -> "DatasetSpec":
+    """The data set whose lists name most files here. Raises UserError for none, or two alike."""
     from datasets.registry import all_datasets
 
+    datasets = all_datasets()
     counts = {}
-    for name, dataset in all_datasets().items():
+    for name, dataset in datasets.items():
+        info = dataset.info
         try:
-            listed = dataset.info.read_list(root, dataset.info.test_list)
+            listed = info.read_list(root, info.test_list)
         except UserError:
             continue
-        counts[name] = sum(dataset.info.path(root, case).is_file() for case in listed)
-    best = [name for name, count in counts.items() if count and count == max(counts.values())]
+        counts[name] = sum(info.path(root, case).is_file() for case in listed)
+    most = max(counts.values(), default=0)
+    best = [name for name, count in counts.items() if count and count == most]
     if not best:
         raise UserError(
-            f"--root_path {root}: neither raw data (no dataset.json) nor prepared ones (no "
-            "plan.json, no file that a list of "
-            f"{', '.join(counts)} names); name the data set with --dataset, or make it: "
-            "code/prepare_data.py"
+            f"--root_path {root}: neither raw data (no dataset.json) nor prepared data (no "
+            f"plan.json, no file that a list of {', '.join(counts)} names); name the data set with "
+            "--dataset, or prepare it: code/prepare_data.py"
         )
     if len(best) > 1:
         raise UserError(
-            f"--root_path {root}: could be {' or '.join(best)}; say which with --dataset"
+            f"--root_path {root}: could be {' or '.join(best)}; choose one with --dataset"
         )
-    return all_datasets()[best[0]].info
+    return datasets[best[0]]
