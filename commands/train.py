@@ -147,6 +147,10 @@ class RunStageContext:
         return self.frame.dataset.info.dims
 
     @property
+    def classes(self) -> int:
+        return self.frame.dataset.info.classes
+
+    @property
     def length(self) -> int:
         return self.frame.length(self.spec)
 

@@ -65,6 +65,11 @@ class StageContext(Protocol[OptionsT_co]):
         ...
 
     @property
+    def classes(self) -> int:
+        """Number of classes, background included."""
+        ...
+
+    @property
     def length(self) -> int:
         """Length of the stage in iterations, or in epochs where the settings count epochs."""
         ...

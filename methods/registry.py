@@ -24,6 +24,7 @@ NAMES = (
     "abd",
     "ad_mt",
     "sdcl",
+    "ss_net",
 )
 METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for name in NAMES}
 

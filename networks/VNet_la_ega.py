@@ -274,6 +274,7 @@ class VNet(_VNetBase):
         self.encoder = nn.Module()
         _add_encoder(self.encoder, in_chns, "conv", BatchNorm3d, (None, None))
         self.decoder = Decoder(class_num)
+        self.feature_channels = WIDTHS[0]
         if egm != "none":
             _add_egms(self.decoder, egm, fusion_dropout=0.4)
         rates = (0.4, 0.5, 0.5)

@@ -29,6 +29,9 @@ class Network(nn.Module):
     distance: the signed distances (N, class_num - 1, ...) of the foreground classes. none: `forward` takes no such argument.
     """
 
+    feature_channels: int
+    """Channels of the auxiliary feature, if there is one."""
+
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         """Raise ValueError if a pass of `images` inputs of spatial shape `size` does not fit the network."""
         raise NotImplementedError(f"{type(self).__name__} must implement check_size")

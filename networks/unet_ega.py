@@ -185,6 +185,7 @@ class UNet(Network):
             doubling = "bilinear"
         self.encoder = Encoder(in_chns)
         self.decoder = Decoder(class_num, egm, doubling)
+        self.feature_channels = WIDTHS[0]
         self.compute_edge_feature = None
         if egm != "none":
             self.compute_edge_feature = EdgeMap()

@@ -119,6 +119,7 @@ class Context:
     pasting: Pasting = acdc.DATASET.pasting
     ema_scope: str = "state"
     dims: int = 2
+    classes: int = 4
     length: int = 10
     epoch: int | None = None
     seed: tuple[int, ...] = (3, 1)

@@ -64,7 +64,8 @@ class MethodVector:
     """How a method is set up for a vector.
 
     `names`: plain names of the vector's losses ("loss", "loss_ce", ...) and what the loop logs them as.
-    `networks`: the vector's names of networks and ours. `suffixes`: what is added to a key before network number 0, 1, ... is filled.
+    `networks`: the vector's names of networks and ours. `heads`: our learners whose entries are in the published student; `unused`:
+    beginnings of published names that we have no entry for. `suffixes`: what is added to a key before network number 0, 1, ... is filled.
     `sharper`: factor on `decoder.out_conv.weight`. `published_key`: the published name of an entry of our state dicts.
     `schedule`: factor on `base_lr`. `patches`: replaces what the method draws at random, except Gaussian noise.
     `exact`: names of losses whose first iterations agree to 1e-4 for another number of iterations than the vector states.
@@ -75,6 +76,8 @@ class MethodVector:
     options: object
     names: Mapping[str, str]
     networks: Mapping[str, str] = field(default_factory=lambda: {"student": "student"})
+    heads: Sequence[str] = ()
+    unused: tuple[str, ...] = ()
     loss: Loss = LOSS_2D
     build: Callable[[], nn.Module] = plain_unet
     suffixes: Sequence[str] = ("", "/2")
@@ -258,7 +261,8 @@ def _optimizers(
     optimizers: dict[str, torch.optim.Optimizer] = {}
     for name, learner in stage.learners.items():
         optimizers[name] = vector.optimizer(learner.parameters(), **options)
-        optimizers[name].register_step_pre_hook(keep)
+        if name not in vector.heads:  # published, they share the student's optimiser
+            optimizers[name].register_step_pre_hook(keep)
     return optimizers
 
 
@@ -315,8 +319,12 @@ def weight_differences(
     for theirs, tensors in published_run(name)["weights"].items():
         state = _state(recording, vector.networks[theirs])
         by_published_key = {vector.published_key(key): value for key, value in state.items()}
+        for head in vector.heads:
+            by_published_key.update(_state(recording, head))
         differences[theirs] = {}
         for key, values in tensors.items():
+            if vector.unused and key.startswith(vector.unused):
+                continue
             expected = np.array(values)
             got = by_published_key[key].flatten()[:32].numpy()
             differences[theirs][key] = np.abs(got - expected).max() / np.abs(expected).max()

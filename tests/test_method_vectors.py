@@ -19,10 +19,12 @@ from method_vectors import (
     assert_rates_as_published,
     assert_selection_as_published,
     assert_weights_as_published,
+    noise,
     plain_vnet,
     record,
 )
-from torch import Tensor
+from reference import fill_module
+from torch import Tensor, nn
 
 from methods import (
     abd,
@@ -32,12 +34,14 @@ from methods import (
     mc_net,
     mean_teacher,
     sdcl,
+    ss_net,
     ua_mt,
     unimatch,
     urpc,
 )
 from methods.copy_paste import CopyPaste
 from methods.helpers import boxes_around
+from networks.contrast import ContrastiveHeads
 from networks.net_factory_ega import net_factory
 from networks.net_factory_la_ega import net_factory as net_factory_la
 from utils.losses import Loss, dice_2d, dice_3d
@@ -308,6 +312,40 @@ CASES["admt_la"] = MethodVector(
     base_lr=0.001,
     schedule=poly_late,
     patches=partial(admt_patches, dims=3, strong=shifted),
+)
+
+
+def ss_net_draws(patch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """Heads filled by name, and the start of the search for an adversarial direction: 0.5 sin(k + t)."""
+
+    def heads(features: int, class_num: int) -> nn.Module:
+        module = ContrastiveHeads(features, class_num)
+        fill_module(module, "")
+        return module
+
+    def direction(image: Tensor) -> Tensor:
+        return 0.2 * noise(image, clock.iteration)  # 2.5 sin(k + t)
+
+    patch.setattr(ss_net, "ContrastiveHeads", heads)
+    patch.setattr(ss_net, "random_direction", direction)
+
+
+CASES["ssnet_2d"] = MethodVector(
+    stage=ss_net.SSNet,
+    options=ss_net.Options(consistency_rampup=3, lengths="published"),
+    names={
+        "loss": "loss",
+        "loss_dice": "loss_dice",
+        "vat": "loss_vat",
+        "contrast_labelled": "loss_contrast_labelled",
+        "contrast_unlabelled": "loss_contrast_unlabelled",
+        "correct_foreground": "correct_foreground",
+        "weight": "consistency_weight",
+    },
+    heads=(ss_net.HEADS,),
+    unused=("contrastive_class_selector_memory",),
+    loss=Loss({"dice": 1.0}, dice_2d),
+    patches=ss_net_draws,
 )
 
 

@@ -124,6 +124,9 @@ def test_several_channels_and_classes_are_learned(dims, method):
 @pytest.mark.parametrize("dims, method", slow_in_3d(PLACES))
 def test_the_loss_falls_on_a_fixed_batch_within_30_steps(dims, method):
     steps, batch = stage_of(dims, method)
+    steps.progress.step = (
+        70  # of 100: ramps are near their end, so that a rising weight does not raise the loss
+    )
     losses = [float(steps._train_step(batch)["loss"]) for _ in range(30)]
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
