@@ -1,8 +1,10 @@
-"""Time a step of pre-training and of self-training on ACDC, method beside method.
+"""Time a step on ACDC, and estimate its memory, method by method.
 
     python benchmarks/method_steps.py --patch_size 128 128 --batch_size 12
+    python benchmarks/method_steps.py --methods bcp mean_teacher ua_mt cps
 
-Random images; the methods take turns, so the ratios hold on a noisy machine. Medians; ratios are medians of those of the turns.
+The pre-training of the methods that have one, then the last stage of all. Random images; the methods take turns, so the ratios hold on
+a noisy machine. Times are medians, and ratios medians of those of the turns. Memory is the estimate that training on volumes logs.
 """
 
 import statistics
@@ -21,6 +23,7 @@ from benchmarks.counts import BareFrame
 from datasets.acdc import DATASET
 from methods.registry import METHODS
 from training.device import choose_device, place
+from training.memory import step_memory
 from training.precision import Precision
 from training.step import train_step
 from utils.cli import parse, run
@@ -29,7 +32,7 @@ from utils.cli import parse, run
 @dataclass(frozen=True)
 class Flags:
     methods: tuple[str, ...] = ("edge_guided", "bcp", "averaged_copy_paste")
-    """The first one is what the others are held against."""
+    """The others are compared with the first one."""
     patch_size: tuple[int, int] = (128, 128)
     """Size of the network's input."""
     batch_size: int = 12
@@ -67,11 +70,47 @@ class Stages:
         self.stages[name].after_step(0)
         return now(self.device) - began
 
+    def memory(self, name: str, flags: Flags) -> float:
+        """Of a step of a stage, in GiB."""
+        labelled = flags.batch_size // 2
+        unlabelled = 0
+        if self.specs[name].uses_unlabelled:
+            unlabelled = labelled
+        estimate = step_memory(
+            self.stages[name],
+            labelled,
+            unlabelled,
+            channels=1,
+            patch_size=flags.patch_size,
+            moments=1,
+        )
+        return estimate.step_bytes / 2**30
+
 
 def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def table(
+    title: str, benches: dict[str, Stages], names: dict[str, str], batch: dict, flags: Flags
+) -> None:
+    """Print time and memory of a stage of each method; `names`: the stages by method."""
+    turns: list[dict[str, float]] = []
+    for _ in range(flags.steps + 1):
+        turns.append(
+            {method: benches[method].seconds(name, batch) for method, name in names.items()}
+        )
+    turns = turns[1:]  # the first one warms up
+    first = next(iter(names))
+    memory = {method: benches[method].memory(name, flags) for method, name in names.items()}
+    print(f"{title:<30}{'seconds':>9}{'to ' + first:>16}{'GiB':>9}{'to ' + first:>16}")
+    for method in names:
+        seconds = statistics.median(turn[method] for turn in turns)
+        ratio = statistics.median(turn[method] / turn[first] for turn in turns)
+        share = memory[method] / memory[first]
+        print(f"  {method:<28}{seconds:>9.3f}{ratio:>16.2f}{memory[method]:>9.2f}{share:>16.2f}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,17 +128,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {flags.batch_size}, {flags.patch_size}"
     )
-    for name in ("pre_train", "self_train"):
-        turns = [
-            {method: bench.seconds(name, batch) for method, bench in benches.items()}
-            for _ in range(flags.steps + 1)
-        ][1:]
-        print(f"{name:<30}{'seconds':>9}{'to ' + flags.methods[0]:>16}")
-        for method in flags.methods:
-            ratio = statistics.median(turn[method] / turn[flags.methods[0]] for turn in turns)
-            print(
-                f"  {method:<28}{statistics.median(turn[method] for turn in turns):>9.3f}{ratio:>16.2f}"
-            )
+    pretraining = {
+        method: "pre_train" for method in flags.methods if "pre_train" in benches[method].specs
+    }
+    last = {method: list(bench.specs)[-1] for method, bench in benches.items()}
+    if pretraining:
+        table("pre-training", benches, pretraining, batch=batch, flags=flags)
+    table("last stage", benches, last, batch=batch, flags=flags)
 
 
 if __name__ == "__main__":

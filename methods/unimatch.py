@@ -53,32 +53,33 @@ class UniMatch(TrainingStage[Options]):
         self.seed = context.seed
 
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
+        """Yield half of the loss of labels and dropped features, then half of the loss of both strong views."""
         labelled, weak = split_batch(batch)
         count = len(labelled)
-        views = [strong_view(weak), strong_view(weak)]
-        boxes = [
-            cutmix_boxes(weak.shape, (*self.seed, step, number), device=weak.device)
-            for number in range(len(views))
-        ]
         partner_target = self.prediction_in_eval_mode(partners(weak))
 
         logits, dropped = self.call_with_auxiliary("student", batch["image"])
         target = target_of(logits[count:])
-        mixed_views = [
-            cutmix(view, partners(view), box) for view, box in zip(views, boxes, strict=True)
-        ]
-        strong_logits = self.forward(torch.cat(mixed_views)).chunk(2)
-
-        loss = self.loss.of_whole(logits[:count], batch["label"])
+        supervised = self.loss.of_whole(logits[:count], batch["label"])
+        loss = supervised.plus("feature", self.dice(dropped[count:], target), FEATURE_WEIGHT)
         self.show(labelled, logits, batch["label"])
-        self.log("loss_supervised", loss.total)
+        self.log("loss_supervised", supervised.total)
         self.log("confident", self.is_confident(target).mean())
-        loss = loss.plus("feature", self.dice(dropped[count:], target), FEATURE_WEIGHT)
-        for number, (one, box) in enumerate(zip(strong_logits, boxes, strict=True), start=1):
-            mixed = mixed_target(target, partner_target, box)
-            self.log(f"confident_{number}", self.is_confident(mixed).mean())
-            loss = loss.plus(f"strong_{number}", self.dice(one, mixed), STRONG_WEIGHT)
         yield loss._replace(total=loss.total / 2)
+
+        views: list[Tensor] = []
+        targets: list[Target] = []
+        for number in (0, 1):
+            box = cutmix_boxes(weak.shape, (*self.seed, step, number), device=weak.device)
+            view = strong_view(weak)
+            views.append(cutmix(view, partners(view), box))
+            targets.append(mixed_target(target, partner_target, box))
+        first, second = self.forward(torch.cat(views)).chunk(2)
+        loss_1 = self.dice(first, targets[0])
+        loss_2 = self.dice(second, targets[1])
+        self.log("confident_1", self.is_confident(targets[0]).mean())
+        strong = STRONG_WEIGHT * (loss_1 + loss_2)
+        yield StepLoss(strong / 2, {"loss_strong_1": loss_1, "loss_strong_2": loss_2})
 
     @torch.no_grad()
     def prediction_in_eval_mode(self, image: Tensor) -> Target:
