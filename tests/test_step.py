@@ -31,15 +31,24 @@ THROUGH_THE_HOST = {
     "cogrnet": 2,
     "pseudo_label": 1,
     "averaged_copy_paste": 1,
+    "abd": 4,
+    "sdcl": 2,
 }
 """Pseudo labels of a step whose largest components are kept, which the host computes; by method, 0 if not named."""
 SMALL = {"ACDC": (96, 96), "LA": (32, 32, 16)}
-PLACES = [
-    (dataset, method)
-    for dataset in SMALL
-    for method in METHODS
-    if (dataset, method) != ("ACDC", "cogrnet")  # it learns from two slices of a volume
-]
+OF_VOLUMES = ("edge_guided", "bcp", "cogrnet", "supervised", "ua_mt")
+"""Methods whose step on volumes is counted in every test run, not only in the long ones."""
+
+
+def places():
+    """Data sets and methods; CoGRNet learns from two slices of a volume."""
+    parameters = []
+    for method in METHODS:
+        if method != "cogrnet":
+            parameters.append(("ACDC", method))
+        marks = [] if method in OF_VOLUMES else [pytest.mark.long]
+        parameters.append(pytest.param("LA", method, marks=marks))
+    return parameters
 
 
 def page_of(dataset, method):
@@ -58,7 +67,7 @@ def step(dataset, method, **numbers):
     return counting, scalars
 
 
-@pytest.mark.parametrize("dataset, method", PLACES)
+@pytest.mark.parametrize("dataset, method", places())
 def test_a_step_sends_its_batch_and_waits_for_nothing(dataset, method):
     """Images and labels go to the device; no scalar is read. A pseudo label goes to the host and comes back: both halves of the
     unlabelled images one after the other, those of `pseudo_label` in one."""
