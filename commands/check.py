@@ -1,4 +1,4 @@
-"""Check data before hours of training: a table, check.json, and a picture of each case on request."""
+"""Check data before hours of training: a table, check.json and pictures on request."""
 
 import json
 import os

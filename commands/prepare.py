@@ -253,7 +253,7 @@ def _warn(lines: Sequence[str]) -> None:
 
 
 def _chosen(settings: PrepareSettings, preparation: Preparation) -> list[RawCase]:
-    """The cases that --cases names, or else those in a list. Raises UserError where there is none."""
+    """The cases that --cases names, or else those in a list; UserError if there is none."""
     cases = {case.name: case for case in preparation.find(settings.source)}
     if not cases:
         raise UserError(

@@ -163,7 +163,7 @@ def info(plan: Plan, root: Path) -> DatasetInfo:
 
 
 def patch_size(plan: Plan, published: tuple[int, ...]) -> tuple[int, ...]:
-    """The published patch, with no side longer than the median training scan needs, in steps of 16."""
+    """The published patch, no side longer than the median training scan needs, in steps of 16."""
     sides = [plan.median_shape[axis] for axis in plan.stored[3 - plan.dims :]]
     patch = []
     for limit, side in zip(published, sides, strict=True):

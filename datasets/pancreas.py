@@ -176,7 +176,7 @@ class PancreasPreparation(CroppedPreparation):
 
 
 def coranet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> ResampledCase:
-    """CoraNet's image (float64, 0..1) and label (uint8); `part` of the scan is kept if not `crop`."""
+    """CoraNet's image (float64, 0..1) and label (uint8); `part` is kept if not `crop`."""
     scale = float(scan.geometry.spacing[1])
     shape = tuple(np.round(np.array(scan.shape) * scale).astype(int).tolist())
     if min(shape) < 1:

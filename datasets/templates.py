@@ -88,7 +88,7 @@ def slice_predictor(
 def patches(
     patch_size: tuple[int, ...], labelled: VolumeAugmentation, unlabelled: VolumeAugmentation
 ) -> tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]:
-    """The spatial augmentations of labelled and of unlabelled volumes, cropped to the patch size."""
+    """The spatial augmentations of labelled and unlabelled volumes, cropped to the patch size."""
     labelled = replace(labelled, patch_size=patch_size)
     unlabelled = replace(unlabelled, patch_size=patch_size)
     return (labelled.draw,), (unlabelled.draw,)

@@ -375,6 +375,6 @@ def test_files_of_the_other_pancreas_preparation_are_told(tmp_path):
         and "image0077_norm.h5: one of 1 files of another preparation, which no list names" in first
     )
     assert (
-        "as MC-Net prepared it; the Pancreas recipe trains on CoraNet's files, 0 to 1: prepare_data.py --variant coranet"
+        "as MC-Net prepared it; the Pancreas protocol trains on CoraNet's files, 0 to 1: prepare_data.py --variant coranet"
         in second
     )

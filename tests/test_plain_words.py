@@ -11,6 +11,8 @@ REPOSITORY = Path(__file__).parents[1]
 # The rooms that are clean. A room that is added stays.
 ROOMS = (
     "dataloaders",
+    "datasets/checks",
+    "datasets/prepare",
     "evaluation",
     "methods",
     "networks",

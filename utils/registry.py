@@ -1,4 +1,4 @@
-"""Values by name: methods, networks, data sets, losses, schedules and metrics are chosen this way."""
+"""Choose values by name: methods, networks, data sets, losses and schedules."""
 
 from collections.abc import Collection, Mapping
 from typing import TypeVar

@@ -1,0 +1,1 @@
+"""Checks of raw and prepared data before training."""

@@ -120,7 +120,7 @@ def _is_reported(case: CaseCheck) -> bool:
 
 
 def far_spacings(cases: Sequence[CaseCheck]) -> list[str]:
-    """One line for the cases whose spacing is far from the median, along the body's axes if known."""
+    """One line for cases whose spacing is far from the median, along the body's axes if known."""
     spacings: dict[str, np.ndarray] = {}
     for case in cases:
         if case.spacing_mm is not None and len(case.spacing_mm) == 3:

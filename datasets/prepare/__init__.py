@@ -1,0 +1,1 @@
+"""Preparation of raw scans for training and prediction: what data sets share."""

@@ -1,4 +1,4 @@
-"""Case lists: the published ones in data_split, and those that are written next to prepared data."""
+"""Case lists: the published ones in data_split, and those next to prepared data."""
 
 from collections.abc import Iterable
 from pathlib import Path

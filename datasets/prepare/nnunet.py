@@ -47,6 +47,7 @@ Report = Callable[[str], None]
 
 
 def refuse(fault: str) -> None:
+    """Raise UserError for the fault."""
     raise UserError(fault)
 
 
@@ -255,7 +256,10 @@ def _explicit_case(path: Path, source: Path, name: str, files: Any, channels: in
         return RawCase(name, (), fault=fault)
     paths = [source / file for file in named]
     if len(images) != channels:
-        fault = f"{path}: names {len(images)} images for {shown(name)}, but there are {channels} modalities"
+        fault = (
+            f"{path}: names {len(images)} images for {shown(name)}, "
+            f"but there are {channels} modalities"
+        )
     else:
         fault = _missing_file(path, paths)
     return RawCase(name, tuple(paths[:-1]), paths[-1], fault=fault)

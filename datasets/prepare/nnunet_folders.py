@@ -87,7 +87,7 @@ def _same_spelling(path: Path) -> str:
 
 
 class _FolderReader:
-    def __init__(self, source: Path, part: str, ending: str, channels: int):
+    def __init__(self, source: Path, part: str, ending: str, channels: int) -> None:
         self.images = source / f"images{part}"
         self.labels = None if part == "Un" else source / f"labels{part}"
         self.part = part
@@ -207,7 +207,10 @@ class _FolderReader:
             return
         other = _same_spelling(self.labels)
         if other:
-            fault = f"{self.labels}: no such folder, but {other} is there; rename it to {self.labels.name}"
+            fault = (
+                f"{self.labels}: no such folder, but {other} is there; "
+                f"rename it to {self.labels.name}"
+            )
         elif self.part == "Tr":
             fault = f"{self.labels}: no such folder; put the labels of imagesTr there"
         else:
@@ -253,7 +256,10 @@ class _FolderReader:
         example = of_cases[0] if of_cases else numbered[-1]
         renamed = f"{example}{ending} to {example}_0000{ending}"
         if of_cases:
-            return f"{fault}; its last number names the case and a channel number is missing: rename {renamed}"
+            return (
+                f"{fault}; its last number names the case and a channel number is missing: "
+                f"rename {renamed}"
+            )
         if numbers == [number + 1 for number in expected]:
             fault += (
                 f"; channel numbers start at 0: rename {numbered[0]}{ending} to {name}_0000{ending}"

@@ -38,7 +38,7 @@ class Preparation(Protocol):
         ...
 
     def last_file(self, case: RawCase) -> str:
-        """The file, relative to the root, that is written when all others of the case are complete."""
+        """The file, relative to the root, that is written after all others of the case."""
         ...
 
     def prepare(self, case: RawCase, warn: Warn) -> Iterator[Output]:

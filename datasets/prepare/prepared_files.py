@@ -124,7 +124,7 @@ def grid_attributes(geometry: Geometry, axes: Sequence[int], file_axes: str) -> 
 
 
 def crop_attributes(start: Sequence[int], stop: Sequence[int]) -> dict[str, Any]:
-    """The crop box: first voxel and the one after the last, in the order of the source file's axes."""
+    """The crop box: first voxel and the one after the last, along the source file's axes."""
     return {"crop_start": np.asarray(start, np.int64), "crop_stop": np.asarray(stop, np.int64)}
 
 
@@ -257,7 +257,7 @@ def _combined_hash(hashes: Mapping[str, str]) -> str:
 
 
 def _remove_stale_slices(root: Path, case: str, last_file: str, kept: Mapping[str, str]) -> None:
-    """Remove the slices that an earlier preparation of the case wrote and this one does not have."""
+    """Remove slices that an earlier preparation of the case wrote and this one does not have."""
     if not (root / last_file).exists():
         return
     for name in _same_case(_attributes(root / last_file)) or ():

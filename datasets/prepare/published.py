@@ -76,7 +76,7 @@ class PublishedPreparation(ABC):
         return line
 
     def last_file(self, case: RawCase) -> str:
-        """The file, relative to the root, that is written when all others of the case are complete."""
+        """The file, relative to the root, that is written after all others of the case."""
         return self.info.file.format(case.name)
 
     def prepare_picture(self, path: Path, image: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ class PublishedPreparation(ABC):
         return read_label_on(path, scan, values=values, source="as downloaded", warn=warn)
 
     def splits(self, cases: Sequence[RawCase]) -> dict[str, str]:
-        """The split of each case in a published list; without lists all cases are training cases."""
+        """The split of each case in a published list; without lists all are training cases."""
         lists = published_lists(self.info.name)
         if not lists:
             return dict.fromkeys((case.name for case in cases), "train")
@@ -140,7 +140,10 @@ class PublishedPreparation(ABC):
 
 @dataclass(frozen=True)
 class CroppedPreparation(PublishedPreparation, ABC):
-    """A preparation whose published crop follows the label. `box` replaces it where `crop` is none."""
+    """A preparation whose published crop follows the label.
+
+    `box` replaces the crop where `crop` is none.
+    """
 
     crop: Crop = "published"
     box: Box | None = None
