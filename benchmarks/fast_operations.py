@@ -38,8 +38,8 @@ class Flags:
     """Settings of the measurement."""
 
     step: Literal["acdc", "bcp", "la"] = "acdc"
-    """acdc: a self-training step of the edge-guided U-Net; bcp: the same without edge guidance; la: a
-    forward and backward pass of the edge-guided V-Net."""
+    """acdc: a self-training step of the edge-guided U-Net; bcp: the same without edge guidance; la:
+    a forward and backward pass of the edge-guided V-Net."""
     patch_size: tuple[int, ...] = ()
     """Size of the input. Default: 128 128 for slices, 64 64 48 for volumes."""
     rounds: int = 5

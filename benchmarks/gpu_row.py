@@ -1,217 +1,258 @@
-"""One row of benchmarks/gpu.py, in a process of its own: what running out of memory, or a compiler, ends is this row alone.
+"""Measure one row of benchmarks/gpu.py in a separate process, which may run out of memory.
 
     python benchmarks/gpu_row.py --dataset ACDC --way compile --precision bf16
 
-The loop's own steps on images of nested balls, after LEARNT steps of pre-training, so that pseudo labels are such as they are in training:
-the host, which filters them, would take longer for noise. What was measured is printed part by part, JSON behind a mark, so that a row
-that is stopped has told what it knew.
+The loop's own steps on images of nested balls, after LEARNT steps of pre-training, so that pseudo
+labels look like those of training: the host, which filters them, would take longer for noise. Each
+part is printed as soon as it is measured, JSON behind a mark, so that a row that is stopped has
+printed the parts before.
 """
 
 import json
+import math
 import statistics
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.autograd import DeviceType
 
 from benchmarks.counts import runner
-from benchmarks.two_ways import seconds
+from benchmarks.two_ways import seconds_per_step
+from datasets.base import DatasetSpec
 from datasets.registry import find_dataset
 from datasets.run_settings import make_settings
 from evaluation.validation import validate
 from training.accelerate import Accelerate, accelerated, check_accelerate
 from training.device import autocast_type, choose_device, set_deterministic
+from training.loop import _StageRunner
 from utils.case import Case
 from utils.cli import parse, run
 from utils.ema import copy_state
 from utils.errors import UserError
 
 MARK = "measured "
-GROUP, WARM, PROFILED = (
-    5,
-    4,
-    3,
-)  # steps timed together, left out before (graphs are recorded in them), and looked at for kernels
+GROUP = 5  # steps that are timed together
+WARM = 4  # steps before the timed ones, in which graphs are recorded
+PROFILED = 3  # steps whose kernels are counted
 LEARNT = 40  # steps of pre-training before anything is timed
 LONGEST = 15.0  # seconds after which no group begins
-CASES = {
-    2: (10, 216, 256),
-    3: (180, 140, 88),
-}  # voxels of a case to validate on, the latter at patches of 112x112x80
+# voxels of a case to validate; volumes at patches of 112x112x80
+CASES = {2: (10, 216, 256), 3: (180, 140, 88)}
 WAITED = "called a synchronizing"
+NO_DETERMINISTIC = " does not have a deterministic"
 Precision = Literal["float32", "TF32", "bf16", "fp16"]
 Way = Literal["eager", "compile", "graph"]
+AMP_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "float32"}
 
 
 @dataclass(frozen=True)
 class Row:
+    """What a row measures."""
+
     dataset: Literal["ACDC", "LA"] = "ACDC"
-    """Data set whose published numbers a step has."""
+    """Data set, for its published numbers."""
     method: str = "edge_guided"
     """Method."""
     way: Way = "eager"
-    """How networks are called: as they are, or as --accelerate has it."""
+    """How networks are called: eager, or as --accelerate compile or graph."""
     precision: Precision = "float32"
     """float32 throughout, convolutions in TF32, or autocast."""
     deterministic: bool = True
-    """Deterministic algorithms, which training has by default."""
+    """Deterministic algorithms, as in training by default."""
     kernels: bool = False
     """Also name the kernels that take longest."""
 
 
 @dataclass(frozen=True)
 class Flags(Row):
+    """Flags of gpu_row.py."""
+
     device: Literal["cuda", "cpu"] = "cuda"
-    """cpu tries out all but what CUDA alone has."""
+    """cpu tries out everything except what only CUDA has."""
     steps: int = 20
     """Timed steps, in groups of 5."""
     patch_size: tuple[int, ...] = ()
-    """Size of the network's input; default: as published."""
+    """Size of the network's input. Default: as published."""
     batch_size: int = 0
-    """Images a step, half of them labelled; 0: as published."""
+    """Images per step, half of them labelled; 0: as published."""
     about: bool = False
-    """Say what device it is and what --amp auto takes there, and nothing else."""
+    """Only print the device and the precision of --amp auto there."""
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the parts of a row as they are measured; return the exit status."""
     flags = parse(Flags, argv, description=__doc__)
-    parts = iter([about(choose_device(flags.device))]) if flags.about else measured(flags)
+    parts = measured(flags)
+    if flags.about:
+        parts = iter([about(choose_device(flags.device))])
     try:
         for part in parts:
             print(MARK + json.dumps(part), flush=True)
-    except Exception as error:  # of a compiler or a driver it may be any; the other rows go on
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        print(
-            MARK + json.dumps({"failed": kind + next(iter(str(error).splitlines()), "")}),
-            flush=True,
-        )
+    except Exception as error:  # compilers and drivers raise any type; the other rows continue
+        failure = (str(error).splitlines() or [""])[0]
+        if not isinstance(error, UserError):
+            failure = f"{type(error).__name__}: {failure}"
+        print(MARK + json.dumps({"failed": failure}), flush=True)
         return 1
     return 0
 
 
-def about(device: torch.device) -> dict:
-    auto = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "float32"}[
-        autocast_type("auto", device)
-    ]
+def about(device: torch.device) -> dict[str, str]:
+    """Return a line about the device, and the precision of --amp auto there."""
+    auto = AMP_NAMES[autocast_type("auto", device)]
     if device.type != "cuda":
         return {"card": f"no card: {device}, {torch.get_num_threads()} threads", "auto": auto}
     card = torch.cuda.get_device_properties(device)
-    memory, units = (
-        f"{card.total_memory / 2**30:.1f} GiB",
-        f"{card.multi_processor_count} multiprocessors",
+    line = (
+        f"{card.name}, compute capability {card.major}.{card.minor}, "
+        f"{card.multi_processor_count} multiprocessors, {card.total_memory / 2**30:.1f} GiB"
     )
-    return {
-        "card": f"{card.name}, compute capability {card.major}.{card.minor}, {units}, {memory}",
-        "auto": auto,
-    }
+    return {"card": line, "auto": auto}
 
 
-def measured(flags: Flags) -> Iterator[dict]:
-    """What a row measures, the most important first. Raises whatever the row ends with."""
-    device, dataset, how = (
-        choose_device(flags.device),
-        find_dataset(flags.dataset),
-        "off" if flags.way == "eager" else flags.way,
-    )
-    if flags.precision == "TF32" and device.type != "cuda":
-        raise UserError("TF32: CUDA's alone")
-    amp = flags.precision if flags.precision in ("bf16", "fp16") else "off"
-    check_accelerate(how, device, recompute=False, amp=autocast_type(amp, device))
-    numbers = {
+def run_numbers(flags: Flags) -> dict[str, Any]:
+    """Return the settings of the row's steps that are not the published ones."""
+    numbers: dict[str, Any] = {
         "method": flags.method,
         "deterministic": flags.deterministic,
         "tf32": flags.precision != "float32",
-        "amp": amp,
+        "amp": "off",
     }
-    numbers |= {"patch_size": flags.patch_size} if flags.patch_size else {}
-    numbers |= (
-        {"batch_size": flags.batch_size, "labeled_bs": flags.batch_size // 2}
-        if flags.batch_size
-        else {}
-    )
+    if flags.precision in ("bf16", "fp16"):
+        numbers["amp"] = flags.precision
+    if flags.patch_size:
+        numbers["patch_size"] = flags.patch_size
+    if flags.batch_size:
+        numbers["batch_size"] = flags.batch_size
+        numbers["labeled_bs"] = flags.batch_size // 2
+    return numbers
+
+
+def prepared(
+    dataset: DatasetSpec,
+    device: torch.device,
+    stage: int,
+    way: Accelerate,
+    numbers: dict[str, Any],
+) -> tuple[_StageRunner, dict[str, Tensor]]:
+    """Return a stage as `_StageRunner.run` prepares it, and a batch in pinned memory."""
+    loop, batch = runner(dataset, device, stage, **numbers)
+    loop.precision.prepare(loop.stage, loop.setup.optimizers.values())
+    loop.compiled = accelerated(loop.stage, way)
+    batch = balls(batch, dataset.info.classes)
+    if device.type == "cuda":
+        batch = {key: tensor.pin_memory() for key, tensor in batch.items()}
+    return loop, batch
+
+
+def measured(flags: Flags) -> Iterator[dict[str, Any]]:
+    """Yield the parts of a row, the most important first. Raises whatever ends the row."""
+    device = choose_device(flags.device)
+    dataset = find_dataset(flags.dataset)
+    way: Accelerate = "off"
+    if flags.way != "eager":
+        way = flags.way
+    if flags.precision == "TF32" and device.type != "cuda":
+        raise UserError("TF32: only on CUDA")
+    numbers = run_numbers(flags)
+    check_accelerate(way, device, recompute=False, amp=autocast_type(numbers["amp"], device))
     settings = make_settings(dataset, **numbers)
     set_deterministic(settings.deterministic, settings.tf32)
-
-    def prepared(stage: int, way: Accelerate) -> tuple:
-        """As `_StageRunner.run` prepares it; batches come from pinned memory there."""
-        loop, batch = runner(dataset, device, stage, **numbers)
-        loop.precision.prepare(loop.stage, loop.setup.optimizers.values())
-        loop.compiled = accelerated(loop.stage, way)
-        batch = balls(batch, dataset.info.classes)
-        return loop, {
-            key: x.pin_memory() for key, x in batch.items()
-        } if device.type == "cuda" else batch
-
-    with heard("default", nondeterministic) as said:
-        pre, batch = prepared(0, "off")
-        first = 2 * seconds(pre, batch, device, 2)
-        seconds(pre, batch, device, LEARNT)
+    with noted_warnings("default", nondeterministic) as operations:
+        pre, batch = prepared(dataset, device, 0, way="off", numbers=numbers)
+        first = 2 * seconds_per_step(pre, batch, device, steps=2)
+        seconds_per_step(pre, batch, device, steps=LEARNT)
         if flags.way == "eager":
-            yield {"pre": timed(pre, batch, device, flags.steps, first)}
-        loop, batch = prepared(-1, how)
+            yield {"pre": timed(pre, batch, device, steps=flags.steps, first=first)}
+        loop, batch = prepared(dataset, device, -1, way=way, numbers=numbers)
         for net in loop.stage.networks.values():
             copy_state(net, pre.stage.networks[pre.stage.selected])
         del pre
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        yield {"self": timed(loop, batch, device, flags.steps), **peak(device)}
+        yield {"self": timed(loop, batch, device, steps=flags.steps), **peak(device)}
         if flags.way == "eager":
-            yield {"case": seconds_a_case(loop, dataset, settings, device)}
+            stride = getattr(settings, "val_stride", ())
+            case = seconds_per_case(loop, dataset, settings.patch_size, stride, device=device)
+            yield {"case": case}
         if device.type == "cuda":
             yield {"waits": waits(lambda: loop._train_step(batch))}
         if flags.kernels:
             yield {"kernels": kernels(lambda: loop._train_step(batch), device)}
-    yield {"without_deterministic": said}
+    yield {"without_deterministic": operations}
 
 
-def balls(batch: dict, classes: int) -> dict:
-    """A batch of that size, of a ball of each class in that of the class before, at places of their own, under noise."""
-    image, label = batch["image"], batch["label"]
-    shape, draw = image.shape[2:], np.random.default_rng(0)
-    images, labels = [], []
+def balls(batch: dict[str, Tensor], classes: int) -> dict[str, Tensor]:
+    """Return a batch of the same size that shows nested balls, one per class, under noise."""
+    image = batch["image"]
+    shape = image.shape[2:]
+    draw = np.random.default_rng(0)
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
     for _ in image:
         centre = [draw.uniform(0.35, 0.65) * side for side in shape]
-        grid = np.ogrid[tuple(slice(side) for side in shape)]
-        distance = np.sqrt(
-            sum(((x - c) / side) ** 2 for x, c, side in zip(grid, centre, shape, strict=True))
-        )
-        found = sum(
-            (distance < 0.3 * (classes - k) / (classes - 1)).astype(np.uint8)
-            for k in range(1, classes)
-        )
-        images.append(found / (classes - 1) + draw.normal(0, 0.1, shape))
-        labels.append(found)
-    images = np.repeat(np.stack(images)[:, None], image.shape[1], axis=1)
+        label = ball(tuple(shape), centre, classes=classes)
+        images.append(label / (classes - 1) + draw.normal(0, 0.1, shape))
+        labels.append(label)
+    channels = np.repeat(np.stack(images)[:, None], image.shape[1], axis=1)
     return {
-        "image": torch.from_numpy(images.astype(np.float32)),
-        "label": torch.from_numpy(np.stack(labels[: len(label)])),
+        "image": torch.from_numpy(channels.astype(np.float32)),
+        "label": torch.from_numpy(np.stack(labels[: len(batch["label"])])),
     }
 
 
-def timed(loop, batch: dict, device: torch.device, steps: int, first: float | None = None) -> dict:
-    """Milliseconds of a step (median of groups), seconds of the first two, which compile and try out, unless they were made."""
-    first = 2 * seconds(loop, batch, device, 2) if first is None else first
-    seconds(loop, batch, device, WARM)
-    taken, began = [], time.monotonic()
-    while len(taken) < -(-steps // GROUP) and (not taken or time.monotonic() - began < LONGEST):
-        taken.append(seconds(loop, batch, device, min(GROUP, steps)))
-    return {"ms": 1000 * statistics.median(taken), "first": first}
+def ball(shape: tuple[int, ...], centre: Sequence[float], classes: int) -> np.ndarray:
+    """Return a label (uint8) of nested balls around `centre`, the last class innermost."""
+    grids = np.ogrid[tuple(slice(side) for side in shape)]
+    squares = [
+        ((grid - middle) / side) ** 2
+        for grid, middle, side in zip(grids, centre, shape, strict=True)
+    ]
+    distance = np.sqrt(sum(squares))
+    label = np.zeros(shape, np.uint8)
+    for number in range(1, classes):
+        label += distance < 0.3 * (classes - number) / (classes - 1)
+    return label
 
 
-def peak(device: torch.device) -> dict:
-    """GiB that tensors took at most so far, and what torch kept for them."""
+def timed(
+    loop: _StageRunner,
+    batch: dict[str, Tensor],
+    device: torch.device,
+    steps: int,
+    first: float | None = None,
+) -> dict[str, float]:
+    """Return the milliseconds of a step (median of groups), and the seconds of the first two steps.
+
+    The first two compile and try out; they are made here unless `first` has their seconds.
+    """
+    if first is None:
+        first = 2 * seconds_per_step(loop, batch, device, steps=2)
+    seconds_per_step(loop, batch, device, steps=WARM)
+    groups: list[float] = []
+    start = time.monotonic()
+    for _ in range(math.ceil(steps / GROUP)):
+        if groups and time.monotonic() - start >= LONGEST:
+            break
+        groups.append(seconds_per_step(loop, batch, device, steps=min(GROUP, steps)))
+    return {"ms": 1000 * statistics.median(groups), "first": first}
+
+
+def peak(device: torch.device) -> dict[str, float]:
+    """Return the most GiB that tensors took so far, and that torch kept for them."""
     if device.type != "cuda":
         return {}
     return {
@@ -220,123 +261,147 @@ def peak(device: torch.device) -> dict:
     }
 
 
-def seconds_a_case(loop, dataset, settings, device: torch.device) -> float:
-    """Of a validation without distances; random numbers of the size of a case."""
+def seconds_per_case(
+    loop: _StageRunner,
+    dataset: DatasetSpec,
+    patch_size: Sequence[int],
+    stride: Sequence[int],
+    device: torch.device,
+) -> float:
+    """Return the seconds of validating a random case without distances; the second try counts."""
     shape = CASES[dataset.info.dims]
-    if dataset.info.dims == 3:  # as many windows whatever the patch
-        sides = zip(shape, settings.patch_size, dataset.numbers["patch_size"], strict=True)
+    if dataset.info.dims == 3:  # the same number of windows for any patch
+        sides = zip(shape, patch_size, dataset.numbers["patch_size"], strict=True)
         shape = tuple(round(side * patch / published) for side, patch, published in sides)
     image = np.random.default_rng(0).random((dataset.info.channels, *shape), np.float32)
     case = Case("random", image, np.zeros(shape, np.uint8))
-    predict = dataset.predictor(settings.patch_size, getattr(settings, "val_stride", ()), device)
+    predict = dataset.predictor(patch_size, stride, device).classes
     net = loop.stage.networks[loop.stage.selected]
+    names = dataset.info.class_names
+    elapsed = 0.0
     for _ in range(2):
-        began = time.perf_counter()
-        with loop.precision.autocast():
-            validate(
-                net,
-                lambda: False,
-                [case],
-                predict.classes,
-                dataset.info.class_names,
-                distances=False,
-            )  # reads its counts: waits
-        took = time.perf_counter() - began
-    return took
+        start = time.perf_counter()
+        with loop.precision.autocast():  # validate reads its counts, so it waits for the device
+            validate(net, lambda: False, [case], predict, names, distances=False)
+        elapsed = time.perf_counter() - start
+    return elapsed
 
 
 @contextmanager
-def heard(
+def noted_warnings(
     often: Literal["default", "always"], note: Callable[[str], str | None]
 ) -> Iterator[list[str]]:
-    """What `note` makes of the text of each warning within the context, if anything; `default`: of one from each line of code, so that
-    steps are not slowed down."""
-    said = []
+    """Collect, once each, the notes that `note` makes of the warnings within the context.
+
+    `often`: with "default" only the first warning of each line of code counts, so that steps are
+    not slowed down. The list is complete after the context.
+    """
+    notes: list[str] = []
+
+    def collect(text: object, *rest: object) -> None:
+        noted = note(str(text))
+        if noted and noted not in notes:
+            notes.append(noted)
+
     with warnings.catch_warnings():
         warnings.simplefilter(often)
-        warnings.showwarning = lambda message, *rest: said.append(note(str(message)))
-        yield said
-    said[:] = dict.fromkeys(filter(None, said))
+        warnings.showwarning = collect
+        yield notes
 
 
 def nondeterministic(warning: str) -> str | None:
-    """The operation of which a warning says that it has no deterministic form."""
-    name, found, _ = warning.partition(" does not have a deterministic")
-    return name if found else None
+    """Return the operation that has no deterministic form according to a warning of torch."""
+    name, separator, _ = warning.partition(NO_DETERMINISTIC)
+    if separator:
+        return name
+    return None
 
 
 def place(frames: Iterable[traceback.FrameSummary]) -> str:
-    """The innermost of the frames that is the repository's, benchmarks apart, or else the innermost of all."""
-    frames = list(frames)
-    roots = [
-        folder for folder in REPOSITORY.iterdir() if folder.name not in ("benchmarks", ".venv")
-    ]
-    ours = [
-        frame for frame in frames if any(root in Path(frame.filename).parents for root in roots)
-    ]
-    frame = (ours or frames)[-1]
-    return f"{Path(frame.filename).relative_to(REPOSITORY).as_posix() if ours else frame.filename}:{frame.lineno}"
+    """Return file and line of the innermost frame of the repository, except benchmarks.
+
+    If there is none, those of the innermost frame of all.
+    """
+    innermost = ""
+    chosen = ""
+    for frame in frames:
+        path = Path(frame.filename)
+        innermost = f"{path}:{frame.lineno}"
+        if path.is_relative_to(REPOSITORY):
+            relative = path.relative_to(REPOSITORY)
+            if relative.parts[0] not in ("benchmarks", ".venv"):
+                chosen = f"{relative.as_posix()}:{frame.lineno}"
+    return chosen or innermost
 
 
 def waits(step: Callable[[], object], steps: int = 2) -> list[str]:
-    """Places at which steps make the host wait for the device, each once.
+    """Return the places at which steps make the host wait for the device, each once.
 
-    torch counts copies and reads of scalars that wait; neither the event that pseudo labels come with, nor `torch.cuda.synchronize`.
+    torch reports copies and reads of scalars that wait; it reports neither the event that pseudo
+    labels come with, nor `torch.cuda.synchronize`.
     """
     try:
         torch.cuda.set_sync_debug_mode("error")
         for _ in range(steps):
             step()
         return []
-    except Exception as error:  # a compiler wraps it in its own
+    except Exception as error:  # a compiler wraps it in its own type
         if WAITED not in str(error):
             raise
-        found = [place(traceback.extract_tb(error.__traceback__))]
+        first = place(traceback.extract_tb(error.__traceback__))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    try:  # an error hides all waits behind it
+    try:  # the error hides all waits after it
         torch.cuda.set_sync_debug_mode("warn")
-        with heard(
-            "always",
-            lambda warning: place(traceback.extract_stack()) if WAITED in warning else None,
-        ) as said:
+        with noted_warnings("always", place_of_wait) as places:
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return list(dict.fromkeys(found + said))
+    return list(dict.fromkeys([first, *places]))
 
 
-def kernels(step: Callable[[], object], device: torch.device) -> dict:
-    """What takes the device longest in a step; on the CPU torch's operations in place of kernels."""
-    profiler, cuda = torch.profiler, device.type == "cuda"
-    activities = [
-        profiler.ProfilerActivity.CPU,
-        *([profiler.ProfilerActivity.CUDA] if cuda else []),
-    ]
+def place_of_wait(warning: str) -> str | None:
+    """Return the place in the stack at which torch warns of a wait; None for another warning."""
+    if WAITED in warning:
+        return place(traceback.extract_stack())
+    return None
+
+
+def kernels(step: Callable[[], object], device: torch.device) -> dict[str, Any]:
+    """Return the ranking of the kernels of a step; on the CPU that of torch's operations."""
+    profiler = torch.profiler
+    activities = [profiler.ProfilerActivity.CPU]
+    kind = DeviceType.CPU
+    if device.type == "cuda":
+        activities.append(profiler.ProfilerActivity.CUDA)
+        kind = DeviceType.CUDA
     with profiler.profile(activities=activities) as profile:
         for _ in range(PROFILED):
             step()
-        if cuda:
+        if device.type == "cuda":
             torch.cuda.synchronize()
-    return ranking(profile.key_averages(), DeviceType.CUDA if cuda else DeviceType.CPU, PROFILED)
+    return ranking(profile.key_averages(), kind, steps=PROFILED)
 
 
-def ranking(averages: Iterable, where: DeviceType, steps: int, top: int = 15) -> dict:
-    """Launches a step, and the names with the most time: calls a step, milliseconds a step, share of all."""
-    clock = "self_device_time_total" if where == DeviceType.CUDA else "self_cpu_time_total"
-    found = [
-        (getattr(a, clock), a.count, a.key)
-        for a in averages
-        if a.device_type == where and not a.is_user_annotation
-    ]
-    whole = sum(time for time, _, _ in found) or 1
-    ranked = sorted(found, reverse=True)[:top]
-    return {
-        "launches": sum(count for _, count, _ in found) / steps,
-        "top": [
-            (name, count / steps, time / 1000 / steps, time / whole) for time, count, name in ranked
-        ],
-    }
+def ranking(averages: Iterable[Any], kind: DeviceType, steps: int, top: int = 15) -> dict[str, Any]:
+    """Return the launches of a step, and the names with the most time.
+
+    Of each name: calls per step, milliseconds per step, share of all time. `kind`: the device whose
+    time counts.
+    """
+    clock = "self_cpu_time_total"
+    if kind == DeviceType.CUDA:
+        clock = "self_device_time_total"
+    events: list[tuple[float, int, str]] = []
+    for average in averages:
+        if average.device_type == kind and not average.is_user_annotation:
+            events.append((getattr(average, clock), average.count, average.key))
+    total = sum(microseconds for microseconds, _, _ in events) or 1
+    ranked: list[tuple[str, float, float, float]] = []
+    for microseconds, count, name in sorted(events, reverse=True)[:top]:
+        milliseconds = microseconds / 1000 / steps
+        ranked.append((name, count / steps, milliseconds, microseconds / total))
+    return {"launches": sum(count for _, count, _ in events) / steps, "top": ranked}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time a forward and a backward pass of a V-Net with edge guidance, ours against the plain formulas.
+"""Time a forward and a backward pass of a V-Net with edge guidance, fast against plain formulas.
 
     python benchmarks/vnet_step.py
 

@@ -30,7 +30,7 @@ def here(monkeypatch):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             gpu_row.main(list(flags))
-        return gpu.heard_in(out.getvalue())
+        return gpu.parts_in(out.getvalue())
 
     monkeypatch.setattr(gpu, "ask", ask)
     monkeypatch.setattr(gpu_row, "WARM", 1)
@@ -72,7 +72,7 @@ def test_rows_are_measured_and_the_others_are_a_line(dataset, here, monkeypatch,
         ).split()
         assert (allocated, reserved, waits) == ("-", "-", "-")
         assert min(map(float, (learn, pre, first))) > 0 and float(case) >= 0 and float(hours) >= 0
-    assert begun(said, f"{dataset} edge_guided eager TF32") == ["TF32:", "CUDA's", "alone"]
+    assert begun(said, f"{dataset} edge_guided eager TF32") == ["TF32:", "only", "on", "CUDA"]
     assert "not for cpu" in " ".join(begun(said, f"{dataset} edge_guided graph float32"))
     ranked = said[
         next(at for at, line in enumerate(said) if "operations of torch a step; " in line) + 1 :
@@ -113,7 +113,7 @@ def test_what_the_time_is_too_short_for_is_named(here, capsys):
 @pytest.mark.long
 def test_a_row_that_ends_in_any_way_is_a_line():
     assert gpu.ask(["--device", "cpu", "--precision", "TF32"], 100) == {
-        "failed": "TF32: CUDA's alone"
+        "failed": "TF32: only on CUDA"
     }
     assert gpu.ask(["--device", "cpu"], 0.1) == {"failed": "stopped after 0 s"}
     assert gpu.ask(["--precision", "fp8"], 100)["failed"].startswith("ended with status 2: error: ")
@@ -126,8 +126,8 @@ def test_out_of_memory_is_a_line(monkeypatch, capsys):
 
     monkeypatch.setattr(gpu_row, "measured", measured)
     assert gpu_row.main(["--device", "cpu"]) == 1
-    found = gpu.heard_in(capsys.readouterr().out)
-    (line,) = gpu.told(Row(), found, {}, "cuda")
+    found = gpu.parts_in(capsys.readouterr().out)
+    (line,) = gpu.row_lines(Row(), found, {}, "cuda")
     figures, _, failed = line.partition("; then ")
     assert figures.split()[-8:] == ["1000.0", "-", "2.0", "3.00", "-", "-", ">8.33", "-"]
     assert failed == "OutOfMemoryError: CUDA out of memory."
@@ -162,7 +162,7 @@ def test_every_way_and_precision_has_its_row_once(auto):
     assert sum(not row.deterministic for row in rows) == 2
 
 
-def test_waits_are_told_with_their_places(monkeypatch):
+def test_waits_are_reported_with_their_places(monkeypatch):
     """As torch has it: an error at the first of them, or a warning at each."""
     mode, steps = [], []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", mode.append)
@@ -193,7 +193,7 @@ def test_operations_without_a_deterministic_form_are_named_once():
     before = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("warn")
     try:
-        with gpu_row.heard("always", gpu_row.nondeterministic) as said:
+        with gpu_row.noted_warnings("always", gpu_row.nondeterministic) as said:
             for _ in range(2):
                 torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
             gpu_row.warnings.warn("something else", stacklevel=1)
