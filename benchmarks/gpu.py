@@ -74,8 +74,8 @@ class Flags:
     methods: tuple[str, ...] = ("edge_guided", "bcp")
     """Methods; the first in all ways, the others only in the precision of --amp auto."""
     ways: tuple[Way, ...] = get_args(Way)
-    """How networks are called: eager, or as --accelerate compile or graph, which are measured only in
-    float32 and in the precision of --amp auto."""
+    """How networks are called: eager, or as --accelerate compile or graph, both measured only
+    in float32 and in the precision of --amp auto."""
     precisions: tuple[Precision, ...] = get_args(Precision)
     """Precisions of the steps."""
     minutes: float = 9.0

@@ -3,9 +3,9 @@
     python benchmarks/method_steps.py --patch_size 128 128 --batch_size 12
     python benchmarks/method_steps.py --methods bcp mean_teacher ua_mt cps
 
-The pre-training of the methods that have one, then the last stage of all. Random images. The methods
-take turns, so the ratios hold on a busy machine. Times are medians of the steps; ratios are medians of
-the ratios of neighbouring steps. Memory is the estimate that training on volumes logs.
+The pre-training of the methods that have one, then the last stage of all. Random images. The
+methods take turns, so the ratios hold on a busy machine. Times are medians of the steps; ratios are
+medians of the ratios of neighbouring steps. Memory is the estimate that training on volumes logs.
 """
 
 import statistics
