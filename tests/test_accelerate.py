@@ -96,21 +96,33 @@ def test_a_pass_with_its_loss_is_one_graph_with_the_same_gradients(name, backend
 
 
 class Tiny(torch.nn.Module):
-    """Two layers, for methods whose network does not matter."""
+    """Two layers, for methods whose network does not matter; `auxiliary`: what `networks.base.Network` calls its outputs."""
 
-    def __init__(self, dims, classes):
+    feature_channels = 3
+
+    def __init__(self, dims, classes, auxiliary):
         super().__init__()
+        self.auxiliary = auxiliary
         self.layers = torch.nn.Sequential(
             CONV[dims](1, 3, 3, padding=1), BATCH_NORM[dims](3), CONV[dims](3, classes, 1)
         )
 
-    def forward(self, x):
-        return self.layers(x)
+    def forward(self, x, auxiliary=False):
+        feature = self.layers[:2](x)
+        logits = self.layers[2](feature)
+        if not auxiliary:
+            return logits
+        if self.auxiliary == "feature":
+            return logits, feature
+        if self.auxiliary == "distance":
+            return logits, logits[:, 1:].tanh()
+        return logits, 2 * logits  # of another decoder, level or dropout
 
 
 class TinyFrame(BareFrame):
     def _build(self, model=None):
-        return Tiny(self.dataset.info.dims, self.dataset.info.classes)
+        auxiliary = METHODS[self.settings.method].auxiliary
+        return Tiny(self.dataset.info.dims, self.dataset.info.classes, auxiliary)
 
 
 @pytest.mark.parametrize(
