@@ -51,6 +51,17 @@ def training_label(coarse: np.ndarray, other: Annotation) -> np.ndarray:
     return label
 
 
+def slice_distance(shape: Sequence[int], annotation: Annotation, other: Annotation) -> np.ndarray:
+    """Return for each voxel of a volume its distance to an annotated slice plus 1, as uint8 (at most 255); 1 on the other one too."""
+    positions = np.arange(shape[annotation.axis])
+    along = np.minimum(np.abs(positions - annotation.index) + 1, 255).astype(np.uint8)
+    columns = [1] * len(shape)
+    columns[annotation.axis] = -1
+    distance = np.broadcast_to(along.reshape(columns), shape).copy()
+    distance[other.position()] = 1
+    return distance
+
+
 @dataclass(frozen=True)
 class Coarse:
     """The contents of a coarse file.

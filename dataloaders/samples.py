@@ -18,7 +18,8 @@ class Samples(Dataset):
     """Cases of which the first `labelled` have labels. A subclass fills `kept` or overrides `case`.
 
     The item of a `Draw` is {"image": (C, ...) float32, and for labelled cases "label": (...) uint8}. Labelled cases go through the first
-    augmentation, the others through the second. `kept`: all cases, where they are kept in memory.
+    augmentation, the others through the second. A label of two channels (2, ...) becomes "label" and "distance". `kept`: all cases, where
+    they are kept in memory.
     """
 
     augment: tuple[Augmentation, Augmentation]
@@ -64,7 +65,10 @@ class Samples(Dataset):
             label = labels[draw.half % len(labels)]
         for_labelled, for_unlabelled = self.augment
         augmentation = for_labelled if draw.case < self.labelled else for_unlabelled
-        return augmentation(np.random.default_rng(draw.seed), image, label)
+        views = augmentation(np.random.default_rng(draw.seed), image, label)
+        if label is not None and label.ndim == image.ndim:
+            views["label"], views["distance"] = views["label"]
+        return views
 
 
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,13 +3,20 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from dataloaders.augment import Augmentation
 from dataloaders.cases import read_stored, turned
-from dataloaders.coarse import coarse_path, read_coarse, training_label
+from dataloaders.coarse import (
+    Annotation,
+    Coarse,
+    coarse_path,
+    read_coarse,
+    slice_distance,
+    training_label,
+)
 from dataloaders.contents import Contents
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import check_root
@@ -135,8 +142,13 @@ class CoarsePatches(VolumePatches):
     """As `VolumePatches`, but labelled cases have the two coarse labels of CoGRNet. Dense labels are never opened.
 
     Half a of a batch gets the first plane's coarse label with the second plane's annotated slice written over it. Half b gets the second
-    plane's coarse label with the first plane's annotated slice.
+    plane's coarse label with the first plane's annotated slice. `distances`: labels are those of each plane before both were fused, and
+    have a second channel, `coarse.slice_distance`.
     """
+
+    def __init__(self, *arguments: Any, distances: bool = False, **options: Any):
+        self.distances = distances
+        super().__init__(*arguments, **options)
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         path, _ = self.cases[index]
@@ -149,15 +161,22 @@ class CoarsePatches(VolumePatches):
         second_drawn = second.annotation(self._remedy(redo=True))
         # coarse labels hold task labels already: 0 and 1
         labels = (
-            turned(self.info, training_label(first.label, second_drawn)),
-            turned(self.info, training_label(second.label, first_drawn)),
+            turned(self.info, self._label(first, first_drawn, other=second_drawn)),
+            turned(self.info, self._label(second, second_drawn, other=first_drawn)),
         )
         for plane, label in enumerate(labels):
-            if label.shape != image.shape[1:]:
+            if label.shape[-image.ndim + 1 :] != image.shape[1:]:
                 raise UserError(
                     f"{coarse_path(path, plane)}: the label has another shape than {path}; {self._remedy(redo=True)}"
                 )
         return image, labels
+
+    def _label(self, coarse: Coarse, drawn: Annotation, other: Annotation) -> np.ndarray:
+        """The label of one plane, axes as stored, with its distances where the method uses them."""
+        if not self.distances:
+            return training_label(coarse.label, other)
+        label = training_label(coarse.alone, other)
+        return np.stack([label, slice_distance(label.shape, drawn, other)])
 
     @property
     def files(self) -> list[tuple[str, Path]]:

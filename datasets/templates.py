@@ -20,6 +20,7 @@ from datasets.prepare.published import PublishedPreparation
 from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor, check_stride
 from methods.copy_paste import Pasting
+from methods.registry import METHODS
 from utils.losses import Term, dice_2d, dice_3d
 from utils.pseudo_label import class_pseudo_label
 
@@ -214,7 +215,8 @@ def _slice_dice(settings: Any) -> Term:
 
 def _two_slice_data(settings: Any) -> Callable[..., Dataset]:
     if settings.labels == "coarse":
-        return partial(CoarsePatches, cache=settings.cache)
+        distances = METHODS[settings.method].distances
+        return partial(CoarsePatches, cache=settings.cache, distances=distances)
     return partial(VolumePatches, cache=settings.cache)
 
 

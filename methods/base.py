@@ -23,6 +23,8 @@ Batch = dict[str, Tensor]
 
 "image": (N, C, ...), the labelled cases first, then the unlabelled ones.
 "label": (L, ...) int64 class numbers of the labelled cases.
+"distance": (L, ...) uint8, only for methods with `Method.distances` and coarse labels. Of each labelled voxel the distance to the
+annotated slice that its label was propagated from, 0 on the other annotated slice too, plus 1; 0 outside of the volume.
 "plain": the images without the changes of --intensity; only there if that flag is set.
 """
 Scalars = dict[str, Tensor | float]
@@ -332,7 +334,8 @@ class Method:
     whose fields become flags. `stages`: in the order in which they run. `presets`: values that `--method` sets before other flags are
     read. `presets_of_dims`: more of them for data of 2 or 3 dimensions. `required`: options of the network or the data set that the
     method cannot do without, each with the remedy if it is missing. `auxiliary`: what the network must return in addition to its logits
-    (`networks.base.Network.auxiliary`).
+    (`networks.base.Network.auxiliary`). `distances`: with two annotated slices per volume, batches also hold the distance of each
+    labelled voxel to its slice, and each label comes from its own slice only.
     """
 
     title: str | Callable[[Mapping[str, Any]], str]
@@ -344,6 +347,7 @@ class Method:
     )
     required: Mapping[str, str] = field(default_factory=dict[str, str])
     auxiliary: str = "none"
+    distances: bool = False
 
 
 class Halves(NamedTuple):

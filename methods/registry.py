@@ -25,6 +25,7 @@ NAMES = (
     "ad_mt",
     "sdcl",
     "ss_net",
+    "desco",
 )
 METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for name in NAMES}
 

@@ -18,7 +18,7 @@ from helpers import LOSS_2D, Context
 from reference import VECTORS, batches, fill, predictable
 from torch import Tensor, nn
 
-from methods.base import MEAN, TrainingStage, Validation
+from methods.base import MEAN, Batch, TrainingStage, Validation
 from networks import net_factory_ega, net_factory_la_ega
 from networks.registry import build
 from training.checkpoint import load
@@ -48,6 +48,10 @@ def same_name(key: str) -> str:
     return key
 
 
+def same_batch(batch: Batch) -> Batch:
+    return batch
+
+
 def no_patches(patch: pytest.MonkeyPatch, clock: "Clock") -> None:
     """Replace nothing but what every vector replaces."""
 
@@ -68,6 +72,7 @@ class MethodVector:
     beginnings of published names that we have no entry for. `suffixes`: what is added to a key before network number 0, 1, ... is filled.
     `sharper`: factor on `decoder.out_conv.weight`. `published_key`: the published name of an entry of our state dicts.
     `schedule`: factor on `base_lr`. `patches`: replaces what the method draws at random, except Gaussian noise.
+    `prepared`: makes of the vector's batch the one that the method learns from.
     `exact`: names of losses whose first iterations agree to 1e-4 for another number of iterations than the vector states.
     `noise_number`: (iteration, how many draws of noise it made before) to the number of the draw in the README's rule.
     """
@@ -90,6 +95,7 @@ class MethodVector:
     patches: Callable[[pytest.MonkeyPatch, Clock], None] = no_patches
     noise_number: Callable[[int, int], int] = lambda iteration, draw: iteration
     exact: Mapping[str, int] = field(default_factory=dict[str, int])
+    prepared: Callable[[Batch], Batch] = same_batch
 
     def network(self, number: int = 0, model: str | None = None) -> nn.Module:
         """Return the network of that number, filled by name; `model`: the registry's name of another network than the first."""
@@ -175,7 +181,7 @@ def record(name: str, vector: MethodVector, folder: Path) -> Recording:
             optimizers=_optimizers(stage, vector, clock, recording),
             steps=steps,
             val_every=2,
-            batches=partial(batches, dims, False, torch.float32),
+            batches=lambda steps: map(vector.prepared, batches(dims, False, torch.float32, steps)),
             validate=validate,
             learning_rate=lambda step: vector.base_lr * vector.schedule(step, steps),
             own_learning_rates={

@@ -15,6 +15,7 @@ from training.accelerate import accelerated, check_accelerate
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
+TWO_SLICES = ("cogrnet", "desco")
 SIZES = {"unet": (2, 1, 80, 80), "VNet": (2, 1, 32, 16, 16), "VNet_pancreas": (2, 1, 32, 16, 16)}
 
 
@@ -129,14 +130,14 @@ class TinyFrame(BareFrame):
     "dataset, method",
     [
         ("LA", "edge_guided"),
-        ("LA", "cogrnet"),
-        *(("ACDC", method) for method in METHODS if method not in ("bcp", "cogrnet")),
+        *(("LA", method) for method in TWO_SLICES),
+        *(("ACDC", method) for method in METHODS if method not in ("bcp", *TWO_SLICES)),
     ],
 )
 def test_every_method_computes_the_same_compiled(dataset, method):
     """Every stage: passes with their losses, teachers, losses alone as whole graphs, and the next step needs no others. BCP's phases are
     the edge-guided method's."""
-    dataset_spec = all_datasets("TWO_SLICES" if method == "cogrnet" else "DATASET")[dataset]
+    dataset_spec = all_datasets("TWO_SLICES" if method in TWO_SLICES else "DATASET")[dataset]
     size = (16,) * dataset_spec.info.dims
     frame = TinyFrame(
         dataset_spec, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=()

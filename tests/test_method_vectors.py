@@ -7,6 +7,7 @@ import itertools
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from helpers import LOSS_BCP
@@ -26,10 +27,12 @@ from method_vectors import (
 from reference import fill_module
 from torch import Tensor, nn
 
+from dataloaders import coarse
 from methods import (
     abd,
     ad_mt,
     cps,
+    desco,
     dtc,
     mc_net,
     mean_teacher,
@@ -349,6 +352,47 @@ CASES["ssnet_2d"] = MethodVector(
 )
 
 
+def two_slice_batch(batch):
+    """DeSCO's batch: both networks see the same images; the second one's label is the first one's, rolled by 4 along the last axis."""
+    labelled, unlabelled = batch["image"].chunk(2)
+    label = batch["label"]
+    shape = tuple(label.shape[1:])
+    first = coarse.Annotation(axis=2, index=21, mask=np.zeros((48, 48)))
+    second = coarse.Annotation(axis=1, index=24, mask=np.zeros((48, 48)))
+    distances = [
+        torch.from_numpy(coarse.slice_distance(shape, drawn, other)).expand(4, *shape)
+        for drawn, other in ((first, second), (second, first))
+    ]
+    return {
+        "image": torch.cat([labelled, labelled, unlabelled, unlabelled]),
+        "label": torch.cat([label, label.roll(4, -1)]),
+        "distance": torch.cat(distances),
+    }
+
+
+CASES["desco_la"] = MethodVector(
+    stage=desco.DeSCO,
+    options=desco.Options(consistency_rampup=2, lengths="published"),
+    names={
+        "loss": "loss_student",
+        "loss_2": "loss_other",
+        "loss_ce (2nd network)": "loss_ce_other",
+        "loss_dice (2nd network)": "loss_dice_other",
+        "consistency (2nd network)": "loss_consistency_other",
+        "mask_share (2nd network)": "certain_other",
+        "weight": "consistency_weight",
+        "threshold": "threshold",
+    },
+    networks={"student": "student", "student_2": "other"},
+    build=plain_vnet,
+    sharper=4.0,
+    schedule=partial(step, every=4),
+    # of ten draws per iteration the first and the sixth are not used
+    noise_number=lambda iteration, draw: 10 * iteration + draw + (1 if draw < 4 else 2),
+    prepared=two_slice_batch,
+)
+
+
 @dataclass
 class Trained:
     """A vector that was run, and what the loop did."""
@@ -358,7 +402,7 @@ class Trained:
     recording: Recording
 
 
-LONG = ("admt_la",)
+LONG = ("admt_la", "desco_la")
 """Vectors that take more than half a minute."""
 PARAMETERS = [
     pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in CASES

@@ -21,9 +21,9 @@ from utils.errors import Interrupted
 pytestmark = pytest.mark.usefixtures("narrow")
 
 CPU = torch.device("cpu")
-TWO_SLICES = {"cogrnet"}
+TWO_SLICES = {"cogrnet", "desco"}
 """Methods of data sets with two annotated slices."""
-ONLY_3D = {"cogrnet"}
+ONLY_3D = {"cogrnet", "desco"}
 UNUSED = {"urpc": ("decoder.out_conv_dp4.",)}
 """By method, the beginnings of names of parameters that no loss reaches, in the published code too."""
 

@@ -20,6 +20,8 @@ def placed(batch: Batch, device: torch.device, dims: int) -> Batch:
     for key, x in batch.items():
         if key == "label":
             moved[key] = x.to(device, non_blocking=True).long()
+        elif key == "distance":
+            moved[key] = x.to(device, non_blocking=True)
         else:
             moved[key] = place(x, device, dims)
     return moved
