@@ -1,0 +1,1 @@
+"""Functions that depend on no other room: files, messages, losses, masks, schedules."""

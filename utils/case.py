@@ -9,8 +9,8 @@ import numpy as np
 class Case:
     """A volume to validate or test on.
 
-    `image` is (C, S, H, W) or (C, X, Y, Z) float32; `label` has the same shape without C. `spacing_mm` is the voxel size in the
-    label's axis order, None where it is not known.
+    `image` is (C, S, H, W) or (C, X, Y, Z) float32; `label` has the same shape without C.
+    `spacing_mm` is the voxel size in the label's axis order, None where it is not known.
     """
 
     name: str

@@ -10,7 +10,9 @@ _CONNECTIVITIES = {2: (4, 8), 3: (6, 18, 26)}
 
 
 def largest_component(mask: np.ndarray, connectivity: Connectivity) -> np.ndarray:
-    """Keep the component with the most voxels of a mask (H, W) or (D, H, W); return a bool array of the same shape.
+    """Return the largest component of a mask (H, W) or (D, H, W), as a bool array.
+
+    The largest is the one with the most voxels.
 
     Every non-zero element counts as foreground. An empty mask stays empty.
     """
@@ -22,12 +24,14 @@ def largest_component(mask: np.ndarray, connectivity: Connectivity) -> np.ndarra
 def largest_component_per_class(
     labels: np.ndarray, classes: int, connectivity: Connectivity
 ) -> np.ndarray:
-    """Keep, in each sample, the largest component of each class 1..classes-1; everything else becomes 0.
+    """Keep the largest component of each class 1..classes-1 in each sample.
 
-    `labels` are integers of shape (N, H, W) or (N, D, H, W); the result has the same shape and dtype. A class that is absent from a
-    sample stays absent. `connectivity` is 4 or 8 in 2-D, and 6, 18 or 26 in 3-D. If several components have the largest size, the
-    first one in raster order is kept.
-    Raises ValueError for another number of axes or another connectivity.
+    Everything else becomes 0.
+
+    `labels` are integers of shape (N, H, W) or (N, D, H, W); the result has the same shape and
+    dtype. A class that is absent from a sample stays absent. `connectivity` is 4 or 8 in 2-D, and
+    6, 18 or 26 in 3-D. If several components have the largest size, the first one in raster order
+    is kept. Raises ValueError for another number of axes or another connectivity.
     """
     if connectivity not in _CONNECTIVITIES.get(labels.ndim - 1, ()):
         raise ValueError(
@@ -44,7 +48,8 @@ def largest_component_per_class(
     shape = (len(part), part.shape[1] + 1, *part.shape[2:])
     stack = np.zeros(shape, np.min_scalar_type(classes))
     stack[:, :-1] = part
-    # As unsigned integers, not bool: cc3d 4.1.1 fails on some thin bool volumes (26) and numbers bool components out of raster order (8).
+    # As unsigned integers, not bool: cc3d 4.1.1 fails on some thin bool volumes (26) and numbers
+    # bool components out of raster order (8).
     components = cc3d.connected_components(
         stack.reshape(-1, *stack.shape[2:]), connectivity=connectivity
     )
@@ -53,8 +58,8 @@ def largest_component_per_class(
     foreground = np.flatnonzero(flat != 0)
     numbers = components.ravel()[foreground]  # component number of each foreground voxel
     sizes = np.bincount(numbers)
-    # First voxel of each component in raster order. Runs of one component are assigned from the last to the first, so that the first
-    # run overwrites the others.
+    # First voxel of each component in raster order. Runs of one component are assigned from the
+    # last to the first, so that the first run overwrites the others.
     first = np.zeros(len(sizes), np.int64)
     run_starts = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
     runs = np.append(run_starts[::-1], 0)
@@ -62,7 +67,8 @@ def largest_component_per_class(
     sample = first // stack[0].size
     group = sample * classes + flat[first]  # one number for each pair of sample and class
     group[0] = -1  # the background
-    # Sorted by group, then largest first, then first in raster order: the first component of each group is kept.
+    # Sorted by group, then largest first, then first in raster order: the first component of each
+    # group is kept.
     order = np.lexsort((first, -sizes, group))
     starts_group = np.diff(group[order]) > 0
     is_largest = np.zeros(len(sizes), bool)
@@ -74,7 +80,10 @@ def largest_component_per_class(
 
 
 def _foreground(labels: np.ndarray) -> tuple[slice, ...] | None:
-    """Return the bounding box of the foreground of all samples (N, ...); None if there is no foreground."""
+    """Return the bounding box of the foreground of all samples (N, ...).
+
+    None if there is no foreground.
+    """
     if len(labels) == 0:
         return None
     union = np.bitwise_or.reduce(labels, axis=0)

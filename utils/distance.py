@@ -10,11 +10,13 @@ FAR = 1e9
 
 
 def squared_distances(mask: Tensor, dims: int) -> Tensor:
-    """Return the squared distance of each pixel to the nearest pixel of its mask, in pixels; `FAR` for an empty mask.
+    """Return the squared distance of each pixel to the nearest pixel of its mask, in pixels.
 
-    `mask`: (..., *sides) bool, the last `dims` axes are spatial; every leading index is a mask of its own. Distances are exact up to
-    float32 (whole numbers below 2^24). Distances along one axis after another give those of the whole image (Felzenszwalb &
-    Huttenlocher, 2012).
+    The distance is `FAR` for an empty mask.
+
+    `mask`: (..., *sides) bool, the last `dims` axes are spatial; every leading index is a mask of
+    its own. Distances are exact up to float32 (whole numbers below 2^24). Distances along one axis
+    after another give those of the whole image (Felzenszwalb & Huttenlocher, 2012).
     """
     distances = torch.where(mask, 0.0, FAR)
     for axis in range(mask.ndim - dims, mask.ndim):
@@ -38,11 +40,13 @@ def _nearest_along(values: Tensor, axis: int) -> Tensor:
 
 
 def signed_distances(label: Tensor, classes: int) -> Tensor:
-    """Return the signed distance maps (N, classes - 1, ...) in -1..1 of the foreground classes of labels (N, ...).
+    """Return signed distance maps (N, classes - 1, ...) in -1..1 of labels (N, ...).
 
-    Outside an object the distance to it, inside minus the distance to the outside, each divided by its largest value in the image; 0 on
-    the inner boundary, the pixels of the object with a neighbour outside (SASSNet and DTC). 0 everywhere where the object is absent or
-    fills the image.
+    There is a map for each foreground class.
+
+    Outside an object the distance to it, inside minus the distance to the outside, each divided by
+    its largest value in the image; 0 on the inner boundary, the pixels of the object with a
+    neighbour outside (SASSNet and DTC). 0 everywhere where the object is absent or fills the image.
     """
     dims = label.ndim - 1
     inside = one_hot(label, classes)[:, 1:].bool()

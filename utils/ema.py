@@ -27,13 +27,15 @@ class _Pairs(NamedTuple):
 class Ema:
     """Each `update` sets teacher = decay * teacher + (1 - decay) * student, in place.
 
-    `state`: averages every entry of the state dict, including batch-norm statistics (ACDC). Integer entries are averaged and truncated,
-    as in the published code.
-    `parameters`: averages only the parameters; each network keeps its own statistics (3-D).
-    The tensors are looked up at the first update. After it neither network may be moved to another device; loading a state is allowed.
+    `state`: averages every entry of the state dict, including batch-norm statistics (ACDC). Integer
+    entries are averaged and truncated, as in the published code.
+    `parameters`: averages only the parameters; each network keeps its own statistics (3-D). The
+    tensors are looked up at the first update. After it neither network may be moved to another
+    device; loading a state is allowed.
     """
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, scope: EmaScope = "state"):
+    def __init__(self, teacher: nn.Module, student: nn.Module, scope: EmaScope = "state") -> None:
+        """Average `student` into `teacher`, which must have the same structure."""
         self.teacher = teacher
         self.student = student
         self.scope: EmaScope = scope
@@ -47,7 +49,8 @@ class Ema:
         fractions, counters = self._pairs
         torch._foreach_mul_(fractions.teacher, decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
         torch._foreach_add_(fractions.teacher, fractions.student, alpha=1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
-        if counters.teacher:  # averaged in one tensor: a few kernel launches in total instead of a few for each counter
+        if counters.teacher:
+            # one tensor for all: a few kernel launches in total instead of a few per counter
             mean = decay * torch.stack(counters.teacher) + (1 - decay) * torch.stack(
                 counters.student
             )

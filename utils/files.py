@@ -1,4 +1,4 @@
-"""Atomic writing of files, checks of file names, and removal of what killed processes left behind."""
+"""Atomic writing of files, checks of file names, and removal of unfinished files."""
 
 import os
 import re
@@ -21,7 +21,9 @@ IN_USE = "in-use.lock"  # in a scratch folder
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file next to `path` to write to; it becomes `path` when the block ends. A failure leaves `path` as it was.
+    """Yield a temporary file next to `path` to write to; it becomes `path` when the block ends.
+
+    A failure leaves `path` as it was.
 
     Raises OSError, FileNotFoundError among others where the folder vanished meanwhile.
     """
@@ -34,10 +36,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def unfinished_file(path: Path) -> Iterator[Path]:
-    """Yield a new, empty file next to `path`, with a random name that keeps the ending; it is deleted unless the block renames it.
+    """Yield a new, empty file next to `path`, with a random name that keeps the ending.
 
-    It lies in the same folder because a rename across file systems is not atomic. While the block runs, this process holds the
-    file's lock, so that `remove_unfinished` keeps it. Raises OSError where it cannot be made.
+    It is deleted unless the block renames it.
+
+    It lies in the same folder because a rename across file systems is not atomic. While the block
+    runs, this process holds the file's lock, so that `remove_unfinished` keeps it. Raises OSError
+    where it cannot be made.
     """
     file = _new_locked_file(path)
     try:
@@ -68,7 +73,9 @@ def unfinished_path(path: Path) -> Path:
 
 @contextmanager
 def scratch(purpose: str, place: Path | None = None) -> Iterator[Path]:
-    """Yield a new folder in `place` (default: the system's temporary folder), which is deleted when the block ends.
+    """Yield a new folder in `place`, which is deleted when the block ends.
+
+    `place` is the system's temporary folder by default.
 
     Folders that killed processes left in `place` are deleted first.
     """
@@ -90,8 +97,9 @@ def scratch(purpose: str, place: Path | None = None) -> Iterator[Path]:
 def remove_unfinished(root: Path, below: bool = True) -> None:
     """Delete the files below `root` that killed processes were writing.
 
-    Without `below`, only files directly in `root` and scratch folders are deleted. A file stays if another process holds its lock, or
-    if it cannot be deleted. Where the file system has no locks, files that changed within the last day stay too.
+    Without `below`, only files directly in `root` and scratch folders are deleted. A file stays if
+    another process holds its lock, or if it cannot be deleted. Where the file system has no locks,
+    files that changed within the last day stay too.
     """
     pattern = ".unfinished-*"
     paths = root.glob(pattern)
@@ -122,7 +130,10 @@ def _remove_file(path: Path) -> None:
 
 
 def _remove_scratch(folder: Path) -> None:
-    """Delete a scratch folder whose lock nobody holds. One without a lock file is just being made, or was emptied: it must be old."""
+    """Delete a scratch folder whose lock nobody holds.
+
+    One without a lock file is just being made, or was emptied: it must be old.
+    """
     with suppress(OSError):
         if not (folder / IN_USE).exists():
             if is_old(folder):
@@ -136,13 +147,19 @@ def _remove_scratch(folder: Path) -> None:
 
 
 def is_old(path: Path) -> bool:
-    """Whether `path` has not changed for a day, by the clock of the file system, because this machine's clock may differ. Raises OSError."""
+    """Return whether `path` has not changed for a day, by the clock of its file system.
+
+    This machine's clock may differ. Raises OSError.
+    """
     with tempfile.TemporaryFile(dir=path.parent) as now:
         return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime > ABANDONED
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files and folders below `folder`, sorted by path. Links are followed; a folder that is reached twice is listed once."""
+    """Return all files and folders below `folder`, sorted by path.
+
+    Links are followed; a folder that is reached twice is listed once.
+    """
     paths: list[Path] = []
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -174,12 +191,16 @@ def check_plain(flag: str, name: str) -> None:
     """Raise UserError unless the value of --`flag` names one folder."""
     if fault := name_fault(name):
         raise UserError(
-            f"--{flag} {shown(name)}: {fault}; give one plain name, and the place of the folder with --output_root"
+            f"--{flag} {shown(name)}: {fault}; give one plain name, and the place of the folder "
+            "with --output_root"
         )
 
 
 def shown(name: str) -> str:
-    """Return a name for use in a message: unprintable characters are escaped, and a long name is cut at 80 characters."""
+    """Return a name for use in a message.
+
+    Unprintable characters are escaped, and a long name is cut at 80 characters.
+    """
     text = name
     if not name or not name.isprintable():
         text = ascii(name)

@@ -1,4 +1,7 @@
-"""Advisory locks on open files. The system releases them when the process that holds them ends, even if it is killed."""
+"""Advisory locks on open files.
+
+The system releases them when the process that holds them ends, even if it is killed.
+"""
 
 import errno
 import os
@@ -32,10 +35,11 @@ class Answer(Enum):
 class LockedFile:
     """An open file that this process may lock.
 
-    A process forked from this one closes its copy at once: it must not keep the lock of a parent that was killed.
+    A process forked from this one closes its copy at once: it must not keep the lock of a parent
+    that was killed.
     """
 
-    def __init__(self, path: Path, flags: int = os.O_RDWR | os.O_CREAT, mode: int = 0o666):
+    def __init__(self, path: Path, flags: int = os.O_RDWR | os.O_CREAT, mode: int = 0o666) -> None:
         """Open `path`, never through a link. Raises OSError."""
         self.path = path
         self.reason = ""
@@ -43,7 +47,9 @@ class LockedFile:
         _open_locks.add(self)
 
     def lock(self, shared: bool = False) -> Answer:
-        """Request the lock without waiting; `shared`: others may hold it too, if they share it as well.
+        """Request the lock without waiting.
+
+        `shared`: others may hold it too, if they share it as well.
 
         Where the file system has no locks, `reason` is its error message.
         """
@@ -59,7 +65,10 @@ class LockedFile:
         return Answer.TAKEN
 
     def _lock_on_windows(self, shared: bool) -> Answer:
-        """Lock the first byte. Windows' C library has no shared locks: a request for one succeeds without locking anything."""
+        """Lock the first byte.
+
+        Windows' C library has no shared locks: a request for one succeeds without locking anything.
+        """
         import msvcrt
 
         if shared:
@@ -78,7 +87,10 @@ class LockedFile:
         return Answer.NONE
 
     def is_at_its_path(self) -> bool:
-        """Whether the path still leads to this very file: whoever held the lock before may have deleted it."""
+        """Return whether the path still leads to this very file.
+
+        Whoever held the lock before may have deleted it.
+        """
         opened = os.fstat(self._opened())
         try:
             at_path = os.stat(self.path, follow_symlinks=False)

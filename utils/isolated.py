@@ -50,7 +50,7 @@ def call_isolated(path: Path, function: Callable[..., Result], *arguments: objec
 
 
 def answer() -> None:
-    """In the child: read function and arguments from standard input, write the result to standard output."""
+    """Run in the child: read function and arguments from stdin, write the result to stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the child
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # libraries that print must not disturb the result
@@ -71,7 +71,10 @@ def _send(output: BinaryIO, succeeded: bool, value: object) -> None:
 def _death(path: Path, number: int) -> str:
     """One line for a child that a signal ended."""
     if number == signal.SIGKILL:
-        return f"{path}: the process that reads it was killed (out of memory?); free memory and try again"
+        return (
+            f"{path}: the process that reads it was killed (out of memory?); "
+            "free memory and try again"
+        )
     try:
         name = signal.Signals(number).name
     except ValueError:

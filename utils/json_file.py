@@ -7,10 +7,12 @@ from typing import Any
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+    """Return the content of a JSON file in UTF-8, UTF-16 or UTF-32.
 
-    Raises OSError, or ValueError for a file that is not JSON or that gives one key of an object twice,
-    of which Python would keep the last one.
+    A byte order mark is allowed.
+
+    Raises OSError, or ValueError for a file that is not JSON or that gives one key of an object
+    twice, of which Python would keep the last one.
     """
     try:
         return json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
@@ -19,7 +21,10 @@ def read_json(path: Path) -> Any:
 
 
 def whole(value: Any) -> Any:
-    """Return the number that "1" and 1.0 stand for, which some programs write; anything else as it is."""
+    """Return the whole number that "1" or 1.0 stands for, anything else as it is.
+
+    Some programs write numbers in these ways.
+    """
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):

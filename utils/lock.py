@@ -1,4 +1,7 @@
-"""At most one writer per folder: a lock that the system releases when its process ends, and a note that names its holder."""
+"""At most one writer per folder.
+
+There is a lock, which the system releases when its process ends, and a note that names its holder.
+"""
 
 import errno
 import json
@@ -26,8 +29,9 @@ PATIENCE = 0.5  # seconds: a lock may be held for a moment by a process that onl
 def only_writer(folder: Path, remedy: str) -> Iterator[None]:
     """Within the context no other process writes to `folder`, which is made if it is missing.
 
-    Raises UserError if another process writes to it (the message names that process and ends with `remedy`), and if the folder cannot
-    be written to. Prints a warning and continues where the file system has no locks. Folders that were made here and are still empty at the end are removed.
+    Raises UserError if another process writes to it (the message names that process and ends with
+    `remedy`), and if the folder cannot be written to. Prints a warning and continues where the file
+    system has no locks. Folders that were made here and are still empty at the end are removed.
     """
     with _locked(folder, NAME, remedy=remedy, shared=False), _note(folder, HOLDER, remedy=remedy):
         yield
@@ -35,9 +39,12 @@ def only_writer(folder: Path, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def only_writer_of_part(folder: Path, part: int, parts: int, remedy: str) -> Iterator[None]:
-    """Within the context no other process writes this part of the folder's results; the other parts may be written at the same time.
+    """Within the context, no other process writes this part of the folder's results.
 
-    Raises UserError as `only_writer` does, also if another process writes the whole folder, or divides it into another number of parts.
+    The other parts may be written at the same time.
+
+    Raises UserError as `only_writer` does, also if another process writes the whole folder, or
+    divides it into another number of parts.
     """
     stem = f"writer_{part}of{parts}"
     with (
@@ -53,7 +60,10 @@ def only_writer_of_part(folder: Path, part: int, parts: int, remedy: str) -> Ite
 
 @contextmanager
 def _locked(folder: Path, name: str, remedy: str, shared: bool) -> Iterator[None]:
-    """Hold the lock of that name in the folder; its file is deleted at the end, unless others share it."""
+    """Hold the lock of that name in the folder.
+
+    Its file is deleted at the end, unless others share it.
+    """
     new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     with writing(folder, remedy):
         file = _take(folder, name, remedy=remedy, shared=shared)
@@ -70,7 +80,10 @@ def _locked(folder: Path, name: str, remedy: str, shared: bool) -> Iterator[None
 
 
 def _take(folder: Path, name: str, remedy: str, shared: bool) -> LockedFile:
-    """Return the lock file, locked. Its holder deletes it at the end, so a lock only counts while its file is still at its path."""
+    """Return the lock file, locked.
+
+    Its holder deletes it at the end, so a lock only counts while its file is still at its path.
+    """
     until = time.monotonic() + PATIENCE
     for _ in range(ATTEMPTS):
         if folder.exists() and not folder.is_dir():
@@ -134,7 +147,10 @@ def _refusal(folder: Path, note: Path, remedy: str) -> UserError:
 
 @contextmanager
 def _note(folder: Path, name: str, remedy: str) -> Iterator[None]:
-    """Write a file that names the writer, for the message that a second writer gets; delete it at the end."""
+    """Write a file that names the writer; delete it at the end.
+
+    The message that a second writer gets is made from it.
+    """
     about = {
         "process": os.getpid(),
         "machine": platform.node(),

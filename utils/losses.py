@@ -1,6 +1,7 @@
-"""Loss terms by name, and their weighted sum on whole images and on both parts of a copy-pasted image.
+"""Loss terms by name, and their weighted sum on whole and on copy-pasted images.
 
-Shapes: logits (N, K, ...), labels (N, ...) of class numbers, truth (N, K, ...) one-hot, masks (...) or (N, ...), 1 where a pixel counts.
+Shapes: logits (N, K, ...), labels (N, ...) of class numbers, truth (N, K, ...) one-hot, masks (...)
+or (N, ...), 1 where a pixel counts.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,8 +23,8 @@ class Prediction(NamedTuple):
 class StepLoss(NamedTuple):
     """The loss of one backward pass.
 
-    `total` is differentiated, `scalars` are logged next to it. `steps_now`: the learner whose optimiser steps right after this
-    backward pass; None: all learners step after the last loss.
+    `total` is differentiated, `scalars` are logged next to it. `steps_now`: the learner whose
+    optimiser steps right after this backward pass; None: all learners step after the last loss.
     """
 
     total: Tensor
@@ -40,7 +41,10 @@ class StepLoss(NamedTuple):
         return self._replace(scalars={f"{name}_{suffix}": x for name, x in self.scalars.items()})
 
     def then_step(self, learner: str) -> "StepLoss":
-        """Return this loss with the request that `learner` steps before the next loss is formed, and not again in this step."""
+        """Return this loss with the request that `learner` steps right after it.
+
+        The learner steps before the next loss is formed, and not again in this step.
+        """
         return self._replace(steps_now=learner)
 
 
@@ -88,10 +92,12 @@ def dice_2d(
     mask_background: bool = False,
     smooth: float = 1e-10,
 ) -> Tensor:
-    """Dice loss over the whole batch with squared denominators, mean over classes; the term `dice` of 2-D data sets.
+    """Return the Dice loss that is the term `dice` of 2-D data sets.
 
-    Unless `mask_background`, class 0 (background) also counts outside the mask, as in the published edge-guided code. BCP's authors
-    fixed this in their code (issue 25 of their repository).
+    It is over the whole batch, with squared denominators, and the mean over classes.
+
+    Unless `mask_background`, class 0 (background) also counts outside the mask, as in the published
+    edge-guided code. BCP's authors fixed this in their code (issue 25 of their repository).
     """
     p = prediction.probabilities  # (N, K, H, W)
     weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, H, W)
@@ -106,20 +112,31 @@ def dice_2d(
 
 @term
 def dice_squared(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
-    """Dice loss of SSL4MIS, UniMatch and AD-MT: over the whole batch, squared denominators, mean over all classes, smooth 1e-5."""
+    """Return the Dice loss of SSL4MIS, UniMatch and AD-MT.
+
+    It is over the whole batch, with squared denominators and smooth 1e-5, and the mean over all
+    classes.
+    """
     return dice_2d(prediction, truth, mask, mask_background=True, smooth=1e-5)
 
 
 @term
 def dice_foreground(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
-    """`dice_squared` without the background, as UA-MT, DTC and DeSCO use it for their one foreground class."""
+    """Return `dice_squared` without the background.
+
+    UA-MT, DTC and DeSCO use it for their one foreground class.
+    """
     foreground = Prediction(*(part[:, 1:] for part in prediction))
     return dice_squared(foreground, truth[:, 1:], mask)
 
 
 @term
 def half_dice(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
-    """MC-Net's Dice loss for slices: that of the whole batch without the factor 2, so it is between 0.5 and 1; mean over all classes."""
+    """Return MC-Net's Dice loss for slices.
+
+    It is that of the whole batch without the factor 2, so it is between 0.5 and 1, and the mean
+    over all classes.
+    """
     p = prediction.probabilities  # (N, K, H, W)
     weight = mask.expand_as(truth[:, 0]).unsqueeze(1)
     axes = [0, *range(2, truth.ndim)]
@@ -130,7 +147,11 @@ def half_dice(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
 
 @term
 def dice_foreground_plain(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
-    """Dice loss of MC-Net and SS-Net for volumes: over the whole batch, plain denominators, smooth 1e-8, mean over foreground classes."""
+    """Return the Dice loss of MC-Net and SS-Net for volumes.
+
+    It is over the whole batch, with plain denominators and smooth 1e-8, and the mean over
+    foreground classes.
+    """
     p = prediction.probabilities[:, 1:]  # (N, K - 1, X, Y, Z)
     truth = truth[:, 1:]
     weight = mask.expand_as(truth[:, 0]).unsqueeze(1)
@@ -141,7 +162,10 @@ def dice_foreground_plain(prediction: Prediction, truth: Tensor, mask: Tensor) -
 
 
 def dice_3d(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
-    """Dice loss: 1 - mean Dice over samples and classes, plain denominators, smooth 1e-5; the term `dice` of 3-D data sets."""
+    """Return the Dice loss that is the term `dice` of 3-D data sets.
+
+    It is 1 - mean Dice over samples and classes, with plain denominators and smooth 1e-5.
+    """
     p = prediction.probabilities  # (N, K, X, Y, Z)
     weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, X, Y, Z)
     axes = tuple(range(2, truth.ndim))
@@ -154,15 +178,16 @@ def dice_3d(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
 class Loss:
     """A weighted sum of loss terms.
 
-    `weights`: weight of each term by name. `dice`: the function that the name `dice` stands for, which depends on the data set.
-    Raises KeyError for an unknown name.
+    `weights`: weight of each term by name. `dice`: the function that the name `dice` stands for,
+    which depends on the data set. Raises KeyError for an unknown name.
     """
 
     weights: Mapping[str, float]
     dice: Term
     _terms: Mapping[str, Term] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        """Look up the terms."""
         terms: dict[str, Term] = {}
         for name in self.weights:
             if name == "dice":
@@ -172,7 +197,10 @@ class Loss:
         object.__setattr__(self, "_terms", terms)
 
     def whole(self, logits: Tensor, label: Tensor, mask: Tensor | None = None) -> Parts:
-        """Return the terms of whole images: logits (N, K, ...), labels (N, ...), mask (N, ...) of the pixels that count, all by default."""
+        """Return the terms of whole images: logits (N, K, ...), labels (N, ...).
+
+        `mask` (N, ...): 1 for the pixels that count, all by default.
+        """
         if mask is None:
             mask = torch.ones(label.shape[1:], device=logits.device)
         return self._parts(predicted(logits), label, mask=mask)
@@ -187,10 +215,12 @@ class Loss:
         weight_inside: float = 1.0,
         trust_inside: Tensor | float = 1.0,
     ) -> Parts:
-        """Return the terms of copy-pasted images, whose label is `outside` where mask = 1 and `inside` where mask = 0.
+        """Return the terms of copy-pasted images.
 
-        `weight_outside` and `weight_inside` are 1 for true labels and u_weight for pseudo labels. `trust_inside` (N, ...) additionally
-        weights every pixel of the inside.
+        Their label is `outside` where mask = 1 and `inside` where mask = 0.
+
+        `weight_outside` and `weight_inside` are 1 for true labels and u_weight for pseudo labels.
+        `trust_inside` (N, ...) additionally weights every pixel of the inside.
         """
         prediction = predicted(logits)
         outside_parts = self._parts(prediction, outside, mask=mask)

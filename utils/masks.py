@@ -1,4 +1,7 @@
-"""Copy-paste box masks: 1 outside the box, 0 inside (BCP, CVPR 2023; the shrinking box is from Hsu & Hua)."""
+"""Copy-paste box masks: 1 outside the box, 0 inside.
+
+They are those of BCP (CVPR 2023); the shrinking box is from Hsu & Hua.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -19,10 +22,12 @@ def box_sides(
     kind: MaskKind = "dynamic",
     start_ratio: float = START_RATIO,
 ) -> tuple[int, ...]:
-    """Return the sides of the box in an image of `shape` at iteration (or epoch) `t` of a stage of `total`.
+    """Return the sides of the box in an image of `shape`.
 
-    Each side is int(side * s). `dynamic`: s falls linearly from `start_ratio` to `end_ratio`; `fixed`: s stays at `start_ratio`.
-    `start_ratio` is 2/3 (BCP), except in CoGRNet's focus area.
+    `t`: iteration (or epoch) in a stage of `total`.
+
+    Each side is int(side * s). `dynamic`: s falls linearly from `start_ratio` to `end_ratio`;
+    `fixed`: s stays at `start_ratio`. `start_ratio` is 2/3 (BCP), except in CoGRNet's focus area.
     """
     ratio = start_ratio
     if kind == "dynamic":
@@ -33,7 +38,10 @@ def box_sides(
 def draw_corner(
     shape: Sequence[int], sides: Sequence[int], rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Draw the box's first corner, uniform in [0, side - box) on each axis; 0 where the box is as large as the image."""
+    """Draw the box's first corner, uniform in [0, side - box) on each axis.
+
+    It is 0 on an axis where the box is as large as the image.
+    """
     corner = []
     for side, box in zip(shape, sides, strict=True):
         room = max(side - box, 1)
@@ -47,7 +55,7 @@ def box_mask(
     corner: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Return a mask of `shape` (float32) on `device`: 0 in the box of `sides` from `corner`, else 1."""
+    """Return a mask of `shape` (float32): 0 in the box of `sides` from `corner`, else 1."""
     inside = tuple(slice(first, first + box) for first, box in zip(corner, sides, strict=True))
     mask = torch.ones(tuple(shape), device=device)
     mask[inside].zero_()  # on the device itself, so nothing is copied to it

@@ -1,4 +1,7 @@
-"""Messages to the user: printed on the terminal, unless a caller such as the Python interface receives them."""
+"""Messages to the user.
+
+They are printed on the terminal, unless a caller such as the Python interface receives them.
+"""
 
 import logging
 import sys
@@ -33,6 +36,7 @@ class Terminal:
     shows_progress: bool = True
 
     def receive(self, text: str, is_error: bool, over_bars: bool) -> None:
+        """See `Receiver`."""
         stream = sys.stdout
         if is_error:
             stream = sys.stderr
@@ -52,6 +56,7 @@ class Log:
     warnings: list[str] = field(default_factory=list)
 
     def receive(self, text: str, is_error: bool, over_bars: bool) -> None:
+        """See `Receiver`."""
         if is_error:
             self.logger.error("%s", text)
         elif text.startswith(WARNING):
@@ -66,7 +71,10 @@ _current: ContextVar[Receiver | None] = ContextVar("receiver of messages", defau
 
 
 def receiver() -> Receiver:
-    """Return the receiver of this thread. Another thread that sends messages for it must be given this value."""
+    """Return the receiver of this thread.
+
+    Another thread that sends messages for it must be given this value.
+    """
     return _current.get() or Terminal()
 
 

@@ -5,9 +5,12 @@ from torch import Tensor
 
 
 def most_probable(scores: Tensor) -> Tensor:
-    """Return the class (...) uint8 with the largest of the scores (K, ...), K at least 2; of equal scores the first one counts.
+    """Return the class (...) uint8 with the largest of the scores (K, ...), K at least 2.
 
-    The result is that of `scores.argmax(0)`, which takes up to 100 times as long on the CPU (benchmarks/validation.py).
+    Of equal scores the first one counts.
+
+    The result is that of `scores.argmax(0)`, which takes up to 100 times as long on the CPU
+    (benchmarks/validation.py).
     """
     best = scores[0]
     number = (scores[1] > scores[0]).view(torch.uint8)

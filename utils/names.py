@@ -20,8 +20,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 def case_name_fault(name: str) -> str:
     """Return why a case must not have this name; empty if it may.
 
-    A name that passes can be written to a case list and read back, and is a valid file name on Linux,
-    macOS and Windows.
+    A name that passes can be written to a case list and read back, and is a valid file name on
+    Linux, macOS and Windows.
     """
     fault = name_fault(name)
     if fault:
@@ -46,7 +46,10 @@ def folded(name: str) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return the most similar of `names`, preferably one that differs only in upper and lower case; empty if none is similar."""
+    """Return the most similar of `names`; empty if none is similar.
+
+    A name that differs only in upper and lower case is preferred.
+    """
     names = list(names)
     for other in names:
         if folded(other) == folded(name):
@@ -78,7 +81,10 @@ def csv_cell(text: str) -> str:
 
 
 def csv_text(cell: str) -> str:
-    """Return the text that was passed to `csv_cell`. Cells that were written without it are returned unchanged."""
+    """Return the text that was passed to `csv_cell`.
+
+    Cells that were written without it are returned unchanged.
+    """
     if _is_quoted(cell):
         return cell[1:]
     return cell

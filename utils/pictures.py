@@ -10,7 +10,7 @@ COLOURS = np.array(
 
 
 def grey_picture(image: np.ndarray) -> np.ndarray:
-    """Convert an image (H, W) of any range to (H, W, 3) uint8, scaled from its minimum to its maximum."""
+    """Convert an image (H, W) to (H, W, 3) uint8, scaled from its minimum to its maximum."""
     low = float(image.min())
     high = float(image.max())
     scaled = np.zeros_like(image)
@@ -25,7 +25,10 @@ def label_picture(label: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, opacity: float = 0.45) -> np.ndarray:
-    """Draw the label's colours over the grey image, except on background; return (H, W, 3) uint8."""
+    """Return the grey image with the label's colours over it, (H, W, 3) uint8.
+
+    Background is not coloured.
+    """
     grey = grey_picture(image)
     tinted = ((1 - opacity) * grey + opacity * label_picture(label)).astype(np.uint8)
     return np.where((label > 0)[..., None], tinted, grey)

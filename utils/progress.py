@@ -1,4 +1,7 @@
-"""Progress bars: frequent updates on a terminal, rare ones in a file, none where the receiver of messages shows none."""
+"""Progress bars: frequent updates on a terminal, rare ones in a file.
+
+There are none if the receiver of messages shows none.
+"""
 
 import sys
 import time
@@ -13,7 +16,10 @@ T = TypeVar("T")
 
 
 class _Bar(tqdm):
-    """A bar that uses monotonic time. tqdm uses the system clock, and does not update for an hour if that is set back by an hour."""
+    """A bar that uses monotonic time.
+
+    tqdm uses the system clock, and does not update for an hour if that is set back by an hour.
+    """
 
     _time = property(lambda self: time.monotonic, lambda self, clock: None)
 
@@ -25,7 +31,8 @@ def progress(items: Iterable[T] | None = None, **options: Any) -> "tqdm[T]":
     """
     if not receiver().shows_progress:
         options["disable"] = True
-    # miniters=1: every step checks the time, so that tqdm's monitor thread, which uses the system clock, is not needed.
+    # miniters=1: every step checks the time, so that tqdm's monitor thread, which uses the system
+    # clock, is not needed.
     interval = 20.0
     if sys.stderr.isatty():
         interval = 0.2

@@ -27,7 +27,10 @@ def provenance() -> dict:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout, with "+changes" after it if there are uncommitted changes; None outside a checkout."""
+    """Return the commit of the checkout; None outside a checkout.
+
+    "+changes" follows it if there are uncommitted changes.
+    """
     here = Path(__file__).resolve().parents[1]
     try:
         commit = subprocess.run(
@@ -48,7 +51,10 @@ def git_commit() -> str | None:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, which is read in blocks because it may be larger than memory."""
+    """Return the SHA-256 of a file.
+
+    The file is read in blocks because it may be larger than memory.
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -11,14 +11,18 @@ from utils.transfer import to_device, to_host
 
 
 def class_pseudo_label(logits: Tensor, connectivity: Connectivity = 8) -> Callable[[], Tensor]:
-    """Start the pseudo label of logits (N, K, ...); the returned function gives it as (N, ...) int64 on the same device.
+    """Start the pseudo label of logits (N, K, ...).
 
-    The pseudo label is the argmax, of which each sample keeps the largest component of each class. Components are found on the CPU:
-    this function only starts the copy of the argmax (one byte per pixel), and the returned function does the rest. Work that the
-    device receives in between runs in parallel. Calling the returned function again gives the same tensor.
+    The returned function gives it as (N, ...) int64 on the same device.
 
-    `connectivity` as published: 8 for ACDC, 26 for LA and CoGRNet, 18 for Pancreas. With two classes the argmax equals the published
-    3-D rule "softmax of the foreground at least 0.5", except where both logits are equal: such a voxel is background here.
+    The pseudo label is the argmax, of which each sample keeps the largest component of each class.
+    Components are found on the CPU: this function only starts the copy of the argmax (one byte per
+    pixel), and the returned function does the rest. Work that the device receives in between runs
+    in parallel. Calling the returned function again gives the same tensor.
+
+    `connectivity` as published: 8 for ACDC, 26 for LA and CoGRNet, 18 for Pancreas. With two
+    classes the argmax equals the published 3-D rule "softmax of the foreground at least 0.5",
+    except where both logits are equal: such a voxel is background here.
     """
     classes = logits.shape[1]
     device = logits.device

@@ -15,7 +15,10 @@ def learning_rate(function: Callable[..., float]) -> Callable[..., float]:
 
 
 def schedule(name: str, drop_every: int) -> Schedule:
-    """Return the schedule of that name; `drop_every` is the number of steps between two drops of `step`."""
+    """Return the schedule of that name.
+
+    `drop_every`: the number of steps between two drops of `step`.
+    """
     if name == "step":
         return partial(step, every=drop_every)
     return SCHEDULES[name]
@@ -23,6 +26,7 @@ def schedule(name: str, drop_every: int) -> Schedule:
 
 @learning_rate
 def constant(step: int, total: int) -> float:
+    """Return 1 at every step."""
     return 1.0
 
 
@@ -36,7 +40,10 @@ def step(step: int, total: int, every: int) -> float:
 
 @learning_rate
 def two_drops(step: int, total: int) -> float:
-    """Multiply by 0.1 after 5/12 and after 10/12 of the run: 2 500 and 5 000 of the 6 000 iterations of UA-MT, DTC and DeSCO."""
+    """Multiply by 0.1 after 5/12 and after 10/12 of the run.
+
+    These are 2 500 and 5 000 of the 6 000 iterations of UA-MT, DTC and DeSCO.
+    """
     return 0.1 ** (12 * step // (5 * total))
 
 
@@ -48,7 +55,9 @@ def poly(step: int, total: int) -> float:
 
 @learning_rate
 def poly_late(step: int, total: int) -> float:
-    """`poly` one step late: the first two steps have the full rate, as in SSL4MIS (mean teacher, UA-MT, URPC), UniMatch and AD-MT.
+    """`poly` one step late: the first two steps have the full rate.
+
+    So do SSL4MIS (mean teacher, UA-MT, URPC), UniMatch and AD-MT.
 
     Their codes set the rate after a step, from the number of that step.
     """
@@ -62,11 +71,17 @@ def cosine(step: int, total: int) -> float:
 
 
 def sigmoid_rampup(current: float, length: float) -> float:
-    """exp(-5 (1 - t)^2) with t = current / length clipped to 0..1 (Laine & Aila, arXiv 1610.02242)."""
+    """Return exp(-5 (1 - t)^2) with t = current / length clipped to 0..1.
+
+    Source: Laine & Aila, arXiv 1610.02242.
+    """
     t = min(max(current / length, 0.0), 1.0)
     return math.exp(-5 * (1 - t) ** 2)
 
 
 def consistency_weight(step: int) -> float:
-    """Return the consistency weight of the published code, which logs it but uses it in no loss; it reaches 0.5 after 30 000 steps."""
+    """Return the consistency weight of the published code, which uses it in no loss.
+
+    The code only logs it. It reaches 0.5 after 30 000 steps.
+    """
     return 0.5 * sigmoid_rampup(step // 150, 200)

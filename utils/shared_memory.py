@@ -1,4 +1,7 @@
-"""Shared memory (/dev/shm on Linux), which holds the tensors and locks that processes share. Containers often have little of it."""
+"""Shared memory (/dev/shm on Linux), which holds the tensors and locks that processes share.
+
+Containers often have little of it.
+"""
 
 import multiprocessing
 import os
@@ -22,26 +25,33 @@ def free_bytes() -> int | None:
 
 
 def check_locks(count: int, remedy: str = "") -> None:
-    """Raise UserError if the system cannot make that many locks between processes; `remedy` is the first advice in its message."""
+    """Raise UserError if the system cannot make that many locks between processes.
+
+    `remedy`: the first advice in its message.
+    """
     locks = []
     try:
         for _ in range(count):
             locks.append(multiprocessing.get_context("spawn").Lock())
     except OSError as error:
         raise UserError(
-            f"{PLACE}: no room for locks between processes ({error.strerror or error}); {remedy}{MORE}"
+            f"{PLACE}: no room for locks between processes ({error.strerror or error}); "
+            f"{remedy}{MORE}"
         ) from None
 
 
 def check_room(flag: str, processes: int, needed: int) -> None:
-    """Raise UserError unless `needed` bytes are free for that many processes, their locks included."""
+    """Raise UserError unless `needed` bytes are free for that many processes.
+
+    Their locks are included.
+    """
     remedy = f"use --{flag} 0, or "
     free = free_bytes()
     locks = LOCKS_OF_A_PROCESS * (processes + 1)
     total = needed + DATASET * locks
     if free is not None and free < total:
         raise UserError(
-            f"--{flag} {processes}: its processes need up to {total / 1e6:.1f} MB of shared memory, "
-            f"and {PLACE} has {free / 1e6:.1f} MB free; {remedy}{MORE}"
+            f"--{flag} {processes}: its processes need up to {total / 1e6:.1f} MB of shared "
+            f"memory, and {PLACE} has {free / 1e6:.1f} MB free; {remedy}{MORE}"
         )
     check_locks(locks, remedy=remedy)

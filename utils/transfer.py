@@ -15,8 +15,8 @@ def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 def to_host(tensor: Tensor) -> Callable[[], np.ndarray]:
     """Start a copy to the CPU; the returned function waits for it and returns the array.
 
-    With CUDA the copy goes to pinned memory. It runs after the work that the device has already received, and does not block the work
-    that follows.
+    With CUDA the copy goes to pinned memory. It runs after the work that the device has already
+    received, and does not block the work that follows.
     """
     if tensor.device.type != "cuda":
         return tensor.cpu().numpy

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import FrameType
 
 from utils.errors import Interrupted, UserError
 from utils.files import scratch
@@ -27,18 +29,22 @@ def check_processes(flag: str, count: int) -> None:
     most = max(64, 4 * (os.cpu_count() or 1))
     if count > most:
         raise UserError(
-            f"--{flag} {count}: more processes than {os.cpu_count()} processors can use; use at most {most}"
+            f"--{flag} {count}: more processes than {os.cpu_count()} processors can use; "
+            f"use at most {most}"
         )
 
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of `workers` processes. If an exception (also Ctrl-C) leaves the block, they are ended at once."""
+    """Yield a pool of `workers` processes.
+
+    If an exception (also Ctrl-C) leaves the block, they are ended at once.
+    """
     check_locks(8)
     before = {key: os.environ.get(key) for key in (*ONE_THREAD, "TMPDIR")}
     with scratch("workers") as folder:
-        # Libraries read these when they are loaded, so they must be set before a process starts. TMPDIR: temporary files of processes
-        # that are ended are deleted with the scratch folder.
+        # Libraries read these when they are loaded, so they must be set before a process starts.
+        # TMPDIR: temporary files of processes that are ended are deleted with the scratch folder.
         os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
         os.environ["TMPDIR"] = str(folder)
         context = multiprocessing.get_context(START)
@@ -68,7 +74,10 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def ended_processes(then: str = ", finished cases are kept") -> Iterator[None]:
-    """Raise UserError if a process of the pool was killed, for example because memory ran out; `then` ends its message."""
+    """Raise UserError if a process of the pool was killed, for example for lack of memory.
+
+    `then` ends its message.
+    """
     try:
         yield
     except BrokenProcessPool:
@@ -79,13 +88,13 @@ def ended_processes(then: str = ", finished cases are kept") -> Iterator[None]:
 
 @contextmanager
 def terminated(then: str = "the same command continues") -> Iterator[None]:
-    """Within the context, SIGTERM (for example from a scheduler) and the closing of the terminal raise Interrupted.
+    """Within the context, SIGTERM and the closing of the terminal raise Interrupted.
 
-    Work then ends as with Ctrl-C: no incomplete file and no process remains. `then` ends the message. Only the main thread receives
-    signals; in other threads this context changes nothing.
+    Work then ends as with Ctrl-C: no incomplete file and no process remains. `then` ends the
+    message. Only the main thread receives signals; in other threads this context changes nothing.
     """
 
-    def stop(number: int, frame) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(f"terminated; {then}", 128 + number)
 
     numbers = []
@@ -105,14 +114,17 @@ def terminated(then: str = "the same command continues") -> Iterator[None]:
 
 
 def _leave_signals_to_parent() -> None:
-    """Ignore Ctrl-C, which reaches every process of a terminal, because the parent ends its processes; end if the parent is killed."""
+    """Ignore Ctrl-C, because the parent ends its processes; end if the parent is killed.
+
+    Ctrl-C reaches every process of a terminal.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent) -> None:
+def _end_with(parent: BaseProcess) -> None:
     """Wait for the parent to end, then end this process."""
     parent.join()
     os._exit(1)
