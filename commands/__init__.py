@@ -1,8 +1,9 @@
-"""What the scripts call.
+"""One module per command of the scripts and of `fewlabels`.
 
-Imported before anything that imports torch, because OpenMP reads this once, when it is loaded: a thread with nothing to do looks only a
-thousand times for work before it sleeps, not 300 000 times. Beside any other busy process those who look keep those who work from
-their cores (docs/performance.md). Whoever sets OMP_WAIT_POLICY or GOMP_SPINCOUNT decides instead.
+This package is imported before torch, because OpenMP reads its settings once, when it is loaded. A
+thread without work then looks for work only a thousand times before it sleeps, not 300 000 times.
+Next to another busy process, threads that look for work would take the cores from those that have
+some (docs/performance.md). OMP_WAIT_POLICY and GOMP_SPINCOUNT, if they are set, win.
 """
 
 import os

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -171,7 +172,7 @@ def write(
 
 def _read_checkpoints(groups: Sequence[Group]) -> None:
     """Read the checkpoints of all runs, which the results then keep, under a progress bar."""
-    results = [result for group in groups for result in group.results]
+    results = list(chain.from_iterable(group.results for group in groups))
     with progress(results, desc="reading checkpoints", unit="run", leave=False) as bar:
         for result in bar:
             _ = result.stages
@@ -272,8 +273,12 @@ def _with_seeds(groups: Sequence[Group], parts: Sequence[Part]) -> list[dict[str
 
 def _commands(content: Mapping[str, Any]) -> list[str]:
     """The command of this page, then those of the tests, each once."""
-    tests = [run["command"] for part in content["groups"] for run in part["runs"] if run["command"]]
-    return [content["command"], *dict.fromkeys(tests)]
+    commands = [content["command"]]
+    for part in content["groups"]:
+        for run in part["runs"]:
+            if run["command"] and run["command"] not in commands[1:]:
+                commands.append(run["command"])
+    return commands
 
 
 def _pictures(settings: PageSettings, groups: Sequence[Group]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -129,7 +130,7 @@ def _score(settings: ScoringSettings, output: Path) -> ScoringResult:
         if classes is None:
             values, reading_faults = _map(pool, "reading labels", folders.pairs, label_values)
             faults += reading_faults
-            classes = classes_of_values({value for one in values for value in one})
+            classes = classes_of_values(chain.from_iterable(values))
             if not classes.values and not faults:
                 raise UserError(
                     f"--labels {settings.labels}: all labels are empty; name the folder of the "
@@ -188,7 +189,7 @@ def _write(
     scored: Sequence[PairScores],
 ) -> EvaluationResult:
     """Write metrics.csv and summary.json, and print the table."""
-    scores = [score for one in scored for score in one.scores]
+    scores = list(chain.from_iterable(one.scores for one in scored))
     hashes: dict[str, str] = {}
     file_hashes: dict[Path, str] = {}
     for pair, one in zip(folders.pairs, scored, strict=True):

@@ -112,7 +112,7 @@ def run(settings: PredictSettings) -> PredictResult:
 
 
 def warn_about_crop(model: Model) -> None:
-    """Warn if the training scans were cropped to the label, and no box says where the object is."""
+    """Warn if the training scans were cropped to the label, and no box selects the object."""
     if isinstance(model.preparation, CroppedPreparation) and model.box is None:
         message(
             f"warning: the training scans of {model.info.name} were cropped to the label, and "

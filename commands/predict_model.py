@@ -272,9 +272,9 @@ def _box(settings: ModelSettings) -> Box | None:
     if not box:
         return None
     if len(box) != 6:
-        given = " ".join(str(number) for number in box)
+        numbers = " ".join(str(number) for number in box)
         raise UserError(
-            f"--box {given}: give start and end of each axis of the file, as in --box 100 250 120 "
+            f"--box {numbers}: give start and end of each axis of the file, as in --box 100 250 120 "
             f"260 0 88"
         )
     return box[::2], box[1::2]

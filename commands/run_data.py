@@ -134,11 +134,11 @@ def run_data(
             f"{root}: not all processes read the same lists: every machine needs the same copy of "
             f"the data set"
         )
-    found: Survey = {}
+    surveyed: Survey = {}
     if is_main():
-        found = survey(root, info, files)
-    found = from_main(found)
-    cases = _cases(info, found, lists)
+        surveyed = survey(root, info, files)
+    surveyed = from_main(surveyed)
+    cases = _cases(info, surveyed, lists)
     leaks, copies = find_copies(cases)
     if leaks:
         more = ""
@@ -147,16 +147,18 @@ def run_data(
         raise UserError(f"{leaks[0]}{more}; remove one of them from its list")
     for line in copies[:MOST_COPIES]:
         say(f"warning: {line}, so it counts twice")
-    digest = _digest(info, found, lists, cases=cases)
+    digest = _digest(info, surveyed, lists, cases=cases)
     return RunData(info.plain(), dataset.plan, digest, files=files, read=read, other=other)
 
 
-def _cases(info: DatasetInfo, found: Survey, lists: Mapping[str, Sequence[str]]) -> list[ScanCase]:
+def _cases(
+    info: DatasetInfo, surveyed: Survey, lists: Mapping[str, Sequence[str]]
+) -> list[ScanCase]:
     """The cases that the lists name; files that accompany them, such as coarse labels, are none."""
     cases: list[ScanCase] = []
     for split, names in lists.items():
         listed = set(names)
-        for file in found[split]:
+        for file in surveyed[split]:
             if file.name in listed:
                 name = case_of(info, split, file.name)
                 cases.append(ScanCase(split, name, str(file.path), file.prints))
@@ -165,7 +167,7 @@ def _cases(info: DatasetInfo, found: Survey, lists: Mapping[str, Sequence[str]])
 
 def _digest(
     info: DatasetInfo,
-    found: Survey,
+    surveyed: Survey,
     lists: Mapping[str, Sequence[str]],
     cases: Sequence[ScanCase],
 ) -> Digest:
@@ -177,9 +179,9 @@ def _digest(
             names |= dict.fromkeys(case_of(info, split, name) for name in listed)
     preparations: set[str] = set()
     for split in TRAINING:
-        preparations.update(file.preparation for file in found.get(split, ()))
+        preparations.update(file.preparation for file in surveyed.get(split, ()))
     preparations.discard("")
-    return digest_of(found) | {
+    return digest_of(surveyed) | {
         "cases": [[hashed(name), ""] for name in names],
         "scans": as_record(without_common(cases)),
         "preparations": sorted(preparations),
@@ -204,16 +206,16 @@ def check_tested(
     if not checkpoint.data:
         return ""
     files = {split: [(name, info.path(root, name)) for name in names]}
-    found = survey(root, info, files)
-    prepared = [file.preparation for file in found[split]]
-    leaked = _compared(checkpoint, lambda data: seen_in_training(data, found[split], split))
+    surveyed = survey(root, info, files)
+    prepared = [file.preparation for file in surveyed[split]]
+    leaked = _compared(checkpoint, lambda data: seen_in_training(data, surveyed[split], split))
     if leaked:
         leaked = f"it was trained on {leaked}"
     preparation = _compared(
         checkpoint, lambda data: other_preparation(data.get("preparations", ()), prepared)
     )
     changed = _compared(
-        checkpoint, lambda data: difference(data, digest_of(found), files, (split,))
+        checkpoint, lambda data: difference(data, digest_of(surveyed), files, (split,))
     )
     faults = [fault for fault in (leaked, preparation, changed) if fault]
     if faults and not other:

@@ -96,7 +96,7 @@ def _listed(values: tuple[int, ...]) -> str:
 
 def classes_of_values(values: Iterable[int]) -> ClassValues:
     """The classes of labels without a description: each value but 0, named by its number."""
-    by_name = {str(value): (value,) for value in sorted(values) if value != 0}
+    by_name = {str(value): (value,) for value in sorted(set(values)) if value != 0}
     return ClassValues(by_name, source="the labels' values")
 
 

@@ -22,8 +22,8 @@ Corner = tuple[int, ...]
 def check_stride(stride: Sequence[int], flag: str) -> None:
     """Raise UserError unless `stride` moves a sliding window along three axes."""
     if len(stride) != 3 or min(stride) < 1:
-        given = " ".join(str(step) for step in stride)
-        raise UserError(f"--{flag} {given}: give three steps of at least 1, as in --{flag} 18 18 4")
+        steps = " ".join(str(step) for step in stride)
+        raise UserError(f"--{flag} {steps}: give three steps of at least 1, as in --{flag} 18 18 4")
 
 
 @dataclass(frozen=True)

@@ -170,9 +170,10 @@ def _check_same_test(first: Result, other: Result) -> None:
     """Raise UserError where two results are not of the same cases, classes and data set."""
     apart = sorted(set(first.cases) ^ set(other.cases))
     if apart:
-        having, lacking = first, other
+        having = first
+        lacking = other
         if apart[0] not in first.cases:
-            having, lacking = other, first
+            having, lacking = lacking, having
         raise UserError(
             f"{other.folder}: tested on other cases than {first.folder} ({len(apart)} differ; "
             f"{apart[0]} is in {having.folder} and not in {lacking.folder}); "
@@ -275,7 +276,9 @@ def _check_names(names: Sequence[str], members: Sequence[Sequence[Result]]) -> N
     """Raise UserError unless --names has one name per group."""
     if len(names) == len(members):
         return
-    folders = [" ".join(str(result.folder) for result in runs) for runs in members]
+    folders: list[str] = []
+    for runs in members:
+        folders.append(" ".join(str(result.folder) for result in runs))
     raise UserError(
         f"--names: {len(names)} names for {len(members)} groups ({'; '.join(folders)}); "
         f"give one name per group"

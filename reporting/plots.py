@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import chain
 
 # Width of the drawing. Font sizes are in the same units, so a plot must not be shown much narrower.
 WIDTH = 360
@@ -192,7 +193,7 @@ def plot_curves(
 
     `limits`: of the y axis, None to fit the curves. `borders`: where stages begin.
     """
-    points = [point for curve in curves for point in curve.points]
+    points = list(chain.from_iterable(curve.points for curve in curves))
     plot = Plot(
         title,
         f"{title} over the iterations, {len(curves)} curves",
@@ -212,7 +213,7 @@ def plot_cases(title: str, names: Sequence[str], columns: Sequence[Column]) -> P
     """Plot a value per case and group, cases in the order of the first group's values."""
     first = columns[0]
     order = sorted(range(len(names)), key=lambda case: first.values[case])
-    low, high = span(value for column in columns for value in column.values)
+    low, high = span(chain.from_iterable(column.values for column in columns))
     plot = Plot(
         title,
         f"{title} of each of {len(names)} cases, one dot per case and group",

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from reporting.groups import MEAN, Group
-from reporting.tested_run import Result
 
 
 def title(groups: Sequence[Group], dataset: str) -> str:
@@ -60,7 +59,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
             f"Structures that were missed completely (empty prediction): {', '.join(counts)}. "
             f"Read the penalised results."
         )
-    if any(_has_unknown_scores(result) for group in groups for result in group.results):
+    if any(_has_unknown_scores(group) for group in groups):
         lines.append(
             "An older metrics.csv does not hold the penalised scores of empty predictions; "
             "test again to see penalised differences."
@@ -141,8 +140,8 @@ def _missed(group: Group) -> tuple[int, int]:
     return missed, len(group.results) * present
 
 
-def _has_unknown_scores(result: Result) -> bool:
-    return bool(np.isnan(result.values["honest"]["dice"]).any())
+def _has_unknown_scores(group: Group) -> bool:
+    return any(np.isnan(result.values["honest"]["dice"]).any() for result in group.results)
 
 
 def _version(about: Mapping[str, Any]) -> str:
