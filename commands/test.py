@@ -239,9 +239,12 @@ def choose_checkpoint(dataset: DatasetSpec, settings: EvaluationSettings) -> Cho
     path = settings.checkpoint
     if path is None:
         return choose(dataset, settings.output_root, request)
-    if path.is_dir() and stage_names(path):
+    if stage_names(path):
         return choose_in(dataset, path, usual_value(dataset, "labelnum"), request)
-    best, notes = find_checkpoint(path)
+    best = path
+    notes: tuple[str, ...] = ()
+    if path.is_dir():
+        best, notes = find_checkpoint(path)
     return Choice(best.parent.parent, stage=best.parent.name, best=best, notes=notes)
 
 

@@ -281,7 +281,7 @@ def test_a_prediction_that_somebody_corrected_is_kept_and_named(predicted, capsy
     write_scan(out / name, (1 - scan.array).astype(np.uint8), scan.geometry.spacing)
     corrected = (out / name).read_bytes()
     assert again() == 2
-    assert f"{name}: has changed since it was predicted; move it away" in capsys.readouterr().err
+    assert f"{name}: has changed since it was predicted; move it to" in capsys.readouterr().err
     assert (out / name).read_bytes() == corrected
     assert again("--overwrite") == 0
     assert (out / name).read_bytes() != corrected
