@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import Batch, Method, StageContext, StageSpec, TrainingStage, at_least_float32
+from methods.base import Batch, Method, StageContext, StageSpec, TrainingStage
+from methods.class_memory import ClassMemory
 from methods.helpers import (
     SGD_PRESETS,
     ConsistencyOptions,
@@ -32,7 +32,6 @@ from utils.losses import StepLoss
 
 PUBLISHED_ITERATIONS = {2: 30_000, 3: 15_000}
 HEADS = "heads"
-MEMORY_SIZE = 32
 SEARCH_LENGTH = 10.0
 """Length of the step that searches for the direction in which predictions change most."""
 GRADIENT_SCALE = 2.0**16
@@ -56,81 +55,39 @@ class Options(ConsistencyOptions):
 
 
 class SSNet(TrainingStage[Options]):
-    """Labelled images against their labels; contrast on both halves of the batch; smoothness on all images.
-
-    `memory` holds up to 32 projected features (M, 32) of each foreground class. How many pixels of a class are in a batch decides the
-    shapes of tensors here, so a step waits for the device once for each class.
-    """
+    """Labelled images against their labels; contrast on both halves of the batch; smoothness on all images."""
 
     name = "train"
 
     def __init__(self, context: StageContext[Options]):
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
-        self.classes = context.classes
-        features = cast(Network, self.student).feature_channels
-        heads = ContrastiveHeads(features, self.classes)  # drawn after the student, from its seed
+        channels = cast(Network, self.student).feature_channels
         device = next(self.student.parameters()).device
-        self.heads = heads.to(device)
-        self.add_learner(HEADS, self.heads)
-        self.memory = {
-            number: torch.zeros(0, MEMORY_SIZE, device=device) for number in range(1, self.classes)
-        }
+        # their first weights are drawn after the student's, from the same seed
+        heads = ContrastiveHeads(channels, context.classes)
+        self.add_learner(HEADS, heads.to(device))
+        self.memory = ClassMemory(heads, context.classes, device)
 
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
         label = batch["label"]
         count = len(label)
         logits, feature = self.call_with_auxiliary("student", batch["image"])
         predicted = logits.argmax(1)
-        self.remember(feature[:count], predicted[:count], label)
-        labelled = self.contrast(feature[:count], label)
-        unlabelled = self.contrast(feature[count:], predicted[count:])
+        is_correct = (predicted[:count] == label) & (label > 0)
+        self.memory.replace(feature[:count], label, is_correct)
+        labelled = self.memory.distance(feature[:count], label)
+        unlabelled = self.memory.distance(feature[count:], predicted[count:])
         weight = ramped_consistency(self.options, self.time.step(step))
         loss = self.loss.of_whole(logits[:count], label)
         loss = loss.plus("contrast_labelled", labelled, weight * self.options.contrast_weight)
         loss = loss.plus("contrast_unlabelled", unlabelled, weight * self.options.contrast_weight)
         self.show(batch["image"], logits, label)
         self.log("consistency_weight", weight)
-        yield loss  # the graph of this pass is freed before those of the smoothness loss are made
-        smoothness = self.smoothness(batch["image"])
-        yield StepLoss(weight * smoothness, {"loss_vat": smoothness.detach()})
-
-    @torch.no_grad()
-    def remember(self, feature: Tensor, predicted: Tensor, label: Tensor) -> None:
-        """Replace the memory of each class by projections of its correctly predicted labelled pixels.
-
-        feature (L, C, ...), predicted and label (L, ...). Of more than 32 pixels those with the lowest ranks are kept, as published. A
-        class without such a pixel keeps its memory.
-        """
-        is_correct = (predicted == label) & (predicted > 0)
         self.log("correct_foreground", is_correct.sum())
-        self.heads.eval()
-        projected = at_least_float32(self.heads.project(pixels(feature)[is_correct.flatten()]))
-        self.heads.train()
-        classes = label[is_correct]
-        for number in self.memory:
-            vectors = projected[classes == number]
-            if len(vectors) > MEMORY_SIZE:
-                order = self.heads.rank(vectors, number).argsort(stable=True)
-                vectors = vectors[order[:MEMORY_SIZE]]
-            if len(vectors):
-                self.memory[number] = vectors
-
-    def contrast(self, feature: Tensor, label: Tensor) -> Tensor:
-        """Return the distance of the predictions of all foreground pixels to the memories of their classes.
-
-        feature (N, C, ...), label (N, ...). The sum over the foreground classes is divided by the number of all classes, as published.
-        """
-        vectors = at_least_float32(self.heads.predict(pixels(feature)))
-        label = label.flatten()
-        # keeps the selectors of absent classes in the graph: processes then exchange gradients of the same parameters
-        total = 0 * torch.stack([weights.sum() for weights in self.heads.parameters()]).sum()
-        for number, memory in self.memory.items():
-            mine = vectors[label == number]
-            if len(memory) > 1 and len(mine) > 1:
-                ranks = self.heads.rank(mine.detach(), number)
-                total = total + distance_to_memory(mine, memory, ranks)
-        return total / self.classes
+        yield loss  # its backward pass frees the graph of this pass before the next ones are made
+        smoothness = self.smoothness(batch["image"])
+        yield StepLoss(weight * smoothness, {"loss_vat": smoothness})
 
     def smoothness(self, image: Tensor) -> Tensor:
         """Return how much the probabilities of images (N, C, ...) change along the worst direction (VAT, Miyato et al., TPAMI 2018).
@@ -149,28 +106,12 @@ class SSNet(TrainingStage[Options]):
         return dice_distance(moved, target)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "memory": list(self.memory.values())}
+        return {**super().state_dict(), "memory": list(self.memory.vectors.values())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        for number, vectors in zip(self.memory, state["memory"], strict=True):
-            self.memory[number] = vectors.to(self.memory[number].device)
-
-
-def pixels(feature: Tensor) -> Tensor:
-    """Return features (N, C, ...) as one row for each pixel, (P, C)."""
-    return feature.movedim(1, -1).flatten(0, -2)
-
-
-def distance_to_memory(vectors: Tensor, memory: Tensor, ranks: Tensor) -> Tensor:
-    """Return the weighted mean of 1 - cosine over all pairs of vectors (P, D) and memory (M, D).
-
-    The weight of a vector is its rank (P,) divided by the mean rank. The mean over the memory is taken first: cosines are linear in its
-    normalised vectors.
-    """
-    similarity = F.normalize(vectors, dim=1) @ F.normalize(memory, dim=1).mean(0)  # (P,)
-    weights = len(ranks) * ranks / ranks.sum()
-    return (weights * (1 - similarity)).mean()
+        for (number, own), saved in zip(self.memory.vectors.items(), state["memory"], strict=True):
+            self.memory.vectors[number] = saved.to(own.device)
 
 
 def random_direction(image: Tensor) -> Tensor:

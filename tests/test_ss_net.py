@@ -10,15 +10,9 @@ from torch import nn
 
 from datasets import acdc, la
 from datasets.run_settings import make_settings
-from methods.ss_net import (
-    MEMORY_SIZE,
-    Options,
-    SSNet,
-    dice_distance,
-    distance_to_memory,
-    pixels,
-    unit_length,
-)
+from methods.class_memory import MEMORY_SIZE, ClassMemory, distance_to_memory, pixels
+from methods.ss_net import Options, SSNet, dice_distance, unit_length
+from networks.contrast import ContrastiveHeads
 from networks.net_factory_ega import net_factory
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -60,12 +54,13 @@ class FirstEntry(nn.Module):
         return x[:, :1]
 
 
-def with_plain_heads(stage):
-    """Projections are the features themselves, and the rank of a pixel is the first entry of its features."""
-    stage.heads.projection_head = nn.Identity()
+def memory_of_features():
+    """A memory of features of 32 channels: their projections are they themselves, and the rank of a pixel is its first entry."""
+    heads = ContrastiveHeads(MEMORY_SIZE, 4)
+    heads.projection_head = nn.Identity()
     for number in (1, 2, 3):
-        stage.heads.add_module(f"contrastive_class_selector_{number}", FirstEntry())
-    return stage
+        heads.add_module(f"contrastive_class_selector_{number}", FirstEntry())
+    return ClassMemory(heads, 4, torch.device("cpu"))
 
 
 def line_of_pixels(values):
@@ -75,44 +70,61 @@ def line_of_pixels(values):
     return feature
 
 
-def test_the_memory_keeps_correctly_predicted_foreground_pixels_of_their_class():
-    stage = with_plain_heads(ss_net())
+def first_entries(memory, number):
+    return memory.vectors[number][:, 0].tolist()
+
+
+def test_the_memory_keeps_correctly_predicted_pixels_of_their_class():
+    memory = memory_of_features()
     label = torch.tensor([[[0], [1], [1], [2], [2]]])
-    predicted = torch.tensor([[[0], [1], [2], [2], [2]]])  # the third pixel is wrong
-    stage.remember(line_of_pixels([1.0, 2.0, 3.0, 4.0, 5.0]), predicted, label)
-    assert {number: one[:, 0].tolist() for number, one in stage.memory.items()} == {
-        1: [2.0],
-        2: [4.0, 5.0],
-        3: [],
-    }
+    is_correct = torch.tensor([[[False], [True], [False], [True], [True]]])
+    memory.replace(line_of_pixels([1.0, 2.0, 3.0, 4.0, 5.0]), label, is_correct)
+    assert [first_entries(memory, number) for number in (1, 2, 3)] == [[2.0], [4.0, 5.0], []]
 
 
 def test_of_many_pixels_the_memory_keeps_those_with_the_lowest_ranks():
-    stage = with_plain_heads(ss_net())
+    memory = memory_of_features()
     values = [(7 * k) % 40 / 8 for k in range(40)]
     ones = torch.ones(1, 40, 1, dtype=torch.long)
-    stage.remember(line_of_pixels(values), ones, ones)
-    kept = sorted(stage.memory[1][:, 0].tolist())
-    assert kept == [k / 8 for k in range(MEMORY_SIZE)]
+    memory.replace(line_of_pixels(values), ones, ones.bool())
+    assert sorted(first_entries(memory, 1)) == [k / 8 for k in range(MEMORY_SIZE)]
 
 
 def test_a_class_without_a_correct_pixel_keeps_its_memory():
-    stage = with_plain_heads(ss_net())
+    memory = memory_of_features()
     ones = torch.ones(1, 2, 1, dtype=torch.long)
-    stage.remember(line_of_pixels([1.0, 2.0]), ones, ones)
-    stage.remember(line_of_pixels([8.0, 9.0]), 2 * ones, 2 * ones)
-    assert stage.memory[1][:, 0].tolist() == [1.0, 2.0]
-    assert stage.memory[2][:, 0].tolist() == [8.0, 9.0]
+    memory.replace(line_of_pixels([1.0, 2.0]), ones, ones.bool())
+    memory.replace(line_of_pixels([8.0, 9.0]), 2 * ones, ones.bool())
+    assert first_entries(memory, 1) == [1.0, 2.0]
+    assert first_entries(memory, 2) == [8.0, 9.0]
+
+
+def test_only_correctly_predicted_foreground_pixels_reach_the_memory(monkeypatch):
+    stage = ss_net()
+    data = batch()
+    seen = []
+    monkeypatch.setattr(stage.memory, "replace", lambda *arguments: seen.append(arguments))
+    logits = torch.zeros(4, 4, 32, 32)
+    logits[:, 2] = 1  # class 2 everywhere
+    feature = torch.zeros(4, stage.student.feature_channels, 32, 32)
+    monkeypatch.setattr(stage, "call_with_auxiliary", lambda name, image: (logits, feature))
+    next(stage.losses(data, 0))
+    ((_, label, is_correct),) = seen
+    assert torch.equal(label, data["label"])
+    assert torch.equal(is_correct, data["label"] == 2)
+    logits[:, 0] = 2  # background everywhere
+    next(stage.losses(data, 0))
+    assert not seen[1][2].any()
 
 
 def test_the_memory_resumes():
     stage = ss_net()
     list(stage.losses(batch(), 0))
-    assert sum(len(one) for one in stage.memory.values()) > 0
+    assert sum(len(one) for one in stage.memory.vectors.values()) > 0
     other = ss_net()
     other.load_state_dict(stage.state_dict())
-    for number, vectors in stage.memory.items():
-        assert torch.equal(other.memory[number], vectors)
+    for number, vectors in stage.memory.vectors.items():
+        assert torch.equal(other.memory.vectors[number], vectors)
 
 
 # the contrast
@@ -131,34 +143,33 @@ def test_the_distance_to_the_memory_is_the_weighted_mean_of_1_minus_cosine_over_
     assert distance_to_memory(vectors, memory, ranks).item() == pytest.approx(expected)
 
 
-def test_the_contrast_is_divided_by_all_classes_and_leaves_out_those_with_too_few_pixels():
-    stage = ss_net()
-    feature = torch.rand(1, stage.student.feature_channels, 2, 3)
+def test_the_contrast_is_divided_by_all_classes_and_skips_those_with_too_few_pixels():
+    heads = ContrastiveHeads(5, 4).eval()  # the same statistics for each call
+    memory = ClassMemory(heads, 4, torch.device("cpu"))
+    feature = torch.rand(1, 5, 2, 3)
     label = torch.tensor([[[1, 1, 0], [2, 3, 3]]])
-    generator = torch.Generator().manual_seed(2)
-    vectors = torch.rand(4, MEMORY_SIZE, generator=generator)
-    stage.memory.update({1: vectors, 2: vectors, 3: vectors[:1]})
-    stage.heads.eval()  # the same statistics for each call
-    predictions = stage.heads.predict(pixels(feature))[:2]
-    ranks = stage.heads.rank(predictions, 1)
+    vectors = torch.rand(4, MEMORY_SIZE)
+    memory.vectors.update({1: vectors, 2: vectors, 3: vectors[:1]})
+    predictions = heads.predict(pixels(feature))[:2]
+    ranks = heads.rank(predictions, 1)
     expected = distance_to_memory(predictions, vectors, ranks) / 4
-    torch.testing.assert_close(stage.contrast(feature, label), expected)
+    torch.testing.assert_close(memory.distance(feature, label), expected)
 
 
 def test_the_selectors_do_not_change_the_features():
     """The rank of a pixel is computed from its detached prediction: with equal ranks its gradient is that of the cosines only."""
-    stage = ss_net()
+    heads = ContrastiveHeads(5, 4)
     vectors = torch.rand(5, MEMORY_SIZE, requires_grad=True)
     memory = torch.rand(3, MEMORY_SIZE)
     constant = torch.ones(5)
     distance_to_memory(vectors, memory, constant).backward()
     expected = vectors.grad.clone()
     vectors.grad = None
-    ranks = stage.heads.rank(vectors.detach(), 1)
+    ranks = heads.rank(vectors.detach(), 1)
     weights = len(ranks) * ranks / ranks.sum()
     distance_to_memory(vectors, memory, ranks).backward()
     torch.testing.assert_close(vectors.grad, expected * weights.detach()[:, None])
-    assert stage.heads.selector(1)[0].weight.grad.any()
+    assert heads.selector(1)[0].weight.grad.any()
 
 
 def test_pixels_are_the_rows_of_a_feature():
