@@ -5,20 +5,26 @@ import re
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import torch
 from helpers import assert_same, together, train
+from raw_scans import blob, noise, write_scan
 
 from commands.any_dataset import test_any as evaluate_any
 from commands.any_dataset import train_any
+from commands.predict import predict
+from commands.prepare import prepare
 from commands.test import evaluate
 from dataloaders.augment import INTENSITIES
 from datasets import acdc
+from datasets.registry import find_dataset
 from methods.registry import METHODS
 from networks.registry import NETWORKS
 from training.checkpoint import load
 from training.loop import _StageRunner
+from utils.errors import UserError
 from utils.losses import TERMS
 from utils.schedules import SCHEDULES
 
@@ -137,6 +143,45 @@ def test_a_3d_data_set_is_one_page(tmp_path):
     )
     evaluate_any([*place, *words(exp="mean_teacher", model="VNet", stride=(32, 32, 16))])
     assert len(list(tmp_path.rglob("metrics.csv"))) == 1
+
+
+def test_raw_scans_of_a_data_set_in_a_file_are_prepared_trained_on_and_predicted(tmp_path):
+    (tmp_path / "prostate.py").write_text(BLOCKS["prostate.py"])
+    raw, root, scans = tmp_path / "raw", tmp_path / "root", tmp_path / "scans"
+    shape, spacing = (33, 32, 16), (0.5, 0.5, 3)
+    for seed, name in enumerate("abcdef"):
+        label = blob(shape, (8, 8, 4), (20, 20, 12)) + blob(shape, (12, 12, 6), (16, 16, 10))
+        for channel, file in enumerate(("t2", "adc")):
+            image = noise(shape, label, 10 * seed + channel)
+            write_scan(raw / name / f"{file}.nii.gz", image, spacing)
+            write_scan(scans / f"{name}_{channel:04d}.nii.gz", image, spacing)
+        write_scan(raw / name / "label.nii.gz", label, spacing)
+    place = ["--dataset", str(tmp_path / "prostate.py"), "--root_path", str(root)]
+    assert prepare([*place, "--source", str(raw), "--workers", "2"]) == 0
+    for split, names in (("train", "abcd"), ("val", "e"), ("test", "f")):
+        (root / f"{split}.list").write_text("\n".join(names))
+    run_flags = words(output_root=tmp_path / "out", labelnum=2, device="cpu", method="bcp")
+    short = words(batch_size=4, labeled_bs=2, val_stride=(32, 32, 16), **SHORT)
+    train_any([*place, *run_flags, *short])
+    (checkpoint,) = (tmp_path / "out").rglob("self_train/last.pth")
+    flags = words(checkpoint=checkpoint, input=scans, output=tmp_path / "predicted", device="cpu")
+    assert predict(["--dataset", str(tmp_path / "prostate.py"), *flags]) == 0
+    predicted = nibabel.load(tmp_path / "predicted" / "d.nii.gz")
+    assert predicted.shape == shape
+    assert np.allclose(predicted.affine, nibabel.load(scans / "d_0000.nii.gz").affine)
+
+
+def test_a_data_set_without_preparation_is_one_line(tmp_path):
+    (tmp_path / "polyps.py").write_text(BLOCKS["polyps.py"])
+    flags = words(dataset=tmp_path / "polyps.py", source=tmp_path, root_path=tmp_path / "out")
+    with pytest.raises(UserError, match=r"polyps.py: the data set has no preparation; add one"):
+        prepare(flags)
+
+
+def test_a_data_set_file_with_the_name_of_a_module_is_one_line(tmp_path):
+    (tmp_path / "json.py").write_text(BLOCKS["polyps.py"])
+    with pytest.raises(UserError, match="there is a module json already; rename the file"):
+        find_dataset(str(tmp_path / "json.py"))
 
 
 def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, registries):
