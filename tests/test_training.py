@@ -242,6 +242,18 @@ def test_tensorboard_has_every_curve_once_after_a_resume(root, tmp_path, monkeyp
     ]
 
 
+def test_the_chosen_logger_writes_and_the_run_is_the_same(root, tmp_path, uninterrupted):
+    (last, _) = train(root, tmp_path, "--run_mode", "pretrain", "--logger", "csv").values()
+    (folder,) = tmp_path.rglob("pre_train/log")
+    assert [path.name for path in folder.iterdir()] == ["scalars.csv"]
+    assert_same(last["student"], uninterrupted["pre_train/last.pth"]["student"])
+
+
+def test_a_run_continues_with_another_logger(root, tmp_path, uninterrupted):
+    train(root, tmp_path, "--run_mode", "pretrain", "--logger", "csv")
+    assert_same(train(root, tmp_path, "--run_mode", "selftrain"), uninterrupted)
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -237,7 +238,7 @@ class _StageRunner:
         seconds_per_step = (time.monotonic() - self.began) / (step - self.first_step)
         remaining = hours(seconds_per_step * (self.setup.steps - step))
         where = f"{self.stage.name} {step}/{self.setup.steps}"
-        return f"{where}: {', '.join(values)}; {remaining} left"
+        return f"{where}: {', '.join(values)}; {remaining} left in this stage"
 
     # validation
 
@@ -337,15 +338,18 @@ class _StageRunner:
     # saving, stopping and resuming
 
     def _save(self, best: bool) -> None:
-        content = stage_content(
+        content = self._content()
+        if is_main():
+            self.saver.save(content, best=best)
+
+    def _content(self) -> dict[str, Any]:
+        return stage_content(
             self.run_info,
             self.setup,
             progress=self.progress,
             losses=self.losses,
             precision=self.precision,
         )
-        if is_main():
-            self.saver.save(content, best=best)
 
     def _stop(self, log: StageLog, signals: StopSignals) -> None:
         """Save and raise Interrupted: the same command continues from here."""
@@ -354,13 +358,7 @@ class _StageRunner:
         # The file has averaged statistics, for whoever tests it; each process resumes with its own.
         buffers = gathered_buffers(self.stage.networks)
         self._average_buffers()
-        content = stage_content(
-            self.run_info,
-            self.setup,
-            progress=self.progress,
-            losses=self.losses,
-            precision=self.precision,
-        )
+        content = self._content()
         content["buffers"] = buffers
         if is_main():
             self.saver.save(content, best=False)

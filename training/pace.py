@@ -79,13 +79,6 @@ class Pace:
         yield
         self._new_waits.append(time.monotonic() - began)
 
-    @property
-    def seconds(self) -> float | None:
-        """Seconds per step, the median of the last `WINDOW` steps; None before the first one."""
-        if not self._steps:
-            return None
-        return statistics.median(self._steps)
-
     def judge(self) -> None:
         """Warn if steps have become slow.
 
