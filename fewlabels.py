@@ -184,6 +184,7 @@ def load_model(
     checkpoint: StrPath | Sequence[StrPath],
     device: str = "auto",
     *,
+    network: str | None = None,
     dataset: str | None = None,
     tta: Literal["none", "mirror"] = "none",
     largest_component: bool = False,
@@ -197,7 +198,8 @@ def load_model(
     """Load a trained network to predict arrays with.
 
     `checkpoint`: the folder of a run (its best checkpoint is taken), the folder of a stage, or a file; several are
-    averaged. `device`: auto, cpu, cuda, cuda:1, mps. `dataset`: needed for a published checkpoint (ACDC, LA, Pancreas,
+    averaged. `device`: auto, cpu, cuda, cuda:1, mps. `network`: of checkpoints that hold several, as student, other or
+    mean; default: the one that was selected in training. `dataset`: needed for a published checkpoint (ACDC, LA, Pancreas,
     KiTS19, LiTS). `tta`: mirror averages over all flips. `largest_component`: keep the largest component of each class.
     `patch_size`, `stride`: of the network's input and of the sliding window, in voxels; default: those of the
     checkpoint, and half a window. `batch`: windows (default 4) or slices (16) that go through the network at a time.
@@ -209,6 +211,7 @@ def load_model(
     values = {
         "checkpoint": _several(checkpoint),
         "device": device,
+        "network": network,
         "dataset": dataset,
         "tta": tta,
         "largest_component": largest_component,
@@ -385,6 +388,7 @@ def test(
     which: Literal["best", "last"] = "best",
     split: Literal["test", "val"] = "test",
     stage_name: str | None = None,
+    network: str | None = None,
     patch_size: Sequence[int] = (),
     stride: Sequence[int] = (),
     output_dir: StrPath | None = None,
@@ -398,6 +402,7 @@ def test(
     `checkpoint`: the folder of a run or of a stage, or a file. `dataset`: needed for a published checkpoint.
     `root_path`: the folder of the prepared data; needed for own data. `which`: of a run, the best or the last
     checkpoint. `stage_name`: of a run; default: self_train, or else the stage that was written last.
+    `network`: of a checkpoint that holds several; default: the one that was selected in training.
     `output_dir`: folder for predictions, metrics.csv and summary.json; default: in the run's folder.
     `other_data`: test although the cases are not those that the run was trained with. `two_slices`: as in `train`.
     `patch_size`, `stride`: in voxels; default: the checkpoint's and the published ones.
@@ -408,6 +413,7 @@ def test(
         "which": convert("which", which, kind=Literal["best", "last"]),
         "split": split,
         "stage_name": stage_name,
+        "network": network,
         "output_dir": output_dir,
         "device": device,
         "other_data": other_data,

@@ -338,7 +338,7 @@ def _made_with(settings: PredictSettings, model: Model) -> Record:
     preparation = None
     if model.preparation is not None:
         preparation = model.preparation.settings
-    return {
+    made_with: Record = {
         "checkpoints": [member.about["sha256"] for member in model.members],
         "preparation": preparation,
         "patch_size": [member.predictor.patch_size for member in model.members],
@@ -346,3 +346,6 @@ def _made_with(settings: PredictSettings, model: Model) -> Record:
         "tta": settings.tta,
         "largest_component": settings.largest_component,
     }
+    if settings.network is not None:
+        made_with["network"] = settings.network
+    return made_with

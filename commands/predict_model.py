@@ -203,6 +203,8 @@ def plan_of(checkpoint: Checkpoint) -> Plan | None:
 
 def _read(settings: ModelSettings, path: Path) -> _Source:
     checkpoint = read(path)
+    if settings.network is not None:
+        checkpoint = checkpoint.of_network(settings.network)
     name = settings.dataset
     if not checkpoint.ours:
         if not name:
@@ -239,6 +241,7 @@ def _member(
         "path": str(checkpoint.path),
         "sha256": sha256(checkpoint.path),
         "method": run_title(checkpoint.settings),
+        "network": checkpoint.selected,
         "selection": checkpoint.selection,
         "settings": checkpoint.settings if checkpoint.ours else None,
     }

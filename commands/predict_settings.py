@@ -18,6 +18,9 @@ class ModelSettings:
     """One checkpoint or several, whose probabilities are averaged; ours, or published ones with
     --dataset. Of a run's folder the best checkpoint is used: that of self_train, or of the stage
     that was written last. Of a stage's folder that of the stage."""
+    network: str | None = None
+    """Network of checkpoints that hold several: student, other, ema_teacher ..., or mean for the
+    mean of all learners' softmaxes. Default: the one that was selected in training."""
     dataset: str | None = None
     """Data set of a published checkpoint: ACDC, LA, Pancreas, KiTS19 or LiTS."""
     tta: Literal["none", "mirror"] = "none"

@@ -31,6 +31,7 @@ from commands.test_folder import (
     move_results,
     set_aside_others,
     test_folder,
+    with_network,
 )
 from dataloaders.cases import read_cases
 from dataloaders.digest import digest_of, hashed, survey
@@ -92,6 +93,9 @@ class EvaluationSettings:
     the last one go to `last` in it."""
     checkpoint: Path | None = None
     """A checkpoint file, or the folder of a run or stage, instead of --exp and --labelnum."""
+    network: str | None = None
+    """Network of a checkpoint that holds several: student, other, ema_teacher ..., or mean for the
+    mean of all learners' softmaxes. Default: the one that was selected in training."""
     split: Literal["test", "val"] = "test"
     """The case list to test on."""
     patch_size: tuple[int, ...] = ()
@@ -275,7 +279,8 @@ def _files_of_run(settings: EvaluationSettings, choice: Choice) -> list[Checkpoi
     for name in names:
         folder = settings.output_dir
         if folder is None:
-            folder = test_folder(choice.run, choice.stage, name, settings.split)
+            named = with_network(name, settings.network)
+            folder = test_folder(choice.run, choice.stage, named, settings.split)
         elif name != names[0]:
             folder = folder / name
         files.append(CheckpointFile(paths[name], folder))
@@ -298,6 +303,8 @@ class CheckpointTest:
         """
         info = dataset.info
         checkpoint = read(file.path)
+        if settings.network is not None:
+            checkpoint = checkpoint.of_network(settings.network)
         if checkpoint.ours and checkpoint.info["name"] != info.name:
             raise UserError(
                 f"{file.path}: a checkpoint of {checkpoint.info['name']}, expected one of "
@@ -306,7 +313,9 @@ class CheckpointTest:
         for line in check_agreement(checkpoint, info.plain(), dataset.plan, settings.other_data):
             message(line)
         self.checkpoint = checkpoint
-        self.output = file.output or folder_of_file(file.path, checkpoint, settings.split)
+        self.output = file.output or folder_of_file(
+            file.path, checkpoint, split=settings.split, network=settings.network
+        )
         self._dataset = dataset
         self._settings = settings
         self._device = device
@@ -361,6 +370,7 @@ class CheckpointTest:
         return {
             "checkpoint": sha256(self.checkpoint.path),
             "model": self._model,
+            "network": self.checkpoint.selected,
             "split": self._dataset.info.list_name(self._settings.split),
             "data": data,
             "patch_size": list(self._patch_size),

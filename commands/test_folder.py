@@ -32,18 +32,27 @@ def test_folder(parent: Path, stage: str | None, checkpoint: str, split: str) ->
     return parent / "test" / name
 
 
-def folder_of_file(path: Path, checkpoint: Checkpoint, split: str) -> Path:
-    """Where the test of a checkpoint file is kept.
+def with_network(checkpoint: str, network: str | None) -> str:
+    """The name of a checkpoint, with that of its network if another one than the selected is named."""
+    if network is None:
+        return checkpoint
+    return f"{checkpoint}_{network}"
+
+
+def folder_of_file(
+    path: Path, checkpoint: Checkpoint, split: str, network: str | None = None
+) -> Path:
+    """Where the test of a checkpoint file is kept; `network`: as named by `--network`.
 
     With the run's other tests if the file is in the folder of its stage, otherwise next to it.
     """
     stage = checkpoint.stage
     if stage is None or path.absolute().parent.name != stage:
-        return test_folder(path.parent, stage, path.stem, split)
+        return test_folder(path.parent, stage, with_network(path.stem, network), split)
     name = path.stem
     if BEST_NAME.fullmatch(path.name):
         name = "best"
-    return test_folder(path.parent.parent, stage, name, split)
+    return test_folder(path.parent.parent, stage, with_network(name, network), split)
 
 
 def check_output(folder: Path, made_with: Mapping[str, object], cases: Sequence[str]) -> None:

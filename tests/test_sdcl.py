@@ -1,12 +1,15 @@
 """SDCL: its correction terms by hand, its two students in training and test."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import ACDC, Context, train
 from torch import nn
 
+import fewlabels
 from commands.export import export
 from commands.networks import network_of
 from commands.test import evaluate
@@ -98,6 +101,26 @@ def test_it_is_tested_without_further_flags(folder, phantom_root):
     place = [f"--root_path={phantom_root}", f"--output_root={folder}", "--labelnum=1"]
     evaluate(acdc.DATASET, [*place, "--method=sdcl", "--device=cpu"])
     assert len(list(folder.rglob("metrics.csv"))) == 1
+
+
+def test_the_test_of_another_network_goes_to_a_folder_of_its_own(folder, phantom_root):
+    place = [f"--root_path={phantom_root}", f"--output_root={folder}", "--labelnum=1"]
+    evaluate(acdc.DATASET, [*place, "--method=sdcl", "--device=cpu", "--network=other"])
+    (results,) = folder.rglob("self_train_best_other_test/summary.json")
+    assert json.loads(results.read_text(encoding="utf-8"))["made_with"]["network"] == "other"
+
+
+def test_an_array_is_predicted_with_the_named_network(folder):
+    path = best(folder, "self_train").path
+    image = np.random.default_rng(0).random((5, 32, 32))
+    mean, student, other = [
+        fewlabels.load_model(path, device="cpu", network=name)
+        .predict(image, spacing=(1, 1, 1), probabilities=True)
+        .probabilities
+        for name in (None, "student", "other")
+    ]
+    assert np.allclose(mean, (student + other) / 2, atol=1e-5)
+    assert not np.allclose(student, other, atol=1e-3)
 
 
 def test_the_mean_is_not_exported_but_each_student_is(folder, tmp_path):
