@@ -5,14 +5,14 @@
     model = fewlabels.load_model("my_runs/BCP/mine")
     prediction = model.predict(array, spacing=(0.8, 0.8, 3.0))
 
-Arguments are plain values and paths (str or Path), results are frozen dataclasses. What the user can correct is a
-`UserError`. Nothing is printed: messages go to the logger "fewlabels", and `progress=False` switches progress bars off.
+Arguments are plain values and paths (str or Path), results are frozen dataclasses. What the user
+can correct is a `UserError`. Nothing is printed: messages go to the logger "fewlabels", and
+`progress=False` switches progress bars off.
 
-`prepare`, `check` and `evaluate` start processes. A Python file that calls them needs `if __name__ == "__main__":`
-around the call; a notebook does not.
+`prepare`, `check` and `evaluate` start processes. A Python file that calls them needs `if __name__
+== "__main__":` around the call; a notebook does not.
 """
 
-import logging
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +38,7 @@ from commands import train as training
 from commands.any_dataset import data_of_checkpoint, find_data
 from commands.check import CheckResult, CheckSettings
 from commands.compare import CompareResult, CompareSettings
+from commands.config_file import ConfigFile, read_config_file
 from commands.evaluate import ScoringSettings
 from commands.predict import PredictResult
 from commands.predict_array import predict_array
@@ -47,17 +48,18 @@ from commands.predict_settings import ModelSettings, PredictSettings
 from commands.prepare import PrepareResult, PrepareSettings
 from commands.run_folder import with_earlier_name
 from commands.train import TrainResult
+from commands.train_flags import file_values
 from dataloaders.phantom.raw_scans import write_raw_phantom
 from datasets.base import DatasetSpec
-from datasets.registry import find_dataset
-from datasets.run_settings import settings_from_values
+from datasets.registry import all_datasets, find_dataset
+from datasets.resolve import resolve_values
 from evaluation.results import EvaluationResult
 from evaluation.scores import ClassScore
+from training.config import AnyConfig, RunConfig
 from training.device import choose_device
 from training.stage import StageResult
 from utils.errors import Interrupted, UserError
-from utils.json_file import read_json
-from utils.messages import Log, received_by
+from utils.messages import LOGGER, Log, received_by, uses_terminal
 from utils.names import printable
 from utils.values import checked, convert
 
@@ -87,17 +89,14 @@ __all__ = [
 
 StrPath: TypeAlias = str | PathLike[str]
 
-LOGGER = logging.getLogger("fewlabels")
-LOGGER.addHandler(logging.NullHandler())  # without any handler, Python would print warnings
-
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """The prediction of one array, on the array's own grid.
 
-    `labels`: label values of the training data (a small unsigned type), with the array's spatial axes.
-    `probabilities`: float32, classes first (in the order of `Model.class_names`), then the spatial axes; None if they
-    were not asked for. `warnings`: what is strange about the array.
+    `labels`: label values of the training data (a small unsigned type), with the array's spatial
+    axes. `probabilities`: float32, classes first (in the order of `Model.class_names`), then the
+    spatial axes; None if they were not asked for. `warnings`: what is strange about the array.
     """
 
     labels: np.ndarray
@@ -141,27 +140,29 @@ class Model:
         probabilities: bool = True,
         progress: bool = True,
     ) -> Prediction:
-        """Predict one scan. It is prepared as the training scans were (resampled, normalised), and the result is laid back.
+        """Predict one scan. It is prepared as the training scans were (resampled, normalised), and
+        the result is laid back.
 
         `array`, with the axes in the order in which nibabel reads a file (x, y, z for most):
 
         - (X, Y, Z) or (C, X, Y, Z): a volume, also for a 2-D network, which predicts its slices;
         - (X, Y) or (C, X, Y), for a 2-D network: one slice of such a volume, normalised by itself;
-        - (H, W) or (C, H, W), for a 2-D network, without `spacing`: a picture, rows first, as of a PNG file. It is not
-          resampled.
+        - (H, W) or (C, H, W), for a 2-D network, without `spacing`: a picture, rows first, as of a
+          PNG file. It is not resampled.
 
-        The axis C may be omitted where the network takes one channel. Intensities are those of the scan's file, after its
-        slope and intercept.
+        The axis C may be omitted where the network takes one channel. Intensities are those of the
+        scan's file, after its slope and intercept.
 
-        `spacing`: size of a voxel in mm along each spatial axis, in the array's axis order: 3 values, or 2 for a slice.
-        `affine`: (4, 4), from array indices to mm in NIfTI's world, such as `nibabel.load(path).affine`; it may stand for
-        `spacing`. Without it the axes are taken to run to the patient's right, front and head. Networks that were
-        trained on own data expect this orientation, so pass the affine of an array with another one.
-        For an array (Z, Y, X) of SimpleITK, pass `array.T`.
-        `probabilities`: return them too; without, a large scan takes less memory.
+        `spacing`: size of a voxel in mm along each spatial axis, in the array's axis order: 3
+        values, or 2 for a slice. `affine`: (4, 4), from array indices to mm in NIfTI's world, such
+        as `nibabel.load(path).affine`; it may stand for `spacing`. Without it the axes are taken to
+        run to the patient's right, front and head. Networks that were trained on own data expect
+        this orientation, so pass the affine of an array with another one. For an array (Z, Y, X) of
+        SimpleITK, pass `array.T`. `probabilities`: return them too; without, a large scan takes
+        less memory.
 
-        With the affine of a file, `labels` equals what code/predict.py writes for that file. Raises UserError where the
-        array does not fit the network.
+        With the affine of a file, `labels` equals what code/predict.py writes for that file. Raises
+        UserError where the array does not fit the network.
         """
         with _quiet(progress):
             warnings: list[str] = []
@@ -197,14 +198,16 @@ def load_model(
 ) -> Model:
     """Load a trained network to predict arrays with.
 
-    `checkpoint`: the folder of a run (its best checkpoint is taken), the folder of a stage, or a file; several are
-    averaged. `device`: auto, cpu, cuda, cuda:1, mps. `network`: of checkpoints that hold several, as student, other or
-    mean; default: the one that was selected in training. `dataset`: needed for a published checkpoint (ACDC, LA, Pancreas,
-    KiTS19, LiTS). `tta`: mirror averages over all flips. `largest_component`: keep the largest component of each class.
-    `patch_size`, `stride`: of the network's input and of the sliding window, in voxels; default: those of the
-    checkpoint, and half a window. `batch`: windows (default 4) or slices (16) that go through the network at a time.
-    `box`: LA, Pancreas, KiTS19, LiTS: start and end of each axis of the array, in voxels, of the part to look at.
-    `variant`, `size`: the preparation of Pancreas, or of KiTS19 and LiTS, that the network was trained on.
+    `checkpoint`: the folder of a run (its best checkpoint is taken), the folder of a stage, or a
+    file; several are averaged. `device`: auto, cpu, cuda, cuda:1, mps. `network`: of checkpoints
+    that hold several, as student, other or mean; default: the one that was selected in training.
+    `dataset`: needed for a published checkpoint (ACDC, LA, Pancreas, KiTS19, LiTS). `tta`: mirror
+    averages over all flips. `largest_component`: keep the largest component of each class.
+    `patch_size`, `stride`: of the network's input and of the sliding window, in voxels; default:
+    those of the checkpoint, and half a window. `batch`: windows (default 4) or slices (16) that go
+    through the network at a time. `box`: LA, Pancreas, KiTS19, LiTS: start and end of each axis of
+    the array, in voxels, of the part to look at. `variant`, `size`: the preparation of Pancreas, or
+    of KiTS19 and LiTS, that the network was trained on.
 
     Raises UserError where there is no checkpoint, or options do not suit it.
     """
@@ -251,11 +254,13 @@ def predict(
     overwrite: bool = False,
     progress: bool = True,
 ) -> PredictResult:
-    """Predict the scans of a folder, or one scan, into files on the scans' own grids, as code/predict.py does.
+    """Predict the scans of a folder, or one scan, into files on the scans' own grids, as
+    code/predict.py does.
 
-    `inputs`: a NIfTI, NRRD or MHA file, a folder of them and of DICOM series, or PNG pictures for 2-D networks.
-    `output`: the folder for the predictions and predict.json. Finished predictions are kept unless `overwrite`.
-    `probabilities`: write CASE.npz too. `part`: "i/n", the i-th of n shares of the scans. Others: see `load_model`.
+    `inputs`: a NIfTI, NRRD or MHA file, a folder of them and of DICOM series, or PNG pictures for
+    2-D networks. `output`: the folder for the predictions and predict.json. Finished predictions
+    are kept unless `overwrite`. `probabilities`: write CASE.npz too. `part`: "i/n", the i-th of n
+    shares of the scans. Others: see `load_model`.
 
     A scan that cannot be predicted is in `failed` of the result; the others are predicted.
     """
@@ -295,11 +300,13 @@ def prepare(
     redo: bool = False,
     progress: bool = True,
 ) -> PrepareResult:
-    """Prepare raw scans below `source` for training, into `root_path`, as code/prepare_data.py does.
+    """Prepare raw scans below `source` for training, into `root_path`, as code/prepare_data.py
+    does.
 
-    `dataset`: a public download, or "own" for scans in nnU-Net's raw layout (docs/data.md). `dims`: own data only, 2 to
-    train on slices, 3 on volumes; default: by the scans' spacing. `cases`: only these, by name. `workers`: processes;
-    0: one for each processor. `redo`: prepare finished cases again. `crop`, `variant`, `size`: of the public data sets.
+    `dataset`: a public download, or "own" for scans in nnU-Net's raw layout (docs/data.md). `dims`:
+    own data only, 2 to train on slices, 3 on volumes; default: by the scans' spacing. `cases`: only
+    these, by name. `workers`: processes; 0: one for each processor. `redo`: prepare finished cases
+    again. `crop`, `variant`, `size`: of the public data sets.
 
     A case that cannot be prepared is in `failed` of the result; the others are prepared.
     """
@@ -330,10 +337,12 @@ def check(
 ) -> CheckResult:
     """Check raw or prepared data before training, as code/check_data.py does; writes check.json.
 
-    `dataset`: of prepared data, where it cannot be recognised. `output`: folder for check.json and pictures; default:
-    `root_path`. `pictures`: draw every case with its label. `workers`: processes; 0: one for each processor.
+    `dataset`: of prepared data, where it cannot be recognised. `output`: folder for check.json and
+    pictures; default: `root_path`. `pictures`: draw every case with its label. `workers`:
+    processes; 0: one for each processor.
 
-    What is wrong with the data is in `errors` of the result. Raises UserError where there is no data set.
+    What is wrong with the data is in `errors` of the result. Raises UserError where there is no
+    data set.
     """
     values = {
         "root_path": root_path,
@@ -347,9 +356,9 @@ def check(
 
 
 def train(
-    config: StrPath | Mapping[str, object] | None = None,
+    config: AnyConfig | StrPath | Mapping[str, object] | None = None,
     *,
-    dataset: str | None = None,
+    dataset: DatasetSpec | str | None = None,
     root_path: StrPath | None = None,
     two_slices: bool = False,
     progress: bool = True,
@@ -357,27 +366,26 @@ def train(
 ) -> TrainResult:
     """Train a network, or resume a run that was interrupted, as code/train.py does.
 
-    `config`: options by name, as a mapping or a JSON file that holds an object; keywords win over it.
-    `dataset`: a public data set, or the Python file of a data set (docs/extending.md). Without it, `root_path` is the
-    folder of own data that `prepare` wrote. `two_slices`: train CoGRNet or its baselines, as code/CoGRNet_train.py does.
-    `options`: those of code/train.py --help without the dashes, such as method="bcp", labelnum=3, exp="mine",
-    output_root="my_runs", max_iterations=2000, patch_size=(80, 80), seed=7, device="cpu", losses={"dice": 0.5, "ce": 0.5}.
+    `config`: options by name, as a mapping or a JSON file: an object of options, or config.json of
+    a run. Keywords win over it. `dataset`: a public data set, the Python file of a data set
+    (docs/extending.md), or a `DatasetSpec`. Without it, `root_path` is the folder of own data that
+    `prepare` wrote. `two_slices`: train CoGRNet or its baselines, as code/CoGRNet_train.py does.
+    `options`: those of code/train.py --help without the dashes, such as method="bcp", labelnum=3,
+    exp="mine", output_root="my_runs", max_iterations=2000, patch_size=(80, 80), seed=7,
+    device="cpu", losses={"dice": 0.5, "ce": 0.5}.
 
-    Raises UserError for what the user can correct, and Interrupted after Ctrl-C or SIGTERM; everything is saved then,
-    and the same call resumes.
+    Raises UserError for what the user can correct, and Interrupted after Ctrl-C or SIGTERM;
+    everything is saved then, and the same call resumes.
     """
     with _quiet(progress):
-        values = _merged(config, options)
-        if dataset is not None:
-            values["dataset"] = dataset
-        if root_path is not None:
-            values["root_path"] = root_path
-        name = convert("dataset", values.pop("dataset", None), kind=str | None)
-        spec = _data(name, values.get("root_path"), two_slices=two_slices)
-        settings = settings_from_values(spec, values)
-        if "exp" not in values:
-            settings = with_earlier_name(spec, settings)
-        return training.run(spec, settings)
+        if isinstance(config, RunConfig):
+            if options or root_path is not None or not isinstance(dataset, DatasetSpec):
+                raise UserError(
+                    "config: a RunConfig needs the DatasetSpec that it was made for, and no options"
+                )
+            return training.run(dataset, config)
+        spec, run_config = _run_config(config, dataset, root_path, options, two_slices=two_slices)
+        return training.run(spec, run_config)
 
 
 def test(
@@ -399,13 +407,14 @@ def test(
 ) -> EvaluationResult:
     """Test a run or a checkpoint on the prepared cases of its data set, as code/test.py does.
 
-    `checkpoint`: the folder of a run or of a stage, or a file. `dataset`: needed for a published checkpoint.
-    `root_path`: the folder of the prepared data; needed for own data. `which`: of a run, the best or the last
-    checkpoint. `stage_name`: of a run; default: self_train, or else the stage that was written last.
-    `network`: of a checkpoint that holds several; default: the one that was selected in training.
-    `output_dir`: folder for predictions, metrics.csv and summary.json; default: in the run's folder.
-    `other_data`: test although the cases are not those that the run was trained with. `two_slices`: as in `train`.
-    `patch_size`, `stride`: in voxels; default: the checkpoint's and the published ones.
+    `checkpoint`: the folder of a run or of a stage, or a file. `dataset`: needed for a published
+    checkpoint. `root_path`: the folder of the prepared data; needed for own data. `which`: of a
+    run, the best or the last checkpoint. `stage_name`: of a run; default: self_train, or else the
+    stage that was written last. `network`: of a checkpoint that holds several; default: the one
+    that was selected in training. `output_dir`: folder for predictions, metrics.csv and
+    summary.json; default: in the run's folder. `other_data`: test although the cases are not those
+    that the run was trained with. `two_slices`: as in `train`. `patch_size`, `stride`: in voxels;
+    default: the checkpoint's and the published ones.
     """
     values: dict[str, object] = {
         "checkpoint": checkpoint,
@@ -445,12 +454,14 @@ def evaluate(
     workers: int = 0,
     progress: bool = True,
 ) -> EvaluationResult:
-    """Score a folder of predicted label maps, of any program, against the true ones, as code/evaluate.py does.
+    """Score a folder of predicted label maps, of any program, against the true ones, as
+    code/evaluate.py does.
 
-    `predictions`, `labels`: folders of NIfTI, NRRD or MHA files with the same names. `output`: folder for metrics.csv and
-    summary.json; default: `predictions`. `classes`: a dataset.json or plan.json; default: one next to the labels or the
-    predictions, or else the values that the labels hold. `subset`: labels without a prediction are omitted.
-    `ignore_geometry`: compare voxel by voxel where the headers disagree. `workers`: processes; 0: one for each processor.
+    `predictions`, `labels`: folders of NIfTI, NRRD or MHA files with the same names. `output`:
+    folder for metrics.csv and summary.json; default: `predictions`. `classes`: a dataset.json or
+    plan.json; default: one next to the labels or the predictions, or else the values that the
+    labels hold. `subset`: labels without a prediction are omitted. `ignore_geometry`: compare voxel
+    by voxel where the headers disagree. `workers`: processes; 0: one for each processor.
 
     Raises UserError where a case cannot be scored; nothing is written then.
     """
@@ -486,9 +497,10 @@ def compare(
 ) -> CompareResult:
     """Compare tested runs on one page, as code/compare.py does.
 
-    `runs`: folders of tested runs, of their predictions, or what `evaluate` wrote; runs that differ only in their seed
-    are one group. `output`: folder for index.html and compare.json. `names`: of the groups. `which`: of a run whose best
-    and last checkpoint were tested. `root_path`: the data, for the pictures. `seed`, `draws`: of the bootstrap.
+    `runs`: folders of tested runs, of their predictions, or what `evaluate` wrote; runs that differ
+    only in their seed are one group. `output`: folder for index.html and compare.json. `names`: of
+    the groups. `which`: of a run whose best and last checkpoint were tested. `root_path`: the data,
+    for the pictures. `seed`, `draws`: of the bootstrap.
     """
     values = {
         "run": _several(runs),
@@ -518,8 +530,9 @@ def make_phantom(
 ) -> Path:
     """Write synthetic MR scans in nnU-Net's raw layout, as own data come, and return their folder.
 
-    `dataset`: whose anatomy is drawn, hearts (ACDC) or atria (LA). `train`, `val`, `test`: numbers of patients;
-    `labelled` of the training patients have labels. `size`: mean side of a slice in pixels, or voxels along three axes.
+    `dataset`: whose anatomy is drawn, hearts (ACDC) or atria (LA). `train`, `val`, `test`: numbers
+    of patients; `labelled` of the training patients have labels. `size`: mean side of a slice in
+    pixels, or voxels along three axes.
     """
     with _quiet(progress):
         write_raw_phantom(
@@ -537,8 +550,13 @@ def make_phantom(
 
 @contextmanager
 def _quiet(progress: bool) -> Iterator[None]:
-    """Send messages to the logger, and turn what a script would report in one line into a UserError."""
+    """Send messages to the logger, and turn what a script would report in one line into a
+    UserError.
+    """
     _check_main_is_guarded()
+    if uses_terminal():  # a script shows messages and errors itself
+        yield
+        return
     with received_by(Log(LOGGER, shows_progress=bool(progress))):
         try:
             yield
@@ -552,10 +570,13 @@ def _quiet(progress: bool) -> Iterator[None]:
 
 
 def _check_main_is_guarded() -> None:
-    """Raise UserError in a process that was started by a call and imports the caller's file, which makes the call again."""
+    """Raise UserError in a process that was started by a call and imports the caller's file, which
+    makes the call again.
+    """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UserError(
-            'a process that fewlabels started has run your file again; put the calls below: if __name__ == "__main__":'
+            "a process that fewlabels started has run your file again; "
+            'put the calls below: if __name__ == "__main__":'
         )
 
 
@@ -565,34 +586,53 @@ def _several(paths: StrPath | Sequence[StrPath]) -> Sequence[StrPath]:
     return paths
 
 
-def _merged(
-    config: StrPath | Mapping[str, object] | None, options: Mapping[str, object]
-) -> dict[str, Any]:
-    """The options of a training by name: those of `config`, then the keywords, which win."""
+def _run_config(
+    config: StrPath | Mapping[str, object] | None,
+    dataset: DatasetSpec | str | None,
+    root_path: StrPath | None,
+    options: Mapping[str, object],
+    *,
+    two_slices: bool,
+) -> tuple[DatasetSpec, AnyConfig]:
+    """Return the data set and the configuration that the arguments of `train` mean."""
+    file = None
+    values = dict(options)
     if isinstance(config, (str, PathLike)):
-        config = _read_config(Path(config))
-    merged: dict[str, Any] = dict(config or {})
-    merged.update(options)
-    return merged
+        file = read_config_file(Path(config))
+    elif config is not None:
+        values = {**config, **options}
+    if root_path is not None:
+        values["root_path"] = root_path
+    if dataset is None:
+        dataset = convert("dataset", values.pop("dataset", None), kind=str | None)
+    if not isinstance(dataset, DatasetSpec):
+        dataset = _data(dataset, values.get("root_path"), file=file, two_slices=two_slices)
+    script: Mapping[str, Any] = {}
+    if file is not None:
+        method = convert("method", values.get("method"), kind=str | None)
+        script = file_values(dataset, file, method=method)
+    run_config = resolve_values(dataset, values, script)
+    if "exp" not in values and "exp" not in script:
+        run_config = with_earlier_name(dataset, run_config)
+    return dataset, run_config
 
 
-def _read_config(path: Path) -> Mapping[str, object]:
-    try:
-        content = read_json(path)
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error}); correct it") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold an object of options by name")
-    return content
-
-
-def _data(dataset: str | None, root_path: StrPath | None, two_slices: bool) -> DatasetSpec:
-    """The data set to train on; UserError where neither argument says which."""
+def _data(
+    dataset: str | None, root_path: object, file: ConfigFile | None, two_slices: bool
+) -> DatasetSpec:
+    """Return the data set to train on; UserError if neither the arguments nor the file of options
+    name it.
+    """
+    attribute = "TWO_SLICES" if two_slices else "DATASET"
+    if file is not None:
+        root_path = root_path or file.values.get("root_path")
+        if file.dataset in all_datasets(attribute):
+            dataset = dataset or file.dataset
     root = convert("root_path", root_path, kind=Path | None)
-    spec = find_data(dataset or "", root, "TWO_SLICES" if two_slices else "DATASET")
+    spec = find_data(dataset or "", root, attribute)
     if spec is None:
         raise UserError(
-            "dataset: name a public data set or the file of your own (docs/extending.md), or with root_path the folder of own "
-            "data that fewlabels.prepare wrote"
+            "dataset: name a public data set or the file of your own (docs/extending.md), "
+            "or with root_path the folder of own data that fewlabels.prepare wrote"
         )
     return spec

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.counts import BareFrame
+from benchmarks.counts import BareRun
 from benchmarks.memory import peaks, say_peak
 from benchmarks.timing import median_ratio
 from datasets import acdc
@@ -96,7 +96,7 @@ class Bench:
             self.student = place(net, device, 2)
             image = place(image, device, 2)
         numbers = {"method": "edge_guided", "egm": flags.egm, "max_iterations": 1000}
-        frame = BareFrame(acdc.DATASET, device, ema_decay=0.89, **numbers)
+        frame = BareRun(acdc.DATASET, device, ema_decay=0.89, **numbers)
         frame.network = lambda number=0, model=None: self.student
         self.stage = DualTeacher(frame.context(METHODS["edge_guided"].stages[-1]))
         self.optimizer = torch.optim.SGD(

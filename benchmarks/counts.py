@@ -29,9 +29,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from commands.train import Frame
+from commands.training_run import TrainingRun
 from datasets.registry import all_datasets
-from datasets.run_settings import make_settings
+from datasets.resolve import resolve
 from methods.base import TrainingStage
 from methods.registry import METHODS
 from training.device import autocast_type
@@ -123,15 +123,16 @@ class Counting(TorchDispatchMode):
         return self.events.count(event)
 
 
-class BareFrame(Frame):
-    """A frame without data, for networks on any device."""
+class BareRun(TrainingRun):
+    """A run without data, for networks on any device."""
 
     def __init__(self, dataset, device: torch.device, **numbers):
         self.dataset, self.device = dataset, device
-        self.settings = make_settings(dataset, **numbers)
-        self.amp = autocast_type(self.settings.amp, device)
+        self.config = resolve(dataset, method=numbers.get("method"), explicit=numbers)
+        self.amp = autocast_type(self.config.runtime.amp, device)
         self.data = SimpleNamespace(
-            labelled=max(self.settings.labelnum, self.settings.labeled_bs), unlabelled=60
+            labelled=max(self.config.experiment.labelnum, self.config.data.labeled_bs),
+            unlabelled=60,
         )
 
 
@@ -139,20 +140,21 @@ def runner(
     dataset, device: torch.device, stage: int = -1, **numbers
 ) -> tuple[_StageRunner, dict[str, Tensor]]:
     """A stage of a method on a data set, the last one by default, ready for a step, and a batch for it on the host."""
-    frame = BareFrame(dataset, device, **numbers)
-    s = frame.settings
-    spec = METHODS[s.method].stages[stage]
+    frame = BareRun(dataset, device, **numbers)
+    experiment, data = frame.config.experiment, frame.config.data
+    options = frame.config.optimization
+    spec = METHODS[experiment.method].stages[stage]
     method_stage = spec.stage(frame.context(spec))
     made = StageSetup(
         stage=method_stage,
-        optimizers=frame._optimizers(
-            method_stage, s.pre_weight_decay if spec.pretraining else s.weight_decay
+        optimizers=frame.optimizers(
+            method_stage, options.pre_weight_decay if spec.pretraining else options.weight_decay
         ),
         steps=1000,
         val_every=1000,
         batches=lambda steps: (),
         validate=lambda net, stopped: None,
-        learning_rate=lambda step: s.base_lr,
+        learning_rate=lambda step: options.base_lr,
         seed=(0,),
     )
     for optimizer in made.optimizers.values():
@@ -167,10 +169,10 @@ def runner(
         amp=frame.amp,
         log=None,
     )
-    count = s.batch_size if spec.uses_unlabelled else s.labeled_bs
+    count = data.batch_size if spec.uses_unlabelled else data.labeled_bs
     batch = {
-        "image": torch.rand(count, dataset.info.channels, *s.patch_size),
-        "label": torch.zeros(s.labeled_bs, *s.patch_size, dtype=torch.uint8),
+        "image": torch.rand(count, dataset.info.channels, *data.patch_size),
+        "label": torch.zeros(data.labeled_bs, *data.patch_size, dtype=torch.uint8),
     }
     return _StageRunner(run, made), batch
 

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.counts import BareFrame
+from benchmarks.counts import BareRun
 from datasets.registry import all_datasets
 from methods.base import TrainingStage
 from methods.registry import METHODS
@@ -57,7 +57,7 @@ class Flags:
 def new_stage(flags: Flags) -> TrainingStage:
     """Return a stage; its weights are the same at every call."""
     dataset = all_datasets()[flags.dataset]
-    frame = BareFrame(
+    frame = BareRun(
         dataset,
         CPU,
         method=flags.method,

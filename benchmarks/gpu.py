@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,7 +32,7 @@ import torch
 from benchmarks.gpu_row import MARK, Precision, Row, Way
 from datasets.base import data_root
 from datasets.registry import find_dataset
-from datasets.run_settings import make_settings
+from datasets.resolve import resolve
 from utils.cli import parse, run
 from utils.errors import UserError
 from utils.provenance import git_commit
@@ -326,7 +327,7 @@ def number_text(value: float | None, digits: int) -> str:
 def protocol(dataset: str, method: str) -> Protocol:
     """Return the published protocol of a method on a data set."""
     spec = find_dataset(dataset)
-    settings = make_settings(spec, method=method)
+    settings = SimpleNamespace(**resolve(spec, method=method).flat())
     split, _ = spec.selection(settings.select)
     cases = spec.info.read_list(data_root(dataset, None), spec.info.list_name(split))
     validations = 0

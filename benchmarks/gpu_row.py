@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -33,7 +34,7 @@ from benchmarks.counts import runner
 from benchmarks.two_ways import seconds_per_step
 from datasets.base import DatasetSpec
 from datasets.registry import find_dataset
-from datasets.run_settings import make_settings
+from datasets.resolve import resolve
 from evaluation.validation import validate
 from training.accelerate import Accelerate, accelerated, check_accelerate
 from training.device import autocast_type, choose_device, set_deterministic
@@ -169,7 +170,8 @@ def measured(flags: Flags) -> Iterator[dict[str, Any]]:
         raise UserError("TF32: only on CUDA")
     numbers = run_numbers(flags)
     check_accelerate(way, device, recompute=False, amp=autocast_type(numbers["amp"], device))
-    settings = make_settings(dataset, **numbers)
+    config = resolve(dataset, method=numbers["method"], explicit=numbers)
+    settings = SimpleNamespace(**config.flat())
     set_deterministic(settings.deterministic, settings.tf32)
     with noted_warnings("default", nondeterministic) as operations:
         pre, batch = prepared(dataset, device, 0, way="off", numbers=numbers)

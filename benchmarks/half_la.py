@@ -64,4 +64,4 @@ def halve(argv: Sequence[str] | None = None, description: str | None = None) -> 
 
 
 if __name__ == "__main__":
-    run(lambda: halve(description=__doc__))
+    run(lambda argv: halve(argv, description=__doc__))

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
-from benchmarks.counts import BareFrame
+from benchmarks.counts import BareRun
 from benchmarks.timing import median_ratio
 from benchmarks.two_ways import synchronise
 from datasets.acdc import DATASET
@@ -57,7 +57,7 @@ class Stages:
         """Build the stages by their names."""
         numbers = {"method": method, "patch_size": flags.patch_size, "batch_size": flags.batch_size}
         self.device = device
-        frame = BareFrame(DATASET, device, **numbers, labeled_bs=flags.batch_size // 2)
+        frame = BareRun(DATASET, device, **numbers, labeled_bs=flags.batch_size // 2)
         self.specs = {spec.name: spec for spec in METHODS[method].stages}
         self.stages = {name: spec.stage(frame.context(spec)) for name, spec in self.specs.items()}
         self.optimizers: dict[str, dict[str, torch.optim.Optimizer]] = {}

@@ -9,11 +9,13 @@ The same command resumes an interrupted run; test with code/test_ACDC.py --label
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.train import train
+import fewlabels
+from commands.train_flags import configs_from_flags
 from datasets.acdc import DATASET
 from utils.cli import run
 
@@ -22,5 +24,12 @@ NUMBERS = {
     "ema_decay": 0.95,
 }
 
+
+def main(argv: Sequence[str]) -> None:
+    """Train with the numbers above, changed by flags."""
+    for config in configs_from_flags(DATASET, argv, NUMBERS, description=__doc__):
+        fewlabels.train(config, dataset=DATASET)
+
+
 if __name__ == "__main__":
-    run(lambda: train(DATASET, description=__doc__, **NUMBERS))
+    run(main)

@@ -17,4 +17,4 @@ from commands.register import register
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: register(description=__doc__))
+    run(lambda argv: register(argv, description=__doc__))

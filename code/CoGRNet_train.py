@@ -12,12 +12,23 @@ The same command resumes an interrupted run; test with code/test_CoGRNet.py --da
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.any_dataset import train_two_slices
+import fewlabels
+from commands.any_dataset import chosen_dataset
+from commands.train_flags import configs_from_flags
 from utils.cli import run
 
+
+def main(argv: Sequence[str]) -> None:
+    """Train on the data set that the flags name."""
+    dataset = chosen_dataset(argv, "TWO_SLICES", default="LA")
+    for config in configs_from_flags(dataset, argv, description=__doc__, any_dataset=True):
+        fewlabels.train(config, dataset=dataset)
+
+
 if __name__ == "__main__":
-    run(lambda: train_two_slices(description=__doc__))
+    run(main)

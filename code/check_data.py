@@ -17,4 +17,4 @@ from commands.check import check
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: check(description=__doc__))
+    run(lambda argv: check(argv, description=__doc__))

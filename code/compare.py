@@ -15,4 +15,4 @@ from commands.compare import compare
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: compare(description=__doc__))
+    run(lambda argv: compare(argv, description=__doc__))

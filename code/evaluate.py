@@ -15,4 +15,4 @@ from commands.evaluate import score
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: score(description=__doc__))
+    run(lambda argv: score(argv, description=__doc__))

@@ -15,4 +15,4 @@ from commands.export import export
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: export(description=__doc__))
+    run(lambda argv: export(argv, description=__doc__))

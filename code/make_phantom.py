@@ -12,4 +12,4 @@ from commands.make_phantom import make_phantom
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: make_phantom(description=__doc__))
+    run(lambda argv: make_phantom(argv, description=__doc__))

@@ -18,4 +18,4 @@ from commands.predict import predict
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: predict(description=__doc__))
+    run(lambda argv: predict(argv, description=__doc__))

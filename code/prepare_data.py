@@ -17,4 +17,4 @@ from commands.prepare import prepare
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: prepare(description=__doc__))
+    run(lambda argv: prepare(argv, description=__doc__))

@@ -15,4 +15,4 @@ from commands.compare import report
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: report(description=__doc__))
+    run(lambda argv: report(argv, description=__doc__))

@@ -16,4 +16,4 @@ from commands.any_dataset import test_any
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: test_any(description=__doc__))
+    run(lambda argv: test_any(argv, description=__doc__))

@@ -17,4 +17,4 @@ from commands.any_dataset import test_two_slices
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: test_two_slices(description=__doc__))
+    run(lambda argv: test_two_slices(argv, description=__doc__))

@@ -18,4 +18,4 @@ from datasets.la import DATASET
 from utils.cli import run
 
 if __name__ == "__main__":
-    run(lambda: evaluate(DATASET, description=__doc__))
+    run(lambda argv: evaluate(DATASET, argv, description=__doc__))

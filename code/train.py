@@ -8,12 +8,25 @@ test with code/test.py.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.any_dataset import train_any
+import fewlabels
+from commands.any_dataset import chosen_dataset
+from commands.train_flags import configs_from_flags
 from utils.cli import run
 
+
+def main(argv: Sequence[str]) -> None:
+    """Train on the data set that the flags name."""
+    dataset = chosen_dataset(argv, "DATASET", published="train")
+    for config in configs_from_flags(
+        dataset, argv, description=__doc__, any_dataset=True, published=False
+    ):
+        fewlabels.train(config, dataset=dataset)
+
+
 if __name__ == "__main__":
-    run(lambda: train_any(description=__doc__))
+    run(main)

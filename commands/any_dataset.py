@@ -1,87 +1,50 @@
-"""Training and test of any page, found by --dataset."""
+"""The data set that a command means: by name, by its file, by a folder of own data or by a
+checkpoint.
+"""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from commands.config_file import read_config_file
 from commands.runs import find_checkpoint
 from commands.test import evaluate
-from commands.train import train, training_settings
 from dataloaders.plan import FILE as PLAN
 from dataloaders.plan import read_plan
 from datasets.base import DatasetSpec
 from datasets.own import own_dataset, own_two_slices
 from datasets.registry import all_datasets, find_dataset
-from datasets.run_settings import is_flag, last_value
 from training.checkpoint import read
+from utils.cli import is_flag, last_value
 from utils.errors import UserError
-from utils.messages import message
+from utils.values import convert
 
 
-def train_any(argv: Sequence[str] | None = None, description: str = "") -> None:
-    """Train on the page that --dataset names, or on own data below --root_path; with --seeds once with each of them, in runs of their
-    own named <exp>_seed<seed>."""
-    dataset, argv = _chosen(argv, "DATASET", published="train")
-    words, argv = taken(argv, "seeds")
-    if not words:
-        return train(dataset, argv, description)
-    exp = training_settings(dataset, argv, description, say=_unsaid).exp
-    for seed in _seeds(words):
-        message(f"--seeds: {seed}")
-        train(dataset, [*argv, "--seed", str(seed), "--exp", f"{exp}_seed{seed}"], description)
-
-
-def _unsaid(line: str) -> None:
-    """Nothing: each run says it."""
-
-
-def _seeds(words: Sequence[str]) -> list[int]:
-    wrong = [word for word in words if not word.isdecimal()]
-    if wrong:
-        raise UserError(
-            f"--seeds {wrong[0]}: whole numbers are expected, as in --seeds 1337 1338 1339"
-        )
-    return [int(word) for word in dict.fromkeys(words)]
-
-
-def test_any(argv: Sequence[str] | None = None, description: str = "") -> None:
-    """Test a run on the page that --dataset names, or a --checkpoint on that of its own data set."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+def test_any(argv: Sequence[str], description: str = "") -> None:
+    """Test a run on the data set that --dataset names, or a --checkpoint on its own data set."""
     file = last_value(argv, "checkpoint")
     if file and not last_value(argv, "dataset"):
-        root = last_value(argv, "root_path")
-        dataset = data_of_checkpoint(Path(file), root_path=Path(root) if root else None)
+        dataset = data_of_checkpoint(Path(file), root_path=_root_path(argv))
     else:
-        dataset, argv = _chosen(argv, "DATASET", published="test")
-    evaluate(dataset, argv, description)
+        dataset = chosen_dataset(argv, "DATASET", published="test")
+    evaluate(dataset, taken(argv, "dataset")[1], description)
 
 
-def train_two_slices(argv: Sequence[str] | None = None, description: str = "") -> None:
-    """Train CoGRNet, or a baseline of it, on the data set that --dataset names, LA if none."""
-    dataset, argv = _chosen(argv, "TWO_SLICES", "LA")
-    train(dataset, argv, description)
-
-
-def test_two_slices(argv: Sequence[str] | None = None, description: str = "") -> None:
-    """Test a run of `train_two_slices`."""
-    dataset, argv = _chosen(argv, "TWO_SLICES", "LA")
-    evaluate(dataset, argv, description)
-
-
-def own_root(argv: Sequence[str]) -> Path | None:
-    """The --root_path of own data: a folder with a plan, where no --dataset is named."""
-    root = last_value(argv, "root_path")
-    if not root or last_value(argv, "dataset") or not (Path(root) / PLAN).is_file():
-        return None
-    return Path(root)
+def test_two_slices(argv: Sequence[str], description: str = "") -> None:
+    """Test a run of CoGRNet, or of a baseline of it, on the data set that --dataset names, LA if
+    none.
+    """
+    dataset = chosen_dataset(argv, "TWO_SLICES", default="LA")
+    evaluate(dataset, taken(argv, "dataset")[1], description)
 
 
 def find_data(
     dataset: str, root_path: Path | None, attribute: str = "DATASET"
 ) -> DatasetSpec | None:
-    """The data set of that name, or that of own data below `root_path` where no name is given; None where neither is there.
+    """Return the data set of that name, or without a name the own data in `root_path`; None if
+    neither is given.
 
-    `attribute`: DATASET, or TWO_SLICES for what CoGRNet trains on. UserError for an unknown name, and for a damaged plan.
+    `attribute`: DATASET, or TWO_SLICES for what CoGRNet trains on. Raises UserError for an unknown
+    name, and for a damaged plan.
     """
     if dataset:
         return find_dataset(dataset, attribute)
@@ -94,31 +57,37 @@ def find_data(
 def data_of_checkpoint(
     place: Path, root_path: Path | None, attribute: str = "DATASET"
 ) -> DatasetSpec:
-    """The data set that the checkpoint `place`, or the run in that folder, was trained on; UserError where that is not known."""
+    """Return the data set that a checkpoint, or the run in a folder, was trained on.
+
+    Raises UserError if that is not known.
+    """
     path, _ = find_checkpoint(place)
     checkpoint = read(path)
     if checkpoint.plan:
         own = find_data("", root_path, attribute)
         if own is None:
-            raise UserError(
-                f"{place}: trained on data of somebody's own; name their folder with --root_path"
-            )
+            raise UserError(f"{place}: trained on own data; name their folder with --root_path")
         return own
     name = checkpoint.info.get("name")
     if not name:
         raise UserError(
-            f"{place}: a published checkpoint does not say of what data set it is; name it with --dataset"
+            f"{place}: a published checkpoint does not name its data set; use --dataset"
         )
     return find_dataset(name, attribute)
 
 
 def taken(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
-    """The values that the words of a command line give a flag, and the other words."""
-    values, rest, inside = [], [], False
+    """Return the values that a command line gives a flag, and the other words."""
+    values: list[str] = []
+    rest: list[str] = []
+    inside = False
     for word in argv:
-        if is_flag(word.partition("=")[0], flag):
+        name, equals, value = word.partition("=")
+        if is_flag(name, flag):
             inside = True
-            values = [word.partition("=")[2]] if "=" in word else []
+            values = []
+            if equals:
+                values.append(value)
         elif inside and not word.startswith("--"):
             values.append(word)
         else:
@@ -127,25 +96,39 @@ def taken(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
     return values, rest
 
 
-def _answer(published: str) -> str:
-    """What to type for the published command of CoGRNet."""
+def chosen_dataset(
+    argv: Sequence[str], attribute: str, *, default: str = "", published: str = ""
+) -> DatasetSpec:
+    """Return the data set that a command line means: that of --dataset, own data below --root_path,
+    that of --config, or `default`.
+
+    `attribute`: DATASET, or TWO_SLICES for what CoGRNet trains on. `published`: name of CoGRNet's
+    published script that the user may mean. Raises UserError if the flags name none.
+    """
+    name = last_value(argv, "dataset")
+    root_path = _root_path(argv)
+    file = last_value(argv, "config")
+    if not name and file:
+        config = read_config_file(Path(file))
+        if root_path is None and "root_path" in config.values:
+            root_path = convert("root_path", config.values["root_path"], kind=Path | None)
+        if config.dataset in all_datasets(attribute):
+            name = config.dataset
+    dataset = find_data(name or "", root_path, attribute)
+    if dataset is not None:
+        return dataset
+    if default or {"-h", "--help"} & set(argv):
+        return find_dataset(default or "ACDC", attribute)
     script = {"train": "CoGRNet_train.py", "test": "test_CoGRNet.py"}[published]
-    return f"CoGRNet's published {published}.py is code/{script} here"
+    raise UserError(
+        f"--dataset: name one of {', '.join(all_datasets(attribute))}, the Python file of a data "
+        f"set (docs/extending.md), or with --root_path the folder of own data that prepare_data.py "
+        f"wrote (docs/data.md); CoGRNet's published {published}.py is code/{script} here"
+    )
 
 
-def _chosen(
-    argv: Sequence[str] | None, attribute: str, default: str = "", published: str = ""
-) -> tuple[DatasetSpec, list[str]]:
-    """The page, and the other words of the command line; `published`: the script of CoGRNet that has the same name as this one."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    root = own_root(argv)
-    own = find_data("", root, attribute)
-    if own is not None:
-        return own, argv
-    (*_, name), rest = (default, *taken(argv, "dataset")[0]), taken(argv, "dataset")[1]
-    if not name and not {"-h", "--help"} & set(argv):
-        raise UserError(
-            f"--dataset: name one of {', '.join(all_datasets(attribute))}, a page's file (docs/extending.md), or with --root_path the folder of "
-            f"own data that prepare_data.py wrote (docs/data.md); {_answer(published)}"
-        )
-    return find_dataset(name or "ACDC", attribute), rest
+def _root_path(argv: Sequence[str]) -> Path | None:
+    root = last_value(argv, "root_path")
+    if not root:
+        return None
+    return Path(root)

@@ -7,21 +7,21 @@ from torch.utils.data import DataLoader
 
 from dataloaders.samples import Samples, as_it_is
 from dataloaders.two_stream import StreamSampler
+from training.config import DataOptions
 from training.faults import LOADER_TIMEOUT
-from training.settings import Settings
 from training.signals import leave_to_main_process
 from utils.errors import UserError
 from utils.shared_memory import check_room
 
 
-def on_device(settings: Settings) -> bool:
+def on_device(options: DataOptions) -> bool:
     """Whether the training images are kept on the device."""
-    return getattr(settings, "cache", None) == "device"
+    return getattr(options, "cache", None) == "device"
 
 
-def move_to_device(data: Samples, settings: Settings, device: torch.device) -> None:
+def move_to_device(data: Samples, options: DataOptions, device: torch.device) -> None:
     """Raises UserError where the images do not fit, or what is drawn for them is not only picking of voxels."""
-    for flag, names in (("intensity", settings.intensity), ("spatial", settings.spatial)):
+    for flag, names in (("intensity", options.intensity), ("spatial", options.spatial)):
         if names:
             raise UserError(
                 f"--{flag} {names[0]}: is computed on the host; leave --cache device out"
@@ -34,43 +34,43 @@ def move_to_device(data: Samples, settings: Settings, device: torch.device) -> N
         ) from None
 
 
-def worker_count(settings: Settings, device: torch.device) -> int:
+def worker_count(options: DataOptions, device: torch.device) -> int:
     """Processes that prepare batches."""
-    if on_device(settings):
+    if on_device(options):
         return 0
-    if settings.num_workers >= 0:
-        return settings.num_workers
+    if options.num_workers >= 0:
+        return options.num_workers
     if device.type == "cuda":
         return 4
     return 0
 
 
-def check_shared_memory(settings: Settings, device: torch.device, channels: int) -> None:
+def check_shared_memory(options: DataOptions, device: torch.device, channels: int) -> None:
     """Raise UserError where the processes that prepare batches have too little shared memory: two batches of each process wait there,
     and one is in use."""
-    workers = worker_count(settings, device)
+    workers = worker_count(options, device)
     if workers:
-        needed = (2 * workers + 1) * batch_bytes(settings, channels)
+        needed = (2 * workers + 1) * batch_bytes(options, channels)
         check_room("num_workers", workers, needed)
 
 
-def batch_bytes(settings: Settings, channels: int) -> int:
+def batch_bytes(options: DataOptions, channels: int) -> int:
     """What the images and labels of a whole batch take, all processes of the run together."""
-    voxels = math.prod(settings.patch_size)
-    return voxels * (4 * channels * settings.batch_size + settings.labeled_bs)
+    voxels = math.prod(options.patch_size)
+    return voxels * (4 * channels * options.batch_size + options.labeled_bs)
 
 
 def loader(
-    data: Samples, sampler: StreamSampler, settings: Settings, device: torch.device
+    data: Samples, sampler: StreamSampler, options: DataOptions, device: torch.device
 ) -> DataLoader:
     """The batches of a sampler, prepared by other processes but where they are made on the device."""
-    workers = worker_count(settings, device)
+    workers = worker_count(options, device)
     return DataLoader(
         data,
         batch_sampler=sampler,
-        collate_fn=as_it_is,
+        collate_fn=as_it_is,  # pyright: ignore[reportArgumentType]
         num_workers=workers,
         worker_init_fn=leave_to_main_process,
         timeout=LOADER_TIMEOUT if workers else 0,
-        pin_memory=device.type == "cuda" and not on_device(settings),
+        pin_memory=device.type == "cuda" and not on_device(options),
     )

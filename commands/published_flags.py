@@ -1,158 +1,201 @@
-"""Command lines as the published scripts take them, put in our terms: what each of their flags is here, or why it changes nothing."""
+"""Flags of the published scripts: what each of them is here, or why it changes nothing."""
 
 import os
 import re
-import sys
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
+from utils.cli import program
 from utils.errors import UserError
 from utils.messages import message
 
-Rule = Callable[
-    [str, str | None], tuple[list[str], str]
-]  # (flag as typed, its value) to (our words, a line to say or nothing)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Our words for a published flag, and a note to the user (may be empty)."""
+
+    words: tuple[str, ...] = ()
+    note: str = ""
+
+
+Rule = Callable[[str, str | None], Translation]
+"""Takes a flag as it was typed and its value, if it has one; raises UserError for a value that the
+flag cannot have.
+"""
 Rules = Mapping[str, Rule]
 
 
-def translated(
-    rules: Rules, argv: Sequence[str] | None = None, say: Callable[[str], None] = message
-) -> list[str]:
-    """The words of a command line with published flags replaced by ours; says a line for each that changes nothing.
+def translated(rules: Rules, argv: Sequence[str]) -> list[str]:
+    """Return a command line with published flags replaced by ours; report each that changes
+    nothing.
 
-    Flags without a rule stay as they are, for `utils.cli.parse` to take or refuse. Raises UserError for a value that a flag cannot have.
+    Flags without a rule stay as they are. Raises UserError for a value that a flag cannot have.
     """
-    words, ours = deque(sys.argv[1:] if argv is None else argv), []
+    words = deque(argv)
+    ours: list[str] = []
     while words:
         word = words.popleft()
-        flag, equals, value = word.partition("=")
-        rule = rules.get(flag[2:].replace("-", "_")) if flag.startswith("--") else None
+        flag, equals, attached = word.partition("=")
+        rule = None
+        if flag.startswith("--"):
+            rule = rules.get(flag[2:].replace("-", "_"))
         if rule is None:
             ours.append(word)
             continue
-        if not equals:
-            value = words.popleft() if words and not words[0].startswith("--") else None
-        new, line = rule(flag, value)
-        ours += new
-        if (
-            line and os.environ.get("RANK", "0") == "0"
-        ):  # one of a launcher's processes speaks; they have not met yet
-            say(line)
+        value = attached if equals else _next_value(words)
+        translation = rule(flag, value)
+        ours += translation.words
+        if translation.note and _is_first_process():
+            message(translation.note)
     return ours
 
 
-def alias(ours: str, note: str = "") -> Rule:
-    """Another name of our flag `ours`; `note`: what it does otherwise than as published."""
+def _next_value(words: deque[str]) -> str | None:
+    """Remove and return the next word if it is a value, not a flag."""
+    if not words or words[0].startswith("--"):
+        return None
+    return words.popleft()
 
-    def rule(flag: str, value: str | None) -> tuple[list[str], str]:
+
+def _is_first_process() -> bool:
+    """Return whether this is the first of a launcher's processes, which have not met yet."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def alias(ours: str, note: str = "") -> Rule:
+    """Return the rule of another name of our flag `ours`. `note`: how it differs from the published
+    one.
+    """
+
+    def rule(flag: str, value: str | None) -> Translation:
         if value is None:
             raise UserError(f"{flag}: takes a value, as --{ours} does")
-        return [f"--{ours}", value], f"{flag} {value}: {note}" if note else ""
+        explanation = ""
+        if note:
+            explanation = f"{flag} {value}: {note}"
+        return Translation((f"--{ours}", value), explanation)
 
     return rule
 
 
-def switch(flag: str, value: str | None) -> tuple[list[str], str]:
-    """A switch of ours that takes 0 or 1 too."""
+def switch(flag: str, value: str | None) -> Translation:
+    """Translate one of our switches that may be followed by 0 or 1."""
     if value not in (None, "0", "1"):
-        raise UserError(f"{flag} {value}: give 0 or 1, or {flag} alone, which is 1")
-    return [flag if value != "0" else f"--no_{flag[2:]}"], ""
+        raise UserError(f"{flag} {value}: give 0 or 1, or only {flag}, which is 1")
+    if value == "0":
+        return Translation((f"--no_{flag[2:]}",))
+    return Translation((flag,))
 
 
-def ignored(why: str = "it enters no loss", number: bool = True) -> Rule:
-    """A flag that changes nothing, whatever its value, a number unless `number` is False."""
+def ignored(reason: str = "it enters no loss", is_number: bool = True) -> Rule:
+    """Return the rule of a flag that changes nothing, whatever its value: a number, or a word."""
+    kind = "number" if is_number else "word"
 
-    def rule(flag: str, value: str | None) -> tuple[list[str], str]:
-        if value is None or (
-            number and not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", value, re.IGNORECASE)
-        ):
+    def rule(flag: str, value: str | None) -> Translation:
+        if value is None or (is_number and not NUMBER.fullmatch(value)):
             raise UserError(
-                f"{flag}{_shown(value)}: takes a {'number' if number else 'word'}, and changes nothing: {why}; leave it out"
+                f"{_shown(flag, value)}: takes a {kind}, and changes nothing: {reason}; remove it"
             )
-        return [], f"{flag} {value}: accepted, changes nothing: {why}"
+        return Translation(note=f"{flag} {value}: accepted, changes nothing: {reason}")
 
     return rule
 
 
-def fixed(only: int, why: str) -> Rule:
-    """A flag that has one right value here."""
+def fixed(only: int, reason: str) -> Rule:
+    """Return the rule of a flag that has one possible value here."""
 
-    def rule(flag: str, value: str | None) -> tuple[list[str], str]:
+    def rule(flag: str, value: str | None) -> Translation:
         if value != str(only):
-            raise UserError(f"{flag}{_shown(value)}: must be {only}, {why}; leave it out")
-        return [], f"{flag} {value}: accepted, changes nothing: it is always {only}, {why}"
+            raise UserError(f"{_shown(flag, value)}: must be {only}, {reason}; remove it")
+        note = f"{flag} {value}: accepted, changes nothing: it is always {only}, {reason}"
+        return Translation(note=note)
 
     return rule
 
 
 def first_gpu(advice: str) -> Rule:
-    """The first of a list of CUDA devices; `advice`: how to use all `{count}` of `{gpus}` with `{script}`."""
+    """Return the rule of a list of CUDA devices, of which the first is used.
 
-    def rule(flag: str, value: str | None) -> tuple[list[str], str]:
+    `advice`: how to use all `{count}` of `{gpus}` with `{script}`.
+    """
+
+    def rule(flag: str, value: str | None) -> Translation:
         gpus = (value or "").split(",")
         if not all(gpu.isdecimal() for gpu in gpus):
             raise UserError(
-                f"{flag}{_shown(value)}: give the number of a CUDA device, as in --gpu 0"
+                f"{_shown(flag, value)}: give the number of a CUDA device, as in --gpu 0"
             )
-        if len(gpus) == 1:
-            line = ""
-        elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            line = f"{flag} {value}: each of the launched processes has a device of its own"
-        else:
-            line = f"{flag} {value}: the first alone is used; {advice.format(count=len(gpus), gpus=value, script=sys.argv[0])}"
-        return ["--gpu", gpus[0]], line
+        note = ""
+        if len(gpus) > 1:
+            how = advice.format(count=len(gpus), gpus=value, script=program())
+            note = f"{flag} {value}: only the first is used; {how}"
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                note = f"{flag} {value}: each of the launched processes has a device of its own"
+        return Translation(("--gpu", gpus[0]), note)
 
     return rule
 
 
-def _shown(value: str | None) -> str:
-    return "" if value is None else f" {value}"
+def _shown(flag: str, value: str | None) -> str:
+    if value is None:
+        return flag
+    return f"{flag} {value}"
 
 
-_TRAINING = {
+EVERY_TRAINING: Rules = {
     "deterministic": switch,
     "gpu": first_gpu(
         "for all {count}: CUDA_VISIBLE_DEVICES={gpus} torchrun --nproc_per_node {count} {script}"
     ),
     "local_rank": ignored("the launcher's environment says which process this is"),
 }
+"""Rules of every training script."""
 _RAMP = dict.fromkeys(("consistency", "consistency_rampup", "magnitude"), ignored())
 _ACDC_CLASSES = {"num_classes": fixed(4, "the classes of ACDC with the background")}
-_LA_TRAINING = {
-    **_TRAINING,
+_LA_TRAINING: Rules = {
     **_RAMP,
     "pre_max_iteration": alias("pre_iterations"),
     "self_max_iteration": alias("max_iterations"),
     "max_samples": ignored("the training list says how many cases there are"),
     "mask_ratio": ignored("--mask and --box_end set the box"),
-    **dict.fromkeys(("u_alpha", "loss_weight"), ignored()),
+    "u_alpha": ignored(),
+    "loss_weight": ignored(),
 }
-_HALF = (
-    "all of them are made; the published loop stops after about half (--loop_lengths published_run)"
-)
+_HALF = "all are made; the published loop stops after about half (--loop_lengths published_run)"
 
-TRAINING: dict[str, Rules] = {  # by the name of the page
-    "ACDC": {**_TRAINING, **_RAMP, **_ACDC_CLASSES, "s_param": ignored()},
+PUBLISHED_TRAINING: Mapping[str, Rules] = {
+    "ACDC": {**_RAMP, **_ACDC_CLASSES, "s_param": ignored()},
     "LA": _LA_TRAINING,
     "CoGRNet": {
         **_LA_TRAINING,
         "pre_max_iteration": alias("pre_iterations", _HALF),
         "self_max_iteration": alias("max_iterations", _HALF),
         "mask_ratio": ignored("--focus sets the box"),
-        **dict.fromkeys(("slice_weight", "slice_weight_step"), ignored()),
-        "split": ignored("training reads the training list", number=False),
+        "slice_weight": ignored(),
+        "slice_weight_step": ignored(),
+        "split": ignored("training reads the training list", is_number=False),
     },
 }
-_TEST = {"detail": switch, "gpu": first_gpu("a test runs on one")}
-TEST: dict[str, Rules] = {"ACDC": {**_TEST, **_ACDC_CLASSES}, "LA": {**_TEST, "nms": switch}}
+"""Further rules of the published training scripts, by `DatasetSpec.commands`."""
+EVERY_TEST: Rules = {"detail": switch, "gpu": first_gpu("a test runs on one")}
+PUBLISHED_TESTS: Mapping[str, Rules] = {"ACDC": _ACDC_CLASSES, "LA": {"nms": switch}}
 
 
-def training_rules(dataset: str, options: Collection[str] = ()) -> Rules:
-    """The rules of the published training scripts of a page; a flag that is an option of the chosen method, network or page (`options`)
-    is that option."""
-    rules = TRAINING.get(dataset, _TRAINING)
+def training_rules(commands: str, options: Collection[str], *, published: bool) -> Rules:
+    """Return the rules of a training script, those of the published scripts `commands` if
+    `published`.
+
+    A flag that is an option of the chosen method, network or data set (`options`) is that option.
+    """
+    rules = dict(EVERY_TRAINING)
+    if published:
+        rules.update(PUBLISHED_TRAINING.get(commands, {}))
     return {flag: rule for flag, rule in rules.items() if flag not in options}
 
 
-def test_rules(dataset: str) -> Rules:
-    return TEST.get(dataset, _TEST)
+def test_rules(commands: str) -> Rules:
+    """Return the rules of the test scripts of a data set; see `DatasetSpec.commands`."""
+    return {**EVERY_TEST, **PUBLISHED_TESTS.get(commands, {})}

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets.base import DatasetSpec
-from datasets.run_settings import default_exp
+from datasets.resolve import default_exp
 from networks.registry import NETWORKS
 from training.checkpoint import read
-from training.settings import Settings
+from training.config import ExperimentOptions
 from utils.errors import UserError
 
 FINAL = "self_train"
@@ -66,7 +66,7 @@ def usual_value(dataset: DatasetSpec, name: str) -> Any:
     for numbers in (dataset.test_numbers, dataset.numbers):
         if name in numbers:
             return numbers[name]
-    return getattr(Settings, name)
+    return getattr(ExperimentOptions, name)
 
 
 def choose(dataset: DatasetSpec, output_root: Path | None, request: RunRequest) -> Choice:

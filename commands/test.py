@@ -36,7 +36,7 @@ from commands.test_folder import (
 from dataloaders.cases import read_cases
 from dataloaders.digest import digest_of, hashed, survey
 from datasets.base import DatasetSpec, data_root
-from datasets.run_settings import check_option_names
+from datasets.resolve import check_option_names
 from evaluation.results import (
     EvaluationResult,
     detail,
@@ -50,8 +50,8 @@ from evaluation.sliding_window import check_stride
 from evaluation.validation import predictions
 from methods.registry import METHODS, run_title
 from training.checkpoint import Checkpoint, read
+from training.config import known
 from training.device import choose_device, place
-from training.settings import known
 from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
@@ -142,7 +142,7 @@ class CheckpointFile:
 
 def evaluate(
     dataset: DatasetSpec,
-    argv: Sequence[str] | None = None,
+    argv: Sequence[str],
     description: str = "",
     **numbers: object,
 ) -> None:
@@ -162,7 +162,7 @@ def evaluate(
 
 def evaluation_type(dataset: DatasetSpec) -> type[EvaluationSettings]:
     """The settings of a test on a data set: those of every test and its own."""
-    check_option_names(dataset.test_options, (EvaluationSettings,))
+    check_option_names((EvaluationSettings, *dataset.test_options))
     bases = (*dataset.test_options, EvaluationSettings)
     return dataclass(frozen=True)(
         type("Evaluation", bases, {"__doc__": EvaluationSettings.__doc__})

@@ -15,7 +15,7 @@ from dataloaders.two_stream import StreamSampler, TwoStreamSampler
 from datasets.prepare.published import PublishedPreparation
 from evaluation.validation import Predict
 from methods.copy_paste import Pasting
-from training.settings import Settings
+from training.config import AnyConfig, DataOptions
 from utils.components import Connectivity
 from utils.ema import EmaScope
 from utils.losses import Term
@@ -24,9 +24,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MODEL = REPOSITORY / "code" / "model"
 
 
-def same(settings: Settings) -> Settings:
-    """The settings unchanged."""
-    return settings
+def same(config: AnyConfig) -> AnyConfig:
+    """Return the configuration unchanged."""
+    return config
 
 
 def labelled_folder(family: str, dataset: str) -> Callable[[Path | None, str, int], Path]:
@@ -62,7 +62,7 @@ class DatasetSpec:
     # data set of a run
     counted: str = "volumes"
     cases: Callable[[Path, DatasetInfo, int], tuple[list[str], int]]
-    data: Callable[[Any], Callable[..., Dataset]]
+    data: Callable[[AnyConfig], Callable[..., Dataset]]
     sampler: Callable[[Any], type[StreamSampler]] = lambda settings: TwoStreamSampler
     # spatial augmentation of labelled and of unlabelled images, to the patch size
     spatial: Callable[[tuple[int, ...]], tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]]
@@ -72,12 +72,11 @@ class DatasetSpec:
     pasting: Pasting
     ema_scope: EmaScope = "parameters"
     keeps_optimizer: bool = False  # self-training continues with the optimizer of pre-training
-    # settings: options that become flags in addition to those of every run, numbers, what follows
-    # from other flags
-    options: tuple[type, ...] = ()
+    # settings: the options of its `data` group, numbers, what follows from other options
+    options: type[DataOptions] = DataOptions
     numbers: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    settled: Callable[[Any], Any] = same
+    settled: Callable[[AnyConfig], AnyConfig] = same
     # methods whose published code on this data set stores the best validation Dice rounded to 4
     # digits
     rounded_best: tuple[str, ...] = ()

@@ -18,7 +18,15 @@ from datasets.acdc import DATASET as ACDC
 from datasets.base import DatasetSpec, same
 from datasets.la import DATASET as LA
 from datasets.registry import all_datasets
-from datasets.templates import SliceOptions, VolumeOptions, slices, two_slices, volumes
+from datasets.templates import (
+    SliceOptions,
+    TwoSliceOptions,
+    VolumeOptions,
+    slices,
+    two_slices,
+    volumes,
+)
+from training.config import AnyConfig, DataOptions
 from utils.errors import UserError
 
 STEP = 16  # the networks halve an image four times
@@ -47,11 +55,26 @@ SCHEDULE = (
 
 
 @dataclass(frozen=True)
-class OwnOptions:
+class OwnOptions(DataOptions):
     """Settings of own data."""
 
     dims: Literal[2, 3] = 3
     """Dimensions that the data were prepared for: slices (2) or volumes (3)."""
+
+
+@dataclass(frozen=True)
+class OwnSliceOptions(OwnOptions, SliceOptions):
+    """Settings of own data that are trained slice by slice."""
+
+
+@dataclass(frozen=True)
+class OwnVolumeOptions(OwnOptions, VolumeOptions):
+    """Settings of own data that are trained on patches of volumes."""
+
+
+@dataclass(frozen=True)
+class OwnTwoSliceOptions(OwnOptions, TwoSliceOptions):
+    """Settings of own data with two annotated slices per labelled volume."""
 
 
 def own_dataset(plan: Plan, root: Path) -> DatasetSpec:
@@ -71,7 +94,7 @@ def _own_slices(plan: Plan, root: Path) -> DatasetSpec:
         info=info(plan, root),
         cases=partial(first_patients, patient=case_of_slice),
         plan=plan.as_dict(),
-        options=(OwnOptions, SliceOptions),
+        options=OwnSliceOptions,
         settled=partial(_check_dims, plan.dims),
         numbers=_own_numbers(plan, root, like=ACDC),
         methods=ACDC.methods,
@@ -87,7 +110,7 @@ def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
         info=info(plan, root),
         stride=stride,
         plan=plan.as_dict(),
-        options=(OwnOptions, VolumeOptions),
+        options=OwnVolumeOptions,
         settled=partial(_check_dims, plan.dims),
         numbers=numbers,
         methods={"bcp": {"pre_weight_decay": 1e-4}},
@@ -131,7 +154,7 @@ def own_two_slices(plan: Plan, root: Path) -> DatasetSpec:
         stride=stride,
         settled=partial(_check_dims, plan.dims, settled=dataset.settled),
         plan=plan.as_dict(),
-        options=(OwnOptions, *dataset.options),
+        options=OwnTwoSliceOptions,
     )
 
 
@@ -172,17 +195,16 @@ def patch_size(plan: Plan, published: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(patch)
 
 
-def _check_dims(dims: int, settings: Any, settled: Callable[[Any], Any] = same) -> Any:
-    """The settings after `settled`.
-
-    Raises UserError where --dims is not what the data were prepared with.
-    """
-    if settings.dims != dims:
+def _check_dims(
+    dims: int, config: AnyConfig, settled: Callable[[AnyConfig], AnyConfig] = same
+) -> AnyConfig:
+    """Apply `settled`. Raises UserError where --dims is not what the data were prepared with."""
+    if config.data.dims != dims:
         raise UserError(
-            f"--dims {settings.dims}: the data were prepared with --dims {dims}; "
+            f"--dims {config.data.dims}: the data were prepared with --dims {dims}; "
             f"prepare them again in another --root_path"
         )
-    return settled(settings)
+    return settled(config)
 
 
 def _own_numbers(plan: Plan, root: Path, like: DatasetSpec) -> dict[str, Any]:

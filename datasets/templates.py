@@ -21,12 +21,13 @@ from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor, check_stride
 from methods.copy_paste import Pasting
 from methods.registry import METHODS
+from training.config import AnyConfig, DataOptions
 from utils.losses import Term, dice_2d, dice_3d
 from utils.pseudo_label import class_pseudo_label
 
 
 @dataclass(frozen=True)
-class SliceOptions:
+class SliceOptions(DataOptions):
     """Settings of data sets that are trained slice by slice."""
 
     dice_background: Literal["unmasked", "masked"] = "unmasked"
@@ -40,7 +41,7 @@ class SliceOptions:
 
 
 @dataclass(frozen=True)
-class VolumeOptions:
+class VolumeOptions(DataOptions):
     """Settings of data sets that are trained on patches of volumes."""
 
     val_stride: tuple[int, ...] = (18, 18, 4)
@@ -56,7 +57,7 @@ class VolumeOptions:
 
 
 @dataclass(frozen=True)
-class TwoSliceOptions:
+class TwoSliceOptions(VolumeOptions):
     """Settings of data sets with two annotated slices per labelled volume."""
 
     labels: Literal["coarse", "dense"] = "coarse"
@@ -72,10 +73,6 @@ class TwoSliceOptions:
     10 000, as the published code writes. published_run: where its loops, which count every
     iteration twice, really stop (5 labelled volumes: 1 001 and 5 001).
     """
-    pre_iterations: int = 0
-    """Length of pre-training in iterations. 0: given by --loop_lengths."""
-    max_iterations: int = 0
-    """Length of self-training in iterations. 0: given by --loop_lengths."""
 
 
 def slice_predictor(
@@ -104,13 +101,13 @@ def slices(*, info: DatasetInfo, **options: Any) -> DatasetSpec:
         info=info,
         counted="slices",
         cases=first_patients,
-        data=lambda settings: Slices,
+        data=lambda config: Slices,
         spatial=_slice_augmentation,
         dice=_slice_dice,
         pasting=Pasting("mix", unlabelled_outside=(True, False), pseudo_label=class_pseudo_label),
         ema_scope="state",
         keeps_optimizer=True,
-        options=(SliceOptions,),
+        options=SliceOptions,
         predictor=slice_predictor,
         folder=labelled_folder("BCP", info.name),
     )
@@ -125,15 +122,15 @@ def volumes(*, info: DatasetInfo, **options: Any) -> DatasetSpec:
     defaults = DatasetSpec(
         info=info,
         cases=first_cases,
-        data=lambda settings: partial(VolumePatches, cache=settings.cache),
+        data=lambda config: partial(VolumePatches, cache=config.data.cache),
         spatial=partial(patches, labelled=augmentation, unlabelled=augmentation),
-        dice=lambda settings: dice_3d,
+        dice=lambda options: dice_3d,
         pasting=Pasting(
             "whole",
             unlabelled_outside=(False, True),
             pseudo_label=partial(class_pseudo_label, connectivity=26),
         ),
-        options=(VolumeOptions,),
+        options=VolumeOptions,
         predictor=VolumePredictor,
         stride=(18, 18, 4),
         folder=labelled_folder("BCP", info.name),
@@ -155,12 +152,14 @@ def two_slices(
         data=_two_slice_data,
         sampler=_two_slice_sampler,
         spatial=partial(patches, labelled=augmentation, unlabelled=augmentation),
-        options=(TwoSliceOptions, VolumeOptions),
+        options=TwoSliceOptions,
         numbers={
             "exp": "CoGRNet",
             "method": "cogrnet",
             "model": "VNet",
             "labelnum": 5,
+            "pre_iterations": 0,
+            "max_iterations": 0,
             "patch_size": patch_size,
             "batch_size": 8,
             "labeled_bs": 4,
@@ -177,23 +176,25 @@ def two_slices(
     )
 
 
-def published_lengths(settings: Any) -> Any:
+def published_lengths(config: AnyConfig) -> AnyConfig:
     """Replace a stage length of 0 by the published one.
 
     The published loops stop after half of the iterations that they count. An epoch of E steps
     counts 2 E, one E per loader, and whole epochs run until the written length is passed (5
     labelled volumes, 4 per batch: 1 001 and 5 001 iterations).
     """
-    pre_iterations = settings.pre_iterations or _published_length(settings, written=2_000)
-    max_iterations = settings.max_iterations or _published_length(settings, written=10_000)
-    return replace(settings, pre_iterations=pre_iterations, max_iterations=max_iterations)
+    experiment = config.experiment
+    pre_iterations = experiment.pre_iterations or _published_length(config, written=2_000)
+    max_iterations = experiment.max_iterations or _published_length(config, written=10_000)
+    experiment = replace(experiment, pre_iterations=pre_iterations, max_iterations=max_iterations)
+    return replace(config, experiment=experiment)
 
 
-def _published_length(settings: Any, written: int) -> int:
+def _published_length(config: AnyConfig, written: int) -> int:
     """Iterations of a stage whose published length is written as `written`."""
-    if settings.loop_lengths == "published_text":
+    if config.data.loop_lengths == "published_text":
         return written
-    epoch = max(settings.labelnum // settings.labeled_bs, 1)
+    epoch = max(config.experiment.labelnum // config.data.labeled_bs, 1)
     epochs = written // (2 * epoch) + 1
     return epochs * epoch
 
@@ -209,18 +210,18 @@ def _slice_augmentation(
     return augmentation, augmentation
 
 
-def _slice_dice(settings: Any) -> Term:
-    return partial(dice_2d, mask_background=settings.dice_background == "masked")
+def _slice_dice(options: SliceOptions) -> Term:
+    return partial(dice_2d, mask_background=options.dice_background == "masked")
 
 
-def _two_slice_data(settings: Any) -> Callable[..., Dataset]:
-    if settings.labels == "coarse":
-        distances = METHODS[settings.method].distances
-        return partial(CoarsePatches, cache=settings.cache, distances=distances)
-    return partial(VolumePatches, cache=settings.cache)
+def _two_slice_data(config: AnyConfig) -> Callable[..., Dataset]:
+    if config.data.labels == "coarse":
+        distances = METHODS[config.experiment.method].distances
+        return partial(CoarsePatches, cache=config.data.cache, distances=distances)
+    return partial(VolumePatches, cache=config.data.cache)
 
 
-def _two_slice_sampler(settings: Any) -> type[StreamSampler]:
-    if settings.streams == "independent":
+def _two_slice_sampler(options: TwoSliceOptions) -> type[StreamSampler]:
+    if options.streams == "independent":
         return TwoPassSampler
     return TwoStreamSampler

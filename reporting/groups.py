@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from datasets.registry import all_datasets
-from datasets.run_settings import default_settings
+from datasets.resolve import default_config
 from evaluation.metrics import Unit, metrics_in
 from evaluation.results import convention_columns
 from evaluation.statistics import bootstrap_interval, by_patient, mean_sd, wilcoxon_p
@@ -249,7 +249,7 @@ def _complete_settings(result: Result) -> dict[str, Any]:
         if dataset is None:
             continue
         try:
-            defaults = default_settings(dataset, method=settings["method"], model=settings["model"])
+            defaults = default_config(dataset, method=settings["method"], model=settings["model"])
         except UserError:
             continue
         return defaults.computed() | settings

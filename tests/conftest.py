@@ -7,6 +7,7 @@ from helpers import KITS19, LA, LITS, PANCREAS, narrowed
 
 from dataloaders.phantom.organ_volumes import write_volume_phantom
 from dataloaders.phantom.write import write_acdc_phantom
+from utils.messages import use_terminal
 
 
 def pytest_collection_modifyitems(items):
@@ -20,6 +21,12 @@ def cache_of_its_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def printed_messages():
+    """Commands that a test calls print their messages, as in a script."""
+    use_terminal()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -57,7 +57,7 @@ class Forked:
             torch.set_num_threads(1)
             if file_size is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-            run(lambda: done if isinstance(done := work(), int) else 0)
+            run(lambda argv: done if isinstance(done := work(), int) else 0)
 
         self.process = multiprocessing.get_context("fork").Process(target=child)
         self.process.start()

@@ -2,19 +2,23 @@
 
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from commands.train import train as train_page
+from commands.train import run
+from commands.train_flags import configs_from_flags
 from datasets import acdc, kits19, la, lits, pancreas
+from datasets.resolve import resolve
 from methods.base import add_scalars
 from methods.copy_paste import Pasting
 from networks import VNet_la_ega, egm_3d, unet_ega
@@ -22,6 +26,7 @@ from training.checkpoint import load
 from utils.files import unfinished_path
 from utils.losses import Loss, dice_2d, dice_3d
 
+CODE = Path(__file__).parents[1] / "code"
 ACDC, LA, PANCREAS, KITS19, LITS = (
     module.DATASET.info for module in (acdc, la, pancreas, kits19, lits)
 )
@@ -32,15 +37,31 @@ LOSS_BCP = Loss(HALF, partial(dice_2d, mask_background=True))
 
 def train(dataset, root, output, *flags, device="cpu", **numbers):
     """Train with a script's `numbers` and flags; what each stage left behind, see `stages`."""
-    train_page(
-        dataset,
-        [str(flag) for flag in flags],
-        root_path=root,
-        output_root=output,
-        device=device,
-        **numbers,
-    )
+    script = {"root_path": root, "output_root": output, "device": device, **numbers}
+    for config in configs_from_flags(dataset, [str(flag) for flag in flags], script):
+        run(dataset, config)
     return stages(output)
+
+
+def train_any(argv):
+    """Call code/train.py with these flags."""
+    runpy.run_path(str(CODE / "train.py"))["main"](argv)
+
+
+def train_two_slices(argv):
+    """Call code/CoGRNet_train.py with these flags."""
+    runpy.run_path(str(CODE / "CoGRNet_train.py"))["main"](argv)
+
+
+def from_flags(dataset, numbers, argv):
+    """The options by name of a run of a script with these `numbers` and flags."""
+    return SimpleNamespace(**configs_from_flags(dataset, argv, numbers)[0].flat())
+
+
+def from_keywords(dataset, **explicit):
+    """The options by name of a run with these explicit values."""
+    config = resolve(dataset, method=explicit.get("method"), explicit=explicit)
+    return SimpleNamespace(**config.flat())
 
 
 def stages(output):

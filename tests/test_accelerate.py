@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import LOSS_2D, LOSS_3D, Context, step_loss
 
-from benchmarks.counts import BareFrame, runner
+from benchmarks.counts import BareRun, runner
 from datasets.registry import all_datasets
 from methods.base import CompiledCalls, add_scalars
 from methods.registry import METHODS
@@ -120,7 +120,7 @@ class Tiny(torch.nn.Module):
         return logits, 2 * logits  # of another decoder, level or dropout
 
 
-class TinyFrame(BareFrame):
+class TinyRun(BareRun):
     def _build(self, model=None):
         auxiliary = METHODS[self.settings.method].auxiliary
         return Tiny(self.dataset.info.dims, self.dataset.info.classes, auxiliary)
@@ -139,7 +139,7 @@ def test_every_method_computes_the_same_compiled(dataset, method):
     the edge-guided method's."""
     dataset_spec = all_datasets("TWO_SLICES" if method in TWO_SLICES else "DATASET")[dataset]
     size = (16,) * dataset_spec.info.dims
-    frame = TinyFrame(
+    frame = TinyRun(
         dataset_spec, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=()
     )
     for spec in METHODS[method].stages:

@@ -16,6 +16,7 @@ from helpers import (
     Context,
     Recorder,
     assert_same,
+    from_keywords,
     signalled,
     step_loss,
     step_scalars,
@@ -30,7 +31,6 @@ from dataloaders.transforms import VolumeTransform
 from dataloaders.two_stream import Draw, TwoStreamSampler
 from dataloaders.volumes import CoarsePatches
 from datasets import kits19, la, lits
-from datasets.run_settings import make_settings
 from methods.cogrnet import CoGRNet, CoGRNetPretrain, focus_ratio
 from methods.pseudo_label import PseudoLabelSelfTrain
 from utils.errors import Interrupted, UserError
@@ -76,7 +76,7 @@ def test_focus_ratio_is_the_clamped_share_of_positive_logits(positive, expected)
     ],
 )
 def test_lengths_as_the_published_loops_ran_or_as_written(flags, pre, self_):
-    settings = make_settings(la.TWO_SLICES, **flags)
+    settings = from_keywords(la.TWO_SLICES, **flags)
     assert (settings.pre_iterations, settings.max_iterations) == (pre, self_)
 
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Context, step_loss
+from helpers import Context, from_keywords, step_loss
 from torch import nn
 
 from datasets.registry import all_datasets
-from datasets.run_settings import make_settings
 from methods import cps, mean_teacher, ua_mt
 from methods.helpers import ramped_consistency
 from utils.losses import Loss, dice_2d
@@ -18,7 +17,7 @@ CROSS_ENTROPY = Loss({"ce": 1.0}, dice_2d)
 
 
 def published(dataset, method):
-    s = make_settings(all_datasets()[dataset], method=method)
+    s = from_keywords(all_datasets()[dataset], method=method)
     learning_rate = (s.optimizer, s.base_lr, s.lr_schedule)
     batch = (s.batch_size, s.labeled_bs)
     return (s.max_iterations, *batch, *learning_rate, s.select)
@@ -42,25 +41,25 @@ def test_the_protocol_on_acdc(method, iterations, schedule):
 @pytest.mark.parametrize("method", ["mean_teacher", "ua_mt", "cps"])
 def test_the_protocol_on_la_is_that_of_ua_mt(method):
     assert published("LA", method) == (6_000, 4, 2, "sgd", 0.01, "two_drops", "last")
-    s = make_settings(all_datasets()["LA"], method=method)
+    s = from_keywords(all_datasets()["LA"], method=method)
     assert (s.consistency, s.consistency_rampup) == (0.1, 40)
 
 
 def test_ua_mt_learns_only_the_foreground_dice_of_la():
-    s = make_settings(all_datasets()["LA"], method="ua_mt")
+    s = from_keywords(all_datasets()["LA"], method="ua_mt")
     assert s.losses == (("dice_foreground", 0.5), ("ce", 0.5))
 
 
 def test_epochs_of_pancreas_become_iterations():
-    s = make_settings(all_datasets()["Pancreas"], method="ua_mt")
+    s = from_keywords(all_datasets()["Pancreas"], method="ua_mt")
     assert (s.unit, s.max_iterations, s.val_every, s.optimizer) == ("iteration", 6_000, 200, "sgd")
 
 
 def test_mean_teacher_holds_its_consistency_for_1000_iterations_of_30000_on_slices():
-    s = make_settings(all_datasets()["ACDC"], method="mean_teacher")
+    s = from_keywords(all_datasets()["ACDC"], method="mean_teacher")
     assert s.consistency_start == 1000
-    assert make_settings(all_datasets()["LA"], method="mean_teacher").consistency_start == 0
-    assert make_settings(all_datasets()["ACDC"], method="ua_mt").consistency_start == 0
+    assert from_keywords(all_datasets()["LA"], method="mean_teacher").consistency_start == 0
+    assert from_keywords(all_datasets()["ACDC"], method="ua_mt").consistency_start == 0
 
 
 class Scaled(nn.Module):

@@ -7,7 +7,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import LA, Context
+from helpers import LA, Context, from_flags
 from test_cogrnet import TINY, copy_case, write_coarse
 from torch import nn
 
@@ -17,7 +17,6 @@ from dataloaders.hdf5 import read_list
 from dataloaders.two_stream import Draw
 from dataloaders.volumes import CoarsePatches
 from datasets import la
-from datasets.run_settings import settings_from_flags
 from methods import desco
 from utils.errors import UserError
 from utils.losses import one_hot, predicted
@@ -158,4 +157,4 @@ def test_it_trains_on_coarse_labels(root, tmp_path):
 
 def test_it_refuses_whole_labels():
     with pytest.raises(UserError, match=r"--method desco.*code/CoGRNet_train\.py"):
-        settings_from_flags(la.DATASET, {}, ["--method", "desco"])
+        from_flags(la.DATASET, {}, ["--method", "desco"])

@@ -429,7 +429,7 @@ def test_no_room_for_a_lock_between_processes_is_one_line(monkeypatch):
 def test_a_process_that_cannot_be_started_is_no_reader_that_has_gone(capsys):
     """Both are broken pipes; the first one ended the script with status 1 and not a word."""
 
-    def main():
+    def main(argv):
         raise BrokenPipeError(32, "Broken pipe")
 
     with pytest.raises(SystemExit) as stop:

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import threshold
-from helpers import LA, assert_same
+from helpers import LA, assert_same, train_any
 from raw_scans import ORIENTATIONS, write_scan
 
 import fewlabels
-from commands.any_dataset import train_any
 from commands.predict import predict
 from training.checkpoint import load
+from utils.messages import LOGGER, Log, Terminal, message
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -34,6 +34,14 @@ OPTIONS = {
     "method": "bcp", "patch_size": [80, 80], "batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2,
     "val_every": 2, "device": "cpu",
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_terminal():
+    """Messages go to the logger, as in a notebook."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.messages._usual", Log(LOGGER, shows_progress=True))
+        yield
 
 
 @pytest.fixture
@@ -526,13 +534,18 @@ def test_the_door_works_in_another_thread(data, run):
     assert len(results) == 2 and results[1] == run
 
 
-def test_scripts_print_again_after_a_call(run, capsys):
-    from utils.messages import message
-
-    with pytest.raises(fewlabels.UserError):
-        fewlabels.load_model("nowhere")
-    message("hello")
+def test_within_a_script_the_messages_of_a_call_are_printed(monkeypatch, capsys):
+    monkeypatch.setattr("utils.messages._usual", Terminal())
+    with fewlabels._quiet(progress=True):
+        message("hello")
     assert capsys.readouterr().out == "hello\n"
+
+
+def test_without_a_script_messages_go_to_the_logger(caplog, capsys):
+    caplog.set_level("INFO", logger="fewlabels")
+    message("hello")
+    assert [record.message for record in caplog.records] == ["hello"]
+    assert capsys.readouterr().out == ""
 
 
 def test_a_folder_that_cannot_be_used_is_a_user_error(raw, tmp_path):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from helpers import from_keywords
 from scipy.ndimage import distance_transform_edt
 
 from datasets import acdc, la, pancreas
-from datasets.run_settings import make_settings
 from methods.dtc import mask_of
 from utils.distance import FAR, signed_distances, squared_distances
 
@@ -67,7 +67,7 @@ def test_the_mask_of_a_distance_is_1_inside_and_one_half_on_the_boundary():
 
 @pytest.mark.parametrize("dataset", [la.DATASET, pancreas.DATASET], ids=["LA", "Pancreas"])
 def test_volumes_are_trained_with_the_published_numbers(dataset):
-    settings = make_settings(dataset, method="dtc")
+    settings = from_keywords(dataset, method="dtc")
     assert (settings.model, settings.losses) == ("VNet_dtc", (("dice_foreground", 1.0),))
     assert (settings.distance_weight, settings.consistency, settings.consistency_rampup) == (
         0.3,
@@ -80,5 +80,5 @@ def test_volumes_are_trained_with_the_published_numbers(dataset):
 
 
 def test_slices_are_trained_with_the_u_net():
-    settings = make_settings(acdc.DATASET, method="dtc")
+    settings = from_keywords(acdc.DATASET, method="dtc")
     assert (settings.model, settings.max_iterations) == ("unet_dtc", 30_000)

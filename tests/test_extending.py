@@ -9,11 +9,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same, together, train
+from helpers import assert_same, together, train, train_any
 from raw_scans import blob, noise, write_scan
 
 from commands.any_dataset import test_any as evaluate_any
-from commands.any_dataset import train_any
 from commands.predict import predict
 from commands.prepare import prepare
 from commands.test import evaluate

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import ACDC, LA, unfinished
+from helpers import ACDC, LA, from_flags, unfinished
 
 from commands.compare import report
 from commands.networks import build_network, check_patch
@@ -21,7 +21,6 @@ from dataloaders.phantom.case_files import write_case
 from dataloaders.plan import Plan
 from datasets.acdc import DATASET
 from datasets.la import DATASET as LA_PAGE
-from datasets.run_settings import settings_from_flags
 from training.distributed import check_batch
 from utils.cli import run
 from utils.errors import UserError
@@ -265,7 +264,7 @@ def test_a_list_that_is_no_file_is_no_reason_to_take_the_repositorys(tmp_path, m
 
 @pytest.mark.parametrize("exp", ["../x", "/tmp/x", "a/b", ".", "", "a\nb", "x" * 300])
 def test_exp_is_one_plain_folder(exp):
-    line(lambda: settings_from_flags(DATASET, {}, ["--exp", exp]), "--exp", "one plain name")
+    line(lambda: from_flags(DATASET, {}, ["--exp", exp]), "--exp", "one plain name")
     line(lambda: evaluate(DATASET, ["--exp", exp]), "--exp", "one plain name")
     line(lambda: report(["--exp", exp]), "--exp", "one plain name")
 
@@ -301,7 +300,7 @@ def test_a_plan_stays_in_its_folder():
     ],
 )
 def test_numbers_out_of_this_world(flags, says):
-    line(lambda: settings_from_flags(DATASET, {}, flags), says)
+    line(lambda: from_flags(DATASET, {}, flags), says)
 
 
 def test_patches_batches_and_processes_that_no_machine_has():
@@ -320,7 +319,7 @@ def test_patches_batches_and_processes_that_no_machine_has():
     "error", [OSError(36, "File name too long", "xxx"), MemoryError("Unable to allocate 7 TiB")]
 )
 def test_what_the_system_refuses_is_one_line(capsys, error):
-    def main():
+    def main(argv):
         raise error
 
     with pytest.raises(SystemExit) as stop:

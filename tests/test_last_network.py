@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import stages
+from helpers import stages, train_any
 from raw_scans import own_case, write_raw_dataset
 
 from commands.any_dataset import test_any as run_test
-from commands.any_dataset import train_any
 from commands.compare import report
 from commands.predict import predict
 from commands.prepare import prepare

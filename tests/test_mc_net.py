@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from helpers import from_keywords
 
 from datasets import acdc, la, pancreas
-from datasets.run_settings import make_settings
 from methods.mc_net import mutual_consistency
 from utils.errors import UserError
 
@@ -39,14 +39,14 @@ def published(settings):
 
 
 def test_slices_are_trained_with_the_published_numbers():
-    settings = make_settings(acdc.DATASET, method="mc_net")
+    settings = from_keywords(acdc.DATASET, method="mc_net")
     assert published(settings) == ("unet_mcnet", (("half_dice", 1.0),), 0.1, 200, 30_000)
     assert (settings.batch_size, settings.labeled_bs) == (24, 12)
 
 
 @pytest.mark.parametrize("dataset", [la.DATASET, pancreas.DATASET], ids=["LA", "Pancreas"])
 def test_volumes_are_trained_with_the_published_numbers(dataset):
-    settings = make_settings(dataset, method="mc_net")
+    settings = from_keywords(dataset, method="mc_net")
     losses = (("dice_foreground_plain", 0.5),)
     assert published(settings) == ("VNet_mcnet", losses, 1.0, 40, 15_000)
     assert (settings.batch_size, settings.labeled_bs) == (4, 2)
@@ -56,4 +56,4 @@ def test_volumes_are_trained_with_the_published_numbers(dataset):
 
 def test_a_network_with_one_decoder_is_refused():
     with pytest.raises(UserError, match=r"--model unet .*choose --model from unet_mcnet"):
-        make_settings(acdc.DATASET, method="mc_net", model="unet")
+        from_keywords(acdc.DATASET, method="mc_net", model="unet")

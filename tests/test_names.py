@@ -133,7 +133,7 @@ def test_a_plan_whose_class_name_would_steer_a_terminal_is_refused(tmp_path):
 
 
 def test_an_error_message_cannot_steer_the_terminal():
-    code = "from utils.cli import run\nfrom utils.errors import UserError\ndef main(): raise UserError('a\\x1b[2Jb')\nrun(main)"
+    code = "from utils.cli import run\nfrom utils.errors import UserError\ndef main(argv): raise UserError('a\\x1b[2Jb')\nrun(main)"
     ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
     assert ended.returncode == 2 and ended.stderr == b"error: a\\x1b[2Jb\n"
 

@@ -111,7 +111,7 @@ def test_fresh_moves_runs_alone(tmp_path):
         pass  # an empty folder is nobody's
     (folder / "chapter.tex").write_text("mine")
     with (
-        pytest.raises(UserError, match=r"--fresh: .*thesis holds no run, so it is left alone"),
+        pytest.raises(UserError, match=r"--fresh: .*thesis holds no run, so it is not moved"),
         claimed(folder, [folder]),
     ):
         pass

@@ -6,7 +6,7 @@ import torch
 from helpers import Context
 from torch import nn
 
-from commands.train import best_decimals
+from commands.training_run import best_decimals
 from datasets.registry import all_datasets
 from methods.base import Validation
 from methods.copy_paste import CopyPaste

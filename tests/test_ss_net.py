@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import LOSS_2D, Context
+from helpers import LOSS_2D, Context, from_keywords
 from torch import nn
 
 from datasets import acdc, la
-from datasets.run_settings import make_settings
 from methods.class_memory import MEMORY_SIZE, ClassMemory, distance_to_memory, pixels
 from methods.ss_net import Options, SSNet, dice_distance, unit_length
 from networks.contrast import ContrastiveHeads
@@ -258,7 +257,7 @@ def test_the_search_for_the_direction_leaves_no_gradient_in_the_parameters(monke
 
 
 def test_slices_are_trained_with_the_published_numbers():
-    settings = make_settings(acdc.DATASET, method="ss_net")
+    settings = from_keywords(acdc.DATASET, method="ss_net")
     assert (settings.model, settings.losses) == ("unet", (("dice", 1.0),))
     assert (settings.consistency, settings.consistency_rampup) == (0.1, 200)
     assert (settings.vat_epsilon, settings.contrast_weight) == (6.0, 0.1)
@@ -266,7 +265,7 @@ def test_slices_are_trained_with_the_published_numbers():
 
 
 def test_volumes_are_trained_with_the_published_numbers():
-    settings = make_settings(la.DATASET, method="ss_net")
+    settings = from_keywords(la.DATASET, method="ss_net")
     assert (settings.model, settings.losses) == ("VNet", (("dice_foreground_plain", 1.0),))
     assert (settings.consistency, settings.consistency_rampup) == (1.0, 40)
     assert (settings.vat_epsilon, settings.contrast_weight) == (10.0, 0.1)

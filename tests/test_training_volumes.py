@@ -21,9 +21,9 @@ from helpers import (
 from torch import nn
 
 from commands.test import evaluate
-from commands.train import Frame
+from commands.training_run import TrainingRun
 from datasets import la, pancreas
-from datasets.run_settings import make_settings
+from datasets.resolve import resolve
 from methods.base import TrainingStage
 from methods.edge_guided import DualTeacher
 from methods.supervised import Supervised
@@ -188,13 +188,12 @@ def test_bad_flags(tiny, tmp_path, flags, message):
 
 
 def test_learning_rate_falls_in_self_training_alone(la_root, tmp_path):
-    settings = make_settings(
+    settings = resolve(
         la.DATASET,
-        **TINY | {"labelnum": 2, "max_iterations": 15_000},
-        root_path=la_root,
-        output_root=tmp_path,
+        TINY | {"labelnum": 2, "max_iterations": 15_000},
+        explicit={"root_path": la_root, "output_root": tmp_path},
     )
-    _, stages = Frame(la.DATASET, settings, torch.device("cpu")).stages()
+    _, stages = TrainingRun(la.DATASET, settings, torch.device("cpu")).stages()
     pre, self_ = stages["pre_train"](), stages["self_train"]()
     assert [self_.learning_rate(step) for step in (0, 4999, 5000, 9999, 14999)] == pytest.approx(
         [0.01, 0.01, 0.001, 0.001, 0.0001]

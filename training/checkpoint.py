@@ -21,8 +21,8 @@ from training.checkpoint_content import (
     check_whole,
     is_mapping,
 )
+from training.config import upgraded
 from training.distributed import Buffers
-from training.settings import upgraded
 from utils.errors import UserError
 from utils.files import replacing, shown, unfinished_file
 from utils.messages import message

@@ -1,4 +1,6 @@
-"""What every script needs: flags from a dataclass, one-line errors with exit status 2, a clean Ctrl-C."""
+"""What every script needs: flags from a dataclass, one-line errors with exit status 2, a clean
+Ctrl-C.
+"""
 
 import contextlib
 import difflib
@@ -6,21 +8,21 @@ import io
 import os
 import re
 import select
+import shlex
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import tyro
 
 from utils.errors import Interrupted, UserError
+from utils.messages import use_terminal
 from utils.names import printable
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
+T = TypeVar("T")
 LARGEST = 2**63
 LESS = "use smaller images or batches, or fewer processes"
 
@@ -30,17 +32,20 @@ def parse(
     argv: Sequence[str] | None = None,
     default: T | None = None,
     description: str | None = None,
-    elsewhere: Callable[[str], str] = lambda flag: "",
+    owner_of: Callable[[str], str] = lambda flag: "",
 ) -> T:
     """Turn command-line flags into an instance of the dataclass `cls`.
 
-    `default` holds the values of flags that are not passed. `elsewhere` is called with the name (without dashes) of a flag that `cls`
-    does not have; it returns where that flag belongs, or an empty string.
+    A field that is a dataclass is a group of flags: `--help` shows it by its name, and its flags
+    have no prefix. `default` holds the values of flags that are not passed. `owner_of` is called
+    with the name (without dashes) of a flag that `cls` does not have; it returns where that flag
+    belongs, or an empty string.
 
-    Raises UserError (one line) for an unknown flag or a value of the wrong type; `--help` prints and exits with 0.
+    Raises UserError (one line) for an unknown flag or a value of the wrong type; `--help` prints
+    and exits with 0.
     """
     if argv is None:
-        argv = sys.argv[1:]
+        argv = arguments()
     errors = io.StringIO()
     extra: dict[str, Any] = {}
     if default is not None:
@@ -53,22 +58,75 @@ def parse(
                 description=description,
                 use_underscores=True,
                 return_unknown_args=True,
+                config=(tyro.conf.OmitArgPrefixes,),
                 **extra,
             )
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(_fault(errors.getvalue())) from None
+    options = dict(flat_options(value))
     if unknown:
-        flags = [f"--{field.name}" for field in fields(cls)]
-        raise UserError(_unknown(unknown, flags, elsewhere=elsewhere))
-    for field in fields(value):
-        _check_whole(field.name, getattr(value, field.name))
+        flags = [f"--{name}" for name in options]
+        raise UserError(_unknown(unknown, flags, owner_of=owner_of))
+    for name, number in options.items():
+        _check_whole(name, number)
     return value
 
 
+def flat_options(options: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the value of each field of a dataclass object, and of the dataclass
+    objects in it.
+    """
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if is_dataclass(value):
+            yield from flat_options(value)
+        else:
+            yield field.name, value
+
+
+def arguments() -> list[str]:
+    """Return the words of this process's command line, without the program."""
+    return sys.argv[1:]
+
+
+def program() -> str:
+    """Return the program of this process's command line, as it was typed."""
+    return sys.argv[0]
+
+
+def command_line() -> str:
+    """Return this process's command line for logs: the program without its folder, quoted for a
+    shell.
+    """
+    return shlex.join([Path(program()).name, *arguments()])
+
+
+def last_value(argv: Sequence[str], flag: str) -> str | None:
+    """Return the last value that a command line gives a flag (without dashes), None if there is
+    none.
+    """
+    last = None
+    for number, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if not is_flag(name, flag):
+            continue
+        last = value
+        if not equals:
+            last = next(iter(argv[number + 1 : number + 2]), None)
+    return last
+
+
+def is_flag(word: str, flag: str) -> bool:
+    """Return whether a word of a command line is that flag; --root-path is --root_path."""
+    return word.startswith("--") and word[2:].replace("-", "_") == flag
+
+
 def _check_whole(flag: str, value: object) -> None:
-    """Raise UserError for an integer, or one in a tuple, that does not fit into 64 bits, the limit of torch and numpy."""
+    """Raise UserError for an integer, or one in a tuple, that does not fit into 64 bits, the limit
+    of torch and numpy.
+    """
     numbers = value
     if not isinstance(numbers, tuple):
         numbers = (value,)
@@ -94,12 +152,12 @@ def _fault(box: str) -> str:
     return f"{text[:1].lower()}{text[1:]}; see --help"
 
 
-def _unknown(tokens: list[str], flags: list[str], elsewhere: Callable[[str], str]) -> str:
+def _unknown(tokens: list[str], flags: list[str], owner_of: Callable[[str], str]) -> str:
     """Return one line about the first unknown flag or word, with the most similar known flag."""
     options = [token.split("=")[0] for token in tokens if token.startswith("-")]
     if not options:
         return f"unrecognized argument '{tokens[0]}'; see --help"
-    if owner := elsewhere(options[0].lstrip("-").replace("-", "_")):
+    if owner := owner_of(options[0].lstrip("-").replace("-", "_")):
         return f"unrecognized option {options[0]}: {owner}; remove it"
     spelled = options[0].replace("-", "_").replace("__", "--", 1)
     near = difflib.get_close_matches(spelled, flags, n=1)
@@ -109,12 +167,18 @@ def _unknown(tokens: list[str], flags: list[str], elsewhere: Callable[[str], str
     return f"unrecognized option {options[0]}{hint}; see --help"
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Call `main` and exit: 0 or what it returns, 2 with one line for a UserError, 130 for Ctrl-C, 143 for SIGTERM."""
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Call a script's `main` with the words of the command line, show its messages on the terminal,
+    and exit.
+
+    The status is 0 or what `main` returns, 2 with one line for a UserError, 130 for Ctrl-C, 143 for
+    SIGTERM.
+    """
     threading.excepthook = _quiet_about_files
     _print_any_name()
+    use_terminal()
     try:
-        sys.exit(main() or 0)
+        sys.exit(main(arguments()) or 0)
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
@@ -124,11 +188,13 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:
         if _is_output_read():
             print(
-                "error: a process that was started cannot run; check that you may read and run Python's own files",
+                "error: a process that was started cannot run; "
+                "check that you may read and run Python's own files",
                 file=sys.stderr,
             )
             sys.exit(2)
-        # The reader of our output has closed it (`| head`); without this Python would print another error when it flushes.
+        # The reader of our output has closed it (`| head`). Without this, Python would print another
+        # error when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
@@ -138,7 +204,8 @@ def run(main: Callable[[], int | None]) -> None:
         detail = " ".join(str(error).split()) or "no detail available"
         print(f"error: out of memory ({detail}); {LESS}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # not handled closer to its cause: a folder vanished, a name is too long, no process can be started
+    except OSError as error:
+        # not handled where it occurred: a folder vanished, a name is too long, no process can start
         where = ""
         if error.filename:
             where = f"{error.filename}: "
@@ -150,7 +217,9 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _print_any_name() -> None:
-    """Escape what cannot be printed, such as file names that are not valid UTF-8, instead of raising UnicodeEncodeError."""
+    """Escape what cannot be printed, such as file names that are not valid UTF-8, instead of
+    raising UnicodeEncodeError.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -167,6 +236,8 @@ def _is_output_read() -> bool:
 
 
 def _quiet_about_files(args: threading.ExceptHookArgs) -> None:
-    """Print no traceback when TensorBoard's thread cannot write its file: the next step notices that the thread has ended."""
+    """Print no traceback when TensorBoard's thread cannot write its file: the next step notices
+    that the thread has ended.
+    """
     if not issubclass(args.exc_type, OSError):
         threading.__excepthook__(args)

@@ -7,13 +7,12 @@ import errno
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from utils.cli import command_line
 from utils.errors import UserError, writing
 from utils.files import replacing, shown
 from utils.flock import Answer, LockedFile
@@ -155,7 +154,7 @@ def _note(folder: Path, name: str, remedy: str) -> Iterator[None]:
         "process": os.getpid(),
         "machine": platform.node(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
     with writing(folder, remedy), replacing(folder / name) as unfinished:
         unfinished.write_text(json.dumps(about) + "\n", encoding="utf-8")

@@ -1,7 +1,4 @@
-"""Messages to the user.
-
-They are printed on the terminal, unless a caller such as the Python interface receives them.
-"""
+"""Messages to the user. They go to the logger "fewlabels"; scripts print them on the terminal."""
 
 import logging
 import sys
@@ -14,6 +11,8 @@ from typing import Protocol
 from tqdm import tqdm
 
 WARNING = "warning: "
+LOGGER = logging.getLogger("fewlabels")
+LOGGER.addHandler(logging.NullHandler())  # without any handler, Python would print warnings
 
 
 class Receiver(Protocol):
@@ -36,7 +35,7 @@ class Terminal:
     shows_progress: bool = True
 
     def receive(self, text: str, is_error: bool, over_bars: bool) -> None:
-        """See `Receiver`."""
+        """Print one message."""
         stream = sys.stdout
         if is_error:
             stream = sys.stderr
@@ -56,7 +55,7 @@ class Log:
     warnings: list[str] = field(default_factory=list)
 
     def receive(self, text: str, is_error: bool, over_bars: bool) -> None:
-        """See `Receiver`."""
+        """Log one message."""
         if is_error:
             self.logger.error("%s", text)
         elif text.startswith(WARNING):
@@ -68,14 +67,25 @@ class Log:
 
 
 _current: ContextVar[Receiver | None] = ContextVar("receiver of messages", default=None)
+_usual: Receiver = Log(LOGGER, shows_progress=True)
 
 
 def receiver() -> Receiver:
-    """Return the receiver of this thread.
-
-    Another thread that sends messages for it must be given this value.
+    """Return the receiver of this thread. Another thread that sends messages for it must be given
+    this value.
     """
-    return _current.get() or Terminal()
+    return _current.get() or _usual
+
+
+def use_terminal() -> None:
+    """From now on, print the messages of this process on the terminal; for scripts."""
+    global _usual
+    _usual = Terminal()
+
+
+def uses_terminal() -> bool:
+    """Return whether messages of this thread are printed on the terminal."""
+    return isinstance(receiver(), Terminal)
 
 
 @contextmanager

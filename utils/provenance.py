@@ -2,12 +2,12 @@
 
 import hashlib
 import platform
-import shlex
 import subprocess
-import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from utils.cli import command_line
 
 PACKAGES = ("torch", "numpy", "scipy", "h5py", "connected-components-3d", "antspyx")
 
@@ -18,12 +18,22 @@ def provenance() -> dict:
     for name in PACKAGES:
         versions[name] = _version(name)
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "machine": f"{platform.system()} {platform.machine()}",
         "versions": versions,
         "git_commit": git_commit(),
     }
+
+
+def origin_lines() -> list[str]:
+    """Return command, versions, machine and git commit as lines of a log."""
+    origin = provenance()
+    versions = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
+    return [
+        f"command: {origin['command']}",
+        f"versions: {versions}; {origin['machine']}; commit {origin['git_commit']}",
+    ]
 
 
 def git_commit() -> str | None:

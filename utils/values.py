@@ -27,32 +27,39 @@ WORDS = {
 def checked(cls: type[T], values: Mapping[str, object]) -> T:
     """Return a settings object with these values, the other fields at their defaults.
 
-    Raises UserError for an unknown name, and for a value of the wrong type, as `checked_values` does.
+    Raises UserError for an unknown name, and for a value of the wrong type, as `checked_values`
+    does.
     """
     return cls(**checked_values(cls, values))
 
 
 def checked_values(cls: type, values: Mapping[str, object]) -> dict[str, Any]:
-    """Return the values converted to the field types of the dataclass `cls`: lists become tuples, strings become paths.
-
-    Raises UserError for a name that is not a field, and for a value of the wrong type.
-    """
+    """Return the values converted to the field types of a dataclass; see `convert_values`."""
     hints = get_type_hints(cls)
-    names = [field.name for field in fields(cls)]
+    return convert_values({field.name: hints[field.name] for field in fields(cls)}, values)
+
+
+def convert_values(types: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
+    """Return the values converted to the types of their names: lists become tuples, strings paths.
+
+    Raises UserError for a name without a type, and for a value of the wrong type.
+    """
     converted = {}
     for name, value in values.items():
-        if name not in names:
-            near = nearest(name, names)
+        if name not in types:
+            near = nearest(name, types)
             hint = "see the documentation of this function"
             if near:
                 hint = f"did you mean {near}?"
             raise UserError(f"{name}: unknown option; {hint}")
-        converted[name] = convert(name, value, kind=hints[name])
+        converted[name] = convert(name, value, kind=types[name])
     return converted
 
 
 def convert(name: str, value: object, kind: Any) -> Any:
-    """Return the value converted to the type `kind`; raise UserError that begins with `name` if that is impossible."""
+    """Return the value converted to the type `kind`; raise UserError that begins with `name` if
+    that is impossible.
+    """
     origin = get_origin(kind)
     if origin is Literal:
         return _choice(name, value, choices=get_args(kind))

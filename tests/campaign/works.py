@@ -6,8 +6,9 @@ from forked import Forked
 from helpers import assert_same, stages
 
 from commands.test import evaluate
-from commands.train import train as train_page
+from commands.train import run
 from datasets import acdc
+from datasets.resolve import resolve
 
 SLICES = {
     "labelnum": 1, "patch_size": (32, 32), "egm": "none", "batch_size": 4, "labeled_bs": 2, "pre_iterations": 12, "max_iterations": 12,
@@ -21,7 +22,8 @@ REGISTER = ["--labelnum", "1", "--planes", "middle", "middle", "--workers", "1",
 
 
 def train(dataset, numbers, root, output):
-    train_page(dataset, [], root_path=root, output_root=output, **numbers)
+    script = {"root_path": root, "output_root": output, **numbers}
+    run(dataset, resolve(dataset, script))
 
 
 def evaluated(root, output):
