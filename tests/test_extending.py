@@ -29,8 +29,8 @@ from utils.schedules import SCHEDULES
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
-DATASET = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", DATASET, re.DOTALL))
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
 SHORT = {"pre_iterations": 1, "max_iterations": 1, "val_every": 1}
 ACDC = {
     "labelnum": 1,
@@ -71,7 +71,8 @@ def test_every_block_is_run_here():
         *(
             "polyps.py",
             "prostate.py",
-            "networks/plain.py",
+            "methods/certain_teacher.py",
+            "networks/resunet_small.py",
             "utils/losses.py",
             "utils/schedules.py",
             "dataloaders/augment.py",
@@ -89,7 +90,7 @@ def words(**numbers):
     ]
 
 
-def test_a_2d_data_set_is_one_page(tmp_path, capsys):
+def test_a_2d_data_set_is_one_file(tmp_path, capsys):
     rng = np.random.default_rng(0)
     names = [f"p{patient}_{k}" for patient in range(3) for k in range(4)]
     for name in names:
@@ -116,32 +117,18 @@ def test_a_2d_data_set_is_one_page(tmp_path, capsys):
     assert load(last)["student"]["encoder.in_conv.conv_conv.0.weight"].shape[1] == 3
 
 
-def test_a_3d_data_set_is_one_page(tmp_path):
-    rng = np.random.default_rng(0)
-    for name in "abcde":
-        write(
-            tmp_path / f"{name}.h5", rng.random((2, 18, 34, 36)), rng.integers(0, 3, (18, 34, 36))
-        )
-    for split, names in (("train", "abc"), ("val", "d"), ("test", "e")):
-        (tmp_path / f"{split}.list").write_text("\n".join(names))
-    (tmp_path / "prostate.py").write_text(BLOCKS["prostate.py"])
-    place = words(
-        dataset=tmp_path / "prostate.py",
-        root_path=tmp_path,
-        output_root=tmp_path / "out",
-        labelnum=2,
-        device="cpu",
+def test_a_method_is_one_file(phantom_root, tmp_path, registries):
+    METHODS["certain_teacher"] = run("methods/certain_teacher.py")["METHOD"]
+    numbers = {**ACDC, "max_iterations": 2}
+    checkpoints = train(
+        acdc.DATASET, phantom_root, tmp_path, "--method", "certain_teacher", **numbers
     )
-    train_any(
-        [
-            *place,
-            *words(
-                method="mean_teacher", batch_size=4, labeled_bs=2, val_stride=(32, 32, 16), **SHORT
-            ),
-        ]
-    )
-    evaluate_any([*place, *words(exp="mean_teacher", model="VNet", stride=(32, 32, 16))])
-    assert len(list(tmp_path.rglob("metrics.csv"))) == 1
+    assert "ema_teacher" in checkpoints["train/last.pth"]["phase"]
+
+
+def test_the_method_of_the_page_is_short():
+    lines = BLOCKS["methods/certain_teacher.py"].strip().splitlines()
+    assert len(lines) <= 80
 
 
 def test_raw_scans_of_a_data_set_in_a_file_are_prepared_trained_on_and_predicted(tmp_path):
@@ -184,11 +171,11 @@ def test_a_data_set_file_with_the_name_of_a_module_is_one_line(tmp_path):
 
 
 def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, registries):
-    NETWORKS["plain"] = run("networks/plain.py")["Plain"]
+    NETWORKS["resunet_small"] = run("networks/resunet_small.py")["ResUNetSmall"]
     for name in ("utils/losses.py", "utils/schedules.py", "dataloaders/augment.py"):
         run(name)
     flags = words(
-        model="plain",
+        model="resunet_small",
         width=6,
         lr_schedule="linear",
         intensity="inverted",
@@ -209,11 +196,11 @@ def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, 
         **numbers,
     )
     last = checkpoints["self_train/last.pth"]
-    assert last["settings"]["width"] == 6 and last["student"]["layers.0.weight"].shape == (
+    assert last["settings"]["width"] == 6 and last["student"]["down.0.skip.weight"].shape == (
         6,
         1,
-        3,
-        3,
+        1,
+        1,
     )
     assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.01 * 0.5)
     place = words(
@@ -221,7 +208,6 @@ def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, 
         output_root=tmp_path,
         labelnum=1,
         exp="bcp_baseline",
-        model="plain",
         device="cpu",
     )
     evaluate(acdc.DATASET, place)
