@@ -40,6 +40,8 @@ RENDEZVOUS = "tcp://localhost:29531"
 
 @dataclass(frozen=True)
 class Flags:
+    """Flags of the benchmark."""
+
     dataset: Literal["ACDC", "LA"] = "ACDC"
     """Data set whose network and losses are used."""
     method: str = "bcp"
@@ -79,7 +81,8 @@ def new_optimizers(stage: TrainingStage) -> dict[str, torch.optim.Optimizer]:
 class Ours:
     """The step of our loop."""
 
-    def __init__(self, flags: Flags):
+    def __init__(self, flags: Flags) -> None:
+        """Build stage and optimisers."""
         self.stage = new_stage(flags)
         self.optimizers = new_optimizers(self.stage)
 
@@ -92,7 +95,8 @@ class Ours:
 class WithDDP:
     """The same step with one DistributedDataParallel per learner."""
 
-    def __init__(self, flags: Flags):
+    def __init__(self, flags: Flags) -> None:
+        """Build stage and optimisers, and wrap the learners."""
         self.stage = new_stage(flags)
         self.optimizers = new_optimizers(self.stage)
         self.losses = flags.losses

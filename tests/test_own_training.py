@@ -314,7 +314,7 @@ def test_two_slices_where_whole_labels_are_needed(sparse, tmp_path, capsys):
     )
     assert prepare(command(raw, tmp_path / "volumes", "--dims", "3")) == 2
     assert (
-        "labelsTr/tr0.nii.gz: two drawn slices alone, but it is a validation case"
+        "labelsTr/tr0.nii.gz: only two drawn slices, but it is a validation case"
         in capsys.readouterr().err
     )
     label = read_scan(raw / "labelsTr" / "tr1.nii.gz").array

@@ -155,7 +155,10 @@ class Checkpoint:
         return self.phase[network]
 
     def of_network(self, name: str) -> "Checkpoint":
-        """This checkpoint with another of its networks selected; raises UserError for one that it does not have."""
+        """Return this checkpoint with another of its networks selected.
+
+        Raises UserError for a network that it does not have.
+        """
         if name == self.selected:
             return self
         names = [
