@@ -13,12 +13,12 @@ import numpy as np
 from commands.png_files import read_png, write_png
 from datasets.prepare.prepared_files import RawCase, source_geometry
 from scans.formats import nifti_header
+from scans.nifti_writer import write_nifti, write_nifti_like
 from scans.nrrd_format import write_nrrd
 from scans.reading import read_scan, sha256
 from utils.errors import UserError
 from utils.files import replacing, unfinished_file
 from utils.json_file import read_json
-from utils.nifti import write_nifti, write_nifti_like
 from utils.provenance import sha256 as file_hash
 
 FILE_HASH = "file_sha256"  # key of a case's record

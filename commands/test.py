@@ -49,6 +49,7 @@ from evaluation.scores import ClassScore, score_case
 from evaluation.sliding_window import check_stride
 from evaluation.validation import predictions
 from methods.registry import METHODS, run_title
+from scans.nifti_writer import write_nifti
 from training.checkpoint import Checkpoint, read
 from training.config import known
 from training.device import choose_device, place
@@ -58,7 +59,6 @@ from utils.errors import UserError, writing
 from utils.files import check_plain, scratch
 from utils.lock import only_writer
 from utils.messages import message
-from utils.nifti import write_nifti
 from utils.progress import progress
 from utils.provenance import provenance, sha256
 from utils.values import checked_values

@@ -11,10 +11,10 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from scans.geometry import LPS_TO_RAS, Geometry, checked_geometry
+from scans.nifti_writer import has_usable_qform
 from scans.scan_files import VOXELS, file_stem
 from scans.voxel_file import DAMAGED, GZIP_MAGIC, VoxelFile, data_file, one_volume
 from utils.errors import UserError
-from utils.nifti import has_usable_qform
 
 HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 SINGLE_FILE = {348: b"n+1", 540: b"n+2"}

@@ -2,7 +2,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from utils.nifti import write_nifti, write_nifti_like
+from scans.nifti_writer import write_nifti, write_nifti_like
 
 
 def counted(dtype=np.float32):

@@ -10,8 +10,8 @@ from dataloaders.dataset_info import DatasetInfo
 from dataloaders.phantom.case_files import claimed, within, write_text
 from dataloaders.phantom.heart import DIASTOLE, SYSTOLE, draw_patient, render
 from dataloaders.phantom.organs import RECIPES, draw_case
+from scans.nifti_writer import write_nifti
 from utils.errors import UserError
-from utils.nifti import write_nifti
 from utils.progress import progress
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesUn", "imagesTs", "labelsTs")

@@ -1,4 +1,4 @@
-"""Volumes as NIfTI files, for any viewer."""
+"""Write volumes as NIfTI files, for any viewer."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from utils.files import replacing
 
-_INTEGERS = (np.uint8, np.int16, np.int32)
+INTEGERS = (np.uint8, np.int16, np.int32)
 
 
 def write_nifti(
@@ -65,9 +65,8 @@ def write_nifti_like(path: Path, labels: np.ndarray, source: nibabel.Nifti1Heade
     header_sizes = np.asarray(header["pixdim"][1:4], np.float64)
     if not (header_sizes > 0).all() and (sizes > 0).all():
         header["pixdim"][1:4] = sizes  # some readers use them instead of the affine
-    if not has_usable_qform(
-        header
-    ):  # the affine is the sform; other readers would fail on the qform
+    if not has_usable_qform(header):
+        # the affine is the sform; other readers would fail on the qform
         header["qform_code"] = 0
         for field in ("quatern_b", "quatern_c", "quatern_d"):
             header[field] = 0
@@ -97,7 +96,7 @@ def _storable(volume: np.ndarray) -> np.ndarray:
     if volume.dtype.kind in "biu":
         low = int(volume.min())
         high = int(volume.max())
-        for dtype in _INTEGERS:
+        for dtype in INTEGERS:
             if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
                 return volume.astype(dtype)
     raise ValueError(f"no NIfTI type for a volume of {volume.dtype} with these values")
