@@ -40,11 +40,19 @@ OF_VOLUMES = ("edge_guided", "bcp", "cogrnet", "supervised", "ua_mt")
 """Methods whose step on volumes is counted in every test run, not only in the long ones."""
 
 
+TWO_SLICES = ("cogrnet", "desco")
+"""Methods that learn from two annotated slices of a volume."""
+WAITING = ("ss_net",)
+"""Methods that choose pixels by their labels, so that the host must wait for the number of pixels."""
+
+
 def places():
-    """Data sets and methods; CoGRNet learns from two slices of a volume."""
+    """Data sets and methods."""
     parameters = []
     for method in METHODS:
-        if method != "cogrnet":
+        if method in WAITING:
+            continue
+        if method not in TWO_SLICES:
             parameters.append(("ACDC", method))
         marks = [] if method in OF_VOLUMES else [pytest.mark.long]
         parameters.append(pytest.param("LA", method, marks=marks))
@@ -53,7 +61,7 @@ def places():
 
 def page_of(dataset, method):
     """The page on which a method trains."""
-    return all_datasets("TWO_SLICES" if method == "cogrnet" else "DATASET")[dataset]
+    return all_datasets("TWO_SLICES" if method in TWO_SLICES else "DATASET")[dataset]
 
 
 def step(dataset, method, **numbers):
