@@ -277,7 +277,7 @@ def _box(settings: ModelSettings) -> Box | None:
     if len(box) != 6:
         numbers = " ".join(str(number) for number in box)
         raise UserError(
-            f"--box {numbers}: give start and end of each axis of the file, as in --box 100 250 120 "
-            f"260 0 88"
+            f"--box {numbers}: give start and end of each axis of the file, as in "
+            f"--box 100 250 120 260 0 88"
         )
     return box[::2], box[1::2]

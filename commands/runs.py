@@ -61,7 +61,7 @@ class RunRequest:
     method: str | None = None
 
 
-def usual_value(dataset: DatasetSpec, name: str) -> Any:
+def usual_value(dataset: DatasetSpec, name: str) -> Any:  # noqa: ANN401 (text or number)
     """The exp, labelnum or model that a test of the data set uses if no flag names one."""
     for numbers in (dataset.test_numbers, dataset.numbers):
         if name in numbers:
