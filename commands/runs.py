@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, overload
 
 from datasets.base import DatasetSpec
 from datasets.resolve import default_exp
@@ -61,7 +61,15 @@ class RunRequest:
     method: str | None = None
 
 
-def usual_value(dataset: DatasetSpec, name: str) -> Any:  # noqa: ANN401 (text or number)
+@overload
+def usual_value(dataset: DatasetSpec, name: Literal["labelnum"]) -> int: ...
+
+
+@overload
+def usual_value(dataset: DatasetSpec, name: Literal["exp", "model"]) -> str: ...
+
+
+def usual_value(dataset: DatasetSpec, name: str) -> str | int:
     """The exp, labelnum or model that a test of the data set uses if no flag names one."""
     for numbers in (dataset.test_numbers, dataset.numbers):
         if name in numbers:
