@@ -325,4 +325,4 @@ def test_two_slices_where_whole_labels_are_needed(sparse, tmp_path, capsys):
         json.dumps([{"train": ["tr1", "tr2"], "val": ["tr3"]}]), encoding="utf-8"
     )
     assert prepare(command(raw, tmp_path / "one", "--dims", "3")) == 0
-    assert "tr1.nii.gz: one slice alone holds a label, number 8 along z" in capsys.readouterr().out
+    assert "tr1.nii.gz: only one slice has a label, number 8 along z" in capsys.readouterr().out
