@@ -363,7 +363,8 @@ DATASET = volumes(
             "pre_losses": (("dice", 0.5), ("ce", 0.5)),
             "losses": (("dice", 0.5), ("ce", 0.5)),
             "seed": 2020,
-        }
+        },
+        "ad_mt": {"turn": 14},
     },
     stride=(16, 16, 4),
     test_numbers={"exp": "cutmix", "labelnum": 20, "model": "VNet_pancreas", "which": "both"},

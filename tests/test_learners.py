@@ -1,15 +1,17 @@
 """Several learners: an optimiser and a learning rate for each, when they step, and which of them is validated and selected."""
 
 import math
+import os
 
 import pytest
 import torch
-from helpers import Context, assert_same, step_loss
+from helpers import Context, assert_same, step_loss, together
 from torch import nn
 
 from methods.base import MEAN, TrainingStage, Validation
 from networks.mean import MeanOfNetworks
 from training.checkpoint import load, read
+from training.distributed import process_group
 from training.log import RunLog
 from training.loop import Run, merged_results, run_stages
 from training.memory import step_memory
@@ -113,6 +115,29 @@ def test_gradients_that_overflow_in_one_learner_halve_the_scale_once_and_leave_t
     assert float(scalars["loss_scale"]) == 65536
     assert precision.scaler is not None
     assert precision.scaler.get_scale() == 32768
+
+
+def step_in_process(rank, ports, folder):
+    """One step of a pair whose student starts with a gradient of 2 in the first process and of 6 in the second."""
+    os.environ["MASTER_PORT"] = str(ports[0])
+    with process_group(CPU):
+        stage = Pair(early=True)
+        losses = stage.losses
+
+        def scaled(batch, step):
+            for loss in losses(batch, step):
+                yield loss._replace(total=loss.total * (0.5 if rank == 0 else 1.5))
+
+        stage.losses = scaled
+        train_step(stage, sgd(stage, rate=0.5), {}, 0, Precision(CPU))
+        torch.save(weights(stage), folder / f"{rank}.pt")
+
+
+def test_a_learner_that_steps_early_has_the_mean_gradient_of_all_processes(tmp_path):
+    """The student's mean gradient is 4, so its weight becomes 4 - 2 = 2; the other's is 2 then, and its weight 2 - 1 = 1."""
+    assert together(step_in_process, tmp_path) == [0, 0]
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt") == {"student": 2, "other": 1}
 
 
 def run(folder, stage, steps, scores=None, momentum=0.5):

@@ -262,6 +262,8 @@ CASES["sdcl_2d"] = MethodVector(
     optimizer=torch.optim.Adam,
     weight_decay=0.0,
     patches=fixed_boxes,
+    # Adam's first steps multiply rounding: 9e-5 in the last iteration. In float64 all are within 2e-5.
+    exact={"loss": 7},
 )
 
 

@@ -62,6 +62,20 @@ def test_half_a_of_the_unlabelled_images_meets_half_b_of_the_labelled_ones():
     assert (first.weights, second.weights) == ((0.5, 1.0), (1.0, 0.5))
 
 
+def test_the_teacher_averages_the_statistics_of_the_first_student():
+    """Running means start at 0; the first student's becomes 5, the second one's 9: 0.99 x 0 + 0.01 x 5."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4))
+    context = Context(network, settings={"other_model": "resunet", "select_network": "mean"})
+    stage = sdcl.SDCL(context)
+    stage.networks["other"] = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4))
+    stage.student[1].running_mean.fill_(5)
+    stage.networks["other"][1].running_mean.fill_(9)
+    stage.after_step(0)
+    torch.testing.assert_close(
+        stage.networks["ema_teacher"][1].running_mean, torch.full((4,), 0.05)
+    )
+
+
 @pytest.fixture(scope="module")
 def folder(narrow, phantom_root, tmp_path_factory):
     """A run of one step of each stage, which changes nothing but statistics."""
