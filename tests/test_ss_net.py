@@ -155,6 +155,18 @@ def test_the_contrast_is_divided_by_all_classes_and_skips_those_with_too_few_pix
     torch.testing.assert_close(memory.distance(feature, label), expected)
 
 
+def test_the_selector_of_an_absent_class_has_a_gradient_of_0():
+    """Every process then exchanges gradients of the same parameters, whatever classes its images have."""
+    heads = ContrastiveHeads(5, 4)
+    memory = ClassMemory(heads, 4, torch.device("cpu"))
+    background = torch.zeros(1, 2, 3, dtype=torch.long)
+    distance = memory.distance(torch.rand(1, 5, 2, 3), background)
+    assert distance.item() == 0
+    distance.backward()
+    assert all(weights.grad is not None for weights in heads.parameters())
+    assert not any(weights.grad.any() for weights in heads.parameters())
+
+
 def test_the_selectors_do_not_change_the_features():
     """The rank of a pixel is computed from its detached prediction: with equal ranks its gradient is that of the cosines only."""
     heads = ContrastiveHeads(5, 4)
