@@ -193,7 +193,7 @@ def load_model(
     stride: Sequence[int] = (),
     batch: int = 0,
     box: Sequence[int] = (),
-    variant: Literal["coranet", "mcnet"] | None = None,
+    variant: str | None = None,
     size: Sequence[int] | None = None,
 ) -> Model:
     """Load a trained network to predict arrays with.
@@ -248,7 +248,7 @@ def predict(
     stride: Sequence[int] = (),
     batch: int = 0,
     box: Sequence[int] = (),
-    variant: Literal["coranet", "mcnet"] | None = None,
+    variant: str | None = None,
     size: Sequence[int] | None = None,
     part: str | None = None,
     overwrite: bool = False,
@@ -287,12 +287,12 @@ def predict(
 
 
 def prepare(
-    dataset: Literal["ACDC", "LA", "Pancreas", "KiTS19", "LiTS", "own"],
+    dataset: str,
     source: StrPath,
     root_path: StrPath,
     *,
     crop: Literal["published", "none"] = "published",
-    variant: Literal["coranet", "mcnet"] | None = None,
+    variant: str | None = None,
     size: Sequence[int] | None = None,
     dims: Literal[2, 3] | None = None,
     cases: Sequence[str] | None = None,
@@ -303,7 +303,8 @@ def prepare(
     """Prepare raw scans below `source` for training, into `root_path`, as code/prepare_data.py
     does.
 
-    `dataset`: a public download, or "own" for scans in nnU-Net's raw layout (docs/data.md). `dims`:
+    `dataset`: the name or the Python file of a data set, or "own" for scans in nnU-Net's raw
+    layout (docs/data.md). `dims`:
     own data only, 2 to train on slices, 3 on volumes; default: by the scans' spacing. `cases`: only
     these, by name. `workers`: processes; 0: one for each processor. `redo`: prepare finished cases
     again. `crop`, `variant`, `size`: of the public data sets.
@@ -518,7 +519,7 @@ def compare(
 
 def make_phantom(
     root: StrPath,
-    dataset: Literal["ACDC", "LA"] = "ACDC",
+    dataset: str = "ACDC",
     *,
     train: int = 20,
     val: int = 4,

@@ -3,22 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.phantom.write import write_phantom
-from datasets.registry import find_dataset
+from datasets.registry import all_datasets
 from utils.cli import parse
 from utils.messages import message
+from utils.registry import find
 
 # the published planes of the registration need scans of the published size
 REGISTER = "code/CoGRNet_register.py --dataset {dataset} --root_path {root} --planes middle middle"
-NEXT = {
-    "ACDC": "code/ACDC_labelnum3_train.py --root_path {root}",
-    "LA": "code/LA_labelnum4_train.py --root_path {root}",
-    "Pancreas": "pancreas/pancreas_labelnum20_train.py --root_path {root}",
-}
 RAW_VAL = 4
 RAW_LABELLED = 3
 
@@ -29,8 +24,8 @@ class PhantomSettings:
 
     root: Path
     """Folder to write to. It is created if it does not exist."""
-    dataset: Literal["ACDC", "LA", "Pancreas", "KiTS19", "LiTS"] = "ACDC"
-    """Data set whose anatomy and layout are used."""
+    dataset: str = "ACDC"
+    """Data set whose anatomy and layout are used: ACDC, LA, Pancreas, KiTS19 or LiTS."""
     raw: bool = False
     """ACDC and LA: write raw scans (NIfTI) in nnU-Net's layout instead, most of them without
     labels, as own data are."""
@@ -53,7 +48,8 @@ class PhantomSettings:
 def make_phantom(argv: Sequence[str] | None = None, description: str = "") -> None:
     """Write the phantom and report the command that comes next."""
     settings = parse(PhantomSettings, argv, description=description)
-    info = find_dataset(settings.dataset).info
+    dataset = find(all_datasets(), settings.dataset, flag="--dataset")
+    info = dataset.info
     if settings.raw:
         written, command = _write_raw(info, settings)
     else:
@@ -67,8 +63,9 @@ def make_phantom(argv: Sequence[str] | None = None, description: str = "") -> No
             size=settings.size,
             seed=settings.seed,
         )
-        command = NEXT.get(settings.dataset, REGISTER)
-        command = command.format(dataset=settings.dataset, root=settings.root)
+        command = f"{dataset.script} --root_path {settings.root}"
+        if not dataset.script:
+            command = REGISTER.format(dataset=settings.dataset, root=settings.root)
     message(f"{written}; next: python {command}")
 
 

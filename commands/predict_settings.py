@@ -30,7 +30,7 @@ class ModelSettings:
     box: tuple[int, ...] = ()
     """LA, Pancreas, KiTS19, LiTS, whose training scans were cropped to the label: the part of the
     scan to predict, start and end of each of the file's three axes, in voxels."""
-    variant: Literal["coranet", "mcnet"] | None = None
+    variant: str | None = None
     """Pancreas: the preparation that the network was trained on; default coranet."""
     size: tuple[int, int, int] | None = None
     """KiTS19, LiTS: the size that the network was trained on, as in prepare_data.py."""

@@ -58,6 +58,7 @@ class DatasetSpec:
     # how raw scans become the files that are read; its fields are the options of prepare_data.py
     # that the data set has
     preparation: type[PublishedPreparation] | None = None
+    script: str = ""  # the published training script with the fewest labels, which messages name
     # reading: what --labelnum counts; the cases and how many of them are labelled; the training
     # data set of a run
     counted: str = "volumes"

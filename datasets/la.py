@@ -156,6 +156,7 @@ class TestOptions:
 DATASET = volumes(
     info=INFO,
     preparation=LAPreparation,
+    script="code/LA_labelnum4_train.py",
     numbers={
         "model": "VNet",
         "patch_size": (112, 112, 80),

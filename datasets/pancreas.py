@@ -320,6 +320,7 @@ def _outside_window(scan: Scan) -> str:
 DATASET = volumes(
     info=INFO,
     preparation=PancreasPreparation,
+    script="pancreas/pancreas_labelnum20_train.py",
     cases=percent_of_cases,
     sampler=lambda settings: FourStreamSampler,
     spatial=partial(

@@ -9,7 +9,7 @@ from typing import Literal
 class RegistrationSettings:
     """Settings of CoGRNet_register.py."""
 
-    dataset: Literal["LA", "KiTS19", "LiTS"] | None = None
+    dataset: str | None = None
     """Data set. Omit it for own data that prepare_data.py wrote to --root_path."""
     labelnum: int | None = None
     """Number of labelled cases (the first N of the training list). Default: 5; all for own data."""

@@ -472,7 +472,7 @@ def test_older_files_without_honest_columns(runs, tmp_path):
 # the page
 
 
-class DatasetSpec(HTMLParser):
+class Page(HTMLParser):
     """What a page holds: its tags with their attributes."""
 
     def __init__(self, path):
@@ -520,7 +520,7 @@ def test_the_page_needs_nothing_else_and_can_be_heard(all_datasets):
         (all_datasets[0], 2 * 4, 2 + 4 + 2),
         (all_datasets[1], 2 * 2 * 3, 1 + 2),
     ):
-        page, text = DatasetSpec(path), path.read_text(encoding="utf-8")
+        page, text = Page(path), path.read_text(encoding="utf-8")
         assert (
             not page.of("script")
             and not re.search(r"""(src|href)\s*=\s*["'](?!data:)[^"']*[:/]""", text)

@@ -458,7 +458,7 @@ def test_raw_scans_are_those_of_the_public_layout_in_nnunets(tmp_path, info, siz
 @pytest.mark.parametrize(
     "info, flags, message",
     [
-        (LITS, {}, "--raw: there are raw phantoms of ACDC and LA, not of LiTS"),
+        (LITS, {}, "--raw: raw phantoms are MR, but that of LiTS is CT"),
         (ACDC, {"labelled": 5}, "--labelled must be from 1 to 4, not 5"),
         (LA, {"size": (48,)}, "--size: LA takes 3 numbers, not 1"),
     ],

@@ -381,7 +381,8 @@ class Recipe:
     and returns its label. `field`, `size`: field of view (mm) and default size (voxels) per array
     axis. `vary`: how much the size changes from case to case, as a share of it (the published LA
     scans share their depth). `warp`: standard deviation (mm) of the displacements that bend the
-    scene.
+    scene. `is_mr`: the CT phantoms imitate the windowed images of public preparations, which no
+    scanner writes.
     """
 
     axes: str
@@ -391,11 +392,19 @@ class Recipe:
     size: tuple[int, int, int]
     vary: tuple[float, float, float]
     warp: float
+    is_mr: bool = False
 
 
 RECIPES = {
     "LA": Recipe(
-        "xyz", "phantom{:03d}", atrium, (120, 110, 70), (96, 96, 56), (0.08, 0.08, 0), 1.6
+        "xyz",
+        "phantom{:03d}",
+        atrium,
+        (120, 110, 70),
+        (96, 96, 56),
+        (0.08, 0.08, 0),
+        1.6,
+        is_mr=True,
     ),
     "Pancreas": Recipe("xyz", "{:04d}", pancreas, (130, 130, 130), (96, 96, 96), (0, 0, 0), 2.5),
     "KiTS19": Recipe("zyx", "case_{:05d}", kidneys, (200, 250, 350), (32, 96, 96), (0, 0, 0), 2.5),

@@ -9,15 +9,13 @@ import numpy as np
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.phantom.case_files import claimed, within, write_text
 from dataloaders.phantom.heart import DIASTOLE, SYSTOLE, draw_patient, render
-from dataloaders.phantom.organs import RECIPES, draw_case
+from dataloaders.phantom.organs import RECIPES, Recipe, draw_case
 from scans.nifti_writer import write_nifti
 from utils.errors import UserError
 from utils.progress import progress
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesUn", "imagesTs", "labelsTs")
-# The CT phantoms imitate the windowed images of public preparations, which no scanner writes.
-MR = ("ACDC", "LA")
-SIZES = {"ACDC": (128,), "LA": RECIPES["LA"].size}
+HEART_SIZE = (128,)
 BRIGHTEST = 1000
 Scan = tuple[str, np.ndarray, np.ndarray, tuple[float, ...]]
 
@@ -43,10 +41,12 @@ def write_raw_phantom(
     written last, so a half-written folder has none; the same call may be repeated. Raises UserError
     as `write_phantom` does, and for a data set that is not MR.
     """
-    if info.name not in MR:
-        raise UserError(f"--raw: there are raw phantoms of {' and '.join(MR)}, not of {info.name}")
-    shape = tuple(size or SIZES[info.name])
-    _check_numbers(info, shape, train=train, val=val, test=test, labelled=labelled, seed=seed)
+    recipe = _recipe(info)
+    default_size = HEART_SIZE if recipe is None else recipe.size
+    shape = tuple(size or default_size)
+    if len(shape) != len(default_size):
+        raise UserError(f"--size: {info.name} takes {len(default_size)} numbers, not {len(shape)}")
+    _check_numbers(shape, train=train, val=val, test=test, labelled=labelled, seed=seed)
     parts = ["Tr"] * labelled + ["Un"] * (train - labelled) + ["Tr"] * val + ["Ts"] * test
     split: dict[str, list[str]] = {"train": [], "val": []}
     settings = {
@@ -61,7 +61,7 @@ def write_raw_phantom(
     with claimed(root, settings, (*FOLDERS, "dataset.json")):
         for number, part in enumerate(progress(parts, desc="patients", disable=None), 1):
             rng = np.random.default_rng([seed, number])
-            for name, image, label, spacing in _scans(info, rng, number=number, size=shape):
+            for name, image, label, spacing in _scans(recipe, rng, number=number, size=shape):
                 image_path = root / f"images{part}" / f"{name}_0000.nii.gz"
                 _write(image_path, _whole_numbers(image), spacing=spacing)
                 if part != "Un":
@@ -80,8 +80,20 @@ def write_raw_phantom(
         write_text(root / "dataset.json", json.dumps(about, indent=2) + "\n")
 
 
+def _recipe(info: DatasetInfo) -> Recipe | None:
+    """The anatomy of a 3-D data set; None for a 2-D one, of which hearts are drawn.
+
+    Raises UserError for an anatomy that is not drawn in MR.
+    """
+    if info.dims == 2:
+        return None
+    recipe = RECIPES[info.name]
+    if not recipe.is_mr:
+        raise UserError(f"--raw: raw phantoms are MR, but that of {info.name} is CT")
+    return recipe
+
+
 def _check_numbers(
-    info: DatasetInfo,
     shape: Sequence[int],
     train: int,
     val: int,
@@ -89,39 +101,35 @@ def _check_numbers(
     labelled: int,
     seed: int,
 ) -> None:
-    """Raise UserError for a number out of range, or a shape that does not fit the data set."""
-    axes = len(SIZES[info.name])
-    if len(shape) != axes:
-        raise UserError(f"--size: {info.name} takes {axes} numbers, not {len(shape)}")
+    """Raise UserError for a number that is out of range."""
     within("train", train, least=1, most=900)
     within("val", val, least=1, most=900)
     within("test", test, least=1, most=900)
     within("seed", seed, least=0, most=2**63)
     within("labelled", labelled, least=1, most=train)
-    smallest = 16 if axes == 3 else 48
+    smallest = 16 if len(shape) == 3 else 48
     for side in shape:
         within("size", side, least=smallest, most=512)
 
 
 def _scans(
-    info: DatasetInfo, rng: np.random.Generator, number: int, size: tuple[int, ...]
+    recipe: Recipe | None, rng: np.random.Generator, number: int, size: tuple[int, ...]
 ) -> Iterator[Scan]:
     """The scans of a patient: name, image and label (z, y, x), spacing (mm) along these axes."""
-    if info.name == "ACDC":
+    if recipe is None:
         patient = draw_patient(rng, size[0])
         for phase in (DIASTOLE, SYSTOLE):
             image, label = render(patient, phase)
             yield f"patient{number:03d}_frame{phase:02d}", image, label, patient.spacing
-    else:
-        recipe = RECIPES[info.name]
-        image, label, spacing = draw_case(recipe, rng, size)
-        turn = [recipe.axes.index(axis) for axis in "zyx"]
-        yield (
-            recipe.case.format(number),
-            image.transpose(turn),
-            label.transpose(turn),
-            tuple(spacing[axis] for axis in turn),
-        )
+        return
+    image, label, spacing = draw_case(recipe, rng, size)
+    turn = [recipe.axes.index(axis) for axis in "zyx"]
+    yield (
+        recipe.case.format(number),
+        image.transpose(turn),
+        label.transpose(turn),
+        tuple(spacing[axis] for axis in turn),
+    )
 
 
 def _whole_numbers(image: np.ndarray) -> np.ndarray:
