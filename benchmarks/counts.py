@@ -1,35 +1,42 @@
-"""Count what a training step asks of a device, without one.
+"""Count the device operations of a training step, without a device.
 
     python benchmarks/counts.py
     python benchmarks/counts.py --dataset LA --method edge_guided --top 20
 
-The loop's own step runs on torch's `meta` device, which computes nothing, while every operation is looked at. Counted are: launches
-(operations that compute or copy on the device; batched `_foreach` operations count once, so the true number is a little higher, and
-a convolution may be more than one kernel), bytes that they read and write (each tensor once, as if no cache held it), copies from
-the host to the device and back, and scalars that the host waits for. `host ms` is measured: seeds, losses, optimiser and EMA of a
-step on the CPU with every network's pass replaced by one operation, all at 16 pixels a side, so that what remains is Python's and
-torch's overhead.
+The loop's own step runs on torch's `meta` device, which computes nothing, while every operation is
+counted:
+
+launches: operations that compute or copy on the device. Batched `_foreach` operations count once,
+    so the true number is a little higher, and a convolution may be more than one kernel.
+GB moved: what they read and write, each tensor once, as if there was no cache.
+host to device, device to host: copies.
+scalars waited for: scalars that the host reads.
+host ms: measured on the CPU at 16 pixels a side, with every network's pass replaced by one
+    operation. What remains is the overhead of Python and torch in seeds, losses, optimiser and EMA.
 """
 
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from commands.training_run import TrainingRun
+from datasets.base import DatasetSpec
 from datasets.registry import all_datasets
 from datasets.resolve import resolve
 from methods.base import TrainingStage
@@ -38,6 +45,21 @@ from training.device import autocast_type
 from training.loop import Run, StageSetup, _StageRunner
 from utils.cli import parse, run
 
+COLUMNS = (
+    "",
+    "launches",
+    "GB moved",
+    "host to device",
+    "device to host",
+    "scalars waited for",
+    "host ms",
+)
+# names of events
+TO_DEVICE = "to device"
+TO_HOST = "to host"
+WAIT = "wait"
+CONSTRUCTORS = ("new_tensor", "tensor", "as_tensor")
+# operations that launch no kernel
 NO_KERNEL = {
     "empty",
     "empty_strided",
@@ -52,104 +74,136 @@ NO_KERNEL = {
 
 
 class _Constants(TorchFunctionMode):
-    """Notes tensors that are made on the `meta` device of Python's numbers: a blocking copy each, and no operation that is dispatched."""
+    """Notes tensors on the `meta` device that are made from Python's numbers.
 
-    def __init__(self, events: list[str]):
+    Each is a copy that the host waits for, but no operation that is dispatched.
+    """
+
+    def __init__(self, events: list[str]) -> None:
         super().__init__()
         self.events = events
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         result = function(*args, **(kwargs or {}))
-        made = getattr(function, "__name__", "") in (
-            "new_tensor",
-            "tensor",
-            "as_tensor",
-        ) and not isinstance(args[-1], Tensor)
-        if made and result.is_meta:
-            self.events.append("to device")
+        is_constructor = getattr(function, "__name__", "") in CONSTRUCTORS
+        if is_constructor and not isinstance(args[-1], Tensor) and result.is_meta:
+            self.events.append(TO_DEVICE)
         return result
 
 
 class Counting(TorchDispatchMode):
-    """Counts what is asked of the `meta` device within its context; a copy to the host gives zeros, a scalar read by the host is 1."""
+    """Counts the operations on the `meta` device within its context.
 
-    def __init__(self):
+    A copy to the host gives zeros, a scalar that the host reads is 1. `events` has the copies, the
+    scalars that the host waits for, and "convolution", in their order.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no counts."""
         super().__init__()
         self.launches: Counter[str] = Counter()
         self.bytes = 0
-        self.events: list[
-            str
-        ] = []  # "to device", "to host", "wait", and "convolution", in their order
+        self.events: list[str] = []
         self._constants = _Constants(self.events)
 
     def __enter__(self) -> "Counting":
+        """Begin to count."""
         self._constants.__enter__()
         return super().__enter__()
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
+        """Stop counting."""
         super().__exit__(*error)
         self._constants.__exit__(*error)
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        function: OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        """Run an operation and count it."""
         kwargs = kwargs or {}
         name = function.overloadpacket.__name__
-        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        inputs = tensors_in((args, kwargs))
         if name in ("_local_scalar_dense", "item") and inputs[0].is_meta:
-            self.events.append("wait")
-            return 1.0 if inputs[0].is_floating_point() else 1
-        if (
-            name == "_to_copy"
-            and inputs[0].is_meta
-            and torch.device(kwargs.get("device") or "meta").type == "cpu"
-        ):
-            self.events.append("to host")
+            self.events.append(WAIT)
+            if inputs[0].is_floating_point():
+                return 1.0
+            return 1
+        if name == "_to_copy" and inputs[0].is_meta and goes_to_host(kwargs):
+            self.events.append(TO_HOST)
             return torch.zeros(inputs[0].shape, dtype=kwargs.get("dtype") or inputs[0].dtype)
         result = function(*args, **kwargs)
-        outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-        if not any(x.is_meta for x in (*inputs, *outputs)):
+        on_device = [tensor for tensor in inputs + tensors_in(result) if tensor.is_meta]
+        if not on_device:
             return result
         if name in ("_to_copy", "copy_") and not inputs[-1].is_meta:
-            self.events.append("to device")
+            self.events.append(TO_DEVICE)
         if "convolution" in name:
             self.events.append("convolution")
         if name not in NO_KERNEL and not function.is_view:
             self.launches[name] += 1
-            self.bytes += sum(
-                x.nbytes for x in {id(x): x for x in (*inputs, *outputs)}.values() if x.is_meta
-            )
+            different = {id(tensor): tensor.nbytes for tensor in on_device}
+            self.bytes += sum(different.values())
         return result
 
     def count(self, event: str) -> int:
+        """Return how often an event occurred."""
         return self.events.count(event)
+
+
+def tensors_in(values: object) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dictionaries."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def goes_to_host(options: Mapping[str, Any]) -> bool:
+    """Whether a copy with these options has the CPU as its target."""
+    return torch.device(options.get("device") or "meta").type == "cpu"
 
 
 class BareRun(TrainingRun):
     """A run without data, for networks on any device."""
 
-    def __init__(self, dataset, device: torch.device, **numbers):
-        self.dataset, self.device = dataset, device
+    def __init__(self, dataset: DatasetSpec, device: torch.device, **numbers: object) -> None:
+        """Resolve the settings; `numbers` are those that differ from the data set's."""
+        self.dataset = dataset
+        self.device = device
         self.config = resolve(dataset, method=numbers.get("method"), explicit=numbers)
         self.amp = autocast_type(self.config.runtime.amp, device)
-        self.data = SimpleNamespace(
-            labelled=max(self.config.experiment.labelnum, self.config.data.labeled_bs),
-            unlabelled=60,
-        )
+        labelled = max(self.config.experiment.labelnum, self.config.data.labeled_bs)
+        self.data = SimpleNamespace(labelled=labelled, unlabelled=60)
 
 
 def runner(
-    dataset, device: torch.device, stage: int = -1, **numbers
+    dataset: DatasetSpec, device: torch.device, stage: int = -1, **numbers: object
 ) -> tuple[_StageRunner, dict[str, Tensor]]:
-    """A stage of a method on a data set, the last one by default, ready for a step, and a batch for it on the host."""
-    frame = BareRun(dataset, device, **numbers)
-    experiment, data = frame.config.experiment, frame.config.data
-    options = frame.config.optimization
-    spec = METHODS[experiment.method].stages[stage]
-    method_stage = spec.stage(frame.context(spec))
-    made = StageSetup(
+    """Return a stage of a method that is ready for a step, and a batch for it on the host.
+
+    `stage`: number of the stage, by default the last one.
+    """
+    bare = BareRun(dataset, device, **numbers)
+    data = bare.config.data
+    options = bare.config.optimization
+    spec = METHODS[bare.config.experiment.method].stages[stage]
+    method_stage = spec.stage(bare.context(spec))
+    count = data.labeled_bs
+    if spec.uses_unlabelled:
+        count = data.batch_size
+    weight_decay = options.weight_decay
+    if spec.pretraining:
+        weight_decay = options.pre_weight_decay
+    setup = StageSetup(
         stage=method_stage,
-        optimizers=frame.optimizers(
-            method_stage, options.pre_weight_decay if spec.pretraining else options.weight_decay
-        ),
+        optimizers=bare.optimizers(method_stage, weight_decay),
         steps=1000,
         val_every=1000,
         batches=lambda steps: (),
@@ -157,7 +211,7 @@ def runner(
         learning_rate=lambda step: options.base_lr,
         seed=(0,),
     )
-    for optimizer in made.optimizers.values():
+    for optimizer in setup.optimizers.values():
         for group in optimizer.param_groups:
             group["foreach"] = device.type == "meta"  # as torch chooses on CUDA
     run = Run(
@@ -166,19 +220,21 @@ def runner(
         about={"settings": {}},
         device=device,
         dims=dataset.info.dims,
-        amp=frame.amp,
+        amp=bare.amp,
         log=None,
     )
-    count = data.batch_size if spec.uses_unlabelled else data.labeled_bs
     batch = {
         "image": torch.rand(count, dataset.info.channels, *data.patch_size),
         "label": torch.zeros(data.labeled_bs, *data.patch_size, dtype=torch.uint8),
     }
-    return _StageRunner(run, made), batch
+    return _StageRunner(run, setup), batch
 
 
-def counted(dataset, **numbers) -> Counting:
-    """One step on the meta device, after another that has made what is made once (the optimiser's moments)."""
+def counted(dataset: DatasetSpec, **numbers: object) -> Counting:
+    """Count a step on the meta device.
+
+    A step before it makes what is made only once, such as the optimiser's moments.
+    """
     steps, batch = runner(dataset, torch.device("meta"), **numbers)
     with Counting():
         steps._train_step(batch)
@@ -187,72 +243,74 @@ def counted(dataset, **numbers) -> Counting:
     return counting
 
 
-def without_passes(stage: TrainingStage, classes: int) -> None:
-    """Every network answers with one operation, its modules and weights staying as they are."""
+def skip_passes(stage: TrainingStage, classes: int) -> None:
+    """Let every network answer with one operation; its modules and weights stay as they are."""
     for net in stage.networks.values():
         weight = next(net.parameters())
-        net.forward = lambda x, weight=weight: (weight.flatten()[0] * x[:, :1]).expand(
-            -1, classes, *x.shape[2:]
-        )
+        net.forward = partial(one_operation, weight=weight, classes=classes)
 
 
-def host_ms(dataset, steps: int, **numbers) -> float:
-    """Milliseconds of a step beside the networks' passes: median of `steps`."""
-    small = {"patch_size": (16,) * dataset.info.dims}
-    loop, batch = runner(dataset, torch.device("cpu"), **{**numbers, **small})
-    without_passes(loop.stage, dataset.info.classes)
-    seconds = []
+def one_operation(x: Tensor, weight: Tensor, classes: int) -> Tensor:
+    """Return scores (N, classes, ...) that depend on the image x (N, C, ...) and on a weight."""
+    scores = weight.flatten()[0] * x[:, :1]
+    return scores.expand(-1, classes, *x.shape[2:])
+
+
+def host_ms(dataset: DatasetSpec, steps: int, method: str) -> float:
+    """Return the milliseconds of a step outside the networks' passes: median of `steps`."""
+    size = (16,) * dataset.info.dims
+    loop, batch = runner(dataset, torch.device("cpu"), method=method, patch_size=size)
+    skip_passes(loop.stage, dataset.info.classes)
+    seconds: list[float] = []
     for _ in range(steps + 5):
-        began = time.thread_time()  # of this processor alone: another process may be in between
+        start = time.thread_time()  # of this thread only: another process may interrupt it
         loop._train_step(batch)
-        seconds.append(time.thread_time() - began)
+        seconds.append(time.thread_time() - start)
     return 1000 * statistics.median(seconds[5:])
 
 
 @dataclass(frozen=True)
 class Flags:
+    """Flags of counts.py."""
+
     dataset: Literal["all", "ACDC", "LA", "Pancreas"] = "all"
-    """Data set whose published numbers a step has."""
+    """Data set, for the published numbers of a step."""
     method: str = "edge_guided"
-    """Method, its last stage."""
+    """Method; a step of its last stage is counted."""
     steps: int = 50
-    """Steps of which the host's time is the median."""
+    """Steps for the median of the host's time."""
     top: int = 0
-    """Print so many of the most frequent operations too."""
+    """Also print this many of the most frequent operations."""
+
+
+def table_line(cells: Sequence[object]) -> str:
+    """Return a line of the table with cells as wide as its columns."""
+    pairs = zip(cells, COLUMNS, strict=True)
+    return "".join(f"{cell:>{max(len(column) + 2, 10)}}" for cell, column in pairs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Print a line of counts for each data set."""
     flags = parse(Flags, argv, description=__doc__)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, --method {flags.method}, last stage, published sizes")
-    columns = (
-        "",
-        "launches",
-        "GB moved",
-        "host to device",
-        "device to host",
-        "scalars waited for",
-        "host ms",
-    )
-    print("".join(f"{column:>{max(len(column) + 2, 10)}}" for column in columns))
-    for name in ("ACDC", "LA", "Pancreas") if flags.dataset == "all" else (flags.dataset,):
+    print(table_line(COLUMNS))
+    names = [flags.dataset]
+    if flags.dataset == "all":
+        names = ["ACDC", "LA", "Pancreas"]
+    for name in names:
         dataset = all_datasets()[name]
         counting = counted(dataset, method=flags.method)
-        row = (
+        cells = (
             name,
-            sum(counting.launches.values()),
+            counting.launches.total(),
             f"{counting.bytes / 1e9:.1f}",
-            counting.count("to device"),
-            counting.count("to host"),
-            counting.count("wait"),
+            counting.count(TO_DEVICE),
+            counting.count(TO_HOST),
+            counting.count(WAIT),
             f"{host_ms(dataset, flags.steps, method=flags.method):.1f}",
         )
-        print(
-            "".join(
-                f"{value:>{max(len(column) + 2, 10)}}"
-                for value, column in zip(row, columns, strict=True)
-            )
-        )
+        print(table_line(cells))
         for operation, number in counting.launches.most_common(flags.top):
             print(f"{number:>8} {operation}")
 

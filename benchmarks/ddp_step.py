@@ -1,10 +1,10 @@
-"""Time a self-training step with two processes: our averaging of gradients, and DistributedDataParallel.
+"""Time a step with two processes: our averaging of gradients, and DistributedDataParallel.
 
     python benchmarks/ddp_step.py --dataset ACDC --patch_size 128 128 --batch_size 12
 
 Random images, gloo, one thread per process. Both kinds take turns in the same two processes, so the
-ratio holds on a noisy machine. DistributedDataParallel is given what our loop does not know: how many
-losses a step has. All passes but the last run within `no_sync`.
+ratio holds on a noisy machine. DistributedDataParallel is given what our loop does not know: how
+many losses a step has. All passes but the last run within `no_sync`.
 """
 
 import multiprocessing

@@ -10,6 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 # The rooms that are clean. A room that is added stays.
 ROOMS = (
+    "benchmarks",
     "dataloaders",
     "datasets/checks",
     "datasets/prepare",
