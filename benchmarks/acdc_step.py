@@ -96,9 +96,9 @@ class Bench:
             self.student = place(net, device, 2)
             image = place(image, device, 2)
         numbers = {"method": "edge_guided", "egm": flags.egm, "max_iterations": 1000}
-        frame = BareRun(acdc.DATASET, device, ema_decay=0.89, **numbers)
-        frame.network = lambda number=0, model=None: self.student
-        self.stage = DualTeacher(frame.context(METHODS["edge_guided"].stages[-1]))
+        bare = BareRun(acdc.DATASET, device, ema_decay=0.89, **numbers)
+        bare.network = lambda number=0, model=None: self.student
+        self.stage = DualTeacher(bare.context(METHODS["edge_guided"].stages[-1]))
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
         )

@@ -59,7 +59,7 @@ class Flags:
 def new_stage(flags: Flags) -> TrainingStage:
     """Return a stage; its weights are the same at every call."""
     dataset = all_datasets()[flags.dataset]
-    frame = BareRun(
+    bare = BareRun(
         dataset,
         CPU,
         method=flags.method,
@@ -67,7 +67,7 @@ def new_stage(flags: Flags) -> TrainingStage:
         batch_size=flags.batch_size,
         labeled_bs=flags.batch_size // 2,
     )
-    return METHODS[flags.method].stages[-1].stage(frame.context(METHODS[flags.method].stages[-1]))
+    return METHODS[flags.method].stages[-1].stage(bare.context(METHODS[flags.method].stages[-1]))
 
 
 def new_optimizers(stage: TrainingStage) -> dict[str, torch.optim.Optimizer]:

@@ -57,9 +57,9 @@ class Stages:
         """Build the stages by their names."""
         numbers = {"method": method, "patch_size": flags.patch_size, "batch_size": flags.batch_size}
         self.device = device
-        frame = BareRun(DATASET, device, **numbers, labeled_bs=flags.batch_size // 2)
+        bare = BareRun(DATASET, device, **numbers, labeled_bs=flags.batch_size // 2)
         self.specs = {spec.name: spec for spec in METHODS[method].stages}
-        self.stages = {name: spec.stage(frame.context(spec)) for name, spec in self.specs.items()}
+        self.stages = {name: spec.stage(bare.context(spec)) for name, spec in self.specs.items()}
         self.optimizers: dict[str, dict[str, torch.optim.Optimizer]] = {}
         for name, stage in self.stages.items():
             self.optimizers[name] = {}
