@@ -1,13 +1,15 @@
 """ABD (Chi et al., CVPR 2024): adaptive bidirectional displacement, in its variant on top of BCP.
 
-Two networks learn from the copy-paste mixes of BCP, the first from weak views and the second from strong views, and each from the
-other's prediction. The least confident patch of a mix is then replaced by a confident patch of the other view, and both networks
-learn from each other on these images as well. The EMA teacher follows the first network and labels each view by itself.
+Two networks learn from the copy-paste mixes of BCP, the first from weak views and the second from
+strong views, and each from the other's prediction. The least confident patch of a mix is then
+replaced by a confident patch of the other view, and both networks learn from each other on these
+images as well. The EMA teacher follows the first network and labels each view by itself.
 
-Cost of a step: each network makes 2 passes over a quarter of the batch and 1 over a whole batch (all mixes of both views); the teacher
-makes 4 passes over a quarter.
-Published protocol: ACDC, BCP's pre-training, then 12 + 12 slices of 256 x 256, 30 000 iterations, SGD with a constant rate of 0.01.
-Each network's best on the validation list is kept; tables give the first one.
+Cost of a step: each network makes 2 passes over a quarter of the batch and 1 over a whole batch
+(all mixes of both views); the teacher makes 4 passes over a quarter.
+Published protocol: ACDC, BCP's pre-training, then 12 + 12 slices of 256 x 256, 30 000 iterations,
+SGD with a constant rate of 0.01. Each network's best on the validation list is kept; tables give
+the first one.
 """
 
 from collections.abc import Iterator
@@ -32,12 +34,13 @@ AGREEMENT = Loss({"dice_squared": 1.0}, dice_2d)
 @dataclass(frozen=True)
 class Options(TeacherOptions):
     select_network: Literal["student", "other"] = "student"
-    """Network that is selected, tested and exported: student, which learns from weak views, or other, from strong ones. Both are
-    validated."""
+    """Network that is selected, tested and exported: student, which learns from weak views, or
+    other, from strong ones. Both are validated."""
 
 
 class ABD(CopyPasteSelfTrain[Options]):
-    """BCP's self-training of two networks on two views, which learn from each other's predictions of mixed and displaced images.
+    """BCP's self-training of two networks on two views, which learn from each other's predictions
+    of mixed and displaced images.
 
     Both networks and the teacher start from the same pre-training.
     """
@@ -81,12 +84,14 @@ class ABD(CopyPasteSelfTrain[Options]):
         return torch.cat([self.call(name, mix.image) for mix in mixes])
 
     def draw_nearest(self, image: Tensor) -> Tensor:
-        """Draw for each image (N, C, ...) whether the nearest of the most confident patches displaces the least confident one."""
+        """Draw for each image (N, C, ...) whether the nearest of the most confident patches
+        displaces the least confident one."""
         return torch.rand(len(image), device=image.device) < 0.5
 
 
 def agreement(logits: Tensor, other: Tensor) -> Tensor:
-    """Return the Dice loss of logits (N, K, ...) against the classes that the other network predicts."""
+    """Return the Dice loss of logits (N, K, ...) against the classes that the other network
+    predicts."""
     return AGREEMENT.whole(logits, hard_pseudo_label(other))["dice_squared"]
 
 

@@ -1,12 +1,15 @@
 """AD-MT (Zhao et al., ECCV 2024): alternate diverse teaching with two EMA teachers.
 
-The teachers take turns: only the turn's teacher follows the student, so that the two stay different. Both label the unlabelled images,
-weighted by how certain they are. Where they disagree and the student is surer of another class, the student's class is taken. The
-student learns these labels on a strong view in turns of teacher a, and on a CutMix of weak views in turns of teacher b.
+The teachers take turns: only the turn's teacher follows the student, so that the two stay
+different. Both label the unlabelled images, weighted by how certain they are. Where they disagree
+and the student is surer of another class, the student's class is taken. The student learns these
+labels on a strong view in turns of teacher a, and on a CutMix of weak views in turns of teacher b.
 
-Cost of a step: one student pass over one and a half batches, two teacher passes over the unlabelled half.
-Published protocol: SGD 0.01 with the rate of `poly_late`; ACDC 12 + 12 slices, 30 000 iterations, LA and Pancreas 2 + 2 patches, 15 000
-iterations. ACDC: best student on the validation list; volumes: best on the test list. The best of the first teacher is kept as well.
+Cost of a step: one student pass over one and a half batches, two teacher passes over the unlabelled
+half.
+Published protocol: SGD 0.01 with the rate of `poly_late`; ACDC 12 + 12 slices, 30 000 iterations,
+LA and Pancreas 2 + 2 patches, 15 000 iterations. ACDC: best student on the validation list;
+volumes: best on the test list. The best of the first teacher is kept as well.
 """
 
 from bisect import bisect_right
@@ -46,14 +49,16 @@ class Options(ConsistencyOptions):
     consistency: float = 2.0
     """Weight of the loss on unlabelled images at the end of its ramp."""
     consistency_rampup: int = 50
-    """Length of that ramp in epochs of 150 iterations of the published run. Twice as many iterations pass before the teachers average:
-    until then the turn's teacher is a copy of the student (see --lengths)."""
+    """Length of that ramp in epochs of 150 iterations of the published run. Twice as many
+    iterations pass before the teachers average: until then the turn's teacher is a copy of the
+    student (see --lengths)."""
     ema_decay: float = 0.99
     """Decay of the EMA teachers after their warm-up."""
     confidence: float = 0.95
     """Smallest probability at which a pseudo label counts."""
     turn: int = 50
-    """Longest turn of a teacher in iterations; each turn's length is drawn between 1 and this number."""
+    """Longest turn of a teacher in iterations; each turn's length is drawn between 1 and this
+    number."""
     select_network: Literal["student", "teacher_a", "teacher_b"] = "student"
     """Network that is selected, tested and exported."""
 
@@ -67,7 +72,8 @@ class Options(ConsistencyOptions):
 
 
 class ADMT(TrainingStage[Options]):
-    """A student and two teachers that follow it in turns. Teacher averages cover batch-norm statistics."""
+    """A student and two teachers that follow it in turns. Teacher averages cover batch-norm
+    statistics."""
 
     name = "train"
 
@@ -114,7 +120,8 @@ class ADMT(TrainingStage[Options]):
 
     @torch.no_grad()
     def target(self, image: Tensor, step: int) -> Target:
-        """Return what the teachers say of images (U, C, ...): the turn's teacher in training mode, the other one in eval mode."""
+        """Return what the teachers say of images (U, C, ...): the turn's teacher in training mode,
+        the other one in eval mode."""
         active = self.turns.number(step) % 2
         probabilities: list[Tensor] = []
         for number, name in enumerate(TEACHERS):
@@ -150,7 +157,8 @@ class ADMT(TrainingStage[Options]):
         self.averages[self.turns.number(step) % 2].update(self.ema_decay(step))
 
     def ema_decay(self, step: int) -> float:
-        """Return the decay of step `step`: 0 until the teachers average, then with a warm-up that counts every second step."""
+        """Return the decay of step `step`: 0 until the teachers average, then with a warm-up that
+        counts every second step."""
         start = self.time.first(2 * self.options.consistency_rampup)
         if step < start:
             return 0.0
@@ -158,7 +166,8 @@ class ADMT(TrainingStage[Options]):
 
 
 class Turns:
-    """The turns of the teachers, counted from 0: even ones are teacher a's. Their lengths follow from the seed."""
+    """The turns of the teachers, counted from 0: even ones are teacher a's. Their lengths follow
+    from the seed."""
 
     def __init__(self, longest: int, seed: tuple[int, ...]):
         self.longest = longest

@@ -1,12 +1,16 @@
-"""DeSCO (Cai et al., CVPR 2023): two networks that learn from labels propagated from one of two orthogonal annotated slices each.
+"""DeSCO (Cai et al., CVPR 2023): two networks that learn from labels propagated from one of two
+orthogonal annotated slices each.
 
-A voxel's label counts less the farther it lies from the annotated slice it was propagated from, and during training less and less.
-On unlabelled images each network learns the other one's prediction where the other one is certain. The second network's losses are
-formed when the first one has made its step.
+A voxel's label counts less the farther it lies from the annotated slice it was propagated from, and
+during training less and less. On unlabelled images each network learns the other one's prediction
+where the other one is certain. The second network's losses are formed when the first one has made
+its step.
 
-Cost of a step: each network makes one pass with gradient over half of the batch, and nine passes over a quarter of it without.
-Published protocol: LA, KiTS19 and LiTS, 5 labelled volumes, 1 + 1 patches for each network, 6 000 iterations, SGD 0.01; only the first
-network's rate is divided by 10 after 2 500 and 5 000. The last checkpoint of the first network is tested.
+Cost of a step: each network makes one pass with gradient over half of the batch, and nine passes
+over a quarter of it without.
+Published protocol: LA, KiTS19 and LiTS, 5 labelled volumes, 1 + 1 patches for each network, 6 000
+iterations, SGD 0.01; only the first network's rate is divided by 10 after 2 500 and 5 000. The last
+checkpoint of the first network is tested.
 """
 
 import math
@@ -42,13 +46,16 @@ SMOOTH = 1e-5
 @dataclass(frozen=True)
 class Options(ConsistencyOptions):
     consistency_rampup: int = 40
-    """Length of the ramp of the unlabelled loss in epochs of 150 iterations of the published run (see --lengths)."""
+    """Length of the ramp of the unlabelled loss in epochs of 150 iterations of the published run
+    (see --lengths)."""
     select_network: Literal["student", "other"] = "student"
-    """Network that is selected, tested and exported: student learns from the first annotated slice, other from the second."""
+    """Network that is selected, tested and exported: student learns from the first annotated slice,
+    other from the second."""
 
 
 class DeSCO(TrainingStage[Options]):
-    """Two networks. The first halves of the labelled and of the unlabelled images are the first network's, the second halves the other's."""
+    """Two networks. The first halves of the labelled and of the unlabelled images are the first
+    network's, the second halves the other's."""
 
     name = "train"
 
@@ -90,7 +97,7 @@ class DeSCO(TrainingStage[Options]):
         weight: Tensor,
         step: int,
     ) -> StepLoss:
-        """Return the loss of one network, which the network `other` teaches on unlabelled images."""
+        """Return the loss of one network; the network `other` teaches it on unlabelled images."""
         count = len(labelled)
         logits = self.call(name, torch.cat([labelled, unlabelled]))
         if name == "student":
@@ -110,7 +117,8 @@ class DeSCO(TrainingStage[Options]):
 
     @torch.no_grad()
     def taught(self, other: str, image: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Return the other network's classes of images (U, C, ...), and a mask, 1.0 where it is certain, (U, ...) each.
+        """Return the other network's classes of images (U, C, ...), and a mask, 1.0 where it is
+        certain, (U, ...) each.
 
         The entropy of eight noisy predictions is compared with the threshold of UA-MT.
         """
@@ -121,7 +129,8 @@ class DeSCO(TrainingStage[Options]):
         return pseudo_label, (entropy(mean) < threshold).float()
 
     def label_weights(self, batch: Batch, step: int) -> Tensor:
-        """Return the weight of each voxel's label, (L, ...): a power of its distance to the annotated slice; 0 outside of the volume.
+        """Return the weight of each voxel's label, (L, ...): a power of its distance to the
+        annotated slice; 0 outside of the volume.
 
         Without distances (complete labels) all voxels have the weight 1.
         """
@@ -132,7 +141,8 @@ class DeSCO(TrainingStage[Options]):
         return torch.where(distance < 0, torch.zeros_like(weight), weight)
 
     def weight_decay(self, step: int) -> float:
-        """Return the factor by which a label's weight falls per voxel: 0.95 at first, then along a cosine in steps of 1 000 iterations."""
+        """Return the factor by which a label's weight falls per voxel: 0.95 at first, then along a
+        cosine in steps of 1 000 iterations."""
         rounds = self.time.step(step) // DECAY_STEPS
         if rounds == 0:
             return FIRST_DECAY
@@ -141,7 +151,8 @@ class DeSCO(TrainingStage[Options]):
 
 
 def weighted_ce(prediction: Prediction, truth: Tensor, weight: Tensor) -> Tensor:
-    """Return the weighted cross entropy of each sample, mean over samples; truth (N, K, ...), weight (N, ...).
+    """Return the weighted cross entropy of each sample, mean over samples; truth (N, K, ...),
+    weight (N, ...).
 
     As published, the weights are counted once for every class, next to a smoothing term.
     """
@@ -164,8 +175,8 @@ METHOD = Method(
         "select": "last",
     },
     required={
-        "labels": "learns from two annotated slices of a volume, not from whole labels; train it with code/CoGRNet_train.py "
-        "(LA, KiTS19, LiTS or own volumes)"
+        "labels": "learns from two annotated slices of a volume, not from whole labels; train it "
+        "with code/CoGRNet_train.py (LA, KiTS19, LiTS or own volumes)"
     },
     distances=True,
     stages=(StageSpec(DeSCO),),

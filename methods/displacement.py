@@ -1,7 +1,9 @@
-"""Displacement of ABD (CVPR 2024): the least reliable patch of one view of an image is replaced by a reliable patch of the other view.
+"""Displacement of ABD (CVPR 2024): the least reliable patch of one view of an image is replaced by
+a reliable patch of the other view.
 
-An image is cut into a grid of 4 patches along each axis. Shapes: images (N, C, ...), logits (N, K, ...), patches (N, P, C, ...) with
-P = 16 in 2-D and 64 in 3-D, numbered row by row; patch numbers (N,).
+An image is cut into a grid of 4 patches along each axis. Shapes: images (N, C, ...), logits (N, K,
+...), patches (N, P, C, ...) with P = 16 in 2-D and 64 in 3-D, numbered row by row; patch numbers
+(N,).
 """
 
 from typing import NamedTuple
@@ -34,8 +36,9 @@ class Displaced(NamedTuple):
 def displaced(images: Views, logits: Views, nearest: Tensor) -> Views:
     """Return both views with one patch of each replaced.
 
-    `logits`: of the network of each view. `nearest` (N,): where True, the source is that of the most confident patches whose class
-    distribution is nearest to the target's; elsewhere it is the most confident patch. Labels are not moved.
+    `logits`: of the network of each view. `nearest` (N,): where True, the source is that of the
+    most confident patches whose class distribution is nearest to the target's; elsewhere it is the
+    most confident patch. Labels are not moved.
     """
     chosen = choose_patches(logits, nearest)
     first, second = cut(images.first), cut(images.second)
@@ -65,7 +68,8 @@ def choose_patches(logits: Views, nearest: Tensor) -> Displaced:
 def source_patch(confidence: Tensor, means: Tensor, target: Tensor, nearest: Tensor) -> Tensor:
     """Return the number of the patch that replaces one of the other view.
 
-    `confidence` (N, P) and `means` (N, P, K), the mean logits, are of the view that gives; `target` (N, K) of the patch to be replaced.
+    `confidence` (N, P) and `means` (N, P, K), the mean logits, are of the view that gives; `target`
+    (N, K) of the patch to be replaced.
     """
     candidates = confidence.topk(CANDIDATES, dim=1).indices  # (N, 4), the most confident first
     rows = candidates.unsqueeze(2).expand(-1, -1, means.shape[2])
@@ -107,7 +111,8 @@ def cut(x: Tensor) -> Tensor:
 
 
 def joined(patches: Tensor, image: Tensor) -> Tensor:
-    """Return the image (N, C, ...) with its patches (N, P, C, ...) in their places; the inverse of `cut`."""
+    """Return the image (N, C, ...) with its patches (N, P, C, ...) in their places; the inverse of
+    `cut`."""
     sides = patches.shape[3:]
     dims = len(sides)
     split = patches.reshape(len(patches), *[GRID] * dims, *patches.shape[2:])  # (N, 4, 4, C, h, w)

@@ -1,12 +1,16 @@
-"""SDCL (Song & Wang, MICCAI 2024): students discrepancy-informed correction learning, on top of BCP.
+"""SDCL (Song & Wang, MICCAI 2024): students discrepancy-informed correction learning, on top of
+BCP.
 
-A second student of another kind learns from the same copy-paste mixes as the first. Where the two disagree, each is drawn to the label
-of the mix, and where it disagrees and is wrong, its prediction is flattened. The EMA teacher follows the first student.
+A second student of another kind learns from the same copy-paste mixes as the first. Where the two
+disagree, each is drawn to the label of the mix, and where it disagrees and is wrong, its prediction
+is flattened. The EMA teacher follows the first student.
 
-Cost of a step: each student makes 2 passes over a quarter of the batch, the teacher 2 passes over a quarter.
-Published protocol: ACDC, U-Net and Res-U-Net, Adam with a constant rate of 0.001, 12 + 12 slices of 256 x 256; pre-training of both
-students for 100 epochs of the labelled slices, self-training for 400. Both students and the mean of their softmaxes are validated; the
-paper's scores are those of the mean.
+Cost of a step: each student makes 2 passes over a quarter of the batch, the teacher 2 passes over a
+quarter.
+Published protocol: ACDC, U-Net and Res-U-Net, Adam with a constant rate of 0.001, 12 + 12 slices of
+256 x 256; pre-training of both students for 100 epochs of the labelled slices, self-training for
+400. Both students and the mean of their softmaxes are validated; the paper's scores are those of
+the mean.
 """
 
 from collections.abc import Iterator
@@ -31,7 +35,8 @@ class Options(TeacherOptions):
     other_model: str = "resunet"
     """Network of the second student."""
     select_network: Literal["student", "other", "mean"] = "mean"
-    """Network that is selected and tested: one of the students, or mean, the mean of their softmaxes. All three are validated."""
+    """Network that is selected and tested: one of the students, or mean, the mean of their
+    softmaxes. All three are validated."""
     difference_weight: float = 0.5
     """Weight of the squared distance to the label where the students disagree."""
     entropy_weight: float = 0.05
@@ -62,7 +67,8 @@ class SDCLPretrain(CopyPastePretrain[Options]):
 class SDCL(CopyPasteSelfTrain[Options]):
     """BCP's self-training of two students, corrected where they disagree.
 
-    Half a of the unlabelled images is mixed with half b of the labelled ones, and b with a, as in the published code.
+    Half a of the unlabelled images is mixed with half b of the labelled ones, and b with a, as in
+    the published code.
     """
 
     def __init__(self, context: StageContext[Options]):
@@ -91,7 +97,8 @@ class SDCL(CopyPasteSelfTrain[Options]):
     def student_loss(
         self, logits: list[Tensor], mixes: list[Mix], disagreements: list[Tensor], mask: Tensor
     ) -> StepLoss:
-        """Return the loss of one student: logits (N / 4, K, ...) and disagreement (N / 4, ...) of each mix."""
+        """Return the loss of one student: logits (N / 4, K, ...) and disagreement (N / 4, ...) of
+        each mix."""
         loss = self.loss_of_mixes(logits, mixes, mask)
         options = self.options
         for number, mix in enumerate(mixes):
@@ -111,11 +118,12 @@ class SDCL(CopyPasteSelfTrain[Options]):
 def correction(
     logits: Tensor, label: Tensor, weight: Tensor, disagreement: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return a student's two correction terms on one mix: its distance from the label, and from a flat prediction.
+    """Return a student's two correction terms on one mix: its distance from the label, and from a
+    flat prediction.
 
-    The first is the mean of weight * mean_c (p - onehot)^2 over the pixels where the students disagree, the second the mean of
-    weight * mean_c (-log p) over those of them where this student is wrong. logits (N, K, ...), label and disagreement (N, ...),
-    weight (...).
+    The first is the mean of weight * mean_c (p - onehot)^2 over the pixels where the students
+    disagree, the second the mean of weight * mean_c (-log p) over those of them where this student
+    is wrong. logits (N, K, ...), label and disagreement (N, ...), weight (...).
     """
     log_probabilities, probabilities = predicted(logits)
     truth = one_hot(label, logits.shape[1])

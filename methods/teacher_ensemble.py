@@ -1,4 +1,5 @@
-"""Pseudo labels of two teachers for unlabelled images, and when a student may contradict them (AD-MT, ECCV 2024).
+"""Pseudo labels of two teachers for unlabelled images, and when a student may contradict them
+(AD-MT, ECCV 2024).
 
 Shapes: probabilities (U, K, ...), classes and masks (U, ...).
 """
@@ -10,7 +11,8 @@ from torch import Tensor
 
 
 class Target(NamedTuple):
-    """What the teachers say of unlabelled images: class, its probability, and whether the teachers disagree, (U, ...) each."""
+    """What the teachers say of unlabelled images: class, its probability, and whether the teachers
+    disagree, (U, ...) each."""
 
     label: Tensor
     confidence: Tensor
@@ -18,7 +20,8 @@ class Target(NamedTuple):
 
 
 def ensemble(first: Tensor, second: Tensor) -> Target:
-    """Return the target of two teachers' probabilities (U, K, ...), each weighted by exp(-entropy in bits)."""
+    """Return the target of two teachers' probabilities (U, K, ...), each weighted by exp(-entropy
+    in bits)."""
     first_weight = (-entropy_in_bits(first)).exp()
     second_weight = (-entropy_in_bits(second)).exp()
     total = first_weight + second_weight
@@ -33,7 +36,8 @@ def entropy_in_bits(probabilities: Tensor) -> Tensor:
 
 
 def compromise(target: Target, student: Tensor) -> Target:
-    """Return the target with the student's class where the teachers disagree and the student is surer of another class.
+    """Return the target with the student's class where the teachers disagree and the student is
+    surer of another class.
 
     `student`: its probabilities (U, K, ...) of the weak images, which are not mixed.
     """

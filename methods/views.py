@@ -1,7 +1,8 @@
-"""Strong intensity views of images, made on their device: brightness, contrast and blur, as in UniMatch (CVPR 2023).
+"""Strong intensity views of images, made on their device: brightness, contrast and blur, as in
+UniMatch (CVPR 2023).
 
-Shapes: images (N, C, ...). Each image has its own draws. Values are changed relative to the range of each image, so that a view means
-the same for images of 0..1, of 0..255 and of mean 0.
+Shapes: images (N, C, ...). Each image has its own draws. Values are changed relative to the range
+of each image, so that a view means the same for images of 0..1, of 0..255 and of mean 0.
 """
 
 import torch
@@ -17,7 +18,8 @@ BLUR_RADIUS = 6
 
 
 def strong_view(image: Tensor) -> Tensor:
-    """Return the images with random brightness and contrast (probability 0.8) and Gaussian blur (probability 0.5)."""
+    """Return the images with random brightness and contrast (probability 0.8) and Gaussian blur
+    (probability 0.5)."""
     low, span = value_range(image)
     x = (image - low) / span
     jittered = changed_contrast(changed_brightness(x, draw_factor(x)), draw_factor(x))
@@ -29,7 +31,8 @@ def strong_view(image: Tensor) -> Tensor:
 
 
 def value_range(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the smallest value of each image's channel and the distance to the largest, (N, C, 1, ...) each."""
+    """Return the smallest value of each image's channel and the distance to the largest, (N, C, 1,
+    ...) each."""
     axes = list(range(2, image.ndim))
     low = image.amin(axes, keepdim=True)
     return low, (image.amax(axes, keepdim=True) - low).clamp_min(1e-8)
@@ -51,13 +54,15 @@ def changed_brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def changed_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Return images with values 0..1 whose distance from their mean is multiplied by a factor, cut off at 0 and 1."""
+    """Return images with values 0..1 whose distance from their mean is multiplied by a factor, cut
+    off at 0 and 1."""
     mean = x.mean(list(range(1, x.ndim)), keepdim=True)
     return (mean + factor * (x - mean)).clamp(0, 1)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Return images (N, C, ...) blurred along every spatial axis with the standard deviation `sigma` (N, 1, ...) in pixels.
+    """Return images (N, C, ...) blurred along every spatial axis with the standard deviation
+    `sigma` (N, 1, ...) in pixels.
 
     Beyond the border the outermost values are repeated.
     """

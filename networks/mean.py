@@ -12,7 +12,8 @@ SMALLEST = torch.finfo(torch.float32).tiny
 class MeanOfNetworks(nn.Module):
     """Networks whose probabilities are averaged.
 
-    Images (N, C, ...) to log-probabilities (N, K, ...): their softmax is the mean of the networks' softmaxes.
+    Images (N, C, ...) to log-probabilities (N, K, ...): their softmax is the mean of the networks'
+    softmaxes.
     """
 
     def __init__(self, networks: Sequence[nn.Module]):
@@ -26,7 +27,8 @@ class MeanOfNetworks(nn.Module):
         return first.dims
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
-        """Raise ValueError if a pass of `images` inputs of spatial shape `size` does not fit one of the networks."""
+        """Raise ValueError if a pass of `images` inputs of spatial shape `size` does not fit one of
+        the networks."""
         for network in self.networks:
             one: Any = network
             one.check_size(size, images)

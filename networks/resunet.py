@@ -1,4 +1,5 @@
-"""Res-U-Net: the encoder of a narrow ResNet-34 with the decoder of the U-Net; the second network of SDCL (MICCAI 2024)."""
+"""Res-U-Net: the encoder of a narrow ResNet-34 with the decoder of the U-Net; the second network of
+SDCL (MICCAI 2024)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ BLOCKS = (3, 4, 6, 3)
 
 
 class BasicBlock(nn.Module):
-    """conv3 BN ReLU conv3 BN, added to the input or, where the shape changes, to its 1x1 convolution; ReLU."""
+    """conv3 BN ReLU conv3 BN, added to the input or, where the shape changes, to its 1x1
+    convolution; ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1):
         super().__init__()
@@ -78,7 +80,8 @@ class ResUNet(Network):
         self.passes = PassCounter(self)
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
-        """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit the network."""
+        """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit the
+        network."""
         unet.check_sides(size, images, name="Res-U-Net")
 
     def forward(self, x: Tensor) -> Tensor:
