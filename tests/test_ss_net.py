@@ -167,19 +167,22 @@ def test_the_selector_of_an_absent_class_has_a_gradient_of_0():
     assert not any(weights.grad.any() for weights in heads.parameters())
 
 
-def test_the_selectors_do_not_change_the_features():
-    """The rank of a pixel is computed from its detached prediction: with equal ranks its gradient is that of the cosines only."""
-    heads = ContrastiveHeads(5, 4)
-    vectors = torch.rand(5, MEMORY_SIZE, requires_grad=True)
-    memory = torch.rand(3, MEMORY_SIZE)
-    constant = torch.ones(5)
-    distance_to_memory(vectors, memory, constant).backward()
-    expected = vectors.grad.clone()
-    vectors.grad = None
-    ranks = heads.rank(vectors.detach(), 1)
-    weights = len(ranks) * ranks / ranks.sum()
-    distance_to_memory(vectors, memory, ranks).backward()
-    torch.testing.assert_close(vectors.grad, expected * weights.detach()[:, None])
+def test_features_learn_through_the_cosines_and_selectors_through_the_ranks():
+    """With constant weights in place of the ranks, the features' gradient is the same: the ranks are those of detached predictions."""
+    heads = ContrastiveHeads(5, 4).eval()  # the same statistics for each call
+    memory = ClassMemory(heads, 4, torch.device("cpu"))
+    memory.vectors[1] = torch.rand(3, MEMORY_SIZE)
+    with torch.no_grad():
+        heads.selector(1)[3].weight.mul_(20)  # so that ranks differ
+    feature = torch.rand(1, 5, 2, 3, requires_grad=True)
+    ones = torch.ones(1, 2, 3, dtype=torch.long)
+    (gradient,) = torch.autograd.grad(memory.distance(feature, ones), feature, retain_graph=True)
+    predictions = heads.predict(pixels(feature))
+    ranks = heads.rank(predictions, 1).detach()
+    expected = distance_to_memory(predictions, memory.vectors[1], ranks) / 4
+    (expected_gradient,) = torch.autograd.grad(expected, feature)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-8)
+    memory.distance(feature, ones).backward()
     assert heads.selector(1)[0].weight.grad.any()
 
 
