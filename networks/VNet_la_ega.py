@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 from networks.base import Auxiliary, Network
 from networks.egm import EdgeOptions
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
-from networks.norm import BatchNorm3d, PassCounter, frozen_statistics
+from networks.norm import frozen_statistics
 from networks.operations import EGM, resize_trilinear
 
 _checkpoint: Callable[..., Tensor] = checkpoint  # pyright: ignore[reportUnknownVariableType]
@@ -163,7 +163,6 @@ class _VNetBase(Network):
     dims: ClassVar[int] = 3
     smallest_batch: ClassVar[int] = 1
     Options = VNetOptions
-    passes: PassCounter
 
     def __init__(self, egm: EGM, recompute: bool):
         super().__init__()
@@ -183,12 +182,6 @@ class _VNetBase(Network):
             raise ValueError(
                 "normalisation needs more than one voxel of one image at the deepest level: use 32 on one side or more images"
             )
-
-    def start(self, x: Tensor) -> None:
-        """Check the size of an input, and count the pass in training mode."""
-        self.check_size(tuple(x.shape[2:]))
-        if self.training:
-            self.passes.count()
 
     def run(self, module: nn.Module, *arguments: Any) -> Tensor:
         """Call a module, with activation checkpointing if `recompute` is set and gradients are needed."""
@@ -248,7 +241,7 @@ class Decoder(nn.Module):
 
     def __init__(self, class_num: int, doubling: Doubling = "transposed"):
         super().__init__()
-        _add_decoder(self, "conv", BatchNorm3d, blocks=4, doubling=doubling)
+        _add_decoder(self, "conv", nn.BatchNorm3d, blocks=4, doubling=doubling)
         self.out_conv = nn.Conv3d(WIDTHS[0], class_num, 1)
 
 
@@ -272,7 +265,7 @@ class VNet(_VNetBase):
     ):
         super().__init__(egm, recompute)
         self.encoder = nn.Module()
-        _add_encoder(self.encoder, in_chns, "conv", BatchNorm3d, (None, None))
+        _add_encoder(self.encoder, in_chns, "conv", nn.BatchNorm3d, (None, None))
         self.decoder = Decoder(class_num)
         self.feature_channels = WIDTHS[0]
         if egm != "none":
@@ -283,14 +276,13 @@ class VNet(_VNetBase):
         if not has_dropout:
             rates = (0.0, 0.0, 0.0)
         self.dropouts = nn.ModuleList([_dropout(rate) for rate in rates])
-        self.passes = PassCounter(self)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the encoder's five features."""
         return self.encode(self.encoder, x, {3: self.dropouts[0], 4: self.dropouts[1]})
 
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
-        self.start(x)
+        self.check_size(tuple(x.shape[2:]))
         features = self.features(x)
         feature = self.dropouts[2](self.decode(self.decoder, features, self.edge_map(x)))
         logits = self.decoder.out_conv(feature)
@@ -338,10 +330,9 @@ class VNetPancreas(_VNetBase):
         self.branchs = nn.ModuleList([head])
         if egm != "none":
             _add_egms(self, egm, fusion_dropout=0.3)
-        self.passes = PassCounter(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.start(x)
+        self.check_size(tuple(x.shape[2:]))
         features = self.encode(self, x)
         x = self.decode(self, features, self.edge_map(x))
         return self.branchs[0](x)

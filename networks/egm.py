@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks.dropout import Dropout
-from networks.norm import BatchNorm2d, BatchNorm3d
 from networks.operations import (
     EGM,
+    Dropout,
     convolve_to_one_channel,
     guided_features,
     mean_sigmoid,
@@ -37,7 +36,7 @@ class EdgeOptions:
 
 SMALLEST_MAP = 9  # pixels per side: on smaller maps the published Laplacian band is empty
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-BATCH_NORM = {2: BatchNorm2d, 3: BatchNorm3d}
+BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 def grey(image: Tensor) -> Tensor:

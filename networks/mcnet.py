@@ -11,7 +11,6 @@ from torch import Tensor
 from networks import VNet_la_ega as vnet
 from networks import unet_ega as unet
 from networks.base import Auxiliary
-from networks.norm import PassCounter
 
 Decoders = Literal[2, 3]
 
@@ -39,12 +38,11 @@ class UNetMCNet(unet.UNet):
         self.decoder3 = None
         if decoders == 3:
             self.decoder3 = unet.Decoder(class_num, egm="none", doubling="nearest")
-        self.passes = PassCounter(self)
 
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
         if not auxiliary:
             return super().forward(x)
-        self.start(x)
+        self.check_size(tuple(x.shape[2:]))
         features = self.encoder(x)
         logits = [self.decoder(features, None), self.decoder2(features, None)]
         if self.decoder3 is not None:
@@ -74,12 +72,11 @@ class VNetMCNet(vnet.VNet):
         self.decoder3 = None
         if decoders == 3:
             self.decoder3 = vnet.Decoder(class_num, doubling="nearest")
-        self.passes = PassCounter(self)
 
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
         if not auxiliary:
             return super().forward(x)
-        self.start(x)
+        self.check_size(tuple(x.shape[2:]))
         features = self.features(x)
         logits = [self.logits(self.decoder, features), self.logits(self.decoder2, features)]
         if self.decoder3 is not None:

@@ -1,43 +1,11 @@
-"""Batch norm whose pass counters are raised by the network.
-
-Only checkpoints and averaging teachers read `num_batches_tracked`. Raising it in each layer takes 1
-of 20 kernel launches, so the network raises all of them at once.
-"""
+"""Running statistics of batch norm: freeze them for some passes, share them between processes."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]  # no public name
-
-
-class _Uncounted(_BatchNorm):
-    """Batch norm of torch that does not raise its counter; the network does (`PassCounter`)."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)  # pyright: ignore[reportUnknownMemberType]  # not annotated
-        assert self.momentum is not None  # a cumulative average would need the counter
-        return F.batch_norm(
-            input,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum,
-            self.eps,
-        )
-
-
-class BatchNorm2d(_Uncounted, nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose counter is raised by a `PassCounter`."""
-
-
-class BatchNorm3d(_Uncounted, nn.BatchNorm3d):
-    """`nn.BatchNorm3d` whose counter is raised by a `PassCounter`."""
 
 
 @contextmanager
@@ -61,22 +29,6 @@ def frozen_statistics(module: nn.Module) -> Generator[None, None, None]:
             norm.num_batches_tracked = counter
 
 
-class PassCounter:
-    """Raises `num_batches_tracked` of all of a network's batch norms at once."""
-
-    def __init__(self, net: nn.Module):
-        self.norms = [module for module in net.modules() if isinstance(module, _Uncounted)]
-
-    @torch.no_grad()
-    def count(self) -> None:
-        counters: list[Tensor] = []
-        for norm in self.norms:
-            if norm.num_batches_tracked is not None:
-                counters.append(norm.num_batches_tracked)
-        if counters:
-            torch._foreach_add_(counters, 1)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]  # no public name
-
-
 def synchronise(network: nn.Module) -> None:
     """Replace the batch norm of a network by `torch.nn.SyncBatchNorm`, in place.
 
@@ -87,7 +39,3 @@ def synchronise(network: nn.Module) -> None:
     if any(isinstance(module, nn.BatchNorm1d) for module in network.modules()):
         return
     nn.SyncBatchNorm.convert_sync_batchnorm(network)  # pyright: ignore[reportUnknownMemberType]
-    for module in network.modules():
-        counter = vars(module).get("passes")
-        if isinstance(counter, PassCounter):
-            counter.norms.clear()  # SyncBatchNorm raises its counter itself

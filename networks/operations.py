@@ -189,3 +189,12 @@ def scale_pixels(x: Tensor, weights: Tensor) -> Tensor:
 def dropout(x: Tensor, rate: float) -> Tensor:
     """Set elements to zero with probability `rate`, and divide the others by 1 - `rate`."""
     return F.dropout(x, rate, training=True)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout`, computed by `dropout`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and self.p > 0:
+            return dropout(input, self.p)
+        return input

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from networks import unet_ega as unet
 from networks.base import Network
-from networks.norm import BatchNorm2d, PassCounter
 
 BLOCKS = (3, 4, 6, 3)
 """Residual blocks of each layer, as in ResNet-34."""
@@ -23,13 +22,13 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = BatchNorm2d(outputs)
+        self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = BatchNorm2d(outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = None
         if stride != 1:
             shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x
@@ -45,7 +44,7 @@ class ResEncoder(nn.Module):
     def __init__(self, in_chns: int, widths: Sequence[int]):
         super().__init__()
         self.conv1 = nn.Conv2d(in_chns, widths[0], 7, padding=3, bias=False)
-        self.bn1 = BatchNorm2d(widths[0])
+        self.bn1 = nn.BatchNorm2d(widths[0])
         for number, blocks in enumerate(BLOCKS, start=1):
             layer = [BasicBlock(widths[number - 1], widths[number], stride=2)]
             layer += [BasicBlock(widths[number], widths[number]) for _ in range(blocks - 1)]
@@ -77,7 +76,6 @@ class ResUNet(Network):
         super().__init__()
         self.encoder = ResEncoder(in_chns, unet.WIDTHS)
         self.decoder = unet.Decoder(class_num, egm="none", doubling="bilinear")
-        self.passes = PassCounter(self)
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit the
@@ -86,6 +84,4 @@ class ResUNet(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(tuple(x.shape[2:]))
-        if self.training:
-            self.passes.count()
         return self.decoder(self.encoder(x), None)

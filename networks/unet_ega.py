@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from networks.base import Auxiliary, Network
-from networks.dropout import Dropout
 from networks.egm import EdgeGuidedModule, EdgeMap, EdgeOptions
-from networks.norm import BatchNorm2d, PassCounter
-from networks.operations import EGM, resize_bilinear
+from networks.operations import EGM, Dropout, resize_bilinear
 
 Upsampling = Literal["published", "nearest", "bilinear"]
 Doubling = Literal["nearest", "bilinear", "transposed"]
@@ -30,11 +28,11 @@ class ConvBlock(nn.Module):
             between = Dropout(dropout)
         self.conv_conv = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, padding=1),
-            BatchNorm2d(outputs),
+            nn.BatchNorm2d(outputs),
             nn.LeakyReLU(inplace=True),
             between,
             nn.Conv2d(outputs, outputs, 3, padding=1),
-            BatchNorm2d(outputs),
+            nn.BatchNorm2d(outputs),
             nn.LeakyReLU(inplace=True),
         )
 
@@ -189,7 +187,6 @@ class UNet(Network):
         self.compute_edge_feature = None
         if egm != "none":
             self.compute_edge_feature = EdgeMap()
-        self.passes = PassCounter(self)
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit the network."""
@@ -200,14 +197,8 @@ class UNet(Network):
                 f"an input of {shape} is too small for the edge-guided module: both sides must be at least 80"
             )
 
-    def start(self, x: Tensor) -> None:
-        """Check the size of an input, and count the pass in training mode."""
-        self.check_size(tuple(x.shape[2:]))
-        if self.training:
-            self.passes.count()
-
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
-        self.start(x)
+        self.check_size(tuple(x.shape[2:]))
         edge = None
         if self.compute_edge_feature is not None:
             edge = self.compute_edge_feature(x)

@@ -41,7 +41,7 @@ class UNetUniMatch(unet.UNet):
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
         if not auxiliary:
             return super().forward(x)
-        self.start(x)
+        self.check_size(tuple(x.shape[2:]))
         features = clean_and_dropped(self.encoder(x), self.feature_dropout)
         logits = self.decoder(features, None)
         return logits[: len(x)], logits[len(x) :]
@@ -66,7 +66,7 @@ class VNetUniMatch(vnet.VNet):
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
         if not auxiliary:
             return super().forward(x)
-        self.start(x)
+        self.check_size(tuple(x.shape[2:]))
         features = clean_and_dropped(self.features(x), self.feature_dropout)
         feature = self.decode(self.decoder, features, None)
         logits = self.decoder.out_conv(self.dropouts[2](feature))

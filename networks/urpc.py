@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from networks import VNet_la_ega as vnet
 from networks import unet_ega as unet
 from networks.base import Auxiliary
-from networks.dropout import Dropout
+from networks.operations import Dropout
 
 DROPOUT = 0.5
 KEPT_ACTIVITY = (0.7, 0.9)
@@ -93,7 +93,7 @@ class UNetURPC(unet.UNet):
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
         if not auxiliary:
             return super().forward(x)
-        self.start(x)
+        self.check_size(tuple(x.shape[2:]))
         levels = self.decoder.levels(self.encoder(x), None)
         logits = self.decoder.out_conv(levels[-1])
         return (logits, *side_logits(self.decoder, levels, self.side_dropout))
@@ -119,7 +119,7 @@ class VNetURPC(vnet.VNet):
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:
         if not auxiliary:
             return super().forward(x)
-        self.start(x)
+        self.check_size(tuple(x.shape[2:]))
         features = self.features(x)
         feature = features[4]
         levels: list[Tensor] = []

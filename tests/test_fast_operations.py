@@ -9,13 +9,12 @@ import torch
 from reference import fill_module, pieces
 
 from networks import operations
-from networks.dropout import Dropout
 from networks.egm import EdgeGuidedModule, EdgeMap
 from networks.egm_3d import EdgeConv3d
-from networks.fast import attention, guidance, layout, matrices
+from networks.fast import edge_guidance, matrices
 from networks.net_factory_ega import net_factory
 from networks.net_factory_la_ega import net_factory as net_factory_3d
-from networks.operations import Operation, plain_formulas
+from networks.operations import Dropout, Operation, plain_formulas
 
 REPOSITORY = Path(__file__).parents[1]
 LAYOUTS = {
@@ -35,9 +34,7 @@ def memory_format(request):
 def device_paths(request, monkeypatch):
     """Run the code of the CPU, or on the CPU the code that other devices run."""
     if not request.param:
-        for module in (layout, guidance, attention):
-            if hasattr(module, "is_eager_cpu"):
-                monkeypatch.setattr(module, "is_eager_cpu", lambda x: False)
+        monkeypatch.setattr(edge_guidance, "is_eager_cpu", lambda x: False)
     return request.param
 
 
@@ -206,8 +203,7 @@ def test_half_precision_on_the_cpu_agrees_with_other_devices(memory_format, monk
         return *values, *torch.autograd.grad(total, (leaf, smooth))
 
     on_the_cpu = results()
-    for module in (layout, guidance, attention):
-        monkeypatch.setattr(module, "is_eager_cpu", lambda x: False, raising=False)
+    monkeypatch.setattr(edge_guidance, "is_eager_cpu", lambda x: False)
     for mine, other in zip(on_the_cpu, results(), strict=True):
         torch.testing.assert_close(mine, other, rtol=2**-5, atol=2**-5)
 

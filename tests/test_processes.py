@@ -19,7 +19,7 @@ from commands.run_data import run_data
 from commands.run_folder import claimed
 from datasets.acdc import DATASET
 from evaluation.validation import validate
-from networks.norm import BatchNorm3d, synchronise
+from networks.norm import synchronise
 from networks.registry import build
 from training.accelerate import check_accelerate
 from training.distributed import average_gradients
@@ -139,15 +139,15 @@ def test_sync_batch_norm_is_refused_on_the_cpu_and_with_accelerate(monkeypatch):
     with pytest.raises(
         UserError, match=r"^--sync_batch_norm: needs CUDA, and this run is on cpu; remove the flag$"
     ):
-        share_batch_norm([BatchNorm3d(2)], torch.device("cpu"))
+        share_batch_norm([nn.BatchNorm3d(2)], torch.device("cpu"))
     with pytest.raises(UserError, match="--accelerate compile: not with --sync_batch_norm"):
         check_accelerate("compile", torch.device("cpu"), recompute=False, over_processes=True)
 
 
 def test_with_one_process_sync_batch_norm_changes_nothing():
-    net = nn.Sequential(BatchNorm3d(2))
+    net = nn.Sequential(nn.BatchNorm3d(2))
     share_batch_norm([net], torch.device("cpu"))
-    assert type(net[0]) is BatchNorm3d
+    assert type(net[0]) is nn.BatchNorm3d
 
 
 @pytest.mark.parametrize("name", ["unet", "VNet"])
@@ -160,15 +160,6 @@ def test_sync_batch_norm_replaces_every_batch_norm_and_keeps_the_state(name):
     after = net.state_dict()
     assert_same(dict(after), dict(before))
     assert all(after[key].data_ptr() == value.data_ptr() for key, value in before.items())
-
-
-def test_the_network_leaves_the_counters_to_sync_batch_norm():
-    """It raises them itself; each would count a pass twice."""
-    net = network("unet")
-    synchronise(net)
-    net.passes.count()
-    counters = [value for key, value in net.state_dict().items() if "num_batches" in key]
-    assert counters and not any(counters)
 
 
 @dataclass(frozen=True)

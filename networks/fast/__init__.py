@@ -4,6 +4,6 @@ Each module names the formula that it replaces, the test that compares both, and
 and the command that measures them. Networks also work if this folder does not exist.
 """
 
-from networks.fast import attention, guidance, layout, matrices, random_bits
+from networks.fast import edge_guidance, matrices, random_bits
 
-__all__ = ["attention", "guidance", "layout", "matrices", "random_bits"]
+__all__ = ["edge_guidance", "matrices", "random_bits"]
