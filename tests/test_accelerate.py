@@ -122,7 +122,7 @@ class Tiny(torch.nn.Module):
 
 class TinyRun(BareRun):
     def _build(self, model=None):
-        auxiliary = METHODS[self.settings.method].auxiliary
+        auxiliary = METHODS[self.config.experiment.method].auxiliary
         return Tiny(self.dataset.info.dims, self.dataset.info.classes, auxiliary)
 
 
