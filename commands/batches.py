@@ -1,6 +1,7 @@
-"""How a run's training data reach the network: loaders, processes that prepare batches, images kept on the device."""
+"""How training data reach the network: data loaders, their processes, and images on the device."""
 
 import math
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -20,22 +21,23 @@ def on_device(options: DataOptions) -> bool:
 
 
 def move_to_device(data: Samples, options: DataOptions, device: torch.device) -> None:
-    """Raises UserError where the images do not fit, or what is drawn for them is not only picking of voxels."""
+    """Move the training images to the device.
+
+    Raises UserError if they do not fit, or if an augmentation needs more than picking voxels.
+    """
     for flag, names in (("intensity", options.intensity), ("spatial", options.spatial)):
         if names:
-            raise UserError(
-                f"--{flag} {names[0]}: is computed on the host; leave --cache device out"
-            )
+            raise UserError(f"--{flag} {names[0]}: is computed on the host; remove --cache device")
     try:
         data.place(device)
     except torch.OutOfMemoryError:
         raise UserError(
-            f"--cache device: the training images do not fit into the memory of {device}; leave it out"
+            f"--cache device: the training images do not fit into the memory of {device}; remove it"
         ) from None
 
 
 def worker_count(options: DataOptions, device: torch.device) -> int:
-    """Processes that prepare batches."""
+    """Number of processes that prepare batches."""
     if on_device(options):
         return 0
     if options.num_workers >= 0:
@@ -46,8 +48,10 @@ def worker_count(options: DataOptions, device: torch.device) -> int:
 
 
 def check_shared_memory(options: DataOptions, device: torch.device, channels: int) -> None:
-    """Raise UserError where the processes that prepare batches have too little shared memory: two batches of each process wait there,
-    and one is in use."""
+    """Raise UserError if the processes that prepare batches have too little shared memory.
+
+    Two batches of each process wait there, and one is in use.
+    """
     workers = worker_count(options, device)
     if workers:
         needed = (2 * workers + 1) * batch_bytes(options, channels)
@@ -55,22 +59,25 @@ def check_shared_memory(options: DataOptions, device: torch.device, channels: in
 
 
 def batch_bytes(options: DataOptions, channels: int) -> int:
-    """What the images and labels of a whole batch take, all processes of the run together."""
+    """Bytes of the images and labels of a batch, all processes of the run together."""
     voxels = math.prod(options.patch_size)
     return voxels * (4 * channels * options.batch_size + options.labeled_bs)
 
 
 def loader(
     data: Samples, sampler: StreamSampler, options: DataOptions, device: torch.device
-) -> DataLoader:
-    """The batches of a sampler, prepared by other processes but where they are made on the device."""
+) -> DataLoader[Any]:
+    """The batches of a sampler, prepared by other processes or on the device."""
     workers = worker_count(options, device)
+    timeout = 0
+    if workers:
+        timeout = LOADER_TIMEOUT
     return DataLoader(
         data,
         batch_sampler=sampler,
         collate_fn=as_it_is,  # pyright: ignore[reportArgumentType]
         num_workers=workers,
         worker_init_fn=leave_to_main_process,
-        timeout=LOADER_TIMEOUT if workers else 0,
+        timeout=timeout,
         pin_memory=device.type == "cuda" and not on_device(options),
     )

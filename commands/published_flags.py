@@ -150,7 +150,7 @@ EVERY_TRAINING: Rules = {
     "gpu": first_gpu(
         "for all {count}: CUDA_VISIBLE_DEVICES={gpus} torchrun --nproc_per_node {count} {script}"
     ),
-    "local_rank": ignored("the launcher's environment says which process this is"),
+    "local_rank": ignored("the launcher's environment defines which process this is"),
 }
 """Rules of every training script."""
 _RAMP = dict.fromkeys(("consistency", "consistency_rampup", "magnitude"), ignored())
@@ -159,7 +159,7 @@ _LA_TRAINING: Rules = {
     **_RAMP,
     "pre_max_iteration": alias("pre_iterations"),
     "self_max_iteration": alias("max_iterations"),
-    "max_samples": ignored("the training list says how many cases there are"),
+    "max_samples": ignored("the training list defines how many cases there are"),
     "mask_ratio": ignored("--mask and --box_end set the box"),
     "u_alpha": ignored(),
     "loss_weight": ignored(),

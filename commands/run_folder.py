@@ -1,5 +1,7 @@
-"""The folder of a run: held by one writer, swept of what killed ones left, an earlier run moved
-aside where --fresh says so.
+"""The folder of a run.
+
+One writer holds it. Unfinished files of ended writers are removed, and --fresh moves an earlier run
+aside.
 """
 
 import time
