@@ -51,7 +51,6 @@ from evaluation.validation import predictions
 from methods.registry import METHODS, run_title
 from scans.nifti_writer import write_nifti
 from training.checkpoint import Checkpoint, read
-from training.config import known
 from training.device import choose_device, place
 from utils.case import Case
 from utils.cli import parse
@@ -61,6 +60,7 @@ from utils.lock import only_writer
 from utils.messages import message
 from utils.progress import progress
 from utils.provenance import provenance, sha256
+from utils.registry import check_name
 from utils.values import checked_values
 
 
@@ -232,7 +232,7 @@ def choose_checkpoint(dataset: DatasetSpec, settings: EvaluationSettings) -> Cho
         if value is not None:
             check_plain(flag, value)
     if settings.method is not None:
-        known("method", settings.method, METHODS)
+        check_name(METHODS, settings.method, flag="--method")
     request = RunRequest(
         exp=settings.exp,
         labelnum=settings.labelnum,

@@ -37,7 +37,7 @@ from methods.copy_paste import Pasting
 from methods.registry import METHODS, run_title
 from training.accelerate import check_accelerate
 from training.checkpoint import Checkpoint, read
-from training.config import AnyConfig, known
+from training.config import AnyConfig
 from training.device import autocast_type, in_words, place, set_deterministic
 from training.distributed import check_batch, is_main, rank, world
 from training.log import RunLog
@@ -50,6 +50,7 @@ from utils.errors import UserError
 from utils.losses import Loss
 from utils.messages import message
 from utils.provenance import origin_lines, sha256
+from utils.registry import check_name
 from utils.schedules import schedule
 
 # Random numbers of a stage follow from the run's seed, the stage's number and what they are for.
@@ -169,7 +170,7 @@ class TrainingRun:
             ("spatial", data.spatial, SPATIAL),
         ):
             for name in names:
-                known(flag, name, names=choices)
+                check_name(choices, name, flag=f"--{flag}")
         check_patch(self._build(), data.patch_size, images=data.labeled_bs // world() // 2)
         amp = autocast_type(runtime.amp, self.device)
         check_accelerate(

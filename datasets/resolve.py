@@ -21,9 +21,9 @@ from training.config import (
     OptimizationOptions,
     RunConfig,
     RuntimeOptions,
-    known,
 )
 from utils.errors import UserError
+from utils.registry import check_name
 from utils.values import convert_values
 
 TWO_SLICES = "CoGRNet"
@@ -83,8 +83,8 @@ def option_classes(dataset: DatasetSpec, method: str, model: str) -> OptionClass
 
     Raises UserError for an unknown method or network, and where two options have the same name.
     """
-    known("method", method, METHODS)
-    known("model", model, NETWORKS)
+    check_name(METHODS, method, flag="--method")
+    check_name(NETWORKS, model, flag="--model")
     classes = OptionClasses(dataset.options, METHODS[method].options, NETWORKS[model].Options)
     classes.check_names(RESERVED)
     return classes
@@ -204,7 +204,7 @@ def starting_config(
     UserError for an explicit value of another method, network or data set.
     """
     chosen = method or own_method(dataset, script)
-    known("method", chosen, METHODS)
+    check_name(METHODS, chosen, flag="--method")
     values = merged_values(dataset, script, method=chosen, explicit=explicit)
     model = values.get("model", ExperimentOptions.model)
     classes = option_classes(dataset, chosen, model=model)
@@ -250,7 +250,7 @@ def checked_options(
     names = {name: values[name] for name in ("method", "model") if name in values}
     names = convert_values({"method": str, "model": str}, names)
     method = names.get("method", own_method(dataset, script))
-    known("method", method, METHODS)
+    check_name(METHODS, method, flag="--method")
     merged = merged_values(dataset, script, method=method, explicit=names)
     classes = option_classes(dataset, method, model=merged.get("model", ExperimentOptions.model))
     types = classes.types()

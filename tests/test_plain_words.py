@@ -12,8 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 ROOMS = (
     "benchmarks",
     "dataloaders",
-    "datasets/checks",
-    "datasets/prepare",
+    "datasets",
     "evaluation",
     "methods",
     "networks",

@@ -2,7 +2,7 @@
 options of their own.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
@@ -12,6 +12,7 @@ from training.loggers import DEFAULT_LOGGERS
 from utils.errors import UserError
 from utils.files import check_plain
 from utils.losses import TERMS
+from utils.registry import check_name
 from utils.schedules import SCHEDULES
 from utils.workers import check_processes
 
@@ -141,8 +142,8 @@ class OptimizationOptions:
         check_range("pre_weight_decay", self.pre_weight_decay)
         check_range("lr_drop_every", self.lr_drop_every)
         check_range("distances_every", self.distances_every)
-        known("lr_schedule", self.lr_schedule, SCHEDULES)
-        known("pre_lr_schedule", self.pre_lr_schedule, SCHEDULES)
+        check_name(SCHEDULES, self.lr_schedule, flag="--lr_schedule")
+        check_name(SCHEDULES, self.pre_lr_schedule, flag="--pre_lr_schedule")
         if self.lr_drop_every and "step" not in (self.lr_schedule, self.pre_lr_schedule):
             raise UserError(
                 f"--lr_drop_every {self.lr_drop_every}: belongs to --lr_schedule step, "
@@ -277,12 +278,6 @@ class RunConfig(Generic[DataT, MethodT, NetworkT]):
 AnyConfig = RunConfig[Any, Any, Any]
 
 
-def known(flag: str, name: str, names: Collection[str]) -> None:
-    """Raise UserError unless `name` is one of `names`."""
-    if name not in names:
-        raise UserError(f"--{flag} {name}: unknown; choose from {', '.join(names)}")
-
-
 def check_range(flag: str, value: float) -> None:
     """Raise UserError unless the number is at least 0 and below 2^63; NaN never is."""
     if not 0 <= value < LARGEST:
@@ -297,7 +292,7 @@ def check_length(flag: str, value: int) -> None:
 
 def _check_losses(flag: str, terms: LossTerms) -> None:
     for term, weight in terms:
-        known(flag, term, names=("dice", *TERMS))
+        check_name(("dice", *TERMS), term, flag=f"--{flag}")
         if not 0 <= weight < LARGEST:
             raise UserError(f"--{flag} {term} {weight}: a weight must be at least 0")
     if not any(weight for _, weight in terms):
