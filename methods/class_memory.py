@@ -1,4 +1,4 @@
-"""SS-Net's memory of features of each class, and the distance of pixels to it (Wu et al., MICCAI 2022)."""
+"""SS-Net's memory of features of each class (Wu et al., MICCAI 2022), and distances to it."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,8 @@ MEMORY_SIZE = 32
 class ClassMemory:
     """Up to 32 projected features (M, 32) of each foreground class.
 
-    How many pixels of a class are in a batch decides the shapes of tensors here, so the host waits for the device once per class.
+    How many pixels of a class are in a batch decides the shapes of tensors here, so the host waits
+    for the device once per class.
     """
 
     def __init__(self, heads: ContrastiveHeads, classes: int, device: torch.device):
@@ -27,8 +28,9 @@ class ClassMemory:
     def replace(self, feature: Tensor, label: Tensor, is_correct: Tensor) -> None:
         """Replace the vectors of each class by projections of its correctly predicted pixels.
 
-        feature (N, C, ...), label and is_correct (N, ...). Of more than 32 pixels those with the lowest ranks are kept, as published. A
-        class without such a pixel keeps its vectors. Projections are made in evaluation mode, ranks in training mode.
+        feature (N, C, ...), label and is_correct (N, ...). Of more than 32 pixels those with the
+        lowest ranks are kept, as published. A class without such a pixel keeps its vectors.
+        Projections are made in evaluation mode, ranks in training mode.
         """
         self.heads.eval()
         projected = at_least_float32(self.heads.project(pixels(feature)[is_correct.flatten()]))
@@ -43,13 +45,15 @@ class ClassMemory:
                 self.vectors[number] = mine
 
     def distance(self, feature: Tensor, label: Tensor) -> Tensor:
-        """Return the distance of the predictions of all foreground pixels to the memories of their classes.
+        """Return the distance of all foreground pixels' predictions to their classes' memories.
 
-        feature (N, C, ...), label (N, ...). The sum over the foreground classes is divided by the number of all classes, as published.
+        feature (N, C, ...), label (N, ...). The sum over the foreground classes is divided by the
+        number of all classes, as published.
         """
         predicted = at_least_float32(self.heads.predict(pixels(feature)))
         label = label.flatten()
-        # keeps the selectors of absent classes in the graph: processes then exchange gradients of the same parameters
+        # keeps the selectors of absent classes in the graph: processes then exchange gradients of
+        # the same parameters
         total = 0 * torch.stack([weights.sum() for weights in self.heads.parameters()]).sum()
         for number, memory in self.vectors.items():
             mine = predicted[label == number]
@@ -67,8 +71,8 @@ def pixels(feature: Tensor) -> Tensor:
 def distance_to_memory(vectors: Tensor, memory: Tensor, ranks: Tensor) -> Tensor:
     """Return the weighted mean of 1 - cosine over all pairs of vectors (P, D) and memory (M, D).
 
-    The weight of a vector is its rank (P,) divided by the mean rank. The mean over the memory is taken first: cosines are linear in its
-    normalised vectors.
+    The weight of a vector is its rank (P,) divided by the mean rank. The mean over the memory is
+    taken first: cosines are linear in its normalised vectors.
     """
     similarity = F.normalize(vectors, dim=1) @ F.normalize(memory, dim=1).mean(0)  # (P,)
     weights = len(ranks) * ranks / ranks.sum()

@@ -1,11 +1,13 @@
-"""DTC (Luo et al., AAAI 2021): a network that segments and regresses signed distances, and whose two outputs must agree.
+"""DTC (Luo et al., AAAI 2021): segmentation and regression of signed distances must agree.
 
-On labelled images one head learns the mask, the other the signed distance to its boundary. On all images, the distance is turned into a
-mask by a steep sigmoid, and the squared difference of both masks is the consistency loss.
+On labelled images one head learns the mask, the other the signed distance to its boundary. On all
+images, the distance is turned into a mask by a steep sigmoid, and the squared difference of both
+masks is the consistency loss.
 
 Cost of a step: one pass over the batch, and distance maps of the labelled images.
-Published protocol: LA, one foreground class, 2 + 2 patches, 6 000 iterations, SGD 0.01, a tenth every 2 500; last checkpoint. Several
-classes, with one distance map each, and slices are ours.
+
+Published protocol: LA, one foreground class, 2 + 2 patches, 6 000 iterations, SGD 0.01, a tenth
+every 2 500; last checkpoint. Several classes, with one distance map each, and slices are ours.
 """
 
 from collections.abc import Iterator
@@ -42,7 +44,7 @@ class Options(ConsistencyOptions):
 
 
 class DualTask(TrainingStage[Options]):
-    """The mask and the signed distance of the labelled images are learned; on all images both outputs agree."""
+    """Learn mask and signed distance of the labelled images, and agreement of both on all."""
 
     name = "train"
 
@@ -67,7 +69,10 @@ class DualTask(TrainingStage[Options]):
 
 
 def mask_of(distance: Tensor) -> Tensor:
-    """Return the soft mask of signed distances: 1 inside (negative), 0 outside, one half on the boundary; nearly a step."""
+    """Return the soft mask of signed distances, nearly a step.
+
+    It is 1 inside (negative distances), 0 outside and one half on the boundary.
+    """
     return torch.sigmoid(-STEEPNESS * distance)
 
 

@@ -1,11 +1,14 @@
-"""MC-Net (Wu et al., MICCAI 2021) and MC-Net+ (MedIA 2022): one encoder and decoders that must agree.
+"""MC-Net (Wu et al., MICCAI 2021) and MC-Net+ (MedIA 2022): several decoders must agree.
 
-Two decoders (MC-Net) or three (MC-Net+) share an encoder and differ in how they double their maps. On all images, the probabilities of
-each decoder are drawn to the sharpened ones of every other decoder. The first decoder is validated and tested.
+Two decoders (MC-Net) or three (MC-Net+) share an encoder and differ in how they double their maps.
+On all images, the probabilities of each decoder are drawn to the sharpened ones of every other
+decoder. The first decoder is validated and tested.
 
 Cost of a step: one pass of the whole batch through the encoder and through each decoder.
-Published protocol: ACDC, 12 + 12 slices of 256 x 256, 30 000 iterations, SGD 0.01, constant; best on the validation list. LA and
-Pancreas, 2 + 2 patches, 15 000 iterations, SGD 0.01, constant; best on the test list.
+
+Published protocol: ACDC, 12 + 12 slices of 256 x 256, 30 000 iterations, SGD 0.01, constant; best
+on the validation list. LA and Pancreas, 2 + 2 patches, 15 000 iterations, SGD 0.01, constant; best
+on the test list.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +38,7 @@ class Options(ConsistencyOptions):
 
 
 class MCNet(TrainingStage[Options]):
-    """All decoders learn the labels, and on all images each learns the sharpened probabilities of the others."""
+    """All decoders learn the labels, and each one the sharpened probabilities of the others."""
 
     name = "train"
 
@@ -57,9 +60,10 @@ class MCNet(TrainingStage[Options]):
 
 
 def mutual_consistency(probabilities: Sequence[Tensor]) -> Tensor:
-    """Return the sum over all ordered pairs of outputs (N, K, ...) of the mean of (p_i - sharpen(p_j))^2.
+    """Return the consistency loss of outputs (N, K, ...).
 
-    The gradient also flows through the sharpened output.
+    It is the sum over all ordered pairs of the mean of (p_i - sharpen(p_j))^2. The gradient also
+    flows through the sharpened output.
     """
     sharpened = [sharpen(one) for one in probabilities]
     differences: list[Tensor] = []

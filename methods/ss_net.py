@@ -1,11 +1,15 @@
-"""SS-Net (Wu et al., MICCAI 2022): smooth predictions, and features of one class that lie close together.
+"""SS-Net (Wu et al., MICCAI 2022): smooth predictions and compact classes.
 
-Predictions must not change when the image moves a little in the direction that changes them most (virtual adversarial training). The
-features of each class are drawn to a memory of features of correctly predicted labelled pixels.
+Predictions must not change when the image moves a little in the direction that changes them most
+(virtual adversarial training). The features of each class are drawn to a memory of features of
+correctly predicted labelled pixels.
 
-Cost of a step: four passes of the whole batch, three of them differentiated, and small heads on every pixel.
-Published protocol: ACDC, 12 + 12 slices of 256 x 256, 30 000 iterations, SGD 0.01, constant; best on the validation list. LA, 2 + 2
-patches, 15 000 iterations, SGD 0.01, a tenth every 2 500; best on the test list.
+Cost of a step: four passes of the whole batch, three of them differentiated, and small heads on
+every pixel.
+
+Published protocol: ACDC, 12 + 12 slices of 256 x 256, 30 000 iterations, SGD 0.01, constant; best
+on the validation list. LA, 2 + 2 patches, 15 000 iterations, SGD 0.01, a tenth every 2 500; best on
+the test list.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,7 +39,10 @@ HEADS = "heads"
 SEARCH_LENGTH = 10.0
 """Length of the step that searches for the direction in which predictions change most."""
 GRADIENT_SCALE = 2.0**16
-"""Keeps the gradient of that search above the smallest numbers of float16; a power of two changes no digit in float32."""
+"""Keeps the gradient of that search above the smallest numbers of float16.
+
+A power of two changes no digit in float32.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Options(ConsistencyOptions):
 
 
 class SSNet(TrainingStage[Options]):
-    """Labelled images against their labels; contrast on both halves of the batch; smoothness on all images."""
+    """Learn the labels, contrast on both halves of the batch, and smoothness on all images."""
 
     name = "train"
 
@@ -90,9 +97,10 @@ class SSNet(TrainingStage[Options]):
         yield StepLoss(weight * smoothness, {"loss_vat": smoothness})
 
     def smoothness(self, image: Tensor) -> Tensor:
-        """Return how much the probabilities of images (N, C, ...) change along the worst direction (VAT, Miyato et al., TPAMI 2018).
+        """Return how much the probabilities of images (N, C, ...) change along the worst direction.
 
-        All passes are in training mode. Only the first one moves the running statistics of batch norm.
+        This is virtual adversarial training (Miyato et al., TPAMI 2018). All passes are in training
+        mode. Only the first one moves the running statistics of batch norm.
         """
         with torch.no_grad():
             target = softmax(self.forward(image))
@@ -126,7 +134,10 @@ def unit_length(x: Tensor) -> Tensor:
 
 
 def dice_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Return 1 - the soft Dice of two probability maps (N, K, ...), squared denominators, mean over all classes."""
+    """Return 1 - the soft Dice of two probability maps (N, K, ...), the mean over all classes.
+
+    Its denominators are squared, and sums are over the whole batch.
+    """
     axes = [0, *range(2, first.ndim)]
     overlap = (first * second).sum(axes)
     sizes = first.square().sum(axes) + second.square().sum(axes)

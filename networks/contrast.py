@@ -1,6 +1,7 @@
 """The heads of SS-Net (Wu et al., MICCAI 2022) for contrastive learning of pixels.
 
-They are trained next to the network that gives the features, and not needed for prediction. Names are those of the published networks.
+They are trained next to the network that gives the features, and not needed for prediction. Names
+are those of the published networks.
 """
 
 import torch
@@ -20,9 +21,12 @@ def _head(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:
 
 
 class ContrastiveHeads(nn.Module):
-    """Projection and prediction of features of single pixels, and a selector that ranks the pixels of each foreground class.
+    """Project, predict and rank the features of single pixels.
 
-    The published networks also have selectors for the background and for the memory. No loss ever reaches those.
+    A selector for each foreground class ranks its pixels.
+
+    The published networks also have selectors for the background and for the memory. No loss ever
+    reaches those.
     """
 
     def __init__(self, features: int, class_num: int):
@@ -46,5 +50,5 @@ class ContrastiveHeads(nn.Module):
         return self.get_submodule(f"contrastive_class_selector_{number}")
 
     def rank(self, vectors: Tensor, number: int) -> Tensor:
-        """Return ranks (P,) between 0 and 1 of projections or predictions (P, 32) of pixels of a class."""
+        """Return ranks (P,) between 0 and 1 of projections or predictions (P, 32) of a class."""
         return torch.sigmoid(self.selector(number)(vectors)).squeeze(1)

@@ -1,7 +1,8 @@
 """U-Net and V-Net with two heads: signed distances and a mask (DTC, AAAI 2021; Luo et al.).
 
-Published is the V-Net for one foreground class. Here each foreground class has a signed distance and a logit, and the logit of the
-background is 0. With one foreground class this is the published network: softmax of (0, logit) is the sigmoid of the logit.
+Published is the V-Net for one foreground class. Here each foreground class has a signed distance
+and a logit, and the logit of the background is 0. With one foreground class this is the published
+network: softmax of (0, logit) is the sigmoid of the logit.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class UNetDTCOptions:
 
 
 class UNetDTC(unet.UNet):
-    """U-Net with bilinear upsampling and two heads; our counterpart of the published V-Net for slices."""
+    """U-Net with bilinear upsampling and two heads: the V-Net's counterpart for slices."""
 
     Options = UNetDTCOptions
     auxiliary: ClassVar[Auxiliary] = "distance"
@@ -60,7 +61,7 @@ class VNetDTC(vnet.VNet):
 
 
 def two_heads(distance: Tensor, mask: Tensor, auxiliary: bool) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the logits (N, K, ...) and, with `auxiliary`, the signed distances (N, K - 1, ...) in -1..1.
+    """Return the logits (N, K, ...) and, with `auxiliary`, the signed distances (N, K - 1, ...).
 
     `distance` and `mask` (N, K - 1, ...): the outputs of both heads.
     """

@@ -1,6 +1,7 @@
-"""U-Net and V-Net with one encoder and several decoders (MC-Net, MICCAI 2021, and MC-Net+, MedIA 2022; Wu et al.).
+"""U-Net and V-Net with one encoder and several decoders.
 
-The decoders have the same shape and differ in how they double their maps. Validation and test use the first one.
+They are those of MC-Net (Wu et al., MICCAI 2021) and MC-Net+ (MedIA 2022). The decoders have the
+same shape and differ in how they double their maps. Validation and test use the first one.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,11 @@ class VNetMCNetOptions(UNetMCNetOptions, vnet.RecomputeOptions):
 
 
 class UNetMCNet(unet.UNet):
-    """U-Net whose decoders double their maps bilinearly, by transposed convolutions and, with three decoders, by nearest neighbours."""
+    """U-Net with several decoders.
+
+    The first doubles its maps bilinearly, the second by transposed convolutions, the third by
+    nearest neighbours.
+    """
 
     Options = UNetMCNetOptions
     auxiliary: ClassVar[Auxiliary] = "decoders"
@@ -51,9 +56,13 @@ class UNetMCNet(unet.UNet):
 
 
 class VNetMCNet(vnet.VNet):
-    """V-Net whose decoders double their maps by transposed convolutions, trilinearly and, with three decoders, by nearest neighbours.
+    """V-Net with several decoders.
 
-    The last two convolve after the interpolation. Dropout acts on the deepest feature and, in each decoder, before the last convolution.
+    The first doubles its maps by transposed convolutions, the second trilinearly, the third by
+    nearest neighbours.
+
+    The last two convolve after the interpolation. Dropout acts on the deepest feature and, in each
+    decoder, before the last convolution.
     """
 
     Options = VNetMCNetOptions

@@ -1,4 +1,4 @@
-"""DTC: signed distances by hand and against scipy, the mask that follows from them, and the published numbers of its runs."""
+"""DTC: signed distances by hand and against scipy, and the published numbers of its runs."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ from utils.distance import FAR, signed_distances, squared_distances
 
 
 def test_signed_distances_of_a_line_by_hand():
-    """Distances to the object, of the largest (2): outside minus inside. Both ends of the object are its inner boundary."""
+    """Outside minus inside distances, of the largest one (2). Both ends are the inner boundary."""
     label = torch.tensor([[0, 0, 1, 1, 1, 0]])
     expected = torch.tensor([[[1.0, 0.5, 0.0, -1.0, 0.0, 0.5]]])
     torch.testing.assert_close(signed_distances(label, classes=2), expected)
 
 
 def test_a_diagonal_neighbour_outside_makes_no_boundary():
-    """The corner pixel's neighbours along the axes are inside: its distance to the outside is the square root of 2, the largest one."""
+    """The pixel next to the corner along the diagonal is the square root of 2 away from it."""
     label = torch.ones(1, 4, 4, dtype=torch.long)
     label[0, 0, 0] = 0
     distances = signed_distances(label, classes=2)[0, 0]

@@ -10,10 +10,11 @@ from utils.errors import UserError
 
 
 def test_the_consistency_is_the_sum_over_all_ordered_pairs_of_decoders():
-    """One pixel, probabilities of its two classes (a, 1 - a). Sharpening keeps 0.5 and makes 1 of 1.
+    """One pixel, probabilities of its two classes (a, 1 - a). Sharpening keeps 0.5 and makes 1 of
+    1.
 
-    Two decoders with a = 0.5 and a = 1: (0.5 - 1)^2 and (1 - 0.5)^2, the means over both classes. A third one with a = 0.5 adds the two
-    pairs with the second decoder; with the first it agrees.
+    Two decoders with a = 0.5 and a = 1: (0.5 - 1)^2 and (1 - 0.5)^2, the means over both classes. A
+    third one with a = 0.5 adds the two pairs with the second decoder; with the first it agrees.
     """
     unsure = torch.tensor([[[0.5], [0.5]]])
     sure = torch.tensor([[[1.0], [0.0]]])

@@ -1,4 +1,4 @@
-"""Networks that single methods need: their names, their outputs, and the way from and to published state dicts."""
+"""Networks that single methods need: their outputs, and published state dicts both ways."""
 
 import json
 
@@ -120,7 +120,7 @@ def test_every_decoder_of_mc_net_has_the_gradient_of_its_own_output_only():
 
 
 def test_the_doubling_of_mc_nets_decoders():
-    """Corners aligned: both ends of a line stay where they are. Transposed: each pixel becomes a block of 2 x 2 of its own."""
+    """Corners aligned: both ends of a line stay. Transposed: each pixel becomes a block."""
     line = torch.tensor([0.0, 3.0]).view(1, 1, 1, 2).expand(1, 1, 2, 2)
     bilinear = UpBlock(1, 1, "none", "bilinear").up(line)[0, 0, 0]
     torch.testing.assert_close(bilinear, torch.tensor([0.0, 1.0, 2.0, 3.0]))

@@ -1,4 +1,4 @@
-"""SS-Net: memory, contrast and smoothness by hand, what resumes, and the published numbers of its runs."""
+"""SS-Net: memory, contrast and smoothness by hand, and the published numbers of its runs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +54,10 @@ class FirstEntry(nn.Module):
 
 
 def memory_of_features():
-    """A memory of features of 32 channels: their projections are they themselves, and the rank of a pixel is its first entry."""
+    """A memory of features of 32 channels, which projection leaves as they are.
+
+    The rank of a pixel is its first entry.
+    """
     heads = ContrastiveHeads(MEMORY_SIZE, 4)
     heads.projection_head = nn.Identity()
     for number in (1, 2, 3):
@@ -130,7 +133,8 @@ def test_the_memory_resumes():
 
 
 def test_the_distance_to_the_memory_is_the_weighted_mean_of_1_minus_cosine_over_all_pairs():
-    """Vectors along x and along y, memory along x (twice as long) and along -x: cosines (1, -1) and (0, 0).
+    """Vectors along x and along y, memory along x (twice as long) and along -x: cosines (1, -1) and
+    (0, 0).
 
     Ranks 0.2 and 0.6 give weights 2 * 0.2 / 0.8 and 2 * 0.6 / 0.8.
     """
@@ -156,7 +160,7 @@ def test_the_contrast_is_divided_by_all_classes_and_skips_those_with_too_few_pix
 
 
 def test_the_selector_of_an_absent_class_has_a_gradient_of_0():
-    """Every process then exchanges gradients of the same parameters, whatever classes its images have."""
+    """Every process then exchanges gradients of the same parameters."""
     heads = ContrastiveHeads(5, 4)
     memory = ClassMemory(heads, 4, torch.device("cpu"))
     background = torch.zeros(1, 2, 3, dtype=torch.long)
@@ -168,7 +172,7 @@ def test_the_selector_of_an_absent_class_has_a_gradient_of_0():
 
 
 def test_features_learn_through_the_cosines_and_selectors_through_the_ranks():
-    """With constant weights in place of the ranks, the features' gradient is the same: the ranks are those of detached predictions."""
+    """With constants in place of the ranks, the features' gradient is the same."""
     heads = ContrastiveHeads(5, 4).eval()  # the same statistics for each call
     memory = ClassMemory(heads, 4, torch.device("cpu"))
     memory.vectors[1] = torch.rand(3, MEMORY_SIZE)
