@@ -1,11 +1,13 @@
-"""ACDC, 7 labelled patients (136 slices): edge-guided U-Net, copy-paste pre-training, self-training by two teachers.
+"""ACDC with 7 labelled patients (136 slices): edge-guided U-Net, copy-paste, two teachers.
 
     python code/ACDC_labelnum7_train.py --root_path DATA
 
-Protocol: 256x256, batch 12 + 12, 10 000 + 30 000 iterations, seed 1337. Made for one GPU; on two CPU cores (6.7 s per iteration,
-3.2 GiB) it takes some 60 hours. Not run here; docs/results/acdc.md has short runs with 3 labels.
-Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema (README).
-The same command resumes an interrupted run; test with code/test_ACDC.py --labelnum 7.
+Protocol: 256x256, batch 12 + 12, 10 000 + 30 000 iterations, seed 1337. It is made for one GPU. On
+two CPU cores it takes about 60 hours (6.7 s per iteration, 3.2 GiB). Short runs with
+3 labelled patients are in docs/results/acdc.md; the full protocol was not run here.
+
+Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema
+(README). The same command resumes an interrupted run. Test with code/test_ACDC.py --labelnum 7.
 """
 
 import sys

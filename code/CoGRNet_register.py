@@ -1,11 +1,14 @@
-"""Turn two annotated slices of each labelled volume into coarse 3-D labels, the first step of CoGRNet.
+"""Turn two annotated slices of each labelled volume into coarse 3-D labels, CoGRNet's first step.
 
     python code/CoGRNet_register.py --dataset LA --labelnum 5
 
-For the first --labelnum cases of the train list it reads the volume and, of the label, only the two annotated slices, registers each
-slice to its neighbour (ANTs) and carries the label along. Beside each <case>.h5 it writes <case>px.h5 and <case>py.h5, which
-CoGRNet_train.py reads; figures and a picture per case go to --output_dir. About 45 s for a volume and plane of LA on one core.
-Stopped by Ctrl-C or killed, the same command continues with the first unfinished case.
+For the first --labelnum cases of the training list it reads the volume and only the two annotated
+slices of the label. It registers each slice to its neighbour (ANTs) and propagates the label. Next
+to each <case>.h5 it writes <case>px.h5 and <case>py.h5, which CoGRNet_train.py reads. Measurements
+and a picture of each case go to --output_dir. A volume and plane of LA takes about 45 s on one
+core.
+
+After Ctrl-C or a kill, the same command continues with the first unfinished case.
 """
 
 import sys

@@ -1,14 +1,17 @@
-"""CoGRNet: two annotated slices per volume, carried through it by registration, then a mean teacher with copy-paste in a focus area.
+"""CoGRNet: coarse labels from two annotated slices per volume, then copy-paste in a focus area.
 
     python code/CoGRNet_register.py --dataset LA --root_path DATA
     python code/CoGRNet_train.py --dataset LA --root_path DATA
 
-Protocol: 5 labelled volumes, patches 112x112x80 (KiTS19 128x128x64, LiTS 176x176x64), batch 4 + 4, 1 001 + 5 001 iterations, where the
-published code really stops (--loop_lengths published_text: 2 000 + 10 000, as it is written), seed 1337;
-the best checkpoint is chosen on the test list, because there is no validation list (--select val takes one of yours). Made for one GPU;
-not run here in full. What short runs on the CPU gave is in docs/results/cogrnet.md.
-Baselines: --labels dense, --method supervised (coarse labels alone), --method pseudo_label (no copy-paste), --focus off.
-The same command resumes an interrupted run; test with code/test_CoGRNet.py --dataset LA.
+Protocol: 5 labelled volumes, patches 112x112x80 (KiTS19 128x128x64, LiTS 176x176x64), batch 4 + 4,
+1 001 + 5 001 iterations, where the published code stops (--loop_lengths published_text: 2 000 + 10
+000, as it is written), seed 1337. The best checkpoint is selected on the test list, because there
+is no validation list (--select val uses one of yours). It is made for one GPU. Short runs on a CPU
+are in docs/results/cogrnet.md; the full protocol was not run here.
+
+Baselines: --labels dense, --method supervised (only coarse labels), --method pseudo_label (no
+copy-paste), --focus off. The same command resumes an interrupted run. Test with
+code/test_CoGRNet.py --dataset LA.
 """
 
 import sys

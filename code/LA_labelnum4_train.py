@@ -1,12 +1,14 @@
-"""LA, 4 labelled scans of 80: edge-guided V-Net, copy-paste pre-training, self-training by two teachers.
+"""LA with 4 labelled scans of 80: edge-guided V-Net, copy-paste pre-training, two teachers.
 
     python code/LA_labelnum4_train.py --root_path DATA
 
-Protocol: patches 112x112x80, batch 4 + 4, 2 000 + 15 000 iterations, seed 1337; the best checkpoint is chosen on test.list, because the
-data set has no validation list (--select val takes one of yours). Made for one GPU, where it needs some 7 GiB; it has not been run
-here in full. What short runs on the CPU gave is in docs/results/la.md.
-Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema (README).
-The same command resumes an interrupted run; test with code/test_LA.py --labelnum 4.
+Protocol: patches 112x112x80, batch 4 + 4, 2 000 + 15 000 iterations, seed 1337. The best checkpoint
+is selected on test.list, because the data set has no validation list (--select val uses one of
+yours). It is made for one GPU with about 7 GiB. Short runs on a CPU are in docs/results/la.md; the
+full protocol was not run here.
+
+Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema
+(README). The same command resumes an interrupted run. Test with code/test_LA.py --labelnum 4.
 """
 
 import sys

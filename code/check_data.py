@@ -1,11 +1,13 @@
-"""Look at a data set before hours of training: raw scans in nnU-Net's layout, or what prepare_data.py or somebody else prepared.
+"""Check a data set before training: raw scans in nnU-Net's layout, or prepared data.
 
     python code/check_data.py --root_path MY_DATA
     python code/check_data.py --root_path OUT --pictures
 
-Every scan and label is read. Errors are what preparing or training would stop at, or learn wrongly from (a scan in two splits, twice
-the same image); warnings are what somebody should look at, such as labels that fit better flipped. A table is printed, check.json holds
-it all, --pictures draws every case. Exit status 2 where there is an error, else 0; docs/data.md lists what is looked for.
+Every scan and label is read. Errors are what would stop preparation or training, or what training
+would learn wrongly from (a scan in two splits, the same image twice). Warnings are what somebody
+should look at, such as labels that fit better flipped. It prints a table and writes check.json;
+--pictures draws every case. The exit status is 2 if there is an error. docs/data.md lists the
+checks.
 """
 
 import sys

@@ -1,9 +1,10 @@
-"""Compare tested runs on one page: means and deviations over seeds, paired differences, curves, cases, pictures.
+"""Compare tested runs on one page: means over seeds, paired differences, curves, cases, pictures.
 
     python code/compare.py RUN [RUN ...] --output report
 
-A RUN is the folder of a tested run, of its stage or predictions, or what code/evaluate.py wrote. Runs that differ in their seed alone are
-one group; the other groups are held against the first. Writes index.html, which needs nothing else, and compare.json with its numbers.
+A RUN is the folder of a tested run, of its stage or predictions, or what code/evaluate.py wrote.
+Runs that differ only in their seed are one group. The other groups are compared with the first.
+Writes index.html, which needs no other file, and compare.json with its numbers.
 """
 
 import sys

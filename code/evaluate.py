@@ -1,9 +1,10 @@
-"""Score anybody's predictions: Dice, Jaccard, HD95, ASD, in both conventions, in voxels and mm.
+"""Score predictions of any program: Dice, Jaccard, HD95, ASD in two conventions, voxels and mm.
 
     python code/evaluate.py --predictions PREDICTIONS --labels LABELS --output SCORES
 
-Takes folders of NIfTI, NRRD or MHA label maps whose files have the same names, nnU-Net's among them. Writes metrics.csv and summary.json,
-which code/compare.py reads. What does not fit is one line each (exit status 2), and then nothing is written.
+Takes folders of NIfTI, NRRD or MHA label maps whose files have the same names, such as nnU-Net's.
+Writes metrics.csv and summary.json, which code/compare.py reads. If files do not fit, each is one
+line, nothing is written, and the exit status is 2.
 """
 
 import sys

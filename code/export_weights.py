@@ -1,9 +1,10 @@
-"""Write a checkpoint of ours as the published code would have left it, for published test scripts and other people's code.
+"""Write a checkpoint as the published code would have saved it, for test scripts of other people.
 
     python code/export_weights.py code/model/BCP/ACDC_BCP_3_labeled weights.pth
 
-RUN is a run's folder, a stage's folder (pre_train: with the optimiser, to go on with) or a checkpoint file. Needed because published
-test scripts load with strict=False: given a checkpoint of ours as it is, they find no name they know and test random weights.
+RUN is a run's folder, a stage's folder (pre_train: with the optimiser, to continue from) or a
+checkpoint file. Published test scripts load with strict=False: in a checkpoint of ours they would
+find no name they know, and would test random weights.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Write synthetic images in the layout of a public data set, to try everything without the real data.
+"""Write synthetic images in the layout of a public data set, to try everything without real data.
 
 python code/make_phantom.py --dataset ACDC --root DATA
 """

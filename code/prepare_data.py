@@ -1,11 +1,13 @@
-"""Turn raw scans into the files that training reads: the downloads of five public data sets, or your own in nnU-Net's raw layout.
+"""Turn raw scans into the files that training reads: public downloads, or your own data.
 
     python code/prepare_data.py --dataset ACDC --source DOWNLOAD --root_path OUT
     python code/prepare_data.py --dataset own --source MY_DATA --root_path OUT
 
-Reads NIfTI, NRRD, MHA and DICOM series. What each data set's preparation computes is told in docs/data.md; each file says of which scan
-it was made. Stopped by Ctrl-C or killed, the same command continues; finished files are kept. A case that cannot be prepared is named
-at the end (exit status 2), the others are there.
+Own data are in nnU-Net's raw layout. Reads NIfTI, NRRD, MHA and DICOM series. docs/data.md
+describes what each preparation computes. Each prepared file names the scan it was made from.
+
+After Ctrl-C or a kill, the same command continues; finished files are kept. A case that cannot be
+prepared is named at the end (exit status 2); the others are prepared.
 """
 
 import sys

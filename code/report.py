@@ -1,4 +1,4 @@
-"""The page of one tested run: figures, training curves, case by case, worst, median and best case beside their truth.
+"""Write the page of one tested run: results, curves, and the worst, median and best case.
 
     python code/report.py --labelnum 3 --output report
     python code/report.py --run RUN --output report

@@ -1,10 +1,10 @@
-"""Test a checkpoint on any data set that has a page: Dice, Jaccard, HD95, ASD.
+"""Test a checkpoint on any data set: Dice, Jaccard, HD95, ASD.
 
     python code/test.py --dataset LA --root_path DATA
     python code/test.py --dataset LA --method mean_teacher --labelnum 4 --root_path DATA
 
-Network and stage come from the run. Without --exp or --method it is the published one, or else the only run of the data set; what was
-chosen is printed (docs/evaluation.md).
+Network and stage come from the run. Without --exp or --method, the published run is tested if it
+exists, otherwise the only run of the data set. The choice is printed (docs/evaluation.md).
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Test an ACDC checkpoint, ours or a published one, on the 40 test volumes: Dice, Jaccard, HD95, ASD.
+"""Test an ACDC checkpoint, ours or a published one: Dice, Jaccard, HD95, ASD of 40 volumes.
 
     python code/test_ACDC.py --labelnum 3
 
-Tests code/model/BCP/ACDC_BCP_<labelnum>_labeled/self_train/unet_best_model.pth, the place where training leaves its best checkpoint
-and where a published one can be put; --checkpoint names another file.
+Tests code/model/BCP/ACDC_BCP_<labelnum>_labeled/self_train/unet_best_model.pth. Training writes its
+best checkpoint there, and a published one can be copied there. --checkpoint names another file.
 """
 
 import sys

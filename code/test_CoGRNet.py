@@ -2,10 +2,12 @@
 
     python code/test_CoGRNet.py --dataset LA
 
-Tests code/model/CoGRNet/<data set>_CoGRNet_5_labeled/self_train/VNet_best_model.pth, the place where training leaves its best checkpoint
-and where a published one can be put, and beside it the last checkpoint, because the best one was chosen on these very volumes;
---checkpoint names another file. Empty predictions are counted, not skipped. On a CPU larger steps of the sliding window save hours:
---stride 56 56 40. Flags that every test has are explained below; --root_path moves the data's folder.
+Tests code/model/CoGRNet/<data set>_CoGRNet_5_labeled/self_train/VNet_best_model.pth, where training
+writes its best checkpoint and a published one can be copied. It also tests the last checkpoint,
+because the best one was selected on these very volumes. --checkpoint names another file.
+
+Empty predictions are counted, not skipped. On a CPU, larger steps of the sliding window save hours:
+--stride 56 56 40.
 """
 
 import sys

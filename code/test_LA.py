@@ -1,11 +1,13 @@
-"""Test an LA checkpoint, ours or a published one, on the 20 test scans: Dice, Jaccard, HD95, ASD.
+"""Test an LA checkpoint, ours or a published one: Dice, Jaccard, HD95, ASD of 20 scans.
 
     python code/test_LA.py --labelnum 4
 
-Tests code/model/BCP/LA_BCP_<labelnum>_labeled/self_train/VNet_best_model.pth, the place where training leaves its best checkpoint and
-where a published one can be put, and beside it the last checkpoint, because the best one was chosen on these very scans; --checkpoint
-names another file. On a CPU larger steps of the sliding window save hours: --stride 56 56 40.
-The largest component of a prediction is kept alone; --nms 0 keeps all. --detail 1 prints each case.
+Tests code/model/BCP/LA_BCP_<labelnum>_labeled/self_train/VNet_best_model.pth, where training writes
+its best checkpoint and a published one can be copied. It also tests the last checkpoint, because
+the best one was selected on these very scans. --checkpoint names another file.
+
+On a CPU, larger steps of the sliding window save hours: --stride 56 56 40. Only the largest
+component of a prediction is kept; --nms 0 keeps all. --detail 1 prints each case.
 """
 
 import sys

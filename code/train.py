@@ -1,10 +1,12 @@
-"""Train on any data set that has a page, or on a page's file of yours, by any method.
+"""Train on any data set, a public one or your own, by any method.
 
     python code/train.py --dataset LA --method mean_teacher --labelnum 4 --root_path DATA
+    python code/train.py --root_path MY_DATA --method bcp --exp mine --seeds 1337 1338
 
-Numbers are the page's (recipes/<data set>.py), changed by the method and by flags; --help names them for that data set, method and
-network. docs/extending.md says how a page, a method or a network of your own is written. The same command resumes an interrupted run;
-test with code/test.py.
+Defaults are those of the data set (datasets/<data set>.py), changed by the method and by flags.
+With --dataset, --method and --model, --help shows the options of these. docs/extending.md describes
+how to write a data set, a method or a network. The same command resumes an interrupted run. Test
+with code/test.py.
 """
 
 import sys

@@ -14,27 +14,27 @@ from datasets.base import DatasetSpec
 from datasets.own import own_dataset, own_two_slices
 from datasets.registry import all_datasets, find_dataset
 from training.checkpoint import read
-from utils.cli import is_flag, last_value
+from utils.cli import last_value
 from utils.errors import UserError
 from utils.values import convert
 
 
-def test_any(argv: Sequence[str], description: str = "") -> None:
+def test_any(argv: Sequence[str], description: str | None = None) -> None:
     """Test a run on the data set that --dataset names, or a --checkpoint on its own data set."""
     file = last_value(argv, "checkpoint")
     if file and not last_value(argv, "dataset"):
         dataset = data_of_checkpoint(Path(file), root_path=_root_path(argv))
     else:
         dataset = chosen_dataset(argv, "DATASET", published="test")
-    evaluate(dataset, taken(argv, "dataset")[1], description)
+    evaluate(dataset, argv, description, any_dataset=True)
 
 
-def test_two_slices(argv: Sequence[str], description: str = "") -> None:
+def test_two_slices(argv: Sequence[str], description: str | None = None) -> None:
     """Test a run of CoGRNet, or of a baseline of it, on the data set that --dataset names, LA if
     none.
     """
     dataset = chosen_dataset(argv, "TWO_SLICES", default="LA")
-    evaluate(dataset, taken(argv, "dataset")[1], description)
+    evaluate(dataset, argv, description, any_dataset=True)
 
 
 def find_data(
@@ -74,26 +74,6 @@ def data_of_checkpoint(
             f"{place}: a published checkpoint does not name its data set; use --dataset"
         )
     return find_dataset(name, attribute)
-
-
-def taken(argv: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
-    """Return the values that a command line gives a flag, and the other words."""
-    values: list[str] = []
-    rest: list[str] = []
-    inside = False
-    for word in argv:
-        name, equals, value = word.partition("=")
-        if is_flag(name, flag):
-            inside = True
-            values = []
-            if equals:
-                values.append(value)
-        elif inside and not word.startswith("--"):
-            values.append(word)
-        else:
-            inside = False
-            rest.append(word)
-    return values, rest
 
 
 def chosen_dataset(

@@ -45,7 +45,7 @@ class PhantomSettings:
     """Seed of the population."""
 
 
-def make_phantom(argv: Sequence[str] | None = None, description: str = "") -> None:
+def make_phantom(argv: Sequence[str] | None = None, description: str | None = None) -> None:
     """Write the phantom and report the command that comes next."""
     settings = parse(PhantomSettings, argv, description=description)
     dataset = find(all_datasets(), settings.dataset, flag="--dataset")

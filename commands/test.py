@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+import tyro
 
 from commands.agreement import check_agreement
 from commands.networks import check_patch, default_options, network_of
@@ -140,23 +141,41 @@ class CheckpointFile:
     output: Path | None
 
 
+SettingsT = TypeVar("SettingsT")
+
+
+@dataclass(frozen=True)
+class AnyDatasetTest(Generic[SettingsT]):
+    """The flags of a test script for every data set."""
+
+    settings: Annotated[SettingsT, tyro.conf.arg(name="test")]
+    dataset: str = ""
+    """Name of a public data set, or the Python file that describes one. Not needed with --checkpoint
+    of ours, and for own data, which need --root_path.
+    """
+
+
 def evaluate(
     dataset: DatasetSpec,
     argv: Sequence[str],
-    description: str = "",
+    description: str | None = None,
+    *,
+    any_dataset: bool = False,
     **numbers: object,
 ) -> None:
     """Test one or two checkpoints of a data set, ours or published; see `EvaluationSettings`.
 
-    `numbers`: a script's own defaults.
+    `any_dataset`: the script has the flag --dataset. `numbers`: a script's own defaults.
     """
     kind = evaluation_type(dataset)
-    settings = parse(
-        kind,
-        translated(test_rules(dataset.commands), argv),
-        kind(**_defaults(dataset, numbers)),
-        description,
-    )
+    settings = kind(**_defaults(dataset, numbers))
+    argv = translated(test_rules(dataset.commands), argv)
+    if any_dataset:
+        command: Any = AnyDatasetTest[kind]
+        default = AnyDatasetTest(settings)
+        settings = parse(command, argv, default=default, description=description).settings
+    else:
+        settings = parse(kind, argv, default=settings, description=description)
     run(replace(dataset, test_numbers={**dataset.test_numbers, **numbers}), settings)
 
 

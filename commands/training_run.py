@@ -35,6 +35,7 @@ from evaluation.validation import Classes, validate
 from methods.base import StageSpec, TrainingStage, Validation
 from methods.copy_paste import Pasting
 from methods.registry import METHODS, run_title
+from networks.base import Network
 from training.accelerate import check_accelerate
 from training.checkpoint import Checkpoint, read
 from training.config import AnyConfig
@@ -317,7 +318,7 @@ class TrainingRun:
         torch.manual_seed(self.config.experiment.seed + number)
         return place(self._build(model), self.device, self.dataset.info.dims, self.amp)
 
-    def _build(self, model: str | None = None) -> nn.Module:
+    def _build(self, model: str | None = None) -> Network:
         name = model or self.config.experiment.model
         return build_network(self.dataset.info, name, options=self.config.flat())
 

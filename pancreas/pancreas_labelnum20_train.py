@@ -1,12 +1,16 @@
-"""NIH Pancreas, 20 % (12 of 62 scans) labelled: edge-guided V-Net, copy-paste pre-training, self-training by two teachers.
+"""NIH Pancreas with 20 % (12 of 62 scans) labelled: edge-guided V-Net, copy-paste, two teachers.
 
     python pancreas/pancreas_labelnum20_train.py --root_path DATA
 
-or with torchrun --nproc_per_node 2 in the place of python; --batch_size counts the images of all processes together.
-Protocol: patches 96x96x96, batch 2 of each of four streams, 60 + 200 epochs (of 30 and 25 steps) of Adam, seed 1337; the best checkpoint is
-chosen on test.txt, because the data set has no validation list (--select val takes one of yours). Made for one GPU, where it needs some
-7 GiB; it has not been run here, the data are not at hand.
-The same command resumes an interrupted run; test with pancreas/test_pancreas.py.
+Replace python by torchrun --nproc_per_node 2 to use two GPUs; --batch_size counts the images of all
+processes together.
+
+Protocol: patches 96x96x96, batch 2 of each of four streams, 60 + 200 epochs (of 30 and 25 steps) of
+Adam, seed 1337. The best checkpoint is selected on test.txt, because the data set has no validation
+list (--select val uses one of yours). It is made for one GPU with about 7 GiB. It was not run here,
+because the data are not available.
+
+The same command resumes an interrupted run. Test with pancreas/test_pancreas.py.
 """
 
 import sys

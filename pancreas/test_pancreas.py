@@ -1,10 +1,12 @@
-"""Test a pancreas checkpoint, ours or a published one, on the 18 test scans: Dice, Jaccard, HD95, ASD.
+"""Test a pancreas checkpoint, ours or a published one: Dice, Jaccard, HD95, ASD of 18 scans.
 
     python pancreas/test_pancreas.py
 
-Tests pancreas/result/cutmix/self_train/best_ema_20_self.pth, the place where training leaves its best checkpoint and
-where a published one can be put, and beside it the last checkpoint, because the best one was chosen on these very scans; --checkpoint
-names another file. On a CPU larger steps of the sliding window save hours: --stride 48 48 48.
+Tests pancreas/result/cutmix/self_train/best_ema_20_self.pth, where training writes its best
+checkpoint and a published one can be copied. It also tests the last checkpoint, because the best
+one was selected on these very scans. --checkpoint names another file.
+
+On a CPU, larger steps of the sliding window save hours: --stride 48 48 48.
 """
 
 import sys

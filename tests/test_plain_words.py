@@ -11,11 +11,13 @@ REPOSITORY = Path(__file__).parents[1]
 # The rooms that are clean. A room that is added stays.
 ROOMS = (
     "benchmarks",
+    "code",
     "dataloaders",
     "datasets",
     "evaluation",
     "methods",
     "networks",
+    "pancreas",
     "registration",
     "reporting",
     "scans",

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import pytest
 from helpers import from_flags, from_keywords, train, train_any
 
-from commands.any_dataset import taken
 from commands.test import evaluate
 from commands.train_flags import configs_from_flags
 from datasets import acdc, la, pancreas
@@ -155,10 +154,6 @@ def test_flags_with_hyphens_mean_the_same(registered):
     assert from_flags(la.DATASET, {}, argv).pre_max_iteration == 9
     assert last_value(["--root-path", "a", "--root_path=b"], "root_path") == "b"
     assert last_value(["--root_path", "a", "--root-path"], "root_path") is None
-    assert taken(["--seed-x", "1", "--seeds", "3", "4", "--exp", "e"], "seeds") == (
-        ["3", "4"],
-        ["--seed-x", "1", "--exp", "e"],
-    )
 
 
 # options of one name

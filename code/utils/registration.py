@@ -1,16 +1,16 @@
-"""CoGRNet's published command `python ./code/utils/registration`: says which program does that here.
+"""Answer CoGRNet's published command `python ./code/utils/registration` with the name of ours.
 
     python code/utils/registration.py
 
-There is no `__init__.py` here, so this folder never stands in for the package `utils` at the root of the repository: Python prefers a
-package with one wherever it is, and every script puts the root first.
+There is no `__init__.py` here. Python prefers a package with one, so this folder does not hide the
+package `utils` at the root of the repository.
 """
 
 import sys
 
 ANSWER = (
-    "error: CoGRNet's registration is another program here: python code/CoGRNet_register.py --dataset LA --root_path DATA "
-    "(docs/cogrnet.md)"
+    "error: CoGRNet's registration is another program here: "
+    "python code/CoGRNet_register.py --dataset LA --root_path DATA (docs/cogrnet.md)"
 )
 
 if __name__ == "__main__":
