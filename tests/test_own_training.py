@@ -187,7 +187,7 @@ def test_seeds_make_runs_of_their_own_and_one_labelled_case_fills_a_batch(prepar
             "--dims 3: the data were prepared with --dims 2; prepare them again in another --root_path",
         ),
         (["--labelnum", "9"], "--labelnum 9"),
-        (["--seeds", "one"], "--seeds: invalid literal for int"),
+        (["--seeds", "one"], "--seeds: .*'one'"),
     ],
 )
 def test_wrong_flags(prepared, tmp_path, flags, message):
