@@ -207,7 +207,7 @@ def runner(
         steps=1000,
         val_every=1000,
         batches=lambda steps: (),
-        validate=lambda net, stopped: None,
+        validate=lambda net, stopped, step: None,
         learning_rate=lambda step: options.base_lr,
         seed=(0,),
     )
