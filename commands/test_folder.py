@@ -33,7 +33,7 @@ def test_folder(parent: Path, stage: str | None, checkpoint: str, split: str) ->
 
 
 def with_network(checkpoint: str, network: str | None) -> str:
-    """The name of a checkpoint, with that of its network if another one than the selected is named."""
+    """The name of a checkpoint, followed by that of the network if `--network` names one."""
     if network is None:
         return checkpoint
     return f"{checkpoint}_{network}"
