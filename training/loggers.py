@@ -17,6 +17,7 @@ from tensorboardX import SummaryWriter
 
 from utils.errors import UserError, writing
 from utils.files import replacing
+from utils.registry import check_name
 from utils.shared_memory import check_locks
 
 REMEDY = "free space or choose another --output_root, then start the same command again"
@@ -133,5 +134,4 @@ LOGGERS: dict[str, Callable[[Path, int], Logger]] = {"tensorboard": TensorBoard,
 def check_loggers(names: Iterable[str]) -> None:
     """Raise UserError for a logger that does not exist."""
     for name in names:
-        if name not in LOGGERS:
-            raise UserError(f"--logger {name}: unknown; choose from {', '.join(LOGGERS)}")
+        check_name(LOGGERS, name, flag="--logger")
