@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 ROOMS = (
     "benchmarks",
     "code",
+    "commands",
     "dataloaders",
     "datasets",
     "evaluation",
@@ -97,6 +98,7 @@ def test_a_room_with_checked_words_has_files(room):
 
 @pytest.mark.parametrize(
     "code",
+    "commands",
     [
         '"""Something the user can mend."""',
         "# the run goes\n# on here\n",
