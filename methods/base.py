@@ -131,7 +131,8 @@ class TrainingStage(Generic[OptionsT]):
     selected: str = "student"
     """Name of a network, or `MEAN`."""
     validated: tuple[str, ...] = ()
-    """What is validated, in this order: names of networks, or `MEAN`; empty: only `selected`."""
+    """What is validated, in this order: names of networks, or `MEAN`. `selected` comes last if it is
+    not among them."""
 
     def __init__(self, context: StageContext[OptionsT]):
         self.options = context.options

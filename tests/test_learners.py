@@ -216,6 +216,11 @@ def test_networks_are_validated_in_order_and_the_selected_one_decides(tmp_path):
     assert [row["score"] for row in last["progress"]["history"]] == [0.4, 0.35]
 
 
+def test_a_selected_network_that_is_not_listed_is_validated_last(tmp_path):
+    _, validated = run(tmp_path, Pair(validated=("student",), selected="other"), steps=2)
+    assert validated == ["student", "other"]
+
+
 def test_without_a_list_only_the_selected_network_is_validated(tmp_path):
     _, validated = run(tmp_path, Pair(selected="other"), steps=2)
     assert validated == ["other"]

@@ -286,7 +286,7 @@ class _StageRunner:
     ) -> dict[str, Validation] | None:
         """Validate the stage's networks in their order; None if a signal came first."""
         results: dict[str, Validation] = {}
-        for name in self.stage.validated or (self.stage.selected,):
+        for name in dict.fromkeys((*self.stage.validated, self.stage.selected)):
             network = self.stage.network_to_validate(name)
             with self.precision.autocast():
                 result = validate(network, lambda: bool(signals.received), self.progress.step)
