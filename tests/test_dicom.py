@@ -722,7 +722,7 @@ def test_a_multi_frame_file_is_a_case_to_predict(tmp_path):
 
 def test_one_slice_is_no_case_to_predict(tmp_path):
     path = save_stack(tmp_path, VOLUME)[0]
-    with pytest.raises(UserError, match="of a DICOM series name the folder"):
+    with pytest.raises(UserError, match="for a DICOM series name the folder"):
         find_inputs(path, 1, False, tmp_path / "out", False)
 
 
