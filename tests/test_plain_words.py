@@ -98,7 +98,6 @@ def test_a_room_with_checked_words_has_files(room):
 
 @pytest.mark.parametrize(
     "code",
-    "commands",
     [
         '"""Something the user can mend."""',
         "# the run goes\n# on here\n",
