@@ -11,8 +11,8 @@ from commands.published_optimizer import published_optimizer
 from commands.runs import find_checkpoint
 from datasets.base import DatasetSpec
 from datasets.registry import all_datasets
-from methods.base import MEAN
 from methods.registry import run_title
+from methods.stage_networks import MEAN
 from networks.published import published_state_dict
 from training.checkpoint import Checkpoint, read_ours, save
 from utils.cli import parse

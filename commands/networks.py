@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dataloaders.dataset_info import DatasetInfo
-from methods.base import MEAN
+from methods.stage_networks import MEAN
 from networks import net_factory_ega, net_factory_la_ega
 from networks.base import Network
 from networks.mean import MeanOfNetworks

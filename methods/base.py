@@ -5,8 +5,7 @@ loop asks a stage for its losses and makes the backward passes and the optimiser
 validation. Everything a stage needs to build itself comes from its `StageContext`.
 """
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.copy_paste import Pasting
-from networks.mean import MeanOfNetworks
+from methods.stage_networks import StageNetworks
 from utils.ema import EmaScope, copy_state
 from utils.losses import Loss, StepLoss
 
@@ -27,13 +26,6 @@ Batch = dict[str, Tensor]
 annotated slice that its label was propagated from, 0 on the other annotated slice too, plus 1; 0 outside of the volume.
 "plain": the images without the changes of --intensity; only there if that flag is set.
 """
-Scalars = dict[str, Tensor | float]
-LossFunction = Callable[..., StepLoss]
-"""Takes (logits, *targets) and returns the loss of one backward pass."""
-PendingTensor = Callable[[], Tensor]
-"""A tensor that is still being computed on the host; calling it waits for it."""
-MEAN = "mean"
-"""Stands for the mean of the softmaxes of all learners, where a network is validated or selected."""
 OptionsT = TypeVar("OptionsT")
 OptionsT_co = TypeVar("OptionsT_co", covariant=True)
 
@@ -106,16 +98,7 @@ class Validation:
     scalars: dict[str, float]
 
 
-@dataclass(frozen=True)
-class CompiledCalls:
-    """Compiled replacements for the calls that a stage makes: see `TrainingStage.call`, `forward_with_loss` and `loss_of`."""
-
-    networks: Mapping[str, Callable[..., Any]]
-    forward_with_loss: Callable[..., tuple[Tensor, StepLoss]]
-    loss_of: Callable[..., StepLoss]
-
-
-class TrainingStage(Generic[OptionsT]):
+class TrainingStage(StageNetworks, Generic[OptionsT]):
     """One stage of a method's training. A subclass has a `name` and implements `losses`.
 
     The loop calls `begin` once when the stage starts (not when it resumes); then for every step `losses`, the backward passes, the
@@ -135,111 +118,10 @@ class TrainingStage(Generic[OptionsT]):
     not among them."""
 
     def __init__(self, context: StageContext[OptionsT]):
+        super().__init__()
         self.options = context.options
         self.loss = context.loss
-        self.networks: dict[str, nn.Module] = {}
-        self.learners: dict[str, nn.Module] = {}
-        self.models: dict[str, str] = {}
-        self.lr_schedules: dict[str, str] = {}
-        self.compiled: CompiledCalls | None = None
-        self.half_precision_copies: dict[str, nn.Module] = {}
-        self._scalars: Scalars = {}
-        self._sample: tuple[Tensor, Tensor, Tensor] | None = None
         self.add_learner("student", context.network())
-
-    # networks
-
-    def add_learner(
-        self,
-        name: str,
-        network: nn.Module,
-        model: str | None = None,
-        lr_schedule: str | None = None,
-    ) -> None:
-        """Register a network that an optimiser of its own trains.
-
-        `model`: the network's name in the registry of networks if it is not the run's `--model`. `lr_schedule`: the name of its
-        learning-rate schedule if it does not follow the run's.
-        """
-        self.networks[name] = network
-        self.learners[name] = network
-        if model is not None:
-            self.models[name] = model
-        if lr_schedule is not None:
-            self.lr_schedules[name] = lr_schedule
-
-    def add_teacher(self, name: str, network: nn.Module | None = None) -> nn.Module:
-        """Register a network without gradients, in training mode; by default a copy of the student. The method updates it."""
-        if network is None:
-            network = copy.deepcopy(self.student)
-        teacher = network.requires_grad_(False).train()
-        self.networks[name] = teacher
-        return teacher
-
-    @property
-    def student(self) -> nn.Module:
-        return self.networks["student"]
-
-    @property
-    def teachers(self) -> dict[str, nn.Module]:
-        """The networks that do not learn, by name."""
-        return {name: net for name, net in self.networks.items() if name not in self.learners}
-
-    def members(self, name: str) -> tuple[str, ...]:
-        """Return the names of the networks that `name` stands for: itself, or all learners for `MEAN`."""
-        if name == MEAN:
-            return tuple(self.learners)
-        return (name,)
-
-    def network_to_validate(self, name: str) -> nn.Module:
-        """Return the network of that name; for `MEAN` one whose softmax is the mean of all learners' softmaxes."""
-        if name == MEAN:
-            return MeanOfNetworks(list(self.learners.values()))
-        return self.networks[name]
-
-    def call(self, name: str, x: Tensor) -> Tensor:
-        """Return the logits (N, K, ...) of one of the networks for images (N, C, ...)."""
-        return self._callable(name)(x)
-
-    def call_with_auxiliary(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits of a network and its auxiliary outputs (`networks.base.Network.auxiliary`) for images (N, C, ...).
-
-        A method that calls this names the outputs in `Method.auxiliary`.
-        """
-        return self._callable(name)(x, auxiliary=True)
-
-    def _callable(self, name: str) -> Callable[..., Any]:
-        """Return what stands for a network in this step: the network itself, its compiled version or its half-precision copy."""
-        half_precision = self.half_precision_copies.get(name)
-        network = self.networks[name]
-        if half_precision is not None and half_precision.training != network.training:
-            half_precision.train(network.training)
-        if self.compiled is not None:
-            return self.compiled.networks[name]
-        return network if half_precision is None else half_precision
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the student's logits (N, K, ...) for images (N, C, ...)."""
-        return self.call("student", x)
-
-    def forward_with_loss(
-        self, x: Tensor, function: LossFunction, *targets: Any, network: str = "student"
-    ) -> tuple[Tensor, StepLoss]:
-        """Return a network's logits (N, K, ...) and `function(logits, *targets)`.
-
-        For the student both are compiled as one piece with `--accelerate`. A target may be a `PendingTensor`: it is waited for after the
-        pass.
-        """
-        if self.compiled is not None and network == "student":
-            return self.compiled.forward_with_loss(x, function, *resolved(targets))
-        logits = self.call(network, x)
-        return logits, self.loss_of(function, logits, *resolved(targets))
-
-    def loss_of(self, function: LossFunction, logits: Tensor, *targets: Any) -> StepLoss:
-        """Return `function(logits, *targets)`, compiled with `--accelerate`."""
-        if self.compiled is not None:
-            return self.compiled.loss_of(function, logits, *targets)
-        return function(logits, *targets)
 
     # what a method implements
 
@@ -269,7 +151,7 @@ class TrainingStage(Generic[OptionsT]):
     def after_iteration(self, step: int) -> None:
         """React to the end of step `step`, its validation included."""
 
-    # what is saved and shown
+    # what is saved
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values that restore the stage, without the student's weights."""
@@ -279,29 +161,6 @@ class TrainingStage(Generic[OptionsT]):
         for name, net in self.networks.items():
             if name != "student":
                 net.load_state_dict(state[name])
-
-    def log(self, name: str, value: Tensor | float) -> None:
-        """Log a scalar of this step: a number, or a tensor of one element that stays on its device, without its graph."""
-        self._scalars[name] = value.detach() if isinstance(value, Tensor) else value
-
-    def take_logged(self) -> Scalars:
-        """Return the scalars logged since the last call, and forget them."""
-        scalars = self._scalars
-        self._scalars = {}
-        return scalars
-
-    def show(self, image: Tensor, logits: Tensor, label: Tensor) -> None:
-        """Keep the first sample for `pictures`: image (N, C, ...), logits (N, K, ...), label (N, ...)."""
-        # cloned because a recorded CUDA graph overwrites its logits at the next step
-        self._sample = (image[0, 0].detach(), logits[0].detach().clone(), label[0])
-
-    def pictures(self) -> dict[str, Tensor]:
-        """Return the sample that was kept last: "image", "prediction" and "label", (H, W) each; the middle slice of a volume."""
-        if self._sample is None:
-            return {}
-        image, logits, label = self._sample
-        planes = {"image": image.float(), "prediction": logits.argmax(0), "label": label}
-        return {name: _middle_slice(plane) for name, plane in planes.items()}
 
 
 LengthName = Literal["pre_iterations", "max_iterations"]
@@ -369,23 +228,6 @@ def split_batch(batch: Batch) -> tuple[Tensor, Tensor]:
     return batch["image"][:labelled], batch["image"][labelled:]
 
 
-def resolved(targets: Iterable[Any]) -> list[Any]:
-    """Return the targets of a loss, pending tensors waited for."""
-    return [target() if callable(target) else target for target in targets]
-
-
 def at_least_float32(x: Tensor) -> Tensor:
     """Return `x` in float32 if it has half precision; float32 and float64 stay as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def add_scalars(total: Scalars, more: Mapping[str, Tensor | float]) -> None:
-    """Add scalars to those of the same name in `total`, without their graphs."""
-    for name, value in more.items():
-        if isinstance(value, Tensor):
-            value = value.detach()
-        total[name] = total[name] + value if name in total else value
-
-
-def _middle_slice(x: Tensor) -> Tensor:
-    return x if x.ndim == 2 else x[..., x.shape[-1] // 2]

@@ -16,16 +16,15 @@ from torch import Tensor
 from methods.base import (
     Batch,
     Method,
-    PendingTensor,
     StageContext,
     StageSpec,
     TrainingStage,
     at_least_float32,
     halves,
-    resolved,
     split_batch,
 )
 from methods.copy_paste import CopyPaste, paste
+from methods.stage_networks import PendingTensor, resolved
 from utils.ema import Ema, EmaScope
 from utils.errors import UserError
 from utils.losses import Parts, StepLoss, weighted_sum

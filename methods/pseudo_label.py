@@ -14,7 +14,6 @@ from torch import Tensor
 from methods.base import (
     Batch,
     Method,
-    PendingTensor,
     StageContext,
     StageSpec,
     TrainingStage,
@@ -22,6 +21,7 @@ from methods.base import (
     split_batch,
 )
 from methods.bcp import TEACHER, TeacherOptions
+from methods.stage_networks import PendingTensor
 from methods.supervised import Supervised
 from utils.ema import Ema
 from utils.losses import StepLoss, weighted_sum

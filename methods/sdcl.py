@@ -20,9 +20,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from methods.base import MEAN, Batch, Method, StageContext, StageSpec, TrainingStage
+from methods.base import Batch, Method, StageContext, StageSpec, TrainingStage
 from methods.bcp import CopyPastePretrain, CopyPasteSelfTrain, Mix, TeacherOptions
 from methods.helpers import hard_pseudo_label
+from methods.stage_networks import MEAN
 from utils.ema import EmaScope
 from utils.errors import UserError
 from utils.losses import StepLoss, masked_mean, one_hot, predicted

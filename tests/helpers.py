@@ -19,8 +19,8 @@ from commands.train import run
 from commands.train_flags import configs_from_flags
 from datasets import acdc, kits19, la, lits, pancreas
 from datasets.resolve import resolve
-from methods.base import add_scalars
 from methods.copy_paste import Pasting
+from methods.stage_networks import add_scalars
 from networks import VNet_la_ega, egm_3d, unet_ega
 from training.checkpoint import load
 from utils.files import unfinished_path

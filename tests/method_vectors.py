@@ -18,7 +18,8 @@ from helpers import LOSS_2D, Context
 from reference import VECTORS, batches, fill, predictable
 from torch import Tensor, nn
 
-from methods.base import MEAN, Batch, TrainingStage, Validation
+from methods.base import Batch, TrainingStage, Validation
+from methods.stage_networks import MEAN
 from networks import net_factory_ega, net_factory_la_ega
 from networks.registry import build
 from training.checkpoint import load

@@ -6,8 +6,8 @@ from helpers import LOSS_2D, LOSS_3D, Context, step_loss
 
 from benchmarks.counts import BareRun, runner
 from datasets.registry import all_datasets
-from methods.base import CompiledCalls, add_scalars
 from methods.registry import METHODS
+from methods.stage_networks import CompiledCalls, add_scalars
 from methods.supervised import Supervised
 from networks.egm import BATCH_NORM, CONV, EdgeGuidedBase
 from networks.registry import build

@@ -8,7 +8,8 @@ import torch
 from helpers import Context, assert_same, step_loss, together
 from torch import nn
 
-from methods.base import MEAN, TrainingStage, Validation
+from methods.base import TrainingStage, Validation
+from methods.stage_networks import MEAN
 from networks.mean import MeanOfNetworks
 from training.checkpoint import load, read
 from training.distributed import process_group

@@ -15,10 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from datasets import acdc, la
-from methods.base import Validation, add_scalars
+from methods.base import Validation
 from methods.bcp import BCPPretrain
 from methods.copy_paste import CopyPaste
 from methods.edge_guided import DualTeacher
+from methods.stage_networks import add_scalars
 from networks import net_factory_ega, net_factory_la_ega
 from networks.published import import_state_dict
 from training.checkpoint import load

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from methods.base import CompiledCalls, LossFunction, TrainingStage
+from methods.base import TrainingStage
+from methods.stage_networks import CompiledCalls, LossFunction
 from utils.errors import UserError
 from utils.losses import StepLoss
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.base import MEAN
+from methods.stage_networks import MEAN
 from training.checkpoint_content import (
     check_plain,
     check_sums,
@@ -125,7 +125,7 @@ class Checkpoint:
     `data`: digest of lists and files (dataloaders/digest.py). `buffers`: batch-norm statistics of
     each of several processes. `scaler`: scale of the gradients with --amp fp16.
     `other_optimizers`: states of the other learners' optimisers by name. `selected`: name of the
-    selected network, or `methods.base.MEAN`. `models`: the network of each learner in the registry,
+    selected network, or `methods.stage_networks.MEAN`. `models`: the network of each learner in the registry,
     empty for the run's `--model`. Entries that older checkpoints lack have their default.
     """
 

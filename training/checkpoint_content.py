@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 import torch
 from torch import Tensor
 
-from methods.base import MEAN, TrainingStage
+from methods.base import TrainingStage
+from methods.stage_networks import MEAN
 from training.optimizers import states_by_learner
 from utils.files import shown
 

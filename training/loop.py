@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from methods.base import Batch, CompiledCalls, Scalars, Validation
+from methods.base import Batch, Validation
+from methods.stage_networks import CompiledCalls, Scalars
 from training.accelerate import GradientGuard, accelerated
 from training.batch_source import BatchSource
 from training.checkpoint import Store

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.base import Scalars, TrainingStage
+from methods.base import TrainingStage
+from methods.stage_networks import Scalars
 from utils.errors import UserError
 from utils.losses import StepLoss
 from utils.transfer import copy_all

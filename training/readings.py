@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.base import Scalars
+from methods.stage_networks import Scalars
 
 
 @dataclass(frozen=True)

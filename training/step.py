@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from methods.base import Batch, Scalars, TrainingStage, add_scalars
+from methods.base import Batch, TrainingStage
+from methods.stage_networks import Scalars, add_scalars
 from training.device import place
 from training.distributed import average_gradients
 from training.precision import Precision
