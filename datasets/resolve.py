@@ -275,7 +275,7 @@ def default_exp(dataset: DatasetSpec, method: str) -> str:
 
 
 def owner_of(flag: str) -> str:
-    """Return whose option a flag is, such as "it belongs to --method X"; empty if it is nobody's."""
+    """Return whose option a flag is, as in "it belongs to --method X"; empty if it is nobody's."""
     methods = {name: method.options for name, method in METHODS.items()}
     networks = {name: network.Options for name, network in NETWORKS.items()}
     for selector, owners in (("--method", methods), ("--model", networks)):

@@ -193,7 +193,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
                 file=sys.stderr,
             )
             sys.exit(2)
-        # The reader of our output has closed it (`| head`). Without this, Python would print another
+        # The reader of our output has closed it (`| head`). Otherwise Python would print another
         # error when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
