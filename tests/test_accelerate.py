@@ -101,7 +101,7 @@ class Tiny(torch.nn.Module):
 
     feature_channels = 3
 
-    def __init__(self, dims, classes, auxiliary):
+    def __init__(self, dims, classes, auxiliary="none"):
         super().__init__()
         self.auxiliary = auxiliary
         self.layers = torch.nn.Sequential(
