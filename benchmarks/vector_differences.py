@@ -1,10 +1,12 @@
-"""Print how far each method is from recorded iterations of its published code (tests/vectors/methods/README.md).
+"""Print how far each method is from recorded iterations of its published code
+(tests/vectors/methods/README.md).
 
     python benchmarks/vector_differences.py
     python benchmarks/vector_differences.py --vectors mt_2d cps_2d
 
-Columns: iterations; the largest relative difference of the total loss over all of them; of any named loss; of the listed weights at the
-end, relative to a tensor's largest entry; and what float32 and float64 of the published run differ by in the loss.
+Columns: iterations; the largest relative difference of the total loss over all of them; of any
+named loss; of the listed weights at the end, relative to a tensor's largest entry; and what float32
+and float64 of the published run differ by in the loss.
 """
 
 import sys

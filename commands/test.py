@@ -150,8 +150,8 @@ class AnyDatasetTest(Generic[SettingsT]):
 
     settings: Annotated[SettingsT, tyro.conf.arg(name="test")]
     dataset: str = ""
-    """Name of a public data set, or the Python file that describes one. Not needed with --checkpoint
-    of ours, and for own data, which need --root_path.
+    """Name of a public data set, or the Python file that describes one. Not needed with
+    --checkpoint of ours, and for own data, which need --root_path.
     """
 
 

@@ -1,7 +1,7 @@
 """Augmentation: a random draw, then a deterministic transform that can be replayed and tested.
 
-Spatial transforms work on the trailing axes, so that an image (C, ...) and its label (...) go through the same one. BCP uses only
-these. Intensity transforms change only the image.
+Spatial transforms work on the trailing axes, so that an image (C, ...) and its label (...) go
+through the same one. BCP uses only these. Intensity transforms change only the image.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,8 +40,9 @@ class Augmentation:
     ) -> dict[str, Array]:
         """Augment an image (C, ...) and its label (...), if it has one.
 
-        Returns "image" and, where there is a label, "label"; with intensity transforms also "plain", the image before them. These may
-        be views of the arguments. Raises UserError for a tensor and a transform that works only on arrays.
+        Returns "image" and, where there is a label, "label"; with intensity transforms also
+        "plain", the image before them. These may be views of the arguments. Raises UserError for a
+        tensor and a transform that works only on arrays.
         """
         joined = Picks((), shape=tuple(image.shape[1:]))
         for draw in self.spatial:
@@ -79,7 +80,8 @@ def _apply(transform: Transform, array: Array) -> Array:
     if isinstance(transform, (Picks, VolumeTransform)):
         return transform(array)
     raise UserError(
-        f"--cache device: the augmentation {transform} works only on arrays in the host's memory. Omit --cache device."
+        f"--cache device: the augmentation {transform} works only on arrays in the host's memory. "
+        "Omit --cache device."
     )
 
 
@@ -106,7 +108,7 @@ def gamma(rng: np.random.Generator) -> HostTransform:
 
 @intensity
 def brightness(rng: np.random.Generator) -> HostTransform:
-    """Add one number everywhere, up to 0.3 of the image's standard deviation in either direction."""
+    """Add one number everywhere, up to 0.3 standard deviations of the image in either direction."""
     shift = rng.uniform(-0.3, 0.3)
 
     def transform(image: np.ndarray) -> np.ndarray:
@@ -138,7 +140,7 @@ def spatial(draw: SpatialDraw) -> SpatialDraw:
 
 @spatial
 def scale(rng: np.random.Generator, shape: Sequence[int]) -> HostTransform:
-    """Scale by 0.8 to 1.25 about the middle, by nearest neighbour; zeros beyond the image's edge."""
+    """Scale by 0.8 to 1.25 about the middle (nearest neighbour); zeros beyond the edge."""
     factor = np.exp(rng.uniform(np.log(0.8), np.log(1.25)))
     dims = len(shape)
 
@@ -162,7 +164,9 @@ def resize(size: tuple[int, int]) -> SpatialDraw:
 
 
 def turn_or_rotate(rng: np.random.Generator, shape: Sequence[int]) -> SliceTransform:
-    """Draw a quarter turn and a flip (1/2), a rotation by a whole angle in [-20, 20) degrees (1/4) or no change (1/4)."""
+    """Draw a quarter turn and a flip (1/2), a rotation by a whole angle in [-20, 20) degrees (1/4)
+    or no change (1/4).
+    """
     if rng.random() > 0.5:
         return SliceTransform(quarter_turns=int(rng.integers(4)), flip_axis=int(rng.integers(2)))
     if rng.random() > 0.5:
@@ -174,9 +178,10 @@ def turn_or_rotate(rng: np.random.Generator, shape: Sequence[int]) -> SliceTrans
 class VolumeAugmentation:
     """How patches are drawn.
 
-    `spare`: voxels to add on each side in addition to what a scan lacks, where any side is not larger than the patch. `turn`: whether
-    quarter turns and a flip are drawn; they come before the crop or, with `crop_first`, after it (CoGRNet). `centre`: take the middle
-    of the scan instead of a random place.
+    `spare`: voxels to add on each side in addition to what a scan lacks, where any side is not
+    larger than the patch. `turn`: whether quarter turns and a flip are drawn; they come before the
+    crop or, with `crop_first`, after it (CoGRNet). `centre`: take the middle of the scan instead of
+    a random place.
     """
 
     patch_size: tuple[int, ...]
@@ -186,7 +191,9 @@ class VolumeAugmentation:
     crop_first: bool = False
 
     def draw(self, rng: np.random.Generator, shape: Sequence[int]) -> VolumeTransform:
-        """Draw a transform for a scan of `shape`; its corner is uniform in [0, side - patch) of the padded scan."""
+        """Draw a transform for a scan of `shape`; its corner is uniform in [0, side - patch) of the
+        padded scan.
+        """
         turns = 0
         flip = None
         if self.turn:
@@ -216,7 +223,9 @@ class VolumeAugmentation:
         )
 
     def _margin(self, shape: Sequence[int], sides: Sequence[int]) -> tuple[int, ...]:
-        """Voxels to add on both sides of each axis: none where the scan is larger than the patch along every axis."""
+        """Voxels to add on both sides of each axis: none where the scan is larger than the patch
+        along every axis.
+        """
         pairs = list(zip(shape, sides, strict=True))
         if all(side > patch for side, patch in pairs):
             return (0,) * len(pairs)

@@ -30,8 +30,8 @@ def in_memory(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Convert a stored volume (C, ...) and its label to what the methods see.
 
-    Axes are x, y, z for 3-D data sets, labels are task labels, and images are z-scored if the data set requires it, each channel by its
-    own mean and standard deviation.
+    Axes are x, y, z for 3-D data sets, labels are task labels, and images are z-scored if the data
+    set requires it, each channel by its own mean and standard deviation.
     """
     if info.zscore:
         image = np.stack([(channel - channel.mean()) / (channel.std() or 1) for channel in image])
@@ -42,7 +42,9 @@ def in_memory(
 
 
 def turned(info: DatasetInfo, volume: np.ndarray) -> np.ndarray:
-    """A stored volume (..., three axes) with its last three axes in the order in memory, contiguous."""
+    """A stored volume (..., three axes) with its last three axes in the order in memory,
+    contiguous.
+    """
     if info.swapped:
         volume = volume.swapaxes(-1, -3)
     return np.ascontiguousarray(volume)
@@ -64,7 +66,8 @@ def read_stored(info: DatasetInfo, path: Path, label: bool) -> Volume:
     spacing = read_attribute(path, attributes, "spacing_mm", (3,))
     if spacing is not None and not (spacing > 0).all():
         raise UserError(
-            f"{path}: spacing_mm is {spacing}, expected three positive numbers; prepare the case again"
+            f"{path}: spacing_mm is {spacing}, expected three positive numbers; prepare the case "
+            "again"
         )
     affine = read_attribute(path, attributes, "affine", (4, 4))
     image, truth = in_memory(info, image, truth)
@@ -83,7 +86,9 @@ def _in_axis_order(info: DatasetInfo, spacing: np.ndarray | None) -> tuple[float
 def read_cases(
     info: DatasetInfo, root: Path, split: str, say: Callable[[str], None] = message
 ) -> list[Case]:
-    """Read the volumes of the split `val` or `test`, in list order; `say` gets the warnings about their contents."""
+    """Read the volumes of the split `val` or `test`, in list order; `say` gets the warnings about
+    their contents.
+    """
     check_root(root, info.name)
     names = info.read_list(root, info.list_name(split))
     contents = Contents(f"{split} volumes", whole=True, say=say)

@@ -1,4 +1,5 @@
-"""Sparse annotation: two orthogonal slices of a volume drawn by hand, and the files of coarse labels made from them (CoGRNet, DPA).
+"""Sparse annotation: two orthogonal slices of a volume drawn by hand, and the files of coarse
+labels made from them (CoGRNet, DPA).
 
 A plane is an axis of the stored volume; the first gives `<case>px.h5`, the second `<case>py.h5`.
 """
@@ -28,7 +29,9 @@ WORDS = ("middle", "object", "drawn")
 
 @dataclass(frozen=True)
 class Annotation:
-    """One annotated slice: `mask` (uint8 0/1, the volume's other two axes in their order) at `index` of the volume's `axis`."""
+    """One annotated slice: `mask` (uint8 0/1, the volume's other two axes in their order) at
+    `index` of the volume's `axis`.
+    """
 
     axis: int
     index: int
@@ -40,19 +43,25 @@ class Annotation:
 
 
 def coarse_path(path: Path, plane: int) -> Path:
-    """Path of the coarse label of plane 0 (px) or 1 (py) of the case in `path`: next to it, with the same two data sets."""
+    """Path of the coarse label of plane 0 (px) or 1 (py) of the case in `path`: next to it, with
+    the same two data sets.
+    """
     return path.with_name(f"{path.stem}p{'xy'[plane]}{path.suffix}")
 
 
 def training_label(coarse: np.ndarray, other: Annotation) -> np.ndarray:
-    """Copy a plane's coarse label and write the other plane's annotated slice over it, as a stream of CoGRNet reads it."""
+    """Copy a plane's coarse label and write the other plane's annotated slice over it, as a stream
+    of CoGRNet reads it.
+    """
     label = coarse.copy()
     label[other.position()] = other.mask
     return label
 
 
 def slice_distance(shape: Sequence[int], annotation: Annotation, other: Annotation) -> np.ndarray:
-    """Return for each voxel of a volume its distance to an annotated slice plus 1, as uint8 (at most 255); 1 on the other one too."""
+    """Return for each voxel of a volume its distance to an annotated slice plus 1, as uint8
+    (at most 255); 1 on the other one too.
+    """
     positions = np.arange(shape[annotation.axis])
     along = np.minimum(np.abs(positions - annotation.index) + 1, 255).astype(np.uint8)
     columns = [1] * len(shape)
@@ -66,8 +75,8 @@ def slice_distance(shape: Sequence[int], annotation: Annotation, other: Annotati
 class Coarse:
     """The contents of a coarse file.
 
-    `label`: uint8 0/1, axes as stored, which training reads. `alone`: the label from this plane only, before those of both planes were
-    fused; the same array where they were not.
+    `label`: uint8 0/1, axes as stored, which training reads. `alone`: the label from this plane
+    only, before those of both planes were fused; the same array where they were not.
     """
 
     path: Path
@@ -78,7 +87,8 @@ class Coarse:
     def annotation(self, remedy: str) -> Annotation:
         """The annotated slice that the label was made from.
 
-        Raises UserError, which ends with `remedy`, where the file's attributes do not name the slice.
+        Raises UserError, which ends with `remedy`, where the file's attributes do not name the
+        slice.
         """
         try:
             axis = int(self.attributes["coarse_axis"])
@@ -91,7 +101,10 @@ class Coarse:
 
 
 def read_coarse(path: Path, remedy: str) -> Coarse:
-    """Read a coarse file. Raises UserError for a missing or damaged file; for a missing one it ends with `remedy`."""
+    """Read a coarse file.
+
+    Raises UserError for a missing or damaged file; for a missing one it ends with `remedy`.
+    """
     with opened(path, f"no such coarse label; {remedy}") as file:
         label = read_label(path, file, values=2)
         alone = label
@@ -105,7 +118,8 @@ def write_coarse(
 ) -> None:
     """Write a coarse file, whole or not at all.
 
-    `image`: as registered, one channel. `label`, `alone`: with the same axes, see `Coarse`; `alone` is stored where it is another array.
+    `image`: as registered, one channel. `label`, `alone`: with the same axes, see `Coarse`; `alone`
+    is stored where it is another array.
     """
     data = {"image": image, "label": label}
     if alone is not label:
@@ -115,7 +129,9 @@ def write_coarse(
 
 
 def read_image(path: Path, info: DatasetInfo) -> tuple[np.ndarray, dict]:
-    """Read the image that is registered, the first modality of a case (three axes as stored, float32), and the file's attributes."""
+    """Read the image that is registered, the first modality of a case
+    (three axes as stored, float32), and the file's attributes.
+    """
     image, _, attributes = read_case(path, info, info.dims, label=False)
     return image[0], attributes
 
@@ -123,13 +139,15 @@ def read_image(path: Path, info: DatasetInfo) -> tuple[np.ndarray, dict]:
 def read_annotation(
     path: Path, info: DatasetInfo, planes: Sequence[int | str | None] = ()
 ) -> tuple[Annotation, Annotation]:
-    """Read the two annotated slices of the case in `path`; nothing else of the label is read, and of the image only its shape.
+    """Read the two annotated slices of the case in `path`; nothing else of the label is read, and
+    of the image only its shape.
 
-    `planes`: slice number of each plane, default the published ones; None and "middle" are the middle of the axis. "object" (the
-    middle of the object) and "drawn" (the slice with most of it: the annotated one in a file with only two) are for an annotator who
-    sees the object: only they read the whole label, and use it only to choose the slice number. A file of own data records which slices
-    are drawn.
-    Raises UserError naming the file where there is no such slice, nothing is drawn on it, or the file is damaged.
+    `planes`: slice number of each plane, default the published ones; None and "middle" are the
+    middle of the axis. "object" (the middle of the object) and "drawn" (the slice with most of it:
+    the annotated one in a file with only two) are for an annotator who sees the object: only they
+    read the whole label, and use it only to choose the slice number. A file of own data records
+    which slices are drawn. Raises UserError naming the file where there is no such slice, nothing
+    is drawn on it, or the file is damaged.
     """
     with opened(path) as file:
         image = numbers(path, file, "image")
@@ -139,7 +157,8 @@ def read_annotation(
             shape = image.shape[1:]
         if label.shape != shape or label.ndim != info.dims:
             raise UserError(
-                f"{path}: image {image.shape} and label {label.shape}, expected one shape of {info.dims} axes; draw it again"
+                f"{path}: image {image.shape} and label {label.shape}, expected one shape of "
+                f"{info.dims} axes; draw it again"
             )
         slices = _chosen(path, file, info=info, planes=planes)
         first, second = [
@@ -168,11 +187,14 @@ def _chosen(
 def _annotated_slice(
     path: Path, label: h5py.Dataset, info: DatasetInfo, axis: int, place: int | str | None
 ) -> Annotation:
-    """Read the slice of the label along `axis` at `place`, a word or a number, and check its values."""
+    """Read the slice of the label along `axis` at `place`, a word or a number, and check its
+    values.
+    """
     length = label.shape[axis]
     if length < 2:
         raise UserError(
-            f"{path}: one slice along axis {axis}, so there is nothing to carry a label to; give whole volumes"
+            f"{path}: one slice along axis {axis}, so there is nothing to carry a label to; give "
+            "whole volumes"
         )
     if place is None or place == "middle":
         index = length // 2
@@ -190,13 +212,15 @@ def _annotated_slice(
     has_fractions = drawn.dtype.kind == "f" and (drawn % 1).any()
     if not is_in_range or has_fractions:
         raise UserError(
-            f"{path}: the annotated slice {index} along axis {axis} holds values {drawn.min()}..{drawn.max()}, expected whole numbers "
+            f"{path}: the annotated slice {index} along axis {axis} holds values "
+            f"{drawn.min()}..{drawn.max()}, expected whole numbers "
             f"0..{info.label_values - 1}; prepare the case again"
         )
     mask = info.task_label(drawn.astype(np.uint8))
     if not mask.any():
         raise UserError(
-            f"{path}: nothing is annotated on slice {index} along axis {axis}; draw there or name annotated slices with --planes"
+            f"{path}: nothing is annotated on slice {index} along axis {axis}; draw there or name "
+            "annotated slices with --planes"
         )
     return Annotation(axis, index, mask)
 

@@ -12,11 +12,14 @@ SHOWN = 3
 
 
 class Contents:
-    """Counts constant images and empty labels, one case after the other; `say` gets the warnings at the end."""
+    """Counts constant images and empty labels, one case after the other; `say` gets the warnings at
+    the end.
+    """
 
-    def __init__(self, what: str, whole: bool, say: Callable[[str], None]):
-        """`what`: the name of the images in messages. `whole`: whether each label should have a foreground, as those of volumes should;
-        labels of many slices have none."""
+    def __init__(self, what: str, whole: bool, say: Callable[[str], None]) -> None:
+        """`what`: the name of the images in messages. `whole`: whether each label should have a
+        foreground, as those of volumes should; labels of many slices have none.
+        """
         self.what = what
         self.whole = whole
         self.say = say
@@ -36,22 +39,27 @@ class Contents:
                 self.empty.append(path)
 
     def report(self) -> None:
-        """Send the warnings; raise UserError where nothing can be learnt or scored: all images are constant, or all labels empty."""
+        """Send the warnings; raise UserError where nothing can be learnt or scored: all images are
+        constant, or all labels empty.
+        """
         self._refuse_all(self.constant, self.images, fault="an image of one value, nothing to see")
         self._refuse_all(self.empty, self.labels, fault="a label without foreground")
         if self.constant:
             self.say(
-                f"warning: {_listed(self.constant, self.images)} {self.what} hold only one value, nothing to see; look at them"
+                f"warning: {_listed(self.constant, self.images)} {self.what} hold only one value, "
+                "nothing to see; look at them"
             )
         if self.empty and self.whole:
             self.say(
-                f"warning: {_listed(self.empty, self.labels)} {self.what} have a label without foreground; look at them"
+                f"warning: {_listed(self.empty, self.labels)} {self.what} have a label without "
+                "foreground; look at them"
             )
 
     def _refuse_all(self, paths: Sequence[Path], count: int, fault: str) -> None:
         if paths and len(paths) == count:
             raise UserError(
-                f"{paths[0]}: {fault}, and so are all {count} {self.what} that have one; prepare them again"
+                f"{paths[0]}: {fault}, and so are all {count} {self.what} that have one; prepare "
+                "them again"
             )
 
 

@@ -1,20 +1,25 @@
-"""Copies of one scan among the cases of a data set, recognised by their contents, whatever their names and files."""
+"""Copies of one scan among the cases of a data set, recognised by their contents, whatever their
+names and files.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 TRAINING = ("labelled", "unlabelled", "train")
 SEVERAL = 4
-"""With this many cases or more, a content that all of them have is not a scan, but for example an atlas as a channel of every case."""
+"""With this many cases or more, a content that all of them have is not a scan, but for example an
+atlas as a channel of every case.
+"""
 
 
 @dataclass(frozen=True)
 class Prints:
     """Fingerprints that identify a case (`dataloaders.fingerprint`). Blank images have none.
 
-    `whole`: prints of its scans before preparation, of its volumes and of its files; one in common with another case makes them copies.
-    `slices`: prints of its slices on 2-D data sets, where training has slices and testing has volumes; a few slices may be alike by
-    chance, so half of the smaller set must be in common.
+    `whole`: prints of its scans before preparation, of its volumes and of its files; one in common
+    with another case makes them copies. `slices`: prints of its slices on 2-D data sets, where
+    training has slices and testing has volumes; a few slices may be alike by chance, so half of the
+    smaller set must be in common.
     """
 
     whole: frozenset[str] = field(default_factory=frozenset)
@@ -24,10 +29,12 @@ class Prints:
         return Prints(self.whole | other.whole, self.slices | other.slices)
 
     def without(self, common: frozenset[str]) -> "Prints":
+        """Return the fingerprints that are not in `common`."""
         return Prints(self.whole - common, self.slices - common)
 
     @property
     def all(self) -> frozenset[str]:
+        """All fingerprints, of volumes and of slices."""
         return self.whole | self.slices
 
 
@@ -55,7 +62,9 @@ def is_leak(first: str, second: str) -> bool:
 
 
 def find_copies(cases: Sequence[ScanCase]) -> tuple[list[str], list[str]]:
-    """A line for each pair of copies in splits that may share none (see `is_leak`), and for each other pair."""
+    """A line for each pair of copies in splits that may share none (see `is_leak`), and for each
+    other pair.
+    """
     cases = without_common(cases)
     holders: dict[str, list[int]] = {}
     leaks: list[str] = []

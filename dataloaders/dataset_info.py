@@ -14,13 +14,16 @@ from dataloaders.hdf5 import find_list, list_lines, read_list
 class DatasetInfo:
     """Facts of one data set; `class_names` start with the background.
 
-    `file`: path of a case's HDF5 file below the root; `slice_file`: path of the slices that a 2-D data set trains on, if it is another;
-    `flat_file`: another path of a case, as CoGRNet has LA. `channel_axis`: of a stored image with several `channels`. `unlabelled_list`:
-    set where `train_list` names only the labelled cases. `list_suffix`: CoGRNet's name for the data set, whose list is
-    train_<suffix>.txt. `axes`: order of a stored volume's axes; in memory 3-D data sets are always x, y, z and volumes of 2-D ones slices
-    first. `zscore`: whether images are z-scored when they are read. `file_classes`: how many class numbers the labels may have (0: as
-    many as class names); `foreground`: which of them are the object where there is one (else each is its own class). `planes`: the two
-    planes of CoGRNet's annotation, each an axis of the stored volume and the published slice number, None for the middle of the axis.
+    `file`: path of a case's HDF5 file below the root; `slice_file`: path of the slices that a 2-D
+    data set trains on, if it is another; `flat_file`: another path of a case, as CoGRNet has LA.
+    `channel_axis`: of a stored image with several `channels`. `unlabelled_list`: set where
+    `train_list` names only the labelled cases. `list_suffix`: CoGRNet's name for the data set,
+    whose list is train_<suffix>.txt. `axes`: order of a stored volume's axes; in memory 3-D data
+    sets are always x, y, z and volumes of 2-D ones slices first. `zscore`: whether images are
+    z-scored when they are read. `file_classes`: how many class numbers the labels may have
+    (0: as many as class names); `foreground`: which of them are the object where there is one
+    (else each is its own class). `planes`: the two planes of CoGRNet's annotation, each an axis of
+    the stored volume and the published slice number, None for the middle of the axis.
     """
 
     name: str
@@ -43,6 +46,7 @@ class DatasetInfo:
 
     @property
     def classes(self) -> int:
+        """Number of classes, background included."""
         return len(self.class_names)
 
     @property
@@ -69,7 +73,7 @@ class DatasetInfo:
         return f"{Path(name).stem}_{self.list_suffix}.txt"
 
     def held_out(self, root: Path, split: str) -> list[str]:
-        """The case names of the split `val` or `test`; none where it has no list, or an empty one."""
+        """The case names of the split `val` or `test`; none if it has no list or an empty one."""
         name = self.list_name(split)
         path = find_list(root, self.name, name=name, also=self._other_name(name))
         if path is None:
@@ -95,7 +99,9 @@ class DatasetInfo:
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> "DatasetInfo":
-        """The inverse of `plain`, for checkpoints; entries that this version does not know are skipped."""
+        """The inverse of `plain`, for checkpoints; entries that this version does not know are
+        skipped.
+        """
         known = {field.name for field in fields(cls)}
         values: dict[str, Any] = {}
         for key, value in content.items():
@@ -112,7 +118,9 @@ class DatasetInfo:
         return self.dims == 3 and self.axes == "zyx"
 
     def list_name(self, split: str) -> str:
-        """File name of the list `test` or `val`; the published protocols have a validation list only for ACDC."""
+        """File name of the list `test` or `val`; the published protocols have a validation list
+        only for ACDC.
+        """
         if split == "test":
             return self.test_list
         ending = self.test_list.split(".")[1]

@@ -1,6 +1,8 @@
-"""Hashes of the names and contents of a run's data, so that a checkpoint recognises its data and reveals no name.
+"""Hashes of the names and contents of a run's data, so that a checkpoint recognises its data and
+reveals no name.
 
-A file is read once: its hashes are kept, by path, size and time of change, in the user's cache, never next to the data.
+A file is read once: its hashes are kept, by path, size and time of change, in the user's cache,
+never next to the data.
 """
 
 import hashlib
@@ -23,7 +25,9 @@ from utils.files import remove_unfinished, replacing, shown
 from utils.progress import progress
 
 Digest = dict[str, list]
-"""By split, a [name, content] for each file in the order of the list, both hashed; the content of a missing file is empty."""
+"""By split, a [name, content] for each file in the order of the list, both hashed; the content of a
+missing file is empty.
+"""
 Named = Mapping[str, Sequence[tuple[str, Path]]]
 """By split, name and path of each file in the order of the list."""
 BLOCK = 2**20
@@ -38,8 +42,9 @@ CACHE_VERSION = 1
 class FileFound:
     """One file of a list.
 
-    `content`: hash of its bytes, empty where it is missing. `prints`: fingerprints of its scan, none for a blank image. `preparation`:
-    the settings it was prepared with, as JSON, empty where the file does not have them.
+    `content`: hash of its bytes, empty where it is missing. `prints`: fingerprints of its scan,
+    none for a blank image. `preparation`: the settings it was prepared with, as JSON, empty where
+    the file does not have them.
     """
 
     name: str
@@ -83,7 +88,8 @@ def digest_of(found: Survey) -> Digest:
 
 
 def difference(before: Digest, now: Digest, files: Named, splits: Sequence[str]) -> str:
-    """Describe the first difference between two digests in the given splits in words; empty where there is none.
+    """Describe the first difference between two digests in the given splits in words; empty where
+    there is none.
 
     `files`: names and paths of the files in `now`.
     """
@@ -120,7 +126,8 @@ def _changed_files(
 
 
 def seen_in_training(before: Digest, found: Sequence[FileFound], split: str) -> str:
-    """Name in words the files `found` for the split that were trained on, by name, by file or by scan; empty where none was.
+    """Name in words the files `found` for the split that were trained on, by name, by file or by
+    scan; empty where none was.
 
     Raises TypeError or ValueError for a damaged digest. Older digests have no record of scans.
     """
@@ -154,7 +161,7 @@ def seen_in_training(before: Digest, found: Sequence[FileFound], split: str) -> 
 class _Cache:
     """Records of files by path, with size and time of change; it can be deleted without harm."""
 
-    def __init__(self, root: Path, info: DatasetInfo):
+    def __init__(self, root: Path, info: DatasetInfo) -> None:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.path = base / "edge-guided-copy-paste" / f"{hashed(str(root.resolve()))}.json"
         self.info = info
@@ -190,7 +197,9 @@ class _Cache:
         return FileFound(name, path, content, prints, preparation)
 
     def save(self) -> None:
-        """Write the records; without effect where nothing has changed or the cache cannot be written."""
+        """Write the records; without effect where nothing has changed or the cache cannot be
+        written.
+        """
         if not self.changed:
             return
         with suppress(OSError):
@@ -213,7 +222,10 @@ def _content(path: Path) -> str:
 
 
 def _contents(path: Path, info: DatasetInfo, content: str) -> tuple[Prints, str]:
-    """The prints of a file with the hash `content`, and its preparation. A file that is not an image is recognised by its bytes."""
+    """The prints of a file with the hash `content`, and its preparation.
+
+    A file that is not an image is recognised by its bytes.
+    """
     by_bytes: frozenset[str] = frozenset()
     if content:
         by_bytes = frozenset([f"file {content}"])
@@ -234,7 +246,9 @@ def _contents(path: Path, info: DatasetInfo, content: str) -> tuple[Prints, str]
 
 
 def image_prints(image: np.ndarray, info: DatasetInfo) -> Prints:
-    """The prints of a stored image: of the volume, and on 2-D data sets of its slices, channel by channel."""
+    """The prints of a stored image: of the volume, and on 2-D data sets of its slices, channel by
+    channel.
+    """
     if info.channels > 1:
         if image.ndim <= max(info.channel_axis, 2):
             return Prints()
@@ -253,7 +267,9 @@ def image_prints(image: np.ndarray, info: DatasetInfo) -> Prints:
 
 
 def _sources(attributes: Mapping, info: DatasetInfo) -> Iterator[str]:
-    """Prints of the scans that a prepared file was made from; older files have only the hashes of the scans' files."""
+    """Prints of the scans that a prepared file was made from; older files have only the hashes of
+    the scans' files.
+    """
     yield from json_texts(attributes.get(SOURCE_VOXELS))
     files = json_texts(attributes.get("source_sha256"))
     for sha256 in files[: info.channels]:  # a label comes after the images

@@ -1,4 +1,6 @@
-"""Fingerprints of images: equal for copies of one scan, whatever file, header, number type or orientation they were saved with."""
+"""Fingerprints of images: equal for copies of one scan, whatever file, header, number type or
+orientation they were saved with.
+"""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,17 +8,21 @@ from collections.abc import Iterable
 import numpy as np
 
 ENOUGH = 4
-"""How many different planes an image needs along two of its axes: with fewer it is a blank or nearly blank image."""
+"""How many different planes an image needs along two of its axes: with fewer it is a blank or
+nearly blank image.
+"""
 
 BLOCK = 2**16
 """Voxels that are hashed at a time: as many as the processor's cache holds."""
 
 
 def fingerprint(image: np.ndarray) -> str:
-    """Compute the fingerprint of an image of any number of axes; empty for a blank one, which many scans share.
+    """Compute the fingerprint of an image of any number of axes; empty for a blank one, which many
+    scans share.
 
-    It does not change when axes are flipped or exchanged, nor with the number type (values count as float32). For every axis, the
-    voxels of each plane are hashed without regard to their order; the planes are then hashed in order, from the end that comes first.
+    It does not change when axes are flipped or exchanged, nor with the number type
+    (values count as float32). For every axis, the voxels of each plane are hashed without regard to
+    their order; the planes are then hashed in order, from the end that comes first.
     """
     if np.ndim(image) < 2:
         return ""
@@ -35,7 +41,10 @@ def fingerprints(images: Iterable[np.ndarray]) -> list[str]:
 
 
 def _plane_sums(image: np.ndarray) -> list[np.ndarray]:
-    """For each axis the sums (uint64, modulo 2**64) of the scrambled voxels of its planes. Integer sums do not depend on the order."""
+    """For each axis the sums (uint64, modulo 2**64) of the scrambled voxels of its planes.
+
+    Integer sums do not depend on the order.
+    """
     image = np.asarray(image)
     if not image.flags.c_contiguous and image.T.flags.c_contiguous:
         image = image.T  # scans are read with their axes reversed: this avoids a copy

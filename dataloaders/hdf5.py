@@ -1,4 +1,6 @@
-"""Reading and writing the HDF5 files and case lists of prepared data; every fault is reported in one line."""
+"""Reading and writing the HDF5 files and case lists of prepared data; every fault is reported in
+one line.
+"""
 
 import hashlib
 import os
@@ -14,9 +16,13 @@ from utils.errors import UserError
 from utils.files import name_fault, replacing, shown
 
 ANNOTATED = "annotated"
-"""Attribute of a file whose label is two drawn slices in an otherwise empty volume: axis and number of each, (2, 2)."""
+"""Attribute of a file whose label is two drawn slices in an otherwise empty volume: axis and number
+of each, (2, 2).
+"""
 CONTENT = "content_sha256"
-"""Attribute of every file that `write_hdf5` writes: the hash of its data sets and of its other attributes."""
+"""Attribute of every file that `write_hdf5` writes: the hash of its data sets and of its other
+attributes.
+"""
 SPLITS = Path(__file__).resolve().parents[1] / "data_split"
 ENDING = ".h5"
 SMALL = 64 * 2**20
@@ -26,9 +32,11 @@ DENSEST = 2000
 
 
 def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
-    """Read the case names of the list `name`, from `root` (where its name may be `also`) or else from the repository's data_split.
+    """Read the case names of the list `name`, from `root` (where its name may be `also`) or else
+    from the repository's data_split.
 
-    See `list_lines` for which part of a line is the name. Raises UserError where the list is missing or empty, or a name is not plain.
+    See `list_lines` for which part of a line is the name. Raises UserError where the list is
+    missing or empty, or a name is not plain.
     """
     path = find_list(root, dataset, name=name, also=also)
     if path is None:
@@ -38,8 +46,10 @@ def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
     remedy = "write a case name per line"
     if Path(name).stem == "val":
         remedy = (
-            "no case was held out for validation. Train with --select last (no validation: the last "
-            f"network is the result), or {remedy} (prepare_data.py takes them from splits_final.json)"
+            "no case was held out for validation. Train with --select last (no validation: the "
+            "last "
+            f"network is the result), or {remedy} (prepare_data.py takes them from "
+            "splits_final.json)"
         )
     elif Path(name).stem == "test":
         remedy = f"there is no case to test on. Add labelled test cases, or {remedy}"
@@ -47,7 +57,9 @@ def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
 
 
 def find_list(root: Path, dataset: str, name: str, also: str = "") -> Path | None:
-    """Path of the list that `read_list` reads, which may be a folder or a broken link; None where there is none."""
+    """Path of the list that `read_list` reads, which may be a folder or a broken link; None where
+    there is none.
+    """
     paths = [root / name]
     if also:
         paths.append(root / also)
@@ -61,9 +73,10 @@ def find_list(root: Path, dataset: str, name: str, also: str = "") -> Path | Non
 def list_lines(path: Path) -> list[str]:
     """Read the case names in a list's file; none where it is missing.
 
-    A line that ends in .h5 is a name with that ending, even if it has commas. In any other line the name ends at the first comma, as
-    in the public lists. `list_line` is the inverse. Raises UserError for a file that is not text, and for a name that would lead out
-    of the data's folder or that no file can have.
+    A line that ends in .h5 is a name with that ending, even if it has commas. In any other line the
+    name ends at the first comma, as in the public lists. `list_line` is the inverse. Raises
+    UserError for a file that is not text, and for a name that would lead out of the data's folder
+    or that no file can have.
     """
     if not os.path.lexists(path):
         return []
@@ -80,7 +93,8 @@ def list_lines(path: Path) -> list[str]:
     for number, name in names.items():
         if fault := name_fault(name):
             raise UserError(
-                f"{path}: line {number}: the case name {shown(name)} {fault}; write a plain name, as its file has it"
+                f"{path}: line {number}: the case name {shown(name)} {fault}; write a plain name, "
+                "as its file has it"
             )
     return list(names.values())
 
@@ -102,7 +116,8 @@ def check_root(root: Path, dataset: str) -> None:
     """Raise UserError where the folder of the data is missing."""
     if not root.is_dir():
         raise UserError(
-            f"{root}: no such folder; put the {dataset} data there, name its place with --root_path, "
+            f"{root}: no such folder; put the {dataset} data there, name its place with "
+            "--root_path, "
             f"or make synthetic data: python code/make_phantom.py --dataset {dataset} --root {root}"
         )
 
@@ -111,7 +126,9 @@ def check_root(root: Path, dataset: str) -> None:
 def opened(
     path: Path, missing: str = "no such file, though a case list names it"
 ) -> Iterator[h5py.File]:
-    """Open the HDF5 file for reading; raises UserError where it is missing or damaged, also for faults within the block."""
+    """Open the HDF5 file for reading; raises UserError where it is missing or damaged, also for
+    faults within the block.
+    """
     if not path.is_file():
         raise UserError(f"{path}: {missing}")
     try:
@@ -133,11 +150,13 @@ def opened(
 def numbers(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
     """The data set of that name, not yet read.
 
-    Raises UserError where it is missing, is not numeric, is stored in another file, or claims more memory than its file can fill.
+    Raises UserError where it is missing, is not numeric, is stored in another file, or claims more
+    memory than its file can fill.
     """
     if isinstance(file.get(key, getlink=True), h5py.ExternalLink):
         raise UserError(
-            f"{path}: '{key}' leads to another file; prepare the case again, with its numbers inside"
+            f"{path}: '{key}' leads to another file; prepare the case again, with its numbers "
+            "inside"
         )
     if key not in file:
         names = ", ".join(map(shown, file)) or "nothing"
@@ -149,17 +168,20 @@ def numbers(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
         raise UserError(f"{path}: '{key}' is no data set of numbers; prepare the case again")
     if item.external or item.is_virtual or item.file.filename != file.filename:
         raise UserError(
-            f"{path}: '{key}' leads to another file; prepare the case again, with its numbers inside"
+            f"{path}: '{key}' leads to another file; prepare the case again, with its numbers "
+            "inside"
         )
     claimed = item.dtype.itemsize * int(np.prod(item.shape, dtype=object))
     if claimed > max(SMALL, DENSEST * path.stat().st_size):
         raise UserError(
-            f"{path}: '{key}' claims {claimed / 2**30:.0f} GiB, more than the file can hold; copy or prepare it again"
+            f"{path}: '{key}' claims {claimed / 2**30:.0f} GiB, more than the file can hold; copy "
+            "or prepare it again"
         )
     chunk = item.dtype.itemsize * int(np.prod(item.chunks or (), dtype=object))
     if chunk > max(SMALL, claimed):  # HDF5 reads a chunk as a whole
         raise UserError(
-            f"{path}: '{key}' is stored in chunks of {chunk / 2**20:.0f} MiB, more than its {claimed / 2**20:.0f} MiB; prepare it again"
+            f"{path}: '{key}' is stored in chunks of {chunk / 2**20:.0f} MiB, more than its "
+            f"{claimed / 2**20:.0f} MiB; prepare it again"
         )
     return item
 
@@ -186,10 +208,12 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
 def write_hdf5(
     path: Path, data: Mapping[str, np.ndarray], attributes: Mapping[str, Any], **options: Any
 ) -> str:
-    """Write data sets, each with the `options` of h5py's create_dataset, and attributes; whole or not at all.
+    """Write data sets, each with the `options` of h5py's create_dataset, and attributes; whole or
+    not at all.
 
-    The attribute `CONTENT` is added. Returns the SHA-256 of the file. Raises OSError where it cannot be written. The file is made in
-    memory first, because HDF5 itself ends the process when it closes a file on a full disk.
+    The attribute `CONTENT` is added. Returns the SHA-256 of the file. Raises OSError where it
+    cannot be written. The file is made in memory first, because HDF5 itself ends the process when
+    it closes a file on a full disk.
     """
     with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         for key, array in data.items():
@@ -204,7 +228,9 @@ def write_hdf5(
 
 
 def content_hash(data: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> str:
-    """SHA-256 of the names, types, shapes and values of data sets and attributes, without the attribute `CONTENT` itself."""
+    """SHA-256 of the names, types, shapes and values of data sets and attributes, without the
+    attribute `CONTENT` itself.
+    """
     digest = hashlib.sha256()
     for key in sorted(data):
         _add_to_hash(digest, f"data {key}", data[key])
@@ -225,7 +251,8 @@ def _add_to_hash(digest: Any, name: str, value: Any) -> None:
 def content_fault(path: Path) -> str:
     """Why the file is not as `write_hdf5` wrote it, one line; empty if it is.
 
-    The whole file is read. In older files, which lack the attribute `CONTENT`, nothing more can be checked.
+    The whole file is read. In older files, which lack the attribute `CONTENT`, nothing more can be
+    checked.
     """
     data: dict[str, np.ndarray] = {}
     try:
@@ -258,27 +285,39 @@ class Layout(Protocol):
     """The part of a data set's description that is needed to read a file."""
 
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """Number of modalities of an image."""
+        ...
+
     @property
-    def channel_axis(self) -> int: ...
+    def channel_axis(self) -> int:
+        """Axis of a stored image with several channels."""
+        ...
+
     @property
-    def label_values(self) -> int: ...
+    def label_values(self) -> int:
+        """How many class numbers a stored label may hold."""
+        ...
 
 
 def read_case(
     path: Path, layout: Layout, dims: int, label: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None, dict]:
-    """Read one file: image (C, ...) float32 and label (...) uint8 with `dims` spatial axes, and the file's attributes.
+    """Read one file: image (C, ...) float32 and label (...) uint8 with `dims` spatial axes, and the
+    file's attributes.
 
-    Without `label` the label is not opened, and None is returned for it. An image of one channel may be stored with or without an axis
-    for it. Raises UserError where the file is missing or damaged, a data set is missing, shapes differ, the image is not finite, or the
-    label has values outside 0..label_values-1 or is only two drawn slices.
+    Without `label` the label is not opened, and None is returned for it. An image of one channel
+    may be stored with or without an axis for it. Raises UserError where the file is missing or
+    damaged, a data set is missing, shapes differ, the image is not finite, or the label has values
+    outside 0..label_values-1 or is only two drawn slices.
     """
     with opened(path) as file:
         if label and ANNOTATED in file.attrs:
             raise UserError(
-                f"{path}: two slices of the label are drawn, the rest is empty; carry them through the volume with "
-                f"code/CoGRNet_register.py and train with code/CoGRNet_train.py, or give a whole label"
+                f"{path}: two slices of the label are drawn, the rest is empty; carry them "
+                "through the volume with "
+                "code/CoGRNet_register.py and train with code/CoGRNet_train.py, or give a whole "
+                "label"
             )
         image = numbers(path, file, "image")[()].astype(np.float32, copy=False)
         truth = None
@@ -292,7 +331,8 @@ def read_case(
         if layout.channels > 1:
             channels = f" and {layout.channels} channels (axis {layout.channel_axis})"
         raise UserError(
-            f"{path}: the image has shape {stored}, expected {dims} dimensions{channels}, none of them empty"
+            f"{path}: the image has shape {stored}, expected {dims} dimensions{channels}, none of "
+            "them empty"
         )
     image = np.ascontiguousarray(image)
     if not np.isfinite(image).all():
@@ -303,7 +343,9 @@ def read_case(
 
 
 def _channels_first(image: np.ndarray, layout: Layout, dims: int) -> np.ndarray:
-    """A stored image with its axis of channels first, which is added where the image has only `dims` axes."""
+    """A stored image with its axis of channels first, which is added where the image has only
+    `dims` axes.
+    """
     if image.ndim == dims + 1:
         return np.moveaxis(image, layout.channel_axis, 0)
     return image[None]
@@ -312,7 +354,9 @@ def _channels_first(image: np.ndarray, layout: Layout, dims: int) -> np.ndarray:
 def read_attribute(
     path: Path, attributes: dict, key: str, shape: tuple[int, ...]
 ) -> np.ndarray | None:
-    """The attribute `key` as float64, None where the file lacks it; raises UserError unless it is finite and of `shape`."""
+    """The attribute `key` as float64, None where the file lacks it; raises UserError unless it is
+    finite and of `shape`.
+    """
     value = attributes.get(key)
     if value is None:
         return None

@@ -1,4 +1,6 @@
-"""The plan of a user's own data: how scans become what the network sees, and how its classes become their label values again."""
+"""The plan of a user's own data: how scans become what the network sees, and how its classes become
+their label values again.
+"""
 
 import json
 import math
@@ -20,8 +22,9 @@ FILE = "plan.json"
 class Normalisation:
     """The normalisation of one modality.
 
-    Scheme "ct": clip to `low`..`high`, subtract `mean`, divide by `sd`, which are the same for all cases. Scheme "zscore": subtract each
-    volume's own mean and divide by its own standard deviation; the four numbers are None.
+    Scheme "ct": clip to `low`..`high`, subtract `mean`, divide by `sd`, which are the same for all
+    cases. Scheme "zscore": subtract each volume's own mean and divide by its own standard
+    deviation; the four numbers are None.
     """
 
     scheme: str
@@ -31,7 +34,9 @@ class Normalisation:
     sd: float | None = None
 
     def apply(self, volume: np.ndarray) -> np.ndarray:
-        """Normalise a volume to float32 of the same shape; a constant volume becomes 0 under zscore."""
+        """Normalise a volume to float32 of the same shape; a constant volume becomes 0 under
+        zscore.
+        """
         values = volume.astype(np.float64)
         if self.scheme != "ct":
             normalised = (values - values.mean()) / (values.std() or 1)
@@ -44,14 +49,17 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a data set was prepared. Axes x, y, z are those of the canonical `orientation`: to the right, to the front, to the head.
+    """How a data set was prepared. Axes x, y, z are those of the canonical `orientation`: to the
+    right, to the front, to the head.
 
-    `class_names` and `label_values`: name and original value of each stored class number, the background first. `dims`: 2 where slices
-    are trained on, else 3. `axes`: order of a stored volume's axes, slices first where `dims` is 2; with several modalities a channel
-    axis comes before them. `spacing_mm` along x, y, z: the spacing that scans are resampled to; None: every scan keeps its own slice
-    distance. `median_spacing_mm`, `median_shape` (x, y, z): of the training scans, before and after resampling. `lists`: list files by
-    split (train, val, test, unlabelled; where `dims` is 2 also train_slices and unlabelled_slices). `why`: the reason for each choice
-    that a flag can change.
+    `class_names` and `label_values`: name and original value of each stored class number, the
+    background first. `dims`: 2 where slices are trained on, else 3. `axes`: order of a stored
+    volume's axes, slices first where `dims` is 2; with several modalities a channel axis comes
+    before them. `spacing_mm` along x, y, z: the spacing that scans are resampled to; None: every
+    scan keeps its own slice distance. `median_spacing_mm`, `median_shape` (x, y, z): of the
+    training scans, before and after resampling. `lists`: list files by split (train, val, test,
+    unlabelled; where `dims` is 2 also train_slices and unlabelled_slices). `why`: the reason for
+    each choice that a flag can change.
     """
 
     name: str
@@ -73,10 +81,12 @@ class Plan:
 
     @property
     def classes(self) -> int:
+        """Number of classes, background included."""
         return len(self.class_names)
 
     @property
     def channels(self) -> int:
+        """Number of modalities of an image."""
         return len(self.channel_names)
 
     @property
@@ -85,7 +95,9 @@ class Plan:
         return tuple("xyz".index(axis) for axis in self.axes)
 
     def to_classes(self, label: np.ndarray) -> np.ndarray:
-        """Convert a label of original values to class numbers (uint8); all its values must be in `label_values`."""
+        """Convert a label of original values to class numbers (uint8); all its values must be in
+        `label_values`.
+        """
         order = np.argsort(self.label_values)
         sorted_values = np.array(self.label_values)[order]
         places = np.searchsorted(sorted_values, label)
@@ -115,6 +127,7 @@ class Plan:
         return plan
 
     def write(self, root: Path) -> None:
+        """Write the plan into the folder of the prepared data. Raises UserError if it cannot."""
         path = root / FILE
         with (
             writing(path, "free space or name another place with --root_path"),
@@ -226,7 +239,8 @@ def read_plan(root: Path) -> Plan:
     path = root / FILE
     if not path.is_file():
         raise UserError(
-            f"{path}: no such plan; make it: python code/prepare_data.py --dataset own --source YOUR_DATA --root_path {root}"
+            f"{path}: no such plan; make it: python code/prepare_data.py --dataset own --source "
+            f"YOUR_DATA --root_path {root}"
         )
     try:
         plan = Plan.from_dict(read_json(path))

@@ -1,4 +1,6 @@
-"""Training data that makes its own batches: drawn, transformed and stacked, on the host or on the device of the images."""
+"""Training data that makes its own batches: drawn, transformed and stacked, on the host or on the
+device of the images.
+"""
 
 from collections.abc import Sequence
 
@@ -17,9 +19,10 @@ Kept = tuple[Array, tuple[Array, ...]]
 class Samples(Dataset):
     """Cases of which the first `labelled` have labels. A subclass fills `kept` or overrides `case`.
 
-    The item of a `Draw` is {"image": (C, ...) float32, and for labelled cases "label": (...) uint8}. Labelled cases go through the first
-    augmentation, the others through the second. A label of two channels (2, ...) becomes "label" and "distance". `kept`: all cases, where
-    they are kept in memory.
+    The item of a `Draw` is {"image": (C, ...) float32, and for labelled cases "label": (...)
+    uint8}. Labelled cases go through the first augmentation, the others through the second. A label
+    of two channels (2, ...) becomes "label" and "distance". `kept`: all cases, where they are kept
+    in memory.
     """
 
     augment: tuple[Augmentation, Augmentation]
@@ -36,7 +39,9 @@ class Samples(Dataset):
         return self.kept
 
     def place(self, device: torch.device) -> None:
-        """Move the kept cases to a device, where batches are made from then on; they are bit-identical to those made on the host."""
+        """Move the kept cases to a device, where batches are made from then on; they are
+        bit-identical to those made on the host.
+        """
         kept = self._in_memory()
         for index, (image, labels) in enumerate(kept):
             moved_labels = tuple(_moved(label, device) for label in labels)
@@ -49,7 +54,8 @@ class Samples(Dataset):
     def __getitems__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
         """Make a batch; the labelled samples come first in `draws`.
 
-        "image" and, with intensity transforms, "plain" are of all samples, "label" of the labelled ones.
+        "image" and, with intensity transforms, "plain" are of all samples, "label" of the labelled
+        ones.
         """
         items = [self._augmented(draw) for draw in draws]
         batch: dict[str, Tensor] = {}
@@ -72,10 +78,11 @@ class Samples(Dataset):
 
 
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a batch unchanged, as the `collate_fn` of a DataLoader; a worker process moves it to shared memory first.
+    """Return a batch unchanged, as the `collate_fn` of a DataLoader; a worker process moves it to
+    shared memory first.
 
-    A fault here reaches the main process. If torch moved the batch, one that does not fit would be lost, and the main process would wait
-    for it for ever.
+    A fault here reaches the main process. If torch moved the batch, one that does not fit would be
+    lost, and the main process would wait for it for ever.
     """
     if get_worker_info() is not None:
         for tensor in batch.values():

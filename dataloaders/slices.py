@@ -14,6 +14,7 @@ from utils.progress import progress
 
 
 def before_underscore(name: str) -> str:
+    """Return the part of a name before its first underscore."""
     return name.split("_")[0]
 
 
@@ -23,16 +24,19 @@ def first_patients(
     labelnum: int,
     patient: Callable[[str], str] = before_underscore,
 ) -> tuple[list[str], int]:
-    """Names of the training slices, and how many at the head of the list belong to its first `labelnum` patients.
+    """Names of the training slices, and how many at the head of the list belong to its first
+    `labelnum` patients.
 
-    On ACDC 3 patients have 68 slices and 7 patients 136. `patient` gives the patient of a slice from its name.
-    Raises UserError where `labelnum` is not between 1 and the number of patients in the list.
+    On ACDC 3 patients have 68 slices and 7 patients 136. `patient` gives the patient of a slice
+    from its name. Raises UserError where `labelnum` is not between 1 and the number of patients in
+    the list.
     """
     slices = info.read_list(root, info.train_list)
     patients = list(dict.fromkeys(patient(name) for name in slices))
     if not 1 <= labelnum <= len(patients):
         raise UserError(
-            f"--labelnum {labelnum}: the training list has {len(patients)} patients, choose 1 to {len(patients)}"
+            f"--labelnum {labelnum}: the training list has {len(patients)} patients, choose 1 to "
+            f"{len(patients)}"
         )
     chosen = set(patients[:labelnum])
     labelled = 0
@@ -42,9 +46,11 @@ def first_patients(
 
 
 class Slices(Samples):
-    """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`) without. Labels of the others are never read.
+    """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`)
+    without. Labels of the others are never read.
 
-    `files`: name and path of each, the labelled ones first; `say` gets the warnings about their contents.
+    `files`: name and path of each, the labelled ones first; `say` gets the warnings about their
+    contents.
     """
 
     def __init__(
@@ -55,7 +61,7 @@ class Slices(Samples):
         labelled: int,
         augment: tuple[Augmentation, Augmentation],
         say: Callable[[str], None] = message,
-    ):
+    ) -> None:
         check_root(root, info.name)
         self.augment = augment
         self.labelled = labelled

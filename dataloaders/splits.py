@@ -20,7 +20,8 @@ def case_of_slice(name: str) -> str:
 def case_of(info: DatasetInfo, split: str, name: str) -> str:
     """The case that a name in the list of a split stands for.
 
-    Only 2-D data sets list slices, and only to train on; any other name is a case's, even if it contains `_slice_`.
+    Only 2-D data sets list slices, and only to train on; any other name is a case's, even if it
+    contains `_slice_`.
     """
     if info.dims == 2 and split not in WHOLE:
         return case_of_slice(name)
@@ -42,15 +43,17 @@ def cheap_check(
 ) -> list[str]:
     """A line for each name without a file, each name twice in a list and each case in two lists.
 
-    `lists` by split: labelled, val, test ... Files of the splits `unread` may be missing. Lists for val and test with the same cases are
-    one fault.
+    `lists` by split: labelled, val, test ... Files of the splits `unread` may be missing. Lists for
+    val and test with the same cases are one fault.
     """
     missing: list[str] = []
     faults: list[str] = []
     if lists.get("val") and set(lists["val"]) == set(lists.get("test", ())):
         faults.append(
-            f"{root}: the lists for val and for test name the same cases, so a network that is chosen on one is not independent of "
-            "the other; hold out other cases for one of them, or delete the list for val and train with --select test, which "
+            f"{root}: the lists for val and for test name the same cases, so a network that is "
+            "chosen on one is not independent of "
+            "the other; hold out other cases for one of them, or delete the list for val and "
+            "train with --select test, which "
             "every result then reports"
         )
         lists = {split: names for split, names in lists.items() if split != "val"}
@@ -65,7 +68,8 @@ def cheap_check(
         for case in dict.fromkeys(case_of(info, split, name=name) for name in counts):
             if case in split_of_case:
                 faults.append(
-                    f"{root}: case {case} is listed for {split_of_case[case]} and for {split}; remove it from one"
+                    f"{root}: case {case} is listed for {split_of_case[case]} and for {split}; "
+                    "remove it from one"
                 )
             else:
                 split_of_case[case] = split
@@ -79,7 +83,8 @@ def _missing_files(root: Path, info: DatasetInfo, split: str, names: Iterable[st
         path = listed_path(root, info, split=split, name=name)
         if not path.is_file():
             lines.append(
-                f"{path}: no such file, though a case list names it ({split}); put it there, or remove its line"
+                f"{path}: no such file, though a case list names it ({split}); put it there, or "
+                "remove its line"
             )
     return lines
 
@@ -90,7 +95,7 @@ def check_lists(
     lists: Mapping[str, Sequence[str]],
     unread: Collection[str] = (),
 ) -> None:
-    """Raise UserError with the first fault that `cheap_check` finds, and how many more there are."""
+    """Raise UserError with the first fault that `cheap_check` finds and the number of others."""
     check_root(root, info.name)
     faults = cheap_check(root, info, lists, unread)
     if faults:

@@ -1,4 +1,6 @@
-"""Spatial transforms that only pick voxels: of arrays on the host, or of tensors wherever they are, with the same result."""
+"""Spatial transforms that only pick voxels: of arrays on the host, or of tensors wherever they are,
+with the same result.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,22 +28,28 @@ class Resize:
     size: tuple[int, int]
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
+        """Resize an array (..., H, W)."""
         return zoom_nearest(array, self.size)
 
     def shape_after(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape (H, W) of the result."""
         return self.size
 
 
 @dataclass(frozen=True)
 class SliceTransform:
-    """2-D: quarter turns (counter-clockwise), then a flip along an axis, then a rotation by `angle` degrees; None and 0 change nothing."""
+    """2-D: quarter turns (counter-clockwise), then a flip along an axis, then a rotation by `angle`
+    degrees; None and 0 change nothing.
+    """
 
     quarter_turns: int = 0
     flip_axis: int | None = None
     angle: int = 0
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
-        """Transform (..., H, W) by nearest neighbour; an odd number of quarter turns exchanges H and W."""
+        """Transform (..., H, W) by nearest neighbour; an odd number of quarter turns exchanges H
+        and W.
+        """
         array = _turn_and_flip_array(
             array, 2, quarter_turns=self.quarter_turns, flip_axis=self.flip_axis
         )
@@ -50,6 +58,7 @@ class SliceTransform:
         return ndimage.rotate(array, self.angle, axes=(-1, -2), order=0, reshape=False)
 
     def shape_after(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape (H, W) of the result for an array of `shape`."""
         if self.quarter_turns % 2:
             return tuple(reversed(shape))
         return tuple(shape)
@@ -67,12 +76,14 @@ class Picks:
 
     @property
     def shape_after(self) -> tuple[int, ...]:
+        """The shape (H, W) of the result."""
         shape = self.shape
         for transform in self.transforms:
             shape = transform.shape_after(shape)
         return shape
 
     def __call__(self, array: Array) -> Array:
+        """Apply the transforms to slices (..., H, W) of the shape that was given."""
         if not self.transforms:
             return array
         if isinstance(array, Tensor):
@@ -95,7 +106,9 @@ class Picks:
 def _picks(
     transforms: tuple[Resize | SliceTransform, ...], shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Index in a flat slice of `shape` of each pixel of the result (h, w), and which pixels of the flat result come from nowhere."""
+    """Index in a flat slice of `shape` of each pixel of the result (h, w), and which pixels of the
+    flat result come from nowhere.
+    """
     numbers = np.arange(1, prod(shape) + 1, dtype=np.int32).reshape(shape)
     for transform in transforms:
         numbers = transform(numbers)
@@ -106,7 +119,7 @@ def _picks(
 def _picks_on(
     transforms: tuple[Resize | SliceTransform, ...], shape: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """`_picks` on the device; the pixels from nowhere as a mask (h, w), None where there are none."""
+    """`_picks` on the device; pixels without a source as a mask (h, w), None if there are none."""
     places, empty = _picks(transforms, shape)
     places_there = torch.from_numpy(places).to(device)
     if not empty.size:
@@ -118,7 +131,8 @@ def _picks_on(
 
 @dataclass(frozen=True)
 class VolumeTransform:
-    """3-D: quarter turns in the first two axes, a flip along one of them, zeros on both sides of each axis, then a patch from `start`.
+    """3-D: quarter turns in the first two axes, a flip along one of them, zeros on both sides of
+    each axis, then a patch from `start`.
 
     With `crop_first` the patch comes before the turns and the flip.
     """
@@ -158,7 +172,9 @@ class VolumeTransform:
 def _turn_and_flip_array(
     array: np.ndarray, dims: int, quarter_turns: int, flip_axis: int | None
 ) -> np.ndarray:
-    """A view of `array`, turned in the first two of its `dims` trailing axes, then flipped along one of them."""
+    """A view of `array`, turned in the first two of its `dims` trailing axes, then flipped along
+    one of them.
+    """
     turned = np.rot90(array, quarter_turns, axes=(-dims, 1 - dims))
     if flip_axis is None:
         return turned

@@ -1,6 +1,8 @@
-"""Which labelled and unlabelled cases each step sees. Every batch is a function of (seed, stage, step) only.
+"""Which labelled and unlabelled cases each step sees. Every batch is a function of
+(seed, stage, step) only.
 
-Nothing has to be stored to resume: step t of a stage is the same batch with the same augmentation in every run of that seed.
+Nothing has to be stored to resume: step t of a stage is the same batch with the same augmentation
+in every run of that seed.
 """
 
 from collections.abc import Iterator
@@ -10,7 +12,9 @@ import numpy as np
 
 
 class Draw(NamedTuple):
-    """One sample of a batch: the number of its case, the seed of its augmentation, and its half of the stream (0: a, 1: b)."""
+    """One sample of a batch: the number of its case, the seed of its augmentation, and its half of
+    the stream (0: a, 1: b).
+    """
 
     case: int
     seed: tuple[int, ...]
@@ -18,7 +22,9 @@ class Draw(NamedTuple):
 
 
 def endless(count: int, start: int, length: int, seed: tuple[int, ...]) -> list[int]:
-    """Elements start .. start + length - 1 of an endless sequence of shuffled passes over 0 .. count - 1."""
+    """Elements start .. start + length - 1 of an endless sequence of shuffled passes over 0 ..
+    count - 1.
+    """
     passes: dict[int, np.ndarray] = {}
     chosen: list[int] = []
     for position in range(start, start + length):
@@ -30,10 +36,11 @@ def endless(count: int, start: int, length: int, seed: tuple[int, ...]) -> list[
 
 
 class StreamSampler:
-    """Batches of `labelled_bs` of the first `labelled` cases, then `unlabelled_bs` of the `unlabelled` ones after them, for `steps`.
+    """Batches of `labelled_bs` of the first `labelled` cases, then `unlabelled_bs` of the
+    `unlabelled` ones after them, for `steps`.
 
-    With several processes each gets its share of both halves (a, b) of both streams; `labelled_bs` and `unlabelled_bs` are the
-    batch sizes of all processes together.
+    With several processes each gets its share of both halves (a, b) of both streams; `labelled_bs`
+    and `unlabelled_bs` are the batch sizes of all processes together.
     """
 
     def __init__(
@@ -46,7 +53,7 @@ class StreamSampler:
         steps: range,
         rank: int = 0,
         world: int = 1,
-    ):
+    ) -> None:
         self.labelled = labelled
         self.unlabelled = unlabelled
         self.labelled_bs = labelled_bs
@@ -74,7 +81,9 @@ class StreamSampler:
         ]
 
     def _draws(self, stream: list[int], step: int, offset: int) -> list[Draw]:
-        """This process's draws of one stream, whose first case has the place `offset` in the batch of all processes."""
+        """This process's draws of one stream, whose first case has the place `offset` in the batch
+        of all processes.
+        """
         middle = len(stream) // 2
         halves = (range(middle), range(middle, len(stream)))
         draws: list[Draw] = []
@@ -92,15 +101,18 @@ class StreamSampler:
 
 
 class TwoStreamSampler(StreamSampler):
-    """An epoch is one shuffled pass over the labelled cases in full batches. Its unlabelled cases come from shuffled passes that start
-    again with every epoch, as published. Where there are fewer labelled cases than a batch has (the published code has no epoch then),
-    they are repeated."""
+    """An epoch is one shuffled pass over the labelled cases in full batches. Its unlabelled cases
+    come from shuffled passes that start again with every epoch, as published. Where there are fewer
+    labelled cases than a batch has (the published code has no epoch then), they are repeated.
+    """
 
     @property
     def epoch(self) -> int:
+        """Number of steps in which each labelled case is drawn once."""
         return max(self.labelled // self.labelled_bs, 1)
 
     def cases(self, step: int) -> tuple[list[int], list[int]]:
+        """Return the labelled and the unlabelled cases of a step."""
         return self._shuffled(step, loader=())
 
     def _shuffled(self, step: int, loader: tuple[int, ...]) -> tuple[list[int], list[int]]:
@@ -123,9 +135,12 @@ class TwoStreamSampler(StreamSampler):
 
 
 class TwoPassSampler(TwoStreamSampler):
-    """CoGRNet's two loaders: each has its own shuffles; half a of a batch is from the first loader, half b from the second."""
+    """CoGRNet's two loaders: each has its own shuffles; half a of a batch is from the first loader,
+    half b from the second.
+    """
 
     def cases(self, step: int) -> tuple[list[int], list[int]]:
+        """Return the labelled and the unlabelled cases of a step."""
         labelled_a, unlabelled_a = self._shuffled(step, loader=(0,))
         labelled_b, unlabelled_b = self._shuffled(step, loader=(1,))
         return _halves_of(labelled_a, labelled_b), _halves_of(unlabelled_a, unlabelled_b)
@@ -137,15 +152,18 @@ def _halves_of(first: list[int], second: list[int]) -> list[int]:
 
 
 class FourStreamSampler(StreamSampler):
-    """The pancreas method's batches: half a of each stream in list order, half b in the reverse order, nothing shuffled.
+    """The pancreas method's batches: half a of each stream in list order, half b in the reverse
+    order, nothing shuffled.
 
-    An epoch goes through the labelled cases `repeats` times and ends with the shortest stream; the rest of the others is dropped.
+    An epoch goes through the labelled cases `repeats` times and ends with the shortest stream; the
+    rest of the others is dropped.
     """
 
     repeats = 5
 
     @property
     def epoch(self) -> int:
+        """Number of steps until the shortest stream ends."""
         streams = (
             (self._labelled_cases(), self.labelled_bs // 2),
             (self._unlabelled_cases(), self.unlabelled_bs // 2),
@@ -159,6 +177,7 @@ class FourStreamSampler(StreamSampler):
         return list(range(self.labelled, self.labelled + self.unlabelled))
 
     def cases(self, step: int) -> tuple[list[int], list[int]]:
+        """Return the labelled and the unlabelled cases of a step."""
         place = step % self.epoch
         labelled = _from_both_ends(self._labelled_cases(), place, half=self.labelled_bs // 2)
         unlabelled = _from_both_ends(self._unlabelled_cases(), place, half=self.unlabelled_bs // 2)
@@ -166,7 +185,7 @@ class FourStreamSampler(StreamSampler):
 
 
 def _from_both_ends(cases: list[int], place: int, half: int) -> list[int]:
-    """The `half` cases of step `place` of an epoch in list order, then those in the reverse order."""
+    """The `half` cases of step `place` of an epoch in list order, then in the reverse order."""
     window = slice(place * half, (place + 1) * half)
     backwards = cases[::-1]
     return [*cases[window], *backwards[window]]

@@ -1,4 +1,6 @@
-"""Patches of volumes to train 3-D networks on, with whole or with coarse labels, and which volumes are labelled."""
+"""Patches of volumes to train 3-D networks on, with whole or with coarse labels, and which volumes
+are labelled.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -34,7 +36,8 @@ def first_cases(root: Path, info: DatasetInfo, labelnum: int) -> tuple[list[str]
     names = info.read_list(root, info.train_list)
     if not 1 <= labelnum <= len(names):
         raise UserError(
-            f"--labelnum {labelnum}: the training list has {len(names)} cases, choose 1 to {len(names)}"
+            f"--labelnum {labelnum}: the training list has {len(names)} cases, choose 1 to "
+            f"{len(names)}"
         )
     return [*names, *info.never_labelled(root)], labelnum
 
@@ -42,7 +45,8 @@ def first_cases(root: Path, info: DatasetInfo, labelnum: int) -> tuple[list[str]
 def percent_of_cases(root: Path, info: DatasetInfo, labelnum: int) -> tuple[list[str], int]:
     """As `first_cases`, but `labelnum` is a percentage, as in the published file names of Pancreas.
 
-    20 stands for the 12 cases of train_lab.txt. Other percentages are of train_lab.txt and train_unlab.txt together, in that order.
+    20 stands for the 12 cases of train_lab.txt. Other percentages are of train_lab.txt and
+    train_unlab.txt together, in that order.
     """
     labelled = info.read_list(root, info.train_list)
     names = [*labelled, *info.never_labelled(root)]
@@ -52,17 +56,19 @@ def percent_of_cases(root: Path, info: DatasetInfo, labelnum: int) -> tuple[list
     if not 1 <= count <= len(names):
         least = math.ceil(100 / len(names))
         raise UserError(
-            f"--labelnum {labelnum}: percent of the {len(names)} training cases, choose {least} to 100"
+            f"--labelnum {labelnum}: percent of the {len(names)} training cases, choose {least} "
+            "to 100"
         )
     return names, count
 
 
 class VolumePatches(Samples):
-    """Patches of training volumes: the first `labelled` with labels, the others (`unlabelled`) without. Labels of the others are never
-    opened.
+    """Patches of training volumes: the first `labelled` with labels, the others (`unlabelled`)
+    without. Labels of the others are never opened.
 
-    `cache` "none" reads a file at every draw, and those of labelled cases also once at the start, to check them; with the other values
-    every file is read once. `say` gets the warnings about the contents, and how much memory is used.
+    `cache` "none" reads a file at every draw, and those of labelled cases also once at the start,
+    to check them; with the other values every file is read once. `say` gets the warnings about the
+    contents, and how much memory is used.
     """
 
     def __init__(
@@ -74,7 +80,7 @@ class VolumePatches(Samples):
         augment: tuple[Augmentation, Augmentation],
         say: Callable[[str], None] = message,
         cache: CacheKind = "ram",
-    ):
+    ) -> None:
         check_root(root, info.name)
         self.info = info
         self.root = root
@@ -85,17 +91,22 @@ class VolumePatches(Samples):
         if cache == "none":
             self._check_labelled(say)
             say(
-                f"{info.name}: {len(names)} training volumes, every draw reads its file (--cache none)"
+                f"{info.name}: {len(names)} training volumes, every draw reads its file (--cache "
+                "none)"
             )
             return
         self.kept = self._read_all(say)
         gib = sum(map(_byte_count, self.kept)) / 2**30
         say(
-            f"{info.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache none would read anew)"
+            f"{info.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache "
+            "none would read anew)"
         )
 
     def _check_labelled(self, say: Callable[[str], None]) -> None:
-        """Read the labelled cases once: a wrong label spoils the run. A fault of the others is found when they are drawn."""
+        """Read the labelled cases once: a wrong label spoils the run.
+
+        A fault of the others is found when they are drawn.
+        """
         contents = Contents("labelled volumes", whole=True, say=say)
         cases = range(self.labelled)
         with progress(cases, desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
@@ -133,20 +144,23 @@ class VolumePatches(Samples):
         return len(self.cases)
 
     def case(self, index: int) -> Kept:
+        """Return the volume of a case, read now if it is not kept in memory."""
         if self.kept:
             return self.kept[index]
         return self._read(index)
 
 
 class CoarsePatches(VolumePatches):
-    """As `VolumePatches`, but labelled cases have the two coarse labels of CoGRNet. Dense labels are never opened.
+    """As `VolumePatches`, but labelled cases have the two coarse labels of CoGRNet. Dense labels
+    are never opened.
 
-    Half a of a batch gets the first plane's coarse label with the second plane's annotated slice written over it. Half b gets the second
-    plane's coarse label with the first plane's annotated slice. `distances`: labels are those of each plane before both were fused, and
-    have a second channel, `coarse.slice_distance`.
+    Half a of a batch gets the first plane's coarse label with the second plane's annotated slice
+    written over it. Half b gets the second plane's coarse label with the first plane's annotated
+    slice. `distances`: labels are those of each plane before both were fused, and have a second
+    channel, `coarse.slice_distance`.
     """
 
-    def __init__(self, *arguments: Any, distances: bool = False, **options: Any):
+    def __init__(self, *arguments: Any, distances: bool = False, **options: Any) -> None:
         self.distances = distances
         super().__init__(*arguments, **options)
 
@@ -167,7 +181,8 @@ class CoarsePatches(VolumePatches):
         for plane, label in enumerate(labels):
             if label.shape[-image.ndim + 1 :] != image.shape[1:]:
                 raise UserError(
-                    f"{coarse_path(path, plane)}: the label has another shape than {path}; {self._remedy(redo=True)}"
+                    f"{coarse_path(path, plane)}: the label has another shape than {path}; "
+                    f"{self._remedy(redo=True)}"
                 )
         return image, labels
 
@@ -180,6 +195,7 @@ class CoarsePatches(VolumePatches):
 
     @property
     def files(self) -> list[tuple[str, Path]]:
+        """The files that training reads, with their names: images and coarse labels."""
         images = super().files
         labels: list[tuple[str, Path]] = []
         for case, _ in self.cases[: self.labelled]:

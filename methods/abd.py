@@ -33,6 +33,8 @@ AGREEMENT = Loss({"dice_squared": 1.0}, dice_2d)
 
 @dataclass(frozen=True)
 class Options(TeacherOptions):
+    """Options of ABD."""
+
     select_network: Literal["student", "other"] = "student"
     """Network that is selected, tested and exported: student, which learns from weak views, or
     other, from strong ones. Both are validated."""
@@ -45,7 +47,7 @@ class ABD(CopyPasteSelfTrain[Options]):
     Both networks and the teacher start from the same pre-training.
     """
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.add_learner(OTHER, context.network(1))
         self.validated = ("student", OTHER)

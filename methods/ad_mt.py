@@ -46,6 +46,8 @@ UNSUPERVISED = {2: "dice_squared", 3: "ce"}
 
 @dataclass(frozen=True)
 class Options(ConsistencyOptions):
+    """Options of AD-MT."""
+
     consistency: float = 2.0
     """Weight of the loss on unlabelled images at the end of its ramp."""
     consistency_rampup: int = 50
@@ -77,7 +79,7 @@ class ADMT(TrainingStage[Options]):
 
     name = "train"
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
         self.turns = Turns(self.options.turn, context.seed)
@@ -169,7 +171,7 @@ class Turns:
     """The turns of the teachers, counted from 0: even ones are teacher a's. Their lengths follow
     from the seed."""
 
-    def __init__(self, longest: int, seed: tuple[int, ...]):
+    def __init__(self, longest: int, seed: tuple[int, ...]) -> None:
         self.longest = longest
         self.generator = np.random.default_rng(seed)
         self.ends: list[int] = []

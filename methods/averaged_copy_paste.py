@@ -1,17 +1,22 @@
-"""Bidirectional copy-paste whose product is the average: the EMA teacher is validated, selected and tested, in pre-training too.
+"""Bidirectional copy-paste whose product is the average: the EMA teacher is validated, selected and
+tested, in pre-training too.
 
 It differs from BCP (CVPR 2023) in five points, four of them flags:
 
 - `--keep`: the averaged network is kept.
-- `--teacher_mode`, `--teacher_view`: the teacher gets unlabelled images without dropout and without intensity changes, and keeps the
-  batch-norm statistics of these images.
-- `--pseudo_weight`: each pixel of a pseudo label is weighted by the teacher's probability of its class.
+- `--teacher_mode`, `--teacher_view`: the teacher gets unlabelled images without dropout and without
+  intensity changes, and keeps the batch-norm statistics of these images.
+- `--pseudo_weight`: each pixel of a pseudo label is weighted by the teacher's probability of its
+  class.
 - `--pre_paste`: pre-training pastes in both directions.
-- Both kinds of mixed images go through the student in one pass, so that batch norm uses all of them.
+- Both kinds of mixed images go through the student in one pass, so that batch norm uses all of
+  them.
 
-What to expect (docs/results/recipe.md): ACDC, 600 + 1 200 iterations at 128x128, mean test Dice of three seeds 0.771 with 3 labelled
-patients where BCP has 0.670 and the edge-guided method 0.586, and 0.791 with 7 where BCP has 0.760, in half of the edge-guided
-method's time. After 3 000 + 9 000 iterations 0.863 where BCP has 0.842 and the edge-guided method 0.827 (3 labelled patients, one seed).
+What to expect (docs/results/recipe.md): ACDC, 600 + 1 200 iterations at 128x128, mean test Dice of
+three seeds 0.771 with 3 labelled patients where BCP has 0.670 and the edge-guided method 0.586, and
+0.791 with 7 where BCP has 0.760, in half of the edge-guided method's time. After 3 000 + 9 000
+iterations 0.863 where BCP has 0.842 and the edge-guided method 0.827
+(3 labelled patients, one seed).
 """
 
 from collections.abc import Callable, Iterator
@@ -40,24 +45,36 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 @dataclass(frozen=True)
 class Options(TeacherOptions):
+    """Options of averaged copy-paste."""
+
     keep: Literal["teacher", "student"] = "teacher"
-    """The network that is validated, selected, saved for the test and handed from pre-training to self-training."""
+    """The network that is validated, selected, saved for the test and handed from pre-training to
+    self-training.
+    """
     teacher_mode: Literal["eval", "statistics", "train"] = "statistics"
-    """How the teacher looks at unlabelled images: eval; statistics: without dropout, batch norm by the batch's own statistics, whose
-    running average, of images as they are, it keeps, where the student's are of mixed ones; train: with dropout too, as in BCP."""
+    """How the teacher looks at unlabelled images: eval; statistics: without dropout, batch norm by
+    the batch's own statistics, whose running average, of images as they are, it keeps, where the
+    student's are of mixed ones; train: with dropout too, as in BCP.
+    """
     teacher_view: Literal["plain", "same"] = "plain"
-    """What it looks at: images without the changes of --intensity, or those that the student gets."""
+    """Its input: images without the changes of --intensity, or those of the student."""
     pseudo_weight: Literal["probability", "one"] = "probability"
     """Weight of a pixel of the pseudo label: the teacher's probability of that class, or 1."""
     pre_paste: Literal["both", "one"] = "both"
-    """Pre-training: paste half b of the labelled images into half a and a into b (both), or only b into a as in BCP (one)."""
+    """Pre-training: paste half b of the labelled images into half a and a into b (both), or only b
+    into a as in BCP (one).
+    """
     paste: Literal["both", "one"] = "one"
-    """Self-training: every labelled image and its unlabelled partner into each other, twice the mixed images, or one of them into the
-    other as in BCP."""
+    """Self-training: every labelled image and its unlabelled partner into each other, twice the
+    mixed images, or one of them into the other as in BCP.
+    """
 
 
 def normalise_by_batch(net: nn.Module) -> None:
-    """Let batch norm use the statistics of the batch; its running averages are over some 50 passes. All else stays as it is."""
+    """Let batch norm use the statistics of the batch; its running averages are over some 50 passes.
+
+    All else stays as it is.
+    """
     for module in net.modules():
         if isinstance(module, BATCH_NORMS):
             module.training = True
@@ -67,7 +84,7 @@ def normalise_by_batch(net: nn.Module) -> None:
 class AveragedPretrain(CopyPastePretrain[Options]):
     """Copy-paste among the labelled images, whose product is the average of the student."""
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.ema = Ema(self.add_teacher(TEACHER), self.student)
         self.selected = TEACHER if self.options.keep == "teacher" else "student"
@@ -82,15 +99,19 @@ class AveragedPretrain(CopyPastePretrain[Options]):
 
 
 def pasted_both_ways(x: Tensor) -> Tensor:
-    """Return the halves a, b of a batch as (a, b, b, a), so that the first half meets the second in both orders."""
+    """Return the halves a, b of a batch as (a, b, b, a), so that the first half meets the second in
+    both orders.
+    """
     a, b = halves(x)
     return torch.cat([a, b, b, a])
 
 
 class AveragedSelfTrain(CopyPasteSelfTrain[Options]):
-    """Labelled and unlabelled images pasted into each other in one pass, with pseudo labels by the average."""
+    """Labelled and unlabelled images pasted into each other in one pass, with pseudo labels by the
+    average.
+    """
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.selected = TEACHER if self.options.keep == "teacher" else "student"
 
@@ -100,7 +121,9 @@ class AveragedSelfTrain(CopyPasteSelfTrain[Options]):
 
     @torch.no_grad()
     def trusted_pseudo_label(self, image: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
-        """Return a call that gives the pseudo label (N, ...) of images (N, C, ...) and the weight of its every pixel (N, ...)."""
+        """Return a call that gives the pseudo label (N, ...) of images (N, C, ...) and the weight
+        of its every pixel (N, ...).
+        """
         self._set_teacher_mode()
         logits = at_least_float32(self.call(TEACHER, image))
         pseudo_label = self.pasting.pseudo_label(logits)
@@ -181,7 +204,8 @@ METHOD = Method(
     presets={
         "exp": "averaged_copy_paste",
         "egm": "none",
-        # statistics of batch norm lag behind a longer average; in pre-training nothing would be found
+        # statistics of batch norm lag behind a longer average; in pre-training nothing would be
+        # found
         "ema_decay": 0.89,
         "intensity": ("gamma", "brightness", "noise"),
         "lr_schedule": "poly",

@@ -1,8 +1,9 @@
 """The contract between the training loop and a method.
 
-A method is one module in `methods/`: a dataclass of options, a class per stage of its training, and a `METHOD` that names them. The
-loop asks a stage for its losses and makes the backward passes and the optimiser's step. It calls the stage after each step and each
-validation. Everything a stage needs to build itself comes from its `StageContext`.
+A method is one module in `methods/`: a dataclass of options, a class per stage of its training, and
+a `METHOD` that names them. The loop asks a stage for its losses and makes the backward passes and
+the optimiser's step. It calls the stage after each step and each validation. Everything a stage
+needs to build itself comes from its `StageContext`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,18 +21,20 @@ from utils.losses import Loss, StepLoss
 Batch = dict[str, Tensor]
 """A batch on the networks' device.
 
-"image": (N, C, ...), the labelled cases first, then the unlabelled ones.
-"label": (L, ...) int64 class numbers of the labelled cases.
-"distance": (L, ...) uint8, only for methods with `Method.distances` and coarse labels. Of each labelled voxel the distance to the
-annotated slice that its label was propagated from, 0 on the other annotated slice too, plus 1; 0 outside of the volume.
-"plain": the images without the changes of --intensity; only there if that flag is set.
+"image": (N, C, ...), the labelled cases first, then the unlabelled ones. "label": (L, ...) int64
+class numbers of the labelled cases. "distance": (L, ...) uint8, only for methods with
+`Method.distances` and coarse labels. Of each labelled voxel the distance to the annotated slice
+that its label was propagated from, 0 on the other annotated slice too, plus 1; 0 outside of the
+volume. "plain": the images without the changes of --intensity; only there if that flag is set.
 """
 OptionsT = TypeVar("OptionsT")
 OptionsT_co = TypeVar("OptionsT_co", covariant=True)
 
 
 class StageContext(Protocol[OptionsT_co]):
-    """What a stage is built from: the options of the run, and what depends on the data set and on the stage."""
+    """What a stage is built from: the options of the run, and what depends on the data set and on
+    the stage.
+    """
 
     @property
     def options(self) -> OptionsT_co:
@@ -79,7 +82,8 @@ class StageContext(Protocol[OptionsT_co]):
         ...
 
     def network(self, number: int = 0, model: str | None = None) -> nn.Module:
-        """Build a network on the device; each number has its own first weights, the same at every call.
+        """Build a network on the device; each number has its own first weights, the same at every
+        call.
 
         `model`: its name in the registry of networks, by default the run's `--model`.
         """
@@ -101,11 +105,13 @@ class Validation:
 class TrainingStage(StageNetworks, Generic[OptionsT]):
     """One stage of a method's training. A subclass has a `name` and implements `losses`.
 
-    The loop calls `begin` once when the stage starts (not when it resumes); then for every step `losses`, the backward passes, the
-    optimiser and `after_step`; `after_validation` when a validation is done; and last of all `after_iteration`.
+    The loop calls `begin` once when the stage starts (not when it resumes); then for every step
+    `losses`, the backward passes, the optimiser and `after_step`; `after_validation` when a
+    validation is done; and last of all `after_iteration`.
 
-    `networks` holds all networks that a checkpoint keeps, `learners` those that an optimiser trains, each its own. `selected` names the
-    network whose validation selects the best checkpoint, and that is tested, exported and passed to the next stage.
+    `networks` holds all networks that a checkpoint keeps, `learners` those that an optimiser
+    trains, each its own. `selected` names the network whose validation selects the best checkpoint,
+    and that is tested, exported and passed to the next stage.
     """
 
     name: ClassVar[str]
@@ -114,10 +120,11 @@ class TrainingStage(StageNetworks, Generic[OptionsT]):
     selected: str = "student"
     """Name of a network, or `MEAN`."""
     validated: tuple[str, ...] = ()
-    """What is validated, in this order: names of networks, or `MEAN`. `selected` comes last if it is
-    not among them."""
+    """What is validated, in this order: names of networks, or `MEAN`. `selected` comes last if it
+    is not among them.
+    """
 
-    def __init__(self, context: StageContext[OptionsT]):
+    def __init__(self, context: StageContext[OptionsT]) -> None:
         super().__init__()
         self.options = context.options
         self.loss = context.loss
@@ -128,13 +135,18 @@ class TrainingStage(StageNetworks, Generic[OptionsT]):
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
         """Yield the losses of step `step` (from 0), one for each backward pass.
 
-        The loop makes the backward pass of a loss before it asks for the next one, so a loss that is a sum needs only the memory of
-        its largest term. All learners step after the last loss; `loss.then_step(name)` lets one step earlier. Never read a tensor here (`.item()`): the host would wait for the device. Use `log` instead.
+        The loop makes the backward pass of a loss before it asks for the next one, so a loss that
+        is a sum needs only the memory of its largest term. All learners step after the last loss;
+        `loss.then_step(name)` lets one step earlier. Never read a tensor here (`.item()`): the host
+        would wait for the device. Use `log` instead.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement losses")
 
     def begin(self) -> None:
-        """Start the stage; the student already has the weights of an earlier stage. Teachers start as copies of the student."""
+        """Start the stage; the student already has the weights of an earlier stage.
+
+        Teachers start as copies of the student.
+        """
         for teacher in self.teachers.values():
             copy_state(teacher, self.student)
 
@@ -144,8 +156,8 @@ class TrainingStage(StageNetworks, Generic[OptionsT]):
     def after_validation(self, improved: bool) -> None:
         """React to a validation.
 
-        `improved`: its score is above 0 and above the best one before, which some published codes round first
-        (`training.stage.StageSetup.score_to_beat`).
+        `improved`: its score is above 0 and above the best one before, which some published codes
+        round first (`training.stage.StageSetup.score_to_beat`).
         """
 
     def after_iteration(self, step: int) -> None:
@@ -170,8 +182,9 @@ LengthName = Literal["pre_iterations", "max_iterations"]
 class StageSpec:
     """A stage as its method declares it.
 
-    `lengths`: the settings whose sum is the stage's length. `uses_unlabelled`: whether batches hold unlabelled images. `pretraining`:
-    whether the pre-training settings (losses, weight decay, schedule) apply. `starts_from`: the stage whose selected network the
+    `lengths`: the settings whose sum is the stage's length. `uses_unlabelled`: whether batches hold
+    unlabelled images. `pretraining`: whether the pre-training settings
+    (losses, weight decay, schedule) apply. `starts_from`: the stage whose selected network the
     student starts from.
     """
 
@@ -190,12 +203,15 @@ class StageSpec:
 class Method:
     """What the registry knows of a method.
 
-    `title`: what logs, results and reports call a run of it: a text, or a function of the run's settings. `options`: a frozen dataclass
-    whose fields become flags. `stages`: in the order in which they run. `presets`: values that `--method` sets before other flags are
-    read. `presets_of_dims`: more of them for data of 2 or 3 dimensions. `required`: options of the network or the data set that the
-    method cannot do without, each with the remedy if it is missing. `auxiliary`: what the network must return in addition to its logits
-    (`networks.base.Network.auxiliary`). `distances`: with two annotated slices per volume, batches also hold the distance of each
-    labelled voxel to its slice, and each label comes from its own slice only.
+    `title`: what logs, results and reports call a run of it: a text, or a function of the run's
+    settings. `options`: a frozen dataclass whose fields become flags. `stages`: in the order in
+    which they run. `presets`: values that `--method` sets before other flags are read.
+    `presets_of_dims`: more of them for data of 2 or 3 dimensions. `required`: options of the
+    network or the data set that the method cannot do without, each with the remedy if it is
+    missing. `auxiliary`: what the network must return in addition to its logits
+    (`networks.base.Network.auxiliary`). `distances`: with two annotated slices per volume, batches
+    also hold the distance of each labelled voxel to its slice, and each label comes from its own
+    slice only.
     """
 
     title: str | Callable[[Mapping[str, Any]], str]

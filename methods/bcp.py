@@ -1,9 +1,11 @@
-"""BCP (Bai et al., CVPR 2023, arXiv 2305.00673): bidirectional copy-paste, the baseline that other methods here extend.
+"""BCP (Bai et al., CVPR 2023, arXiv 2305.00673): bidirectional copy-paste, the baseline that other
+methods here extend.
 
-Pre-training pastes one half of the labelled images into the other. Self-training pastes labelled images into unlabelled ones and the
-reverse; an EMA teacher gives the pseudo labels.
+Pre-training pastes one half of the labelled images into the other. Self-training pastes labelled
+images into unlabelled ones and the reverse; an EMA teacher gives the pseudo labels.
 
-Cost of a self-training step: two student passes over a quarter of the batch each, two teacher passes over a quarter each.
+Cost of a self-training step: two student passes over a quarter of the batch each, two teacher
+passes over a quarter each.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +38,8 @@ TEACHER = "ema_teacher"
 
 @dataclass(frozen=True)
 class TeacherOptions:
+    """Options of methods with an EMA teacher that gives pseudo labels."""
+
     u_weight: float = 0.5
     """Weight of the loss on pseudo labels."""
     ema_decay: float = 0.99
@@ -50,8 +54,12 @@ class TeacherOptions:
 
 @dataclass(frozen=True)
 class Options(TeacherOptions):
+    """Options of BCP."""
+
     mask: MaskKind = "fixed"
-    """Copy-paste box: fixed has 2/3 of each side, dynamic shrinks from 2/3 to box_end during a stage."""
+    """Copy-paste box: fixed has 2/3 of each side, dynamic shrinks from 2/3 to box_end during a
+    stage.
+    """
     box_end: float = 1 / 3
     """Share of each side that a dynamic box has at the end of a stage."""
 
@@ -68,11 +76,13 @@ AnyBoxOptions = TypeVar("AnyBoxOptions", bound=Options)
 
 
 class CopyPastePretrain(TrainingStage[AnyOptions]):
-    """Paste the second half of the labelled images into the first half; every learner learns from the same mixed images."""
+    """Paste the second half of the labelled images into the first half; every learner learns from
+    the same mixed images.
+    """
 
     name = "pre_train"
 
-    def __init__(self, context: StageContext[AnyOptions]):
+    def __init__(self, context: StageContext[AnyOptions]) -> None:
         super().__init__(context)
         self.pasting = context.pasting
         self.copy_paste = self.box(context)
@@ -101,11 +111,14 @@ class CopyPastePretrain(TrainingStage[AnyOptions]):
             yield loss
 
     def watch(self, logits: Tensor, step: int) -> None:
-        """Look at the student's logits (N / 2, K, ...) of a step; for methods that learn something from them."""
+        """Look at the student's logits (N / 2, K, ...) of a step; for methods that learn something
+        from them.
+        """
 
 
 class Mix(NamedTuple):
-    """A mixed image (N / 4, C, ...), the labels (N / 4, ...) of what is outside and inside its box, and the weights of both parts.
+    """A mixed image (N / 4, C, ...), the labels (N / 4, ...) of what is outside and inside its box,
+    and the weights of both parts.
 
     A pseudo label may still be on its way through the host.
     """
@@ -128,13 +141,14 @@ class Mix(NamedTuple):
 class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
     """Paste labelled and unlabelled images into each other, with pseudo labels from the teachers.
 
-    The teachers see the unlabelled images in training mode; the mean of their logits gives the pseudo label.
+    The teachers see the unlabelled images in training mode; the mean of their logits gives the
+    pseudo label.
     """
 
     name = "self_train"
     former_state = frozenset({"interval", "counter"})
 
-    def __init__(self, context: StageContext[AnyTeacherOptions]):
+    def __init__(self, context: StageContext[AnyTeacherOptions]) -> None:
         super().__init__(context)
         self.pasting = context.pasting
         self.copy_paste = self.box(context)
@@ -145,7 +159,9 @@ class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
         return fixed_box(context)
 
     def ema_scope(self, context: StageContext[AnyTeacherOptions]) -> EmaScope:
-        """Return what the EMA teacher averages; by default what the data set's published code averages."""
+        """Return what the EMA teacher averages; by default what the data set's published code
+        averages.
+        """
         return context.ema_scope
 
     @torch.no_grad()
@@ -157,8 +173,8 @@ class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
         """Yield the losses of the two mixed images.
 
-        Teacher passes come first and pseudo labels are waited for last, so that their way through the host overlaps with the
-        student's passes.
+        Teacher passes come first and pseudo labels are waited for last, so that their way through
+        the host overlaps with the student's passes.
         """
         mask = self.copy_paste.mask(batch["image"], step)
         for mix in self.mixes(batch, mask):
@@ -228,17 +244,22 @@ def box_from_options(context: StageContext[Options]) -> CopyPaste:
 
 
 class BCPPretrain(CopyPastePretrain[AnyBoxOptions]):
+    """Pre-training of BCP, whose box may shrink."""
+
     def box(self, context: StageContext[AnyBoxOptions]) -> CopyPaste:
         return box_from_options(context)
 
 
 class BCPSelfTrain(CopyPasteSelfTrain[AnyBoxOptions]):
+    """Self-training of BCP, whose box may shrink."""
+
     def box(self, context: StageContext[AnyBoxOptions]) -> CopyPaste:
         return box_from_options(context)
 
 
 def run_title(settings: Mapping[str, Any]) -> str:
-    """Return what a run of BCP or of the edge-guided method is called: BCP and what was added to it.
+    """Return what a run of BCP or of the edge-guided method is called: BCP and what was added to
+    it.
 
     The box is named only if it is not the one that belongs to the rest.
     """

@@ -17,7 +17,7 @@ class ClassMemory:
     for the device once per class.
     """
 
-    def __init__(self, heads: ContrastiveHeads, classes: int, device: torch.device):
+    def __init__(self, heads: ContrastiveHeads, classes: int, device: torch.device) -> None:
         self.heads = heads
         self.classes = classes
         self.vectors = {

@@ -1,7 +1,8 @@
 """CoGRNet: self-training on coarse labels, with a copy-paste box as large as the network's focus.
 
-The first half of every batch comes from stream 1 (labels propagated from the first annotated slice), the second half from stream 2. So
-pre-training pastes stream 2 into stream 1, and self-training mixes each stream with its own unlabelled half, as BCP does.
+The first half of every batch comes from stream 1 (labels propagated from the first annotated
+slice), the second half from stream 2. So pre-training pastes stream 2 into stream 1, and
+self-training mixes each stream with its own unlabelled half, as BCP does.
 
 Cost of a step: as BCP.
 """
@@ -23,20 +24,26 @@ FOCUS_STEPS = 10
 
 @dataclass(frozen=True)
 class Options(TeacherOptions):
+    """Options of CoGRNet."""
+
     focus: Literal["published", "off"] = "published"
-    """Side of the self-training box: the focus area of pre-training's last ten steps, or off: 2/3."""
+    """Side of the self-training box: the focus area of the last ten pre-training steps; off: 2/3."""
 
 
 def focus_ratio(logits: Tensor) -> float:
-    """Return the side ratio of the focus area: the share of positive logits, within 10 % of the fixed box's 2/3."""
+    """Return the side ratio of the focus area: the share of positive logits, within 10 % of the
+    fixed box's 2/3.
+    """
     share = (logits > 0).float().mean().item()
     return min(max(share, 0.9 * START_RATIO), 1.1 * START_RATIO)
 
 
 class CoGRNetPretrain(CopyPastePretrain[Options]):
-    """Copy-paste pre-training whose last ten steps give the focus area; `focus` is None until the last step is done."""
+    """Copy-paste pre-training whose last ten steps give the focus area; `focus` is None until the
+    last step is done.
+    """
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.steps = context.length * (context.epoch or 1)
         self.summed: Tensor | None = None
@@ -66,9 +73,11 @@ class CoGRNetPretrain(CopyPastePretrain[Options]):
 
 
 class CoGRNet(CopyPasteSelfTrain[Options]):
-    """A mean teacher with copy-paste in the focus area: its size stays as pre-training left it, its place is drawn at each step."""
+    """A mean teacher with copy-paste in the focus area: its size stays as pre-training left it, its
+    place is drawn at each step.
+    """
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.pretrained_state = lambda: context.state_of(CoGRNetPretrain.name)
 
@@ -79,7 +88,8 @@ class CoGRNet(CopyPasteSelfTrain[Options]):
         ratio = self.pretrained_state().get("focus_ratio")
         if ratio is None:
             raise UserError(
-                "pre_train/last.pth: no finished pre-training that gives a focus area; run it first, or use --focus off"
+                "pre_train/last.pth: no finished pre-training that gives a focus area; run it "
+                "first, or use --focus off"
             )
         self.set_focus(ratio)
 
@@ -104,8 +114,8 @@ METHOD = Method(
     options=Options,
     presets={"exp": "CoGRNet", "egm": "none"},
     required={
-        "labels": "learns from two annotated slices of a volume, not from whole labels; train it with code/CoGRNet_train.py "
-        "(LA, KiTS19, LiTS or own volumes)"
+        "labels": "learns from two annotated slices of a volume, not from whole labels; train it "
+        "with code/CoGRNet_train.py (LA, KiTS19, LiTS or own volumes)"
     },
     stages=(
         StageSpec(CoGRNetPretrain, ("pre_iterations",), uses_unlabelled=False, pretraining=True),

@@ -1,5 +1,6 @@
-"""Copy-paste: where the box lies at each step, and the rules of a data set for what is pasted into what (BCP, CVPR 2023, section 3.2;
-the box that shrinks during training is Hsu & Hua's)."""
+"""Copy-paste: where the box lies at each step, and the rules of a data set for what is pasted into
+what (BCP, CVPR 2023, section 3.2; the box that shrinks during training is Hsu & Hua's).
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from utils.masks import START_RATIO, MaskKind, box_mask, box_sides, draw_corner
 
 @dataclass(frozen=True)
 class CopyPaste:
-    """The copy-paste box of each step of a stage: its sides follow a schedule, its corner follows from (seed, step).
+    """The copy-paste box of each step of a stage: its sides follow a schedule, its corner follows
+    from (seed, step).
 
-    The schedule counts `total` iterations from 0 or, if `epoch` (steps per epoch) is given, `total` epochs from 1.
+    The schedule counts `total` iterations from 0 or, if `epoch` (steps per epoch) is given, `total`
+    epochs from 1.
     """
 
     kind: MaskKind
@@ -37,7 +40,9 @@ class CopyPaste:
         return draw_corner(shape, self.sides(shape, step), generator)
 
     def mask(self, image: Tensor, step: int) -> Tensor:
-        """Return the mask (...) for images (N, C, ...): 1 outside the box and 0 inside, on their device."""
+        """Return the mask (...) for images (N, C, ...): 1 outside the box and 0 inside, on their
+        device.
+        """
         shape = image.shape[2:]
         return box_mask(shape, self.sides(shape, step), self.corner(shape, step), image.device)
 
@@ -46,10 +51,11 @@ class CopyPaste:
 class Pasting:
     """A data set's rules of copy-paste and of pseudo labels.
 
-    `pretrain_loss`: "mix", a loss for each of the two parts of a pre-training image, or "whole", one loss against its mixed label.
-    `unlabelled_outside`: for the first and the second mixed image of self-training, whether the unlabelled image is outside the box.
-    `crossed`: whether half a of the unlabelled images is mixed with half b of the labelled ones, and b with a.
-    `pseudo_label`: turns logits (N, K, ...) into a pending tensor of class numbers (N, ...).
+    `pretrain_loss`: "mix", a loss for each of the two parts of a pre-training image, or "whole",
+    one loss against its mixed label. `unlabelled_outside`: for the first and the second mixed image
+    of self-training, whether the unlabelled image is outside the box. `crossed`: whether half a of
+    the unlabelled images is mixed with half b of the labelled ones, and b with a. `pseudo_label`:
+    turns logits (N, K, ...) into a pending tensor of class numbers (N, ...).
     """
 
     pretrain_loss: Literal["mix", "whole"]
@@ -59,5 +65,7 @@ class Pasting:
 
 
 def paste(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
-    """Return `outside` where the mask is 1 and `inside` where it is 0; images (N, C, ...) or labels (N, ...)."""
+    """Return `outside` where the mask is 1 and `inside` where it is 0; images (N, C, ...) or labels
+    (N, ...).
+    """
     return torch.where(mask.bool(), outside, inside)

@@ -1,11 +1,14 @@
-"""CPS (Chen et al., CVPR 2021): two networks, each learns from the other's pseudo labels, as SSL4MIS segments medical images with it.
+"""CPS (Chen et al., CVPR 2021): two networks, each learns from the other's pseudo labels, as
+SSL4MIS segments medical images with it.
 
-Both see the same batch and differ only in their first weights. On unlabelled images each minimises the cross entropy with the other's
-most probable classes. The weight of that loss rises during training.
+Both see the same batch and differ only in their first weights. On unlabelled images each minimises
+the cross entropy with the other's most probable classes. The weight of that loss rises during
+training.
 
-Cost of a step: one pass of each of the two networks over the batch, both with gradient; two networks and optimisers in memory.
-Published protocol: ACDC, 12 + 12 slices of 256 x 256, 30 000 iterations, SGD 0.01 with the rate of `poly`. Each network keeps its own
-best checkpoint and tables give the first one. Volumes follow UA-MT's protocol on LA, as `mean_teacher` does.
+Cost of a step: one pass of each of the two networks over the batch, both with gradient; two
+networks and optimisers in memory. Published protocol: ACDC, 12 + 12 slices of 256 x 256, 30 000
+iterations, SGD 0.01 with the rate of `poly`. Each network keeps its own best checkpoint and tables
+give the first one. Volumes follow UA-MT's protocol on LA, as `mean_teacher` does.
 """
 
 from collections.abc import Iterator
@@ -39,8 +42,12 @@ PUBLISHED_ITERATIONS = {2: 30_000, 3: 6_000}
 
 @dataclass(frozen=True)
 class Options(ConsistencyOptions):
+    """Options of CPS."""
+
     select_network: Literal["student", "other", "mean"] = "student"
-    """The network that is selected, tested and predicted with: the first, the second, or the mean of both softmaxes."""
+    """The network that is selected, tested and predicted with: the first, the second, or the mean
+    of both softmaxes.
+    """
 
 
 class CrossPseudoSupervision(TrainingStage[Options]):
@@ -48,7 +55,7 @@ class CrossPseudoSupervision(TrainingStage[Options]):
 
     name = "train"
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
         self.add_learner(SECOND, context.network(1))

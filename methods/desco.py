@@ -45,6 +45,8 @@ SMOOTH = 1e-5
 
 @dataclass(frozen=True)
 class Options(ConsistencyOptions):
+    """Options of DeSCO."""
+
     consistency_rampup: int = 40
     """Length of the ramp of the unlabelled loss in epochs of 150 iterations of the published run
     (see --lengths)."""
@@ -59,7 +61,7 @@ class DeSCO(TrainingStage[Options]):
 
     name = "train"
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.add_learner(OTHER, context.network(1), lr_schedule="constant")
         self.selected = self.options.select_network

@@ -35,6 +35,8 @@ STEEPNESS = 1500
 
 @dataclass(frozen=True)
 class Options(ConsistencyOptions):
+    """Options of DTC."""
+
     distance_weight: float = 0.3
     """Weight of the loss on signed distances."""
 
@@ -48,7 +50,7 @@ class DualTask(TrainingStage[Options]):
 
     name = "train"
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
 

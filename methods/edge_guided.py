@@ -1,9 +1,11 @@
 """Edge-guided copy-paste with a dynamic and a static teacher (Hsu & Hua, on top of BCP, CVPR 2023).
 
-It extends BCP by three things: an edge-guided module in the network (`--egm`), a box that shrinks during a stage (`--mask dynamic`) and
-a second, static teacher: a copy of the student that is renewed from time to time.
+It extends BCP by three things: an edge-guided module in the network (`--egm`), a box that shrinks
+during a stage (`--mask dynamic`) and a second, static teacher: a copy of the student that is
+renewed from time to time.
 
-Cost of a self-training step: as BCP, with twice as many teacher passes, and the edge-guided module in every pass.
+Cost of a self-training step: as BCP, with twice as many teacher passes, and the edge-guided module
+in every pass.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,14 +25,20 @@ STATIC_TEACHER = "static_teacher"
 
 @dataclass(frozen=True)
 class Options(BCPOptions):
+    """Options of the edge-guided method."""
+
     mask: MaskKind = "dynamic"
-    """Copy-paste box: dynamic shrinks from 2/3 to box_end of each side during a stage, fixed stays at 2/3."""
+    """Copy-paste box: dynamic shrinks from 2/3 to box_end of each side during a stage, fixed stays
+    at 2/3.
+    """
     teachers: Literal["dual", "ema"] = "dual"
     """dual: a dynamic (EMA) and a static teacher; ema: only the dynamic one."""
     static_start: int = 1000
     """Static teacher: iterations (Pancreas: epochs) between two renewals at first."""
     static_step: int = 500
-    """Static teacher: by how much a validation lengthens (new best score) or shortens that interval."""
+    """Static teacher: by how much a validation lengthens (new best score) or shortens that
+    interval.
+    """
     static_range: tuple[int, int] = (500, 2000)
     """Static teacher: shortest and longest interval."""
 
@@ -42,7 +50,8 @@ class Options(BCPOptions):
         shortest, longest = self.static_range
         if not 1 <= shortest <= longest:
             raise UserError(
-                f"--static_range {shortest} {longest}: give the shortest interval, at least 1, then the longest"
+                f"--static_range {shortest} {longest}: give the shortest interval, at least 1, "
+                "then the longest"
             )
 
 
@@ -50,10 +59,11 @@ class Options(BCPOptions):
 class RefreshRule:
     """When the static teacher is renewed.
 
-    The interval between two renewals is `start` at first. A validation that improves the best score lengthens it by `step`, any other
-    shortens it by `step`; it stays within `lowest` and `highest`. A counter goes up after every iteration (and after its validation,
-    if there was one) and is compared with the interval as that validation left it. With `epoch` (steps per epoch) all of them count
-    epochs, and the counter goes up before each epoch.
+    The interval between two renewals is `start` at first. A validation that improves the best score
+    lengthens it by `step`, any other shortens it by `step`; it stays within `lowest` and `highest`.
+    A counter goes up after every iteration (and after its validation, if there was one) and is
+    compared with the interval as that validation left it. With `epoch` (steps per epoch) all of
+    them count epochs, and the counter goes up before each epoch.
     """
 
     start: int
@@ -82,7 +92,7 @@ class DualTeacher(BCPSelfTrain[Options]):
 
     former_state = frozenset()
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.refresh = refresh_rule(context)
         self.interval = 0
@@ -103,7 +113,7 @@ class DualTeacher(BCPSelfTrain[Options]):
             self.interval = self.refresh.next(self.interval, improved)
 
     def after_iteration(self, step: int) -> None:
-        """Renew the static teacher when its interval is over: it takes the student's whole state."""
+        """Copy the student's whole state into the static teacher when its interval is over."""
         if self.refresh is None:
             return
         if self.refresh.epoch is not None and (step + 1) % self.refresh.epoch:

@@ -1,5 +1,5 @@
-"""What semi-supervised methods share: published lengths, EMA warm-up, ramps, Monte Carlo dropout, sharpening, confidence, CutMix,
-pseudo labels.
+"""What semi-supervised methods share: published lengths, EMA warm-up, ramps, Monte Carlo dropout,
+sharpening, confidence, CutMix, pseudo labels.
 
 Shapes: logits and probabilities (N, K, ...), images (N, C, ...), labels and masks (N, ...).
 """
@@ -43,17 +43,23 @@ LA_PRESETS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class LengthOptions:
+    """Options of methods with published numbers of iterations."""
+
     lengths: Literal["relative", "published"] = "relative"
-    """What a published number of iterations means in a shorter or longer run. relative: the same share of the run as in the published
-    run. published: the same number of iterations."""
+    """What a published number of iterations means in a shorter or longer run. relative: the same
+    share of the run as in the published run. published: the same number of iterations.
+    """
 
 
 @dataclass(frozen=True)
 class PublishedTime:
-    """Translate an iteration of this run into one of the published run, from which ramps and holds are then computed.
+    """Translate an iteration of this run into one of the published run, from which ramps and holds
+    are then computed.
 
-    The rule: iteration t of a run of `length` iterations stands for iteration floor(t * published / length) of the published run of
-    `published` iterations. With `--lengths published` it stands for itself. Runs of the published length are the same in both ways.
+    The rule: iteration t of a run of `length` iterations stands for iteration
+    floor(t * published / length) of the published run of `published` iterations. With
+    `--lengths published` it stands for itself. Runs of the published length are the same in both
+    ways.
     """
 
     published: int
@@ -64,14 +70,18 @@ class PublishedTime:
         return step * self.published // self.length
 
     def first(self, published_step: int) -> int:
-        """Return the first iteration of this run that stands for iteration `published_step` of the published run or a later one."""
+        """Return the first iteration of this run that stands for iteration `published_step` of the
+        published run or a later one.
+        """
         return math.ceil(published_step * self.length / self.published)
 
 
 def published_time(
     context: StageContext[LengthOptions], published: Mapping[int, int]
 ) -> PublishedTime:
-    """Return the rule for a stage; `published`: iterations of the published run on 2-D and on 3-D data, by the number of axes."""
+    """Return the rule for a stage; `published`: iterations of the published run on 2-D and on 3-D
+    data, by the number of axes.
+    """
     iterations = published[context.dims]
     if context.options.lengths == "published":
         return PublishedTime(iterations, iterations)
@@ -87,6 +97,8 @@ def total_steps(context: StageContext[object]) -> int:
 
 @dataclass(frozen=True)
 class ConsistencyOptions(LengthOptions):
+    """Options of methods with a consistency loss whose weight rises."""
+
     consistency: float = 0.1
     """Weight of the loss on unlabelled images at the end of its ramp."""
     consistency_rampup: int = 200
@@ -100,7 +112,9 @@ class ConsistencyOptions(LengthOptions):
 
 
 def ramped_consistency(options: ConsistencyOptions, published_step: int) -> float:
-    """Return the weight of the consistency loss: `consistency` times the ramp at an iteration of the published run."""
+    """Return the weight of the consistency loss: `consistency` times the ramp at an iteration of
+    the published run.
+    """
     return options.consistency * consistency_ramp(published_step, options.consistency_rampup)
 
 
@@ -112,19 +126,23 @@ def softmax(logits: Tensor) -> Tensor:
 def ema_decay_with_warm_up(step: int, decay: float) -> float:
     """Return the EMA decay of step `step` (from 0): min(1 - 1 / (step + 1), decay).
 
-    The teacher equals the student after the first step and averages over a longer time from step to step (Tarvainen & Valpola,
-    NeurIPS 2017).
+    The teacher equals the student after the first step and averages over a longer time from step to
+    step (Tarvainen & Valpola, NeurIPS 2017).
     """
     return min(1 - 1 / (step + 1), decay)
 
 
 def consistency_ramp(step: int, length: int) -> float:
-    """Return the ramp exp(-5 (1 - t / length)^2) with t = step // 150, the usual weight of a consistency loss."""
+    """Return the ramp exp(-5 (1 - t / length)^2) with t = step // 150, the usual weight of a
+    consistency loss.
+    """
     return sigmoid_rampup(step // STEPS_PER_EPOCH, length)
 
 
 def gaussian_noise(image: Tensor, scale: float = 0.1, limit: float = 0.2) -> Tensor:
-    """Return the images with Gaussian noise of standard deviation `scale` added, clipped to +-`limit`."""
+    """Return the images with Gaussian noise of standard deviation `scale` added, clipped to
+    +-`limit`.
+    """
     noise = torch.randn_like(image) * scale
     return image + noise.clamp(-limit, limit)
 
@@ -133,9 +151,11 @@ def gaussian_noise(image: Tensor, scale: float = 0.1, limit: float = 0.2) -> Ten
 def monte_carlo_probabilities(
     network: Callable[[Tensor], Tensor], image: Tensor, passes: int, copies: int = 2
 ) -> Tensor:
-    """Return the mean probabilities (N, K, ...) of `passes` passes over `copies` noisy copies of the images.
+    """Return the mean probabilities (N, K, ...) of `passes` passes over `copies` noisy copies of
+    the images.
 
-    The network must be in training mode, so that its dropout is active (UA-MT, MICCAI 2019: 4 passes of 2 copies).
+    The network must be in training mode, so that its dropout is active
+    (UA-MT, MICCAI 2019: 4 passes of 2 copies).
     """
     total: Tensor | None = None
     for _ in range(passes):
@@ -154,7 +174,9 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 
 def uncertainty_threshold(step: int, total: int) -> float:
-    """Return the entropy below which UA-MT trusts a pixel: it rises from 3/4 to 1 times ln 2 during training."""
+    """Return the entropy below which UA-MT trusts a pixel: it rises from 3/4 to 1 times ln 2 during
+    training.
+    """
     return (0.75 + 0.25 * sigmoid_rampup(step, total)) * math.log(2)
 
 
@@ -183,7 +205,9 @@ def confidence_mask(logits: Tensor, threshold: float | Sequence[float]) -> Tenso
 
 
 def cutmix(x: Tensor, partner: Tensor, mask: Tensor) -> Tensor:
-    """Return `x` with `partner` where the mask (N, ...) is 1; images (N, C, ...) or labels (N, ...) (CutMix, ICCV 2019)."""
+    """Return `x` with `partner` where the mask (N, ...) is 1; images (N, C, ...) or labels (N, ...)
+    (CutMix, ICCV 2019).
+    """
     if x.ndim > mask.ndim:
         mask = mask.unsqueeze(1)
     return torch.where(mask.bool(), partner, x)
@@ -193,13 +217,16 @@ BOX_PROBABILITY = 0.5
 BOX_SHARES = (0.02, 0.4)
 """Smallest and largest share of the image that a CutMix box covers."""
 BOX_RATIO = 0.3
-"""Smallest ratio of a CutMix box's first two sides, relative to those of the image; the largest is its inverse."""
+"""Smallest ratio of a CutMix box's first two sides, relative to those of the image; the largest is
+its inverse.
+"""
 
 
 def cutmix_boxes(shape: Sequence[int], seed: Sequence[int], device: torch.device) -> Tensor:
     """Draw a CutMix box for each image of shape (N, C, ...) (UniMatch, CVPR 2023).
 
-    Returns a mask (N, ...) on the device, 1 in the box; half of the images have none. The draws follow from `seed`.
+    Returns a mask (N, ...) on the device, 1 in the box; half of the images have none. The draws
+    follow from `seed`.
     """
     generator = np.random.default_rng(tuple(seed))
     sides = shape[2:]
@@ -212,7 +239,8 @@ def cutmix_boxes(shape: Sequence[int], seed: Sequence[int], device: torch.device
 
 
 def draw_box(sides: Sequence[int], generator: np.random.Generator) -> tuple[slice, ...]:
-    """Draw a box that lies within an image of those sides: its share of the image, the ratio of its first two sides and its place.
+    """Draw a box that lies within an image of those sides: its share of the image, the ratio of its
+    first two sides and its place.
 
     Ratio and place are drawn again until the box fits.
     """
@@ -228,9 +256,11 @@ def draw_box(sides: Sequence[int], generator: np.random.Generator) -> tuple[slic
 
 
 def boxes_around(centres: Sequence[Tensor], shape: Sequence[int], mixing: Tensor) -> Tensor:
-    """Return a mask (N, ...), True in boxes whose sides are sqrt(1 - mixing) of the image's sides, cut off at its border.
+    """Return a mask (N, ...), True in boxes whose sides are sqrt(1 - mixing) of the image's sides,
+    cut off at its border.
 
-    `centres`: on each axis the position (N,) of the boxes' centres. `shape`: of an image. `mixing`: one number.
+    `centres`: on each axis the position (N,) of the boxes' centres. `shape`: of an image. `mixing`:
+    one number.
     """
     fraction = (1 - mixing).sqrt()
     inside = torch.ones(len(centres[0]), *shape, dtype=torch.bool, device=mixing.device)
@@ -246,7 +276,9 @@ def boxes_around(centres: Sequence[Tensor], shape: Sequence[int], mixing: Tensor
 
 
 def mean_squared_difference(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the mean over all entries of (first - second)^2; with a mask (N, ...), over the pixels where it is 1."""
+    """Return the mean over all entries of (first - second)^2; with a mask (N, ...), over the pixels
+    where it is 1.
+    """
     difference = (first - second).square()
     if mask is None:
         return difference.mean()

@@ -42,7 +42,7 @@ class MCNet(TrainingStage[Options]):
 
     name = "train"
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
 

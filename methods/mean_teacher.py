@@ -1,11 +1,13 @@
 """Mean teacher (Tarvainen & Valpola, NeurIPS 2017), as SSL4MIS segments medical images with it.
 
-An EMA teacher predicts the unlabelled images with noise added, the student predicts them without. The mean squared difference of
-their probabilities is the consistency loss. Its weight rises during training, and on 2-D data it is 0 for the first 1 000 iterations.
+An EMA teacher predicts the unlabelled images with noise added, the student predicts them without.
+The mean squared difference of their probabilities is the consistency loss. Its weight rises during
+training, and on 2-D data it is 0 for the first 1 000 iterations.
 
 Cost of a step: one student pass over the batch, one teacher pass over the unlabelled half.
-Published protocol: ACDC, 12 + 12 slices of 256 x 256, 30 000 iterations, SGD 0.01 with the rate of `poly_late`; best student on the
-validation list. Volumes follow UA-MT's protocol on LA: 2 + 2 patches, 6 000 iterations, last checkpoint.
+Published protocol: ACDC, 12 + 12 slices of 256 x 256, 30 000 iterations, SGD 0.01 with the rate of
+`poly_late`; best student on the validation list. Volumes follow UA-MT's protocol on LA: 2 + 2
+patches, 6 000 iterations, last checkpoint.
 """
 
 from collections.abc import Iterator
@@ -36,6 +38,8 @@ PUBLISHED_ITERATIONS = {2: 30_000, 3: 6_000}
 
 @dataclass(frozen=True)
 class Options(ConsistencyOptions):
+    """Options of mean teacher."""
+
     ema_decay: float = 0.99
     """Decay of the EMA teacher after its warm-up."""
     consistency_start: int = 1000
@@ -49,11 +53,14 @@ class Options(ConsistencyOptions):
 
 
 class MeanTeacher(TrainingStage[Options]):
-    """The student learns labels and agreement with the teacher. The teacher averages parameters; its statistics are its own."""
+    """The student learns labels and agreement with the teacher.
+
+    The teacher averages parameters; its statistics are its own.
+    """
 
     name = "train"
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
         self.ema = Ema(self.add_teacher(TEACHER), self.student, "parameters")
@@ -73,7 +80,9 @@ class MeanTeacher(TrainingStage[Options]):
         yield loss.plus("consistency", consistency, weight)
 
     def consistency(self, probabilities: Tensor, unlabelled: Tensor, step: int) -> Tensor:
-        """Return the distance of the student's probabilities (U, K, ...) of the unlabelled images (U, C, ...) from the teacher's."""
+        """Return the distance of the student's probabilities (U, K, ...) of the unlabelled images
+        (U, C, ...) from the teacher's.
+        """
         return mean_squared_difference(probabilities, self.teacher_probabilities(unlabelled))
 
     @torch.no_grad()

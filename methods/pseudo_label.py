@@ -1,8 +1,11 @@
-"""BCP without copy-paste: pre-training on the labelled images, then self-training with the pseudo labels of an EMA teacher.
+"""BCP without copy-paste: pre-training on the labelled images, then self-training with the pseudo
+labels of an EMA teacher.
 
-The ablation that shows what copy-paste adds to BCP and to CoGRNet; `mean_teacher` is the published method with a consistency loss.
+The ablation that shows what copy-paste adds to BCP and to CoGRNet; `mean_teacher` is the published
+method with a consistency loss.
 
-Cost of a self-training step: one student pass over each half of the batch, one teacher pass over the unlabelled half.
+Cost of a self-training step: one student pass over each half of the batch, one teacher pass over
+the unlabelled half.
 """
 
 from collections.abc import Iterator
@@ -34,6 +37,8 @@ class Options(TeacherOptions):
 
 
 class PlainPretrain(Supervised):
+    """Supervised training on the labelled images, as the first stage."""
+
     name = "pre_train"
 
 
@@ -43,7 +48,7 @@ class PseudoLabelSelfTrain(TrainingStage[Options]):
     name = "self_train"
     former_state = frozenset({"interval", "counter"})
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.pasting = context.pasting
         self.ema = Ema(self.add_teacher(TEACHER), self.student, context.ema_scope)

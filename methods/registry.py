@@ -33,8 +33,8 @@ METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for 
 def run_title(settings: Mapping[str, Any]) -> str:
     """Return what a run with these settings is called in logs, results and reports.
 
-    `settings`: plain values, as a checkpoint has them. What an older one lacks counts as the method's default. Published checkpoints
-    have no settings that name a method.
+    `settings`: plain values, as a checkpoint has them. What an older one lacks counts as the
+    method's default. Published checkpoints have no settings that name a method.
     """
     name = settings.get("method")
     has_edges = settings.get("egm", "none") != "none"
@@ -51,7 +51,9 @@ def run_title(settings: Mapping[str, Any]) -> str:
 
 
 def _with_defaults(method: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run of the method, with the method's defaults where they lack a value."""
+    """Return the settings of a run of the method, with the method's defaults where they lack a
+    value.
+    """
     values = {field.name: field.default for field in fields(method.options)}
     values.update(method.presets)
     values.update(settings)

@@ -33,6 +33,8 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class Options(TeacherOptions):
+    """Options of SDCL."""
+
     other_model: str = "resunet"
     """Network of the second student."""
     select_network: Literal["student", "other", "mean"] = "mean"
@@ -60,7 +62,7 @@ def add_second_student(stage: TrainingStage[Any], context: StageContext[Options]
 class SDCLPretrain(CopyPastePretrain[Options]):
     """BCP's pre-training of both students."""
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         add_second_student(self, context)
 
@@ -72,7 +74,7 @@ class SDCL(CopyPasteSelfTrain[Options]):
     the published code.
     """
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.pasting = replace(context.pasting, crossed=True)
         add_second_student(self, context)

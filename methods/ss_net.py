@@ -47,6 +47,8 @@ A power of two changes no digit in float32.
 
 @dataclass(frozen=True)
 class Options(ConsistencyOptions):
+    """Options of SS-Net."""
+
     contrast_weight: float = 0.1
     """Weight of the contrastive losses relative to the smoothness loss."""
     vat_epsilon: float = 6.0
@@ -66,7 +68,7 @@ class SSNet(TrainingStage[Options]):
 
     name = "train"
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
         channels = cast(Network, self.student).feature_channels

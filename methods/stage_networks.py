@@ -16,12 +16,14 @@ LossFunction = Callable[..., StepLoss]
 PendingTensor = Callable[[], Tensor]
 """A tensor that is still being computed on the host; calling it waits for it."""
 MEAN = "mean"
-"""Stands for the mean of the softmaxes of all learners, where a network is validated or selected."""
+"""Stands for the mean of all learners' softmaxes, where a network is validated or selected."""
 
 
 @dataclass(frozen=True)
 class CompiledCalls:
-    """Compiled replacements for the calls that a stage makes: see `TrainingStage.call`, `forward_with_loss` and `loss_of`."""
+    """Compiled replacements for the calls that a stage makes: see `TrainingStage.call`,
+    `forward_with_loss` and `loss_of`.
+    """
 
     networks: Mapping[str, Callable[..., Any]]
     forward_with_loss: Callable[..., tuple[Tensor, StepLoss]]
@@ -53,8 +55,8 @@ class StageNetworks:
     ) -> None:
         """Register a network that an optimiser of its own trains.
 
-        `model`: the network's name in the registry of networks if it is not the run's `--model`. `lr_schedule`: the name of its
-        learning-rate schedule if it does not follow the run's.
+        `model`: the network's name in the registry of networks if it is not the run's `--model`.
+        `lr_schedule`: the name of its learning-rate schedule if it does not follow the run's.
         """
         self.networks[name] = network
         self.learners[name] = network
@@ -64,7 +66,10 @@ class StageNetworks:
             self.lr_schedules[name] = lr_schedule
 
     def add_teacher(self, name: str, network: nn.Module | None = None) -> nn.Module:
-        """Register a network without gradients, in training mode; by default a copy of the student. The method updates it."""
+        """Register a network without gradients, in training mode; by default a copy of the student.
+
+        The method updates it.
+        """
         if network is None:
             network = copy.deepcopy(self.student)
         teacher = network.requires_grad_(False).train()
@@ -81,13 +86,17 @@ class StageNetworks:
         return {name: net for name, net in self.networks.items() if name not in self.learners}
 
     def members(self, name: str) -> tuple[str, ...]:
-        """Return the names of the networks that `name` stands for: itself, or all learners for `MEAN`."""
+        """Return the names of the networks that `name` stands for: itself, or all learners for
+        `MEAN`.
+        """
         if name == MEAN:
             return tuple(self.learners)
         return (name,)
 
     def network_to_validate(self, name: str) -> nn.Module:
-        """Return the network of that name; for `MEAN` one whose softmax is the mean of all learners' softmaxes."""
+        """Return the network of that name; for `MEAN` one whose softmax is the mean of all
+        learners' softmaxes.
+        """
         if name == MEAN:
             return MeanOfNetworks(list(self.learners.values()))
         return self.networks[name]
@@ -97,14 +106,17 @@ class StageNetworks:
         return self._callable(name)(x)
 
     def call_with_auxiliary(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits of a network and its auxiliary outputs (`networks.base.Network.auxiliary`) for images (N, C, ...).
+        """Return the logits of a network and its auxiliary outputs
+        (`networks.base.Network.auxiliary`) for images (N, C, ...).
 
         A method that calls this names the outputs in `Method.auxiliary`.
         """
         return self._callable(name)(x, auxiliary=True)
 
     def _callable(self, name: str) -> Callable[..., Any]:
-        """Return what stands for a network in this step: the network itself, its compiled version or its half-precision copy."""
+        """Return what stands for a network in this step: the network itself, its compiled version
+        or its half-precision copy.
+        """
         half_precision = self.half_precision_copies.get(name)
         network = self.networks[name]
         if half_precision is not None and half_precision.training != network.training:
@@ -122,8 +134,8 @@ class StageNetworks:
     ) -> tuple[Tensor, StepLoss]:
         """Return a network's logits (N, K, ...) and `function(logits, *targets)`.
 
-        For the student both are compiled as one piece with `--accelerate`. A target may be a `PendingTensor`: it is waited for after the
-        pass.
+        For the student both are compiled as one piece with `--accelerate`. A target may be a
+        `PendingTensor`: it is waited for after the pass.
         """
         if self.compiled is not None and network == "student":
             return self.compiled.forward_with_loss(x, function, *resolved(targets))
@@ -139,7 +151,9 @@ class StageNetworks:
     # what is logged and shown
 
     def log(self, name: str, value: Tensor | float) -> None:
-        """Log a scalar of this step: a number, or a tensor of one element that stays on its device, without its graph."""
+        """Log a scalar of this step: a number, or a tensor of one element that stays on its device,
+        without its graph.
+        """
         self._scalars[name] = value.detach() if isinstance(value, Tensor) else value
 
     def take_logged(self) -> Scalars:
@@ -149,12 +163,16 @@ class StageNetworks:
         return scalars
 
     def show(self, image: Tensor, logits: Tensor, label: Tensor) -> None:
-        """Keep the first sample for `pictures`: image (N, C, ...), logits (N, K, ...), label (N, ...)."""
+        """Keep the first sample for `pictures`: image (N, C, ...), logits (N, K, ...), label
+        (N, ...).
+        """
         # cloned because a recorded CUDA graph overwrites its logits at the next step
         self._sample = (image[0, 0].detach(), logits[0].detach().clone(), label[0])
 
     def pictures(self) -> dict[str, Tensor]:
-        """Return the sample that was kept last: "image", "prediction" and "label", (H, W) each; the middle slice of a volume."""
+        """Return the sample that was kept last: "image", "prediction" and "label", (H, W) each; the
+        middle slice of a volume.
+        """
         if self._sample is None:
             return {}
         image, logits, label = self._sample

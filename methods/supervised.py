@@ -1,4 +1,5 @@
-"""Supervised baseline: only the labelled cases, nothing pasted, for pre_iterations + max_iterations.
+"""Supervised baseline: only the labelled cases, nothing pasted, for pre_iterations +
+max_iterations.
 
 Cost of a step: one student pass over the labelled half of the batch.
 """
@@ -16,6 +17,8 @@ class Options:
 
 
 class Supervised(TrainingStage[object]):
+    """The student learns from the labelled images only."""
+
     name = "supervised"
 
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:

@@ -1,12 +1,14 @@
-"""UniMatch (Yang et al., CVPR 2023), as its authors segment medical images with it: one network and four views of an image.
+"""UniMatch (Yang et al., CVPR 2023), as its authors segment medical images with it: one network and
+four views of an image.
 
-The prediction of the weak view of an unlabelled image, where it is confident, is the label of two strong views and of the weak view
-with dropped feature channels. Into each strong view, a box of another image's strong view is pasted with its own label (CutMix).
+The prediction of the weak view of an unlabelled image, where it is confident, is the label of two
+strong views and of the weak view with dropped feature channels. Into each strong view, a box of
+another image's strong view is pasted with its own label (CutMix).
 
-Cost of a step: one student pass over the batch, whose decoder sees it twice; one over two strong views of the unlabelled half; one
-without gradient over that half. No teacher.
-Published protocol: ACDC, 12 + 12 + 12 slices of 256 x 256, 300 epochs of 107 iterations, SGD 0.01 with the rate of `poly_late`; best on
-the validation and test lists together. Volumes are ours.
+Cost of a step: one student pass over the batch, whose decoder sees it twice; one over two strong
+views of the unlabelled half; one without gradient over that half. No teacher. Published protocol:
+ACDC, 12 + 12 + 12 slices of 256 x 256, 300 epochs of 107 iterations, SGD 0.01 with the rate of
+`poly_late`; best on the validation and test lists together. Volumes are ours.
 """
 
 from collections.abc import Iterator
@@ -35,6 +37,8 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
+    """Options of UniMatch."""
+
     confidence: float = 0.95
     """Smallest probability of a pseudo label that is learned."""
 
@@ -48,12 +52,14 @@ class UniMatch(TrainingStage[Options]):
 
     name = "train"
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.seed = context.seed
 
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
-        """Yield half of the loss of labels and dropped features, then half of the loss of both strong views."""
+        """Yield half of the loss of labels and dropped features, then half of the loss of both
+        strong views.
+        """
         labelled, weak = split_batch(batch)
         count = len(labelled)
         partner_target = self.prediction_in_eval_mode(partners(weak))
@@ -83,7 +89,9 @@ class UniMatch(TrainingStage[Options]):
 
     @torch.no_grad()
     def prediction_in_eval_mode(self, image: Tensor) -> Target:
-        """Return the pseudo label of images (U, C, ...), without dropout and with running batch-norm statistics."""
+        """Return the pseudo label of images (U, C, ...), without dropout and with running
+        batch-norm statistics.
+        """
         self.student.eval()
         target = target_of(self.forward(image))
         self.student.train()
@@ -94,7 +102,9 @@ class UniMatch(TrainingStage[Options]):
         return (target.confidence >= self.options.confidence).float()
 
     def dice(self, logits: Tensor, target: Target) -> Tensor:
-        """Return the Dice loss of logits (U, K, ...) over the confident pixels; 0 if there are none."""
+        """Return the Dice loss of logits (U, K, ...) over the confident pixels; 0 if there are
+        none.
+        """
         truth = one_hot(target.label, logits.shape[1])
         return dice_squared(predicted(logits), truth, self.is_confident(target))
 

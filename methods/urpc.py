@@ -1,11 +1,14 @@
-"""URPC (Luo et al., MICCAI 2021; MedIA 2022): a network whose predictions at four resolutions must agree.
+"""URPC (Luo et al., MICCAI 2021; MedIA 2022): a network whose predictions at four resolutions must
+agree.
 
-Each level of the decoder predicts the whole image. All four learn the labels. On unlabelled images each is drawn to their mean, less
-where it diverges most from that mean: the divergence is its uncertainty. The finest prediction is validated and tested.
+Each level of the decoder predicts the whole image. All four learn the labels. On unlabelled images
+each is drawn to their mean, less where it diverges most from that mean: the divergence is its
+uncertainty. The finest prediction is validated and tested.
 
-Cost of a step: one student pass over the batch, with three small heads more; no teacher.
-Published protocol: ACDC, 12 + 12 slices of 256 x 256, 30 000 iterations, SGD 0.01 with the rate of `poly_late`; best on the validation
-list. Volumes: 2 + 2 patches, 60 000 iterations, SGD 0.1. The published 3-D network is another one; ours is the V-Net with the same heads.
+Cost of a step: one student pass over the batch, with three small heads more; no teacher. Published
+protocol: ACDC, 12 + 12 slices of 256 x 256, 30 000 iterations, SGD 0.01 with the rate of
+`poly_late`; best on the validation list. Volumes: 2 + 2 patches, 60 000 iterations, SGD 0.1. The
+published 3-D network is another one; ours is the V-Net with the same heads.
 """
 
 import math
@@ -33,7 +36,7 @@ class UncertaintyRectifiedPyramid(TrainingStage[Options]):
 
     name = "train"
 
-    def __init__(self, context: StageContext[Options]):
+    def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
 
@@ -54,10 +57,12 @@ class UncertaintyRectifiedPyramid(TrainingStage[Options]):
 
 
 def rectified_consistency(levels: Sequence[Tensor]) -> Tensor:
-    """Return the mean over logits (U, K, ...) of all levels of their distance from the mean probabilities.
+    """Return the mean over logits (U, K, ...) of all levels of their distance from the mean
+    probabilities.
 
-    With p the level's probabilities, m the mean of all levels' and v = KL(m || p) in each pixel, the distance is
-    mean((m - p)^2 exp(-v)) / mean(exp(-v)) + mean(v). The gradient flows through m and v.
+    With p the level's probabilities, m the mean of all levels' and v = KL(m || p) in each pixel,
+    the distance is mean((m - p)^2 exp(-v)) / mean(exp(-v)) + mean(v). The gradient flows through m
+    and v.
     """
     log_probabilities = [F.log_softmax(at_least_float32(logits), 1) for logits in levels]
     # the logarithm of the mean stays finite where every probability rounds to 0

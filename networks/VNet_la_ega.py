@@ -1,6 +1,8 @@
-"""3-D V-Net of BCP (CVPR 2023, arXiv 2305.00673) with an edge-guided module after every skip (Hsu & Hua), in both published variants.
+"""3-D V-Net of BCP (CVPR 2023, arXiv 2305.00673) with an edge-guided module after every skip
+(Hsu & Hua), in both published variants.
 
-The variants have the same shape and differ in normalisation, dropout, head and the names in their state dicts.
+The variants have the same shape and differ in normalisation, dropout, head and the names in their
+state dicts.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # not annotated
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from networks.base import Auxiliary, Network
 from networks.egm import EdgeOptions
@@ -22,7 +24,9 @@ from networks.operations import EGM, resize_trilinear
 _checkpoint: Callable[..., Tensor] = checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 Doubling = Literal["transposed", "trilinear", "nearest"]
-"""How a decoder doubles the sides of its maps; transposed: by a transposed convolution, else by interpolation and a convolution."""
+"""How a decoder doubles the sides of its maps; transposed: by a transposed convolution, else by
+interpolation and a convolution.
+"""
 
 WIDTHS = (16, 32, 64, 128, 256)
 # Block names and their numbers of stages.
@@ -46,7 +50,7 @@ EGM_NAMES = ("ega", "ega_1", "ega_2", "ega_3")
 class _Part(nn.Module):
     """Layers in sequence, under `name` in the state dict, as in the published ones."""
 
-    def __init__(self, name: str, *layers: nn.Module):
+    def __init__(self, name: str, *layers: nn.Module) -> None:
         super().__init__()
         self.add_module(name, nn.Sequential(*layers))
 
@@ -109,7 +113,9 @@ def _add_encoder(
     norm: type[nn.Module],
     dropouts: tuple[float | None, float | None],
 ) -> None:
-    """Add the five blocks of the encoder to `home`; `dropouts` are the rates of the two deepest ones, None for no dropout layers."""
+    """Add the five blocks of the encoder to `home`; `dropouts` are the rates of the two deepest
+    ones, None for no dropout layers.
+    """
     rates = (None, None, None, *dropouts)
     inputs = in_chns
     for level, (block, count) in enumerate(DOWN):
@@ -128,7 +134,9 @@ def _add_decoder(
     blocks: int,
     doubling: Doubling = "transposed",
 ) -> None:
-    """Add the four levels of the decoder to `home`: upsampling in each, and stages in the first `blocks` of them."""
+    """Add the four levels of the decoder to `home`: upsampling in each, and stages in the first
+    `blocks` of them.
+    """
     for level, (block, count) in enumerate(UP):
         width = WIDTHS[3 - level]
         upsampling = _doubling(doubling, 2 * width, width, norm=norm)
@@ -144,8 +152,12 @@ def _add_egms(home: nn.Module, egm: EGM, fusion_dropout: float) -> None:
 
 @dataclass(frozen=True)
 class RecomputeOptions:
+    """Options of every V-Net."""
+
     recompute: bool = False
-    """Activation checkpointing: the backward pass computes the network's blocks again, for less memory and the same numbers."""
+    """Activation checkpointing: the backward pass computes the network's blocks again, for less
+    memory and the same numbers.
+    """
 
 
 @dataclass(frozen=True)
@@ -154,17 +166,18 @@ class VNetOptions(RecomputeOptions, EdgeOptions):
 
 
 class _VNetBase(Network):
-    """`forward` takes (N, in_chns, D, H, W), all sides multiples of 16 (else ValueError), and returns logits (N, class_num, D, H, W).
+    """`forward` takes (N, in_chns, D, H, W), all sides multiples of 16 (else ValueError), and
+    returns logits (N, class_num, D, H, W).
 
-    With `recompute`, the backward pass computes each block again instead of storing its activations (activation checkpointing): the
-    same numbers with less memory and more time.
+    With `recompute`, the backward pass computes each block again instead of storing its activations
+    (activation checkpointing): the same numbers with less memory and more time.
     """
 
     dims: ClassVar[int] = 3
     smallest_batch: ClassVar[int] = 1
     Options = VNetOptions
 
-    def __init__(self, egm: EGM, recompute: bool):
+    def __init__(self, egm: EGM, recompute: bool) -> None:
         super().__init__()
         self.recompute = recompute
         self.compute_edge_feature = None
@@ -176,15 +189,19 @@ class _VNetBase(Network):
         if any(side % 16 or side <= 0 for side in size):
             shape = "x".join(map(str, size))
             raise ValueError(
-                f"an input of {shape} does not fit the V-Net: all three sides must be multiples of 16"
+                f"an input of {shape} does not fit the V-Net: all three sides must be multiples "
+                "of 16"
             )
         if max(size) == 16 and images < self.smallest_batch:
             raise ValueError(
-                "normalisation needs more than one voxel of one image at the deepest level: use 32 on one side or more images"
+                "normalisation needs more than one voxel of one image at the deepest level: use "
+                "32 on one side or more images"
             )
 
     def run(self, module: nn.Module, *arguments: Any) -> Tensor:
-        """Call a module, with activation checkpointing if `recompute` is set and gradients are needed."""
+        """Call a module, with activation checkpointing if `recompute` is set and gradients are
+        needed.
+        """
         if not (self.recompute and self.training and torch.is_grad_enabled()):
             return module(*arguments)
         return _checkpoint(
@@ -197,7 +214,10 @@ class _VNetBase(Network):
     def encode(
         self, home: nn.Module, x: Tensor, dropouts: Mapping[int, nn.Module] = MappingProxyType({})
     ) -> list[Tensor]:
-        """Return the five features. The dropout of a level (`dropouts`, by level) applies to both the next level and the skip."""
+        """Return the five features.
+
+        The dropout of a level (`dropouts`, by level) applies to both the next level and the skip.
+        """
         features: list[Tensor] = []  # (N, 16, D, H, W) ... (N, 256, D / 16, H / 16, W / 16)
         for level, (block, _) in enumerate(DOWN):
             x = self.run(home.get_submodule(f"block_{block}"), x)
@@ -209,7 +229,9 @@ class _VNetBase(Network):
         return features
 
     def decode(self, home: nn.Module, features: list[Tensor], edge: Tensor | None) -> Tensor:
-        """Return the decoder's last feature (N, 16, D, H, W) from the encoder's five; `edge` is the edge map, None without modules."""
+        """Return the decoder's last feature (N, 16, D, H, W) from the encoder's five; `edge` is the
+        edge map, None without modules.
+        """
         x = features[4]
         for level in range(4):
             x = self.decode_level(home, level, x, features[3 - level], edge)
@@ -218,7 +240,9 @@ class _VNetBase(Network):
     def decode_level(
         self, home: nn.Module, level: int, x: Tensor, skip: Tensor, edge: Tensor | None
     ) -> Tensor:
-        """Return the feature of a level of the decoder (0: the coarsest, with 128 channels) from the one below it and the skip."""
+        """Return the feature of a level of the decoder (0: the coarsest, with 128 channels) from
+        the one below it and the skip.
+        """
         block, _ = UP[level]
         x = home.get_submodule(f"block_{UPSAMPLED[level]}_up")(x) + skip
         if edge is not None and self.compute_edge_feature is not None:
@@ -237,9 +261,11 @@ class _VNetBase(Network):
 
 
 class Decoder(nn.Module):
-    """The decoder of the V-Net with batch norm, and its convolution to logits; `_VNetBase.decode` runs it."""
+    """The decoder of the V-Net with batch norm, and its convolution to logits; `_VNetBase.decode`
+    runs it.
+    """
 
-    def __init__(self, class_num: int, doubling: Doubling = "transposed"):
+    def __init__(self, class_num: int, doubling: Doubling = "transposed") -> None:
         super().__init__()
         _add_decoder(self, "conv", nn.BatchNorm3d, blocks=4, doubling=doubling)
         self.out_conv = nn.Conv3d(WIDTHS[0], class_num, 1)
@@ -248,8 +274,8 @@ class Decoder(nn.Module):
 class VNet(_VNetBase):
     """The left-atrium V-Net with batch norm; without edge guidance it is that of BCP and CoGRNet.
 
-    If `has_dropout`, dropout acts on the deepest feature and before the last convolution, and with edge guidance also on the second
-    deepest feature.
+    If `has_dropout`, dropout acts on the deepest feature and before the last convolution, and with
+    edge guidance also on the second deepest feature.
     """
 
     smallest_batch = 2  # batch norm needs more than one patch per pass (docs/results/la.md)
@@ -262,7 +288,7 @@ class VNet(_VNetBase):
         egm: EGM = "published",
         has_dropout: bool = True,
         recompute: bool = False,
-    ):
+    ) -> None:
         super().__init__(egm, recompute)
         self.encoder = nn.Module()
         _add_encoder(self.encoder, in_chns, "conv", nn.BatchNorm3d, (None, None))
@@ -292,17 +318,20 @@ class VNet(_VNetBase):
 
 
 class VNetPancreas(_VNetBase):
-    """The pancreas V-Net: instance norm without parameters; its last block is part of its only head `branchs.0`.
+    """The pancreas V-Net: instance norm without parameters; its last block is part of its only head
+    `branchs.0`.
 
-    All names are at the top level of its state dict. With edge guidance, the stages are named `ops` and those of the two deepest blocks
-    have dropout. Without it, the network is BCP's: stages named `conv`, no dropout.
+    All names are at the top level of its state dict. With edge guidance, the stages are named `ops`
+    and those of the two deepest blocks have dropout. Without it, the network is BCP's: stages named
+    `conv`, no dropout.
     """
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         super().check_size(size, images)
         if max(size) == 16:
             raise ValueError(
-                "instance normalisation needs more than one voxel at the deepest level: use 32 on one side"
+                "instance normalisation needs more than one voxel at the deepest level: use 32 on "
+                "one side"
             )
 
     def __init__(
@@ -312,7 +341,7 @@ class VNetPancreas(_VNetBase):
         egm: EGM = "published",
         has_dropout: bool = True,
         recompute: bool = False,
-    ):
+    ) -> None:
         super().__init__(egm, recompute)
         name = "ops"
         dropouts: tuple[float | None, float | None] = (0.4, 0.5)

@@ -1,4 +1,7 @@
-"""The networks. If `networks/fast/` exists, its operations replace the plain formulas of `networks/operations.py`."""
+"""The networks.
+
+If `networks/fast/` exists, its operations replace the plain formulas of `networks/operations.py`.
+"""
 
 from importlib import import_module
 from importlib.util import find_spec

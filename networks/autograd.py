@@ -7,7 +7,11 @@ import torch
 if TYPE_CHECKING:
 
     class Function(torch.autograd.Function):
+        """`torch.autograd.Function`, annotated."""
+
         @classmethod
-        def apply(cls, *args: Any, **kwargs: Any) -> Any: ...
+        def apply(cls, *args: Any, **kwargs: Any) -> Any:
+            """Return the result of `forward`, and record `backward`."""
+            ...
 else:
     Function = torch.autograd.Function

@@ -8,10 +8,12 @@ Auxiliary = Literal["none", "feature", "decoders", "distance", "levels", "droppe
 
 
 class Network(nn.Module):
-    """A network, built from (in_chns, class_num, **options) with the fields of its `Options` as options.
+    """A network, built from (in_chns, class_num, **options) with the fields of its `Options` as
+    options.
 
-    `forward` takes images (N, in_chns, ...) and returns logits (N, class_num, ...). A network with auxiliary outputs for training
-    returns them too with `forward(x, auxiliary=True)`, as a tuple whose first entry is the logits.
+    `forward` takes images (N, in_chns, ...) and returns logits (N, class_num, ...). A network with
+    auxiliary outputs for training returns them too with `forward(x, auxiliary=True)`, as a tuple
+    whose first entry is the logits.
     """
 
     dims: ClassVar[int]
@@ -23,15 +25,18 @@ class Network(nn.Module):
     auxiliary: ClassVar[Auxiliary] = "none"
     """What follows the logits in `forward(x, auxiliary=True)`.
 
-    feature: the input (N, C, ...) of the last convolution. decoders: the logits (N, class_num, ...) of each further decoder.
-    dropped: the logits (N, class_num, ...) from features whose channels were dropped at random.
-    levels: the logits (N, class_num, ...) of each coarser level of the decoder, at the input's size.
-    distance: the signed distances (N, class_num - 1, ...) of the foreground classes. none: `forward` takes no such argument.
+    feature: the input (N, C, ...) of the last convolution. decoders: the logits (N, class_num, ...)
+    of each further decoder. dropped: the logits (N, class_num, ...) from features whose channels
+    were dropped at random. levels: the logits (N, class_num, ...) of each coarser level of the
+    decoder, at the input's size. distance: the signed distances (N, class_num - 1, ...) of the
+    foreground classes. none: `forward` takes no such argument.
     """
 
     feature_channels: int
     """Channels of the auxiliary feature, if there is one."""
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
-        """Raise ValueError if a pass of `images` inputs of spatial shape `size` does not fit the network."""
+        """Raise ValueError if a pass of `images` inputs of spatial shape `size` does not fit the
+        network.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement check_size")

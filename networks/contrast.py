@@ -29,7 +29,7 @@ class ContrastiveHeads(nn.Module):
     reaches those.
     """
 
-    def __init__(self, features: int, class_num: int):
+    def __init__(self, features: int, class_num: int) -> None:
         super().__init__()
         self.projection_head = _head(features, HEAD_WIDTH, nn.ReLU())
         self.prediction_head = _head(HEAD_WIDTH, HEAD_WIDTH, nn.ReLU())

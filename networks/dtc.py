@@ -27,7 +27,7 @@ class UNetDTC(unet.UNet):
     Options = UNetDTCOptions
     auxiliary: ClassVar[Auxiliary] = "distance"
 
-    def __init__(self, in_chns: int = 1, class_num: int = 4):
+    def __init__(self, in_chns: int = 1, class_num: int = 4) -> None:
         super().__init__(in_chns, class_num - 1, egm="none")
         mask_head = nn.Conv2d(unet.WIDTHS[0], class_num - 1, 3, padding=1)
         self.decoder.add_module("out_conv2", mask_head)
@@ -50,7 +50,7 @@ class VNetDTC(vnet.VNet):
         class_num: int = 2,
         has_dropout: bool = True,
         recompute: bool = False,
-    ):
+    ) -> None:
         super().__init__(in_chns, class_num - 1, "none", has_dropout, recompute)
         self.decoder.add_module("out_conv2", nn.Conv3d(vnet.WIDTHS[0], class_num - 1, 1))
 

@@ -1,8 +1,10 @@
-"""Edge-guided module (EGM) of Hsu & Hua; it is MEGANet's edge-guided attention (WACV 2024, arXiv 2309.03329) followed by CBAM (ECCV 2018).
+"""Edge-guided module (EGM) of Hsu & Hua; it is MEGANet's edge-guided attention
+(WACV 2024, arXiv 2309.03329) followed by CBAM (ECCV 2018).
 
 This file holds the 2-D module and the parts that 2-D and 3-D share; the 3-D module is in egm_3d.py.
-Notation: x a feature map (N, C, H, W), p = sigmoid(x), e the Sobel magnitude of the network's input image (N, 1, h, w).
-The module names follow the published state dicts, so that published weights load by name.
+Notation: x a feature map (N, C, H, W), p = sigmoid(x), e the Sobel magnitude of the network's input
+image (N, 1, h, w). The module names follow the published state dicts, so that published weights
+load by name.
 """
 
 from dataclasses import dataclass
@@ -31,7 +33,9 @@ class EdgeOptions:
     """Flags of every network with edge-guided modules."""
 
     egm: EGM = "published"
-    """Edge-guided module: as published, corrected (Laplacian band aligned with its feature), or none."""
+    """Edge-guided module: as published, corrected (Laplacian band aligned with its feature), or
+    none.
+    """
 
 
 SMALLEST_MAP = 9  # pixels per side: on smaller maps the published Laplacian band is empty
@@ -40,7 +44,9 @@ BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 def grey(image: Tensor) -> Tensor:
-    """Convert an image (N, C, ...) to one channel (N, 1, ...): 3 channels are red, green and blue; other numbers are averaged."""
+    """Convert an image (N, C, ...) to one channel (N, 1, ...): 3 channels are red, green and blue;
+    other numbers are averaged.
+    """
     if image.shape[1] == 3:
         red, green, blue = image.chunk(3, 1)
         return 0.299 * red + 0.587 * green + 0.114 * blue
@@ -54,15 +60,17 @@ class _Kernel(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
 
 
 class EdgeMap(nn.Module):
-    """Sobel gradient magnitude of an image (N, C, H, W), zero padding, to (N, 1, H, W); channels are converted by `grey`."""
+    """Sobel gradient magnitude of an image (N, C, H, W), zero padding, to (N, 1, H, W); channels
+    are converted by `grey`.
+    """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
         self.sobel_x = _Kernel(sobel[None, None])
@@ -76,22 +84,26 @@ class EdgeMap(nn.Module):
 
 
 def smooth_part(g: Tensor, variant: EGM) -> Tensor:
-    """Return the smooth part that the Laplacian band subtracts from every channel of p; `g` is their mean; both (N, 1, H, W).
+    """Return the smooth part that the Laplacian band subtracts from every channel of p; `g` is
+    their mean; both (N, 1, H, W).
 
     Raises ValueError for maps smaller than 9x9.
     """
     height, width = g.shape[-2:]
     if min(height, width) < SMALLEST_MAP:
         raise ValueError(
-            f"the edge-guided module needs feature maps of at least 9x9, got {height}x{width}: use inputs of at least 80x80"
+            f"the edge-guided module needs feature maps of at least 9x9, got {height}x{width}: "
+            "use inputs of at least 80x80"
         )
     return smooth_part_2d(g, variant)
 
 
 class ChannelGate(nn.Module):
-    """Channel attention (CBAM): x times one weight per channel, from its mean and its maximum through one shared MLP."""
+    """Channel attention (CBAM): x times one weight per channel, from its mean and its maximum
+    through one shared MLP.
+    """
 
-    def __init__(self, channels: int, reduction: int = 16):
+    def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
             nn.Flatten(),
@@ -107,9 +119,11 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """Spatial attention (CBAM): x times one weight per pixel, from the maximum and the mean over the channels."""
+    """Spatial attention (CBAM): x times one weight per pixel, from the maximum and the mean over
+    the channels.
+    """
 
-    def __init__(self, dims: int):
+    def __init__(self, dims: int) -> None:
         super().__init__()
         self.spatial = CONV[dims](2, 1, 7, padding=3)
 
@@ -121,7 +135,7 @@ class SpatialGate(nn.Module):
 class CBAM(nn.Module):
     """Channel attention followed by spatial attention (ECCV 2018)."""
 
-    def __init__(self, channels: int, dims: int):
+    def __init__(self, channels: int, dims: int) -> None:
         super().__init__()
         self.ChannelGate = ChannelGate(channels)
         self.SpatialGate = SpatialGate(dims)
@@ -131,7 +145,9 @@ class CBAM(nn.Module):
 
 
 class EdgeGuidedBase(nn.Module):
-    """The part of the edge-guided module that 2-D and 3-D share: fusion, attention, residual, CBAM; dropout in 3-D only."""
+    """The part of the edge-guided module that 2-D and 3-D share: fusion, attention, residual, CBAM;
+    dropout in 3-D only.
+    """
 
     def __init__(
         self,
@@ -140,7 +156,7 @@ class EdgeGuidedBase(nn.Module):
         dims: int,
         fusion_dropout: float = 0.0,
         dropout: float = 0.0,
-    ):
+    ) -> None:
         super().__init__()
         self.variant: EGM = variant
         fusion: list[nn.Module] = [
@@ -158,7 +174,9 @@ class EdgeGuidedBase(nn.Module):
         self.dropout = Dropout(dropout)
 
     def refine(self, x: Tensor, guided: Tensor) -> Tensor:
-        """Return the sharpened feature (N, C, ...) from x (N, C, ...) and its background, boundary and edges (N, 3C, ...)."""
+        """Return the sharpened feature (N, C, ...) from x (N, C, ...) and its background, boundary
+        and edges (N, 3C, ...).
+        """
         fused = self.fusion_conv(guided)
         conv, norm, sigmoid = self.attention
         assert isinstance(conv, nn.Conv2d | nn.Conv3d)
@@ -168,9 +186,11 @@ class EdgeGuidedBase(nn.Module):
 
 
 class EdgeGuidedModule(EdgeGuidedBase):
-    """Sharpens a decoder feature (N, C, H, W) by its background, its boundary and the edges of the input image."""
+    """Sharpens a decoder feature (N, C, H, W) by its background, its boundary and the edges of the
+    input image.
+    """
 
-    def __init__(self, channels: int, variant: EGM = "published"):
+    def __init__(self, channels: int, variant: EGM = "published") -> None:
         super().__init__(channels, variant, dims=2)
 
     def forward(self, x: Tensor, edge: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""Edge-guided module of the V-Nets; egm.py describes it and holds the parts that it shares with 2-D.
+"""Edge-guided module of the V-Nets; egm.py describes it and holds the parts that it shares with
+2-D.
 
-Notation: x a feature map (N, C, D, H, W), p = sigmoid(x), e the Sobel magnitude of the network's input (N, 1, d, h, w).
+Notation: x a feature map (N, C, D, H, W), p = sigmoid(x), e the Sobel magnitude of the network's
+input (N, 1, d, h, w).
 """
 
 import torch
@@ -21,21 +23,26 @@ ADJUSTED = (64, 32, 16)  # every published module stores a convolution to each o
 
 
 class EdgeConv3d(nn.Conv3d):
-    """A 1x1x1 convolution of the edge map. A class of its own: its weights stay in float32 where those of other layers are cast."""
+    """A 1x1x1 convolution of the edge map.
+
+    A class of its own: its weights stay in float32 where those of other layers are cast.
+    """
 
 
 class EdgeMap3d(nn.Module):
-    """Sobel gradient magnitude of a volume (N, C, D, H, W), zero padding, to (N, 1, D, H, W); channels are converted by `grey`.
+    """Sobel gradient magnitude of a volume (N, C, D, H, W), zero padding, to (N, 1, D, H, W);
+    channels are converted by `grey`.
 
-    `published`: the derivative along the first axis is the difference of a plane and the next one; `corrected`: of the two
-    neighbours, as along the other axes. `conv_adjust` is here as in the published state dicts; the edge-guided modules apply it.
+    `published`: the derivative along the first axis is the difference of a plane and the next one;
+    `corrected`: of the two neighbours, as along the other axes. `conv_adjust` is here as in the
+    published state dicts; the edge-guided modules apply it.
     """
 
     sobel_x: Tensor
     sobel_y: Tensor
     sobel_z: Tensor
 
-    def __init__(self, variant: EGM = "published"):
+    def __init__(self, variant: EGM = "published") -> None:
         super().__init__()
         smooth = torch.tensor([1.0, 2.0, 1.0])
         central = torch.tensor([-1.0, 0.0, 1.0])
@@ -64,7 +71,8 @@ def _separable_kernel(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 class EdgeGuidedModule3d(EdgeGuidedBase):
     """Sharpens a decoder feature (N, C, D, H, W), C one of 128, 64, 32, 16, as the 2-D module does.
 
-    The edge map gets C channels: a 1x1x1 convolution to 128 channels, a resize (nearest) and, if C < 128, a convolution to C.
+    The edge map gets C channels: a 1x1x1 convolution to 128 channels, a resize (nearest) and, if
+    C < 128, a convolution to C.
     """
 
     def __init__(
@@ -73,7 +81,7 @@ class EdgeGuidedModule3d(EdgeGuidedBase):
         variant: EGM = "published",
         fusion_dropout: float = 0.4,
         dropout: float = 0.4,
-    ):
+    ) -> None:
         super().__init__(channels, variant, 3, fusion_dropout, dropout)
         self.channels = channels
         for width in ADJUSTED:

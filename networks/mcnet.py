@@ -18,6 +18,8 @@ Decoders = Literal[2, 3]
 
 @dataclass(frozen=True)
 class UNetMCNetOptions:
+    """Options of MC-Net's U-Net."""
+
     decoders: Decoders = 2
     """Number of decoders of the training: 2 is MC-Net, 3 is MC-Net+."""
 
@@ -37,7 +39,7 @@ class UNetMCNet(unet.UNet):
     Options = UNetMCNetOptions
     auxiliary: ClassVar[Auxiliary] = "decoders"
 
-    def __init__(self, in_chns: int = 1, class_num: int = 4, decoders: Decoders = 2):
+    def __init__(self, in_chns: int = 1, class_num: int = 4, decoders: Decoders = 2) -> None:
         super().__init__(in_chns, class_num, egm="none")
         self.decoder2 = unet.Decoder(class_num, egm="none", doubling="transposed")
         self.decoder3 = None
@@ -75,7 +77,7 @@ class VNetMCNet(vnet.VNet):
         decoders: Decoders = 2,
         has_dropout: bool = True,
         recompute: bool = False,
-    ):
+    ) -> None:
         super().__init__(in_chns, class_num, "none", has_dropout, recompute)
         self.decoder2 = vnet.Decoder(class_num, doubling="trilinear")
         self.decoder3 = None

@@ -16,7 +16,7 @@ class MeanOfNetworks(nn.Module):
     softmaxes.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]):
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 

@@ -9,7 +9,7 @@ def net_factory(
 ) -> Network:
     """Build a 2-D network on the CPU; the caller moves it.
 
-    `options`: the network's own, such as `egm` and `upsampling` of the U-Net. Raises ValueError for an unknown network or value, and
-    TypeError for an option that the network does not have.
+    `options`: the network's own, such as `egm` and `upsampling` of the U-Net. Raises ValueError for
+    an unknown network or value, and TypeError for an option that the network does not have.
     """
     return build_of_dims(2, net_type, in_chns, class_num, options)

@@ -13,9 +13,9 @@ def net_factory(
 ) -> Network:
     """Build a 3-D network on the CPU; the caller moves it.
 
-    `mode` "test" omits the V-Net's own dropouts, as the published factory does; in eval mode it makes no difference. `options`: the
-    network's own, such as `egm`. Raises ValueError for an unknown network, mode or value, and TypeError for an option that the network
-    does not have.
+    `mode` "test" omits the V-Net's own dropouts, as the published factory does; in eval mode it
+    makes no difference. `options`: the network's own, such as `egm`. Raises ValueError for an
+    unknown network, mode or value, and TypeError for an option that the network does not have.
     """
     if mode == "train":
         return build_of_dims(3, net_type, in_chns, class_num, options)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-_BatchNorm = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]  # no public name
+_BatchNorm = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 
 @contextmanager

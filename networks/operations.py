@@ -1,7 +1,9 @@
-"""Operations of the networks as plain formulas, each of which `networks/fast/` may replace by a faster equivalent.
+"""Operations of the networks as plain formulas, each of which `networks/fast/` may replace by a
+faster equivalent.
 
-A network calls these functions. Without `networks/fast/`, or within `plain_formulas()`, they compute the formulas written here.
-Notation: x a feature map (N, C, ...) of two or three spatial axes, p = sigmoid(x).
+A network calls these functions. Without `networks/fast/`, or within `plain_formulas()`, they
+compute the formulas written here. Notation: x a feature map (N, C, ...) of two or three spatial
+axes, p = sigmoid(x).
 """
 
 from collections.abc import Callable, Generator
@@ -23,7 +25,7 @@ class Operation(Generic[Arguments, Result]):
 
     all: ClassVar[dict[str, "Operation[..., Any]"]] = {}
 
-    def __init__(self, formula: Callable[Arguments, Result]):
+    def __init__(self, formula: Callable[Arguments, Result]) -> None:
         self.formula = formula
         self.fast: Callable[Arguments, Result] | None = None
         self.uses_fast = True
@@ -42,7 +44,9 @@ class Operation(Generic[Arguments, Result]):
 
 @contextmanager
 def plain_formulas(*names: str) -> Generator[None, None, None]:
-    """Compute the plain formulas of the operations with these names within the context; without names, of all operations."""
+    """Compute the plain formulas of the operations with these names within the context; without
+    names, of all operations.
+    """
     operations = [Operation.all[name] for name in names or Operation.all]
     for operation in operations:
         operation.uses_fast = False
@@ -54,7 +58,9 @@ def plain_formulas(*names: str) -> Generator[None, None, None]:
 
 
 def whole_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Switch autocast off within the context: one-channel maps are cheap in full precision, and rounding would shift edges."""
+    """Switch autocast off within the context: one-channel maps are cheap in full precision, and
+    rounding would shift edges.
+    """
     if device.type == "meta":
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -87,10 +93,12 @@ def mean_sigmoid(x: Tensor) -> Tensor:
 
 @Operation
 def smooth_part_2d(g: Tensor, variant: EGM) -> Tensor:
-    """Return the smooth part of g (N, 1, H, W): blurred, every second pixel, zeros inserted, blurred with gain 4.
+    """Return the smooth part of g (N, 1, H, W): blurred, every second pixel, zeros inserted,
+    blurred with gain 4.
 
-    `published` blurs without padding and resizes the smaller result to the size of g (nearest), so it is shifted and scaled relative to
-    g. `corrected` pads by reflection before each blur, so that every pixel of the result is aligned with g.
+    `published` blurs without padding and resizes the smaller result to the size of g (nearest), so
+    it is shifted and scaled relative to g. `corrected` pads by reflection before each blur, so that
+    every pixel of the result is aligned with g.
     """
     line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=g.dtype, device=g.device) / 16
     kernel = torch.outer(line, line)[None, None]
@@ -105,10 +113,11 @@ def smooth_part_2d(g: Tensor, variant: EGM) -> Tensor:
 
 @Operation
 def smooth_part_3d(g: Tensor, variant: EGM) -> Tensor:
-    """Return the smooth part of g (N, 1, D, H, W): blurred by a Gaussian (3 voxels, sigma 1.5), every second voxel, enlarged, blurred.
+    """Return the smooth part of g (N, 1, D, H, W): blurred by a Gaussian (3 voxels, sigma 1.5),
+    every second voxel, enlarged, blurred.
 
-    `published` puts the subsampled volume into the first octant of a zero volume of twice its size (gain 4). `corrected` inserts zeros
-    between its voxels instead (gain 8).
+    `published` puts the subsampled volume into the first octant of a zero volume of twice its size
+    (gain 4). `corrected` inserts zeros between its voxels instead (gain 8).
     """
     line = torch.exp(-(torch.arange(-1.0, 2.0) ** 2) / (2 * 1.5**2)).to(g)
     kernel = torch.einsum("i,j,k->ijk", line, line, line)[None, None]
@@ -135,7 +144,8 @@ def _insert_zeros(x: Tensor) -> Tensor:
 
 @Operation
 def guided_features(x: Tensor, smooth: Tensor, edge: Tensor) -> Tensor:
-    """Return background, boundary and edges of x in one tensor (N, 3C, ...): x (1 - p), x (p - smooth) and x edge.
+    """Return background, boundary and edges of x in one tensor (N, 3C, ...): x (1 - p), x
+    (p - smooth) and x edge.
 
     `smooth` and `edge` are (N, 1, ...).
     """
@@ -147,9 +157,11 @@ def guided_features(x: Tensor, smooth: Tensor, edge: Tensor) -> Tensor:
 def guided_features_3d(
     x: Tensor, smooth: Tensor, edge: Tensor, conv_adjust: nn.Conv3d, adjust: nn.Conv3d | None
 ) -> Tensor:
-    """Return what `guided_features` does for an edge map (N, 1, d, h, w) that convolutions turn into C channels.
+    """Return what `guided_features` does for an edge map (N, 1, d, h, w) that convolutions turn
+    into C channels.
 
-    `conv_adjust` (1 to 128 channels) acts on the edge map, which is then resized to x (nearest); `adjust` (128 to C channels) follows.
+    `conv_adjust` (1 to 128 channels) acts on the edge map, which is then resized to x (nearest);
+    `adjust` (128 to C channels) follows.
     """
     edges = F.interpolate(conv_adjust(edge), size=x.shape[2:], mode="nearest")
     if adjust is not None:
@@ -162,14 +174,18 @@ def guided_features_3d(
 
 @Operation
 def pool_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and maximum of every channel over all pixels, (N, C) each; pixels with equal maxima share the gradient."""
+    """Return mean and maximum of every channel over all pixels, (N, C) each; pixels with equal
+    maxima share the gradient.
+    """
     spatial = tuple(range(2, x.ndim))
     return x.mean(spatial), x.amax(spatial)
 
 
 @Operation
 def pool_channels(x: Tensor) -> Tensor:
-    """Return maximum and mean over the channels of every pixel, (N, 2, ...); the first of equal channels gets the gradient."""
+    """Return maximum and mean over the channels of every pixel, (N, 2, ...); the first of equal
+    channels gets the gradient.
+    """
     return torch.stack([x.max(1).values, x.mean(1)], 1)
 
 

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 UNUSED_HEADS = ("projection_head.", "prediction_head.", "contrastive_class_selector_")
 HEAD_WIDTH = 32
 HEADLESS = ("decoder2.", "decoder.out_conv2.", "decoder.out_conv_dp")
-"""Beginnings of names that only networks without the unused heads have: those of MC-Net and of DTC."""
+"""Prefixes of names that only networks without the unused heads have (MC-Net, DTC)."""
 SOBEL = "compute_edge_feature.sobel_"
 MISFIT = "the state dict does not fit the network"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def plain_state_dict(state_dict: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Return only the weights: from `net` if they are stored there, without `module.` prefixes and without unused heads.
+    """Return only the weights: from `net` if they are stored there, without `module.` prefixes and
+    without unused heads.
 
     Raises ValueError if it holds no tensors by name.
     """
@@ -36,10 +37,11 @@ def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def import_state_dict(net: nn.Module, state_dict: Mapping[Any, Any]) -> None:
-    """Load a published state dict (plain, `module.`-prefixed, or under `net`) into a factory network.
+    """Load a published state dict (plain, `module.`-prefixed, or under `net`) into a factory
+    network.
 
-    Raises ValueError for missing or unexpected keys, and for different shapes (for example of another number of classes) or types; the
-    message names the first of them.
+    Raises ValueError for missing or unexpected keys, and for different shapes
+    (for example of another number of classes) or types; the message names the first of them.
     """
     weights = plain_state_dict(state_dict)
     expected = net.state_dict()
@@ -68,7 +70,9 @@ def _first_of(keys: Set[str]) -> str:
 
 
 def parameter_names(names: Iterable[str], sobel: bool) -> list[str]:
-    """Return the names of a state dict that belong to parameters, in its order; `sobel`: include the fixed Sobel kernels."""
+    """Return the names of a state dict that belong to parameters, in its order; `sobel`: include
+    the fixed Sobel kernels.
+    """
     parameters = [name for name in names if not name.endswith(STATISTICS)]
     if sobel:
         return parameters
@@ -76,10 +80,11 @@ def parameter_names(names: Iterable[str], sobel: bool) -> list[str]:
 
 
 def published_order(names: Iterable[str]) -> list[str]:
-    """Return the names of one of our state dicts in the order of the published classes, which their `parameters()` follows.
+    """Return the names of one of our state dicts in the order of the published classes, which their
+    `parameters()` follows.
 
-    The order differs in the pancreas network, where the edge map follows the head, and in the 3-D edge-guided modules, where the
-    attention follows CBAM.
+    The order differs in the pancreas network, where the edge map follows the head, and in the 3-D
+    edge-guided modules, where the attention follows CBAM.
     """
     names = list(names)
     if any(name.startswith("branchs.") for name in names):
@@ -97,15 +102,17 @@ def published_order(names: Iterable[str]) -> list[str]:
 
 
 def _gate_of(name: str) -> str:
-    """Return the edge-guided module of a name in its attention or CBAM; return any other name unchanged."""
+    """Return the edge-guided module of a name in its attention or CBAM; return any other name
+    unchanged.
+    """
     return name.partition(".attention.")[0].partition(".cbam.")[0]
 
 
 def published_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert one of our state dicts to that of the published class, so that it loads strictly.
 
-    The order is the published one, and unused heads are added with zeros. The networks of Pancreas, MC-Net, DTC and
-    URPC have no such heads.
+    The order is the published one, and unused heads are added with zeros. The networks of Pancreas,
+    MC-Net, DTC and URPC have no such heads.
     """
     weights = {name: weights[name].contiguous() for name in published_order(weights)}
     classes = weights.get("decoder.out_conv.bias")
@@ -125,7 +132,8 @@ def published_state_dict(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _unused_heads(classes: int, features: int) -> dict[str, Tensor]:
-    """Return zeros for the unused heads: projection of a feature, prediction, and two selectors for each class.
+    """Return zeros for the unused heads: projection of a feature, prediction, and two selectors for
+    each class.
 
     Each head is linear, batch norm, ReLU, linear.
     """

@@ -34,8 +34,9 @@ def build(
 ) -> Network:
     """Build a network on the CPU.
 
-    `options` may hold all settings of a run; only the network's own options are used. `internal`: arguments of the network that are
-    not options. Raises ValueError for an unknown network, and for a value that an option cannot have.
+    `options` may hold all settings of a run; only the network's own options are used. `internal`:
+    arguments of the network that are not options. Raises ValueError for an unknown network, and for
+    a value that an option cannot have.
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network '{name}': choose one of {', '.join(NETWORKS)}")
@@ -44,7 +45,9 @@ def build(
 
 
 def network_options(name: str, options: Mapping[str, object]) -> dict[str, object]:
-    """Return those of `options` that the network has; raise ValueError for a value outside of an option's choices."""
+    """Return those of `options` that the network has; raise ValueError for a value outside of an
+    option's choices.
+    """
     declared = NETWORKS[name].Options
     kinds = get_type_hints(declared)
     chosen: dict[str, object] = {}
@@ -70,7 +73,8 @@ def build_of_dims(
 ) -> Network:
     """Build a network for images of `dims` axes, as the published factories do.
 
-    Raises ValueError as `build` does and for a network for other images, and TypeError for an option that the network does not have.
+    Raises ValueError as `build` does and for a network for other images, and TypeError for an
+    option that the network does not have.
     """
     names = [other for other, network in NETWORKS.items() if network.dims == dims]
     if name not in names:

@@ -19,7 +19,7 @@ class BasicBlock(nn.Module):
     """conv3 BN ReLU conv3 BN, added to the input or, where the shape changes, to its 1x1
     convolution; ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
 class ResEncoder(nn.Module):
     """A stem that keeps the size and four layers that halve it; returns the feature of each."""
 
-    def __init__(self, in_chns: int, widths: Sequence[int]):
+    def __init__(self, in_chns: int, widths: Sequence[int]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_chns, widths[0], 7, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -72,7 +72,7 @@ class ResUNet(Network):
     smallest_batch: ClassVar[int] = 1
     Options = ResUNetOptions
 
-    def __init__(self, in_chns: int = 1, class_num: int = 4):
+    def __init__(self, in_chns: int = 1, class_num: int = 4) -> None:
         super().__init__()
         self.encoder = ResEncoder(in_chns, unet.WIDTHS)
         self.decoder = unet.Decoder(class_num, egm="none", doubling="bilinear")

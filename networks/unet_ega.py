@@ -1,4 +1,6 @@
-"""2-D U-Net of BCP (CVPR 2023, arXiv 2305.00673) with an edge-guided module behind every decoder level (Hsu & Hua)."""
+"""2-D U-Net of BCP (CVPR 2023, arXiv 2305.00673) with an edge-guided module behind every decoder
+level (Hsu & Hua).
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -21,7 +23,7 @@ DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
 class ConvBlock(nn.Module):
     """conv3 BN LeakyReLU Dropout conv3 BN LeakyReLU."""
 
-    def __init__(self, inputs: int, outputs: int, dropout: float = 0.0):
+    def __init__(self, inputs: int, outputs: int, dropout: float = 0.0) -> None:
         super().__init__()
         between: nn.Module = nn.Identity()
         if dropout:
@@ -43,7 +45,7 @@ class ConvBlock(nn.Module):
 class DownBlock(nn.Module):
     """2x2 max pooling, block."""
 
-    def __init__(self, inputs: int, outputs: int, dropout: float):
+    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
         self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), ConvBlock(inputs, outputs, dropout))
 
@@ -59,7 +61,9 @@ class Upsample(nn.Module):
 
 
 def _doubling_layer(doubling: Doubling, inputs: int, outputs: int) -> nn.Module:
-    """Return the layer that doubles height and width; only a transposed convolution also changes the number of channels."""
+    """Return the layer that doubles height and width; only a transposed convolution also changes
+    the number of channels.
+    """
     if doubling == "transposed":
         return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
     if doubling == "bilinear":
@@ -73,7 +77,7 @@ class UpBlock(nn.Module):
     A transposed convolution does the first two steps in one.
     """
 
-    def __init__(self, inputs: int, skip: int, egm: EGM, doubling: Doubling):
+    def __init__(self, inputs: int, skip: int, egm: EGM, doubling: Doubling) -> None:
         super().__init__()
         self.up = _doubling_layer(doubling, inputs, skip)
         self.conv1x1: nn.Module = nn.Identity()
@@ -95,7 +99,7 @@ class UpBlock(nn.Module):
 class Encoder(nn.Module):
     """Five levels; returns the feature of each."""
 
-    def __init__(self, in_chns: int):
+    def __init__(self, in_chns: int) -> None:
         super().__init__()
         self.in_conv = ConvBlock(in_chns, WIDTHS[0], DROPOUT[0])
         for level in range(1, 5):
@@ -111,9 +115,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Four levels, and the convolution to logits. `forward` takes the encoder's features and the edge map, None without modules."""
+    """Four levels, and the convolution to logits.
 
-    def __init__(self, class_num: int, egm: EGM, doubling: Doubling):
+    `forward` takes the encoder's features and the edge map, None without modules.
+    """
+
+    def __init__(self, class_num: int, egm: EGM, doubling: Doubling) -> None:
         super().__init__()
         for level in range(1, 5):
             self.add_module(
@@ -122,7 +129,9 @@ class Decoder(nn.Module):
         self.out_conv = nn.Conv2d(WIDTHS[0], class_num, 3, padding=1)
 
     def levels(self, features: list[Tensor], edge: Tensor | None) -> list[Tensor]:
-        """Return the features of the four levels, (N, 128, H / 8, W / 8) first; the last one (N, 16, H, W) is the input of `out_conv`."""
+        """Return the features of the four levels, (N, 128, H / 8, W / 8) first; the last one
+        (N, 16, H, W) is the input of `out_conv`.
+        """
         x = features[-1]
         levels: list[Tensor] = []
         for level in range(1, 5):
@@ -139,7 +148,9 @@ class Decoder(nn.Module):
 
 
 def check_sides(size: tuple[int, ...], images: int, name: str) -> None:
-    """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit four levels that halve it; `name` of the network."""
+    """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit four levels
+    that halve it; `name` of the network.
+    """
     if any(side % 16 or side <= 0 for side in size):
         shape = "x".join(map(str, size))
         raise ValueError(
@@ -147,22 +158,29 @@ def check_sides(size: tuple[int, ...], images: int, name: str) -> None:
         )
     if max(size) == 16 and images == 1:
         raise ValueError(
-            "batch normalisation needs more than one pixel of one image at the deepest level: use more images or a side of 32"
+            "batch normalisation needs more than one pixel of one image at the deepest level: use "
+            "more images or a side of 32"
         )
 
 
 @dataclass(frozen=True)
 class UNetOptions(EdgeOptions):
+    """Options of the U-Net."""
+
     upsampling: Upsampling = "published"
-    """How the decoder doubles its maps; published: nearest with an edge-guided module, bilinear without (as BCP's own code does)."""
+    """How the decoder doubles its maps; published: nearest with an edge-guided module, bilinear
+    without (as BCP's own code does).
+    """
 
 
 class UNet(Network):
-    """U-Net with edge-guided modules; `forward` takes (N, in_chns, H, W) and returns logits (N, class_num, H, W).
+    """U-Net with edge-guided modules; `forward` takes (N, in_chns, H, W) and returns logits
+    (N, class_num, H, W).
 
-    `upsampling` is "published" by default: nearest with edge-guided modules, as in Hsu & Hua's code, and bilinear (corners aligned)
-    without, as in BCP's code. No parameter depends on it, so a state dict does not show it.
-    H and W must be multiples of 16 and, with an edge-guided module, at least 80; else ValueError.
+    `upsampling` is "published" by default: nearest with edge-guided modules, as in Hsu & Hua's
+    code, and bilinear (corners aligned) without, as in BCP's code. No parameter depends on it, so a
+    state dict does not show it. H and W must be multiples of 16 and, with an edge-guided module, at
+    least 80; else ValueError.
     """
 
     dims: ClassVar[int] = 2
@@ -176,7 +194,7 @@ class UNet(Network):
         class_num: int = 4,
         egm: EGM = "published",
         upsampling: Upsampling = "published",
-    ):
+    ) -> None:
         super().__init__()
         doubling: Doubling = "nearest"
         if upsampling == "bilinear" or (upsampling == "published" and egm == "none"):
@@ -189,12 +207,15 @@ class UNet(Network):
             self.compute_edge_feature = EdgeMap()
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
-        """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit the network."""
+        """Raise ValueError where a pass of `images` inputs of `size` (H, W) does not fit the
+        network.
+        """
         check_sides(size, images, name="U-Net")
         if self.compute_edge_feature is not None and min(size) < 80:
             shape = "x".join(map(str, size))
             raise ValueError(
-                f"an input of {shape} is too small for the edge-guided module: both sides must be at least 80"
+                f"an input of {shape} is too small for the edge-guided module: both sides must be "
+                "at least 80"
             )
 
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:

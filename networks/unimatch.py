@@ -1,7 +1,8 @@
-"""U-Net and V-Net that decode every image twice, with and without dropout of feature channels (UniMatch: Yang et al., CVPR 2023).
+"""U-Net and V-Net that decode every image twice, with and without dropout of feature channels
+(UniMatch: Yang et al., CVPR 2023).
 
-Their weights are those of the plain networks. The decoder sees both versions of the encoder's features as one batch, so its batch
-normalisation is over both.
+Their weights are those of the plain networks. The decoder sees both versions of the encoder's
+features as one batch, so its batch normalisation is over both.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ DROPOUT = 0.5
 
 
 def clean_and_dropped(features: Sequence[Tensor], dropout: nn.Module) -> list[Tensor]:
-    """Return each feature (N, C, ...) followed by its version with channels dropped, (2N, C, ...)."""
+    """Return each feature (N, C, ...) and then its version with channels dropped: (2N, C, ...)."""
     return [torch.cat([feature, dropout(feature)]) for feature in features]
 
 
@@ -29,12 +30,14 @@ class UNetUniMatchOptions:
 
 
 class UNetUniMatch(unet.UNet):
-    """The U-Net without edge guidance; `forward(x, auxiliary=True)` returns the logits and those from features with dropped channels."""
+    """The U-Net without edge guidance; `forward(x, auxiliary=True)` returns the logits and those
+    from features with dropped channels.
+    """
 
     Options = UNetUniMatchOptions
     auxiliary: ClassVar[Auxiliary] = "dropped"
 
-    def __init__(self, in_chns: int = 1, class_num: int = 4):
+    def __init__(self, in_chns: int = 1, class_num: int = 4) -> None:
         super().__init__(in_chns, class_num, egm="none")
         self.feature_dropout = nn.Dropout2d(DROPOUT)
 
@@ -48,7 +51,7 @@ class UNetUniMatch(unet.UNet):
 
 
 class VNetUniMatch(vnet.VNet):
-    """The V-Net without edge guidance, likewise; ours, since the published code has no 3-D network."""
+    """The same for the V-Net without edge guidance; the published code has no 3-D network."""
 
     Options = vnet.RecomputeOptions
     auxiliary: ClassVar[Auxiliary] = "dropped"
@@ -59,7 +62,7 @@ class VNetUniMatch(vnet.VNet):
         class_num: int = 2,
         has_dropout: bool = True,
         recompute: bool = False,
-    ):
+    ) -> None:
         super().__init__(in_chns, class_num, "none", has_dropout, recompute)
         self.feature_dropout = nn.Dropout3d(DROPOUT)
 

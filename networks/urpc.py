@@ -1,8 +1,11 @@
-"""U-Net and V-Net that predict at every level of the decoder (URPC: Luo et al., MICCAI 2021 and MedIA 2022).
+"""U-Net and V-Net that predict at every level of the decoder (URPC: Luo et al., MICCAI 2021 and
+MedIA 2022).
 
-A convolution behind each level gives logits, which nearest-neighbour interpolation enlarges to the input's size. In training mode each
-level's feature is perturbed on its way to that convolution, but not on its way to the next level: dropout of elements at the coarsest
-level, of the most active positions at the next one, relative noise at the third, nothing at the last, whose logits are the result.
+A convolution behind each level gives logits, which nearest-neighbour interpolation enlarges to the
+input's size. In training mode each level's feature is perturbed on its way to that convolution, but
+not on its way to the next level: dropout of elements at the coarsest level, of the most active
+positions at the next one, relative noise at the third, nothing at the last, whose logits are the
+result.
 """
 
 from collections.abc import Sequence
@@ -24,18 +27,22 @@ NOISE = 0.3
 
 
 def kept_activity(x: Tensor) -> Tensor:
-    """Draw the share of the largest activity above which a position is dropped: a scalar between 0.7 and 0.9 for a pass."""
+    """Draw the share of the largest activity above which a position is dropped: a scalar between
+    0.7 and 0.9 for a pass.
+    """
     lowest, highest = KEPT_ACTIVITY
     return lowest + (highest - lowest) * torch.rand((), device=x.device, dtype=x.dtype)
 
 
 def relative_noise(x: Tensor) -> Tensor:
-    """Draw noise (C, ...) between -0.3 and 0.3, the same for all samples of features x (N, C, ...)."""
+    """Draw noise (C, ...) between -0.3 and 0.3, one draw for all samples of x (N, C, ...)."""
     return 2 * NOISE * torch.rand(x.shape[1:], device=x.device, dtype=x.dtype) - NOISE
 
 
 def drop_active_positions(x: Tensor) -> Tensor:
-    """Set features x (N, C, ...) to 0 where their mean over channels reaches a share of the sample's largest one."""
+    """Set features x (N, C, ...) to 0 where their mean over channels reaches a share of the
+    sample's largest one.
+    """
     activity = x.detach().mean(1, keepdim=True)  # (N, 1, ...)
     axes = tuple(range(1, x.ndim))
     largest = activity.amax(axes, keepdim=True)
@@ -48,7 +55,8 @@ def add_relative_noise(x: Tensor) -> Tensor:
 
 
 def add_side_heads(decoder: nn.Module, conv: type[nn.Module], class_num: int) -> None:
-    """Add the convolutions (`nn.Conv2d` or `nn.Conv3d`) to logits behind the coarser levels of a decoder, by their published names.
+    """Add the convolutions (`nn.Conv2d` or `nn.Conv3d`) to logits behind the coarser levels of a
+    decoder, by their published names.
 
     The fourth, for the deepest feature, is in the published network too, and no pass uses it.
     """
@@ -58,9 +66,11 @@ def add_side_heads(decoder: nn.Module, conv: type[nn.Module], class_num: int) ->
 
 
 def side_logits(decoder: nn.Module, levels: Sequence[Tensor], dropout: nn.Module) -> list[Tensor]:
-    """Return the logits (N, class_num, ...) of the three coarser levels at the size of the last level, the finest one first.
+    """Return the logits (N, class_num, ...) of the three coarser levels at the size of the last
+    level, the finest one first.
 
-    `levels`: the decoder's four features, the coarsest (N, 128, ...) first. `dropout` acts on the coarsest one.
+    `levels`: the decoder's four features, the coarsest (N, 128, ...) first. `dropout` acts on the
+    coarsest one.
     """
     coarsest, middle, finest, last = levels
     if decoder.training:
@@ -85,7 +95,7 @@ class UNetURPC(unet.UNet):
     Options = UNetURPCOptions
     auxiliary: ClassVar[Auxiliary] = "levels"
 
-    def __init__(self, in_chns: int = 1, class_num: int = 4):
+    def __init__(self, in_chns: int = 1, class_num: int = 4) -> None:
         super().__init__(in_chns, class_num, egm="none")
         add_side_heads(self.decoder, nn.Conv2d, class_num)
         self.side_dropout = Dropout(DROPOUT)
@@ -111,7 +121,7 @@ class VNetURPC(vnet.VNet):
         class_num: int = 2,
         has_dropout: bool = True,
         recompute: bool = False,
-    ):
+    ) -> None:
         super().__init__(in_chns, class_num, "none", has_dropout, recompute)
         add_side_heads(self.decoder, nn.Conv3d, class_num)
         self.side_dropout = Dropout(DROPOUT)

@@ -1,9 +1,11 @@
-"""Compare the checkpoints of two folders of runs: weights, optimiser, losses and scores must be equal.
+"""Compare the checkpoints of two folders of runs: weights, optimiser, losses and scores must be
+equal.
 
     python tests/compare_checkpoints.py BEFORE AFTER
 
-Use it when a change must not change numbers: train the same run with both versions of the code (CONTRIBUTING.md).
-Prints the entries that differ. The exit status is 1 if something differs or is missing.
+Use it when a change must not change numbers: train the same run with both versions of the code
+(CONTRIBUTING.md). Prints the entries that differ. The exit status is 1 if something differs or is
+missing.
 """
 
 import sys
@@ -17,7 +19,9 @@ PARTS = ("student", "phase", "optimizer", "scaler", "progress", "losses")
 
 
 def entries(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield every tensor and number of a checkpoint with its path, such as `student/encoder.0.weight`."""
+    """Yield every tensor and number of a checkpoint with its path, such as
+    `student/encoder.0.weight`.
+    """
     if isinstance(value, dict):
         for key, item in value.items():
             yield from entries(item, f"{name}/{key}")

@@ -31,7 +31,9 @@ def printed_messages():
 
 @pytest.fixture(scope="session", autouse=True)
 def forked_pools():
-    """Pools of processes are forked, which spares each the seconds of its imports; those of scripts that a test starts are spawned."""
+    """Pools of processes are forked, which spares each the seconds of its imports; those of scripts
+    that a test starts are spawned.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils.workers.START", "fork")
         patch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
@@ -40,7 +42,9 @@ def forked_pools():
 
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory) -> Path:
-    """Three training, one validation and one test patient in the ACDC layout, 48x48, 5 slices per volume. To be read only."""
+    """Three training, one validation and one test patient in the ACDC layout, 48x48, 5 slices per
+    volume. To be read only.
+    """
     root = tmp_path_factory.mktemp("phantom_root")
     write_acdc_phantom(root, train=3, val=1, test=1, size=48, slices=(5, 5))
     return root
@@ -48,7 +52,10 @@ def phantom_root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def la_root(tmp_path_factory) -> Path:
-    """Six training and two test cases in the LA layout, about 40x40x24. To be read only, as the next three."""
+    """Six training and two test cases in the LA layout, about 40x40x24.
+
+    To be read only, as the next three.
+    """
     root = tmp_path_factory.mktemp("la_root")
     write_volume_phantom(LA, root, train=6, test=2, size=(40, 40, 24))
     return root

@@ -9,8 +9,8 @@ import SimpleITK as sitk
 
 VOXELS_BEGIN = {"mha": (b"LOCAL\n", 6), "nrrd": (b"\n\n", 2), "nii.gz": (b"", 20)}
 
-# headers that end a process which hands them to ITK: a negative number of axes, sizes whose product overflows, a pattern
-# that writes to memory, and a line longer than a reader's buffer
+# headers that end a process which hands them to ITK: a negative number of axes, sizes whose product
+# overflows, a pattern that writes to memory, and a line longer than a reader's buffer
 CRASHES = {
     "negative.mha": b"ObjectType = Image\nNDims = -3\nBinaryData = True\nElementSpacing = 1 1 1\nDimSize = 4 4 4\n"
     b"ElementType = MET_UCHAR\nElementDataFile = LOCAL\n" + bytes(64),
@@ -31,7 +31,9 @@ def whole_scan(folder: Path, ending: str) -> tuple[bytes, np.ndarray]:
 
 
 def damaged_scans(whole: bytes, ending: str, count: int, seed: int) -> Iterator[bytes]:
-    """`count` files whose voxel data are damaged: a bit, the end missing, a hole of zeros, a byte, all in turn."""
+    """`count` files whose voxel data are damaged: a bit, the end missing, a hole of zeros, a byte,
+    all in turn.
+    """
     mark, length = VOXELS_BEGIN[ending]
     start = whole.find(mark) + length
     rng = random.Random(seed)

@@ -1,4 +1,6 @@
-"""Work done in a forked process, to be stopped, killed, starved of disk, or fed with rubbish; torch is loaded once for all of them."""
+"""Work done in a forked process, to be stopped, killed, starved of disk, or fed with rubbish; torch
+is loaded once for all of them.
+"""
 
 import io
 import multiprocessing
@@ -36,10 +38,12 @@ class Ended:
 
 
 class Forked:
-    """`work` as a script would run it, in a process and a group of its own; `file_size`: the most that a file may hold, a full disk
-    beyond it. It hears SIGINT, which a shell that runs the tests in the background hands down ignored."""
+    """`work` as a script would run it, in a process and a group of its own; `file_size`: the most
+    that a file may hold, a full disk beyond it. It hears SIGINT, which a shell that runs the tests
+    in the background hands down ignored.
+    """
 
-    def __init__(self, work: Callable[[], object], file_size: int | None = None):
+    def __init__(self, work: Callable[[], object], file_size: int | None = None) -> None:
         self._heard, tell = os.pipe()  # no file: a full disk must not silence it
         self._said: list[bytes] = []
 

@@ -1,4 +1,6 @@
-"""What several test files share: the data sets' facts, losses, runs compared, a process stopped in the middle."""
+"""What several test files share: the data sets' facts, losses, runs compared, a process stopped in
+the middle.
+"""
 
 import multiprocessing
 import os
@@ -100,7 +102,9 @@ PUBLISHED_WIDTHS = [(module, name, getattr(module, name)) for module, name in PL
 
 @contextmanager
 def narrowed(by=4):
-    """U-Net and V-Net a quarter as wide as published, for tests of what happens around them: steps and checkpoints cost a tenth."""
+    """U-Net and V-Net a quarter as wide as published, for tests of what happens around them: steps
+    and checkpoints cost a tenth.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for module, name, width in PUBLISHED_WIDTHS:
             patch.setattr(
@@ -133,7 +137,9 @@ def unfinished(path):
 
 @dataclass
 class Context:
-    """A `methods.base.StageContext` whose every part a test can choose; settings that are not given have small defaults."""
+    """A `methods.base.StageContext` whose every part a test can choose; settings that are not given
+    have small defaults.
+    """
 
     net: nn.Module
     loss: Loss = LOSS_2D
@@ -176,9 +182,11 @@ def step_loss(stage, batch, step=0):
 
 
 class Recorder(nn.Module):
-    """A 'network' of one parameter that keeps what it is given; its logits favour the class round(3 * pixel)."""
+    """A 'network' of one parameter that keeps what it is given; its logits favour the class
+    round(3 * pixel).
+    """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(5.0))
         self.seen = []
@@ -189,7 +197,10 @@ class Recorder(nn.Module):
 
 
 def together(work, *arguments):
-    """Run `work(*arguments)` in two processes that are to meet; their exit statuses. They are forked, so that torch is loaded once."""
+    """Run `work(*arguments)` in two processes that are to meet; their exit statuses.
+
+    They are forked, so that torch is loaded once.
+    """
     with ExitStack() as stack:
         free = [stack.enter_context(socket.socket()) for _ in range(4)]
         for one in free:

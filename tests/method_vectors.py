@@ -1,7 +1,9 @@
-"""Recorded iterations of published methods, run again through the training loop (tests/vectors/methods/README.md).
+"""Recorded iterations of published methods, run again through the training loop
+(tests/vectors/methods/README.md).
 
-A `MethodVector` says how a method is set up for one vector. `record` trains it and returns what the loop did; the `assert_` functions
-compare that with the published run, to the tolerances that the README states.
+A `MethodVector` says how a method is set up for one vector. `record` trains it and returns what the
+loop did; the `assert_` functions compare that with the published run, to the tolerances that the
+README states.
 """
 
 import json
@@ -68,14 +70,16 @@ class Clock:
 class MethodVector:
     """How a method is set up for a vector.
 
-    `names`: plain names of the vector's losses ("loss", "loss_ce", ...) and what the loop logs them as.
-    `networks`: the vector's names of networks and ours. `heads`: our learners whose entries are in the published student; `unused`:
-    beginnings of published names that we have no entry for. `suffixes`: what is added to a key before network number 0, 1, ... is filled.
-    `sharper`: factor on `decoder.out_conv.weight`. `published_key`: the published name of an entry of our state dicts.
-    `schedule`: factor on `base_lr`. `patches`: replaces what the method draws at random, except Gaussian noise.
-    `prepared`: makes of the vector's batch the one that the method learns from.
-    `exact`: names of losses whose first iterations agree to 1e-4 for another number of iterations than the vector states.
-    `noise_number`: (iteration, how many draws of noise it made before) to the number of the draw in the README's rule.
+    `names`: plain names of the vector's losses ("loss", "loss_ce", ...) and what the loop logs them
+    as. `networks`: the vector's names of networks and ours. `heads`: our learners whose entries are
+    in the published student; `unused`: beginnings of published names that we have no entry for.
+    `suffixes`: what is added to a key before network number 0, 1, ... is filled. `sharper`: factor
+    on `decoder.out_conv.weight`. `published_key`: the published name of an entry of our state
+    dicts. `schedule`: factor on `base_lr`. `patches`: replaces what the method draws at random,
+    except Gaussian noise. `prepared`: makes of the vector's batch the one that the method learns
+    from. `exact`: names of losses whose first iterations agree to 1e-4 for another number of
+    iterations than the vector states. `noise_number`: (iteration, how many draws of noise it made
+    before) to the number of the draw in the README's rule.
     """
 
     stage: type[TrainingStage[Any]]
@@ -99,7 +103,9 @@ class MethodVector:
     prepared: Callable[[Batch], Batch] = same_batch
 
     def network(self, number: int = 0, model: str | None = None) -> nn.Module:
-        """Return the network of that number, filled by name; `model`: the registry's name of another network than the first."""
+        """Return the network of that number, filled by name; `model`: the registry's name of
+        another network than the first.
+        """
         net = self.build()
         if model is not None:
             net = build(model, 1, 4, {})
@@ -134,7 +140,9 @@ class VectorContext(Context):
 
 @dataclass
 class Recording:
-    """What the loop did: logged scalars of each step, [iteration, rate] of each optimiser step, passes, validations, last checkpoint."""
+    """What the loop did: logged scalars of each step, [iteration, rate] of each optimiser step,
+    passes, validations, last checkpoint.
+    """
 
     scalars: list[dict[str, float]] = field(default_factory=list)
     rates: list[tuple[int, float]] = field(default_factory=list)
@@ -150,7 +158,9 @@ def published_run(name: str) -> dict[str, Any]:
 
 
 def noise(x: Tensor, number: int) -> Tensor:
-    """Return what replaces draw `number` of standard-normal noise of the shape of x: 2.5 sin(k + number) for entry k."""
+    """Return what replaces draw `number` of standard-normal noise of the shape of x: 2.5
+    sin(k + number) for entry k.
+    """
     entries = torch.arange(x.numel(), dtype=torch.float64)
     return (2.5 * torch.sin(entries + number)).reshape(x.shape).to(x.dtype)
 
@@ -305,7 +315,9 @@ def loss_difference(name: str, recording: Recording, plain: str, ours: str) -> n
 
 
 def assert_losses_as_published(name: str, vector: MethodVector, recording: Recording) -> None:
-    """The total loss to 1e-4 while float32 allows it, then to five times the published run's rounding; named losses likewise."""
+    """The total loss to 1e-4 while float32 allows it, then to five times the published run's
+    rounding; named losses likewise.
+    """
     published = published_run(name)
     for plain, ours in vector.names.items():
         kind = "all"
@@ -321,7 +333,9 @@ def assert_losses_as_published(name: str, vector: MethodVector, recording: Recor
 def weight_differences(
     name: str, vector: MethodVector, recording: Recording
 ) -> dict[str, dict[str, float]]:
-    """Return, by network and published key, the largest difference of a tensor's first 32 entries relative to its largest entry."""
+    """Return, by network and published key, the largest difference of a tensor's first 32 entries
+    relative to its largest entry.
+    """
     differences: dict[str, dict[str, float]] = {}
     for theirs, tensors in published_run(name)["weights"].items():
         state = _state(recording, vector.networks[theirs])
@@ -339,7 +353,9 @@ def weight_differences(
 
 
 def assert_weights_as_published(name: str, vector: MethodVector, recording: Recording) -> None:
-    """Learners to 1e-3 of a tensor's largest entry, teachers to 1e-4, or to three times the published run's rounding."""
+    """Learners to 1e-3 of a tensor's largest entry, teachers to 1e-4, or to three times the
+    published run's rounding.
+    """
     rounding = published_run(name)["rounding"]
     for network, differences in weight_differences(name, vector, recording).items():
         tolerance = max(1e-3, 3 * rounding["weights"])
@@ -356,7 +372,9 @@ def _state(recording: Recording, network: str) -> dict[str, Tensor]:
 
 
 def assert_passes_as_published(name: str, recording: Recording) -> None:
-    """Order, mode, input and gradient of the first iterations' passes: the order in which batch-norm statistics move."""
+    """Order, mode, input and gradient of the first iterations' passes: the order in which
+    batch-norm statistics move.
+    """
     rows = published_run(name)["passes"]["rows"]
     last = rows[-1][0]
     assert [row for row in recording.passes if row[0] <= last] == rows
@@ -369,7 +387,8 @@ def assert_rates_as_published(name: str, recording: Recording) -> None:
 
 
 def assert_selection_as_published(name: str, vector: MethodVector, recording: Recording) -> None:
-    """The selected network is validated after the published iterations, and the published best one is kept.
+    """The selected network is validated after the published iterations, and the published best one
+    is kept.
 
     Where the published code validates nothing, the last network is kept.
     """

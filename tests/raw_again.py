@@ -1,7 +1,9 @@
-"""Published HDF5 files turned back into the raw scans that they could have been made of, to be prepared again.
+"""Published HDF5 files turned back into the raw scans that they could have been made of, to be
+prepared again.
 
-ACDC: the public volumes are float32(k / N) with whole k, so k (and any smallest value) is a raw scan. LA: the public files are crops of
-z-scored scans of whole numbers; the crop is laid into a scan whose other voxels give the mean and deviation that the values tell of.
+ACDC: the public volumes are float32(k / N) with whole k, so k (and any smallest value) is a raw
+scan. LA: the public files are crops of z-scored scans of whole numbers; the crop is laid into a
+scan whose other voxels give the mean and deviation that the values tell of.
 """
 
 from pathlib import Path
@@ -15,7 +17,9 @@ SPACING = {"ACDC": (1.5625, 1.5625, 10.0), "LA": (0.625, 0.625, 0.625)}
 
 
 def whole_numbers(image: np.ndarray) -> np.ndarray:
-    """The whole k with float32(k / N) equal to `image`, of the smallest N, between which there is nothing in common."""
+    """The whole k with float32(k / N) equal to `image`, of the smallest N, between which there is
+    nothing in common.
+    """
     values = np.unique(image).astype(np.float64)
     few = values[np.linspace(0, len(values) - 1, 40).astype(int)]
     for start in range(1, 1 << 16, 4096):
@@ -52,7 +56,9 @@ def slice_number(path: Path) -> int:
 
 
 def write_acdc(root: Path, case: str, download: Path) -> None:
-    """`patientXXX_frameYY.nii.gz` and its label as the download has them, the frame numbered as patient090's are (04 and 11)."""
+    """`patientXXX_frameYY.nii.gz` and its label as the download has them, the frame numbered as
+    patient090's are (04 and 11).
+    """
     image, label = acdc_volume(root, case)
     patient, frame = case.split("_frame")
     frame = {"01": "04", "02": "11"}[frame]
@@ -76,7 +82,9 @@ def write_acdc(root: Path, case: str, download: Path) -> None:
 
 
 def la_whole_numbers(image: np.ndarray) -> np.ndarray:
-    """The cropped scan's raw values, whole numbers, up to an offset: its z-scored values lie on a lattice."""
+    """The cropped scan's raw values, whole numbers, up to an offset: its z-scored values lie on a
+    lattice.
+    """
     values = np.unique(image).astype(np.float64)
     step = np.diff(values).min()
     for _ in range(3):  # the step gets sharper as the number of steps is known
@@ -86,7 +94,9 @@ def la_whole_numbers(image: np.ndarray) -> np.ndarray:
 
 
 def la_sums(image: np.ndarray, raw: np.ndarray, voxels: int) -> tuple[int, int]:
-    """Sum and sum of squares that the whole scan of `voxels` must have so that z-scoring its raw values gives exactly `image`."""
+    """Sum and sum of squares that the whole scan of `voxels` must have so that z-scoring its raw
+    values gives exactly `image`.
+    """
     pairs = np.unique(np.stack([raw.ravel(), image.ravel().astype(np.float64)]), axis=1)
     k, z = pairs
     _, mean = np.polyfit(z, k, 1)

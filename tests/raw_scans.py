@@ -96,8 +96,9 @@ def write_raw_dataset(
     shape=(26, 24, 20),
     **about,
 ) -> Path:
-    """nnU-Net's layout with two modalities: `cases` says how many lie in imagesTr, imagesUn and imagesTs (all with labels but Un).
-    No two scans are equal."""
+    """nnU-Net's layout with two modalities: `cases` says how many lie in imagesTr, imagesUn and
+    imagesTs (all with labels but Un). No two scans are equal.
+    """
     first_seeds = {"imagesTr": 0, "imagesUn": 100, "imagesTs": 200}
     for folder, count in cases.items():
         for number in range(count):

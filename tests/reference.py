@@ -1,4 +1,6 @@
-"""The reference numbers in tests/vectors, the rules that make networks and batches predictable (tests/vectors/README.md), plain formulas."""
+"""The reference numbers in tests/vectors, the rules that make networks and batches predictable
+(tests/vectors/README.md), plain formulas.
+"""
 
 import json
 import math
@@ -24,14 +26,18 @@ def pieces() -> dict[str, Tensor]:
 
 
 def published_shapes(network: str) -> dict[str, list[int]]:
-    """Names and shapes of a published state dict; `vnet_pancreas_bcp`, BCP's own, by the rule that leads to it from the edge-guided one."""
+    """Names and shapes of a published state dict; `vnet_pancreas_bcp`, BCP's own, by the rule that
+    leads to it from the edge-guided one.
+    """
     if network == "vnet_pancreas_bcp":
         return _without_edge_guidance(published_shapes("vnet_pancreas"))
     return json.loads((VECTORS / f"{network}.keys.json").read_text(encoding="utf-8"))
 
 
 def _without_edge_guidance(shapes: dict[str, list[int]]) -> dict[str, list[int]]:
-    """No edge-guided modules, stages named `conv`, and in the two deepest encoder blocks no dropout layers between them."""
+    """No edge-guided modules, stages named `conv`, and in the two deepest encoder blocks no dropout
+    layers between them.
+    """
     kept = {}
     for key, shape in shapes.items():
         if not key.startswith(("ega", "compute_edge_feature.")):
@@ -42,7 +48,8 @@ def _without_edge_guidance(shapes: dict[str, list[int]]) -> dict[str, list[int]]
 
 
 def fill(key: str, shape, suffix: str = "") -> Tensor:
-    """The value of entry `key` by the vectors' rule; integer entries and fixed kernels are the caller's to keep.
+    """The value of entry `key` by the vectors' rule; integer entries and fixed kernels are the
+    caller's to keep.
 
     `suffix`: what a second network adds to the key that is hashed, "/2".
     """
@@ -90,18 +97,21 @@ def fill_module(module: nn.Module, prefix: str) -> None:
 
 
 def laplacian_band(p: Tensor, variant: EGM = "published") -> Tensor:
-    """L(p), one band of a Laplacian pyramid, (N, C, ...) to the same shape, written out; the modules never compute it as a whole."""
+    """L(p), one band of a Laplacian pyramid, (N, C, ...) to the same shape, written out; the
+    modules never compute it as a whole.
+    """
     smooth = smooth_part if p.ndim == 4 else smooth_part_3d
     return p - smooth(p.mean(1, keepdim=True), variant)
 
 
 class PatternDropout(nn.Module):
-    """Dropout made predictable, in training mode: of n entries, number k is dropped where 7k mod 10 < 10 rate.
+    """Dropout made predictable, in training mode: of n entries, number k is dropped where 7k mod
+    10 < 10 rate.
 
     The entries are the channels or, unless `channels`, all elements of a sample.
     """
 
-    def __init__(self, rate: float, channels: bool):
+    def __init__(self, rate: float, channels: bool) -> None:
         super().__init__()
         self.rate = rate
         self.channels = channels

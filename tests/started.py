@@ -1,8 +1,9 @@
 """A script's own process, without the seconds that importing torch takes each time.
 
-`run_script` asks a server, one for each process of tests, to fork. The server has imported what the scripts' libraries are and nothing
-of this repository: paths, arguments, environment, imports and exit status are those of a process of the script's own. What must be one
-from its very first line (OpenMP's settings, torchrun, signals, limits) is started by subprocess.
+`run_script` asks a server, one for each process of tests, to fork. The server has imported what the
+scripts' libraries are and nothing of this repository: paths, arguments, environment, imports and
+exit status are those of a process of the script's own. What must be one from its very first line
+(OpenMP's settings, torchrun, signals, limits) is started by subprocess.
 """
 
 import atexit
@@ -30,8 +31,9 @@ _servers: dict[int, subprocess.Popen] = {}
 
 
 def run_script(script, *flags, cwd=None, env=None, timeout=120) -> subprocess.CompletedProcess:
-    """As `subprocess.run([python, script, *flags], capture_output=True, text=True)`; a script that takes longer than `timeout`
-    seconds is ended by SIGALRM."""
+    """As `subprocess.run([python, script, *flags], capture_output=True,
+    text=True)`; a script that takes longer than `timeout` seconds is ended by SIGALRM.
+    """
     server = _servers.get(os.getpid())
     if server is None:
         command = [sys.executable, __file__]

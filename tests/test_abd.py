@@ -1,4 +1,6 @@
-"""ABD: which patches are displaced, and what both networks learn from, in examples that can be followed by hand."""
+"""ABD: which patches are displaced, and what both networks learn from, in examples that can be
+followed by hand.
+"""
 
 import json
 
@@ -36,7 +38,9 @@ def test_volumes_have_four_patches_along_each_axis():
 
 
 def logits_of(confidences):
-    """Two classes on an image of 4 x 4 pixels, each a patch: the given numbers are the logits of class 0, class 1 has 0."""
+    """Two classes on an image of 4 x 4 pixels, each a patch: the given numbers are the logits of
+    class 0, class 1 has 0.
+    """
     first = torch.tensor(confidences).view(1, 1, 4, 4)
     return torch.cat([first, torch.zeros_like(first)], 1)
 
@@ -51,14 +55,17 @@ def test_the_least_confident_patch_takes_the_most_confident_one_of_the_other_vie
 
 
 def test_the_least_confident_patch_takes_the_nearest_of_four_of_the_other_view():
-    """The targets lean to class 0 (0.5 and 0.2): of 9, 8, -7, 6 the nearest is 6, patch 3; of -6, 7, 8, -9 it is 7, patch 13."""
+    """The targets lean to class 0 (0.5 and 0.2): of 9, 8, -7, 6 the nearest is 6, patch 3; of -6,
+    7, 8, -9 it is 7, patch 13.
+    """
     chosen = choose_patches(Views(FIRST, SECOND), nearest=torch.tensor([True]))
     assert [int(number) for number in chosen] == [15, 13, 0, 3]
 
 
 def test_the_divergence_is_that_of_the_target_from_the_candidate():
-    """Target (0.2, 0.8): KL(target || candidate) is 0.19 for (0.5, 0.5) and 0.30 for (0.02, 0.98); the other direction would give 0.22
-    and 0.15."""
+    """Target (0.2, 0.8): KL(target || candidate) is 0.19 for (0.5, 0.5) and 0.30 for (0.02, 0.98);
+    the other direction would give 0.22 and 0.15.
+    """
     patches = [[0.5, 0.5], [0.02, 0.98], [0.999, 0.001], [0.999, 0.001]]
     means = torch.tensor([patches]).log()
     confidence = torch.tensor([[0.1, 0.2, 0.3, 0.4]])

@@ -1,4 +1,6 @@
-"""Compiled passes, losses and teachers: one graph without a break, the same losses and gradients; and what bfloat16 keeps in float32."""
+"""Compiled passes, losses and teachers: one graph without a break, the same losses and gradients;
+and what bfloat16 keeps in float32.
+"""
 
 import pytest
 import torch
@@ -32,7 +34,9 @@ def case(name, egm="published"):
 
 
 def both_ways(phase, batch, backend, step=0):
-    """What a step computes, as it is and compiled in whole graphs: its scalars, the learners' gradients, all networks' states."""
+    """What a step computes, as it is and compiled in whole graphs: its scalars, the learners'
+    gradients, all networks' states.
+    """
     state = {
         name: {key: value.clone() for key, value in net.state_dict().items()}
         for name, net in phase.networks.items()
@@ -97,11 +101,13 @@ def test_a_pass_with_its_loss_is_one_graph_with_the_same_gradients(name, backend
 
 
 class Tiny(torch.nn.Module):
-    """Two layers, for methods whose network does not matter; `auxiliary`: what `networks.base.Network` calls its outputs."""
+    """Two layers, for methods whose network does not matter; `auxiliary`: what
+    `networks.base.Network` calls its outputs.
+    """
 
     feature_channels = 3
 
-    def __init__(self, dims, classes, auxiliary="none"):
+    def __init__(self, dims, classes, auxiliary="none") -> None:
         super().__init__()
         self.auxiliary = auxiliary
         self.layers = torch.nn.Sequential(
@@ -135,8 +141,9 @@ class TinyRun(BareRun):
     ],
 )
 def test_every_method_computes_the_same_compiled(dataset, method):
-    """Every stage: passes with their losses, teachers, losses alone as whole graphs, and the next step needs no others. BCP's phases are
-    the edge-guided method's."""
+    """Every stage: passes with their losses, teachers, losses alone as whole graphs, and the next
+    step needs no others. BCP's phases are the edge-guided method's.
+    """
     dataset_spec = all_datasets("TWO_SLICES" if method in TWO_SLICES else "DATASET")[dataset]
     size = (16,) * dataset_spec.info.dims
     frame = TinyRun(
@@ -152,7 +159,9 @@ def test_every_method_computes_the_same_compiled(dataset, method):
 
 
 def test_the_first_step_is_made_as_it_is():
-    """A graph's memory must not hold what networks keep from their first pass, matrices of resizes for one."""
+    """A graph's memory must not hold what networks keep from their first pass, matrices of resizes
+    for one.
+    """
     loop, batch = runner(
         all_datasets()["ACDC"],
         CPU,
@@ -178,7 +187,9 @@ def test_the_first_step_is_made_as_it_is():
 
 
 def test_a_compiler_that_loses_gradients_is_told():
-    """All but the last convolution's, with the right losses, as torch 2.13.0 did in bfloat16 on the CPU."""
+    """All but the last convolution's, with the right losses, as torch 2.13.0 did in bfloat16 on the
+    CPU.
+    """
     loop, batch = runner(
         all_datasets()["ACDC"],
         CPU,
@@ -222,7 +233,9 @@ def test_what_cannot_be_accelerated_is_told():
 
 @pytest.mark.parametrize("name", ["unet", "VNet"])
 def test_bfloat16_stays_bfloat16_but_where_it_must_not(name):
-    """Features stay in bfloat16 through the edge-guided modules; the edge map is float32; the loss is that of float32 to 1e-2."""
+    """Features stay in bfloat16 through the edge-guided modules; the edge map is float32; the loss
+    is that of float32 to 1e-2.
+    """
     phase, batch = case(name)
     seen, losses = [], []
     for module in phase.student.modules():

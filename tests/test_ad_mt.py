@@ -27,7 +27,10 @@ def test_a_resumed_run_has_the_same_turns():
 
 
 def test_boxes_reach_half_a_side_on_each_side_of_their_centre_and_end_at_the_border():
-    """8 x 8 with a mixing of 3/4: half of the side is 4, so 2 to each side. The second box is cut off at the left and lower border."""
+    """8 x 8 with a mixing of 3/4: half of the side is 4, so 2 to each side.
+
+    The second box is cut off at the left and lower border.
+    """
     box = boxes_around([torch.tensor([4, 7]), torch.tensor([3, 0])], (8, 8), torch.tensor(0.75))
     expected = torch.zeros(2, 8, 8, dtype=torch.bool)
     expected[0, 2:6, 1:5] = True
@@ -73,7 +76,7 @@ def test_a_published_iteration_is_reached_by_the_first_iteration_that_stands_for
 class Shift(nn.Module):
     """A 'network' of one parameter: the logits of 4 classes of each pixel."""
 
-    def __init__(self, value):
+    def __init__(self, value) -> None:
         super().__init__()
         self.value = nn.Parameter(torch.tensor(value))
         self.modes = []

@@ -1,4 +1,6 @@
-"""Averaged copy-paste: every piece by hand, and the averaged network as the one that is validated, saved, tested and resumed beside."""
+"""Averaged copy-paste: every piece by hand, and the averaged network as the one that is validated,
+saved, tested and resumed beside.
+"""
 
 from types import SimpleNamespace
 
@@ -87,7 +89,9 @@ def test_pretraining_pastes_both_ways(pasted, images):
     [(acdc.DATASET, 1, (True, False)), (pancreas.DATASET, -1, (True, False))],
 )
 def test_self_training_mixes_both_kinds_in_one_pass(dataset, order, outside):
-    """By hand: where an image is unlabelled the pseudo label counts, half, times the probability that the teacher gives it."""
+    """By hand: where an image is unlabelled the pseudo label counts, half, times the probability
+    that the teacher gives it.
+    """
     dataset = SimpleNamespace(
         pasting=SimpleNamespace(**{**vars(dataset.pasting), "pseudo_label": class_pseudo_label})
     )
@@ -118,7 +122,9 @@ def test_self_training_mixes_both_kinds_in_one_pass(dataset, order, outside):
 
 
 def test_self_training_may_paste_both_ways():
-    """Every pair twice, the second time with the mask turned about; the loss is that of the eight images together."""
+    """Every pair twice, the second time with the mask turned about; the loss is that of the eight
+    images together.
+    """
     training, data = phase(AveragedSelfTrain, paste="both", pseudo_weight="one"), batch()
     loss = step_loss(training, data, 2)
     (labelled, unlabelled), box = data["image"].split(4), training.copy_paste.mask(data["image"], 2)
@@ -136,8 +142,9 @@ def test_self_training_may_paste_both_ways():
 
 
 def test_the_teacher_keeps_the_statistics_of_images_as_they_are():
-    """Of what its first layer makes of the unlabelled images, two hundredths a step; the student's, of mixed images, are not averaged
-    in. Nothing is dropped, though batch norm is in training mode."""
+    """Of what its first layer makes of the unlabelled images, two hundredths a step; the student's,
+    of mixed images, are not averaged in. Nothing is dropped, though batch norm is in training mode.
+    """
     torch.manual_seed(0)
     student = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5))
     training, data = phase(AveragedSelfTrain, student, teacher_mode="statistics"), batch()

@@ -1,4 +1,6 @@
-"""What a user can do wrong: every fault is one line that names the flag or the file, and nothing already there is lost."""
+"""What a user can do wrong: every fault is one line that names the flag or the file, and nothing
+already there is lost.
+"""
 
 import errno
 import os
@@ -503,7 +505,7 @@ def test_selftraining_from_a_checkpoint_that_does_not_fit(phantom_root, tmp_path
 
 
 class Evil:
-    def __init__(self, marker):
+    def __init__(self, marker) -> None:
         self.marker = marker
 
     def __reduce__(self):
@@ -743,7 +745,9 @@ def test_scripts_exit_2_with_one_line(tmp_path):
 
 @pytest.mark.long
 def test_a_disk_full_of_logs_ends_the_script_with_one_line(phantom_root, tmp_path):
-    """TensorBoard writes in a thread of its own, where an error could be printed as a traceback or block the loop for ever."""
+    """TensorBoard writes in a thread of its own, where an error could be printed as a traceback or
+    block the loop for ever.
+    """
     flags = "--labelnum 1 --patch_size 32 32 --egm none --batch_size 4 --labeled_bs 2 --pre_iterations 500 --val_every 500 --device cpu"
     done = subprocess.run(
         [

@@ -1,4 +1,6 @@
-"""check_data.py on prepared data, by plan.json or in a published layout: what training would refuse, or learn wrongly."""
+"""check_data.py on prepared data, by plan.json or in a published layout: what training would
+refuse, or learn wrongly.
+"""
 
 import json
 import shutil
@@ -39,7 +41,9 @@ def in_process(monkeypatch):
 
 @pytest.fixture(scope="module")
 def _outs(tmp_path_factory):
-    """One data set of a, b (train), c (val), u (unlabelled), t (test), prepared as volumes and as slices."""
+    """One data set of a, b (train), c (val), u (unlabelled), t (test), prepared as volumes and as
+    slices.
+    """
     place = tmp_path_factory.mktemp("own")
     raw = write_raw_dataset(place / "raw", {}, values=(1, 5), numTraining=3)
     for seed, (folder, name) in enumerate(
@@ -224,7 +228,10 @@ WARNINGS = {
     ),
     "flipped label": (
         flipped,
-        "data/a.h5: fits better flipped along y: inside it the image's spread is 0.098 instead of 0.59",
+        (
+            "data/a.h5: fits better flipped along y: inside it the image's spread is 0.098 instead "
+            "of 0.59"
+        ),
     ),
 }
 
@@ -375,6 +382,6 @@ def test_files_of_the_other_pancreas_preparation_are_told(tmp_path):
         and "image0077_norm.h5: one of 1 files of another preparation, which no list names" in first
     )
     assert (
-        "as MC-Net prepared it; the Pancreas protocol trains on CoraNet's files, 0 to 1: prepare_data.py --variant coranet"
-        in second
+        "as MC-Net prepared it; the Pancreas protocol trains on CoraNet's files, 0 to 1: "
+        "prepare_data.py --variant coranet" in second
     )

@@ -1,4 +1,6 @@
-"""check_data.py on raw data: a fault is one line that names the file, what is merely strange a warning, good data pass in silence."""
+"""check_data.py on raw data: a fault is one line that names the file, what is merely strange a
+warning, good data pass in silence.
+"""
 
 import json
 import shutil
@@ -51,7 +53,9 @@ def _raw(tmp_path_factory):
 
 @pytest.fixture
 def raw(_raw, tmp_path):
-    """Three labelled cases, an unlabelled and a test one, two modalities each, nothing wrong with them."""
+    """Three labelled cases, an unlabelled and a test one, two modalities each, nothing wrong with
+    them.
+    """
     return Path(shutil.copytree(_raw, tmp_path / "raw"))
 
 
@@ -125,7 +129,9 @@ def coloured(path: Path) -> None:
 
 
 def flipped(raw: Path) -> None:
-    """The label turned round in its array, its header left as it was, on an image of even organs among others."""
+    """The label turned round in its array, its header left as it was, on an image of even organs
+    among others.
+    """
     organs = blob(SHAPE, (2, 5, 4), (12, 14, 10), 1) + blob(SHAPE, (14, 3, 2), (20, 8, 12), 2)
     for channel in (0, 1):
         put(
@@ -312,7 +318,8 @@ ERRORS = {
 WARNINGS = {
     "label's origin": (
         lambda raw: put(label(raw), truth(1, 2), origin=(9.8, -7, 9)),
-        "labelsTr/a.nii.gz: by the headers label and image lie up to 4.0 voxels apart; taken voxel by voxel, look at them together "
+        "labelsTr/a.nii.gz: by the headers label and image lie up to 4.0 voxels apart; taken "
+        "voxel by voxel, look at them together "
         "(origin differ)",
     ),
     "label's direction": (
@@ -362,7 +369,10 @@ WARNINGS = {
     ),
     "flipped label": (
         flipped,
-        "labelsTr/a.nii.gz: fits better flipped along y: inside it the image's spread is 9.9 instead of 77",
+        (
+            "labelsTr/a.nii.gz: fits better flipped along y: inside it the image's spread is 9.9 "
+            "instead of 77"
+        ),
     ),
 }
 
@@ -423,7 +433,9 @@ def test_every_fault_of_a_data_set_is_found_at_once(raw):
 
 
 def test_labels_that_one_reader_flipped_are_found_together(tmp_path):
-    """Where no label alone is striking: surroundings half as rough again as the organ tell little of one case, but the same of all."""
+    """Where no label alone is striking: surroundings half as rough again as the organ tell little
+    of one case, but the same of all.
+    """
     rng, organ = np.random.default_rng(0), blob(SHAPE, (3, 5, 4), (10, 14, 10))
     for turned in (False, True):
         raw = write_raw_dataset(
@@ -467,7 +479,8 @@ def test_one_label_among_many_is_told_by_how_the_others_lie():
     assert single_flipped_labels([*cases, case(19, 20, yz=12.6)]) == []  # 1.59 times better
     (line,) = single_flipped_labels([*cases, case(19, 20, yz=12)])
     assert line.startswith(
-        "case19: its label fits 1.7 times better flipped along y, z, 95 % of the others no more than 1.0 times"
+        "case19: its label fits 1.7 times better flipped along y, z, 95 % of the others no more "
+        "than 1.0 times"
     )
     rough = [
         case(number, 20, x=14) for number in range(19)

@@ -1,4 +1,6 @@
-"""CoGRNet: focus area, the two coarse streams, its baselines, and runs on phantoms of all three data sets."""
+"""CoGRNet: focus area, the two coarse streams, its baselines, and runs on phantoms of all three
+data sets.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -81,9 +83,11 @@ def test_lengths_as_the_published_loops_ran_or_as_written(flags, pre, self_):
 
 
 class Scripted(nn.Module):
-    """A 'network' whose logits at call k are 20 numbers, `positive[k]` of them positive and larger than the negatives."""
+    """A 'network' whose logits at call k are 20 numbers, `positive[k]` of them positive and larger
+    than the negatives.
+    """
 
-    def __init__(self, values):
+    def __init__(self, values) -> None:
         super().__init__()
         self.weight, self.values, self.call = nn.Parameter(torch.ones(1)), values, 0
 
@@ -97,7 +101,9 @@ def pretrain_phase(net, steps):
 
 
 def test_focus_comes_from_the_mean_of_the_last_ten_steps_also_after_a_resume():
-    """12 steps. The first two would say 1; in the last ten 13 of 20 entries have a positive mean, one of them by its size alone."""
+    """12 steps. The first two would say 1; in the last ten 13 of 20 entries have a positive mean,
+    one of them by its size alone.
+    """
     values = [[9.0] * 20] * 2 + [[1.0] * 12 + [-1.0] * 8] * 9 + [[1.0] * 12 + [10.0] + [-1.0] * 7]
     batch = {"image": torch.rand(2, 1, 1, 1, 10), "label": torch.zeros(2, 1, 1, 10).long()}
     whole = pretrain_phase(Scripted(values), 12)
@@ -291,7 +297,9 @@ def train(coarse, output, *flags, **changes):
 
 
 def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, capsys):
-    """No training file holds a dense label, of unlabelled or of labelled cases; interrupted in both stages it ends the same."""
+    """No training file holds a dense label, of unlabelled or of labelled cases; interrupted in both
+    stages it ends the same.
+    """
     info, root = coarse
     whole = train(coarse, tmp_path / "whole")
     best = "VNet_best_model.pth"

@@ -1,4 +1,6 @@
-"""compare.py and report.py: groups, statistics against the plain formulas, the page, and the same page in a browser."""
+"""compare.py and report.py: groups, statistics against the plain formulas, the page, and the same
+page in a browser.
+"""
 
 import errno
 import html
@@ -111,7 +113,9 @@ def trained(folder, info, stage, steps, names):
 
 
 def cubes(count):
-    """Cases with a column of 10 voxels; a prediction of `found` of them has the Dice 2 * found / (found + 10)."""
+    """Cases with a column of 10 voxels; a prediction of `found` of them has the Dice 2 * found /
+    (found + 10).
+    """
     label = np.zeros((4, 12, 12), np.uint8)
     label[1, 1:11, 5] = 1
     return [
@@ -230,7 +234,8 @@ def test_figures_over_seeds_and_paired_differences(runs, tmp_path):
         bootstrap_interval(per_case, 1337, 500), abs=1e-6
     )
     assert one["p"] == pytest.approx(wilcoxon(per_case).pvalue)
-    # the empty prediction is the best distance as published, the image's diagonal honestly: (2 * 4)^2 + 12^2 + 12^2 in mm
+    # the empty prediction is the best distance as published, the image's diagonal honestly:
+    # (2 * 4)^2 + 12^2 + 12^2 in mm
     published, honest = (second["figures"][name]["mean"] for name in ("as_published", "honest_mm"))
     assert (
         honest["hd95_mm"]["values"][1]
@@ -248,7 +253,9 @@ def test_figures_over_seeds_and_paired_differences(runs, tmp_path):
 
 
 def test_what_stands_for_a_run(runs):
-    """A run's folder, its stage's and its predictions' are the same test; the last checkpoint's has a folder of its own."""
+    """A run's folder, its stage's and its predictions' are the same test; the last checkpoint's has
+    a folder of its own.
+    """
     run = runs[0]
     trained(run, ACDC, "pre_train", [10, 20], ACDC.class_names)
     trained(run, ACDC, "self_train", [20, 40], ACDC.class_names)
@@ -297,7 +304,9 @@ def test_results_of_older_runs_are_found_where_they_were(runs):
 
 
 def test_files_that_do_not_belong_together_are_refused(runs):
-    """A full disk or a kill between the two files once left the figures of one test next to the means of another."""
+    """A full disk or a kill between the two files once left the figures of one test next to the
+    means of another.
+    """
     for older in (
         False,
         True,
@@ -448,7 +457,9 @@ def test_other_test_lists_are_refused(runs, tmp_path):
 
 
 def test_older_files_without_honest_columns(runs, tmp_path):
-    """What was found scores the same in both conventions; of an empty prediction the honest figures are not known, and said so."""
+    """What was found scores the same in both conventions; of an empty prediction the honest figures
+    are not known, and said so.
+    """
     for run in runs:
         path = run / TEST / "metrics.csv"
         rows = [line.split(",")[:9] for line in path.read_text(encoding="utf-8").splitlines()]
@@ -475,7 +486,7 @@ def test_older_files_without_honest_columns(runs, tmp_path):
 class Page(HTMLParser):
     """What a page holds: its tags with their attributes."""
 
-    def __init__(self, path):
+    def __init__(self, path) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict]] = []
         self.feed(path.read_text(encoding="utf-8"))
@@ -572,7 +583,9 @@ def luminance(value):
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed to look at the page with")
 def test_the_page_in_a_browser(all_datasets, tmp_path):
-    """At 320 px it is no wider than the screen, every picture is there, and tables scroll in their own boxes."""
+    """At 320 px it is no wider than the screen, every picture is there, and tables scroll in their
+    own boxes.
+    """
     frames = "".join(
         f'<iframe width="{width}" height="800" srcdoc="{html.escape(path.read_text(encoding="utf-8"))}"></iframe>'
         for path in all_datasets

@@ -38,7 +38,9 @@ def test_equals_scipy(case):
 
 @st.composite
 def label_maps(draw):
-    """Batches of label maps as networks answer: smooth, smooth with specks, random, most of it or a corner filled; ties are many."""
+    """Batches of label maps as networks answer: smooth, smooth with specks, random, most of it or a
+    corner filled; ties are many.
+    """
     connectivity = draw(st.sampled_from(sorted(STEPS)))
     axes = STEPS[connectivity][0]
     shape = draw(
@@ -87,7 +89,8 @@ def test_edges_join_from_18_and_corners_in_26(connectivity, size):
 
 @pytest.mark.parametrize("connectivity", [4, 8])
 def test_a_tie_goes_to_the_first_in_raster_order(connectivity):
-    # The right one starts a row higher. cc3d numbers them the other way round when it gets a bool array with 8.
+    # The right one starts a row higher. cc3d numbers them the other way round when it gets a bool
+    # array with 8.
     mask = np.array([[0, 0, 0, 1], [1, 1, 0, 1]], dtype=bool)
     np.testing.assert_array_equal(
         largest_component(mask, connectivity), [[0, 0, 0, 1], [0, 0, 0, 1]]

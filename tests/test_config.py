@@ -1,4 +1,6 @@
-"""Which source of an option wins, config.json, and runs that start from a file or from given weights."""
+"""Which source of an option wins, config.json, and runs that start from a file or from given
+weights.
+"""
 
 import itertools
 import json
@@ -46,7 +48,8 @@ def refused(call, *parts):
 
 
 def learning_rate(monkeypatch, named, script_method):
-    """The base_lr of a run of the method `chosen`, each of the `named` sources giving it a value of its own.
+    """The base_lr of a run of the method `chosen`, each of the `named` sources giving it a value of
+    its own.
 
     `script_method`: the method that the script was written for.
     """
@@ -65,7 +68,9 @@ def learning_rate(monkeypatch, named, script_method):
 
 
 def first_named(named, order):
-    """The value that `learning_rate` gives the first source in `order` that is named, else the default."""
+    """The value that `learning_rate` gives the first source in `order` that is named, else the
+    default.
+    """
     for source in order:
         if source in named:
             return SOURCES.index(source) + 1

@@ -1,4 +1,6 @@
-"""The published protocols of mean teacher, UA-MT, CPS, URPC and UniMatch, and what their vectors cannot show."""
+"""The published protocols of mean teacher, UA-MT, CPS, URPC and UniMatch, and what their vectors
+cannot show.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +67,7 @@ def test_mean_teacher_holds_its_consistency_for_1000_iterations_of_30000_on_slic
 class Scaled(nn.Module):
     """Logits (N, 2, H, W) of which the first is the image times a weight, and the second 0."""
 
-    def __init__(self, weight: float):
+    def __init__(self, weight: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight))
 
@@ -96,14 +98,17 @@ class MethodContext(Context):
 
 
 def test_in_a_short_run_the_hold_ends_after_the_same_share(monkeypatch):
-    """1 000 of 30 000 iterations are 2 of 60: the loss of unlabelled images is 0 in iterations 0 and 1."""
+    """1 000 of 30 000 iterations are 2 of 60: the loss of unlabelled images is 0 in iterations 0
+    and 1.
+    """
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)
     options = mean_teacher.Options()
     stage = mean_teacher.MeanTeacher(MethodContext(Scaled(1.0), length=60, method_options=options))
     losses = [list(stage.losses(batch(1.0), step)) for step in (0, 1, 2)]
     consistencies = [loss.scalars["loss_consistency"].item() for (loss,) in losses]
     assert consistencies[:2] == [0, 0]
-    # student sigmoid(1), teacher sigmoid(1 + 0.1); the squared difference is the same for both classes
+    # student sigmoid(1), teacher sigmoid(1 + 0.1); the squared difference is the same for both
+    # classes
     difference = torch.tensor(1.0).sigmoid() - torch.tensor(1.1).sigmoid()
     assert consistencies[2] == pytest.approx(difference.square().item(), rel=1e-4)
 
@@ -123,7 +128,9 @@ def cps_stage(options):
 
 
 def test_each_network_learns_the_class_of_the_other():
-    """On the unlabelled image the first network's class is 0, the second one's is 1; the weight is 0.1 at the end of the ramp."""
+    """On the unlabelled image the first network's class is 0, the second one's is 1; the weight is
+    0.1 at the end of the ramp.
+    """
     stage = cps_stage(cps.Options())
     total = step_loss(stage, batch(1.0), 29_999).item()
     labelled = -torch.tensor([1.0, -2.0]).sigmoid().log().sum()

@@ -1,4 +1,6 @@
-"""A scan under two names is recognised by its voxels: whatever the file, its header, its number type or its preparation."""
+"""A scan under two names is recognised by its voxels: whatever the file, its header, its number
+type or its preparation.
+"""
 
 import json
 import shutil
@@ -209,7 +211,9 @@ def in_process(monkeypatch):
 
 
 def own(tmp_path):
-    """Three labelled cases (the last one for validation), one unlabelled and one to test, of two modalities."""
+    """Three labelled cases (the last one for validation), one unlabelled and one to test, of two
+    modalities.
+    """
     return write_raw_dataset(
         tmp_path / "raw", {"imagesTr": 3, "imagesUn": 1, "imagesTs": 1}, (1, 5)
     )
@@ -220,7 +224,9 @@ def prepare_own(raw, root, *flags):
 
 
 def copy_as(raw, case, folder, name, change=lambda array, affine: (array, affine)):
-    """Save both modalities of a case of imagesTr once more, changed, and its label where the folder needs one."""
+    """Save both modalities of a case of imagesTr once more, changed, and its label where the folder
+    needs one.
+    """
     for channel in ("0000", "0001"):
         scan = nibabel.load(raw / "imagesTr" / f"{case}_{channel}.nii.gz")
         array, affine = change(np.asarray(scan.dataobj), scan.affine)

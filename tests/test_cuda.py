@@ -1,5 +1,6 @@
-"""What only a GPU can show: the published trajectories there, steps that do not wait for it, recorded graphs, runs that repeat and resume
-bit for bit. `make test-gpu` on a machine that has one; elsewhere benchmarks/counts.py and the `meta` device stand in.
+"""What only a GPU can show: the published trajectories there, steps that do not wait for it,
+recorded graphs, runs that repeat and resume bit for bit. `make test-gpu` on a machine that has one;
+elsewhere benchmarks/counts.py and the `meta` device stand in.
 """
 
 import socket
@@ -98,7 +99,9 @@ def test_accelerated_steps_learn_the_same(name, how):
 @pytest.mark.parametrize("amp", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["unet", "VNet"])
 def test_a_compiled_step_in_half_precision_loses_no_gradient(name, amp):
-    """On the CPU torch's compiler (2.13.0) gave zeros in bfloat16 for all that lies below a concatenation, with the right loss."""
+    """On the CPU torch's compiler (2.13.0) gave zeros in bfloat16 for all that lies below a
+    concatenation, with the right loss.
+    """
     found = []
     for way in ("off", "compile"):
         phase, batch = case(name)

@@ -68,8 +68,9 @@ def test_transforms_by_hand():
 
 
 def test_tables_of_picks_equal_the_transforms_one_by_one():
-    """1500 draws over small slices, one with two channels, every 25th over one of ACDC's, for whose zoom scipy leaves out a row; every
-    pixel has a number of its own."""
+    """1500 draws over small slices, one with two channels, every 25th over one of ACDC's, for whose
+    zoom scipy leaves out a row; every pixel has a number of its own.
+    """
     shapes = [(1, 54, 64), (1, 64, 54), (2, 21, 30), (1, 64, 64), (1, 39, 56)] * 5
     shapes[0] = (1, 216, 256)
     images = [np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape) for shape in shapes]
@@ -88,7 +89,9 @@ def test_tables_of_picks_equal_the_transforms_one_by_one():
 
 
 def test_transforms_of_other_kinds_keep_their_place_in_the_row():
-    """A page's own function, which must see the shape that those before it leave, between two that are joined."""
+    """A page's own function, which must see the shape that those before it leave, between two that
+    are joined.
+    """
     image, seen = np.arange(6 * 8, dtype=np.float32).reshape(1, 6, 8), []
 
     def halved(rng, shape):
@@ -107,7 +110,9 @@ def test_transforms_of_other_kinds_keep_their_place_in_the_row():
 
 
 def same_batches_on_the_device(data, batches):
-    """Batches of the loader against those made where the images lie; on `meta` nothing can be read back."""
+    """Batches of the loader against those made where the images lie; on `meta` nothing can be read
+    back.
+    """
     expected = [data.__getitems__(draws) for draws in batches]
     kept = list(data.kept)
     data.place(torch.device("cpu"))
@@ -164,7 +169,9 @@ def test_labelled_epochs_are_full_shuffled_passes():
 
 
 def test_unlabelled_cases_are_shuffled_anew_at_every_labelled_epoch():
-    """4 labelled cases, 2 a step: epochs of 2 steps, 8 unlabelled draws each: one pass over all 7 and the first of another."""
+    """4 labelled cases, 2 a step: epochs of 2 steps, 8 unlabelled draws each: one pass over all 7
+    and the first of another.
+    """
     batches = list(TwoStreamSampler(4, 7, 2, 4, seed=(1, 0), steps=range(8)))
     unlabelled = [d.case for batch in batches for d in batch[2:]]
     passes = [unlabelled[8 * k : 8 * k + 7] for k in range(4)]
@@ -173,7 +180,9 @@ def test_unlabelled_cases_are_shuffled_anew_at_every_labelled_epoch():
 
 
 def test_the_streams_of_cogrnet_shuffle_each_for_itself():
-    """Half a of each stream is what one loader draws, half b what another does; so a labelled volume can be in both halves."""
+    """Half a of each stream is what one loader draws, half b what another does; so a labelled
+    volume can be in both halves.
+    """
     batches = [
         [d.case for d in batch] for batch in TwoPassSampler(5, 7, 4, 4, seed=(1,), steps=range(40))
     ]
@@ -265,7 +274,9 @@ def test_lists_are_read_liberally(tmp_path):
 
 
 def test_a_flat_la_folder_with_cogrnets_list_names(tmp_path):
-    """<root>/<id>.h5 and train_la.txt are found where UA-MT's places and names are not; where both are, UA-MT's are taken."""
+    """<root>/<id>.h5 and train_la.txt are found where UA-MT's places and names are not; where both
+    are, UA-MT's are taken.
+    """
     (tmp_path / "train_la.txt").write_text("a\nb\n")
     write(tmp_path / "a.h5", image=np.zeros((2, 2, 2)))
     assert (
@@ -345,7 +356,9 @@ def test_volumes_carry_spacing_where_the_file_does(tmp_path):
 
 
 def test_channels_come_first_from_reading_on(tmp_path):
-    """An RGB slice stored channels last, and a volume of two channels: image and label are turned, flipped and stacked together."""
+    """An RGB slice stored channels last, and a volume of two channels: image and label are turned,
+    flipped and stacked together.
+    """
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 9, (20, 24, 3)).astype(np.float32)
     info = replace(ACDC, channels=3, channel_axis=-1, file="{}.h5", slice_file=None)
@@ -369,7 +382,7 @@ def test_channels_come_first_from_reading_on(tmp_path):
 
 def test_scale_is_about_the_middle_and_pads_with_zeros():
     class Draws:
-        def __init__(self, factor):
+        def __init__(self, factor) -> None:
             self.factor = factor
 
         def uniform(self, low, high):
@@ -377,7 +390,8 @@ def test_scale_is_about_the_middle_and_pads_with_zeros():
             return np.log(self.factor)
 
     row = np.array([[1, 2, 3, 4, 5]])
-    # half the size: positions -2..2 about the middle read from -4, -2, 0, 2, 4; twice: from -1, -0.5, 0, 0.5, 1, halves to the even one
+    # half the size: positions -2..2 about the middle read from -4, -2, 0, 2, 4; twice: from -1,
+    # -0.5, 0, 0.5, 1, halves to the even one
     assert scale(Draws(0.5), (1, 5))(row).tolist() == [[0, 1, 3, 5, 0]]
     assert scale(Draws(2.0), (1, 5))(row).tolist() == [[2, 3, 3, 3, 4]]
     image = np.random.default_rng(0).random((2, 40, 40)).astype(np.float32)

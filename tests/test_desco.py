@@ -73,7 +73,9 @@ def test_complete_labels_have_the_weight_one():
 
 
 def test_weighted_cross_entropy_is_the_weighted_mean_of_each_sample():
-    """p of the label: 1/2 and 1/4 with weights 1 and 3 in the first sample; 1/2 with weight 1 in the second, whose other pixel has none."""
+    """p of the label: 1/2 and 1/4 with weights 1 and 3 in the first sample; 1/2 with weight 1 in
+    the second, whose other pixel has none.
+    """
     logits = torch.tensor([[[0.0, math.log(3)], [0.0, 0.0]], [[0.0, 5.0], [0.0, 0.0]]])
     label = torch.ones(2, 2, dtype=torch.long)
     weight = torch.tensor([[1.0, 3.0], [1.0, 0.0]])
@@ -99,7 +101,9 @@ def test_only_the_first_network_steps_before_the_second_loss():
 
 
 def test_each_network_has_its_own_half_of_the_batch():
-    """Images of the value 1 are the first network's, of the value 2 the second one's; each also labels the other one's."""
+    """Images of the value 1 are the first network's, of the value 2 the second one's; each also
+    labels the other one's.
+    """
     stage = stage_of()
     seen = {name: [] for name in stage.learners}
     for name, network in stage.learners.items():

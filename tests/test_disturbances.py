@@ -1,4 +1,6 @@
-"""What goes on around a run: a clock that jumps, a disk that turns read-only, what somebody deletes, a loader that hangs."""
+"""What goes on around a run: a clock that jumps, a disk that turns read-only, what somebody
+deletes, a loader that hangs.
+"""
 
 import ctypes
 import io
@@ -62,7 +64,9 @@ def at_step(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def written_at_once(monkeypatch):
-    """Every save is on disk before the next step, so that it is known what a disturbance finds there."""
+    """Every save is on disk before the next step, so that it is known what a disturbance finds
+    there.
+    """
     from training.saving import Saver
 
     save = Saver.save
@@ -76,7 +80,9 @@ def written_at_once(monkeypatch):
 
 @pytest.mark.parametrize("jump", [-3600, 3600])
 def test_a_bar_goes_by_the_time_that_passes(monkeypatch, jump):
-    """tqdm goes by the clock: set back by an hour, it stood still for one; set on, the hour was counted as work."""
+    """tqdm goes by the clock: set back by an hour, it stood still for one; set on, the hour was
+    counted as work.
+    """
     clock = [1e9]
     monkeypatch.setattr(tqdm.std, "time", lambda: clock[0])
     shown = io.StringIO()
@@ -157,7 +163,9 @@ def test_a_disk_that_turns_read_only_is_one_line_and_keeps_what_is_there(
 def test_a_run_whose_folder_vanishes_ends_with_one_line_and_makes_no_second_one(
     phantom_root, tmp_path, at_step, vanish
 ):
-    """It went on in a folder made anew, that nobody had locked, and had the end of the run without its beginning."""
+    """It went on in a folder made anew, that nobody had locked, and had the end of the run without
+    its beginning.
+    """
     folder = tmp_path / FOLDER
     at_step(
         1,
@@ -180,7 +188,9 @@ def test_a_run_whose_folder_vanishes_ends_with_one_line_and_makes_no_second_one(
 def test_a_checkpoint_deleted_during_the_run_is_missed_where_it_matters(
     phantom_root, tmp_path, at_step, capsys, name
 ):
-    """`last.pth` is written again by the next save; a best one that is never bettered is gone, and was not missed."""
+    """`last.pth` is written again by the next save; a best one that is never bettered is gone, and
+    was not missed.
+    """
     path = tmp_path / FOLDER / "pre_train" / name
     at_step(2, path.unlink)
     found = helpers.train(DATASET, phantom_root, tmp_path, **NUMBERS)
@@ -192,8 +202,8 @@ def test_a_checkpoint_deleted_during_the_run_is_missed_where_it_matters(
     capsys.readouterr()
     helpers.train(DATASET, phantom_root, tmp_path, **NUMBERS)
     assert (
-        f"warning: {path.with_name('unet_best_model.pth')} is gone, deleted since it was written; put it back, or copy last.pth"
-        in capsys.readouterr().out
+        f"warning: {path.with_name('unet_best_model.pth')} is gone, deleted since it was written; "
+        "put it back, or copy last.pth" in capsys.readouterr().out
     )
 
 
@@ -215,7 +225,7 @@ class Stuck(Samples):
 
     labelled, unlabelled = 1, 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return 1
 
     def __getitems__(self, drawn):
@@ -224,7 +234,9 @@ class Stuck(Samples):
 
 @dataclass(frozen=True)
 class OneWorker:
-    """Settings of a loader with one process, whose batches are 1 MiB of images and 0.25 MiB of labels."""
+    """Settings of a loader with one process, whose batches are 1 MiB of images and 0.25 MiB of
+    labels.
+    """
 
     num_workers: int = 1
     patch_size: tuple[int, ...] = (256, 256)
@@ -386,7 +398,8 @@ def test_a_batch_that_finds_no_shared_memory_is_one_line_at_once(monkeypatch):
 def test_a_process_that_died_of_full_shared_memory_is_told_as_such():
     """As older versions of torch have it."""
     text = (
-        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared memory. "
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+        "dataloader's workers are out of shared memory. "
         "Please try to raise your shared memory limit."
     )
     words = r"^/dev/shm is full.*--num_workers 0"

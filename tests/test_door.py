@@ -52,7 +52,9 @@ def threshold_networks(monkeypatch):
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """A phantom of own scans: two labelled and two unlabelled patients, one for validation and one for the test."""
+    """A phantom of own scans: two labelled and two unlabelled patients, one for validation and one
+    for the test.
+    """
     root = tmp_path_factory.mktemp("door") / "raw"
     return fewlabels.make_phantom(
         root, train=4, val=1, test=1, labelled=2, size=(48,), progress=False
@@ -132,7 +134,9 @@ def test_without_an_affine_the_axes_run_right_front_and_head(tmp_path, threshold
 def test_channels_come_first_and_labels_have_the_values_of_the_training(
     tmp_path, threshold_networks
 ):
-    """The class is the channel that is larger, where one is above its mean; the values are 5 and 300."""
+    """The class is the channel that is larger, where one is above its mean; the values are 5 and
+    300.
+    """
     plan = threshold.plan(values=(0, 5, 300), channels=("T1", "T2"))
     model = fewlabels.load_model(checkpoint(tmp_path / "c.pth", plan), "cpu")
     array = np.stack([mr(seed=1), mr(seed=2)])
@@ -584,7 +588,9 @@ def test_the_notebook_is_stored_without_outputs():
 
 
 def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
-    """All code cells in one namespace, from its own folder, with smaller numbers in the cell of parameters."""
+    """All code cells in one namespace, from its own folder, with smaller numbers in the cell of
+    parameters.
+    """
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(NOTEBOOK.parent)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -606,7 +612,9 @@ def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
 def test_a_process_anywhere_imports_the_door_and_predicts(
     run, published_width, tmp_path, phantom_root
 ):
-    """With the repository on the path; a published-size network, since the process has no narrow ones."""
+    """With the repository on the path; a published-size network, since the process has no narrow
+    ones.
+    """
     import torch
 
     from networks.registry import build

@@ -1,4 +1,6 @@
-"""From a checkpoint to figures: the test script, both conventions, and published weights at their documented place."""
+"""From a checkpoint to figures: the test script, both conventions, and published weights at their
+documented place.
+"""
 
 import csv
 import json
@@ -41,7 +43,9 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tested(root, tmp_path_factory):
-    """A published-format state dict at the documented place, and what the test script said and wrote."""
+    """A published-format state dict at the documented place, and what the test script said and
+    wrote.
+    """
     output = tmp_path_factory.mktemp("model")
     place = output / "BCP" / "ACDC_BCP_3_labeled" / "self_train" / "unet_best_model.pth"
     place.parent.mkdir(parents=True)
@@ -103,7 +107,9 @@ def test_what_the_test_script_writes(root, tested):
 
 
 def cubes():
-    """A cube of class 1 predicted two voxels off; class 2 not found; class 3 nowhere and rightly not found."""
+    """A cube of class 1 predicted two voxels off; class 2 not found; class 3 nowhere and rightly
+    not found.
+    """
     label, prediction = np.zeros((4, 10, 10), np.uint8), np.zeros((4, 10, 10), np.uint8)
     label[1:3, 2:5, 2:5] = 1
     prediction[1:3, 2:5, 4:7] = 1
@@ -175,7 +181,9 @@ def test_validation_score_is_the_mean_dice_of_the_classes():
 
 
 def several_cases():
-    """Random label maps of four classes, one class missing in the truth of some, in the prediction of others, in both of one."""
+    """Random label maps of four classes, one class missing in the truth of some, in the prediction
+    of others, in both of one.
+    """
     rng = np.random.default_rng(0)
     cases, predictions = [], {}
     for number in range(5):

@@ -1,4 +1,6 @@
-"""Checkpoints both ways: ours as the published code would have left them, and published optimiser state into ours."""
+"""Checkpoints both ways: ours as the published code would have left them, and published optimiser
+state into ours.
+"""
 
 import re
 import shutil
@@ -38,7 +40,9 @@ NETWORKS = {
 ENTRIES = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
 SHORT = {"batch_size": 4, "labeled_bs": 2, "pre_iterations": 2, "max_iterations": 2, "val_every": 2}
 VOLUMES = {**SHORT, "labelnum": 2, "patch_size": (32, 32, 16), "val_stride": (32, 32, 16)}
-RUNS = {  # page, numbers, folder of the run, where its stages' best checkpoints lie when published, in which layout
+# page, numbers, folder of the run, where its stages' best checkpoints lie when published, in which
+# layout
+RUNS = {
     "ACDC": (
         acdc_page.DATASET,
         {**SHORT, "labelnum": 1, "patch_size": (80, 80)},
@@ -86,7 +90,9 @@ def trained(net, kind):
 
 
 def published_file(network, kind, sobel=True):
-    """{'net', 'opt'} with state filled by the names of its parameters, counted in the published order, and that state by name."""
+    """{'net', 'opt'} with state filled by the names of its parameters, counted in the published
+    order, and that state by name.
+    """
     weights = filled_state_dict(network)
     names = parameter_names(weights, sobel)
     learning = {key for key, p in NETWORKS[network]().named_parameters() if p.requires_grad}
@@ -121,7 +127,9 @@ def by_name(net, optimizer):
     [("unet", "sgd"), ("unet_bcp", "sgd"), ("vnet_la", "sgd"), ("vnet_pancreas", "adam")],
 )
 def test_published_momentum_is_taken_over_and_given_back(network, kind, sobel):
-    """By name, whether or not Sobel kernels are counted; learning rate and weight decay stay ours; exported it is the same again."""
+    """By name, whether or not Sobel kernels are counted; learning rate and weight decay stay ours;
+    exported it is the same again.
+    """
     net = NETWORKS[network]()
     optimizer, (file, expected) = trained(net, kind), published_file(network, kind, sobel)
     take_over(optimizer, net, published(file))

@@ -237,7 +237,9 @@ def _learners(rank, ports, root, folder):
 
 
 def test_two_students_in_two_processes(phantom_root, tmp_path):
-    """Both networks average their gradients and their statistics: the processes end with the same two."""
+    """Both networks average their gradients and their statistics: the processes end with the same
+    two.
+    """
     assert together(_learners, phantom_root, tmp_path) == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert_same(

@@ -1,4 +1,6 @@
-"""The fast operations of networks/fast/ compute what the plain formulas do, with the same gradients."""
+"""The fast operations of networks/fast/ compute what the plain formulas do, with the same
+gradients.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,6 @@
-"""Numbers that docs/fidelity.md states about the published codes, computed from what those codes draw."""
+"""Numbers that docs/fidelity.md states about the published codes, computed from what those codes
+draw.
+"""
 
 import random
 
@@ -15,8 +17,9 @@ from utils.masks import START_RATIO, box_sides
 def published_kinds(labelled_slices: int) -> dict[str, int]:
     """How often each augmentation meets a labelled slice in an epoch of the published ACDC scripts.
 
-    Batch number b of 12 labelled and 12 unlabelled slices is made by worker b % 4. Each epoch starts new workers, and
-    worker w seeds Python's generator with 1337 + w, so every epoch draws the same kinds.
+    Batch number b of 12 labelled and 12 unlabelled slices is made by worker b % 4. Each epoch
+    starts new workers, and worker w seeds Python's generator with 1337 + w, so every epoch draws
+    the same kinds.
     """
     counts = {"unchanged": 0, "turned": 0, "rotated": 0}
     workers = [random.Random(1337 + worker) for worker in range(4)]

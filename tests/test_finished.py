@@ -1,4 +1,6 @@
-"""What is already there counts as finished only if it is what was written: prepared files, slices and predictions."""
+"""What is already there counts as finished only if it is what was written: prepared files, slices
+and predictions.
+"""
 
 import errno
 import hashlib
@@ -242,7 +244,9 @@ def test_the_hash_of_a_file_covers_names_types_shapes_and_attributes(tmp_path):
 
 @pytest.fixture
 def predicted(tmp_path):
-    """A call of predict.py for two scans, already done once with probabilities, and its output folder."""
+    """A call of predict.py for two scans, already done once with probabilities, and its output
+    folder.
+    """
     plan = threshold.plan()
     model = threshold.checkpoint(tmp_path / "c.pth", threshold.info_of(plan), (8, 8, 6), plan)
     for seed, name in enumerate(("a.nii.gz", "b.nrrd")):

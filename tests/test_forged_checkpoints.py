@@ -1,4 +1,6 @@
-"""Checkpoints that are damaged or forged: one line each, the one before is taken, and the good one is never overwritten."""
+"""Checkpoints that are damaged or forged: one line each, the one before is taken, and the good one
+is never overwritten.
+"""
 
 import copy
 
@@ -25,9 +27,11 @@ def network():
 
 
 class Made:
-    """A stage of two steps with a tiny network, and what a checkpoint of it holds after each of them."""
+    """A stage of two steps with a tiny network, and what a checkpoint of it holds after each of
+    them.
+    """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.stage = DualTeacher(Context(network()))
         self.optimizer = torch.optim.SGD(
             self.stage.student.parameters(), 0.1, momentum=0.9, weight_decay=1e-4
@@ -223,7 +227,9 @@ def test_a_forged_checkpoint_is_one_line_and_the_one_before_is_taken(how, made, 
 
 @pytest.mark.parametrize("how", FORGED)
 def test_a_forged_checkpoint_is_one_line_for_whoever_wants_its_network(how, made, tmp_path):
-    """As test, prediction and export do; what they have no use for may be anything that could be loaded."""
+    """As test, prediction and export do; what they have no use for may be anything that could be
+    loaded.
+    """
     forged = copy.deepcopy(made.contents[1])
     FORGED[how](forged)
     torch.save(forged, tmp_path / "x.pth")

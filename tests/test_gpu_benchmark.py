@@ -1,4 +1,6 @@
-"""benchmarks/gpu.py without a GPU: rows measured on the CPU, rows that fail, the time that is up; what CUDA would say is made up here."""
+"""benchmarks/gpu.py without a GPU: rows measured on the CPU, rows that fail, the time that is up;
+what CUDA would say is made up here.
+"""
 
 import contextlib
 import io
@@ -134,7 +136,9 @@ def test_out_of_memory_is_a_line(monkeypatch, capsys):
 
 
 def test_hours_are_those_of_iterations_and_validations():
-    """LA: 2 000 and 15 000 iterations, 10 + 75 validations of 20 cases; a compiled row takes what it has not from the eager one."""
+    """LA: 2 000 and 15 000 iterations, 10 + 75 validations of 20 cases; a compiled row takes what
+    it has not from the eager one.
+    """
     eager = {"self": {"ms": 100.0}, "pre": {"ms": 18.0}, "case": 0.1}
     seconds = 15_000 * 0.06 + 2_000 * 0.018 + 85 * 20 * 0.1
     row = Row("LA", way="compile")

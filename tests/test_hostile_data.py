@@ -1,4 +1,6 @@
-"""Files and names that somebody made wrong, or meant ill with: one line each, and nothing outside is read or written."""
+"""Files and names that somebody made wrong, or meant ill with: one line each, and nothing outside
+is read or written.
+"""
 
 import json
 import os
@@ -150,7 +152,9 @@ def test_a_small_file_whose_chunk_is_larger_than_its_data_is_read(tmp_path):
 
 
 def test_good_files_are_read_whatever_their_size(tmp_path):
-    """An empty label of 64 MiB in a compressed file of a few kB is no forgery; nor is an attribute that numpy has no type for a fault."""
+    """An empty label of 64 MiB in a compressed file of a few kB is no forgery; nor is an attribute
+    that numpy has no type for a fault.
+    """
     path = tmp_path / "case.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset(
@@ -169,7 +173,9 @@ def test_good_files_are_read_whatever_their_size(tmp_path):
 
 
 def test_a_full_disk_while_hdf5_is_written_is_one_line(tmp_path):
-    """h5py raises on closing, and the process died of it when it ended: so the scripts themselves, in processes of their own."""
+    """h5py raises on closing, and the process died of it when it ended: so the scripts themselves,
+    in processes of their own.
+    """
     done = subprocess.run(
         [
             sys.executable,
@@ -332,7 +338,9 @@ def test_what_the_system_refuses_is_one_line(capsys, error):
 
 
 def test_leftovers_are_swept_and_nothing_else(tmp_path):
-    """Files that a process is writing stay, and so do a user's own, hidden and numbered as they may be."""
+    """Files that a process is writing stay, and so do a user's own, hidden and numbered as they may
+    be.
+    """
     folder = tmp_path / "deep" / "down"
     folder.mkdir(parents=True)
     left = unfinished(folder / "case.h5")

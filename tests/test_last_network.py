@@ -1,4 +1,6 @@
-"""--select last: data with no case to spare are trained on without validation, and the last network is the result."""
+"""--select last: data with no case to spare are trained on without validation, and the last network
+is the result.
+"""
 
 import json
 
@@ -73,7 +75,8 @@ def test_the_checkpoint_says_that_nothing_was_validated(trained):
     path = next(trained.rglob("self_train/*best*.pth"))
     checkpoint = read(path)
     assert checkpoint.selection == (
-        "the last network of the stage, without validation (--select last): iteration 2 of self_train"
+        "the last network of the stage, without validation (--select last): iteration 2 of "
+        "self_train"
     )
     assert all("score" not in row for row in checkpoint.progress["history"])
 

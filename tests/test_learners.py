@@ -1,4 +1,6 @@
-"""Several learners: an optimiser and a learning rate for each, when they step, and which of them is validated and selected."""
+"""Several learners: an optimiser and a learning rate for each, when they step, and which of them is
+validated and selected.
+"""
 
 import math
 import os
@@ -33,14 +35,18 @@ def weight(value: float) -> nn.Module:
 
 
 class Pair(TrainingStage):
-    """Both learners' losses are their weight times the student's weight at that time: the student's 4, the other's 2.
+    """Both learners' losses are their weight times the student's weight at that time: the student's
+    4, the other's 2.
 
-    With a rate of 1 and no momentum the student falls by its weight's gradient, which is 4 (detached), to 0.
+    With a rate of 1 and no momentum the student falls by its weight's gradient, which is 4
+    (detached), to 0.
     """
 
     name = "pair"
 
-    def __init__(self, early: bool = False, validated: tuple[str, ...] = (), selected="student"):
+    def __init__(
+        self, early: bool = False, validated: tuple[str, ...] = (), selected="student"
+    ) -> None:
         super().__init__(Context(weight(4.0)))
         self.add_learner("other", weight(2.0), lr_schedule="constant")
         self.early = early
@@ -119,7 +125,9 @@ def test_gradients_that_overflow_in_one_learner_halve_the_scale_once_and_leave_t
 
 
 def step_in_process(rank, ports, folder):
-    """One step of a pair whose student starts with a gradient of 2 in the first process and of 6 in the second."""
+    """One step of a pair whose student starts with a gradient of 2 in the first process and of 6 in
+    the second.
+    """
     os.environ["MASTER_PORT"] = str(ports[0])
     with process_group(CPU):
         stage = Pair(early=True)
@@ -135,14 +143,18 @@ def step_in_process(rank, ports, folder):
 
 
 def test_a_learner_that_steps_early_has_the_mean_gradient_of_all_processes(tmp_path):
-    """The student's mean gradient is 4, so its weight becomes 4 - 2 = 2; the other's is 2 then, and its weight 2 - 1 = 1."""
+    """The student's mean gradient is 4, so its weight becomes 4 - 2 = 2; the other's is 2 then, and
+    its weight 2 - 1 = 1.
+    """
     assert together(step_in_process, tmp_path) == [0, 0]
     for rank in (0, 1):
         assert torch.load(tmp_path / f"{rank}.pt") == {"student": 2, "other": 1}
 
 
 def run(folder, stage, steps, scores=None, momentum=0.5):
-    """Run the stage with validation every second step; the rate is 0.1 in the first two steps, then 0.01, constant for the other."""
+    """Run the stage with validation every second step; the rate is 0.1 in the first two steps, then
+    0.01, constant for the other.
+    """
     score_of = iter(scores or [0.5] * 100)
     validated = []
 
@@ -183,7 +195,9 @@ def test_two_learners_resumed_end_as_in_one_run(tmp_path):
 
 
 def test_a_checkpoint_with_one_optimiser_for_both_learners_is_resumed(tmp_path):
-    """Older versions numbered the parameters of all learners through: here 0 is the student's, 1 the other's."""
+    """Older versions numbered the parameters of all learners through: here 0 is the student's, 1
+    the other's.
+    """
     whole, _ = run(tmp_path / "one", Pair(), steps=4)
     run(tmp_path / "two", Pair(), steps=2)
     path = tmp_path / "two" / "pair" / "last.pth"
@@ -270,7 +284,7 @@ class TwoPasses(TrainingStage):
 
     name = "two_passes"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(Context(nn.Conv2d(1, 4, 3, padding=1)))
         self.add_learner("other", nn.Conv2d(1, 4, 3, padding=1))
 

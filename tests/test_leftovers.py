@@ -1,4 +1,6 @@
-"""What a killed process leaves is swept at the next start, wherever it wrote; what it did not leave stays."""
+"""What a killed process leaves is swept at the next start, wherever it wrote; what it did not leave
+stays.
+"""
 
 import errno
 import multiprocessing

@@ -1,4 +1,6 @@
-"""What befalls a run that takes days or several processes: signals, hangs, a peer that dies, a file that vanishes."""
+"""What befalls a run that takes days or several processes: signals, hangs, a peer that dies, a file
+that vanishes.
+"""
 
 import multiprocessing
 import os
@@ -74,7 +76,8 @@ def test_the_end_of_the_terminal_saves_as_sigterm_does_but_not_under_nohup():
         (MemoryError("Unable to allocate 3 TiB for an array"), "out of memory: lower --batch_size"),
         (
             UserError(
-                "Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  x\nutils.errors.UserError: a.h5: no such file\n"
+                "Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  "
+                "x\nutils.errors.UserError: a.h5: no such file\n"
             ),
             "^a.h5: no such file$",
         ),
@@ -213,7 +216,9 @@ def _interrupted(rank, ports, root, output):
 def test_two_processes_stopped_between_validations_end_bit_for_bit_where_they_would_have(
     phantom_root, tmp_path
 ):
-    """Each has batch-norm statistics of its own there, teachers of both: they were averaged, and the main process's taken for all."""
+    """Each has batch-norm statistics of its own there, teachers of both: they were averaged, and
+    the main process's taken for all.
+    """
     assert together(_interrupted, phantom_root, tmp_path) == [0, 0]
     assert_same(stages(tmp_path / "stopped"), stages(tmp_path / "whole"))
     first, second = stages(tmp_path / "whole")["self_train/last.pth"]["buffers"]

@@ -43,7 +43,9 @@ def test_mix_loss_of_volumes_as_published(name, loss, outer, weights):
 
 
 def test_whole_loss_of_volumes_as_published():
-    """Pre-training of the 3-D methods: Dice and cross entropy of the whole mixed image, weighed as each data set has it."""
+    """Pre-training of the 3-D methods: Dice and cross entropy of the whole mixed image, weighed as
+    each data set has it.
+    """
     logits, label = PIECES["mix_3d.logits"], PIECES["mix_3d.outside"]
     for loss, share in ((LOSS_3D, 0.5), (PANCREAS_PRE, 0.55)):
         parts = loss.whole(logits, label)
@@ -80,7 +82,10 @@ def prediction(probabilities):
 
 
 def test_dice_of_volumes_by_hand():
-    """One sample, two voxels, the second masked away: p(1) = .5, truth 1. Class 0: 0 of .5, class 1: 2 * .5 of 1.5."""
+    """One sample, two voxels, the second masked away: p(1) = .5, truth 1.
+
+    Class 0: 0 of .5, class 1: 2 * .5 of 1.5.
+    """
     p1 = torch.tensor([[[[0.5, 1.0]]]])  # (N, X, Y, Z)
     loss = dice_3d(
         prediction(torch.stack([1 - p1, p1], 1)),
@@ -91,9 +96,11 @@ def test_dice_of_volumes_by_hand():
 
 
 def test_dice_by_hand():
-    """Two pixels, two classes, the second pixel masked away: class 0 counts both, class 1 only the first.
+    """Two pixels, two classes, the second pixel masked away: class 0 counts both, class 1 only the
+    first.
 
-    p(1) = [.5, 1], truth = [1, 1]. Class 0: overlap 0, sizes .25 + 0. Class 1: overlap .5, sizes .25 + 1.
+    p(1) = [.5, 1], truth = [1, 1]. Class 0: overlap 0, sizes .25 + 0. Class 1: overlap .5, sizes
+    .25 + 1.
     """
     p1 = torch.tensor([[[0.5, 1.0]]])  # (N, H, W)
     probabilities = torch.stack([1 - p1, p1], 1)
@@ -128,7 +135,8 @@ def test_whole_loss_by_the_plain_formula():
 def test_dice_of_the_batch_by_hand():
     """Two images of one pixel, probabilities (0.5, 0.5) and (0.2, 0.8), labels 0 and 1.
 
-    Class 0: 2 * 0.5 / (0.25 + 0.04 + 1); class 1: 2 * 0.8 / (0.25 + 0.64 + 1). Without squares class 1: 2 * 0.8 / (0.5 + 0.8 + 1).
+    Class 0: 2 * 0.5 / (0.25 + 0.04 + 1); class 1: 2 * 0.8 / (0.25 + 0.64 + 1). Without squares
+    class 1: 2 * 0.8 / (0.5 + 0.8 + 1).
     """
     logits = torch.tensor([[0.5, 0.5], [0.2, 0.8]]).log()[:, :, None]
     label = torch.tensor([[0], [1]])

@@ -1,4 +1,6 @@
-"""MetaImage files (MHA, MHD) against SimpleITK: compression, byte order, skips, orientation, and what is refused."""
+"""MetaImage files (MHA, MHD) against SimpleITK: compression, byte order, skips, orientation, and
+what is refused.
+"""
 
 import zlib
 from pathlib import Path

@@ -91,7 +91,9 @@ def test_sdcls_published_state_dict_loads_into_res_u_net_without_its_unused_head
 
 
 def test_a_residual_block_adds_its_input():
-    """With convolutions of 0 and batch norm as it starts, a block is the rectified input; one that halves is its 1x1 convolution."""
+    """With convolutions of 0 and batch norm as it starts, a block is the rectified input; one that
+    halves is its 1x1 convolution.
+    """
     plain, halving = BasicBlock(4, 4).eval(), BasicBlock(4, 8, stride=2).eval()
     for block in (plain, halving):
         torch.nn.init.zeros_(block.conv2.weight)

@@ -1,6 +1,7 @@
 """Methods against recorded iterations of their published codes (tests/vectors/methods/README.md).
 
-A row of `CASES` says how a method is set up for a vector; tests/method_vectors.py explains its fields.
+A row of `CASES` says how a method is set up for a vector; tests/method_vectors.py explains its
+fields.
 """
 
 import itertools
@@ -227,8 +228,8 @@ CASES["abd_bcp_2d"] = MethodVector(
     networks={"student": "student", "student_2": "other", "teacher": "ema_teacher"},
     base_lr=0.003,
     patches=abd_patches,
-    # One class has few pixels in the second network's prediction: a pixel that rounding moves to another class changes this loss by
-    # 1e-4. In float64 it agrees to 3e-5 in the second iteration.
+    # One class has few pixels in the second network's prediction: a pixel that rounding moves to
+    # another class changes this loss by 1e-4. In float64 it agrees to 3e-5 in the second iteration.
     exact={"cross_1": 1},
 )
 
@@ -262,13 +263,16 @@ CASES["sdcl_2d"] = MethodVector(
     optimizer=torch.optim.Adam,
     weight_decay=0.0,
     patches=fixed_boxes,
-    # Adam's first steps multiply rounding: 9e-5 in the last iteration. In float64 all are within 2e-5.
+    # Adam's first steps multiply rounding: 9e-5 in the last iteration. In float64 all are within
+    # 2e-5.
     exact={"loss": 7},
 )
 
 
 def admt_patches(patch, clock, dims, strong):
-    """Turns of 2 iterations; boxes of half a side around the README's centres, each from the next image."""
+    """Turns of 2 iterations; boxes of half a side around the README's centres, each from the next
+    image.
+    """
     patch.setattr(ad_mt.Turns, "number", lambda self, step: step // 2)
     patch.setattr("methods.ad_mt.strong_view", lambda image: strong(image, clock))
 
@@ -321,7 +325,9 @@ CASES["admt_la"] = MethodVector(
 
 
 def ss_net_draws(patch: pytest.MonkeyPatch, clock: Clock) -> None:
-    """Heads filled by name, and the start of the search for an adversarial direction: 0.5 sin(k + t)."""
+    """Heads filled by name, and the start of the search for an adversarial direction: 0.5
+    sin(k + t).
+    """
 
     def heads(features: int, class_num: int) -> nn.Module:
         module = ContrastiveHeads(features, class_num)
@@ -355,7 +361,9 @@ CASES["ssnet_2d"] = MethodVector(
 
 
 def two_slice_batch(batch):
-    """DeSCO's batch: both networks see the same images; the second one's label is the first one's, rolled by 4 along the last axis."""
+    """DeSCO's batch: both networks see the same images; the second one's label is the first one's,
+    rolled by 4 along the last axis.
+    """
     labelled, unlabelled = batch["image"].chunk(2)
     label = batch["label"]
     shape = tuple(label.shape[1:])

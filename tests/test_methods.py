@@ -49,7 +49,9 @@ def test_pretraining_pastes_the_second_half_into_the_first():
 
 
 def test_self_training_step_as_the_paper_writes_it():
-    """Unlabelled a outside and labelled a inside, labelled b outside and unlabelled b inside, pseudo labels weighted 0.5."""
+    """Unlabelled a outside and labelled a inside, labelled b outside and unlabelled b inside,
+    pseudo labels weighted 0.5.
+    """
     student, data = Recorder(), batch(4)
     phase = dual_teacher(student)
     loss = step_loss(phase, data, 7)
@@ -227,7 +229,9 @@ def test_pictures_show_the_last_mixed_image():
 
 
 def test_crossed_halves_of_the_pancreas_step():
-    """Unlabelled a outside with labelled b inside, then labelled a outside with unlabelled b inside."""
+    """Unlabelled a outside with labelled b inside, then labelled a outside with unlabelled b
+    inside.
+    """
     student, data = Recorder(), batch(4)
     pasting = dataclasses.replace(pancreas.DATASET.pasting, pseudo_label=class_pseudo_label)
     settings = {"mask": "dynamic", "teachers": "ema"}

@@ -1,4 +1,6 @@
-"""What every method must do, whatever it computes: learn, resume, and be tested and predicted with from its checkpoint."""
+"""What every method must do, whatever it computes: learn, resume, and be tested and predicted with
+from its checkpoint.
+"""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -72,7 +74,8 @@ def flags_of(numbers):
 
 
 def stage_of(dims, method, stage=-1, **info):
-    """A stage ready for its last steps, in which ramps are at their end, and a batch whose labels can be seen in the images.
+    """A stage ready for its last steps, in which ramps are at their end, and a batch whose labels
+    can be seen in the images.
 
     `info` changes what is known of the data set.
     """

@@ -1,4 +1,6 @@
-"""A metric is one function: the example of docs/extending.md appears in files, tables and the comparison."""
+"""A metric is one function: the example of docs/extending.md appears in files, tables and the
+comparison.
+"""
 
 import csv
 import json

@@ -34,7 +34,9 @@ def by_medpy(prediction, truth, spacing=None):
 
 @st.composite
 def mask_pairs(draw):
-    """Two non-empty masks and a spacing: noise (touches every edge), or two boxes anywhere, edges included."""
+    """Two non-empty masks and a spacing: noise (touches every edge), or two boxes anywhere, edges
+    included.
+    """
     shape = draw(hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9))
     spacing = draw(st.none() | st.tuples(*[st.floats(0.1, 10.0)] * len(shape)))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))

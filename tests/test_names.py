@@ -1,4 +1,6 @@
-"""Names that others chose: what a case may be called, and how names reach lists, tables and terminals."""
+"""Names that others chose: what a case may be called, and how names reach lists, tables and
+terminals.
+"""
 
 import csv
 import io

@@ -78,7 +78,9 @@ def test_unknown_names_are_errors(name, egm, upsampling):
     "egm, published, other", [("published", "nearest", "bilinear"), ("none", "bilinear", "nearest")]
 )
 def test_upsampling_as_published(egm, published, other):
-    """Nearest with edge-guided modules, bilinear without: BCP's own U-Net, whose state dict has the same keys either way."""
+    """Nearest with edge-guided modules, bilinear without: BCP's own U-Net, whose state dict has the
+    same keys either way.
+    """
     nets = [
         net_factory("unet", egm=egm, upsampling=upsampling).eval()
         for upsampling in ("published", published, other)
@@ -123,7 +125,9 @@ def test_state_dicts_that_do_not_fit():
 
 
 def test_module_equals_the_plain_formula_with_its_gradients():
-    """The module shares x * p and one smoothed map between its parts; values and gradients are those of the paper's formula."""
+    """The module shares x * p and one smoothed map between its parts; values and gradients are
+    those of the paper's formula.
+    """
     torch.manual_seed(0)
     egm, x, edge = (
         EdgeGuidedModule(16).double(),

@@ -51,7 +51,9 @@ def test_edge_guided_module_as_published(edge_map, channels, prefix):
 @pytest.mark.parametrize("variant", ["published", "corrected"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 def test_module_equals_the_plain_formula_with_its_gradients(channels, variant, layout):
-    """Folded edge path, one-channel band, recomputed answers: values and gradients are those of the published chain of layers."""
+    """Folded edge path, one-channel band, recomputed answers: values and gradients are those of the
+    published chain of layers.
+    """
     torch.manual_seed(0)
     egm, conv_adjust = (
         EdgeGuidedModule3d(channels, variant, 0.0, 0.0).double(),
@@ -98,7 +100,9 @@ def test_one_channel_convolution_by_planes(channels, kernel):
 
 
 def test_corrected_band_and_edges():
-    """On a ramp a right band averages to zero inside and all edges are equally strong; published, the band lives in one octant alone."""
+    """On a ramp a right band averages to zero inside and all edges are equally strong; published,
+    the band lives in one octant alone.
+    """
     ramp = torch.arange(16.0).view(16, 1, 1).expand(1, 1, 16, 16, 16) / 16
     inside = (..., slice(4, -4), slice(4, -4), slice(4, -4))
     means = {

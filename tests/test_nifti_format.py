@@ -1,4 +1,6 @@
-"""NIfTI files against nibabel: voxels, geometry, scaling, byte order, pairs, units, and what is refused."""
+"""NIfTI files against nibabel: voxels, geometry, scaling, byte order, pairs, units, and what is
+refused.
+"""
 
 import gzip
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""NRRD files against pynrrd and SimpleITK: encodings, byte order, skips, axes that are not of space, worlds, and what is refused."""
+"""NRRD files against pynrrd and SimpleITK: encodings, byte order, skips, axes that are not of
+space, worlds, and what is refused.
+"""
 
 import bz2
 import gzip
@@ -29,7 +31,9 @@ FIELDS = {
 
 
 def content(data: bytes = VOXELS, magic: str = "NRRD0004", **fields: str | None) -> bytes:
-    """A file with these fields (underscores for spaces) in addition to, or in place of, the usual ones; None removes one."""
+    """A file with these fields (underscores for spaces) in addition to, or in place of, the usual
+    ones; None removes one.
+    """
     merged = {**FIELDS, **{name.replace("_", " "): value for name, value in fields.items()}}
     lines = [f"{name}: {value}" for name, value in merged.items() if value is not None]
     return "\n".join([magic, *lines, "", ""]).encode() + data

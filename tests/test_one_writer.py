@@ -143,7 +143,9 @@ def test_a_lock_leaves_no_file(tmp_path):
 
 
 def test_a_lock_whose_file_was_deleted_meanwhile_does_not_count(tmp_path, monkeypatch):
-    """Its holder deleted it between our opening and our locking it: somebody else may lock the new file."""
+    """Its holder deleted it between our opening and our locking it: somebody else may lock the new
+    file.
+    """
     opened = []
     real = lock._open
 

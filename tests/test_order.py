@@ -1,4 +1,6 @@
-"""In which order a stage counts, validates, selects and refreshes its static teacher, through the loop itself."""
+"""In which order a stage counts, validates, selects and refreshes its static teacher, through the
+loop itself.
+"""
 
 import numpy as np
 import pytest
@@ -20,9 +22,11 @@ pytestmark = pytest.mark.usefixtures("narrow")
 
 
 class Counting(DualTeacher):
-    """A student of one number that learns nothing to speak of; notes after which iteration the static teacher was renewed."""
+    """A student of one number that learns nothing to speak of; notes after which iteration the
+    static teacher was renewed.
+    """
 
-    def __init__(self, rule: RefreshRule):
+    def __init__(self, rule: RefreshRule) -> None:
         settings = {
             "static_start": rule.start,
             "static_step": rule.step,
@@ -45,7 +49,9 @@ class Counting(DualTeacher):
 
 
 def run(tmp_path, rule, scores, steps, val_every, val_lead=0, best_decimals=None):
-    """The phase after a stage whose validations give `scores` in turn, then its last and its best checkpoint."""
+    """The phase after a stage whose validations give `scores` in turn, then its last and its best
+    checkpoint.
+    """
     phase, scores = Counting(rule), iter(scores)
     stage = StageSetup(
         stage=phase,
@@ -67,7 +73,8 @@ def run(tmp_path, rule, scores, steps, val_every, val_lead=0, best_decimals=None
     return phase, *(load(tmp_path / phase.name / name) for name in ("last.pth", "best.pth"))
 
 
-# The published numbers (start 1000, step 500, range 500..2000, a validation every 200 iterations) divided by 100.
+# The published numbers (start 1000, step 500, range 500..2000, a validation every 200 iterations)
+# divided by 100.
 RULE = RefreshRule(10, 5, 5, 20)
 ZIGZAG = [0.1, 0.05, 0.2, 0.15, 0.3, 0.25, 0.4, 0.35, 0.5, 0.45, 0.6, 0.55]
 ZIGZAG += [0.7, 0.65, 0.8, 0.75, 0.9, 0.85, 0.91, 0.86, 0.92, 0.87, 0.93, 0.88]
@@ -89,9 +96,11 @@ def test_static_teacher_is_renewed_after_the_validation_has_moved_its_interval(
 
 
 def test_pancreas_validates_and_renews_before_an_epoch_is_trained(tmp_path):
-    """Epochs of 3 steps, published numbers. Before epoch 10 the counter is 10; before 20 the score improves (interval 15); before 25 it
-    is 15; before 40 the score falls (10), 15 have passed; before 50; before 60 it improves (15). After 60 an extra validation, the best
-    of all, selects nothing."""
+    """Epochs of 3 steps, published numbers. Before epoch 10 the counter is 10; before 20 the score
+    improves (interval 15); before 25 it is 15; before 40 the score falls (10), 15 have passed;
+    before 50; before 60 it improves (15). After 60 an extra validation, the best of all, selects
+    nothing.
+    """
     rule = RefreshRule(10, 5, 5, 20, epoch=3)
     phase, last, best = run(tmp_path, rule, [0.3, 0.2, 0.4, 0.9], 180, val_every=60, val_lead=3)
     trained = [step / 3 + 1 for step in phase.renewed]
@@ -125,7 +134,8 @@ def test_a_first_validation_of_zero_shortens_the_interval(tmp_path):
     assert phase.interval == 5
 
 
-# The published LA and CoGRNet codes store the best Dice rounded to 4 digits and compare the next one, unrounded, with it.
+# The published LA and CoGRNet codes store the best Dice rounded to 4 digits and compare the next
+# one, unrounded, with it.
 
 
 @pytest.mark.parametrize(
@@ -141,7 +151,9 @@ def test_a_first_validation_of_zero_shortens_the_interval(tmp_path):
     ],
 )
 def test_scores_are_compared_with_the_rounded_best(tmp_path, scores, best_step, interval):
-    """The interval is 10 at first; an improvement makes it 5 longer, at most 20, any other score 5 shorter."""
+    """The interval is 10 at first; an improvement makes it 5 longer, at most 20, any other score 5
+    shorter.
+    """
     phase, last, best = run(tmp_path, RULE, scores, 2 * len(scores), val_every=2, best_decimals=4)
     assert best["progress"]["step"] == last["progress"]["best_step"] == best_step
     assert phase.interval == interval

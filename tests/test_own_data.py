@@ -157,7 +157,9 @@ def test_dims_can_be_chosen_and_few_slices_make_two(tmp_path):
 
 @pytest.mark.parametrize("letters", ORIENTATIONS)
 def test_every_orientation_becomes_the_same_array(tmp_path, letters):
-    """One body, stored in five ways: all give the array that RAS gives, and the same place in the world."""
+    """One body, stored in five ways: all give the array that RAS gives, and the same place in the
+    world.
+    """
     shape, spacing = np.array((26, 24, 20)), np.array((1.2, 0.9, 1.1))
     raw, out = (
         write_raw_dataset(tmp_path / "raw", {"imagesTr": 2}, shape=tuple(shape)),

@@ -1,4 +1,6 @@
-"""Somebody's own raw scans, from nnU-Net's layout through preparation, training and test to predictions on the scans' own grids."""
+"""Somebody's own raw scans, from nnU-Net's layout through preparation, training and test to
+predictions on the scans' own grids.
+"""
 
 import json
 import math
@@ -83,7 +85,9 @@ def prepared(raw, tmp_path_factory):
 def test_from_raw_scans_to_predictions_on_their_own_grid(
     raw, prepared, tmp_path, dims, capsys, request
 ):
-    """Predictions of the raw test scans are those that the test program made of the prepared ones, turned back, in original values."""
+    """Predictions of the raw test scans are those that the test program made of the prepared ones,
+    turned back, in original values.
+    """
     if dims == 2:
         request.getfixturevalue("published_width")  # a narrow U-Net finds no class in so few steps
     root, common = (
@@ -127,7 +131,9 @@ def test_from_raw_scans_to_predictions_on_their_own_grid(
 
 
 def test_own_data_are_tested_without_the_flags_of_their_training(prepared, tmp_path, capsys):
-    """A supervised run with another number of labels than the default: only the data and the output's place are named."""
+    """A supervised run with another number of labels than the default: only the data and the
+    output's place are named.
+    """
     common = ["--root_path", str(prepared[2]), "--output_root", str(tmp_path)]
     train_any([*common, *RUN, "--method", "supervised", "--labelnum", "2", "--egm", "none"])
     capsys.readouterr()
@@ -148,7 +154,8 @@ OF_WHOLE_LABELS = [name for name in METHODS if name not in ("cogrnet", "desco")]
 def test_every_method_trains_on_own_data(prepared, tmp_path, method, dims, request):
     """Four classes, one of which may be in no patch; the method chooses its network."""
     if method == "sdcl":
-        # torch 2.13 aborts on the CPU in the backward pass of a narrow Res-U-Net for one image of 80 x 80
+        # torch 2.13 aborts on the CPU in the backward pass of a narrow Res-U-Net for one image of
+        # 80 x 80
         request.getfixturevalue("published_width")
     flags = ["--root_path", str(prepared[dims]), "--output_root", str(tmp_path), *RUN]
     if method == "edge_guided":
@@ -206,7 +213,10 @@ def test_seeds_make_runs_of_their_own_and_one_labelled_case_fills_a_batch(prepar
     [
         (
             ["--dims", "3"],
-            "--dims 3: the data were prepared with --dims 2; prepare them again in another --root_path",
+            (
+                "--dims 3: the data were prepared with --dims 2; prepare them again in another "
+                "--root_path"
+            ),
         ),
         (["--labelnum", "9"], "--labelnum 9"),
         (["--seeds", "one"], "--seeds: .*'one'"),
@@ -240,7 +250,9 @@ def test_two_slices_are_told_from_whole_labels():
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory):
-    """A case of two drawn slices, whose spacing is not the median, three whole ones, the last for validation; one test case."""
+    """A case of two drawn slices, whose spacing is not the median, three whole ones, the last for
+    validation; one test case.
+    """
     root = write_raw_dataset(
         tmp_path_factory.mktemp("sparse") / "raw", {"imagesTr": 4, "imagesTs": 1}, (2,), (1, 1, 1)
     )
@@ -268,7 +280,9 @@ def command(raw, root, *flags) -> list[str]:
 
 
 def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys):
-    """From NIfTI: 26 x 40 x 20 voxels, L P S; turned, the drawn slices are x = 19 and z = 8, and y is resampled from 0.5 to 1 mm."""
+    """From NIfTI: 26 x 40 x 20 voxels, L P S; turned, the drawn slices are x = 19 and z = 8, and y
+    is resampled from 0.5 to 1 mm.
+    """
     root = tmp_path / "out"
     assert prepare(command(sparse, root, "--dims", "3")) == 0
     with h5py.File(root / "data" / "tr0.h5") as file:
@@ -327,8 +341,8 @@ def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys)
 def test_two_slices_where_whole_labels_are_needed(sparse, tmp_path, capsys):
     assert prepare(command(sparse, tmp_path / "slices", "--dims", "2")) == 2
     assert (
-        "labelsTr/tr0.nii.gz: two drawn slices, from which CoGRNet learns volumes; prepare with --dims 3"
-        in capsys.readouterr().err
+        "labelsTr/tr0.nii.gz: two drawn slices, from which CoGRNet learns volumes; prepare with "
+        "--dims 3" in capsys.readouterr().err
     )
     raw = shutil.copytree(sparse, tmp_path / "raw")
     (raw / "splits_final.json").write_text(

@@ -1,4 +1,6 @@
-"""A run below a folder whose name is not valid UTF-8, as Latin-1 archives leave it: "Müller" in one byte for the ü."""
+"""A run below a folder whose name is not valid UTF-8, as Latin-1 archives leave it: "Müller" in one
+byte for the ü.
+"""
 
 import os
 import shutil

@@ -1,4 +1,6 @@
-"""The phantoms: layouts as the real data, the same bytes for the same seed, and organs that hold together."""
+"""The phantoms: layouts as the real data, the same bytes for the same seed, and organs that hold
+together.
+"""
 
 from pathlib import Path
 
@@ -414,7 +416,9 @@ def test_script_writes_volumes(tmp_path):
     ids=["hearts", "atria"],
 )
 def test_raw_scans_are_those_of_the_public_layout_in_nnunets(tmp_path, info, size, frames):
-    """Patients 1 and 2 are labelled, 3 and 4 are not, 5 validates, 6 is the test; found good by nnU-Net's rules and ours."""
+    """Patients 1 and 2 are labelled, 3 and 4 are not, 5 validates, 6 is the test; found good by
+    nnU-Net's rules and ours.
+    """
     counts = {"train": 4, "val": 1, "test": 1, "labelled": 2, "size": size}
     write_raw_phantom(info, tmp_path / "raw", **counts)
     found = {

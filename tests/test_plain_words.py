@@ -1,4 +1,6 @@
-"""Production code is written in plain English: it has none of the words that the style guide replaces."""
+"""Production code is written in plain English: it has none of the words that the style guide
+replaces.
+"""
 
 import io
 import re
@@ -53,7 +55,9 @@ PROSE = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", 
 
 
 def prose(code: str) -> str:
-    """Return the comments and strings of a file as one line, so that a phrase may cross a line break."""
+    """Return the comments and strings of a file as one line, so that a phrase may cross a line
+    break.
+    """
     pieces = []
     for token in tokenize.generate_tokens(io.StringIO(code).readline):
         if token.type in PROSE:

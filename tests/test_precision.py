@@ -1,6 +1,8 @@
-"""Half precision: scaled gradients of float16 as the loop makes its steps, weights cast once a step, what is chosen where.
+"""Half precision: scaled gradients of float16 as the loop makes its steps, weights cast once a
+step, what is chosen where.
 
-Run on the CPU, where torch computes in both types and scales gradients as on CUDA; no card was at hand.
+Run on the CPU, where torch computes in both types and scales gradients as on CUDA; no card was at
+hand.
 """
 
 import math
@@ -32,11 +34,13 @@ HALF, BRAIN = torch.float16, torch.bfloat16
 
 
 class Steep(TrainingStage):
-    """One weight, whose loss has the slope `slope(step)` everywhere: its gradients overflow float32 when scaled by 65536."""
+    """One weight, whose loss has the slope `slope(step)` everywhere: its gradients overflow float32
+    when scaled by 65536.
+    """
 
     name = "steep"
 
-    def __init__(self, slope=lambda step: 1e34):
+    def __init__(self, slope=lambda step: 1e34) -> None:
         super().__init__(Context(nn.Linear(1, 1, bias=False)))
         nn.init.constant_(self.student.weight, 5.0)
         self.slope = slope
@@ -61,8 +65,9 @@ def scaled_steps(phase, steps, precision=None, **options):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_whose_scaled_gradients_overflow_is_left_out(fused):
-    """65536 x 1e34 is too much for float32, half of it is not: from then on gradients are those of the loss itself. The weight falls by
-    lr x momentum: 1, then 1.5."""
+    """65536 x 1e34 is too much for float32, half of it is not: from then on gradients are those of
+    the loss itself. The weight falls by lr x momentum: 1, then 1.5.
+    """
     weights, scales, momenta = zip(*scaled_steps(Steep(), 3, fused=fused), strict=True)
     assert weights == pytest.approx((5, 4, 2.5)) and scales == (65536, 32768, 32768)
     assert momenta == pytest.approx((0, 1e34, 1.5e34))
@@ -100,7 +105,9 @@ def run(folder, phase, steps):
 
 
 def test_the_scale_is_saved_and_resumed(tmp_path):
-    """An overflow is no lost loss; in two calls the run ends as in one, in the scale and its counter too."""
+    """An overflow is no lost loss; in two calls the run ends as in one, in the scale and its
+    counter too.
+    """
     whole = run(tmp_path / "one", Steep(), 4)
     assert (whole["scaler"]["scale"], whole["scaler"]["_growth_tracker"]) == (32768, 3)
     run(tmp_path / "two", Steep(), 2)
@@ -131,7 +138,7 @@ def test_a_scaler_that_makes_no_sense_is_refused(scaler, tmp_path):
 class Casts(TorchDispatchMode):
     """Counts casts to half precision of the tensors given, one by one and in lists."""
 
-    def __init__(self, tensors):
+    def __init__(self, tensors) -> None:
         super().__init__()
         self.places = {tensor.data_ptr() for tensor in tensors}
         self.single = self.lists = 0
@@ -148,7 +155,9 @@ class Casts(TorchDispatchMode):
 
 
 def test_teachers_weights_are_cast_once_a_step():
-    """Two teachers look at two halves of the images; the same step as with autocast's own casts, bit for bit, statistics too."""
+    """Two teachers look at two halves of the images; the same step as with autocast's own casts,
+    bit for bit, statistics too.
+    """
     results = []
     for prepared in (True, False):
         torch.manual_seed(0)
@@ -177,7 +186,9 @@ def test_teachers_weights_are_cast_once_a_step():
 
 
 def test_a_twin_shares_what_autocast_would_not_cast():
-    """Of the V-Net: normalisation, its statistics, and the weights that are folded in float32; and it follows train() and eval()."""
+    """Of the V-Net: normalisation, its statistics, and the weights that are folded in float32; and
+    it follows train() and eval().
+    """
     phase = TrainingStage(Context(net_factory("VNet")))
     teacher = phase.add_teacher("teacher")
     Precision(CPU, BRAIN).prepare(phase, torch.optim.SGD(phase.student.parameters()))

@@ -105,7 +105,9 @@ def test_every_orientation_comes_back_voxel_by_voxel(tmp_path, letters, kind):
 
 @pytest.mark.parametrize("codes", [(1, 2), (0, 1), (4, 0), (0, 0)])
 def test_a_nifti_header_survives(tmp_path, codes):
-    """qform and sform, which may differ, their codes, and the sizes of voxels; not what the header says of intensities."""
+    """qform and sform, which may differ, their codes, and the sizes of voxels; not what the header
+    says of intensities.
+    """
     path, array = tmp_path / "in" / "scan.nii.gz", mr()
     path.parent.mkdir()
     image = nibabel.Nifti1Image(array, np.diag([-2.0, 3.0, 1.5, 1.0]))
@@ -195,7 +197,9 @@ def test_a_published_2d_network_predicts_a_raw_scan_as_the_test_does(tmp_path):
 
 
 def test_modalities_and_label_values_with_gaps(tmp_path, capsys):
-    """Two modalities, class k where the k-th is above its mean and the larger one; the values 0, 5, 300 of the training labels."""
+    """Two modalities, class k where the k-th is above its mean and the larger one; the values 0, 5,
+    300 of the training labels.
+    """
     plan = threshold.plan(values=(0, 5, 300), channels=("T1", "T2"))
     first, second = mr(seed=1), mr(seed=2)
     for name in ("a", "b"):
@@ -219,7 +223,9 @@ def test_modalities_and_label_values_with_gaps(tmp_path, capsys):
 
 
 def test_several_checkpoints_are_averaged_and_probabilities_written(tmp_path):
-    """Logits 0 and 1e4 (z - level): the mean of 0, 1 and 1 is 2 / 3 where z lies between the levels."""
+    """Logits 0 and 1e4 (z - level): the mean of 0, 1 and 1 is 2 / 3 where z lies between the
+    levels.
+    """
     array = mr()
     scan = write_scan(tmp_path / "in" / "scan.nii.gz", array, direction=ORIENTATIONS["PSR"])
     models = [
@@ -244,9 +250,11 @@ def test_several_checkpoints_are_averaged_and_probabilities_written(tmp_path):
 
 
 class Ramp(torch.nn.Module):
-    """Probability 0.5 + 0.4 of class 1 in the first voxel of an axis and 0.5 - 0.4 in the last, whatever the image."""
+    """Probability 0.5 + 0.4 of class 1 in the first voxel of an axis and 0.5 - 0.4 in the last,
+    whatever the image.
+    """
 
-    def __init__(self, axis):
+    def __init__(self, axis) -> None:
         super().__init__()
         self.axis = axis
 

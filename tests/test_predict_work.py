@@ -78,7 +78,9 @@ def written(output: Path) -> list[str]:
 
 
 def test_formats_and_folders(tmp_path, model):
-    """Each scan's prediction lies below the output as the scan below the input; NRRD stays NRRD, the rest becomes NIfTI."""
+    """Each scan's prediction lies below the output as the scan below the input; NRRD stays NRRD,
+    the rest becomes NIfTI.
+    """
     expected = scans(tmp_path / "in", "a.nii.gz", "b.nii", "c.nrrd", "deep/d.mha", ".hidden.nii.gz")
     assert run(model, tmp_path / "in", tmp_path / "out") == 0
     assert written(tmp_path / "out") == [
@@ -211,7 +213,9 @@ def test_a_dicom_series_becomes_nifti_in_its_place(tmp_path, model):
 
 @pytest.mark.parametrize("colours", [1, 3])
 def test_pictures(tmp_path, colours):
-    """A network for slices takes PNG; class k + 1 where the k-th colour, z-scored, is the largest above 0."""
+    """A network for slices takes PNG; class k + 1 where the k-th colour, z-scored, is the largest
+    above 0.
+    """
     values = (0, 40, 80, 120)[: colours + 1]
     plan = threshold.plan(2, channels=("R", "G", "B")[:colours], values=values)
     model = threshold.checkpoint(tmp_path / "c.pth", threshold.info_of(plan), (20, 30), plan)
@@ -399,7 +403,9 @@ def header(shape, spacing, letters="RAS") -> ScanHeader:
 
 
 def test_memory_is_said_before_and_stays_below_6_gib_for_a_large_ct(tmp_path, model, capsys):
-    """3.6 GiB were measured for 512 x 512 x 600 voxels as they are and for the same resampled from 0.8 x 0.8 x 1 mm to 1 mm."""
+    """3.6 GiB were measured for 512 x 512 x 600 voxels as they are and for the same resampled from
+    0.8 x 0.8 x 1 mm to 1 mm.
+    """
     large = header((512, 512, 600), (0.8, 0.8, 1.0))
     for spacing in ((None,) * 3, (1.0, 1.0, 1.0)):
         assert 3.6 < needed_bytes(model_of(tmp_path, spacing), large) / 2**30 < 4.6
@@ -416,7 +422,9 @@ def test_memory_is_said_before_and_stays_below_6_gib_for_a_large_ct(tmp_path, mo
 
 
 def test_memory_knows_what_a_scan_becomes(tmp_path):
-    """Voxels along x, y, z at 1 x 2 x 5 mm, whatever the order of the file's axes: I, P, L is z, y, x."""
+    """Voxels along x, y, z at 1 x 2 x 5 mm, whatever the order of the file's axes: I, P, L is z, y,
+    x.
+    """
     model = model_of(tmp_path, (1.0, 2.0, 5.0))
     assert prepared_shape(model, header((40, 60, 20), (2.0, 1.0, 3.0))) == (80, 30, 12)
     assert prepared_shape(model, header((20, 60, 40), (3.0, 1.0, 2.0), "IPL")) == (80, 30, 12)
@@ -425,7 +433,9 @@ def test_memory_knows_what_a_scan_becomes(tmp_path):
 
 
 def test_memory_of_a_pass_counts_what_is_alive_together():
-    """Input 1, convolution 4 and ReLU 4 channels at once; weights of 4 x 9 + 4 and 2 x 4 + 2 numbers."""
+    """Input 1, convolution 4 and ReLU 4 channels at once; weights of 4 x 9 + 4 and 2 x 4 + 2
+    numbers.
+    """
     net = torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1)
     )

@@ -1,4 +1,6 @@
-"""From tiny raw scans to the published layouts: every number of each preparation, computed here a second time."""
+"""From tiny raw scans to the published layouts: every number of each preparation, computed here a
+second time.
+"""
 
 import json
 import signal
@@ -58,7 +60,9 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
 
 
 def linear(array: np.ndarray, size: tuple[int, ...], order: int = 1) -> np.ndarray:
-    """Voxel i of the result at i * old / new of the array, whose last voxel goes on for half a voxel, with 0 beyond."""
+    """Voxel i of the result at i * old / new of the array, whose last voxel goes on for half a
+    voxel, with 0 beyond.
+    """
     places = np.meshgrid(
         *(np.arange(new) * old / new for old, new in zip(array.shape, size, strict=True)),
         indexing="ij",
@@ -148,7 +152,8 @@ def test_la(tmp_path, name):
     left = [(low[axis] - start[axis], stop[axis] - 1 - high[axis]) for axis in (0, 1)]
     if name == KNOWN[0]:
         assert left == [KNOWN[1], KNOWN[2]]
-    else:  # p = (112 - 39) // 2 and (112 - 29) // 2, with margins from 10 to 19, the upper end exclusive
+    # p = (112 - 39) // 2 and (112 - 29) // 2, with margins from 10 to 19, the upper end exclusive
+    else:
         assert all(
             10 <= below - p <= 19 and 10 <= above + 1 - p <= 19
             for (below, above), p in zip(left, (36, 41), strict=True)
@@ -175,8 +180,8 @@ def test_without_label_only_the_whole_scan_can_be_prepared(tmp_path, capsys):
     la_scan(tmp_path / "raw", KNOWN[0], label=False)
     assert run("LA", tmp_path / "raw", tmp_path / "out") == 2
     assert (
-        "lgemri.nrrd: has no label, which the published crop follows; use --crop none to prepare it without one"
-        in capsys.readouterr().err
+        "lgemri.nrrd: has no label, which the published crop follows; use --crop none to prepare "
+        "it without one" in capsys.readouterr().err
     )
     assert run("LA", tmp_path / "raw", tmp_path / "whole", "--crop", "none") == 0
     image, label, _ = read(LA.path(tmp_path / "whole", KNOWN[0]))
@@ -407,7 +412,8 @@ def test_the_crop_follows_a_body_at_exactly_the_lower_bound(tmp_path, dataset, n
         in_plane = 0
     assert run(dataset, tmp_path / "raw", tmp_path / "out", "--size", 16, 16, 16) == 0
     attributes = read(prepared)[2]
-    # Rows 30 to 45, dilated by 2, then by 2 below and 1 above, then by 1: 25 to 49. 20 more on both sides, end exclusive.
+    # Rows 30 to 45, dilated by 2, then by 2 below and 1 above, then by 1: 25 to 49. 20 more on both
+    # sides, end exclusive.
     assert attributes["crop_start"][in_plane] == 25 - 20
     assert attributes["crop_stop"][in_plane] == 49 + 20
 

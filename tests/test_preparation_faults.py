@@ -1,4 +1,6 @@
-"""What can be wrong with raw scans: each fault is one line that names the file and what to do, and the other cases are prepared."""
+"""What can be wrong with raw scans: each fault is one line that names the file and what to do, and
+the other cases are prepared.
+"""
 
 import json
 import shutil
@@ -143,7 +145,10 @@ SCAN_FAULTS = {
     ),
     "empty label": (
         lambda path: write_scan(path.with_name("laendo.nrrd"), np.zeros(SHAPE, np.uint8)),
-        "laendo.nrrd: the label is empty, but the published crop follows it; correct it, or use --crop none",
+        (
+            "laendo.nrrd: the label is empty, but the published crop follows it; correct it, or use "
+            "--crop none"
+        ),
     ),
     "no label": (
         lambda path: path.with_name("laendo.nrrd").unlink(),

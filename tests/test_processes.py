@@ -79,7 +79,9 @@ def network(name):
 
 
 def passes(net, image, target, share=slice(None)):
-    """Two backward passes of a share of the images: the last output and the mean gradients of all processes."""
+    """Two backward passes of a share of the images: the last output and the mean gradients of all
+    processes.
+    """
     for part in image.chunk(2):
         output = net(part[share])
         (output - target[: len(part)][share]).square().mean().backward()
@@ -128,7 +130,9 @@ def overflowing(rank):
 
 
 def test_where_another_process_overflowed_nobody_steps():
-    """With float16's scale: a step is left out in both processes, and the scale is halved in both; the next step is made."""
+    """With float16's scale: a step is left out in both processes, and the scale is halved in both;
+    the next step is made.
+    """
     first, second = together(overflowing)
     assert_same(first, second)
     assert first["weight, scale, momentum"].tolist() == [[5, 65536, 0], [5, 32768, 1]]

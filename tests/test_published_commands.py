@@ -1,4 +1,6 @@
-"""Command lines as the published scripts take them: each runs here, or is answered in one line; what changes nothing says so."""
+"""Command lines as the published scripts take them: each runs here, or is answered in one line;
+what changes nothing says so.
+"""
 
 import csv
 import json
@@ -155,7 +157,9 @@ def test_wrong_flags_stay_errors(script, line, named, capsys):
 
 @pytest.mark.long
 def test_published_launcher(pancreas_root, tmp_path):
-    """Typed where the published README types it; the launcher, torchrun by an older name, hands over `--local-rank`."""
+    """Typed where the published README types it; the launcher, torchrun by an older name, hands
+    over `--local-rank`.
+    """
     small = "--labelnum 50 --patch_size 32 32 16 --val_stride 32 32 16 --batch_size 8 --labeled_bs 4 --device cpu"
     length = "--unit iteration --run_mode pretrain --pre_iterations 2 --val_every 2 --egm none"
     command = [
@@ -196,7 +200,9 @@ def test_published_launcher(pancreas_root, tmp_path):
 
 @pytest.fixture
 def typed(monkeypatch, capsys):
-    """Run a script of `code` with the words of `line` and flags that name paths; its exit status, what it said, its errors."""
+    """Run a script of `code` with the words of `line` and flags that name paths; its exit status,
+    what it said, its errors.
+    """
 
     def run(script: str, line: str, *paths: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [script, *line.split(), *map(str, paths)])

@@ -1,4 +1,6 @@
-"""What reading nnU-Net's raw layout says of names: nothing but names is looked at, so all files are empty."""
+"""What reading nnU-Net's raw layout says of names: nothing but names is looked at, so all files are
+empty.
+"""
 
 import json
 import re

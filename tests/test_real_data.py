@@ -1,4 +1,7 @@
-"""On real ACDC and LA files (a few are enough): from training to test. ACDC_ROOT and LA_ROOT name the folders with lists and data."""
+"""On real ACDC and LA files (a few are enough): from training to test.
+
+ACDC_ROOT and LA_ROOT name the folders with lists and data.
+"""
 
 import csv
 import os
@@ -102,7 +105,9 @@ def test_training_and_testing_from_the_command_line(root, tmp_path):
 
 @pytest.fixture(scope="module")
 def la(tmp_path_factory):
-    """Two training scans and a test scan behind lists of their own, their folders linked, so that coarse labels stay out of the data."""
+    """Two training scans and a test scan behind lists of their own, their folders linked, so that
+    coarse labels stay out of the data.
+    """
     source, root = Path(os.environ["LA_ROOT"]), tmp_path_factory.mktemp("la")
     for split, count in (("train", 3), ("test", 1)):
         names = [

@@ -1,5 +1,7 @@
-"""Real data turned back into raw scans and prepared again: the same bits. ACDC_ROOT and LA_ROOT name the folders with lists and data,
-RAW_ROOT one with a DICOM series and its label. REAL_CASES: how many cases of each list (default 2; all: every one)."""
+"""Real data turned back into raw scans and prepared again: the same bits. ACDC_ROOT and LA_ROOT
+name the folders with lists and data, RAW_ROOT one with a DICOM series and its label. REAL_CASES:
+how many cases of each list (default 2; all: every one).
+"""
 
 import filecmp
 import json
@@ -125,7 +127,9 @@ def raw_root() -> Path:
 
 @pytest.fixture
 def liver(tmp_path):
-    """Give `liver(flipped)` -> a folder: a real DICOM series, and its label, as it is or turned round in y."""
+    """Give `liver(flipped)` -> a folder: a real DICOM series, and its label, as it is or turned
+    round in y.
+    """
     folder = raw_root() / "totalsegmentator"
 
     def make(flipped: bool) -> Path:
@@ -149,7 +153,9 @@ def liver(tmp_path):
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_a_real_dicom_series_prepares_as_pancreas_under_its_label(liver, tmp_path, capsys, flipped):
-    """The series reads L, P, S and its label is stored L, A, S; a label that was flipped fits better flipped back, and that is said."""
+    """The series reads L, P, S and its label is stored L, A, S; a label that was flipped fits
+    better flipped back, and that is said.
+    """
     raw = liver(flipped)
     scan, label = read_scan(raw / "PANCREAS_0001"), read_scan(raw / "label0001.nii.gz")
     assert scan.shape == (512, 512, 20) and np.allclose(
@@ -220,8 +226,9 @@ def test_a_real_dicom_series_and_its_label_are_found_good_and_flipped_ones_not(l
     ],
 )
 def test_real_headers_come_back_on_their_own_grid(tmp_path, monkeypatch, path, letters):
-    """A network that copies a threshold of its input: the prediction is the thresholded scan, voxel by voxel. KiTS19's is a label, taken
-    for a scan as its header is what matters."""
+    """A network that copies a threshold of its input: the prediction is the thresholded scan, voxel
+    by voxel. KiTS19's is a label, taken for a scan as its header is what matters.
+    """
     source = raw_root() / path
     if not source.exists():
         pytest.skip(f"{path} is not at hand")

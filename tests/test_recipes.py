@@ -1,4 +1,6 @@
-"""Every training script's own recipe, for two iterations per stage on a phantom; published 3-D checkpoints at their documented places."""
+"""Every training script's own recipe, for two iterations per stage on a phantom; published 3-D
+checkpoints at their documented places.
+"""
 
 import json
 import runpy
@@ -158,8 +160,9 @@ LA_PLACE, PANCREAS_PLACE = (
 def test_published_checkpoints_at_their_places(
     dataset, network, keys, place, wrap, la_root, pancreas_root, tmp_path
 ):
-    """A file as published, `module.` prefixes and unused heads in it, gives the published network's predictions; its keys tell whether
-    it has edge-guided modules."""
+    """A file as published, `module.` prefixes and unused heads in it, gives the published network's
+    predictions; its keys tell whether it has edge-guided modules.
+    """
     root, weights = la_root if dataset is la.DATASET else pancreas_root, filled_state_dict(keys)
     module = {f"module.{key}": value for key, value in weights.items()}
     (tmp_path / place).parent.mkdir(parents=True)

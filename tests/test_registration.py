@@ -1,4 +1,6 @@
-"""Coarse labels from two annotated slices: what is carried, what is read, what is written, and what a user can do wrong."""
+"""Coarse labels from two annotated slices: what is carried, what is read, what is written, and what
+a user can do wrong.
+"""
 
 import csv
 import json
@@ -40,7 +42,9 @@ def disc(middle: tuple[float, float], radius: float, shape=(40, 36)) -> np.ndarr
 
 
 def moving_disc(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and masks (n, 40, 36) of a disc that moves by two rows per slice, with the ground under it; each slice has its own noise."""
+    """Images and masks (n, 40, 36) of a disc that moves by two rows per slice, with the ground
+    under it; each slice has its own noise.
+    """
     mask = np.concatenate([np.zeros((20, 36), bool), disc((14, 17), 8), np.zeros((20, 36), bool)])
     image = looks(mask)
     windows = [slice(20 - 2 * k, 60 - 2 * k) for k in range(n)]
@@ -64,7 +68,9 @@ def looks(mask: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def ball(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A volume (32, 22, 20) with an ellipsoid whose middle lies on the volume's middle slices, and its label."""
+    """A volume (32, 22, 20) with an ellipsoid whose middle lies on the volume's middle slices, and
+    its label.
+    """
     grid = np.indices(SHAPE, np.float32)
     middle, radius = (16 + seed % 3, 11, 10), (10, 7.5, 7)
     label = sum(((axis - m) / r) ** 2 for axis, m, r in zip(grid, middle, radius, strict=True)) < 1
@@ -80,7 +86,9 @@ def write(path: Path, image: np.ndarray, label: np.ndarray, **attributes) -> Pat
 
 
 def build(root: Path) -> Path:
-    """An LA folder whose labels hold 255, no class at all, everywhere but on the two annotated slices and one more."""
+    """An LA folder whose labels hold 255, no class at all, everywhere but on the two annotated
+    slices and one more.
+    """
     for seed, name in enumerate(CASES):
         image, label = ball(seed)
         sparse = np.full_like(label, 255)
@@ -201,7 +209,9 @@ def test_what_comes_from_outside_is_background():
 
 
 def test_a_guide_puts_the_label_right_about_its_line(monkeypatch):
-    """The slices show nothing; the other plane says that along row 20 the object moves by two columns a slice."""
+    """The slices show nothing; the other plane says that along row 20 the object moves by two
+    columns a slice.
+    """
     monkeypatch.setattr(
         registration, "slice_map", lambda fixed, moving, **_: np.indices(fixed.shape, np.float32)
     )
@@ -230,7 +240,9 @@ def test_fusing_keeps_what_agrees_and_follows_the_nearer_slice():
     [(LA, ((2, 10), (1, 11))), pytest.param(KITS19, ((0, 16), (1, 11)), marks=pytest.mark.long)],
 )
 def test_both_planes_of_a_volume_in_each_axis_order(info, planes):
-    """Improved beats published, with both annotated slices true in what it gives, whichever way the volume is stored."""
+    """Improved beats published, with both annotated slices true in what it gives, whichever way the
+    volume is stored.
+    """
     image, label = ball(1)
     drawn = tuple(Annotation(axis, index, np.take(label, index, axis)) for axis, index in planes)
     case = AnnotatedCase("ball", Path("ball.h5"), drawn)
@@ -553,7 +565,10 @@ def test_faults_are_one_line_that_names_the_case(tmp_path, kind, planes, says):
     [
         (
             ("--planes", "left", "3"),
-            "--planes left: give for each plane a slice number, counted from 0, or one of middle, object, drawn",
+            (
+                "--planes left: give for each plane a slice number, counted from 0, or one of "
+                "middle, object, drawn"
+            ),
         ),
         (("--planes", "-1", "3"), "-1"),
         (("--labelnum", "3"), "train.list has 2 cases"),

@@ -1,4 +1,6 @@
-"""The data of a run are part of it: checkpoints know them again, and a case that leaks from one list into another is told."""
+"""The data of a run are part of it: checkpoints know them again, and a case that leaks from one
+list into another is told.
+"""
 
 import hashlib
 import json
@@ -158,7 +160,9 @@ def test_testing_other_data_is_told(data, run, capsys):
 
 @pytest.mark.parametrize("renamed", [False, True])
 def test_testing_what_was_trained_on_is_told(data, run, renamed):
-    """By its name, or by its content under another one: the digest of the slice stands for a volume's here."""
+    """By its name, or by its content under another one: the digest of the slice stands for a
+    volume's here.
+    """
     name = names(data, "test.list")[0]
     for path in run.rglob("*.pth"):
         content = load(path)
@@ -272,7 +276,8 @@ def test_constant_images_and_empty_labels_are_told(data, capsys):
     first = data / "data" / "slices" / f"{slices[0]}.h5"
     Slices(ACDC, data, slices, 4, 2 * (Augmentation(()),), said.append)
     assert said == [
-        f"warning: 1 of {len(slices)} ({first}) training slices hold only one value, nothing to see; look at them"
+        f"warning: 1 of {len(slices)} ({first}) training slices hold only one value, nothing to "
+        "see; look at them"
     ]
     with pytest.raises(
         UserError, match=r"a label without foreground, and so are all 4 training slices"
@@ -296,7 +301,9 @@ def test_a_split_without_a_list_is_empty(tmp_path):
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
 def test_volumes_are_looked_at_whether_they_are_kept_or_not(la_root, tmp_path, cache):
-    """Of those that are not kept, the labelled ones: no draw of a label without foreground would ever be noticed."""
+    """Of those that are not kept, the labelled ones: no draw of a label without foreground would
+    ever be noticed.
+    """
     root = Path(shutil.copytree(la_root, tmp_path / "data"))
     paths = [LA.path(root, name) for name in names(root, "train.list")]
     with h5py.File(paths[0], "a") as file:
@@ -318,8 +325,8 @@ def test_volumes_are_looked_at_whether_they_are_kept_or_not(la_root, tmp_path, c
     assert len(read(2)) == len(paths)
     looked_at, what = (len(paths), "training") if cache == "ram" else (2, "labelled")
     assert (
-        f"warning: 1 of {looked_at} ({paths[0]}) {what} volumes hold only one value, nothing to see; look at them"
-        in said
+        f"warning: 1 of {looked_at} ({paths[0]}) {what} volumes hold only one value, nothing to "
+        "see; look at them" in said
     )
     assert (
         f"warning: 1 of 2 ({paths[0]}) {what} volumes have a label without foreground; look at them"

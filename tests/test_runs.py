@@ -1,4 +1,6 @@
-"""Tests, predictions, exports and reports find what training left, by the rules of commands/runs.py; each choice is printed."""
+"""Tests, predictions, exports and reports find what training left, by the rules of
+commands/runs.py; each choice is printed.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""Checkpoints written in a thread, once for two names: what is in them, and what a crash at any moment leaves."""
+"""Checkpoints written in a thread, once for two names: what is in them, and what a crash at any
+moment leaves.
+"""
 
 import os
 import threading
@@ -119,7 +121,9 @@ def test_what_goes_wrong_in_the_thread_is_told(store, monkeypatch):
 
 @pytest.mark.parametrize("best", [True, False])
 def test_killed_between_any_two_operations_on_files(store, best):
-    """A process of its own, ended before its n-th rename, flush or removal: the stage goes on from step 2 or 3, and the best is whole."""
+    """A process of its own, ended before its n-th rename, flush or removal: the stage goes on from
+    step 2 or 3, and the best is whole.
+    """
     store.save(content(1), best=True)
     store.save(content(2), best=True)
     left = []
@@ -146,7 +150,9 @@ def test_killed_between_any_two_operations_on_files(store, best):
 
 
 def _end_before(number: int) -> None:
-    """End this process at its n-th call, from 0, of a function that changes a folder or ends a write."""
+    """End this process at its n-th call, from 0, of a function that changes a folder or ends a
+    write.
+    """
     calls = []
 
     def ending(function):

@@ -1,4 +1,6 @@
-"""Files of scans that are damaged, hostile, or spread over several files; and labels off by rounding."""
+"""Files of scans that are damaged, hostile, or spread over several files; and labels off by
+rounding.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,6 @@
-"""evaluate.py: anybody's predictions scored, as nnU-Net scores them too, and one line for each that cannot be."""
+"""evaluate.py: anybody's predictions scored, as nnU-Net scores them too, and one line for each that
+cannot be.
+"""
 
 import csv
 import hashlib
@@ -30,7 +32,9 @@ DATASET = {
 
 @pytest.fixture
 def folders(tmp_path):
-    """Three cases, labels and predictions in nnU-Net's layout: noise over two structures, the second in neither map of case c."""
+    """Three cases, labels and predictions in nnU-Net's layout: noise over two structures, the
+    second in neither map of case c.
+    """
     rng = np.random.default_rng(3)
     for name in "abc":
         truth = np.maximum(
@@ -75,7 +79,9 @@ def arrays(root, name):
 
 
 def nnunet_dice(root, values, ignore=None):
-    """nnU-Net's published formula: 2 TP / (2 TP + FP + FN) without ignored voxels, nan where both are empty, its mean without nan."""
+    """nnU-Net's published formula: 2 TP / (2 TP + FP + FN) without ignored voxels, nan where both
+    are empty, its mean without nan.
+    """
     dice = []
     for name in "abc":
         prediction, truth = arrays(root, name)
@@ -179,7 +185,9 @@ def test_the_same_tables_as_a_test_writes(folders, capsys):
 
 
 def test_distances_in_mm_by_hand(tmp_path):
-    """A structure predicted one slice of 3 mm too high: the 95th percentile of the border distances is 3 mm, or 1 voxel."""
+    """A structure predicted one slice of 3 mm too high: the 95th percentile of the border distances
+    is 3 mm, or 1 voxel.
+    """
     truth, prediction = blob(SHAPE, (2, 2, 1), (9, 9, 1)), blob(SHAPE, (2, 2, 2), (9, 9, 2))
     for ending, name, array in ((".nrrd", "labelsTs", truth), (".mha", "pred", prediction)):
         write_scan(tmp_path / name / f"x{ending}", array, (1, 1, 3))
@@ -194,7 +202,9 @@ def test_distances_in_mm_by_hand(tmp_path):
 
 
 def test_names_formats_and_orientations(folders):
-    """CASE_pred, NRRD and a prediction stored in another order of the same voxels give the same figures."""
+    """CASE_pred, NRRD and a prediction stored in another order of the same voxels give the same
+    figures.
+    """
     assert run(folders) == 0
     before = summary(folders / "pred")["honest"]
     for name in "abc":
@@ -304,7 +314,10 @@ FAULTS = {
     ),
     "place": (
         other_place,
-        "a.nii.gz: by the headers it lies up to 5.0 voxels from its label; fix the header, or compare voxel by voxel",
+        (
+            "a.nii.gz: by the headers it lies up to 5.0 voxels from its label; fix the header, or "
+            "compare voxel by voxel"
+        ),
     ),
     "spacing": (
         lambda root: write_scan(root / "pred" / "a.nii.gz", arrays(root, "a")[0].T, (2, 1, 3)),
@@ -399,7 +412,9 @@ def test_flags_that_name_nothing(folders):
 
 
 def test_two_sets_of_predictions_on_a_page(folders):
-    """The image is found in imagesTs beside labelsTs; a set of predictions that nobody describes is a group of its own."""
+    """The image is found in imagesTs beside labelsTs; a set of predictions that nobody describes is
+    a group of its own.
+    """
     for name in "abc":
         write_scan(
             folders / "imagesTs" / f"{name}_0000.nii.gz",

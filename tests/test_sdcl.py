@@ -20,7 +20,9 @@ from utils.errors import UserError
 
 
 def test_the_distance_is_the_mean_over_pixels_where_students_disagree():
-    """p = (3/4, 1/4) at both pixels, label 1: (9/16 + 9/16) / 2 = 9/16. Only the second pixel counts, with its weight of 1/2."""
+    """p = (3/4, 1/4) at both pixels, label 1: (9/16 + 9/16) / 2 = 9/16. Only the second pixel
+    counts, with its weight of 1/2.
+    """
     logits = torch.tensor([math.log(3), 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
     label = torch.ones(1, 1, 2, dtype=torch.long)
     weight = torch.tensor([[1.0, 0.5]])
@@ -30,7 +32,9 @@ def test_the_distance_is_the_mean_over_pixels_where_students_disagree():
 
 
 def test_flatness_counts_only_pixels_where_this_student_is_wrong():
-    """p = (3/4, 1/4) says class 0: right at the first pixel, wrong at the second. -mean log p = (log 4/3 + log 4) / 2 there."""
+    """p = (3/4, 1/4) says class 0: right at the first pixel, wrong at the second. -mean log p =
+    (log 4/3 + log 4) / 2 there.
+    """
     logits = torch.tensor([math.log(3), 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
     label = torch.tensor([[[0, 1]]])
     everywhere = torch.tensor([[[True, True]]])
@@ -63,7 +67,9 @@ def test_half_a_of_the_unlabelled_images_meets_half_b_of_the_labelled_ones():
 
 
 def test_the_teacher_averages_the_statistics_of_the_first_student():
-    """Running means start at 0; the first student's becomes 5, the second one's 9: 0.99 x 0 + 0.01 x 5."""
+    """Running means start at 0; the first student's becomes 5, the second one's 9: 0.99 x 0 + 0.01
+    x 5.
+    """
     network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4))
     context = Context(network, settings={"other_model": "resunet", "select_network": "mean"})
     stage = sdcl.SDCL(context)

@@ -1,4 +1,6 @@
-"""Which value a setting has where page, script, method, keyword and flag name one, and options that cannot go together."""
+"""Which value a setting has where page, script, method, keyword and flag name one, and options that
+cannot go together.
+"""
 
 import dataclasses
 import itertools
@@ -117,7 +119,9 @@ def test_a_preset_that_no_keyword_names_stays():
 
 
 def test_the_numbers_of_a_script_belong_to_its_own_method():
-    """The ACDC script for three labels has ema_decay 0.89 for the edge-guided method; BCP's 0.99 is its own."""
+    """The ACDC script for three labels has ema_decay 0.89 for the edge-guided method; BCP's 0.99 is
+    its own.
+    """
     numbers = {"labelnum": 3, "ema_decay": 0.89}
     assert from_flags(acdc.DATASET, numbers, []).ema_decay == 0.89
     other = from_flags(acdc.DATASET, numbers, ["--method", "bcp"])

@@ -1,4 +1,6 @@
-"""Slices of own data are cut along the axis that the scanner took them along, and predictions come back from there."""
+"""Slices of own data are cut along the axis that the scanner took them along, and predictions come
+back from there.
+"""
 
 import json
 
@@ -48,7 +50,9 @@ def test_slices_are_cut_along_few_voxels_or_the_largest_spacing(spacing, counts,
 
 
 def raw_set(root, shape, spacing=(1, 1, 1), letters="RAS", cases=3):
-    """Scans of `shape` along right, front and head, stored with their axes as `letters` say; a bright block is the organ."""
+    """Scans of `shape` along right, front and head, stored with their axes as `letters` say; a
+    bright block is the organ.
+    """
     direction = np.array(ORIENTATIONS[letters], float)
     axes = [int(np.abs(column).argmax()) for column in direction.T]
     low = tuple(n // 4 for n in shape)

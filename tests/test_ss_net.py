@@ -215,7 +215,7 @@ def test_each_sample_gets_unit_length():
 class Slope(nn.Module):
     """A 'network' whose prediction depends on the first pixel only; it keeps the images."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.05))
         self.feature_channels = 1

@@ -1,4 +1,6 @@
-"""What one step of the loop asks of a device, counted on torch's `meta` device, and how its losses are read."""
+"""What one step of the loop asks of a device, counted on torch's `meta` device, and how its losses
+are read.
+"""
 
 import math
 
@@ -34,7 +36,9 @@ THROUGH_THE_HOST = {
     "abd": 4,
     "sdcl": 2,
 }
-"""Pseudo labels of a step whose largest components are kept, which the host computes; by method, 0 if not named."""
+"""Pseudo labels of a step whose largest components are kept, which the host computes; by method, 0
+if not named.
+"""
 SMALL = {"ACDC": (96, 96), "LA": (32, 32, 16)}
 OF_VOLUMES = ("edge_guided", "bcp", "cogrnet", "supervised", "ua_mt")
 """Methods whose step on volumes is counted in every test run, not only in the long ones."""
@@ -77,8 +81,10 @@ def step(dataset, method, **numbers):
 
 @pytest.mark.parametrize("dataset, method", places())
 def test_a_step_sends_its_batch_and_waits_for_nothing(dataset, method):
-    """Images and labels go to the device; no scalar is read. A pseudo label goes to the host and comes back: both halves of the
-    unlabelled images one after the other, those of `pseudo_label` in one."""
+    """Images and labels go to the device; no scalar is read. A pseudo label goes to the host and
+    comes back: both halves of the unlabelled images one after the other, those of `pseudo_label` in
+    one.
+    """
     egm = {"egm": "published"} if method in ("edge_guided", "supervised") else {}
     counting, scalars = step(dataset, method, **egm)
     pseudo = THROUGH_THE_HOST.get(method, 0)
@@ -94,7 +100,9 @@ def test_a_colour_image_needs_no_numbers_of_the_host():
 
 
 def test_the_student_works_while_pseudo_labels_are_away():
-    """Both halves leave before the student's first convolution, and the first comes back after the last one of that pass."""
+    """Both halves leave before the student's first convolution, and the first comes back after the
+    last one of that pass.
+    """
     counting, _ = step("ACDC", "edge_guided")
     events = counting.events[2:]  # behind the batch's own way
     left, back = (
@@ -125,7 +133,7 @@ class InParts(TrainingStage):
 
     name = "in_parts"
 
-    def __init__(self, student: nn.Module, apart: bool):
+    def __init__(self, student: nn.Module, apart: bool) -> None:
         super().__init__(Context(student))
         self.apart = apart
 

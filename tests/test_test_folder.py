@@ -1,4 +1,6 @@
-"""Each test of a run has its own folder, and its predictions, metrics.csv and summary.json are replaced together."""
+"""Each test of a run has its own folder, and its predictions, metrics.csv and summary.json are
+replaced together.
+"""
 
 import errno
 import hashlib

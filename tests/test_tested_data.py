@@ -1,4 +1,6 @@
-"""Training and testing hold the data against the checkpoint: copies of trained scans, classes, channels, preparation."""
+"""Training and testing hold the data against the checkpoint: copies of trained scans, classes,
+channels, preparation.
+"""
 
 import json
 import shutil
@@ -188,7 +190,9 @@ def change_plan(root, **values):
 
 
 def test_two_classes_exchanged_in_dataset_json_are_not_tested(raw, prepared, tmp_path):
-    """Class 1 was the organ with the value 1; prepared anew, it is the organ that is called "organ 5" now."""
+    """Class 1 was the organ with the value 1; prepared anew, it is the organ that is called "organ
+    5" now.
+    """
     other = Path(shutil.copytree(raw, tmp_path / "raw"))
     about = json.loads((other / "dataset.json").read_text(encoding="utf-8"))
     about["labels"] = {"background": 0, "organ 1": 5, "organ 5": 1}
@@ -197,7 +201,10 @@ def test_two_classes_exchanged_in_dataset_json_are_not_tested(raw, prepared, tmp
     for flags in ([], ["--other_data"]):
         with pytest.raises(
             UserError,
-            match="the run's classes are background, organ 1, organ 5, the data's background, organ 5, organ 1 in another order",
+            match=(
+                "the run's classes are background, organ 1, organ 5, the data's background, "
+                "organ 5, organ 1 in another order"
+            ),
         ):
             test_on(tmp_path / "data", prepared[3][1], *flags)
 

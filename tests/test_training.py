@@ -114,7 +114,9 @@ def test_a_finished_run_is_left_alone(root, tmp_path, uninterrupted, capsys):
 
 
 def test_a_setting_that_an_older_checkpoint_lacks_is_its_default(root, tmp_path, uninterrupted):
-    """A flag that came later leaves older runs resumable; asking for another value than its default is another run."""
+    """A flag that came later leaves older runs resumable; asking for another value than its default
+    is another run.
+    """
     train(root, tmp_path, "--run_mode", "pretrain")
     for path in tmp_path.rglob("*.pth"):
         content = load(path)
@@ -158,7 +160,9 @@ def test_signals_save_and_the_same_command_resumes(
 
 
 def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
-    """As a terminal's Ctrl-C and a scheduler's SIGTERM do: the processes that prepare batches get it too."""
+    """As a terminal's Ctrl-C and a scheduler's SIGTERM do: the processes that prepare batches get
+    it too.
+    """
     run = Forked(lambda: train(root, tmp_path, pre_iterations=2000, num_workers=2))
     run.wait(lambda: "pre_train 4" in run.said)
     ended = run.stop(signal.SIGTERM, group=True)
@@ -172,7 +176,9 @@ def test_a_signal_to_all_processes_leaves_the_workers_alone(root, tmp_path):
 
 @pytest.mark.long
 def test_killed_at_random_and_resumed_ends_bit_identical(root, tmp_path, monkeypatch):
-    """SIGKILL in each stage at moments drawn at random, writing a checkpoint not spared (val_every 2); tests/campaign kills more often."""
+    """SIGKILL in each stage at moments drawn at random, writing a checkpoint not spared
+    (val_every 2); tests/campaign kills more often.
+    """
     numbers = {"pre_iterations": 24, "max_iterations": 24, "val_every": 2}
     rng, step, kills = np.random.default_rng(0), _StageRunner._train_step, []
     for stage in ("pre_train", "self_train"):
@@ -296,7 +302,8 @@ def test_two_processes_train_and_resume(root, tmp_path):
 def test_running_out_of_memory_is_told(root, tmp_path, monkeypatch):
     def starve(self, batch, step):
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you "
+            "tried to allocate 9 bytes"
         )
 
     monkeypatch.setattr(DualTeacher, "losses", starve)

@@ -41,7 +41,8 @@ TINY = {
 }  # fmt: skip
 DATASETS = {
     "LA": (la.DATASET, TINY | {"labelnum": 2, "lr_drop_every": 2}),
-    # a fourth of eight volumes labelled: one epoch of ten steps (two volumes five times over), then two of six (six unlabelled ones)
+    # a fourth of eight volumes labelled: one epoch of ten steps (two volumes five times over), then
+    # two of six (six unlabelled ones)
     "Pancreas": (
         pancreas.DATASET,
         TINY
@@ -144,7 +145,9 @@ def _shared(rank, ports, tiny, folder):
 @pytest.mark.parametrize("tiny", ["Pancreas"], indirect=True)
 @pytest.mark.long
 def test_two_processes_share_an_epoch(tiny, tmp_path):
-    """Four labelled volumes five times over, then four unlabelled ones, two of either to each process: ten steps, then two of two."""
+    """Four labelled volumes five times over, then four unlabelled ones, two of either to each
+    process: ten steps, then two of two.
+    """
     assert together(_shared, tiny, tmp_path) == [0, 0]
     pre, self_ = (
         stages(tmp_path)[f"{name}/last.pth"]["progress"] for name in ("pre_train", "self_train")
@@ -217,8 +220,10 @@ class Twice(TrainingStage):
 
 @pytest.mark.usefixtures("published_width")
 def test_estimated_memory_is_what_the_losses_keep():
-    """A convolution keeps its input (one channel) and its weight, which is the network's own; ReLU keeps its output (two channels). Sums
-    keep nothing. Four images of 64 x 16 x 16; 4 parameters, their gradients and one moment of the optimiser."""
+    """A convolution keeps its input (one channel) and its weight, which is the network's own; ReLU
+    keeps its output (two channels). Sums keep nothing. Four images of 64 x 16 x 16; 4 parameters,
+    their gradients and one moment of the optimiser.
+    """
     phase = Twice(Context(nn.Sequential(nn.Conv3d(1, 2, 1), nn.ReLU())))
     memory = step_memory(phase, 2, 2, 1, (64, 16, 16), moments=1)
     assert memory.step_bytes == int(1.1 * 4 * 4 * 64 * 16 * 16 * 3) + 4 * 4 * 3

@@ -1,4 +1,6 @@
-"""Stages of the published codes through the one loop, and networks in training mode (tests/vectors/README.md)."""
+"""Stages of the published codes through the one loop, and networks in training mode
+(tests/vectors/README.md).
+"""
 
 import json
 from contextlib import nullcontext
@@ -87,8 +89,8 @@ class Case:
 CASES = {
     "acdc_pre": Case("unet", LOSS_2D, 1 / 3, 1e-4),
     "acdc_self": Case("unet", LOSS_2D, 1 / 3, 1e-4, decay=0.89),
-    # Rounding grows in this one: with another number of threads, losses from the third on differ by up to 5e-3. The
-    # test in float64 checks all eight.
+    # Rounding grows in this one: with another number of threads, losses from the third on differ by
+    # up to 5e-3. The test in float64 checks all eight.
     "bcp_self": Case("unet_bcp", LOSS_BCP, 1 / 3, 1e-4, kind="fixed", teachers="ema", exact=3),
     "la_pre": Case("vnet_la", LOSS_3D, 1 / 2, 1e-3, total="pre/loss_all"),
     "la_self": Case(
@@ -102,8 +104,9 @@ def published_trajectory(name):
 
 
 def trajectory(name, tmp_path, steps, amp=None, device=CPU, dtype=torch.float32):
-    """A case's first steps: its phase, as they leave it, and what each call of its losses reports. Weights are filled in float32, then
-    converted to `dtype`."""
+    """A case's first steps: its phase, as they leave it, and what each call of its losses reports.
+    Weights are filled in float32, then converted to `dtype`.
+    """
     case, published = CASES[name], published_trajectory(name)
     corners, dims = published["corners"], 2 if case.network.startswith("unet") else 3
     boxes = GivenCorners(
@@ -152,7 +155,9 @@ def trajectory(name, tmp_path, steps, amp=None, device=CPU, dtype=torch.float32)
 
 @pytest.fixture
 def published_layout(monkeypatch):
-    """The published memory format: the faster one rounds differently, which training multiplies to 1e-4 of la_self's loss."""
+    """The published memory format: the faster one rounds differently, which training multiplies to
+    1e-4 of la_self's loss.
+    """
     monkeypatch.setattr("training.device.memory_format", lambda *arguments: torch.contiguous_format)
 
 
@@ -199,7 +204,9 @@ PUBLISHED_NAMES = {
 
 @torch.no_grad()
 def look_ahead(phase, name, step, dtype):
-    """One more iteration of a phase without its backward pass; what it reports joins that of the steps."""
+    """One more iteration of a phase without its backward pass; what it reports joins that of the
+    steps.
+    """
     case = CASES[name]
     dims = 2 if case.network.startswith("unet") else 3
     *_, batch = batches(dims, name.endswith("pre"), dtype, range(step + 1))
@@ -217,8 +224,9 @@ def look_ahead(phase, name, step, dtype):
     ],
 )
 def test_trajectory_in_float64_is_the_published_one_to_1e_9(name, steps, tmp_path):
-    """Every loss of the first `steps` iterations and of the one after them, which follows from the last gradients. The
-    memory format is the one that training uses."""
+    """Every loss of the first `steps` iterations and of the one after them, which follows from the
+    last gradients. The memory format is the one that training uses.
+    """
     published = published_trajectory(name)["losses_float64"]
     phase, reported = trajectory(name, tmp_path, steps, dtype=torch.float64)
     if steps < len(published[CASES[name].total]):
@@ -258,8 +266,10 @@ def test_the_mean_of_teachers_is_computed_in_float32_or_better(dtype, expected):
 
 
 class QuickHalf(TorchDispatchMode):
-    """Convolutions in half precision as hardware makes them: rounded factors, sums in float32, rounded results. Where the CPU has no such
-    hardware its own way to the same takes a hundred times as long."""
+    """Convolutions in half precision as hardware makes them: rounded factors, sums in float32,
+    rounded results. Where the CPU has no such hardware its own way to the same takes a hundred
+    times as long.
+    """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         half = next((x.dtype for x in args if isinstance(x, torch.Tensor)), None)

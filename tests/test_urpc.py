@@ -11,7 +11,10 @@ from networks.registry import build
 
 
 def test_positions_that_reach_a_share_of_the_largest_activity_are_dropped(monkeypatch):
-    """Means over the two channels: 1, 4 and 5; of the second sample 2, 1 and 0. Kept are those below 0.8 times the largest."""
+    """Means over the two channels: 1, 4 and 5; of the second sample 2, 1 and 0.
+
+    Kept are those below 0.8 times the largest.
+    """
     monkeypatch.setattr(urpc, "kept_activity", lambda x: 0.8)
     x = torch.tensor([[[1.0, 3.0, 5.0], [1.0, 5.0, 5.0]], [[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]]])
     kept = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])

@@ -35,7 +35,9 @@ def test_transform_by_hand():
 
 
 def test_cogrnet_crops_before_it_turns():
-    """Same draw, other order: the patch is cut out of the padded volume as it lies and turned afterwards."""
+    """Same draw, other order: the patch is cut out of the padded volume as it lies and turned
+    afterwards.
+    """
     volume = np.arange(6 * 5 * 3).reshape(6, 5, 3)
     transform = VolumeTransform(
         start=(1, 2, 0),
@@ -123,7 +125,9 @@ def test_patches_are_the_same_with_and_without_cache(la_root):
 
 
 def test_labels_go_with_their_images(la_root):
-    """Where the image's patch is put back, its label's patch lies on it: both are cut by one transform."""
+    """Where the image's patch is put back, its label's patch lies on it: both are cut by one
+    transform.
+    """
     names, labelled = first_cases(la_root, LA, 1)
     data = patches(LA, la_root, names[:1], labelled)
     case = read_volume(LA, *data.cases[0])
@@ -165,7 +169,9 @@ def test_pancreas_percentages(pancreas_root):
 
 
 def test_four_streams_by_hand():
-    """3 labelled (0 1 2, five times) and 5 unlabelled (3 .. 7), two of each stream a step: 2 steps an epoch, then the same again."""
+    """3 labelled (0 1 2, five times) and 5 unlabelled (3 .. 7), two of each stream a step: 2 steps
+    an epoch, then the same again.
+    """
     sampler = FourStreamSampler(3, 5, 4, 4, (7,), range(4))
     assert sampler.epoch == 2
     batches = [[draw.case for draw in batch] for batch in sampler]
@@ -192,8 +198,9 @@ def test_processes_share_the_streams():
 
 
 def test_volumes_in_memory_are_x_y_z(kits_root, lits_root):
-    """KiTS19 and LiTS lie on disk slices first; kidney and tumour are one object, of the liver the tumour is not part; both are
-    z-scored on reading."""
+    """KiTS19 and LiTS lie on disk slices first; kidney and tumour are one object, of the liver the
+    tumour is not part; both are z-scored on reading.
+    """
     for info, root in ((KITS19, kits_root), (LITS, lits_root)):
         name = (root / info.test_list).read_text(encoding="utf-8").split()[0]
         with h5py.File(info.path(root, name)) as file:
@@ -209,9 +216,11 @@ def test_volumes_in_memory_are_x_y_z(kits_root, lits_root):
 
 
 class Net(nn.Module):
-    """Answers by place and by what else the window holds, so that every window counts; keeps the windows it saw."""
+    """Answers by place and by what else the window holds, so that every window counts; keeps the
+    windows it saw.
+    """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.conv, self.seen = nn.Conv3d(1, 2, 3, padding=1), []
@@ -222,7 +231,9 @@ class Net(nn.Module):
 
 
 def one_at_a_time(net, image, patch, stride):
-    """The published loop: windows at min(i * stride, side - patch), probabilities added up and divided by their number."""
+    """The published loop: windows at min(i * stride, side - patch), probabilities added up and
+    divided by their number.
+    """
     pads = [
         ((max(p - s, 0)) // 2, max(p - s, 0) - max(p - s, 0) // 2)
         for s, p in zip(image.shape, patch, strict=True)

@@ -1,4 +1,6 @@
-"""JSON files of ours with any value of a wrong type: one line, or it does not matter; never another exception."""
+"""JSON files of ours with any value of a wrong type: one line, or it does not matter; never another
+exception.
+"""
 
 import json
 import random

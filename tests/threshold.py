@@ -1,4 +1,6 @@
-"""Networks that copy a threshold of their input, and checkpoints of them, to follow a voxel through predict.py and back."""
+"""Networks that copy a threshold of their input, and checkpoints of them, to follow a voxel through
+predict.py and back.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,13 +24,15 @@ class ThresholdOptions:
 
 
 class Threshold2(nn.Module):
-    """Class 1 where the first channel is above `level`; with more classes, class k + 1 where channel k is the largest of those above."""
+    """Class 1 where the first channel is above `level`; with more classes, class k + 1 where
+    channel k is the largest of those above.
+    """
 
     dims = 2
     smallest_batch = 1
     Options = ThresholdOptions
 
-    def __init__(self, in_chns: int, class_num: int, level: float = 0.0):
+    def __init__(self, in_chns: int, class_num: int, level: float = 0.0) -> None:
         super().__init__()
         self.level = nn.Parameter(torch.tensor(level))
         self.classes = class_num

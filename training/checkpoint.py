@@ -123,10 +123,10 @@ class Checkpoint:
     prepared (dataloaders/plan.py). `rule`: how the best checkpoint is selected. `losses`: those
     since the last validation. `phase`: the method's state. `student`: the student's weights.
     `data`: digest of lists and files (dataloaders/digest.py). `buffers`: batch-norm statistics of
-    each of several processes. `scaler`: scale of the gradients with --amp fp16.
-    `other_optimizers`: states of the other learners' optimisers by name. `selected`: name of the
-    selected network, or `methods.stage_networks.MEAN`. `models`: the network of each learner in the registry,
-    empty for the run's `--model`. Entries that older checkpoints lack have their default.
+    each of several processes. `scaler`: scale of the gradients with --amp fp16. `other_optimizers`:
+    states of the other learners' optimisers by name. `selected`: name of the selected network, or
+    `methods.stage_networks.MEAN`. `models`: the network of each learner in the registry, empty for
+    the run's `--model`. Entries that older checkpoints lack have their default.
     """
 
     path: Path

@@ -109,7 +109,7 @@ def set_deterministic(on: bool, tf32: bool = True) -> None:
     # use_deterministic_algorithms would import torch's compiler, 1.6 s of every start
     torch.set_deterministic_debug_mode(mode)
     # a guard against reading uninitialised memory; it fills every new tensor
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # torch sets it at run time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cudnn.benchmark = not on
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -47,8 +47,8 @@ class Ema:
         if self._pairs is None:
             self._pairs = self._paired()
         fractions, counters = self._pairs
-        torch._foreach_mul_(fractions.teacher, decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
-        torch._foreach_add_(fractions.teacher, fractions.student, alpha=1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # no public name
+        torch._foreach_mul_(fractions.teacher, decay)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_add_(fractions.teacher, fractions.student, alpha=1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         if counters.teacher:
             # one tensor for all: a few kernel launches in total instead of a few per counter
             mean = decay * torch.stack(counters.teacher) + (1 - decay) * torch.stack(

@@ -75,7 +75,7 @@ class LockedFile:
             return Answer.TAKEN
         try:
             os.lseek(self._opened(), 0, os.SEEK_SET)
-            msvcrt.locking(self._opened(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]  # Windows only
+            msvcrt.locking(self._opened(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
         except OSError as error:
             return self._refused(error)
         return Answer.TAKEN

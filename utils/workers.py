@@ -62,7 +62,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
                 process.join(10)
             if manager is not None:
                 # Python's exit fails if this thread closes its pipe at that moment (CPython 3.11).
-                manager.join(10)  # pyright: ignore[reportAttributeAccessIssue]  # a thread; typeshed names another class
+                manager.join(10)  # pyright: ignore[reportAttributeAccessIssue]
             raise
         finally:
             for key, value in before.items():

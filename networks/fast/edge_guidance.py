@@ -1,9 +1,11 @@
-"""The edge-guided module and its attention gates, with gradients in the memory layout of the feature.
+"""The edge-guided module and its attention gates, with gradients in the memory layout of the
+feature.
 
-Replaces `mean_sigmoid`, `guided_features`, `guided_features_3d`, `pool_pixels`, `pool_channels`, `convolve_to_one_channel` and
-`scale_pixels` (tests/test_fast_operations.py compares them). Autograd's gradient of a mean is always contiguous, and adding it to a
-gradient in channels-last layout is several times as slow as an addition of equal layouts. Fewer maps are kept for the backward pass.
-Notation: x a feature map (N, C, ...) of two or three spatial axes, p = sigmoid(x).
+Replaces `mean_sigmoid`, `guided_features`, `guided_features_3d`, `pool_pixels`, `pool_channels`,
+`convolve_to_one_channel` and `scale_pixels` (tests/test_fast_operations.py compares them).
+Autograd's gradient of a mean is always contiguous, and adding it to a gradient in channels-last
+layout is several times as slow as an addition of equal layouts. Fewer maps are kept for the
+backward pass. Notation: x a feature map (N, C, ...) of two or three spatial axes, p = sigmoid(x).
 """
 
 from typing import Any
@@ -22,6 +24,7 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
+    """Return the memory layout of a feature map: channels last or contiguous."""
     channels_last = torch.channels_last_3d
     if x.ndim == 4:
         channels_last = torch.channels_last
@@ -33,13 +36,16 @@ def layout_of(x: Tensor) -> torch.memory_format:
 def is_half_on_cpu(x: Tensor) -> bool:
     """Whether operations run one by one on the CPU in 16 bits.
 
-    There a feature in channels-last layout times a map of one channel takes 7 times as long as a feature times a feature.
+    There a feature in channels-last layout times a map of one channel takes 7 times as long as a
+    feature times a feature.
     """
     return is_eager_cpu(x) and x.element_size() == 2
 
 
 def as_wide(one: Tensor, x: Tensor) -> Tensor:
-    """Return a map (N, 1, ...) that x (N, C, ...) will be multiplied by, repeated for each channel if that is faster."""
+    """Return a map (N, 1, ...) that x (N, C, ...) will be multiplied by, repeated for each channel
+    if that is faster.
+    """
     if is_half_on_cpu(x):
         return one.expand_as(x).contiguous(memory_format=layout_of(x))
     return one
@@ -55,7 +61,9 @@ def scale_pixels(x: Tensor, weights: Tensor) -> Tensor:
 
 
 class MeanSigmoid(Function):
-    """Mean over channels of sigmoid(x), (N, C, ...) to (N, 1, ...) in float32 or wider; only x is kept for the backward pass."""
+    """Mean over channels of sigmoid(x), (N, C, ...) to (N, 1, ...) in float32 or wider; only x is
+    kept for the backward pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -73,10 +81,12 @@ class MeanSigmoid(Function):
 
 
 class GuidedFeatures(Function):
-    """Background x (1 - p), boundary x (p - s) and edges x f in one tensor (N, 3C, ...); only the arguments are kept for backward.
+    """Background x (1 - p), boundary x (p - s) and edges x f in one tensor (N, 3C, ...); only the
+    arguments are kept for backward.
 
-    s and e are (N, 1, ...). In 2-D f = e, and w and b are None. In 3-D f = w e + b, where w and b are (1, C, 1, 1, 1). No layer with
-    weights precedes e, so e gets a gradient only if the network's input requires one.
+    s and e are (N, 1, ...). In 2-D f = e, and w and b are None. In 3-D f = w e + b, where w and b
+    are (1, C, 1, 1, 1). No layer with weights precedes e, so e gets a gradient only if the
+    network's input requires one.
     """
 
     @staticmethod
@@ -152,8 +162,8 @@ def guided_features_3d(
 ) -> Tensor:
     """Return background, boundary and edges without a volume of 128 channels.
 
-    The convolutions of the edge map and its resize are affine in a map of one channel and commute, so channel c of the result is
-    w_c e + b_c, with w and b folded from the weights.
+    The convolutions of the edge map and its resize are affine in a map of one channel and commute,
+    so channel c of the result is w_c e + b_c, with w and b folded from the weights.
     """
     e = F.interpolate(edge, size=x.shape[2:], mode="nearest")  # (N, 1, D, H, W)
     with operations.whole_precision(x.device):
@@ -186,7 +196,9 @@ def _bias(conv: nn.Conv3d) -> Tensor:
 
 
 class OverPixels(Function):
-    """Mean and maximum of every channel over all pixels, both (N, C); pixels with equal maxima share the gradient."""
+    """Mean and maximum of every channel over all pixels, both (N, C); pixels with equal maxima
+    share the gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,8 +225,9 @@ class OverPixels(Function):
 class OverChannels(Function):
     """Maximum and mean over the channels of every pixel, (N, 2, ...).
 
-    The maximum's gradient goes to the first of equal channels. Except on the CPU it is computed by comparing channel numbers instead
-    of scattering: this is deterministic on CUDA and takes one launch.
+    The maximum's gradient goes to the first of equal channels. Except on the CPU it is computed by
+    comparing channel numbers instead of scattering: this is deterministic on CUDA and takes one
+    launch.
     """
 
     @staticmethod
@@ -243,10 +256,11 @@ class OverChannels(Function):
 
 
 class _Shifted(Function):
-    """Map (N, D, T, H, W), T odd, to (N, D, H, W): output plane d is the sum over t of input plane (d + t - T // 2, t).
+    """Map (N, D, T, H, W), T odd, to (N, D, H, W): output plane d is the sum over t of input plane
+    (d + t - T // 2, t).
 
-    Planes beyond the ends are zero. In the padded input the planes (d + t, t) form a diagonal, which a strided view can address: one
-    sum replaces a shift and an addition for each t.
+    Planes beyond the ends are zero. In the padded input the planes (d + t, t) form a diagonal,
+    which a strided view can address: one sum replaces a shift and an addition for each t.
     """
 
     @staticmethod
@@ -290,8 +304,9 @@ def pool_channels(x: Tensor) -> Tensor:
 def convolve_to_one_channel(x: Tensor, conv: nn.Conv2d | nn.Conv3d) -> Tensor:
     """Return `conv(x)`, in 3-D as a 2-D convolution.
 
-    Convolutions to a single channel use the CPU's vector units poorly. In 3-D the kernel's planes along the first axis become the
-    output channels of a 2-D convolution of every plane of x (N, C, D, H, W), whose results are then shifted and added.
+    Convolutions to a single channel use the CPU's vector units poorly. In 3-D the kernel's planes
+    along the first axis become the output channels of a 2-D convolution of every plane of x
+    (N, C, D, H, W), whose results are then shifted and added.
     """
     if x.ndim == 4:
         return conv(x)

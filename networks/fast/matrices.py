@@ -1,7 +1,9 @@
-"""Linear maps along the axes of an image as matrices: a resize or a blur is one matrix product per axis.
+"""Linear maps along the axes of an image as matrices: a resize or a blur is one matrix product per
+axis.
 
-Replaces `smooth_part_2d`, `smooth_part_3d`, `resize_bilinear` and `resize_trilinear` (tests/test_fast_operations.py compares them).
-On CUDA such a map takes two launches in each direction, and its gradient is deterministic, which that of torch's resizes is not; torch's
+Replaces `smooth_part_2d`, `smooth_part_3d`, `resize_bilinear` and `resize_trilinear`
+(tests/test_fast_operations.py compares them). On CUDA such a map takes two launches in each
+direction, and its gradient is deterministic, which that of torch's resizes is not; torch's
 replacement in deterministic mode takes dozens of small operations.
 """
 
@@ -27,7 +29,9 @@ def both_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def all_axes(x: Tensor, *matrices: Tensor) -> Tensor:
-    """Map x (N, C, D, H, W) along its three axes by matrices (D, d), (H, h) and (W, w) to (N, C, d, h, w)."""
+    """Map x (N, C, D, H, W) along its three axes by matrices (D, d), (H, h) and (W, w) to
+    (N, C, d, h, w).
+    """
     planes, rows, columns = matrices
     mapped = rows.t() @ (x @ columns)  # (N, C, D, h, w)
     result = planes.t() @ mapped.flatten(3)  # (N, C, d, h w)
@@ -45,7 +49,9 @@ def linear_map(name: str) -> Callable[[Line], Line]:
 
 
 def matrix(name: str, old: int, new: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the matrix (old, new) of a linear map, computed once: x @ matrix maps the last axis of x."""
+    """Return the matrix (old, new) of a linear map, computed once: x @ matrix maps the last axis of
+    x.
+    """
     if torch.compiler.is_compiling():
         return matrix_for_compiled(name, old, new, device, dtype)
     return _cached_matrix(name, old, new, device, dtype)
@@ -61,7 +67,8 @@ def _cached_matrix(
         return LINES[name](identity, new)[0].to(device, dtype)
 
 
-# In a compiled network this is one small copy; without it every pass would include the dozens of operations that make the matrix.
+# In a compiled network this is one small copy; without it every pass would include the dozens of
+# operations that make the matrix.
 @torch.library.custom_op("copy_paste::matrix", mutates_args=())
 def matrix_for_compiled(
     name: str, old: int, new: int, device: torch.device, dtype: torch.dtype
@@ -91,7 +98,9 @@ def _linear_line(line: Tensor, size: int) -> Tensor:
 
 @operations.resize_bilinear.replace_by
 def resize_bilinear(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Resize x (N, C, H, W) by matrices, but feature maps on the CPU by torch, which is faster there."""
+    """Resize x (N, C, H, W) by matrices, but feature maps on the CPU by torch, which is faster
+    there.
+    """
     if tuple(x.shape[2:]) == size:
         return x
     if x.is_cpu and x.shape[1] > 1:
@@ -113,7 +122,8 @@ def resize_trilinear(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return all_axes(x, *matrices)
 
 
-# the smooth part of the Laplacian band: blur, subsampling, insertion of zeros, blur and resize are linear and separable
+# the smooth part of the Laplacian band: blur, subsampling, insertion of zeros, blur and resize are
+# linear and separable
 
 
 def _binomial_blur(line: Tensor) -> Tensor:
@@ -139,7 +149,9 @@ def _corrected_line(line: Tensor, size: int) -> Tensor:
 
 
 def _gaussian_blur(line: Tensor) -> Tensor:
-    """Blur the last axis of (1, m, n) with a Gaussian kernel of size 3 (sigma 1.5, normalised, zero padding)."""
+    """Blur the last axis of (1, m, n) with a Gaussian kernel of size 3
+    (sigma 1.5, normalised, zero padding).
+    """
     side = math.exp(-1 / (2 * 1.5**2))
     padded = F.pad(line, (1, 1))
     neighbours = padded[..., :-2] + padded[..., 2:]

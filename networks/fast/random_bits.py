@@ -1,6 +1,7 @@
 """Dropout from 16 random bits per element, on the CPU.
 
-Replaces `dropout` (tests/test_fast_operations.py compares them); torch's own `bernoulli_` takes 4 to 10 ns per element.
+Replaces `dropout` (tests/test_fast_operations.py compares them); torch's own `bernoulli_` takes 4
+to 10 ns per element.
 """
 
 import torch
@@ -13,9 +14,11 @@ STEPS = 2**16
 
 @operations.dropout.replace_by
 def dropout(x: Tensor, rate: float) -> Tensor:
-    """Drop elements of x; on the CPU `rate` is rounded to a multiple of 1 / 65 536, and kept elements are scaled by the rounded rate.
+    """Drop elements of x; on the CPU `rate` is rounded to a multiple of 1 / 65 536, and kept
+    elements are scaled by the rounded rate.
 
-    Random numbers come from torch's generator, but the draws differ from those of `torch.nn.functional.dropout`.
+    Random numbers come from torch's generator, but the draws differ from those of
+    `torch.nn.functional.dropout`.
     """
     if not x.is_cpu or torch.compiler.is_compiling():
         return operations.dropout.formula(x, rate)
@@ -23,7 +26,9 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 
 
 def kept(x: Tensor, rate: float) -> Tensor:
-    """Draw the factors of dropout: 0 with probability `rate`, else 1 / (1 - rate); shape, type and memory layout are those of x."""
+    """Draw the factors of dropout: 0 with probability `rate`, else 1 / (1 - rate); shape, type and
+    memory layout are those of x.
+    """
     dropped = round(STEPS * rate)
     if dropped == STEPS:
         return torch.zeros_like(x)

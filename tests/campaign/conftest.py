@@ -1,7 +1,8 @@
-"""The campaign: kills, full disks, rubbish, two writers and a long soak, by the hundred: python -m pytest -m campaign tests/campaign
+"""The campaign: kills, full disks, rubbish, two writers and a long soak, by the hundred: python -m
+pytest -m campaign tests/campaign
 
-CAMPAIGN_SEED draws other moments and bytes, CAMPAIGN_SHARE=0.1 takes a tenth of the numbers. At the end a table says what was tried, what
-survived, what was lost.
+CAMPAIGN_SEED draws other moments and bytes, CAMPAIGN_SHARE=0.1 takes a tenth of the numbers. At the
+end a table says what was tried, what survived, what was lost.
 """
 
 import os
@@ -29,7 +30,7 @@ lost: dict[str, list[str]] = {}
 class Tally:
     """One row of the table."""
 
-    def __init__(self, row: str):
+    def __init__(self, row: str) -> None:
         self.row = row
         lost.setdefault(row, [])
 
@@ -97,7 +98,8 @@ def network(phantom_root, tmp_path_factory):
 def pytest_terminal_summary(terminalreporter):
     if tried:
         terminalreporter.write_line(
-            f"\n{'campaign':<64}{'tried':>7}{'survived':>10}{'lost':>6}   (seed {SEED}, share {SHARE:g})"
+            f"\n{'campaign':<64}{'tried':>7}{'survived':>10}{'lost':>6}   (seed {SEED}, share "
+            f"{SHARE:g})"
         )
         for row, count in tried.items():
             terminalreporter.write_line(

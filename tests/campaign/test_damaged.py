@@ -42,7 +42,9 @@ def damaged(content: bytes, rng) -> bytes:
 
 @pytest.mark.parametrize("what", ["checkpoints", "volumes", "slices", "lists"])
 def test_damaged(what, runs, phantom_root, tmp_path, tally, number):
-    """No traceback, and whatever is taken all the same gives the figures that the whole file gives; a run does not go on with it."""
+    """No traceback, and whatever is taken all the same gives the figures that the whole file gives;
+    a run does not go on with it.
+    """
     made, data, fresh = (
         tmp_path / "made",
         Path(shutil.copytree(phantom_root, tmp_path / "data")),
@@ -135,7 +137,9 @@ def test_damaged_compressed_scans(ending, tmp_path, tally, number):
 
 @pytest.mark.parametrize("program", ["check", "prepare", "predict", "evaluate"])
 def test_headers_that_crash_itk(program, raw, network, tmp_path, tally):
-    """Reported, with status 2 and no traceback; what becomes of the other cases is in the default tests."""
+    """Reported, with status 2 and no traceback; what becomes of the other cases is in the default
+    tests.
+    """
     source = Path(shutil.copytree(raw, tmp_path / "raw"))
     labels = source / "labelsTs"
     predictions = Path(shutil.copytree(labels, tmp_path / "predictions"))

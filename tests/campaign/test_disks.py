@@ -33,7 +33,9 @@ pytestmark = pytest.mark.campaign
 
 @dataclass(frozen=True)
 class Writer:
-    """`work` writes to a folder; `quotas`: bytes that a file may have; `disk`: KiB of a disk that it fills, beside the `data` there."""
+    """`work` writes to a folder; `quotas`: bytes that a file may have; `disk`: KiB of a disk that
+    it fills, beside the `data` there.
+    """
 
     name: str
     work: Callable[[Path], object]
@@ -167,7 +169,9 @@ def write_predictions(root: Path, shift: int) -> None:
 
 
 def test_full_disks_between_the_two_result_files(raw, tmp_path, tally, number):
-    """New predictions are scored again, with room for a part of the results: the earlier pair stays, or is refused."""
+    """New predictions are scored again, with room for a part of the results: the earlier pair
+    stays, or is refused.
+    """
     shutil.copytree(raw / "labelsTs", tmp_path / "labelsTs")
     shutil.copy(raw / "dataset.json", tmp_path)
     write_predictions(tmp_path, shift=0)

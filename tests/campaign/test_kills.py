@@ -44,7 +44,9 @@ def test_kills_at_random(name, full, runs, tmp_path, tally, number):
 
 
 def killed_at(work, call, place):
-    """`work`, killed at the `call`-th renaming of a file, before or after it: between the two of a save, too."""
+    """`work`, killed at the `call`-th renaming of a file, before or after it: between the two of a
+    save, too.
+    """
     real, calls = os.replace, []
 
     def replace(source, target):
@@ -110,7 +112,9 @@ def test_kills_of_a_registration(la_root, tmp_path, tally, number):
 
 
 def test_kills_between_the_renames_of_a_test(network, phantom_root, tmp_path, tally, number):
-    """The result is the whole one, or is not there, or is refused; the same test again gives the whole one."""
+    """The result is the whole one, or is not there, or is refused; the same test again gives the
+    whole one.
+    """
 
     def work(output):
         flags = ["--root_path", str(phantom_root), "--checkpoint", str(network), "--device", "cpu"]

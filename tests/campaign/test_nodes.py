@@ -15,13 +15,16 @@ pytestmark = pytest.mark.campaign
 
 SCRIPT = Path(__file__).parents[2] / "code" / "ACDC_labelnum3_train.py"
 LINE = (
-    "--device cpu --patch_size 32 32 --egm none --batch_size 8 --labeled_bs 4 --pre_iterations 6 --max_iterations 6 --val_every 3 "
+    "--device cpu --patch_size 32 32 --egm none --batch_size 8 --labeled_bs 4 --pre_iterations 6 "
+    "--max_iterations 6 --val_every 3 "
     "--static_start 3 --static_step 1 --static_range 2 4 --labelnum 1 --exp nodes"
 )
 
 
 def test_two_machines(tmp_path, tally):
-    """README's command for several machines, both launchers on this one: bit-identical to the run of one launcher."""
+    """README's command for several machines, both launchers on this one: bit-identical to the run
+    of one launcher.
+    """
     write_acdc_phantom(tmp_path / "data", train=3, val=3, test=1, size=48, slices=(5, 5))
     with socket.socket() as free:
         free.bind(("localhost", 0))

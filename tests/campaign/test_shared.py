@@ -61,7 +61,9 @@ def test_small_shared_memory(checked, phantom_root, tmp_path, tally, monkeypatch
 
 
 def test_two_predictors_of_one_folder(raw, network, tmp_path, tally, number):
-    """Two parts work together; of two that predict the whole folder, one is refused or comes when the other is done."""
+    """Two parts work together; of two that predict the whole folder, one is refused or comes when
+    the other is done.
+    """
     for index in range(number(4)):
         flags = ["--checkpoint", str(network), "--input", str(raw / "imagesTs"), "--device", "cpu"]
         flags += ["--output", str(tmp_path / str(index))]

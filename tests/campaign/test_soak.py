@@ -20,7 +20,7 @@ class Pebble(nn.Module):
 
     dims, smallest_batch, Options = 2, 1, registry.NETWORKS["unet"].Options
 
-    def __init__(self, in_chns, class_num, **options):
+    def __init__(self, in_chns, class_num, **options) -> None:
         super().__init__()
         self.conv, self.norm = (
             nn.Conv2d(in_chns, class_num, 3, padding=1),
@@ -35,7 +35,9 @@ class Pebble(nn.Module):
 
 
 def test_soak(phantom_root, tmp_path, tally, number, monkeypatch):
-    """Twenty thousand steps of all stages: memory and descriptors level out, event files do not multiply."""
+    """Twenty thousand steps of all stages: memory and descriptors level out, event files do not
+    multiply.
+    """
     monkeypatch.setitem(registry.NETWORKS, "pebble", Pebble)
     steps, step = (
         {"supervised": 2 * number(2000), "pre_train": number(8000), "self_train": number(8000)},
@@ -73,7 +75,8 @@ def test_soak(phantom_root, tmp_path, tally, number, monkeypatch):
             *watch[len(watch) // 4 :], strict=True
         )  # what a stage needs is there by then
         print(
-            f"{name}: memory {memory[0]:.1f} to {memory[-1]:.1f} MiB, descriptors {files[0]} to {files[-1]}, {steps[name]} steps"
+            f"{name}: memory {memory[0]:.1f} to {memory[-1]:.1f} MiB, descriptors {files[0]} to "
+            f"{files[-1]}, {steps[name]} steps"
         )
         tally.note(
             memory[-1] <= 1.02 * memory[0],
