@@ -10,7 +10,7 @@ import torch
 from helpers import assert_same, signalled, train
 from test_accelerate import case
 from test_processes import INPUTS, RECOMPUTED, network, passes
-from test_step import PLACES, SMALL, page_of
+from test_step import SMALL, page_of, places
 from test_training import TINY
 from test_trajectories import CASES, assert_as_published, assert_keeps_to_trajectory
 
@@ -60,7 +60,7 @@ def test_tf32_keeps_to_the_trajectory(name, tmp_path):
     assert_keeps_to_trajectory(name, tmp_path, None, CUDA)
 
 
-@pytest.mark.parametrize("dataset, method", PLACES)
+@pytest.mark.parametrize("dataset, method", places())
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_the_host_waits_for_nothing_but_pseudo_labels(dataset, method, amp):
     numbers = {"patch_size": SMALL[dataset], "batch_size": 8, "labeled_bs": 4, "amp": amp}
