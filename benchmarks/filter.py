@@ -19,7 +19,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.timing import time_in_turn
-from utils.components import largest_component_per_class
+from utils.label_maps import largest_component_per_class
 
 RUNS = 15
 # shape, classes, connectivity

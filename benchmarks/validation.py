@@ -21,7 +21,7 @@ from benchmarks.timing import time_in_turn
 from evaluation.metrics import class_overlaps
 from evaluation.scores import score_case
 from utils.case import Case
-from utils.most_probable import most_probable
+from utils.label_maps import most_probable
 
 RUNS = 9
 NAMES = ("background", "right ventricle", "myocardium", "left ventricle")

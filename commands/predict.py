@@ -36,12 +36,11 @@ from datasets.prepare.prepared_files import RawCase
 from datasets.prepare.published import CroppedPreparation
 from training.device import choose_device
 from utils.cli import parse
-from utils.components import largest_component_per_class
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
+from utils.label_maps import largest_component_per_class, most_probable
 from utils.lock import only_writer, only_writer_of_part
 from utils.messages import error_message, message
-from utils.most_probable import most_probable
 from utils.names import printable
 from utils.progress import progress
 from utils.provenance import provenance, sha256

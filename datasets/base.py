@@ -16,8 +16,8 @@ from datasets.prepare.published import PublishedPreparation
 from evaluation.validation import Predict
 from methods.copy_paste import Pasting
 from training.config import AnyConfig, DataOptions
-from utils.components import Connectivity
 from utils.ema import EmaScope
+from utils.label_maps import Connectivity
 from utils.losses import Term
 
 REPOSITORY = Path(__file__).resolve().parents[1]

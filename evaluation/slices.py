@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dataloaders.transforms import zoom_nearest, zoom_nearest_on_device
 from training.device import place
-from utils.most_probable import most_probable
-from utils.zoom import zoom_nearest, zoom_nearest_on_device
+from utils.label_maps import most_probable
 
 
 def class_probabilities(net: nn.Module, images: Tensor, mirror: bool = False) -> Tensor:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from evaluation.slices import class_probabilities
 from training.device import place
-from utils.components import Connectivity, largest_component_per_class
 from utils.errors import UserError
-from utils.most_probable import most_probable
+from utils.label_maps import Connectivity, largest_component_per_class, most_probable
 from utils.progress import progress
 
 Corner = tuple[int, ...]

@@ -25,12 +25,11 @@ from methods.base import (
     halves,
     split_batch,
 )
-from methods.copy_paste import CopyPaste, paste
+from methods.copy_paste import START_RATIO, CopyPaste, MaskKind, paste
 from methods.stage_networks import PendingTensor, resolved
 from utils.ema import Ema, EmaScope
 from utils.errors import UserError
 from utils.losses import Parts, StepLoss, weighted_sum
-from utils.masks import START_RATIO, MaskKind
 from utils.schedules import consistency_weight
 
 TEACHER = "ema_teacher"

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from methods.base import Batch, Method, StageContext, StageSpec, at_least_float32
 from methods.bcp import CopyPastePretrain, CopyPasteSelfTrain, TeacherOptions
+from methods.copy_paste import START_RATIO
 from utils.errors import UserError
 from utils.losses import StepLoss
-from utils.masks import START_RATIO
 
 FOCUS_STEPS = 10
 

@@ -15,10 +15,10 @@ from typing import Any, Literal
 from methods.base import Batch, Method, StageContext, StageSpec
 from methods.bcp import BCPPretrain, BCPSelfTrain, run_title
 from methods.bcp import Options as BCPOptions
+from methods.copy_paste import MaskKind
 from utils.ema import copy_state
 from utils.errors import UserError
 from utils.losses import StepLoss
-from utils.masks import MaskKind
 
 STATIC_TEACHER = "static_teacher"
 

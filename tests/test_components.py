@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from utils.components import largest_component, largest_component_per_class
+from utils.label_maps import largest_component, largest_component_per_class
 
 # connectivity -> (axes, the most steps along different axes that still make a neighbour)
 STEPS = {4: (2, 1), 8: (2, 2), 6: (3, 1), 18: (3, 2), 26: (3, 3)}

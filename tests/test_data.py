@@ -20,11 +20,10 @@ from dataloaders.augment import (
 from dataloaders.cases import read_cases, read_volume
 from dataloaders.hdf5 import SPLITS, read_case, read_list
 from dataloaders.slices import Slices, first_patients
-from dataloaders.transforms import SliceTransform
+from dataloaders.transforms import SliceTransform, zoom_nearest, zoom_nearest_on_device
 from dataloaders.two_stream import Draw, TwoPassSampler, TwoStreamSampler
 from dataloaders.volumes import VolumePatches, first_cases
 from utils.errors import UserError
-from utils.zoom import zoom_nearest, zoom_nearest_on_device
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from evaluation.validation import validate
 from networks.net_factory_ega import net_factory
 from networks.published import import_state_dict
 from utils.case import Case
-from utils.most_probable import most_probable
+from utils.label_maps import most_probable
 
 SCRIPT = Path(__file__).parents[1] / "code" / "test_ACDC.py"
 NAMES = ("background", "right ventricle", "myocardium", "left ventricle")

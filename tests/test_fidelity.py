@@ -10,8 +10,7 @@ import pytest
 from dataloaders.augment import turn_or_rotate
 from dataloaders.two_stream import TwoStreamSampler
 from datasets import kits19, lits
-from methods.copy_paste import CopyPaste
-from utils.masks import START_RATIO, box_sides
+from methods.copy_paste import START_RATIO, CopyPaste, box_sides
 
 
 def published_kinds(labelled_slices: int) -> dict[str, int]:

@@ -19,8 +19,8 @@ from reference import filled_state_dict
 
 from datasets import la
 from training.checkpoint import load
-from utils.components import largest_component_per_class
 from utils.errors import UserError
+from utils.label_maps import largest_component_per_class
 
 CODE = Path(__file__).parents[1] / "code"
 ACDC3, ACDC7, LA4, LA8, COGRNET = (

@@ -18,7 +18,7 @@ from dataloaders.augment import Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.slices import Slices, first_patients
 from evaluation.metrics import mask_metrics
-from utils.components import largest_component_per_class
+from utils.label_maps import largest_component_per_class
 
 pytestmark = pytest.mark.real_data
 CODE = Path(__file__).parents[1] / "code"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from reference import pieces
 
+from methods.copy_paste import box_mask, box_sides, draw_corner
 from networks.net_factory_ega import net_factory
 from utils.ema import Ema, copy_state
-from utils.masks import box_mask, box_sides, draw_corner
 from utils.schedules import consistency_weight, schedule, sigmoid_rampup
 
 PIECES = pieces()

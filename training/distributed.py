@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.transfer import copy_all
+from utils.pseudo_label import copy_all
 
 T = TypeVar("T")
 LARGEST = 2**16

@@ -12,7 +12,7 @@ from methods.base import TrainingStage
 from methods.stage_networks import Scalars
 from utils.errors import UserError
 from utils.losses import StepLoss
-from utils.transfer import copy_all
+from utils.pseudo_label import copy_all
 
 CAST = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 SMALLEST_SCALE = 2.0**-10

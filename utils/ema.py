@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from utils.transfer import copy_all
+from utils.pseudo_label import copy_all
 
 EmaScope = Literal["state", "parameters"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dataloaders.phantom.paint import Scene, Vector, bias, curve, merged, rician
-from utils.components import largest_component
+from utils.label_maps import largest_component
 
 
 def _by(place: np.ndarray, x: float, y: float, z: float) -> np.ndarray:
