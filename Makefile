@@ -23,7 +23,7 @@ test: .venv/ready
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
 
 test-all: test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m long
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal -m "long and not cuda"
 
 $(LOWEST)/ready: requirements.txt
 	rm -rf $(LOWEST)

@@ -314,6 +314,19 @@ def loss_difference(name: str, recording: Recording, plain: str, ours: str) -> n
     return np.abs(got - expected) / np.maximum(np.abs(expected), 1e-12)
 
 
+def rounding(name: str, kind: str) -> float:
+    """Largest rounding of a published run: of its "loss", of "all" named losses, or of "weights".
+
+    On volumes, float64 was run for some of the iterations only; another memory format shows the
+    rounding of all of them.
+    """
+    published = published_run(name)
+    sizes: list[float] = []
+    for key in ("rounding", "rounding_channels_last"):
+        sizes += np.ravel(published.get(key, {}).get(kind) or []).tolist()
+    return max(sizes)
+
+
 def assert_losses_as_published(name: str, vector: MethodVector, recording: Recording) -> None:
     """The total loss to 1e-4 while float32 allows it, then to five times the published run's
     rounding; named losses likewise.
@@ -324,7 +337,7 @@ def assert_losses_as_published(name: str, vector: MethodVector, recording: Recor
         if plain == "loss":
             kind = "loss"
         exact = vector.exact.get(plain, published["exact"][kind])
-        later = max(5e-4, 5 * max(published["rounding"][kind]))
+        later = max(5e-4, 5 * rounding(name, kind))
         difference = loss_difference(name, recording, plain, ours)
         assert difference[:exact].max(initial=0) < 1e-4, f"{plain}: {difference}"
         assert difference.max() < later, f"{plain}: {difference}"
@@ -356,11 +369,12 @@ def assert_weights_as_published(name: str, vector: MethodVector, recording: Reco
     """Learners to 1e-3 of a tensor's largest entry, teachers to 1e-4, or to three times the
     published run's rounding.
     """
-    rounding = published_run(name)["rounding"]
+    of_all = rounding(name, "weights")
+    of_networks = published_run(name)["rounding"].get("weights_of") or {}
     for network, differences in weight_differences(name, vector, recording).items():
-        tolerance = max(1e-3, 3 * rounding["weights"])
+        tolerance = max(1e-3, 3 * of_all)
         if "teacher" in network:
-            tolerance = max(1e-4, 3 * rounding["weights_of"][network])
+            tolerance = max(1e-4, 3 * of_networks.get(network, of_all))
         for key, difference in differences.items():
             assert difference < tolerance, f"{network} {key}: {difference}"
 

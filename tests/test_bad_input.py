@@ -760,7 +760,7 @@ def test_a_disk_full_of_logs_ends_the_script_with_one_line(phantom_root, tmp_pat
             *flags.split(),
         ],
         **{"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 120},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.splitlines()[-1].startswith(
