@@ -1,10 +1,16 @@
 """The interface of every network."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 Auxiliary = Literal["none", "feature", "decoders", "distance", "levels", "dropped"]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a network that has no flags of its own."""
 
 
 class Network(nn.Module):

@@ -5,7 +5,6 @@ and a logit, and the logit of the background is 0. With one foreground class thi
 network: softmax of (0, logit) is the sigmoid of the logit.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,18 +12,13 @@ from torch import Tensor, nn
 
 from networks import VNet_la_ega as vnet
 from networks import unet_ega as unet
-from networks.base import Auxiliary
-
-
-@dataclass(frozen=True)
-class UNetDTCOptions:
-    """No flags of its own."""
+from networks.base import Auxiliary, NoOptions
 
 
 class UNetDTC(unet.UNet):
     """U-Net with bilinear upsampling and two heads: the V-Net's counterpart for slices."""
 
-    Options = UNetDTCOptions
+    Options = NoOptions
     auxiliary: ClassVar[Auxiliary] = "distance"
 
     def __init__(self, in_chns: int = 1, class_num: int = 4) -> None:

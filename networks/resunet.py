@@ -2,14 +2,13 @@
 SDCL (MICCAI 2024)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks import unet_ega as unet
-from networks.base import Network
+from networks.base import Network, NoOptions
 
 BLOCKS = (3, 4, 6, 3)
 """Residual blocks of each layer, as in ResNet-34."""
@@ -57,11 +56,6 @@ class ResEncoder(nn.Module):
         return features  # (N, 16, H, W) ... (N, 256, H / 16, W / 16)
 
 
-@dataclass(frozen=True)
-class ResUNetOptions:
-    """No flags of its own."""
-
-
 class ResUNet(Network):
     """Res-U-Net; `forward` takes (N, in_chns, H, W) and returns logits (N, class_num, H, W).
 
@@ -70,7 +64,7 @@ class ResUNet(Network):
 
     dims: ClassVar[int] = 2
     smallest_batch: ClassVar[int] = 1
-    Options = ResUNetOptions
+    Options = NoOptions
 
     def __init__(self, in_chns: int = 1, class_num: int = 4) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ features as one batch, so its batch normalisation is over both.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from networks import VNet_la_ega as vnet
 from networks import unet_ega as unet
-from networks.base import Auxiliary
+from networks.base import Auxiliary, NoOptions
 
 DROPOUT = 0.5
 
@@ -24,17 +23,12 @@ def clean_and_dropped(features: Sequence[Tensor], dropout: nn.Module) -> list[Te
     return [torch.cat([feature, dropout(feature)]) for feature in features]
 
 
-@dataclass(frozen=True)
-class UNetUniMatchOptions:
-    """No flags of its own."""
-
-
 class UNetUniMatch(unet.UNet):
     """The U-Net without edge guidance; `forward(x, auxiliary=True)` returns the logits and those
     from features with dropped channels.
     """
 
-    Options = UNetUniMatchOptions
+    Options = NoOptions
     auxiliary: ClassVar[Auxiliary] = "dropped"
 
     def __init__(self, in_chns: int = 1, class_num: int = 4) -> None:

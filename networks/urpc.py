@@ -9,7 +9,6 @@ result.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from networks import VNet_la_ega as vnet
 from networks import unet_ega as unet
-from networks.base import Auxiliary
+from networks.base import Auxiliary, NoOptions
 from networks.operations import Dropout
 
 DROPOUT = 0.5
@@ -84,15 +83,10 @@ def side_logits(decoder: nn.Module, levels: Sequence[Tensor], dropout: nn.Module
     return logits
 
 
-@dataclass(frozen=True)
-class UNetURPCOptions:
-    """No flags of its own."""
-
-
 class UNetURPC(unet.UNet):
     """The U-Net with side heads, as published."""
 
-    Options = UNetURPCOptions
+    Options = NoOptions
     auxiliary: ClassVar[Auxiliary] = "levels"
 
     def __init__(self, in_chns: int = 1, class_num: int = 4) -> None:

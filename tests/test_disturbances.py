@@ -1,4 +1,4 @@
-"""What goes on around a run: a clock that jumps, a disk that turns read-only, what somebody
+"""What happens around a run: a clock that jumps, a disk that turns read-only, what somebody
 deletes, a loader that hangs.
 """
 

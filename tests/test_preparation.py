@@ -60,7 +60,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict]:
 
 
 def linear(array: np.ndarray, size: tuple[int, ...], order: int = 1) -> np.ndarray:
-    """Voxel i of the result at i * old / new of the array, whose last voxel goes on for half a
+    """Voxel i of the result at i * old / new of the array, whose last voxel extends for half a
     voxel, with 0 beyond.
     """
     places = np.meshgrid(

@@ -231,7 +231,7 @@ def test_real_headers_come_back_on_their_own_grid(tmp_path, monkeypatch, path, l
     """
     source = raw_root() / path
     if not source.exists():
-        pytest.skip(f"{path} is not at hand")
+        pytest.skip(f"{path} is not available")
     threshold.register(monkeypatch)
     plan = threshold.plan()
     model = threshold.checkpoint(tmp_path / "c.pth", threshold.info_of(plan), (64, 64, 32), plan)

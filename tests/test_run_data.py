@@ -1,5 +1,5 @@
 """The data of a run are part of it: checkpoints know them again, and a case that leaks from one
-list into another is told.
+list into another is reported.
 """
 
 import hashlib

@@ -114,14 +114,14 @@ def test_what_goes_wrong_in_the_thread_is_told(store, monkeypatch):
         saver.save(content(2), best=True)
         with pytest.raises(UserError, match=r"last\.pth: could not be written \(No space left"):
             saver.save(content(3), best=True)
-    saver.check()  # it is told once
+    saver.check()  # it is reported once
     assert load(store.last)["progress"]["step"] == load(store.best)["progress"]["step"] == 1
     saver.close()
 
 
 @pytest.mark.parametrize("best", [True, False])
 def test_killed_between_any_two_operations_on_files(store, best):
-    """A process of its own, ended before its n-th rename, flush or removal: the stage goes on from
+    """A process of its own, ended before its n-th rename, flush or removal: the stage continues from
     step 2 or 3, and the best is whole.
     """
     store.save(content(1), best=True)
