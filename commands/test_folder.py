@@ -9,7 +9,7 @@ from typing import Any
 from commands.run_folder import rename_aside
 from commands.runs import BEST_NAME
 from evaluation.results import METRICS_FILE, SUMMARY_FILE
-from training.checkpoint import Checkpoint
+from training.checkpoint import VALIDATED, Checkpoint
 from utils.errors import UserError
 from utils.files import check_plain
 from utils.json_file import read_json
@@ -44,9 +44,13 @@ def folder_of_file(
 ) -> Path:
     """Where the test of a checkpoint file is kept; `network`: as named by `--network`.
 
-    With the run's other tests if the file is in the folder of its stage, otherwise next to it.
+    With the run's other tests if the file is in the folder of its stage (or in the folder there
+    that --keep_validated fills), otherwise next to it.
     """
     stage = checkpoint.stage
+    if path.parent.name == VALIDATED and path.absolute().parents[1].name == stage:
+        name = with_network(f"{VALIDATED}_{path.stem}", network)
+        return test_folder(path.parents[2], stage, name, split)
     if stage is None or path.absolute().parent.name != stage:
         return test_folder(path.parent, stage, with_network(path.stem, network), split)
     name = path.stem

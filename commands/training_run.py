@@ -407,6 +407,7 @@ class TrainingRun:
             accelerate=self.config.runtime.accelerate,
             loggers=self.config.runtime.logger,
             log_every=self.config.runtime.log_every or LOG_EVERY,
+            keep_validated=self.config.runtime.keep_validated,
         )
 
     def _best_name(self, stage: str) -> str:

@@ -174,6 +174,15 @@ def test_a_run_that_resumes_keeps_its_config_json_and_adds_the_command(run, phan
     assert "command" in resumed["resumed"][0]
 
 
+def test_a_run_that_keeps_validated_networks_has_a_checkpoint_of_each(tmp_path, phantom_root):
+    options = {**TINY, "max_iterations": 2}
+    train(acdc.DATASET, phantom_root, tmp_path, method="bcp", **options, keep_validated=True)
+    (kept,) = tmp_path.rglob("self_train/validated")
+    assert sorted(path.name for path in kept.iterdir()) == ["1.pth", "2.pth"]
+    assert load(kept / "1.pth")["progress"]["step"] == 1
+    assert fewlabels.test(kept / "1.pth", root_path=phantom_root, device="cpu").scores
+
+
 def test_train_log_has_the_command_and_the_versions(run):
     folder, _ = run
     log = (folder / "train.log").read_text(encoding="utf-8")

@@ -101,6 +101,15 @@ def test_one_serialisation_makes_two_files(store, monkeypatch):
     }
 
 
+def test_copies_hold_what_was_saved_with_them(store):
+    for step in (1, 2):
+        store.save(content(step), best=False, copies=[store.validated(step)])
+    steps = [
+        load(store.folder / "validated" / f"{step}.pth")["progress"]["step"] for step in (1, 2)
+    ]
+    assert steps == [1, 2]
+
+
 def test_what_goes_wrong_in_the_thread_is_told(store, monkeypatch):
     saver = Saver(store)
     saver.save(content(1), best=True)

@@ -118,6 +118,7 @@ def test_a_checkpoint_file_is_tested_next_to_itself(place, tmp_path):
         ("last.pth", "self_train_last_val"),
         ("unet_best_model.pth", "self_train_best_val"),
         ("iter_30.pth", "self_train_iter_30_val"),
+        ("validated/30.pth", "self_train_validated_30_val"),
     ],
 )
 def test_a_checkpoint_file_of_a_run_is_tested_with_the_other_tests_of_the_run(name, expected):

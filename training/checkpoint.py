@@ -4,7 +4,7 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,16 +27,19 @@ from utils.errors import UserError
 from utils.files import replacing, shown, unfinished_file
 from utils.messages import message
 
+VALIDATED = "validated"
+"""Folder in a stage's folder with the networks of all validations (--keep_validated)."""
 FORMAT = "edge-guided-copy-paste/1"
 
 
 def save(
-    path: Path, content: Mapping[str, Any], keep: Path | None = None, also: Path | None = None
+    path: Path, content: Mapping[str, Any], keep: Path | None = None, also: Sequence[Path] = ()
 ) -> None:
     """Write `content` (tensors and plain types) to `path`, completely or not at all.
 
-    `also`: becomes a copy of the new file. `keep`: an earlier file at `path` is moved there. Raises
-    UserError if the file cannot be written (a full disk); the earlier files stay as they were.
+    `also`: each becomes a copy of the new file. `keep`: an earlier file at `path` is moved there.
+    Raises UserError if the file cannot be written (a full disk); the earlier files stay as they
+    were.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,8 +48,8 @@ def save(
                 torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())
-            if also is not None:
-                _copy(unfinished, also)
+            for copy_path in also:
+                _copy(unfinished, copy_path)
             if keep is not None and path.exists():
                 os.replace(path, keep)
             os.replace(unfinished, path)
@@ -76,6 +79,7 @@ def _copy(source: Path, target: Path) -> None:
     It is no hard link: published weights that somebody copies over the best checkpoint, as the
     README explains, would then also be in the last one.
     """
+    target.parent.mkdir(exist_ok=True)
     with replacing(target) as unfinished:
         shutil.copyfile(source, unfinished)
         with open(unfinished, "rb+") as file:
@@ -192,6 +196,8 @@ class Checkpoint:
         where = f"iteration {self.progress['step']} of {self.stage}"
         if self.path.name in ("last.pth", "previous.pth"):
             return f"not selected: {where}, where the run stood last"
+        if self.path.parent.name == VALIDATED:
+            return f"not selected: {where}, one of all networks that were validated"
         if self.settings.get("select") == "last":
             return f"{self.rule}: {where}"
         return f"{self.rule}: {self.progress['best_score']:.4f} at {where}"
@@ -262,7 +268,8 @@ def read_ours(path: Path, remedy: str) -> Checkpoint:
 class Store:
     """The checkpoints of one stage.
 
-    `last` and the one before it, `previous`, are there to resume from, and `best` to test.
+    `last` and the one before it, `previous`, are there to resume from, and `best` to test. The
+    folder `validated` has a copy of each validated network where that is asked for.
     """
 
     def __init__(
@@ -354,11 +361,18 @@ class Store:
                 )
         self.check(checkpoint)
 
-    def save(self, content: Mapping[str, Any], best: bool) -> None:
-        """Write `last`; the file before it becomes `previous`. `best`: write `best` too."""
-        also = None
+    def validated(self, step: int) -> Path:
+        """Return the path for a copy of the network that was validated after `step` steps."""
+        return self.folder / VALIDATED / f"{step}.pth"
+
+    def save(self, content: Mapping[str, Any], best: bool, copies: Sequence[Path] = ()) -> None:
+        """Write `last`; the file before it becomes `previous`.
+
+        `best`: write `best` too. `copies`: paths of further copies.
+        """
+        also = list(copies)
         if best:
-            also = self.best
+            also.append(self.best)
         save(self.last, content, keep=self.previous, also=also)
 
 

@@ -185,6 +185,8 @@ class RuntimeOptions:
     a GPU, for which the host waits. Loggers get the losses of every iteration, but a loss that is
     not finite, and a signal, are noticed only then. 0: 20, but on a CPU losses are read every time.
     """
+    keep_validated: bool = False
+    """Keep the checkpoint of every validation, in the folder `validated` of the stage."""
     logger: tuple[str, ...] = DEFAULT_LOGGERS
     """Loggers of scalars and pictures: tensorboard, csv (scalars.csv, no pictures), or both."""
 
@@ -208,6 +210,7 @@ MAY_DIFFER = frozenset(
         "recompute",
         "other_data",
         "log_every",
+        "keep_validated",
         "logger",
         "distances_every",
         "accelerate",

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -340,8 +341,11 @@ class _StageRunner:
 
     def _save(self, best: bool) -> None:
         content = self._content()
+        copies: list[Path] = []
+        if self.run_info.keep_validated:
+            copies.append(self.store.validated(self.progress.step))
         if is_main():
-            self.saver.save(content, best=best)
+            self.saver.save(content, best=best, copies=copies)
 
     def _content(self) -> dict[str, Any]:
         return stage_content(

@@ -1,7 +1,9 @@
 """Checkpoints written in a thread, while training continues."""
 
 import copy
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -39,11 +41,12 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "saving")
         self._writing: Future[None] | None = None
 
-    def save(self, content: dict[str, Any], best: bool) -> None:
+    def save(self, content: dict[str, Any], best: bool, copies: Sequence[Path] = ()) -> None:
         """Start to write `content`, which may change as soon as this returns.
 
-        Waits for the save before this one. Raises UserError if the folder has vanished: a new one
-        would not be locked, and would hold the end of a run without its beginning.
+        `copies`: paths of further copies. Waits for the save before this one. Raises UserError if
+        the folder has vanished: a new one would not be locked, and would hold the end of a run
+        without its beginning.
         """
         if not self.store.folder.is_dir():
             raise UserError(
@@ -51,7 +54,9 @@ class Saver:
                 " the same command again, otherwise the run starts from its beginning"
             )
         self.wait()
-        self._writing = self._thread.submit(self.store.save, snapshot(content), best=best)
+        self._writing = self._thread.submit(
+            self.store.save, snapshot(content), best=best, copies=copies
+        )
 
     def check(self) -> None:
         """Raise the error of a save that has failed, without waiting."""

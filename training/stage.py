@@ -98,6 +98,7 @@ class Run:
     UserError for a checkpoint of other data. Every `read_every` steps the host waits for the
     device, reads the scalars of the steps since then, and asks the other processes for signals.
     Every `log_every` steps train.log gets a line. `loggers`: names from `training.loggers`.
+    `keep_validated`: keep a copy of the checkpoint of every validation.
     """
 
     folder: Path
@@ -113,6 +114,7 @@ class Run:
     accelerate: Accelerate = "off"
     loggers: tuple[str, ...] = DEFAULT_LOGGERS
     log_every: int = 20
+    keep_validated: bool = False
 
 
 @dataclass(frozen=True)
