@@ -317,6 +317,25 @@ class VNet(_VNetBase):
         return logits
 
 
+class PlainVNet(VNet):
+    """The left-atrium V-Net without edge guidance: the base of networks that add heads or decoders
+    to it.
+
+    The `options` of their constructors are `has_dropout` and `recompute`.
+    """
+
+    Options = RecomputeOptions
+
+    def __init__(
+        self,
+        in_chns: int = 1,
+        class_num: int = 2,
+        has_dropout: bool = True,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__(in_chns, class_num, "none", has_dropout, recompute)
+
+
 class VNetPancreas(_VNetBase):
     """The pancreas V-Net: instance norm without parameters; its last block is part of its only head
     `branchs.0`.

@@ -32,20 +32,13 @@ class UNetDTC(unet.UNet):
         return two_heads(distance, mask, auxiliary=auxiliary)
 
 
-class VNetDTC(vnet.VNet):
+class VNetDTC(vnet.PlainVNet):
     """V-Net with two heads; dropout acts on the deepest feature and before both heads."""
 
-    Options = vnet.RecomputeOptions
     auxiliary: ClassVar[Auxiliary] = "distance"
 
-    def __init__(
-        self,
-        in_chns: int = 1,
-        class_num: int = 2,
-        has_dropout: bool = True,
-        recompute: bool = False,
-    ) -> None:
-        super().__init__(in_chns, class_num - 1, "none", has_dropout, recompute)
+    def __init__(self, in_chns: int = 1, class_num: int = 2, **options: bool) -> None:
+        super().__init__(in_chns, class_num - 1, **options)
         self.decoder.add_module("out_conv2", nn.Conv3d(vnet.WIDTHS[0], class_num - 1, 1))
 
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:

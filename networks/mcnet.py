@@ -57,7 +57,7 @@ class UNetMCNet(unet.UNet):
         return tuple(logits)
 
 
-class VNetMCNet(vnet.VNet):
+class VNetMCNet(vnet.PlainVNet):
     """V-Net with several decoders.
 
     The first doubles its maps by transposed convolutions, the second trilinearly, the third by
@@ -71,14 +71,9 @@ class VNetMCNet(vnet.VNet):
     auxiliary: ClassVar[Auxiliary] = "decoders"
 
     def __init__(
-        self,
-        in_chns: int = 1,
-        class_num: int = 2,
-        decoders: Decoders = 2,
-        has_dropout: bool = True,
-        recompute: bool = False,
+        self, in_chns: int = 1, class_num: int = 2, decoders: Decoders = 2, **options: bool
     ) -> None:
-        super().__init__(in_chns, class_num, "none", has_dropout, recompute)
+        super().__init__(in_chns, class_num, **options)
         self.decoder2 = vnet.Decoder(class_num, doubling="trilinear")
         self.decoder3 = None
         if decoders == 3:

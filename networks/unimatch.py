@@ -44,20 +44,13 @@ class UNetUniMatch(unet.UNet):
         return logits[: len(x)], logits[len(x) :]
 
 
-class VNetUniMatch(vnet.VNet):
+class VNetUniMatch(vnet.PlainVNet):
     """The same for the V-Net without edge guidance; the published code has no 3-D network."""
 
-    Options = vnet.RecomputeOptions
     auxiliary: ClassVar[Auxiliary] = "dropped"
 
-    def __init__(
-        self,
-        in_chns: int = 1,
-        class_num: int = 2,
-        has_dropout: bool = True,
-        recompute: bool = False,
-    ) -> None:
-        super().__init__(in_chns, class_num, "none", has_dropout, recompute)
+    def __init__(self, in_chns: int = 1, class_num: int = 2, **options: bool) -> None:
+        super().__init__(in_chns, class_num, **options)
         self.feature_dropout = nn.Dropout3d(DROPOUT)
 
     def forward(self, x: Tensor, auxiliary: bool = False) -> Tensor | tuple[Tensor, ...]:

@@ -103,20 +103,13 @@ class UNetURPC(unet.UNet):
         return (logits, *side_logits(self.decoder, levels, self.side_dropout))
 
 
-class VNetURPC(vnet.VNet):
+class VNetURPC(vnet.PlainVNet):
     """The V-Net with side heads: ours, since the published 3-D code has another network."""
 
-    Options = vnet.RecomputeOptions
     auxiliary: ClassVar[Auxiliary] = "levels"
 
-    def __init__(
-        self,
-        in_chns: int = 1,
-        class_num: int = 2,
-        has_dropout: bool = True,
-        recompute: bool = False,
-    ) -> None:
-        super().__init__(in_chns, class_num, "none", has_dropout, recompute)
+    def __init__(self, in_chns: int = 1, class_num: int = 2, **options: bool) -> None:
+        super().__init__(in_chns, class_num, **options)
         add_side_heads(self.decoder, nn.Conv3d, class_num)
         self.side_dropout = Dropout(DROPOUT)
 
