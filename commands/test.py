@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ from commands.test_folder import (
 from dataloaders.cases import read_cases
 from dataloaders.digest import digest_of, hashed, survey
 from datasets.base import DatasetSpec, data_root
-from datasets.resolve import check_option_names
 from evaluation.results import (
     EvaluationResult,
     detail,
@@ -47,6 +46,7 @@ from evaluation.results import (
     write_results,
 )
 from evaluation.scores import ClassScore, score_case
+from evaluation.settings import EvaluationSettings
 from evaluation.sliding_window import check_stride
 from evaluation.validation import predictions
 from methods.registry import METHODS, run_title
@@ -63,71 +63,6 @@ from utils.progress import progress
 from utils.provenance import provenance, sha256
 from utils.registry import check_name
 from utils.values import checked_values
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What to test. Network, patch size and edge-guided module come from the checkpoint, or for a
-    published checkpoint from its weights."""
-
-    root_path: Path | None = None
-    """Folder of the data set. Default: data_split/<data set> in the repository."""
-    output_root: Path | None = None
-    """Folder that contains the runs. Default: code/model in the repository (Pancreas:
-    pancreas/result)."""
-    exp: str | None = None
-    """Name of the experiment, part of the run's folder. Default: the published one (BCP, Pancreas:
-    cutmix), or the only run of the data set."""
-    method: str | None = None
-    """Method of the run. Without --exp, the run with the name that training gives it, or the only
-    run of that method."""
-    labelnum: int | None = None
-    """Number of labelled patients or scans of the run (Pancreas: percent). Default: the published
-    one, or that of the only run."""
-    model: str | None = None
-    """Network. Default: that of the checkpoint; for a published checkpoint the published one."""
-    stage_name: str | None = None
-    """Stage whose checkpoint is tested: self_train, pre_train, supervised, or the method's name for
-    it. Default: self_train, or the stage that was written last."""
-    which: Literal["best", "last", "both"] = "best"
-    """The checkpoint selected in training, the last one, or both. With --output_dir the results of
-    the last one go to `last` in it."""
-    checkpoint: Path | None = None
-    """A checkpoint file, or the folder of a run or stage, instead of --exp and --labelnum."""
-    network: str | None = None
-    """Network of a checkpoint that holds several: student, other, ema_teacher ..., or mean for the
-    mean of all learners' softmaxes. Default: the one that was selected in training."""
-    split: Literal["test", "val"] = "test"
-    """The case list to test on."""
-    patch_size: tuple[int, ...] = ()
-    """Size of the network's input. Default: that of the checkpoint; for a published checkpoint the
-    published one."""
-    stride: tuple[int, ...] = ()
-    """Volumes: stride of the sliding window, in voxels per axis. Default: the published one. Larger
-    strides are faster."""
-    output_dir: Path | None = None
-    """Folder for predictions, metrics.csv and summary.json. Default:
-    <run>/test/<stage>_<checkpoint>_<split>; for a --checkpoint file outside a run, test/ next to
-    it. A folder with the results of another test is refused."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    gpu: str | None = None
-    """Number of the CUDA device. Of a list such as 0,1 the first is used."""
-    other_data: bool = False
-    """Test although the cases are not those that the run knew, or were trained on. Without it that
-    is an error."""
-    detail: bool = False
-    """Print the scores of each case too, as published (published flag; 0 or 1 may follow)."""
-
-
-@runtime_checkable
-class HasComponentFilter(Protocol):
-    """Settings of a data set whose published test keeps only the largest component."""
-
-    @property
-    def nms(self) -> bool:
-        """Whether to keep only the largest component of each class."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -167,7 +102,7 @@ def evaluate(
 
     `any_dataset`: the script has the flag --dataset. `numbers`: a script's own defaults.
     """
-    kind = evaluation_type(dataset)
+    kind = dataset.test_settings
     settings = kind(**_defaults(dataset, numbers))
     argv = translated(test_rules(dataset.commands), argv)
     if any_dataset:
@@ -179,21 +114,12 @@ def evaluate(
     run(replace(dataset, test_numbers={**dataset.test_numbers, **numbers}), settings)
 
 
-def evaluation_type(dataset: DatasetSpec) -> type[EvaluationSettings]:
-    """The settings of a test on a data set: those of every test and its own."""
-    check_option_names((EvaluationSettings, *dataset.test_options))
-    bases = (*dataset.test_options, EvaluationSettings)
-    return dataclass(frozen=True)(
-        type("Evaluation", bases, {"__doc__": EvaluationSettings.__doc__})
-    )
-
-
 def settings_from_values(dataset: DatasetSpec, values: Mapping[str, object]) -> EvaluationSettings:
     """The settings of a test with these values from Python.
 
     Raises UserError for an unknown name and for a value of the wrong type.
     """
-    kind = evaluation_type(dataset)
+    kind = dataset.test_settings
     merged = _defaults(dataset, {})
     merged.update(checked_values(kind, values))
     return kind(**merged)
@@ -346,7 +272,7 @@ class CheckpointTest:
         check_patch(net, self._patch_size)
         self._stride = settings.stride or tuple(dataset.stride)
         self._connectivity = dataset.connectivity
-        if isinstance(settings, HasComponentFilter) and not settings.nms:
+        if not settings.filters_components:
             self._connectivity = None
         if info.dims == 3:
             check_stride(self._stride, "stride")

@@ -31,7 +31,7 @@ from dataloaders.splits import check_lists
 from dataloaders.two_stream import StreamSampler
 from datasets.base import DatasetSpec, data_root
 from datasets.resolve import default_config
-from evaluation.validation import Classes, validate
+from evaluation.validation import validate
 from methods.base import StageSpec, TrainingStage, Validation
 from methods.copy_paste import Pasting
 from methods.registry import METHODS, run_title
@@ -483,10 +483,9 @@ class TrainingRun:
     ) -> Callable[[nn.Module, Callable[[], bool], int], Validation | None]:
         """Return the validation of a stage; see `StageSetup.validate`."""
         data = self.config.data
-        predictor: Any = self.dataset.predictor(
+        predictor = self.dataset.predictor(
             data.patch_size, getattr(data, "val_stride", ()), self.device
         )
-        classes: Classes = predictor.classes
         distances_every = self.config.optimization.distances_every
 
         def validation(
@@ -500,7 +499,7 @@ class TrainingRun:
                 network,
                 stopped,
                 cases=self.validation_cases,
-                classes=classes,
+                classes=predictor.classes,
                 class_names=self.dataset.info.class_names,
                 distances=distances,
             )

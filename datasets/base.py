@@ -13,7 +13,8 @@ from dataloaders.augment import SpatialDraw
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.two_stream import StreamSampler, TwoStreamSampler
 from datasets.prepare.published import PublishedPreparation
-from evaluation.validation import Predict
+from evaluation.settings import EvaluationSettings
+from evaluation.validation import Predictor
 from methods.copy_paste import Pasting
 from training.config import AnyConfig, DataOptions
 from utils.ema import EmaScope
@@ -83,10 +84,10 @@ class DatasetSpec:
     rounded_best: tuple[str, ...] = ()
     # prediction: (patch size, stride, device, connectivity, progress) -> predictor; the published
     # test's stride, and the connectivity of the components of which it keeps the largest
-    predictor: Callable[..., Predict]
+    predictor: Callable[..., Predictor]
     stride: Sequence[int] = ()
     connectivity: Connectivity | None = None
-    test_options: tuple[type, ...] = ()
+    test_settings: type[EvaluationSettings] = EvaluationSettings
     test_numbers: Mapping[str, Any] = field(default_factory=dict)
     # files: a run's folder from --output_root, --exp and --labelnum; the name of a stage's best
     # checkpoint from the stage, --model and --labelnum; where a published pre-training may be; the

@@ -28,6 +28,7 @@ from datasets.prepare.prepared_files import (
 )
 from datasets.prepare.published import CroppedPreparation, cases_in_folders
 from datasets.templates import two_slices, volumes
+from evaluation.settings import EvaluationSettings
 from scans.reading import Scan
 from scans.voxel_file import Warn
 from utils.errors import UserError
@@ -144,13 +145,19 @@ def zscored(scan: Scan) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TestOptions:
-    """Settings of the test on LA."""
+class LATestSettings(EvaluationSettings):
+    """What to test. Network, patch size and edge-guided module come from the checkpoint, or for a
+    published checkpoint from its weights."""
 
     nms: bool = True
     """Keep only the largest component of a prediction, as the published test does (published flag;
     0 or 1 may follow).
     """
+
+    @property
+    def filters_components(self) -> bool:
+        """Whether only the largest component of a prediction is kept."""
+        return self.nms
 
 
 DATASET = volumes(
@@ -179,7 +186,7 @@ DATASET = volumes(
     methods={"bcp": {"pre_weight_decay": 1e-4, "lr_drop_every": 2_500}},
     rounded_best=("edge_guided", "bcp"),
     connectivity=26,
-    test_options=(TestOptions,),
+    test_settings=LATestSettings,
     commands="LA",
     test_numbers={"labelnum": 4, "model": "VNet", "which": "both"},
     module_prefix="edge_guided",  # BCP's own LA code has no DataParallel

@@ -1,9 +1,11 @@
 """Predicting cases and scoring them, for validation and for the test scripts."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluation.masks import Counts, image_diagonal
@@ -13,12 +15,23 @@ from methods.base import Validation
 from training.distributed import all_parts, rank, world
 from utils.case import Case
 
-Predict = Callable[[nn.Module, np.ndarray], np.ndarray]
 Classes = Callable[[nn.Module, np.ndarray], Tensor]
 
 
+class Predictor(Protocol):
+    """Predicts the class numbers of an image (C, ...) with a network in eval mode."""
+
+    def __call__(self, net: nn.Module, image: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The class numbers, filtered as the test of the data set filters them."""
+        ...
+
+    def classes(self, net: nn.Module, image: NDArray[np.float32]) -> Tensor:
+        """The class numbers on the network's device, not filtered, without waiting for them."""
+        ...
+
+
 def predictions(
-    net: nn.Module, cases: Sequence[Case], predict: Predict
+    net: nn.Module, cases: Sequence[Case], predict: Predictor
 ) -> Iterator[tuple[Case, np.ndarray]]:
     """Each case with its prediction, the network in eval mode."""
     net.eval()

@@ -18,7 +18,6 @@ from commands.compare import CompareSettings, ReportSettings
 from commands.evaluate import ScoringSettings
 from commands.export import ExportSettings
 from commands.prepare import PrepareSettings
-from commands.test import EvaluationSettings
 from datasets.registry import all_datasets
 from datasets.resolve import option_classes, owner_of
 from methods.registry import METHODS
@@ -75,7 +74,7 @@ EVERY_RUN = (ExperimentOptions, DataOptions, OptimizationOptions, RuntimeOptions
 OPTIONS = {method.options for method in METHODS.values()}
 OPTIONS |= {network.Options for network in NETWORKS.values()}
 for dataset in DATASETS:
-    OPTIONS |= {dataset.options, *dataset.test_options}
+    OPTIONS |= {dataset.options, dataset.test_settings}
 SCRIPTS = sorted([*(REPOSITORY / "code").glob("*.py"), *(REPOSITORY / "pancreas").glob("*.py")])
 
 
@@ -138,7 +137,6 @@ def attributes_read() -> set[str]:
     [
         *EVERY_RUN,
         *sorted(OPTIONS, key=str),
-        EvaluationSettings,
         RegistrationSettings,
         ReportSettings,
         CompareSettings,

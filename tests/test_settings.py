@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import pytest
 from helpers import from_flags, from_keywords, train, train_any
 
-from commands.test import evaluate
 from commands.train_flags import configs_from_flags
 from datasets import acdc, la, pancreas
 from datasets.registry import all_datasets
@@ -199,16 +198,6 @@ def test_a_method_that_redefines_a_setting_of_every_run_is_refused(registered):
 def test_an_option_with_the_name_of_a_flag_of_the_command_is_refused(name):
     options = dataclass(frozen=True)(type("Options", (), {"__annotations__": {name: int}, name: 1}))
     refused(lambda: check_option_names([options], RESERVED), f"--{name}: an option of", "rename")
-
-
-def test_an_option_of_a_page_does_not_replace_a_flag_of_every_test():
-    @dataclass(frozen=True)
-    class Split:
-        split: str = "train"
-        """Another split."""
-
-    dataset = dataclasses.replace(acdc.DATASET, test_options=(Split,))
-    refused(lambda: evaluate(dataset, []), "--split: an option of both", "EvaluationSettings")
 
 
 # published flags
