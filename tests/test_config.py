@@ -19,6 +19,7 @@ from methods.registry import METHODS
 from training.checkpoint import load
 from training.config import MAY_DIFFER, OptimizationOptions, RunConfig
 from utils.errors import UserError
+from utils.losses import TERMS
 
 SOURCES = ("data set", "script", "preset", "explicit")
 NAMED = [subset for count in range(5) for subset in itertools.combinations(SOURCES, count)]
@@ -129,6 +130,30 @@ def test_every_flag_has_a_help_text(capsys):
     for name in option_classes(la.TWO_SLICES, "cogrnet", model="VNet").types():
         assert f"--{name}" in text
         assert f"--{name} (default" not in text
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_the_description_in_help_is_wrapped_to_the_width_of_the_terminal(
+    columns, monkeypatch, capsys
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit):
+        configs_from_flags(acdc.DATASET, ["--help"], description=20 * "Some words.\n")
+    lines = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert columns - 20 < max(map(len, lines)) <= columns
+
+
+def test_an_indented_line_of_the_description_is_kept(capsys):
+    with pytest.raises(SystemExit):
+        configs_from_flags(acdc.DATASET, ["--help"], description=f"One.\n\n    {100 * 'x'}\n")
+    assert f"\n    {100 * 'x'}\n" in capsys.readouterr().out
+
+
+def test_help_names_every_loss_term(capsys):
+    with pytest.raises(SystemExit):
+        configs_from_flags(acdc.DATASET, ["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"Terms: dice, {', '.join(TERMS)}." in text
 
 
 # config.json

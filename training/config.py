@@ -5,7 +5,9 @@ options of their own.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
+
+import tyro
 
 from training.accelerate import Accelerate
 from training.loggers import DEFAULT_LOGGERS
@@ -21,6 +23,10 @@ LossTerms = tuple[tuple[str, float], ...]
 LARGEST = 2**63
 LONGEST = 10**9
 HALF_DICE = (("dice", 0.5), ("ce", 0.5))
+LOSSES_HELP = (
+    "Terms of self-training's loss, each with its weight, as in: dice 0.5 ce 0.5. "
+    f"Terms: {', '.join(('dice', *TERMS))}."
+)
 
 
 @dataclass(frozen=True)
@@ -118,9 +124,7 @@ class OptimizationOptions:
     """Weight decay."""
     pre_weight_decay: float = 1e-4
     """Weight decay of pre-training."""
-    losses: LossTerms = HALF_DICE
-    """Terms of self-training's loss, each with its weight, as in: dice 0.5 ce 0.5. Terms: dice, ce,
-    focal, dice_squared, dice_foreground, dice_foreground_plain, half_dice."""
+    losses: Annotated[LossTerms, tyro.conf.arg(help=LOSSES_HELP)] = HALF_DICE
     pre_losses: LossTerms = HALF_DICE
     """Terms of the loss of pre-training and of supervised training, each with its weight."""
     val_every: int = 200

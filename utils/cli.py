@@ -9,12 +9,14 @@ import os
 import re
 import select
 import shlex
+import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import tyro
 
@@ -47,11 +49,14 @@ def parse(
     if argv is None:
         argv = arguments()
     errors = io.StringIO()
+    help_text = _HelpText(sys.stdout)
     extra: dict[str, Any] = {}
+    if description is not None:
+        description = _joined(description)
     if default is not None:
         extra["default"] = default
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(help_text):
             value, unknown = tyro.cli(
                 cls,
                 args=list(argv),
@@ -63,6 +68,7 @@ def parse(
             )
     except SystemExit as stop:
         if not stop.code:
+            print(_wrapped(help_text.getvalue()), end="")
             raise
         raise UserError(_fault(errors.getvalue())) from None
     options = dict(flat_options(value))
@@ -72,6 +78,39 @@ def parse(
     for name, number in options.items():
         _check_whole(name, number)
     return value
+
+
+class _HelpText(io.StringIO):
+    """Collects what --help prints, with the colours and frames that `output` can show."""
+
+    def __init__(self, output: TextIO) -> None:
+        super().__init__()
+        self._output = output
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._output.encoding
+
+    def isatty(self) -> bool:
+        return self._output.isatty()
+
+
+def _joined(description: str) -> str:
+    """Join the lines of each paragraph; indented lines are kept."""
+    return re.sub(r"(?<=\S)\n(?=\S)", " ", description)
+
+
+def _wrapped(help_text: str) -> str:
+    """Wrap the paragraphs of a script's description, which tyro prints as single lines, to the
+    terminal's width. Boxes of flags have that width already.
+    """
+    width = shutil.get_terminal_size().columns
+    lines: list[str] = []
+    for line in help_text.splitlines():
+        if line[:1].isalpha():
+            line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        lines.append(line)
+    return "\n".join([*lines, ""])
 
 
 def flat_options(options: Any) -> Iterator[tuple[str, Any]]:
