@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,6 +42,7 @@ from datasets.resolve import resolve
 from methods.base import TrainingStage
 from methods.registry import METHODS
 from training.device import autocast_type
+from training.log import RunLog
 from training.loop import Run, StageSetup, _StageRunner
 from utils.cli import parse, run
 
@@ -173,7 +174,7 @@ def goes_to_host(options: Mapping[str, Any]) -> bool:
 class BareRun(TrainingRun):
     """A run without data, for networks on any device."""
 
-    def __init__(self, dataset: DatasetSpec, device: torch.device, **numbers: object) -> None:
+    def __init__(self, dataset: DatasetSpec, device: torch.device, **numbers: Any) -> None:
         """Resolve the settings; `numbers` are those that differ from the data set's."""
         self.dataset = dataset
         self.device = device
@@ -184,7 +185,7 @@ class BareRun(TrainingRun):
 
 
 def runner(
-    dataset: DatasetSpec, device: torch.device, stage: int = -1, **numbers: object
+    dataset: DatasetSpec, device: torch.device, stage: int = -1, **numbers: Any
 ) -> tuple[_StageRunner, dict[str, Tensor]]:
     """Return a stage of a method that is ready for a step, and a batch for it on the host.
 
@@ -221,7 +222,7 @@ def runner(
         device=device,
         dims=dataset.info.dims,
         amp=bare.amp,
-        log=None,
+        log=cast(RunLog, None),  # a step writes nothing to it
     )
     batch = {
         "image": torch.rand(count, dataset.info.channels, *data.patch_size),
@@ -230,7 +231,7 @@ def runner(
     return _StageRunner(run, setup), batch
 
 
-def counted(dataset: DatasetSpec, **numbers: object) -> Counting:
+def counted(dataset: DatasetSpec, **numbers: Any) -> Counting:
     """Count a step on the meta device.
 
     A step before it makes what is made only once, such as the optimiser's moments.

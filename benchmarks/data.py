@@ -43,7 +43,8 @@ class RandomSamples(Samples):
     def __init__(self, dataset: str) -> None:
         """Make the images and labels of all cases."""
         self.labelled, self.unlabelled, self.half = COUNTS[dataset]
-        self.augment = 2 * (Augmentation(SPATIAL[dataset]),)
+        augmentation = Augmentation(SPATIAL[dataset])
+        self.augment = (augmentation, augmentation)
         self.kept = []
         rng = np.random.default_rng(0)
         shapes = SHAPES[dataset]
@@ -72,10 +73,10 @@ def make_plainly(data: RandomSamples, draws: Sequence[Draw]) -> Batch:
     for draw in draws:
         image, label = data.case(draw.case)
         rng = np.random.default_rng(draw.seed)
-        arrays = [image, *label]
+        arrays = [np.asarray(array) for array in (image, *label)]
         for spatial in data.augment[0].spatial:
             transform = spatial(rng, arrays[0].shape[1:])
-            arrays = [transform(array) for array in arrays]
+            arrays = [np.asarray(transform(array)) for array in arrays]
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
         images.append(tensors[0])
         labels += [tensor.long() for tensor in tensors[1:]]

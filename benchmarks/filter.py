@@ -19,14 +19,16 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.timing import time_in_turn
-from utils.label_maps import largest_component_per_class
+from utils.label_maps import Connectivity, largest_component_per_class
 
 RUNS = 15
 # shape, classes, connectivity
 SHAPES = {"ACDC": ((12, 256, 256), 4, 8), "LA": ((2, 112, 112, 80), 2, 26)}
 
 
-def filter_class_by_class(labels: np.ndarray, classes: int, connectivity: int) -> np.ndarray:
+def filter_class_by_class(
+    labels: np.ndarray, classes: int, connectivity: Connectivity
+) -> np.ndarray:
     """Return the largest component of each class by the plain formula, one class at a time."""
     kept = np.zeros_like(labels)
     for sample, result in zip(labels, kept, strict=True):

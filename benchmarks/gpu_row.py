@@ -28,7 +28,7 @@ sys.path.insert(0, str(REPOSITORY))
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 
 from benchmarks.counts import runner
 from benchmarks.two_ways import seconds_per_step
