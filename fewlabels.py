@@ -53,8 +53,10 @@ from dataloaders.phantom.raw_scans import write_raw_phantom
 from datasets.base import DatasetSpec
 from datasets.registry import all_datasets, find_dataset
 from datasets.resolve import resolve_values
+from evaluation.masks import TOLERANCE
 from evaluation.results import EvaluationResult
 from evaluation.scores import ClassScore
+from evaluation.tolerance import tolerance_words
 from training.config import AnyConfig, RunConfig
 from training.device import choose_device
 from training.stage import StageResult
@@ -400,6 +402,7 @@ def test(
     network: str | None = None,
     patch_size: Sequence[int] = (),
     stride: Sequence[int] = (),
+    nsd_tolerance: float | Mapping[str, float] = TOLERANCE,
     output_dir: StrPath | None = None,
     device: str = "auto",
     other_data: bool = False,
@@ -412,7 +415,8 @@ def test(
     checkpoint. `root_path`: the folder of the prepared data; needed for own data. `which`: of a
     run, the best or the last checkpoint. `stage_name`: of a run; default: self_train, or else the
     stage that was written last. `network`: of a checkpoint that holds several; default: the one
-    that was selected in training. `output_dir`: folder for predictions, metrics.csv and
+    that was selected in training. `nsd_tolerance`: in mm, one number or numbers by class (a class
+    that is not named has the default). `output_dir`: folder for predictions, metrics.csv and
     summary.json; default: in the run's folder. `other_data`: test although the cases are not those
     that the run was trained with. `two_slices`: as in `train`. `patch_size`, `stride`: in voxels;
     default: the checkpoint's and the published ones.
@@ -424,6 +428,7 @@ def test(
         "split": split,
         "stage_name": stage_name,
         "network": network,
+        "nsd_tolerance": tolerance_words(nsd_tolerance),
         "output_dir": output_dir,
         "device": device,
         "other_data": other_data,
@@ -452,6 +457,7 @@ def evaluate(
     classes: StrPath | None = None,
     subset: bool = False,
     ignore_geometry: bool = False,
+    nsd_tolerance: float | Mapping[str, float] = TOLERANCE,
     workers: int = 0,
     progress: bool = True,
 ) -> EvaluationResult:
@@ -462,7 +468,8 @@ def evaluate(
     folder for metrics.csv and summary.json; default: `predictions`. `classes`: a dataset.json or
     plan.json; default: one next to the labels or the predictions, or else the values that the
     labels hold. `subset`: labels without a prediction are omitted. `ignore_geometry`: compare voxel
-    by voxel where the headers disagree. `workers`: processes; 0: one for each processor.
+    by voxel where the headers disagree. `nsd_tolerance`: as in `test`. `workers`: processes; 0: one
+    for each processor.
 
     Raises UserError where a case cannot be scored; nothing is written then.
     """
@@ -473,6 +480,7 @@ def evaluate(
         "classes": classes,
         "subset": subset,
         "ignore_geometry": ignore_geometry,
+        "nsd_tolerance": tolerance_words(nsd_tolerance),
         "workers": workers,
     }
     with _quiet(progress):

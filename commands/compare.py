@@ -12,7 +12,7 @@ from commands.any_dataset import find_data
 from commands.runs import RunRequest, find_run
 from commands.test_folder import move_results
 from datasets.registry import find_dataset
-from evaluation.results import write_json
+from evaluation.results import NSD_TOLERANCE, write_json
 from reporting import html_page as page
 from reporting import words
 from reporting.case_pictures import chosen_cases, panels
@@ -200,7 +200,7 @@ def _shown(groups: Sequence[Group], content: Mapping[str, Any]) -> dict[str, Any
     classes: Sequence[str] = content["classes"]
     names = [group.name for group in groups]
     scores = [part["figures"] for part in parts]
-    conventions = page.conventions(scores)
+    conventions = page.conventions(scores, content[NSD_TOLERANCE])
     distances = _distances(scores)
     rows = _rows(classes)
     curves, has_class_curves = page.curve_plots(groups, classes)

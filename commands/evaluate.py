@@ -23,7 +23,9 @@ from evaluation.label_folders import (
     label_values,
     score_pair,
 )
+from evaluation.masks import TOLERANCE
 from evaluation.results import SUMMARY_FILE, EvaluationResult, summarise, table, write_results
+from evaluation.tolerance import class_tolerances
 from scans.faults import report_faults
 from utils.cli import parse
 from utils.errors import UserError, writing
@@ -61,6 +63,9 @@ class ScoringSettings:
     ignore_geometry: FlagCreatePairsOff[bool] = False
     """Compare voxel by voxel where the headers of prediction and label disagree, as nnU-Net
     does."""
+    nsd_tolerance: tuple[str, ...] = (f"{TOLERANCE:g}",)
+    """Distance up to which NSD counts borders as equal, in mm (nsd_voxel: in voxels). One number,
+    or CLASS=NUMBER for single classes, or both: 2 tumour=1."""
     workers: int = 0
     """Number of processes; 0: one for each processor. Each holds one case at a time."""
 
@@ -137,7 +142,12 @@ def _score(settings: ScoringSettings, output: Path) -> ScoringResult:
                     f"true ones, or --classes"
                 )
         if not faults:
-            work = partial(score_pair, classes=classes, ignore_geometry=settings.ignore_geometry)
+            work = partial(
+                score_pair,
+                classes=classes,
+                ignore_geometry=settings.ignore_geometry,
+                tolerances=class_tolerances(settings.nsd_tolerance, tuple(classes.values)),
+            )
             scored, faults = _map(pool, "scoring", folders.pairs, work)
     for one in scored:
         for line in one.warnings:

@@ -48,6 +48,7 @@ from evaluation.results import (
 from evaluation.scores import ClassScore, score_case
 from evaluation.settings import EvaluationSettings
 from evaluation.sliding_window import check_stride
+from evaluation.tolerance import class_tolerances
 from evaluation.validation import predictions
 from methods.registry import METHODS, run_title
 from scans.nifti_writer import write_nifti
@@ -247,6 +248,7 @@ class CheckpointTest:
         Raises UserError if it does not fit the data set or the settings.
         """
         info = dataset.info
+        self._tolerances = class_tolerances(settings.nsd_tolerance, info.class_names[1:])
         checkpoint = read(file.path)
         if settings.network is not None:
             checkpoint = checkpoint.of_network(settings.network)
@@ -342,7 +344,9 @@ class CheckpointTest:
             for case, prediction in bar:
                 path = folder / f"{case.name}{PREDICTION}"
                 write_prediction(path, case, prediction, xyz=info.dims == 3)
-                case_scores = score_case(case, prediction, info.class_names)
+                case_scores = score_case(
+                    case, prediction, info.class_names, tolerances=self._tolerances
+                )
                 scores += case_scores
                 if self._settings.detail:
                     message(detail(case_scores), over_bars=True)

@@ -95,10 +95,16 @@ def label_values(pair: LabelPair) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
-def score_pair(pair: LabelPair, classes: ClassValues, ignore_geometry: bool) -> PairScores:
+def score_pair(
+    pair: LabelPair,
+    classes: ClassValues,
+    ignore_geometry: bool,
+    tolerances: Mapping[str, float],
+) -> PairScores:
     """Score one case. Raises UserError if the two files do not belong together.
 
-    `ignore_geometry`: compare voxel by voxel where the headers disagree.
+    `ignore_geometry`: compare voxel by voxel where the headers disagree. `tolerances`: of NSD, by
+    class.
     """
     label_allowed = classes.allowed
     if classes.ignore is not None:
@@ -125,6 +131,7 @@ def score_pair(pair: LabelPair, classes: ClassValues, ignore_geometry: bool) -> 
             prediction=np.isin(prediction, values) & counted,
             truth=np.isin(true, values) & counted,
             spacing=truth.geometry.spacing.tolist(),
+            tolerance=tolerances[name],
         )
         scores.append(score)
     return PairScores(tuple(scores), sha256=sha256(pair.prediction), warnings=tuple(warnings))

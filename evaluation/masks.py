@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree  # pyright: ignore[reportMissingTypeStubs]
 
+TOLERANCE = 2.0  # of NSD by default, in mm, or in voxels where distances are in voxels
 Mask: TypeAlias = NDArray[np.bool_]
 Distances: TypeAlias = NDArray[np.float64]
 
@@ -27,6 +28,7 @@ class MaskPair:
     """A predicted and a true mask (H, W) or (D, H, W) with the size of a voxel along each axis; see
     `mask_pair`.
 
+    `tolerance`: the distance up to which borders count as equal, in the unit of the size.
     `to_truth` and `to_prediction` are distances between borders, as medpy defines these: neighbours
     share a face, and a foreground voxel at the edge of the image is border. No mask may be empty.
     """
@@ -34,6 +36,7 @@ class MaskPair:
     prediction: Mask
     truth: Mask
     voxel_size: Distances
+    tolerance: float = TOLERANCE
 
     @property
     def counts(self) -> Counts:
@@ -55,6 +58,11 @@ class MaskPair:
         return self._distances[1]
 
     @cached_property
+    def both_directions(self) -> Distances:
+        """The distances of all border voxels: `to_truth`, then `to_prediction`."""
+        return np.concatenate(self._distances)
+
+    @cached_property
     def _distances(self) -> tuple[Distances, Distances]:
         # The box needs no margin: all voxels outside it are background in both masks, as is
         # everything outside the image.
@@ -67,13 +75,17 @@ class MaskPair:
 
 
 def mask_pair(
-    prediction: ArrayLike, truth: ArrayLike, spacing: Sequence[float] | None = None
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    spacing: Sequence[float] | None = None,
+    *,
+    tolerance: float = TOLERANCE,
 ) -> MaskPair:
     """Check two masks of equal shape; every non-zero element counts as foreground.
 
     `spacing` is the voxel's size along each axis, in the arrays' own axis order; without it,
-    distances are in voxels. Raises ValueError for shapes that differ or are not 2-D or 3-D, and for
-    a spacing that does not fit.
+    distances are in voxels. `tolerance`: see `MaskPair`. Raises ValueError for shapes that differ
+    or are not 2-D or 3-D, and for a spacing that does not fit.
     """
     predicted = np.asarray(prediction, dtype=np.bool_)
     true = np.asarray(truth, dtype=np.bool_)
@@ -81,7 +93,8 @@ def mask_pair(
         raise ValueError(
             f"masks must be 2-D or 3-D and of one shape, not {predicted.shape} and {true.shape}"
         )
-    return MaskPair(predicted, true, voxel_size=_voxel_size(spacing, predicted.ndim))
+    voxel_size = _voxel_size(spacing, predicted.ndim)
+    return MaskPair(predicted, true, voxel_size=voxel_size, tolerance=tolerance)
 
 
 def image_diagonal(shape: Sequence[int], spacing: Sequence[float] | None = None) -> float:

@@ -14,9 +14,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from evaluation.masks import Counts, MaskPair, mask_pair
+from evaluation.masks import TOLERANCE, Counts, Distances, MaskPair, mask_pair
 
 Unit: TypeAlias = Literal["voxel", "mm"]
+PUBLISHED = ("dice", "jaccard", "hd95", "asd")  # the metrics of the published test scripts
+PERCENTILE = 95
+ROUNDING = 1e-9  # relative
 
 
 @dataclass(frozen=True)
@@ -24,19 +27,26 @@ class Metric:
     """What files and tables need to know about a metric.
 
     `title`: the head of its column. `is_length`: the value is a length, in voxels and in mm;
-    otherwise it is a ratio from 0 to 1. `needs_mm`: it can only be computed where the size of a
-    voxel is known in mm.
+    otherwise it is a ratio from 0 to 1. `has_tolerance`: the ratio depends on a tolerance
+    (`MaskPair.tolerance`), in voxels and in mm. `needs_mm`: it can only be computed where the size
+    of a voxel is known in mm.
     """
 
     name: str
     title: str
     higher_is_better: bool
     is_length: bool = False
+    has_tolerance: bool = False
     needs_mm: bool = False
 
+    @property
+    def has_unit(self) -> bool:
+        """Whether there is one value in voxels and another one in mm."""
+        return self.is_length or self.has_tolerance
+
     def key(self, unit: Unit) -> str:
-        """The name in files; that of a length ends in its unit."""
-        if self.is_length:
+        """The name in files; it ends in the unit if the value depends on it."""
+        if self.has_unit:
             return f"{self.name}_{unit}"
         return self.name
 
@@ -73,7 +83,12 @@ def overlap_metric(
 
 
 def mask_metric(
-    title: str, *, higher_is_better: bool, is_length: bool = False, needs_mm: bool = False
+    title: str,
+    *,
+    higher_is_better: bool,
+    is_length: bool = False,
+    has_tolerance: bool = False,
+    needs_mm: bool = False,
 ) -> Callable[[Callable[[MaskPair], float]], Callable[[MaskPair], float]]:
     """Register a function of two masks as a metric; see `Metric`.
 
@@ -86,6 +101,7 @@ def mask_metric(
             title,
             higher_is_better=higher_is_better,
             is_length=is_length,
+            has_tolerance=has_tolerance,
             needs_mm=needs_mm,
         )
         MASK_METRICS[metric.name] = (metric, function)
@@ -109,14 +125,45 @@ def jaccard(counts: Counts) -> float:
 @mask_metric("HD95", higher_is_better=False, is_length=True)
 def hd95(masks: MaskPair) -> float:
     """95th percentile of the border distances of both directions together, as in medpy."""
-    both = np.concatenate((masks.to_truth, masks.to_prediction))
-    return float(np.percentile(both, 95))
+    return _percentile(masks.both_directions)
 
 
 @mask_metric("ASD", higher_is_better=False, is_length=True)
 def asd(masks: MaskPair) -> float:
     """Mean distance from the prediction's border to the truth's, as in medpy."""
     return float(masks.to_truth.mean())
+
+
+@mask_metric("HD95 max", higher_is_better=False, is_length=True)
+def hd95_max(masks: MaskPair) -> float:
+    """The larger of the 95th percentiles of each direction, as in MONAI."""
+    return max(_percentile(masks.to_truth), _percentile(masks.to_prediction))
+
+
+@mask_metric("ASSD", higher_is_better=False, is_length=True)
+def assd(masks: MaskPair) -> float:
+    """Mean distance of all border voxels of both masks to the other border.
+
+    As in MONAI (SurfaceDistanceMetric, symmetric) and medpy from 0.5.2. Earlier versions of medpy
+    average the means of the two directions, which differs if one border has more voxels.
+    """
+    return float(masks.both_directions.mean())
+
+
+@mask_metric("NSD", higher_is_better=True, has_tolerance=True)
+def nsd(masks: MaskPair) -> float:
+    """Share of the border voxels of both masks that are within the tolerance of the other border,
+    as in MONAI (SurfaceDiceMetric).
+
+    A distance that exceeds the tolerance only by the rounding of coordinates is within it.
+    """
+    distances = masks.both_directions
+    within = np.count_nonzero(distances <= masks.tolerance * (1 + ROUNDING))
+    return float(within / len(distances))
+
+
+def _percentile(distances: Distances) -> float:
+    return float(np.percentile(distances, PERCENTILE))
 
 
 def all_metrics() -> list[Metric]:
@@ -131,7 +178,7 @@ def metrics_in(unit: Unit) -> list[Metric]:
 
 def spacing_metrics() -> list[Metric]:
     """The metrics whose value in mm is not the one in voxels."""
-    return [metric for metric in all_metrics() if metric.is_length or metric.needs_mm]
+    return [metric for metric in all_metrics() if metric.has_unit or metric.needs_mm]
 
 
 @dataclass(frozen=True)
@@ -169,17 +216,21 @@ class MaskMetrics:
 
 
 def mask_metrics(
-    prediction: ArrayLike, truth: ArrayLike, spacing: Sequence[float] | None = None
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    spacing: Sequence[float] | None = None,
+    *,
+    tolerance: float = TOLERANCE,
 ) -> MaskMetrics:
     """Compare two masks of equal shape, (H, W) or (D, H, W); every non-zero element counts as
     foreground.
 
     `spacing` is the voxel's size in mm along each axis, in the arrays' own axis order; None means
-    voxels, and metrics that need mm are omitted. If both masks are empty, a ratio has its best
-    value; if one is, its worst. Raises ValueError for shapes that differ or are not 2-D or 3-D, and
-    for a spacing that does not fit.
+    voxels, and metrics that need mm are omitted. `tolerance` of NSD is in the same unit. If both
+    masks are empty, a ratio has its best value; if one is, its worst. Raises ValueError for shapes
+    that differ or are not 2-D or 3-D, and for a spacing that does not fit.
     """
-    masks = mask_pair(prediction, truth, spacing)
+    masks = mask_pair(prediction, truth, spacing, tolerance=tolerance)
     overlap = overlap_metrics(masks.counts)
     values = dict(overlap.values)
     for metric, function in MASK_METRICS.values():

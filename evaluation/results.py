@@ -20,24 +20,28 @@ import numpy as np
 
 from evaluation.metrics import (
     OVERLAP_METRICS,
+    PUBLISHED,
     MaskMetrics,
     Metric,
     Unit,
+    all_metrics,
     metrics_in,
     spacing_metrics,
 )
 from evaluation.scores import ClassScore
+from evaluation.tolerance import in_words
 from utils.files import replacing
 from utils.names import csv_cell, printable
 
 METRICS_FILE = "metrics.csv"
 SUMMARY_FILE = "summary.json"
 METRICS_HASH = "metrics_sha256"  # key of summary.json: the hash of its metrics.csv
+NSD_TOLERANCE = "nsd_tolerance"  # key of summary.json: of each class, in mm and in voxels
 CONVENTIONS = {
-    "as_published": "published: an empty prediction scores 0 in all four metrics, which is the "
-    "best possible distance",
-    "honest": "penalised: an empty prediction scores Dice 0 and the worst distance, the diagonal "
-    "of the image; both empty is a perfect score",
+    "as_published": "published: an empty prediction scores 0 in all metrics, which is the best "
+    "possible distance",
+    "honest": "penalised: an empty prediction scores Dice and NSD 0 and the worst distance, the "
+    "diagonal of the image; both empty is a perfect score",
     "nnunet": "only overlap; cases where prediction and truth are both empty are not part of a "
     "class's mean",
 }
@@ -59,7 +63,8 @@ class EvaluationResult:
 
     @property
     def mean(self) -> Mapping[str, float]:
-        """Means over the cases, then over the classes: dice, jaccard, hd95_voxel, asd_voxel.
+        """Means over the cases, then over the classes: dice, jaccard, hd95_voxel, asd_voxel,
+        hd95_max_voxel, assd_voxel, nsd_voxel.
 
         An empty prediction gets the worst score, whose distance is the image's diagonal.
         """
@@ -87,12 +92,26 @@ def convention_columns() -> dict[str, dict[str, str]]:
 
 
 def columns() -> list[str]:
-    """The columns of metrics.csv."""
-    by_convention = convention_columns()
-    published = by_convention["as_published"].values()
-    penalised = by_convention["honest"].values()
-    mm = by_convention["honest_mm"].values()
-    return ["case", "class", *published, *mm, "empty_prediction", "empty_truth", *penalised]
+    """The columns of metrics.csv: first those of the published metrics, as they always were."""
+    published = _metric_columns(is_published=True)
+    further = _metric_columns(is_published=False)
+    first = [*published["as_published"], *published["honest_mm"]]
+    last = [*further["as_published"], *further["honest_mm"], *further["honest"]]
+    emptiness = ["empty_prediction", "empty_truth"]
+    return ["case", "class", *first, *emptiness, *published["honest"], *last]
+
+
+def _metric_columns(is_published: bool) -> dict[str, list[str]]:
+    """The columns of each convention, of the published metrics or of all others."""
+    keys: set[str] = set()
+    for metric in all_metrics():
+        if (metric.name in PUBLISHED) == is_published:
+            keys |= {metric.key("voxel"), metric.key("mm")}
+    by_convention: dict[str, list[str]] = {}
+    for convention, columns_by_key in convention_columns().items():
+        names = [column for key, column in columns_by_key.items() if key in keys]
+        by_convention[convention] = names
+    return by_convention
 
 
 def write_results(folder: Path, scores: Sequence[ClassScore], summary: Mapping[str, Any]) -> None:
@@ -123,30 +142,41 @@ def _write_to_disk(path: Path, content: bytes) -> None:
 def metrics_csv(scores: Sequence[ClassScore]) -> str:
     """Return the content of metrics.csv, one row per case and class.
 
-    First the metrics in voxels by the published convention (an empty prediction scores 0 in all).
-    Then the metrics in mm, which stay empty where the spacing is unknown. They and the columns
-    `honest_` are penalised: an empty prediction gets the worst score.
+    The metrics in voxels have the published convention (an empty prediction scores 0 in all). The
+    metrics in mm stay empty where the spacing is unknown. They and the columns `honest_` are
+    penalised: an empty prediction gets the worst score.
     """
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns())
-    in_voxels = metrics_in("voxel")
-    in_mm = spacing_metrics()
+    writer = csv.DictWriter(text, columns())
+    writer.writeheader()
     for score in scores:
-        millimetres = [""] * len(in_mm)
-        if score.penalised_mm is not None:
-            millimetres = _formatted(score.penalised_mm, in_mm)
-        row: list[str | int] = [csv_cell(score.case), csv_cell(score.class_name)]
-        row += _formatted(score.published, in_voxels)
-        row += millimetres
-        row += [int(score.published.empty_prediction), int(score.published.empty_truth)]
-        row += _formatted(score.penalised, in_voxels)
-        writer.writerow(row)
+        writer.writerow(_cells(score))
     return text.getvalue()
 
 
-def _formatted(scores: MaskMetrics, metrics: Sequence[Metric]) -> list[str]:
-    return [f"{scores.values[metric.name]:.6f}" for metric in metrics]
+def _cells(score: ClassScore) -> dict[str, str]:
+    """The cells of one row of metrics.csv, by column."""
+    by_convention = convention_columns()
+    cells = {
+        "case": csv_cell(score.case),
+        "class": csv_cell(score.class_name),
+        "empty_prediction": str(int(score.published.empty_prediction)),
+        "empty_truth": str(int(score.published.empty_truth)),
+    }
+    for metric in metrics_in("voxel"):
+        key = metric.key("voxel")
+        cells[by_convention["as_published"][key]] = _formatted(score.published, metric)
+        cells[by_convention["honest"][key]] = _formatted(score.penalised, metric)
+    for metric in spacing_metrics():
+        column = by_convention["honest_mm"][metric.key("mm")]
+        cells[column] = ""
+        if score.penalised_mm is not None:
+            cells[column] = _formatted(score.penalised_mm, metric)
+    return cells
+
+
+def _formatted(scores: MaskMetrics, metric: Metric) -> str:
+    return f"{scores.values[metric.name]:.6f}"
 
 
 def detail_head() -> str:
@@ -191,6 +221,7 @@ def summarise(scores: Sequence[ClassScore]) -> Summary:
         },
         "nnunet": {"mean": _mean_of_known(list(nnunet.values())), "classes": nnunet},
         "conventions": CONVENTIONS,
+        NSD_TOLERANCE: {name: of_class[0].tolerance for name, of_class in by_class.items()},
     }
 
 
@@ -264,6 +295,7 @@ def table(summary: Mapping[str, Any]) -> str:
     lines += _part("penalised, distances in voxels", penalised, "voxel")
     if penalised["millimetres"]:
         lines += _part("penalised, distances in mm", penalised["millimetres"], "mm")
+    lines.append(f"NSD tolerance: {in_words(summary[NSD_TOLERANCE])}, in the unit of distances")
     lines.append(f"empty predictions: {penalised['empty_predictions']}")
     return "\n".join(lines)
 

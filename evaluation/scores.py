@@ -1,11 +1,11 @@
 """The scores of one case, class by class, in both conventions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.masks import image_diagonal
+from evaluation.masks import TOLERANCE, image_diagonal
 from evaluation.metrics import (
     MaskMetrics,
     mask_metrics,
@@ -19,7 +19,8 @@ from utils.case import Case
 class ClassScore:
     """Metrics of one class of one case in voxels, and in mm if the spacing is known.
 
-    `worst_voxel`, `worst_mm`: the worst possible distance in each unit.
+    `worst_voxel`, `worst_mm`: the worst possible distance in each unit. `tolerance`: of NSD, in
+    each unit.
     """
 
     case: str
@@ -28,6 +29,7 @@ class ClassScore:
     mm: MaskMetrics | None
     worst_voxel: float
     worst_mm: float | None
+    tolerance: float = TOLERANCE
 
     @property
     def published(self) -> MaskMetrics:
@@ -51,9 +53,16 @@ class ClassScore:
 
 
 def score_case(
-    case: Case, prediction: np.ndarray, class_names: Sequence[str], with_mm: bool = True
+    case: Case,
+    prediction: np.ndarray,
+    class_names: Sequence[str],
+    with_mm: bool = True,
+    tolerances: Mapping[str, float] | None = None,
 ) -> list[ClassScore]:
-    """Score each foreground class of a case; `class_names` starts with the background."""
+    """Score each foreground class of a case; `class_names` starts with the background.
+
+    `tolerances`: of NSD, by class; None: the default for all classes.
+    """
     spacing = None
     if with_mm:
         spacing = case.spacing_mm
@@ -61,7 +70,18 @@ def score_case(
     for number, name in enumerate(class_names[1:], start=1):
         mask = prediction == number
         truth = case.label == number
-        scores.append(score_masks(case.name, name, prediction=mask, truth=truth, spacing=spacing))
+        tolerance = TOLERANCE
+        if tolerances is not None:
+            tolerance = tolerances[name]
+        score = score_masks(
+            case.name,
+            name,
+            prediction=mask,
+            truth=truth,
+            spacing=spacing,
+            tolerance=tolerance,
+        )
+        scores.append(score)
     return scores
 
 
@@ -71,21 +91,24 @@ def score_masks(
     prediction: np.ndarray,
     truth: np.ndarray,
     spacing: Sequence[float] | None,
+    tolerance: float = TOLERANCE,
 ) -> ClassScore:
     """Score one class of a case from its two masks.
 
-    `spacing` is in mm, in the axis order of the masks, None if it is not known.
+    `spacing` is in mm, in the axis order of the masks, None if it is not known. `tolerance` of NSD
+    is in mm for scores in mm, and in voxels for scores in voxels.
     """
     mm = None
     worst_mm = None
     if spacing is not None:
-        mm = mask_metrics(prediction, truth, spacing=spacing)
+        mm = mask_metrics(prediction, truth, spacing=spacing, tolerance=tolerance)
         worst_mm = image_diagonal(truth.shape, spacing)
     return ClassScore(
         case=case,
         class_name=class_name,
-        voxel=mask_metrics(prediction, truth),
+        voxel=mask_metrics(prediction, truth, tolerance=tolerance),
         mm=mm,
         worst_voxel=image_diagonal(truth.shape),
         worst_mm=worst_mm,
+        tolerance=tolerance,
     )

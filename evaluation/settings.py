@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from evaluation.masks import TOLERANCE
+
 
 @dataclass(frozen=True)
 class EvaluationSettings:
@@ -45,6 +47,9 @@ class EvaluationSettings:
     stride: tuple[int, ...] = ()
     """Volumes: stride of the sliding window, in voxels per axis. Default: the published one. Larger
     strides are faster."""
+    nsd_tolerance: tuple[str, ...] = (f"{TOLERANCE:g}",)
+    """Distance up to which NSD counts borders as equal, in mm (nsd_voxel: in voxels). One number,
+    or CLASS=NUMBER for single classes, or both: 2 tumour=1."""
     output_dir: Path | None = None
     """Folder for predictions, metrics.csv and summary.json. Default:
     <run>/test/<stage>_<checkpoint>_<split>; for a --checkpoint file outside a run, test/ next to

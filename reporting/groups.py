@@ -50,14 +50,15 @@ class Group:
 def make_groups(results: Sequence[Result], names: Sequence[str] = ()) -> list[Group]:
     """Group the results, in the order of each group's first run.
 
-    Raises UserError for runs with different test cases or classes, and for a run that is given
-    twice.
+    Raises UserError for runs with different test cases, classes or tolerances of NSD, and for a run
+    that is given twice.
     """
     first = results[0]
     same_order = [first]
     for result in results[1:]:
         _check_same_test(first, result)
         same_order.append(_reordered(result, first.cases))
+    _check_tolerances(same_order)
     members = _members(same_order)
     for runs in members:
         _check_seeds(runs)
@@ -191,6 +192,32 @@ def _check_same_test(first: Result, other: Result) -> None:
             f"{other.folder}: of {dataset}, but {first.folder} is of {first_dataset}; "
             f"compare runs on the same data set"
         )
+
+
+def _check_tolerances(results: Sequence[Result]) -> None:
+    """Raise UserError where two results have NSD at different tolerances."""
+    known = [result for result in results if result.tolerances is not None]
+    for result in known[1:]:
+        if result.tolerances != known[0].tolerances:
+            raise UserError(
+                f"{result.folder}: NSD's tolerances are {_listed(result)}, but {known[0].folder} "
+                f"has {_listed(known[0])}; test or score both with the same --nsd_tolerance"
+            )
+
+
+def _listed(result: Result) -> str:
+    tolerances = result.tolerances or {}
+    return ", ".join(f"{name} {tolerance:g}" for name, tolerance in tolerances.items())
+
+
+def tolerances_of(groups: Sequence[Group]) -> Mapping[str, float] | None:
+    """NSD's tolerance of each class, which all groups share; None if all tests are older than
+    NSD."""
+    for group in groups:
+        for result in group.results:
+            if result.tolerances is not None:
+                return result.tolerances
+    return None
 
 
 def _reordered(result: Result, cases: Sequence[str]) -> Result:

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from evaluation.metrics import Metric, Unit, metrics_in, spacing_metrics
+from evaluation.tolerance import in_words
 from reporting import plots, words
 from reporting.groups import Group
 from reporting.plots import Curve
@@ -21,7 +22,7 @@ UNIT_WORDS: dict[Unit, str] = {"voxel": "voxels", "mm": "mm"}
 TITLES = {
     "honest": (
         "Penalised, in voxels",
-        "An empty prediction gets Dice 0 and the image diagonal as distance. "
+        "An empty prediction gets Dice and NSD 0 and the image diagonal as distance. "
         "If the truth is empty too, the score is perfect.",
     ),
     "honest_mm": ("Penalised, in mm", "As above, with distances in millimetres."),
@@ -50,16 +51,24 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
         unfinished.write_text(html.lstrip() + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def conventions(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The metric conventions that are known for every group, with the columns of their tables."""
+def conventions(
+    scores: Sequence[Mapping[str, Any]], tolerances: Mapping[str, float] | None
+) -> list[dict[str, Any]]:
+    """The metric conventions that are known for every group, with the columns of their tables.
+
+    `tolerances`: of NSD, by class, for the heads of columns; None if it is not known.
+    """
     available = []
     for name, (title, note) in TITLES.items():
         if not all(one[name] for one in scores):
             continue
         if name == "honest_mm":  # its overlaps are those of the table in voxels
-            columns = [_column(name, metric, "mm") for metric in spacing_metrics()]
+            unit: Unit = "mm"
+            metrics = spacing_metrics()
         else:
-            columns = [_column(name, metric, "voxel") for metric in metrics_in("voxel")]
+            unit = "voxel"
+            metrics = metrics_in("voxel")
+        columns = [_column(name, metric, unit, tolerances=tolerances) for metric in metrics]
         available.append({"name": name, "title": title, "note": note, "columns": columns})
     return available
 
@@ -165,12 +174,16 @@ def keys_list(names: Sequence[str]) -> Markup:
     return Markup(f'<ul class="keys">{"".join(items)}</ul>')
 
 
-def _column(convention: str, metric: Metric, unit: Unit) -> dict[str, Any]:
+def _column(
+    convention: str, metric: Metric, unit: Unit, tolerances: Mapping[str, float] | None
+) -> dict[str, Any]:
     head = metric.title
     digits = 3
     if metric.is_length:
         head = f"{metric.title}, {UNIT_WORDS[unit]}"
         digits = 2
+    if metric.has_tolerance and tolerances is not None:
+        head = f"{metric.title} at {in_words(tolerances, UNIT_WORDS[unit])}"
     return {
         "name": metric.key(unit),
         "convention": convention,

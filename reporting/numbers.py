@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from reporting.groups import Group, differences_to, group_scores, patient
+from evaluation.results import NSD_TOLERANCE
+from reporting.groups import Group, differences_to, group_scores, patient, tolerances_of
 from reporting.tested_run import Result
 
 LEVEL = 0.95
@@ -35,6 +36,7 @@ def numbers(
         "split": first.summary.get("split"),
         "cases": list(first.cases),
         "classes": list(first.classes),
+        NSD_TOLERANCE: tolerances_of(groups),
         "groups": parts,
         "bootstrap": {
             "draws": draws,

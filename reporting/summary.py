@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from evaluation.results import NSD_TOLERANCE
+
 LARGEST = 2**63
 LONGEST = 4000  # characters of a text
 DEEPEST = 8  # levels of nesting
@@ -26,6 +28,7 @@ def check_summary(summary: Mapping[str, object], classes: Sequence[str]) -> None
     _check_texts(summary.get("versions") or {}, "versions", nullable=True)
     _check_texts(summary.get("prediction_sha256", {}), "prediction_sha256", nullable=False)
     _check_label_values(summary)
+    _check_tolerances(summary.get(NSD_TOLERANCE), classes)
     _check_checkpoint(summary.get("checkpoint"))
     _check_means(summary["as_published"], "as_published", classes=classes)
     _check_penalised(summary["honest"], classes)
@@ -130,6 +133,17 @@ def _check_label_values(summary: Mapping[str, object]) -> None:
             values = [values]
         for value in values:
             _check_count(value, f"classes.{name}")
+
+
+def _check_tolerances(value: object, classes: Sequence[str]) -> None:
+    """Check NSD's tolerance of each class; a file that is older than NSD has none."""
+    if value is None:
+        return
+    tolerances = _check_mapping(value, NSD_TOLERANCE)
+    if set(tolerances) != set(classes):
+        raise ValueError(f"'{NSD_TOLERANCE}' are not those of the classes of metrics.csv")
+    for name, tolerance in tolerances.items():
+        _check_number(tolerance, f"{NSD_TOLERANCE}.{name}")
 
 
 def _check_checkpoint(checkpoint: object) -> None:

@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.results import METRICS_FILE, METRICS_HASH, SUMMARY_FILE, convention_columns
+from evaluation.results import (
+    METRICS_FILE,
+    METRICS_HASH,
+    NSD_TOLERANCE,
+    SUMMARY_FILE,
+    convention_columns,
+)
 from reporting.summary import check_summary
 from training.checkpoint import Checkpoint, read_ours
 from utils.errors import UserError
@@ -52,6 +58,11 @@ class Result:
     def settings(self) -> Mapping[str, Any]:
         """Settings of the run, empty for predictions of other programs."""
         return self.checkpoint.get("settings") or {}
+
+    @property
+    def tolerances(self) -> Mapping[str, float] | None:
+        """NSD's tolerance of each class; None if the test is older than NSD."""
+        return self.summary.get(NSD_TOLERANCE)
 
     @property
     def is_last(self) -> bool:
@@ -308,8 +319,10 @@ def _is_same_mean(result: Result, convention: str, means: Mapping[str, Any]) -> 
     for metric, values in result.values[convention].items():
         for number, name in enumerate(result.classes):
             mean = values[:, number].mean()
+            if np.isnan(mean):
+                continue
             expected = means["classes"][name][metric]
-            if not np.isnan(mean) and abs(mean - expected) > ROUNDING:
+            if abs(mean - expected) > ROUNDING:
                 return False
     return True
 

@@ -205,7 +205,9 @@ def test_the_dice_alone_is_the_same_dice():
         k: v for k, v in whole.scalars.items() if "voxel" not in k
     }
     assert set(whole.scalars) - set(alone.scalars) == {
-        f"{kind}_voxel_{n.replace(' ', '_')}" for kind in ("hd95", "asd") for n in NAMES[1:]
+        f"{kind}_voxel_{n.replace(' ', '_')}"
+        for kind in ("hd95", "asd", "hd95_max", "assd", "nsd")
+        for n in NAMES[1:]
     }
 
 

@@ -36,6 +36,17 @@ EARLIER_COLUMNS = [
     "honest_hd95_voxel",
     "honest_asd_voxel",
 ]
+LATER_COLUMNS = [
+    "hd95_max_voxel",
+    "assd_voxel",
+    "nsd_voxel",
+    "hd95_max_mm",
+    "assd_mm",
+    "nsd_mm",
+    "honest_hd95_max_voxel",
+    "honest_assd_voxel",
+    "honest_nsd_voxel",
+]
 
 
 def example() -> str:
@@ -45,12 +56,12 @@ def example() -> str:
 
 
 @pytest.fixture
-def surface_dice(monkeypatch):
+def beyond(monkeypatch):
     """The metric of the example, registered for one test."""
     monkeypatch.setattr("evaluation.metrics.MASK_METRICS", dict(MASK_METRICS))
     namespace: dict = {}
     exec(compile(example(), "evaluation/metrics.py", "exec"), namespace)
-    return namespace["surface_dice_2mm"]
+    return namespace["beyond_5mm"]
 
 
 def plates(apart: int, spacing=(1.5, 1.0, 1.0)) -> tuple[Case, np.ndarray]:
@@ -74,68 +85,72 @@ def read_row(folder: Path) -> dict[str, str]:
 
 
 def test_the_published_columns_keep_their_names_and_order():
-    assert columns() == EARLIER_COLUMNS
+    assert columns()[:14] == EARLIER_COLUMNS
 
 
-def test_surface_dice_counts_border_voxels_within_2_mm(surface_dice):
+def test_further_columns_are_appended():
+    assert columns()[14:] == LATER_COLUMNS
+
+
+def test_the_example_counts_voxels_of_the_predicted_border_beyond_5_mm(beyond):
     prediction = np.zeros((3, 9), bool)
     truth = np.zeros((3, 9), bool)
     prediction[1, 0:4] = True
     truth[1, 3:8] = True
-    # prediction to truth: 3 2 1 0 voxels of 1 mm, truth to prediction: 0 1 2 3 4
-    assert surface_dice(mask_pair(prediction, truth, (1.0, 1.0))) == pytest.approx(6 / 9)
+    # prediction to truth: 3 2 1 0 voxels of 2 mm
+    assert beyond(mask_pair(prediction, truth, (2.0, 2.0))) == 0.25
 
 
-@pytest.mark.parametrize(("apart", "expected"), [(1, 1.0), (2, 0.0)])
-def test_a_new_metric_is_in_metrics_csv(surface_dice, tmp_path, apart, expected):
+@pytest.mark.parametrize(("apart", "expected"), [(3, 0.0), (4, 1.0)])
+def test_a_new_metric_is_in_metrics_csv(beyond, tmp_path, apart, expected):
     write_test(tmp_path / "test", *plates(apart))
-    assert float(read_row(tmp_path / "test")["surface_dice_2mm"]) == expected
+    assert float(read_row(tmp_path / "test")["beyond_5mm"]) == expected
 
 
-def test_a_new_metric_changes_no_other_column(surface_dice):
-    assert [name for name in columns() if name != "surface_dice_2mm"] == EARLIER_COLUMNS
+def test_a_new_metric_changes_no_other_column(beyond):
+    assert [name for name in columns() if name != "beyond_5mm"] == EARLIER_COLUMNS + LATER_COLUMNS
 
 
-def test_a_metric_in_mm_is_empty_where_the_spacing_is_unknown(surface_dice, tmp_path):
+def test_a_metric_in_mm_is_empty_where_the_spacing_is_unknown(beyond, tmp_path):
     write_test(tmp_path / "test", *plates(1, spacing=None))
-    assert read_row(tmp_path / "test")["surface_dice_2mm"] == ""
+    assert read_row(tmp_path / "test")["beyond_5mm"] == ""
 
 
-def test_an_empty_prediction_gets_the_worst_value_of_a_new_metric(surface_dice):
+def test_an_empty_prediction_gets_the_worst_value_of_a_new_metric(beyond):
     case, _ = plates(1)
     (score,) = score_case(case, np.zeros_like(case.label), NAMES)
-    assert score.penalised_mm.values["surface_dice_2mm"] == 0.0
+    assert score.penalised_mm.values["beyond_5mm"] == 1.0
 
 
-def test_a_correct_empty_prediction_gets_the_best_value_of_a_new_metric(surface_dice):
+def test_a_correct_empty_prediction_gets_the_best_value_of_a_new_metric(beyond):
     case, _ = plates(1)
     empty = replace(case, label=np.zeros_like(case.label))
     (score,) = score_case(empty, empty.label, NAMES)
-    assert score.penalised_mm.values["surface_dice_2mm"] == 1.0
+    assert score.penalised_mm.values["beyond_5mm"] == 0.0
 
 
-def test_a_new_metric_is_in_the_printed_table(surface_dice):
-    assert "Surface Dice, 2 mm" in table(summarise(score_case(*plates(1), NAMES)))
+def test_a_new_metric_is_in_the_printed_table(beyond):
+    assert "Border beyond 5 mm" in table(summarise(score_case(*plates(1), NAMES)))
 
 
 def test_a_new_metric_is_compared_and_absent_values_are_shown_as_a_dash(
-    monkeypatch, surface_dice, tmp_path
+    monkeypatch, beyond, tmp_path
 ):
     """The first run was tested before the metric existed."""
     with monkeypatch.context() as earlier:
         registered = {name: MASK_METRICS[name] for name in ("hd95", "asd")}
         earlier.setattr("evaluation.metrics.MASK_METRICS", registered)
         write_test(tmp_path / "earlier", *plates(1))
-    write_test(tmp_path / "new", *plates(2))
+    write_test(tmp_path / "new", *plates(4))
     output = tmp_path / "page"
     compare([*(str(tmp_path / name) for name in ("earlier", "new")), "--output", str(output)])
     numbers = json.loads((output / "compare.json").read_text(encoding="utf-8"))
     first, second = (group["figures"]["honest_mm"]["organ"] for group in numbers["groups"])
-    assert first["surface_dice_2mm"] is None
-    assert second["surface_dice_2mm"]["mean"] == 0.0
-    assert numbers["groups"][1]["against_first"]["honest_mm"]["organ"]["surface_dice_2mm"] is None
+    assert first["beyond_5mm"] is None
+    assert second["beyond_5mm"]["mean"] == 1.0
+    assert numbers["groups"][1]["against_first"]["honest_mm"]["organ"]["beyond_5mm"] is None
     page = (output / "index.html").read_text(encoding="utf-8")
-    assert '<th scope="col">Surface Dice, 2 mm</th>' in page
+    assert '<th scope="col">Border beyond 5 mm</th>' in page
 
 
 def test_an_overlap_metric_follows_from_the_counts(monkeypatch):
