@@ -1,5 +1,7 @@
 """Time Dice, Jaccard, HD95 and ASD of one pair of masks: evaluation.metrics against medpy.
 
+Our time includes all further metrics.
+
 python benchmarks/metrics.py
 """
 
@@ -51,7 +53,7 @@ def score_by_medpy(
 def score(
     prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]
 ) -> tuple[float, ...]:
-    """Return Dice, Jaccard, HD95 and ASD by evaluation.metrics."""
+    """Compute all metrics by evaluation.metrics; return Dice, Jaccard, HD95 and ASD."""
     scores = mask_metrics(prediction, truth, spacing)
     return scores.dice, scores.jaccard, scores.hd95, scores.asd
 

@@ -1,4 +1,4 @@
-"""Score predictions of any program: Dice, Jaccard, HD95, ASD in two conventions, voxels and mm.
+"""Score predictions of any program: Dice, HD95, NSD ... in two conventions, voxels and mm.
 
     python code/evaluate.py --predictions PREDICTIONS --labels LABELS --output SCORES
 

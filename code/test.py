@@ -1,4 +1,4 @@
-"""Test a checkpoint on any data set: Dice, Jaccard, HD95, ASD.
+"""Test a checkpoint on any data set: Dice, Jaccard, HD95, ASD, ASSD, NSD.
 
     python code/test.py --dataset LA --root_path DATA
     python code/test.py --dataset LA --method mean_teacher --labelnum 4 --root_path DATA

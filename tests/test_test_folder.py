@@ -96,6 +96,21 @@ def test_tests_of_another_split_stage_or_checkpoint_leave_the_first_one_as_it_wa
     assert sorted(splits) == ["test.list"] * 3 + ["val.list"]
 
 
+def test_a_test_with_another_nsd_tolerance_replaces_the_first_one(place):
+    run_test(place, "--nsd_tolerance", "3", "left ventricle=1.5")
+    (folder,) = (place / "model" / RUN / "test").iterdir()
+    assert summary_of(folder)["nsd_tolerance"] == {
+        "right ventricle": 3.0,
+        "myocardium": 3.0,
+        "left ventricle": 1.5,
+    }
+
+
+def test_a_test_refuses_an_nsd_tolerance_of_an_unknown_class(place):
+    with pytest.raises(UserError, match="--nsd_tolerance liver=3: no such class"):
+        run_test(place, "--nsd_tolerance", "liver=3")
+
+
 def test_predictions_of_two_splits_are_not_mixed(place):
     run_test(place, "--split", "val")
     for name, split in (("self_train_best_test", "test"), ("self_train_best_val", "val")):

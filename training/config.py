@@ -130,8 +130,9 @@ class OptimizationOptions:
     val_every: int = 200
     """Iterations or epochs between two validations. A checkpoint is written at each."""
     distances_every: int = 10
-    """Compute HD95 and ASD every N validations (they take longer than the rest of a validation and
-    select nothing). 0: only after the last step of a stage, which always has them."""
+    """Compute HD95, ASD and the other metrics of borders every N validations (they take longer than
+    the rest of a validation and select nothing). 0: only after the last step of a stage, which
+    always has them."""
     select: Literal["test", "val", "published", "last"] = "val"
     """Case list whose score selects the best checkpoint. val: val.list (or val.txt). published: as
     in the published code, val for ACDC and test for all others, so that their test results are too
