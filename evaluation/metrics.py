@@ -144,8 +144,8 @@ def hd95_max(masks: MaskPair) -> float:
 def assd(masks: MaskPair) -> float:
     """Mean distance of all border voxels of both masks to the other border.
 
-    As in MONAI (SurfaceDistanceMetric, symmetric) and medpy from 0.5.2. medpy 0.4 averages the means
-    of the two directions, which differs if one border has more voxels.
+    As in MONAI (SurfaceDistanceMetric, symmetric) and medpy from 0.5.2. medpy 0.4 averages the
+    means of the two directions, which differs if one border has more voxels.
     """
     return float(masks.both_directions.mean())
 
