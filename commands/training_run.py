@@ -25,6 +25,7 @@ from commands.run_data import run_data
 from commands.runs import find_checkpoint, stage_names
 from dataloaders.augment import INTENSITIES, SPATIAL, Augmentation
 from dataloaders.cases import read_cases
+from dataloaders.contents import foreground_classes
 from dataloaders.digest import hashed
 from dataloaders.samples import Samples
 from dataloaders.splits import check_lists
@@ -38,6 +39,7 @@ from methods.registry import METHODS, run_title
 from networks.base import Network
 from training.accelerate import check_accelerate
 from training.checkpoint import Checkpoint, read
+from training.class_watch import WatchedClasses
 from training.config import AnyConfig
 from training.device import autocast_type, in_words, place, set_deterministic
 from training.distributed import check_batch, is_main, rank, world
@@ -408,6 +410,19 @@ class TrainingRun:
             loggers=self.config.runtime.logger,
             log_every=self.config.runtime.log_every or LOG_EVERY,
             keep_validated=self.config.runtime.keep_validated,
+            watched=self._watched_classes(),
+        )
+
+    def _watched_classes(self) -> WatchedClasses:
+        """Return the foreground classes that the labelled and the validation cases have."""
+        names = self.dataset.info.class_names
+        labelled: frozenset[int] = getattr(self.data, "labelled_classes", frozenset[int]())
+        validated: set[int] = set()
+        for case in self.validation_cases:
+            validated |= foreground_classes(case.label)
+        return WatchedClasses(
+            {number: names[number] for number in sorted(labelled)},
+            [names[number] for number in sorted(validated)],
         )
 
     def _best_name(self, stage: str) -> str:

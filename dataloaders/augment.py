@@ -6,6 +6,7 @@ through the same one. BCP uses only these. Intensity transforms change only the 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -28,6 +29,16 @@ INTENSITIES: dict[str, IntensityDraw] = {}
 SPATIAL: dict[str, SpatialDraw] = {}
 
 
+class HeldVoxel(NamedTuple):
+    """A voxel that a patch must hold, and the generator that its place in the patch is drawn from.
+
+    It is another generator than that of the augmentation, whose draws stay the same.
+    """
+
+    voxel: tuple[int, ...]
+    rng: np.random.Generator
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Spatial transforms one after the other, then intensity transforms."""
@@ -36,9 +47,15 @@ class Augmentation:
     intensity: tuple[IntensityDraw, ...] = ()
 
     def __call__(
-        self, rng: np.random.Generator, image: Array, label: Array | None
+        self,
+        rng: np.random.Generator,
+        image: Array,
+        label: Array | None,
+        held: HeldVoxel | None = None,
     ) -> dict[str, Array]:
         """Augment an image (C, ...) and its label (...), if it has one.
+
+        `held`: a voxel of the image that the first patch must hold.
 
         Returns "image" and, where there is a label, "label"; with intensity transforms also
         "plain", the image before them. These may be views of the arguments. Raises UserError for a
@@ -47,6 +64,9 @@ class Augmentation:
         joined = Picks((), shape=tuple(image.shape[1:]))
         for draw in self.spatial:
             transform = draw(rng, joined.shape_after)
+            if held is not None and isinstance(transform, VolumeTransform):
+                transform = transform.holding(held.voxel, joined.shape_after, held.rng)
+                held = None
             if isinstance(transform, (Resize, SliceTransform)):
                 joined = replace(joined, transforms=(*joined.transforms, transform))
                 continue

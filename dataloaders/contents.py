@@ -13,7 +13,7 @@ SHOWN = 3
 
 class Contents:
     """Counts constant images and empty labels, one case after the other; `say` gets the warnings at
-    the end.
+    the end. `classes`: the foreground classes of all labels.
     """
 
     def __init__(self, what: str, whole: bool, say: Callable[[str], None]) -> None:
@@ -27,6 +27,7 @@ class Contents:
         self.empty: list[Path] = []
         self.images = 0
         self.labels = 0
+        self.classes: set[int] = set()
 
     def look(self, path: Path, image: np.ndarray, labels: Sequence[np.ndarray]) -> None:
         """Count an image (C, ...) and its labels, if it has any."""
@@ -37,6 +38,10 @@ class Contents:
             self.labels += 1
             if not any(label.any() for label in labels):
                 self.empty.append(path)
+            for label in labels:
+                if label.ndim == image.ndim:
+                    label = label[0]  # the second channel holds distances
+                self.classes |= foreground_classes(label)
 
     def report(self) -> None:
         """Send the warnings; raise UserError where nothing can be learnt or scored: all images are
@@ -61,6 +66,13 @@ class Contents:
                 f"{paths[0]}: {fault}, and so are all {count} {self.what} that have one; prepare "
                 "them again"
             )
+
+
+def foreground_classes(label: np.ndarray) -> set[int]:
+    """Return the class numbers above 0 that a label of whole numbers has."""
+    counts = np.bincount(label.reshape(-1))
+    classes: list[int] = np.flatnonzero(counts).tolist()
+    return {number for number in classes if number > 0}
 
 
 def _listed(paths: Sequence[Path], count: int) -> str:

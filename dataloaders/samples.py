@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from dataloaders.augment import Augmentation
+from dataloaders.augment import Augmentation, HeldVoxel
+from dataloaders.foreground import Choice, Foreground
 from dataloaders.transforms import Array
 from dataloaders.two_stream import Draw
 
 Kept = tuple[Array, tuple[Array, ...]]
+FOR_FOREGROUND = 1
+"""Last number of the seed that foreground sampling draws from."""
 
 
 class Samples(Dataset):
@@ -22,12 +25,15 @@ class Samples(Dataset):
     The item of a `Draw` is {"image": (C, ...) float32, and for labelled cases "label": (...)
     uint8}. Labelled cases go through the first augmentation, the others through the second. A label
     of two channels (2, ...) becomes "label" and "distance". `kept`: all cases, where they are kept
-    in memory.
+    in memory. `foreground`: draws a share of the labelled samples by class, None for none.
+    `labelled_classes`: the foreground classes that the labels have.
     """
 
     augment: tuple[Augmentation, Augmentation]
     labelled: int
     kept: list[Kept] | None = None
+    foreground: Foreground | None = None
+    labelled_classes: frozenset[int] = frozenset()
 
     def case(self, index: int) -> Kept:
         """The image of a case and its labels: none, one, or one for each half of the batch."""
@@ -65,13 +71,20 @@ class Samples(Dataset):
         return batch
 
     def _augmented(self, draw: Draw) -> dict[str, Array]:
-        image, labels = self.case(draw.case)
+        choice = Choice(draw.case)
+        held = None
+        if self.foreground is not None and draw.case < self.labelled:
+            rng = np.random.default_rng((*draw.seed, FOR_FOREGROUND))
+            choice = self.foreground.choose(draw.case, rng)
+            if choice.voxel is not None:
+                held = HeldVoxel(choice.voxel, rng)
+        image, labels = self.case(choice.case)
         label = None
         if labels:
             label = labels[draw.half % len(labels)]
         for_labelled, for_unlabelled = self.augment
         augmentation = for_labelled if draw.case < self.labelled else for_unlabelled
-        views = augmentation(np.random.default_rng(draw.seed), image, label)
+        views = augmentation(np.random.default_rng(draw.seed), image, label, held)
         if label is not None and label.ndim == image.ndim:
             views["label"], views["distance"] = views["label"]
         return views

@@ -6,6 +6,7 @@ from pathlib import Path
 from dataloaders.augment import Augmentation
 from dataloaders.contents import Contents
 from dataloaders.dataset_info import DatasetInfo
+from dataloaders.foreground import SlicesByClass
 from dataloaders.hdf5 import check_root, read_case
 from dataloaders.samples import Samples
 from utils.errors import UserError
@@ -49,8 +50,9 @@ class Slices(Samples):
     """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`)
     without. Labels of the others are never read.
 
-    `files`: name and path of each, the labelled ones first; `say` gets the warnings about their
-    contents.
+    `foreground_sampling`: share of the labelled samples that are drawn by class
+    (`dataloaders.foreground`). `files`: name and path of each, the labelled ones first; `say` gets
+    the warnings about their contents.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class Slices(Samples):
         labelled: int,
         augment: tuple[Augmentation, Augmentation],
         say: Callable[[str], None] = message,
+        foreground_sampling: float = 0.0,
     ) -> None:
         check_root(root, info.name)
         self.augment = augment
         self.labelled = labelled
         self.unlabelled = len(names) - labelled
         self.kept = []
+        by_class = SlicesByClass(foreground_sampling)
         pattern = info.slice_file or info.file
         self.files = [(name, root / pattern.format(name)) for name in names]
         contents = Contents("training slices", whole=False, say=say)
@@ -78,9 +82,13 @@ class Slices(Samples):
                 labels = ()
                 if label is not None:
                     labels = (label,)
+                    by_class.add(label)
                 contents.look(path, image, labels)
                 self.kept.append((image, labels))
         contents.report()
+        self.labelled_classes = frozenset(contents.classes)
+        if foreground_sampling:
+            self.foreground = by_class
 
     def __len__(self) -> int:
         return len(self.files)

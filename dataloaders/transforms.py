@@ -3,7 +3,7 @@ with the same result.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
@@ -209,6 +209,43 @@ class VolumeTransform:
         if self.crop_first:
             patch = self._turn_and_flip(patch)
         return patch
+
+    def holding(
+        self, voxel: Sequence[int], shape: Sequence[int], rng: np.random.Generator
+    ) -> "VolumeTransform":
+        """Return this transform with another corner: its patch holds a voxel of a scan of `shape`.
+
+        The corner is drawn uniformly among all corners in the padded scan whose patch holds the
+        voxel.
+        """
+        sides = tuple(shape)
+        position = tuple(voxel)
+        if not self.crop_first:  # the scan is turned before the crop
+            position, sides = self._turned_and_flipped(position, sides)
+        start: list[int] = []
+        for place, side, more, patch in zip(
+            position, sides, self.margin, self.patch_size, strict=True
+        ):
+            padded_place = place + more
+            first = max(padded_place - patch + 1, 0)
+            last = min(padded_place, side + 2 * more - patch)
+            start.append(int(rng.integers(first, last + 1)))
+        return replace(self, start=tuple(start))
+
+    def _turned_and_flipped(
+        self, position: tuple[int, ...], sides: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return where a voxel of a scan with these sides is after the turns and the flip, and the
+        sides then.
+        """
+        for _ in range(self.quarter_turns):
+            position = (sides[1] - 1 - position[1], position[0], *position[2:])
+            sides = (sides[1], sides[0], *sides[2:])
+        if self.flip_axis is not None:
+            flipped = list(position)
+            flipped[self.flip_axis] = sides[self.flip_axis] - 1 - position[self.flip_axis]
+            position = tuple(flipped)
+        return position, sides
 
     def _turn_and_flip(self, array: Array) -> Array:
         if isinstance(array, Tensor):

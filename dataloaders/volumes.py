@@ -21,6 +21,7 @@ from dataloaders.coarse import (
 )
 from dataloaders.contents import Contents
 from dataloaders.dataset_info import DatasetInfo
+from dataloaders.foreground import VoxelsByClass
 from dataloaders.hdf5 import check_root
 from dataloaders.plan import FILE as PLAN
 from dataloaders.samples import Kept, Samples
@@ -67,8 +68,9 @@ class VolumePatches(Samples):
     without. Labels of the others are never opened.
 
     `cache` "none" reads a file at every draw, and those of labelled cases also once at the start,
-    to check them; with the other values every file is read once. `say` gets the warnings about the
-    contents, and how much memory is used.
+    to check them; with the other values every file is read once. `foreground_sampling`: share of
+    the labelled samples that are drawn by class (`dataloaders.foreground`). `say` gets the warnings
+    about the contents, and how much memory is used.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class VolumePatches(Samples):
         augment: tuple[Augmentation, Augmentation],
         say: Callable[[str], None] = message,
         cache: CacheKind = "ram",
+        foreground_sampling: float = 0.0,
     ) -> None:
         check_root(root, info.name)
         self.info = info
@@ -88,6 +91,8 @@ class VolumePatches(Samples):
         self.labelled = labelled
         self.unlabelled = len(names) - labelled
         self.cases = [(info.path(root, name), name) for name in names]
+        if foreground_sampling:
+            self.foreground = VoxelsByClass(foreground_sampling)
         if cache == "none":
             self._check_labelled(say)
             say(
@@ -111,9 +116,17 @@ class VolumePatches(Samples):
         cases = range(self.labelled)
         with progress(cases, desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
             for index in bar:
-                image, labels = self._read(index)
-                contents.look(self.cases[index][0], image, labels=labels)
+                self._read_and_look(index, contents)
         contents.report()
+        self.labelled_classes = frozenset(contents.classes)
+
+    def _read_and_look(self, index: int, contents: Contents) -> tuple[np.ndarray, Any]:
+        """Read a case, with its contents checked and its classes indexed."""
+        image, labels = self._read(index)
+        contents.look(self.cases[index][0], image, labels=labels)
+        if labels and self.foreground is not None:
+            self.foreground.add(labels[0])
+        return image, labels
 
     def _read_all(self, say: Callable[[str], None]) -> list[Kept]:
         contents = Contents("training volumes", whole=True, say=say)
@@ -121,10 +134,9 @@ class VolumePatches(Samples):
         cases = range(len(self.cases))
         with progress(cases, desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
             for index in bar:
-                image, labels = self._read(index)
-                contents.look(self.cases[index][0], image, labels=labels)
-                volumes.append((image, labels))
+                volumes.append(self._read_and_look(index, contents))
         contents.report()
+        self.labelled_classes = frozenset(contents.classes)
         return volumes
 
     @property

@@ -3,7 +3,7 @@ its folder.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any, Literal
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import list_lines
 from dataloaders.plan import Plan
-from dataloaders.slices import first_patients
+from dataloaders.slices import Slices, first_patients
 from dataloaders.splits import case_of_slice
+from dataloaders.volumes import VolumePatches
 from datasets.acdc import DATASET as ACDC
 from datasets.base import DatasetSpec, same
 from datasets.la import DATASET as LA
@@ -26,6 +27,7 @@ from datasets.templates import (
     two_slices,
     volumes,
 )
+from methods.registry import METHODS
 from training.config import AnyConfig, DataOptions
 from utils.errors import UserError
 
@@ -53,6 +55,9 @@ SCHEDULE = (
     "static_range",
 )
 
+PRESENT_DICE = (("dice_present", 0.5), ("ce", 0.5))
+"""Loss of own data: its Dice is over the batch and over the classes present in it."""
+
 
 @dataclass(frozen=True)
 class OwnOptions(DataOptions):
@@ -63,12 +68,31 @@ class OwnOptions(DataOptions):
 
 
 @dataclass(frozen=True)
-class OwnSliceOptions(OwnOptions, SliceOptions):
+class OwnWholeLabelOptions(OwnOptions):
+    """Settings of own data whose labelled cases are labelled as a whole."""
+
+    foreground_sampling: float = 0.33
+    """Share of the labelled samples that are drawn by class: their patch, or with --dims 2 their
+    slice, holds a class that is drawn uniformly, rare classes as often as large ones. 0: none, as
+    in the published codes.
+    """
+
+    def check(self) -> None:
+        """Raise UserError for a share that is none."""
+        if not 0 <= self.foreground_sampling <= 1:
+            raise UserError(
+                f"--foreground_sampling {self.foreground_sampling}: is a share; choose a number "
+                "between 0 and 1"
+            )
+
+
+@dataclass(frozen=True)
+class OwnSliceOptions(OwnWholeLabelOptions, SliceOptions):
     """Settings of own data that are trained slice by slice."""
 
 
 @dataclass(frozen=True)
-class OwnVolumeOptions(OwnOptions, VolumeOptions):
+class OwnVolumeOptions(OwnWholeLabelOptions, VolumeOptions):
     """Settings of own data that are trained on patches of volumes."""
 
 
@@ -93,11 +117,12 @@ def _own_slices(plan: Plan, root: Path) -> DatasetSpec:
     return slices(
         info=info(plan, root),
         cases=partial(first_patients, patient=case_of_slice),
+        data=_slice_data,
         plan=plan.as_dict(),
         options=OwnSliceOptions,
         settled=partial(_check_dims, plan.dims),
         numbers=_own_numbers(plan, root, like=ACDC),
-        methods=ACDC.methods,
+        methods=_with_present_dice(ACDC.methods, dims=2),
         test_numbers={"model": ACDC.numbers["model"], "labelnum": _train_cases(plan, root)},
     )
 
@@ -109,13 +134,23 @@ def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
     return volumes(
         info=info(plan, root),
         stride=stride,
+        data=_volume_data,
         plan=plan.as_dict(),
         options=OwnVolumeOptions,
         settled=partial(_check_dims, plan.dims),
         numbers=numbers,
-        methods={"bcp": {"pre_weight_decay": 1e-4}},
+        methods=_with_present_dice({"bcp": {"pre_weight_decay": 1e-4}}, dims=3),
         test_numbers={"model": LA.numbers["model"], "labelnum": _train_cases(plan, root)},
     )
+
+
+def _slice_data(config: AnyConfig) -> Callable[..., Slices]:
+    return partial(Slices, foreground_sampling=config.data.foreground_sampling)
+
+
+def _volume_data(config: AnyConfig) -> Callable[..., VolumePatches]:
+    data = config.data
+    return partial(VolumePatches, cache=data.cache, foreground_sampling=data.foreground_sampling)
 
 
 def own_two_slices(plan: Plan, root: Path) -> DatasetSpec:
@@ -216,7 +251,35 @@ def _own_numbers(plan: Plan, root: Path, like: DatasetSpec) -> dict[str, Any]:
         "labelnum": _train_cases(plan, root),
         "select": "val",
         "dims": plan.dims,
+        "losses": PRESENT_DICE,
+        "pre_losses": PRESENT_DICE,
     }
+
+
+def _with_present_dice(
+    methods: Mapping[str, Mapping[str, Any]], dims: int
+) -> dict[str, dict[str, Any]]:
+    """Return the values of each method on own data: those in `methods`, and the method's published
+    loss with `dice_present` in place of its Dice term.
+    """
+    values = {name: dict(numbers) for name, numbers in methods.items()}
+    for name, method in METHODS.items():
+        presets = {**method.presets, **method.presets_of_dims.get(dims, {})}
+        if "losses" in presets:
+            losses = tuple(_present_term(*term) for term in presets["losses"])
+            values.setdefault(name, {})["losses"] = losses
+    return values
+
+
+def _present_term(term: str, weight: float) -> tuple[str, float]:
+    """Return `dice_present`, with a weight that keeps its share of the loss, for a Dice term; other
+    terms as they are.
+    """
+    if term == "half_dice":
+        return "dice_present", weight / 2
+    if term.startswith("dice"):
+        return "dice_present", weight
+    return term, weight
 
 
 def _train_cases(plan: Plan, root: Path) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from evaluation.masks import Counts, image_diagonal
 from evaluation.metrics import OVERLAP_METRICS, class_overlaps, metrics_in, overlap_metrics
 from evaluation.scores import ClassScore, score_case
-from methods.base import Validation
+from methods.base import Validation, class_scalar
 from training.distributed import all_parts, rank, world
 from utils.case import Case
 
@@ -68,18 +68,17 @@ def validate(
         metric for metric in metrics_in("voxel") if distances or metric.name in OVERLAP_METRICS
     ]
     scalars: dict[str, float] = {}
-    class_dice: list[float] = []
+    class_dice: dict[str, float] = {}
     for name in class_names[1:]:
         of_class = [score for score in scores if score.class_name == name]
         for metric in metrics:
             values = [score.penalised.values[metric.name] for score in of_class]
             if metric.name == "dice":
                 values = [score.published.dice for score in of_class]
-                class_dice.append(float(np.mean(values)))
-            key = f"{metric.key('voxel')}_{name.replace(' ', '_')}"
-            scalars[key] = float(np.mean(values))
-    score = float(np.mean(class_dice))
-    return Validation(score, {"dice": score, **scalars})
+                class_dice[name] = float(np.mean(values))
+            scalars[class_scalar(metric.key("voxel"), name)] = float(np.mean(values))
+    score = float(np.mean(list(class_dice.values())))
+    return Validation(score, {"dice": score, **scalars}, class_dice)
 
 
 def _scores(

@@ -80,6 +80,7 @@ class ABD(CopyPasteSelfTrain[Options]):
         loss = loss.plus("displaced", agreement(changed_logits.second, changed_logits.first))
         self.log("loss_other", loss.total)
         yield loss.renamed(OTHER)
+        self.log_mixes(weak_mixes)
 
     def mixed_logits(self, name: str, mixes: list[Mix]) -> Tensor:
         """Return a network's logits (N / 2, K, ...) of both mixes, which are two passes."""

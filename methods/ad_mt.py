@@ -110,6 +110,7 @@ class ADMT(TrainingStage[Options]):
         target = compromise(target, student_probabilities)
         trusted = self.trusted(target)
         self.log("kept", trusted.mean())
+        self.log_pseudo_labels(target.label, trusted=trusted)
         self.show(labelled, logits, batch["label"])
 
         loss = self.loss.of_whole(logits[:count], batch["label"])

@@ -163,6 +163,7 @@ class AveragedSelfTrain(CopyPasteSelfTrain[Options]):
         mixed = paste(labelled, unlabelled, is_labelled.unsqueeze(1))  # (N / 2 or N, C, ...)
         logits = self.forward(mixed)
         pseudo_label, trust = trusted()  # waited for last: it comes through the host
+        self.log_pseudo_labels(pseudo_label)
         if paste_both:
             pseudo_label, trust = twice(pseudo_label), twice(trust)
         self.show(mixed, logits, paste(label, pseudo_label, is_labelled))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.copy_paste import Pasting
-from methods.stage_networks import StageNetworks
+from methods.stage_networks import PSEUDO_SHARE, StageNetworks
 from utils.ema import EmaScope, copy_state
 from utils.losses import Loss, StepLoss
 
@@ -96,10 +96,18 @@ class StageContext(Protocol[OptionsT_co]):
 
 @dataclass(frozen=True)
 class Validation:
-    """`score` selects the best checkpoint (higher is better); `scalars` are logged."""
+    """`score` selects the best checkpoint (higher is better); `scalars` are logged. `class_dice`:
+    the Dice of each foreground class by its name.
+    """
 
     score: float
     scalars: dict[str, float]
+    class_dice: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+def class_scalar(metric: str, class_name: str) -> str:
+    """Return the name of the scalar that has a metric of a class."""
+    return f"{metric}_{class_name.replace(' ', '_')}"
 
 
 class TrainingStage(StageNetworks, Generic[OptionsT]):
@@ -128,6 +136,7 @@ class TrainingStage(StageNetworks, Generic[OptionsT]):
         super().__init__()
         self.options = context.options
         self.loss = context.loss
+        self.foreground_classes = range(1, context.classes)
         self.add_learner("student", context.network())
 
     # what a method implements
@@ -162,6 +171,19 @@ class TrainingStage(StageNetworks, Generic[OptionsT]):
 
     def after_iteration(self, step: int) -> None:
         """React to the end of step `step`, its validation included."""
+
+    # what is logged
+
+    def log_pseudo_labels(self, label: Tensor, trusted: Tensor | None = None) -> None:
+        """Log the share of each foreground class in pseudo labels (N, ...); the loop warns where a
+        class vanishes.
+
+        `trusted` (N, ...): above 0 where the pseudo label is learned, everywhere by default.
+        """
+        if trusted is not None:
+            label = label * (trusted > 0)
+        for number in self.foreground_classes:
+            self.log(f"{PSEUDO_SHARE}{number}", (label == number).float().mean())
 
     # what is saved
 

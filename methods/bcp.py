@@ -176,12 +176,15 @@ class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
         the host overlaps with the student's passes.
         """
         mask = self.copy_paste.mask(batch["image"], step)
+        mixes: list[Mix] = []
         for mix in self.mixes(batch, mask):
+            mixes.append(mix)
             logits, loss = self.forward_with_loss(
                 mix.image, self.loss.of_mixed, *mix.labels, mask, *mix.weights
             )
             self.show(mix.image, logits, mix.label(mask))
             yield loss
+        self.log_mixes(mixes)
         self.log("consistency_weight", consistency_weight(step))
         self.log("box_side", self.copy_paste.sides(mask.shape, step)[0])
 
@@ -208,6 +211,14 @@ class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
             else:
                 mixed = paste(image, unlabelled_image, mask)
                 yield Mix(mixed, (label, pseudo_label), (1.0, u_weight))
+
+    def log_mixes(self, mixes: Sequence[Mix]) -> None:
+        """Log what the pseudo labels of these mixes have of each class."""
+        pseudo_labels: list[Tensor] = []
+        for mix in mixes:
+            pseudo_labels += [label() for label in mix.labels if callable(label)]
+        if pseudo_labels:
+            self.log_pseudo_labels(torch.cat(pseudo_labels))
 
     def loss_of_mixes(
         self, logits: Sequence[Tensor], mixes: Sequence[Mix], mask: Tensor

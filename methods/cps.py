@@ -76,6 +76,8 @@ class CrossPseudoSupervision(TrainingStage[Options]):
             loss = self.loss.of_whole(logits[name][:count], label)
             loss = loss.plus("pseudo", pseudo_loss, weight)
             self.log(f"loss_pseudo_{name}", pseudo_loss)
+            if name == FIRST:
+                self.log_pseudo_labels(pseudo_label)
             self.log(f"loss_{name}", loss.total)
             yield loss
 

@@ -66,6 +66,7 @@ class PseudoLabelSelfTrain(TrainingStage[Options]):
         yield loss
         _, loss = self.forward_with_loss(unlabelled, self.of_unlabelled, pseudo_label)
         yield loss
+        self.log_pseudo_labels(pseudo_label())
         self.log("consistency_weight", consistency_weight(step))
 
     def of_unlabelled(self, logits: Tensor, label: Tensor) -> StepLoss:

@@ -96,6 +96,7 @@ class SDCL(CopyPasteSelfTrain[Options]):
             loss = self.student_loss(logits[name], mixes, disagreements, mask)
             self.log(f"loss_{name}", loss.total)
             yield loss if name == "student" else loss.renamed(name)
+        self.log_mixes(mixes)
 
     def student_loss(
         self, logits: list[Tensor], mixes: list[Mix], disagreements: list[Tensor], mask: Tensor

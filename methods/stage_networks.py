@@ -18,6 +18,11 @@ PendingTensor = Callable[[], Tensor]
 MEAN = "mean"
 """Stands for the mean of all learners' softmaxes, where a network is validated or selected."""
 
+PSEUDO_SHARE = "pseudo_share_"
+"""Start of the names of scalars that have the share of a class, by its number, in the pseudo labels
+of a step.
+"""
+
 
 @dataclass(frozen=True)
 class CompiledCalls:

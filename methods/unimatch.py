@@ -71,6 +71,7 @@ class UniMatch(TrainingStage[Options]):
         self.show(labelled, logits, batch["label"])
         self.log("loss_supervised", supervised.total)
         self.log("confident", self.is_confident(target).mean())
+        self.log_pseudo_labels(target.label, trusted=self.is_confident(target))
         yield loss._replace(total=loss.total / 2)
 
         views: list[Tensor] = []

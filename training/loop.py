@@ -9,6 +9,7 @@ that validates.
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from training.accelerate import GradientGuard, accelerated
 from training.batch_source import BatchSource
 from training.checkpoint import Store
 from training.checkpoint_content import check_fits
+from training.class_watch import ClassWatch, class_dice_line
 from training.distributed import (
     Buffers,
     any_process,
@@ -87,6 +89,7 @@ class _StageRunner:
         self.progress = Progress(draws=DRAWS)
         self.losses: list[float] = []  # since the last validation
         self.readings = Readings()
+        self.class_watch = ClassWatch(run.watched, setup.steps)
         self.precision = Precision(run.device, run.amp)
         self.compiled: CompiledCalls | None = None
         self.guard = GradientGuard(self.stage)
@@ -228,6 +231,8 @@ class _StageRunner:
             self.precision.check(scalars)
             self.losses.append(scalars["loss"])
             log.step(step, scalars)
+            for warning in self.class_watch.look_at_step(scalars):
+                self._say(f"{self.stage.name} {step}/{self.setup.steps}: {warning}")
             if step % self.run_info.log_every == 0:
                 self.run_info.log.note(self._progress_line(step, scalars))
 
@@ -278,8 +283,17 @@ class _StageRunner:
         log.scalars(step, result.scalars, prefix="validation")
         log.pictures(step, self.stage)
         self._say(self._validation_line(results, is_best=is_best, selects=selects))
+        self._report_classes(result)
         self._save(best=is_best)
         return True
+
+    def _report_classes(self, result: Validation) -> None:
+        """Write the Dice of each class to train.log, and warn about classes that are not found."""
+        line = class_dice_line(result)
+        if line:
+            self.run_info.log.note(f"{self._where()}: {line}")
+        for warning in self.class_watch.look_at_validations(self.progress.history):
+            self._say(f"{self._where()}: {warning}")
 
     def _validation_results(
         self,
@@ -459,4 +473,4 @@ def merged_results(results: Mapping[str, Validation], selected: str) -> Validati
         if name != selected:
             for key, value in result.scalars.items():
                 scalars[f"{name}_{key}"] = value
-    return Validation(results[selected].score, scalars)
+    return replace(results[selected], scalars=scalars)

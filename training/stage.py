@@ -11,6 +11,7 @@ from torch import nn
 from methods.base import Batch, TrainingStage, Validation
 from training.accelerate import Accelerate
 from training.checkpoint import Checkpoint
+from training.class_watch import WatchedClasses
 from training.log import RunLog
 from training.loggers import DEFAULT_LOGGERS
 
@@ -98,7 +99,8 @@ class Run:
     UserError for a checkpoint of other data. Every `read_every` steps the host waits for the
     device, reads the scalars of the steps since then, and asks the other processes for signals.
     Every `log_every` steps train.log gets a line. `loggers`: names from `training.loggers`.
-    `keep_validated`: keep a copy of the checkpoint of every validation.
+    `keep_validated`: keep a copy of the checkpoint of every validation. `watched`: the classes that
+    are warned about if they are lost.
     """
 
     folder: Path
@@ -115,6 +117,7 @@ class Run:
     loggers: tuple[str, ...] = DEFAULT_LOGGERS
     log_every: int = 20
     keep_validated: bool = False
+    watched: WatchedClasses = field(default_factory=WatchedClasses)
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,26 @@ def dice_3d(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
     return 1 - ((2 * overlap + 1e-5) / (sizes + 1e-5)).mean()
 
 
+@term
+def dice_present(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
+    """Return the Dice loss of own data, over the whole batch and the classes present in it.
+
+    1 - mean Dice over the classes, background included, of which the label has a voxel where the
+    mask is above 0; 0 if there is none. Denominators are plain, smooth is 1e-5 (batch Dice of
+    nnU-Net, Isensee et al., Nature Methods 2021). A term that also counts absent classes pushes
+    their probabilities towards 0 in every batch, and a small class is absent from most batches.
+    """
+    p = prediction.probabilities  # (N, K, ...)
+    weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, ...)
+    axes = [0, *range(2, truth.ndim)]
+    overlap = (p * truth * weight).sum(axes)  # (K,)
+    truth_sizes = (truth * weight).sum(axes)
+    sizes = (p * weight).sum(axes) + truth_sizes
+    loss = 1 - (2 * overlap + 1e-5) / (sizes + 1e-5)
+    is_present = (truth_sizes > 0).to(loss.dtype)
+    return (loss * is_present).sum() / is_present.sum().clamp_min(1)
+
+
 @dataclass(frozen=True)
 class Loss:
     """A weighted sum of loss terms.
