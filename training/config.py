@@ -313,7 +313,7 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the plain options of a checkpoint under their present names.
 
     Older checkpoints have the share of the Dice loss, other names of two options, and --select
-    published by its name.
+    published by its name. Those of own data were trained without foreground sampling.
     """
     current = dict(settings)
     for old, new in (("dice_share", "losses"), ("pre_dice_share", "pre_losses")):
@@ -326,6 +326,9 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
         current["loop_lengths"] = current.pop("lengths")
     if current.get("select") == "published":
         del current["select"]  # the data set's default
+    has_whole_labels = "dims" in current and "streams" not in current
+    if has_whole_labels and "foreground_sampling" not in current:
+        current["foreground_sampling"] = 0.0
     return current
 
 
