@@ -21,10 +21,7 @@ from commands.train_flags import configs_from_flags
 from datasets.acdc import DATASET
 from utils.cli import run
 
-NUMBERS = {
-    "labelnum": 3,
-    "ema_decay": 0.89,
-}
+NUMBERS = DATASET.script_numbers(3)
 
 
 def main(argv: Sequence[str]) -> None:

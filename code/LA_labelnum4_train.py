@@ -22,10 +22,7 @@ from commands.train_flags import configs_from_flags
 from datasets.la import DATASET
 from utils.cli import run
 
-NUMBERS = {
-    "labelnum": 4,
-    "ema_decay": 0.99,
-}
+NUMBERS = DATASET.script_numbers(4)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -146,6 +146,7 @@ DATASET = slices(
         "static_range": (500, 2000),
         "select": "val",
     },
+    label_numbers={3: {"ema_decay": 0.89}, 7: {"ema_decay": 0.95}},
     methods={
         "bcp": {"dice_background": "masked"},
         # docs/results/recipe.md

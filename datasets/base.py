@@ -52,7 +52,8 @@ class DatasetSpec:
 
     `numbers`: the published protocol, by the names of the flags, of all methods, networks and
     options.
-    `methods`: values of a method that apply only to this data set.
+    `label_numbers`: more of them for a number of labelled cases (--labelnum), for the published
+    method. `methods`: values of a method that apply only to this data set.
     """
 
     info: DatasetInfo
@@ -77,6 +78,7 @@ class DatasetSpec:
     # settings: the options of its `data` group, numbers, what follows from other options
     options: type[DataOptions] = DataOptions
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    label_numbers: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settled: Callable[[AnyConfig], AnyConfig] = same
     # methods whose published code on this data set stores the best validation Dice rounded to 4
@@ -104,6 +106,10 @@ class DatasetSpec:
         None  # own data: how scans were prepared, stored in checkpoints
     )
     commands: str = ""  # published command lines that are accepted (commands/published_flags.py)
+
+    def script_numbers(self, labelnum: int) -> dict[str, Any]:
+        """Return the numbers of the training script for that many labelled cases."""
+        return {"labelnum": labelnum, **self.label_numbers.get(labelnum, {})}
 
     def best(self, folder: Path, stage: str, model: str, labelnum: int) -> Path:
         """Path of the best checkpoint of a stage of the run in `folder`: ours, else a published one

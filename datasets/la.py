@@ -183,6 +183,7 @@ DATASET = volumes(
         "val_stride": (18, 18, 4),
         "select": "test",
     },
+    label_numbers={4: {"ema_decay": 0.99}, 8: {"ema_decay": 0.99}},
     methods={"bcp": {"pre_weight_decay": 1e-4, "lr_drop_every": 2_500}},
     rounded_best=("edge_guided", "bcp"),
     connectivity=26,

@@ -359,6 +359,7 @@ DATASET = volumes(
         "val_stride": (18, 18, 4),
         "select": "test",
     },
+    label_numbers={20: {"ema_decay": 0.99}},
     methods={
         "bcp": {
             "pre_losses": (("dice", 0.5), ("ce", 0.5)),

@@ -153,21 +153,31 @@ def merged_values(
 
     1. the defaults of the options classes (whatever is not named below);
     2. the numbers of the data set;
-    3. the numbers of the script, if they were chosen for another method than `method`;
+    3. the numbers of the script, if they were chosen for another method than `method`, without the
+       options of that method;
     4. the presets of the method;
     5. the numbers of the script, if they were chosen for `method`;
     6. explicit values, from flags or keywords.
     """
     values = dict(dataset.numbers)
-    if method == own_method(dataset, script):
+    script_method = own_method(dataset, script)
+    if method == script_method:
         values.update(presets(dataset, method))
         values.update(script)
     else:
-        values.update(script)
+        values.update(_without_options_of(script_method, script))
         values.update(presets(dataset, method))
     values.update(explicit)
     values["method"] = method
     return values
+
+
+def _without_options_of(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values without the method's own options: another method may have an option of the
+    same name, for which the value was not chosen.
+    """
+    options = METHODS[method].options
+    return {name: value for name, value in values.items() if not _has(options, name)}
 
 
 def presets(dataset: DatasetSpec, method: str) -> dict[str, Any]:

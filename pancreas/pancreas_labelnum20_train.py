@@ -24,10 +24,7 @@ from commands.train_flags import configs_from_flags
 from datasets.pancreas import DATASET
 from utils.cli import run
 
-NUMBERS = {
-    "labelnum": 20,
-    "ema_decay": 0.99,
-}
+NUMBERS = DATASET.script_numbers(20)
 
 
 def main(argv: Sequence[str]) -> None:

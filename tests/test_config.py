@@ -84,6 +84,14 @@ def test_a_script_of_the_chosen_method_wins_over_the_presets(monkeypatch, named)
     assert learning_rate(monkeypatch, named, script_method="chosen") == expected
 
 
+@pytest.mark.parametrize("method", ["bcp", "mean_teacher", "ua_mt", "ad_mt"])
+def test_the_ema_decay_of_a_script_is_for_the_method_of_the_script(method):
+    """The edge-guided method has decay 0.89 with 3 labelled patients, the others 0.99."""
+    script = acdc.DATASET.script_numbers(3)
+    assert resolve(acdc.DATASET, script).method.ema_decay == 0.89
+    assert resolve(acdc.DATASET, script, method=method).method.ema_decay == 0.99
+
+
 @pytest.mark.parametrize("named", NAMED, ids=" and ".join)
 def test_the_presets_win_over_a_script_of_another_method(monkeypatch, named):
     expected = first_named(named, ["explicit", "preset", "script", "data set"])
