@@ -325,7 +325,10 @@ def _width(metric: Metric) -> int:
     return max(least, len(metric.title) + 2)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the content to a JSON file, which is replaced when the new one is complete."""
+def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
+    """Write the content to a JSON file, which is replaced when the new one is complete.
+
+    `indent`: None for a file that programs read, in a single line.
+    """
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1) + "\n")
+        unfinished.write_text(json.dumps(content, indent=indent) + "\n")

@@ -64,3 +64,17 @@ def wilcoxon_p(differences: ArrayLike) -> float:
         return 1.0
     result: Any = stats.wilcoxon(rounded)  # pyright: ignore
     return float(result.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected for multiple tests by Holm's method (1979), in their order.
+
+    The k-th smallest of n (from 0) is multiplied by n - k; none is below one that was smaller.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    order = sorted(range(len(p_values)), key=lambda number: p_values[number])
+    for position, number in enumerate(order):
+        largest = max(largest, min(1.0, p_values[number] * (len(p_values) - position)))
+        corrected[number] = largest
+    return corrected

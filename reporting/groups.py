@@ -118,7 +118,7 @@ def differences_to(group: Group, first: Group, seed: int, draws: int) -> dict[st
                     rows[name][metric] = None
                     continue
                 is_known = True
-                rows[name][metric] = _difference(column, patients, seed=seed, draws=draws)
+                rows[name][metric] = paired_difference(column, patients, seed=seed, draws=draws)
         by_convention[convention] = rows if is_known else None
     return by_convention
 
@@ -131,9 +131,13 @@ def patient(case: str) -> str:
     return re.sub(r"_frame\d+$", "", case)
 
 
-def _difference(
+def paired_difference(
     column: np.ndarray, patients: Sequence[str], seed: int, draws: int
 ) -> dict[str, float]:
+    """Return mean, bootstrap interval over the patients and Wilcoxon's p of differences (cases,).
+
+    `patients` (cases,): the patient of each case.
+    """
     values = column.tolist()
     low, high = bootstrap_interval(values, seed, draws=draws, patients=patients)
     sums, counts = by_patient(values, patients)

@@ -33,8 +33,8 @@ TITLES = {
 }
 
 
-def write_page(path: Path, content: Mapping[str, Any]) -> None:
-    """Render the template with `content` and write the page to `path`.
+def write_page(path: Path, content: Mapping[str, Any], template: str = "page.html") -> None:
+    """Render a template of this folder with `content` and write the page to `path`.
 
     Bytes of file names that are not valid UTF-8 appear escaped, as in messages.
     """
@@ -46,7 +46,7 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
         lstrip_blocks=True,
     )
     environment.filters |= {"fixed": _fixed, "signed": _signed, "p": words.p_value}
-    html = environment.get_template("page.html").render(content)
+    html = environment.get_template(template).render(content)
     with replacing(path) as unfinished:
         unfinished.write_text(html.lstrip() + "\n", encoding="utf-8", errors="backslashreplace")
 

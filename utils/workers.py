@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -41,12 +41,11 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     If an exception (also Ctrl-C) leaves the block, they are ended at once.
     """
     check_locks(8)
-    before = {key: os.environ.get(key) for key in (*ONE_THREAD, "TMPDIR")}
-    with scratch("workers") as folder:
-        # Libraries read these when they are loaded, so they must be set before a process starts.
-        # TMPDIR: temporary files of processes that are ended are deleted with the scratch folder.
-        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
-        os.environ["TMPDIR"] = str(folder)
+    # TMPDIR: temporary files of processes that are ended are deleted with the scratch folder.
+    with (
+        scratch("workers") as folder,
+        environment({**dict.fromkeys(ONE_THREAD, "1"), "TMPDIR": str(folder)}),
+    ):
         context = multiprocessing.get_context(START)
         pool = ProcessPoolExecutor(workers, context, initializer=_leave_signals_to_parent)
         try:
@@ -64,12 +63,25 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
                 # Python's exit fails if this thread closes its pipe at that moment (CPython 3.11).
                 manager.join(10)  # pyright: ignore[reportAttributeAccessIssue]
             raise
-        finally:
-            for key, value in before.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
-                    os.environ[key] = value
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within the context, set environment variables, which processes that start there inherit.
+
+    Libraries read numbers of threads when they are loaded, so these must be set before a process
+    starts.
+    """
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
 
 
 @contextmanager

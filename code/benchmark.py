@@ -1,0 +1,20 @@
+"""Train, test and compare a table of runs: methods x numbers of labelled cases x seeds.
+
+    python code/benchmark.py --dataset ACDC --root_path DATA --methods bcp ua_mt \
+        --labelnums 3 7 --seeds 11 12 13 --jobs 2 --output TABLE -- --patch_size 128 128
+
+Flags of training follow after --, for all cells; --method_flags has those of one method. Each cell
+has its own run folder, log and record. The same command continues an interrupted table, and a
+failed cell does not stop the others. Writes leaderboard.json, leaderboard.md and index.html.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from commands.benchmark import benchmark
+from utils.cli import run
+
+if __name__ == "__main__":
+    run(lambda argv: benchmark(argv, description=__doc__))

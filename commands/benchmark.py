@@ -1,0 +1,308 @@
+"""A table of runs: methods x numbers of labelled cases x seeds, trained, tested and compared."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from commands.benchmark_cell import Cell, is_complete, length_flags
+from commands.benchmark_jobs import Job, cluster_start, run_cells, start_locally
+from commands.leaderboard import LeaderboardResult, read_costs, write
+from methods.registry import METHODS
+from reporting.leaderboard import Bootstrap
+from reporting.record import SELECTIONS, read_record
+from training.log import hours
+from utils.cli import is_flag, parse
+from utils.errors import Interrupted, UserError
+from utils.lock import only_writer
+from utils.messages import error_message, message
+from utils.names import printable
+from utils.registry import check_name
+from utils.workers import check_processes, terminated
+
+AGAIN = "the same command continues the benchmark"
+OWN_FLAGS = {
+    "method": "--methods",
+    "labelnum": "--labelnums",
+    "seed": "--seeds",
+    "seeds": "--seeds before --",
+    "dataset": "--dataset before --",
+    "root_path": "--root_path before --",
+    "output_root": "--output",
+    "exp": "nothing: the benchmark names its runs",
+    "fresh": "nothing: delete the folder of the benchmark to start over",
+    "config": "the flags themselves",
+}
+"""Flags of training that the benchmark sets itself, and what to use in their place."""
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """Settings of a benchmark. Flags of training follow after --."""
+
+    output: Path = Path("benchmark")
+    """Folder of the benchmark: runs, records, logs, leaderboard.json and index.html."""
+    dataset: str = ""
+    """Data set by name, or the file of a data set's description. Own data need only --root_path."""
+    root_path: Path | None = None
+    """Folder of the data set. Default: data_split/<data set> in the repository."""
+    methods: tuple[str, ...] = ()
+    """Methods of the table."""
+    labelnums: tuple[int, ...] = ()
+    """Numbers of labelled cases."""
+    seeds: tuple[int, ...] = ()
+    """Seeds."""
+    pre_iterations: int = 10_000
+    """Length of pre-training. A method without pre-training makes the sum of both lengths."""
+    max_iterations: int = 30_000
+    """Length of self-training."""
+    method_flags: tuple[str, ...] = ()
+    """Flags of training for one method, each as "METHOD FLAGS" or "METHOD:LABELNUM FLAGS", as in
+    --method_flags "edge_guided --static_start 40"."""
+    baseline: str = "bcp"
+    """Method that the others are compared with."""
+    jobs: int = 1
+    """Cells that run at a time."""
+    threads: int = 1
+    """Threads of each cell on the CPU."""
+    cluster: Literal["none", "slurm", "local"] = "none"
+    """Submit each cell as a job through submitit: slurm, or local for a trial on this machine."""
+    slurm: tuple[str, ...] = ()
+    """Parameters of the jobs as NAME=VALUE, as in --slurm timeout_min=240 slurm_partition=gpu
+    gpus_per_node=1 (submitit's names)."""
+    test_selected: bool = False
+    """Also test every validated network on the test list and report the best one, marked as
+    optimistic. Use it once, after every choice has been made."""
+    costs: Path | None = None
+    """JSON file with what a step of each method costs (benchmarks/method_steps.py --json)."""
+
+    def check(self) -> None:
+        """Raise UserError for values that cannot be used."""
+        for flag in ("methods", "labelnums", "seeds"):
+            values: tuple[object, ...] = getattr(self, flag)
+            if not values:
+                raise UserError(f"--{flag}: name at least one")
+            if len(set(values)) < len(values):
+                raise UserError(f"--{flag}: names one twice; remove it")
+        for method in self.methods:
+            check_name(METHODS, method, flag="--methods")
+        for flag in ("jobs", "threads"):
+            if getattr(self, flag) < 1:
+                raise UserError(f"--{flag} {getattr(self, flag)}: must be at least 1")
+        self._check_jobs()
+
+    def _check_jobs(self) -> None:
+        if self.cluster == "none":
+            check_processes("jobs", self.jobs)
+            if self.slurm:
+                raise UserError("--slurm: needs --cluster slurm")
+        for setting in self.slurm:
+            if "=" not in setting:
+                raise UserError(f"--slurm {setting}: write NAME=VALUE, as in timeout_min=240")
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """A finished benchmark: its leaderboard, and the reason of each cell that failed by its name.
+
+    `leaderboard`: None if no cell has a result.
+    """
+
+    leaderboard: LeaderboardResult | None
+    failed: dict[str, str]
+
+
+def benchmark(argv: Sequence[str], description: str | None = None) -> None:
+    """Run a benchmark; flags of training follow after --. Raises UserError if a cell failed."""
+    own = list(argv)
+    flags: list[str] = []
+    if "--" in own:
+        position = own.index("--")
+        flags = own[position + 1 :]
+        own = own[:position]
+    result = run(parse(BenchmarkSettings, own, description=description), flags)
+    if result.failed:
+        raise UserError(
+            f"{len(result.failed)} cells failed ({', '.join(result.failed)}); see the lines above, "
+            f"then {AGAIN}"
+        )
+
+
+def run(settings: BenchmarkSettings, flags: Sequence[str] = ()) -> BenchmarkResult:
+    """Run the cells that have no record yet, and write the leaderboard.
+
+    `flags`: of training, for all cells. Raises UserError for settings and flags that a cell cannot
+    have, before anything runs, and Interrupted after a signal.
+    """
+    settings.check()
+    _check_flags(flags, "after --")
+    cells = table_cells(settings, flags)
+    dataset = cells[0].spec()
+    costs = read_costs(settings.costs)
+    with only_writer(settings.output, "name another folder with --output"), terminated(AGAIN):
+        open_cells = [
+            cell for cell in cells if not is_complete(cell, dataset, settings.test_selected)
+        ]
+        progress = TableProgress(cells, open_cells, jobs=settings.jobs)
+        message(progress.start())
+        try:
+            run_cells(
+                open_cells, _starter(settings), jobs=settings.jobs, finished=progress.finished
+            )
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; finished cells are kept, {AGAIN}", 130) from None
+        done = [cell for cell in cells if cell.record.is_file()]
+        if not done:
+            return BenchmarkResult(None, progress.failed)
+        leaderboard = write(
+            settings.output,
+            [read_record(cell.record) for cell in done],
+            baseline=settings.baseline,
+            costs=costs,
+            bootstrap=Bootstrap(),
+            missing=[cell.name for cell in cells if cell not in done],
+        )
+    return BenchmarkResult(leaderboard, progress.failed)
+
+
+def table_cells(settings: BenchmarkSettings, flags: Sequence[str]) -> list[Cell]:
+    """Return the cells of the table: seed by seed, so that each method has a result early.
+
+    Raises UserError for flags that a cell cannot have.
+    """
+    by_method = _method_flags(settings)
+    cells: list[Cell] = []
+    for labelnum in settings.labelnums:
+        for seed in settings.seeds:
+            for method in settings.methods:
+                words = length_flags(method, settings.pre_iterations, settings.max_iterations)
+                words += flags
+                words += by_method.get(method, [])
+                words += by_method.get(f"{method}:{labelnum}", [])
+                cells.append(
+                    Cell(
+                        method=method,
+                        labelnum=labelnum,
+                        seed=seed,
+                        flags=tuple(words),
+                        output=settings.output.absolute(),
+                        dataset=settings.dataset,
+                        root_path=_absolute(settings.root_path),
+                    )
+                )
+    dataset = cells[0].spec()
+    for cell in cells:
+        cell.config(dataset)
+    return cells
+
+
+def _absolute(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    return path.absolute()
+
+
+def _method_flags(settings: BenchmarkSettings) -> dict[str, list[str]]:
+    """Return the words of --method_flags by method, or method and number of labelled cases."""
+    by_method: dict[str, list[str]] = {}
+    for entry in settings.method_flags:
+        try:
+            name, *words = shlex.split(entry)
+        except ValueError:
+            raise UserError(f'--method_flags "{entry}": write "METHOD FLAGS"') from None
+        method, _, labelnum = name.partition(":")
+        if method not in settings.methods:
+            raise UserError(f"--method_flags {name}: {method} is not one of --methods")
+        if labelnum and labelnum not in map(str, settings.labelnums):
+            raise UserError(f"--method_flags {name}: {labelnum} is not one of --labelnums")
+        _check_flags(words, f"in --method_flags {name}")
+        by_method[name] = words
+    return by_method
+
+
+def _check_flags(flags: Sequence[str], where: str) -> None:
+    """Raise UserError for a flag of training that the benchmark sets itself."""
+    for word in flags:
+        for flag, instead in OWN_FLAGS.items():
+            if is_flag(word.partition("=")[0], flag):
+                raise UserError(f"--{flag} {where}: the benchmark sets it; use {instead}")
+
+
+def _starter(settings: BenchmarkSettings) -> Callable[[Cell], Job]:
+    """Return the function that starts a cell."""
+    if settings.cluster == "none":
+        return partial(
+            start_locally, threads=settings.threads, test_selected=settings.test_selected
+        )
+    parameters: dict[str, Any] = {}
+    for setting in settings.slurm:
+        name, _, value = setting.partition("=")
+        parameters[name] = value
+        if value.isdecimal():
+            parameters[name] = int(value)
+    return cluster_start(
+        settings.cluster,
+        settings.output / "submitit",
+        threads=settings.threads,
+        parameters=parameters,
+        test_selected=settings.test_selected,
+    )
+
+
+class TableProgress:
+    """Reports finished cells, and how long the rest of the table takes."""
+
+    def __init__(self, cells: Sequence[Cell], open_cells: Sequence[Cell], jobs: int) -> None:
+        """`cells`: of the whole table. `open_cells`: those that this call runs, up to `jobs` at a
+        time.
+        """
+        self.total = len(cells)
+        self.waiting = {cell.name: cell for cell in open_cells}
+        self.jobs = jobs
+        self.failed: dict[str, str] = {}
+        self.seconds: dict[str, list[float]] = {}
+        for cell in cells:
+            if cell.name not in self.waiting:
+                self._learn(cell)
+
+    def start(self) -> str:
+        """Return the line with which the benchmark begins."""
+        done = self.total - len(self.waiting)
+        return f"{self.total} cells, {done} of them done{self._remaining()}"
+
+    def finished(self, cell: Cell, failure: str) -> None:
+        """Report a cell that has ended."""
+        del self.waiting[cell.name]
+        if failure:
+            self.failed[cell.name] = failure
+            error_message(printable(f"failed: {cell.name}: {failure}"))
+            return
+        self._learn(cell)
+        count = self.total - len(self.waiting) - len(self.failed)
+        dice = ", ".join(
+            f"{SELECTIONS[key]} {test.mean('dice'):.4f}"
+            for key, test in read_record(cell.record).tests.items()
+        )
+        message(
+            f"{count}/{self.total} {cell.name}: test Dice {dice}; "
+            f"{hours(cell.seconds())}{self._remaining()}"
+        )
+
+    def _learn(self, cell: Cell) -> None:
+        self.seconds.setdefault(cell.method, []).append(cell.seconds())
+
+    def _remaining(self) -> str:
+        """Return the expected time of the rest in words; empty before any cell has finished.
+
+        A method that has not finished yet counts as the mean of the others.
+        """
+        known = [seconds for of_method in self.seconds.values() for seconds in of_method]
+        if not known or not self.waiting:
+            return ""
+        total = 0.0
+        for cell in self.waiting.values():
+            times = self.seconds.get(cell.method, known)
+            total += max(sum(times) / len(times) - cell.seconds(), 0.0)
+        return f"; about {hours(total / min(self.jobs, len(self.waiting)))} left"

@@ -1,0 +1,225 @@
+"""One cell of a benchmark: a method, a number of labelled cases and a seed, trained and tested."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from commands import test, train
+from commands.any_dataset import find_data
+from commands.train_flags import configs_from_flags
+from datasets.base import DatasetSpec
+from evaluation.results import EvaluationResult, write_json
+from methods.registry import METHODS
+from reporting.record import CellRecord, CellTest, read_record, tested
+from training.checkpoint import VALIDATED, read
+from training.config import AnyConfig
+from training.stage import StageResult
+from utils.errors import UserError
+from utils.messages import message
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the table.
+
+    `flags`: of its training command, in addition to those that follow from the other fields.
+    `output`: the folder of the benchmark. `dataset`: name or file of the data set, empty for own
+    data in `root_path`.
+    """
+
+    method: str
+    labelnum: int
+    seed: int
+    flags: tuple[str, ...]
+    output: Path
+    dataset: str
+    root_path: Path | None
+
+    @property
+    def name(self) -> str:
+        """Name of the cell in messages and of its files."""
+        return f"{self.method}_{self.labelnum}_seed{self.seed}"
+
+    @property
+    def record(self) -> Path:
+        """File with the results, written when the cell is complete."""
+        return self.output / "records" / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        """File with what training and tests print."""
+        return self.output / "logs" / f"{self.name}.log"
+
+    @property
+    def seconds_file(self) -> Path:
+        """File with a line for each time that the cell ran: the seconds it took."""
+        return self.output / "logs" / f"{self.name}.seconds"
+
+    def spec(self) -> DatasetSpec:
+        """Return the data set. Raises UserError for an unknown one."""
+        found = find_data(self.dataset, self.root_path)
+        if found is None:
+            raise UserError(
+                "--dataset: name a public data set, the Python file of one, or with --root_path "
+                "the folder of own data (docs/data.md)"
+            )
+        return found
+
+    def argv(self) -> list[str]:
+        """Return the words of the cell's training command."""
+        words = ["--method", self.method, "--labelnum", str(self.labelnum)]
+        words += ["--seed", str(self.seed), "--exp", f"{self.method}_seed{self.seed}"]
+        words += ["--output_root", str(self.output / "runs"), "--keep_validated"]
+        if self.root_path is not None:
+            words += ["--root_path", str(self.root_path)]
+        return [*words, *self.flags]
+
+    def config(self, dataset: DatasetSpec) -> AnyConfig:
+        """Return the configuration of the run. Raises UserError for flags that it cannot have."""
+        script = dataset.script_numbers(self.labelnum)
+        return configs_from_flags(dataset, self.argv(), script, published=False)[0]
+
+    def seconds(self) -> float:
+        """Return the time that the cell has taken so far."""
+        if not self.seconds_file.is_file():
+            return 0.0
+        lines = self.seconds_file.read_text(encoding="utf-8").split()
+        return sum(float(line) for line in lines)
+
+
+def length_flags(method: str, pre_iterations: int, max_iterations: int) -> list[str]:
+    """Return the flags that give a method its share of the benchmark's iterations.
+
+    A method with pre-training makes `pre_iterations` of it and `max_iterations` of self-training;
+    one without makes their sum.
+    """
+    lengths = set(chain.from_iterable(spec.lengths for spec in METHODS[method].stages))
+    if "pre_iterations" in lengths:
+        return ["--pre_iterations", str(pre_iterations), "--max_iterations", str(max_iterations)]
+    return ["--max_iterations", str(pre_iterations + max_iterations)]
+
+
+def complete_cell(cell: Cell, test_selected: bool) -> None:
+    """Do what is missing of a cell: training and tests, and if asked for the test-selected result.
+
+    Raises UserError for what the user can correct, and Interrupted after a signal; the same call
+    resumes.
+    """
+    if not cell.record.is_file():
+        run_cell(cell)
+    if test_selected:
+        add_test_selected(cell)
+
+
+def run_cell(cell: Cell) -> None:
+    """Train the cell or resume it, test its best and its last checkpoint, and write its record."""
+    dataset = cell.spec()
+    config = cell.config(dataset)
+    with _timed(cell):
+        trained = train.run(dataset, config)
+        tests: dict[str, CellTest] = {}
+        for which, checkpoint in (("best", trained.best), ("last", trained.stages[-1].last)):
+            result = _test(dataset, checkpoint, config)
+            tests[which] = tested(result, iteration=_iteration(checkpoint))
+    record = CellRecord(
+        dataset=dataset.info.name,
+        method=cell.method,
+        labelnum=cell.labelnum,
+        seed=cell.seed,
+        options=config.computed(),
+        stages=[_history(stage) for stage in trained.stages],
+        seconds=cell.seconds(),
+        tests=tests,
+    )
+    _write(cell, record)
+
+
+def add_test_selected(cell: Cell) -> None:
+    """Test all validated networks of a finished cell, and add the best of them to its record.
+
+    The result is optimistic: it is selected on the test list. Only do this once every choice has
+    been made.
+    """
+    dataset = cell.spec()
+    config = cell.config(dataset)
+    record = read_record(cell.record)
+    stage = record.stages[-1]["name"]
+    run = dataset.folder(cell.output / "runs", config.experiment.exp, cell.labelnum)
+    folder = run / stage / VALIDATED
+    paths = sorted(folder.glob("*.pth"), key=lambda path: int(path.stem))
+    if not paths:
+        raise UserError(
+            f"{folder}: holds no validated networks; train the cell again (delete {cell.record} "
+            f"and {run})"
+        )
+    message(f"test-selected, optimistic: all {len(paths)} validated networks of {run} are tested")
+    tests: list[CellTest] = []
+    for path in paths:
+        result = _test(dataset, path, config)
+        tests.append(tested(result, iteration=_iteration(path)))
+    record.tests["test_selected"] = max(tests, key=lambda one: one.mean("dice"))
+    record.test_dice = {str(one.iteration): one.mean("dice") for one in tests}
+    _write(cell, record)
+
+
+def is_complete(cell: Cell, dataset: DatasetSpec, test_selected: bool) -> bool:
+    """Return whether the cell has its record.
+
+    Raises UserError if the record is of a run with other options.
+    """
+    if not cell.record.is_file():
+        return False
+    record = read_record(cell.record)
+    options = cell.config(dataset).computed()
+    for name in sorted(options.keys() | record.options.keys()):
+        if options.get(name) != record.options.get(name):
+            raise UserError(
+                f"{cell.record}: of a run with --{name} {record.options.get(name)}, now "
+                f"{options.get(name)}; use another --output, or the earlier flags"
+            )
+    return "test_selected" in record.tests or not test_selected
+
+
+@contextmanager
+def _timed(cell: Cell) -> Iterator[None]:
+    """Add the time in the context to the cell's file, also if an exception ends it."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        cell.seconds_file.parent.mkdir(parents=True, exist_ok=True)
+        with open(cell.seconds_file, "a", encoding="utf-8") as file:
+            file.write(f"{time.monotonic() - began:.1f}\n")
+
+
+def _test(dataset: DatasetSpec, checkpoint: Path, config: AnyConfig) -> EvaluationResult:
+    values = {
+        "checkpoint": checkpoint,
+        "root_path": config.experiment.root_path,
+        "device": config.experiment.device,
+        "gpu": config.runtime.gpu,
+    }
+    settings = test.settings_from_values(dataset, values)
+    return test.run(dataset, settings)[0]
+
+
+def _iteration(checkpoint: Path) -> int:
+    return int(read(checkpoint).progress["step"])
+
+
+def _history(stage: StageResult) -> dict[str, object]:
+    history: Sequence[object] = [dict(row) for row in stage.history]
+    return {
+        "name": stage.name,
+        "iterations": stage.steps,
+        "best_iteration": stage.best_step,
+        "history": history,
+    }
+
+
+def _write(cell: Cell, record: CellRecord) -> None:
+    cell.record.parent.mkdir(parents=True, exist_ok=True)
+    write_json(cell.record, record.plain(), indent=None)

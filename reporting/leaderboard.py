@@ -1,0 +1,263 @@
+"""The numbers of a leaderboard, from the records of a benchmark's cells.
+
+A table holds the methods of one data set and number of labelled cases, with one way of selecting
+the networks, best first. A method's score of a case is the mean over its seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs]
+
+from evaluation.metrics import Metric, Unit, metrics_in
+from evaluation.statistics import by_patient, holm, mean_sd
+from methods.registry import run_title
+from reporting.groups import paired_difference, patient
+from reporting.record import SELECTIONS, CellRecord, CellTest
+from utils.errors import UserError
+
+MAIN = "dice"
+UNLIKE = ("seed", "exp")
+"""Options in which the cells of one method may differ."""
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Numbers of the bootstrap over patients. `rank_draws`: of the ranks, which also draw seeds."""
+
+    seed: int = 1337
+    draws: int = 10_000
+    rank_draws: int = 2_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method in a table: its records, and of each the test that counts."""
+
+    method: str
+    records: Sequence[CellRecord]
+    tests: Sequence[CellTest]
+
+    def per_case(self, metric: str) -> np.ndarray:
+        """Return the mean over classes of each seed and case (seeds, cases)."""
+        return np.array([test.array(metric).mean(1) for test in self.tests])
+
+    def seed_means(self, metric: str) -> list[float]:
+        """Return the mean of each seed over cases, then classes."""
+        return [test.mean(metric) for test in self.tests]
+
+
+def leaderboard(
+    records: Sequence[CellRecord],
+    baseline: str,
+    bootstrap: Bootstrap,
+    costs: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """Return the content of leaderboard.json.
+
+    `baseline`: the method that the others are compared with; if a table does not have it, its best
+    method. `costs`: by method, what a step costs relative to the baseline (time, passes, memory).
+    Raises UserError where cells of a table do not fit each other.
+    """
+    _check_options(records)
+    tables: list[dict[str, Any]] = []
+    keys = dict.fromkeys((record.dataset, record.labelnum) for record in records)
+    for dataset, labelnum in sorted(keys):
+        of_table = [
+            record for record in records if (record.dataset, record.labelnum) == (dataset, labelnum)
+        ]
+        for selection in SELECTIONS:
+            entries = _entries(of_table, selection)
+            if entries:
+                head = {"dataset": dataset, "labelnum": labelnum, "selection": selection}
+                tables.append(head | _table(entries, baseline, bootstrap, costs=costs))
+    return {
+        "level": LEVEL,
+        "bootstrap": asdict(bootstrap),
+        "test": "two-sided Wilcoxon signed-rank test of the patients' mean differences, corrected "
+        "over the methods of a table by Holm's method",
+        "costs": {method: dict(cost) for method, cost in costs.items()},
+        "options": _common_options(records),
+        "commits": sorted({str(record.about.get("git_commit")) for record in records}),
+        "tables": tables,
+    }
+
+
+def _check_options(records: Sequence[CellRecord]) -> None:
+    """Raise UserError if cells of one method differ in more than their seed."""
+    first: dict[tuple[str, int, str], CellRecord] = {}
+    seeds: set[tuple[str, int, str, int]] = set()
+    for record in records:
+        key = (record.dataset, record.labelnum, record.method)
+        if (*key, record.seed) in seeds:
+            raise UserError(
+                f"{record.method}, {record.labelnum} labels, seed {record.seed}: there are two "
+                "records; name each once"
+            )
+        seeds.add((*key, record.seed))
+        other = first.setdefault(key, record)
+        for name in sorted(record.options.keys() | other.options.keys()):
+            value = record.options.get(name)
+            if name not in UNLIKE and value != other.options.get(name):
+                raise UserError(
+                    f"{record.method}: seeds {other.seed} and {record.seed} were trained with "
+                    f"--{name} {other.options.get(name)} and {value}; train one of them again"
+                )
+
+
+def _entries(records: Sequence[CellRecord], selection: str) -> list[Entry]:
+    """Return the methods that have that test for each of their seeds, in the order of names."""
+    entries: list[Entry] = []
+    for method in sorted({record.method for record in records}):
+        of_method = [record for record in records if record.method == method]
+        of_method.sort(key=lambda record: record.seed)
+        if all(selection in record.tests for record in of_method):
+            tests = [record.tests[selection] for record in of_method]
+            entries.append(Entry(method, of_method, tests))
+    if entries:
+        _check_cases(entries)
+    return entries
+
+
+def _check_cases(entries: Sequence[Entry]) -> None:
+    first = entries[0].tests[0]
+    for entry in entries:
+        for record, test in zip(entry.records, entry.tests, strict=True):
+            if (test.cases, test.classes) != (first.cases, first.classes):
+                raise UserError(
+                    f"{entry.method}, seed {record.seed}: tested on other cases or classes than "
+                    f"{entries[0].method}; test all cells on the same list"
+                )
+
+
+def _table(
+    entries: Sequence[Entry],
+    baseline: str,
+    bootstrap: Bootstrap,
+    costs: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    ordered = sorted(
+        entries, key=lambda entry: (-float(np.mean(entry.seed_means(MAIN))), entry.method)
+    )
+    by_name = {entry.method: entry for entry in ordered}
+    reference = by_name.get(baseline, ordered[0])
+    unit = _unit(ordered)
+    metrics = metrics_in(unit)
+    metrics = [metric for metric in metrics if all(_has(entry, metric, unit) for entry in ordered)]
+    ranks = _ranks(ordered, bootstrap)
+    rows: list[dict[str, Any]] = []
+    for number, entry in enumerate(ordered):
+        row = _row(entry, metrics, unit=unit)
+        row["ranks"] = ranks[number]
+        row["cost"] = dict(costs.get(entry.method, {}))
+        if entry is not reference:
+            row["difference"] = _difference(entry, reference, bootstrap)
+        rows.append(row)
+    compared = [row for row in rows if "difference" in row]
+    corrected = holm([row["difference"]["p"] for row in compared])
+    for row, p in zip(compared, corrected, strict=True):
+        row["difference"]["p_holm"] = p
+    table = {
+        "unit": unit,
+        "baseline": reference.method,
+        "cases": len(entries[0].tests[0].cases),
+        "patients": len({patient(case) for case in entries[0].tests[0].cases}),
+        "classes": entries[0].tests[0].classes,
+        "split": entries[0].tests[0].split,
+        "metrics": [{"key": metric.key(unit), "title": metric.title} for metric in metrics],
+        "rows": rows,
+    }
+    if len(ordered) > 1:
+        table["first_to_second"] = _difference(ordered[0], ordered[1], bootstrap)
+    return table
+
+
+def _unit(entries: Sequence[Entry]) -> Unit:
+    """Return mm if every test has distances in mm, otherwise voxel."""
+    for test in chain.from_iterable(entry.tests for entry in entries):
+        if "hd95_mm" not in test.values:
+            return "voxel"
+    return "mm"
+
+
+def _has(entry: Entry, metric: Metric, unit: Unit) -> bool:
+    return all(metric.key(unit) in test.values for test in entry.tests)
+
+
+def _row(entry: Entry, metrics: Sequence[Metric], unit: Unit) -> dict[str, Any]:
+    scores: dict[str, Any] = {}
+    for metric in metrics:
+        values = entry.seed_means(metric.key(unit))
+        mean, sd = mean_sd(values)
+        scores[metric.key(unit)] = {"mean": mean, "sd": sd, "values": values}
+    classes: dict[str, float] = {}
+    for number, name in enumerate(entry.tests[0].classes):
+        classes[name] = float(np.mean([test.array(MAIN)[:, number].mean() for test in entry.tests]))
+    first = entry.records[0]
+    return {
+        "method": entry.method,
+        "title": run_title(first.options),
+        "seeds": [record.seed for record in entry.records],
+        "iterations": [stage["iterations"] for stage in first.stages],
+        "selected_at": [test.iteration for test in entry.tests],
+        "empty_predictions": sum(test.empty_predictions for test in entry.tests),
+        "scores": scores,
+        "classes": classes,
+    }
+
+
+def _difference(entry: Entry, reference: Entry, bootstrap: Bootstrap) -> dict[str, float]:
+    """Return the paired difference of Dice per case, each the mean over the seeds."""
+    cases = entry.tests[0].cases
+    difference = entry.per_case(MAIN).mean(0) - reference.per_case(MAIN).mean(0)
+    patients = [patient(case) for case in cases]
+    return paired_difference(difference, patients, seed=bootstrap.seed, draws=bootstrap.draws)
+
+
+def _ranks(entries: Sequence[Entry], bootstrap: Bootstrap) -> list[dict[str, float]]:
+    """Return for each method how stable its rank is when patients and seeds are drawn again.
+
+    `low`, `high`: interval of its rank, 1 the best, which equal methods share; `first`: share of
+    the draws where it is first.
+    """
+    patients = [patient(case) for case in entries[0].tests[0].cases]
+    generator = np.random.default_rng(bootstrap.seed)
+    sums: list[np.ndarray] = []
+    counts = np.ones(0)
+    for entry in entries:
+        rows: list[np.ndarray] = []
+        for scores in entry.per_case(MAIN):
+            row, counts = by_patient(scores, patients)
+            rows.append(row)
+        sums.append(np.array(rows))
+    ranks = np.empty((bootstrap.rank_draws, len(entries)))
+    for draw in range(bootstrap.rank_draws):
+        drawn = generator.integers(len(counts), size=len(counts))
+        means = np.empty(len(entries))
+        for number, of_method in enumerate(sums):
+            seeds = generator.integers(len(of_method), size=len(of_method))
+            means[number] = of_method[seeds][:, drawn].sum() / counts[drawn].sum() / len(seeds)
+        ranks[draw] = rankdata(-means, method="min")
+    tail = (1 - LEVEL) / 2
+    return [
+        {
+            "low": float(np.quantile(column, tail, method="lower")),
+            "high": float(np.quantile(column, 1 - tail, method="higher")),
+            "first": float((column == 1).mean()),
+        }
+        for column in ranks.T
+    ]
+
+
+def _common_options(records: Sequence[CellRecord]) -> dict[str, Any]:
+    """Return the options that all cells share."""
+    common = dict(records[0].options)
+    for record in records[1:]:
+        for name in list(common):
+            if record.options.get(name) != common[name]:
+                del common[name]
+    return common

@@ -1,0 +1,134 @@
+"""A leaderboard as Markdown tables and as lines for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reporting.record import SELECTIONS
+
+Row = Mapping[str, Any]
+Table = Mapping[str, Any]
+
+
+def markdown(content: Mapping[str, Any], missing: Sequence[str]) -> str:
+    """Return all tables as Markdown; `missing`: names of cells without a result."""
+    parts: list[str] = []
+    for table in content["tables"]:
+        parts.append(f"### {caption(table)}\n")
+        parts.append("\n".join(markdown_table(table)) + "\n")
+        parts.append(first_to_second(table) + "\n")
+    if missing:
+        parts.append(f"Missing cells: {', '.join(missing)}.\n")
+    return "\n".join(parts)
+
+
+def caption(table: Table) -> str:
+    """Return data set, labels and selection of a table in words."""
+    return f"{table['dataset']}, {table['labelnum']} labelled, {SELECTIONS[table['selection']]}"
+
+
+def head(table: Table) -> list[str]:
+    """Return the titles of a table's columns."""
+    titles = ["method", "seeds"]
+    for metric in table["metrics"]:
+        unit = ""
+        if metric["key"].endswith(("_voxel", "_mm")):
+            unit = f", {metric['key'].rsplit('_', 1)[1]}"
+        titles.append(f"{metric['title']}{unit}")
+    titles += ["Dice difference (95 % interval)", "p (Holm)", "rank (95 %)"]
+    if _has_costs(table):
+        titles += ["step time", "passes", "memory"]
+    return titles
+
+
+def cells(table: Table, row: Row) -> list[str]:
+    """Return the texts of a row, in the order of `head`."""
+    texts = [row["title"], str(len(row["seeds"]))]
+    for metric in table["metrics"]:
+        texts.append(score(metric["key"], row["scores"][metric["key"]]))
+    texts += [difference(row), p_holm(row), rank(row)]
+    if _has_costs(table):
+        for name in ("time", "passes", "memory"):
+            texts.append(_number(row["cost"].get(name)))
+    return texts
+
+
+def markdown_table(table: Table) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    titles = head(table)
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for row in table["rows"]:
+        lines.append(f"| {' | '.join(cells(table, row))} |")
+    return lines
+
+
+def score(key: str, values: Mapping[str, Any]) -> str:
+    """Return mean and standard deviation over the seeds: ratios with 3 decimals, lengths with 1."""
+    digits = 3
+    if key.endswith(("_voxel", "_mm")):
+        digits = 1
+    text = f"{values['mean']:.{digits}f}"
+    if values["sd"] is not None:
+        text += f" ± {values['sd']:.{digits}f}"
+    return text
+
+
+def difference(row: Row) -> str:
+    """Return the difference of a row to the baseline with its interval."""
+    if "difference" not in row:
+        return "baseline"
+    one = row["difference"]
+    return f"{one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})"
+
+
+def p_holm(row: Row) -> str:
+    """Return the corrected p value of a row."""
+    if "difference" not in row:
+        return ""
+    p = row["difference"]["p_holm"]
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.3f}"
+
+
+def rank(row: Row) -> str:
+    """Return the interval of a row's rank."""
+    low = int(row["ranks"]["low"])
+    high = int(row["ranks"]["high"])
+    if low == high:
+        return str(low)
+    return f"{low} to {high}"
+
+
+def first_to_second(table: Table) -> str:
+    """Return how far the first method is ahead of the second, in a sentence."""
+    if "first_to_second" not in table:
+        return "Only one method."
+    one = table["first_to_second"]
+    first = table["rows"][0]
+    second = table["rows"][1]
+    return (
+        f"{first['title']} is ahead of {second['title']} by {one['difference']:.3f} Dice (95 % "
+        f"interval {one['low']:+.3f} to {one['high']:+.3f}); it is first in "
+        f"{100 * first['ranks']['first']:.0f} % of the bootstrap draws."
+    )
+
+
+def lines(content: Mapping[str, Any]) -> list[str]:
+    """Return the tables for a terminal: methods, Dice and differences."""
+    texts: list[str] = []
+    for table in content["tables"]:
+        texts.append(f"{caption(table)}: penalised Dice, mean over the classes")
+        for row in table["rows"]:
+            dice = score("dice", row["scores"]["dice"])
+            texts.append(f"  {row['title']:<40}{dice:<16}{difference(row)}")
+    return texts
+
+
+def _has_costs(table: Table) -> bool:
+    return any(row["cost"] for row in table["rows"])
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}"

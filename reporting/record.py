@@ -1,0 +1,147 @@
+"""The record of a benchmark's cell: what was trained, and the scores of each case, as JSON.
+
+Scores are penalised (docs/evaluation.md), so that an empty prediction is the worst one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.metrics import metrics_in
+from evaluation.results import EvaluationResult
+from evaluation.scores import ClassScore
+from utils.errors import UserError
+from utils.json_file import read_json
+from utils.provenance import provenance
+
+FORMAT = "fewlabels-cell/1"
+DIGITS = 5
+SELECTIONS: Mapping[str, str] = {
+    "best": "selected on the validation list",
+    "last": "last checkpoint",
+    "test_selected": "test-selected, optimistic",
+}
+"""The ways in which a cell's network is chosen, with their titles."""
+
+
+@dataclass(frozen=True)
+class CellTest:
+    """The test of one network.
+
+    `values`: of each metric, by its name in files, the penalised scores (cases, classes).
+
+    `iteration`: of its stage. `selection`: how the network was selected, in words.
+    """
+
+    iteration: int
+    selection: str
+    sha256: str
+    split: str
+    cases: list[str]
+    classes: list[str]
+    values: dict[str, list[list[float]]]
+    empty_predictions: int
+
+    def array(self, metric: str) -> np.ndarray:
+        """Return the scores of a metric (cases, classes)."""
+        return np.array(self.values[metric], float)
+
+    def mean(self, metric: str) -> float:
+        """Return the mean over the cases, then over the classes."""
+        return float(self.array(metric).mean(0).mean())
+
+
+@dataclass
+class CellRecord:
+    """A finished cell of a benchmark.
+
+    `options`: those that decide what a run computes. `stages`: name, iterations and history of each
+    stage. `seconds`: time of training and tests. `tests`: by the keys of `SELECTIONS`.
+    `test_dice`: mean Dice on the test list of every validated network by its iteration, if
+    test-selected results were asked for. `about`: versions, commit and machine.
+    """
+
+    dataset: str
+    method: str
+    labelnum: int
+    seed: int
+    options: dict[str, Any]
+    stages: list[dict[str, Any]]
+    seconds: float
+    tests: dict[str, CellTest]
+    test_dice: dict[str, float] = field(default_factory=dict[str, float])
+    about: dict[str, Any] = field(default_factory=provenance)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the record as JSON types."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+def tested(result: EvaluationResult, iteration: int) -> CellTest:
+    """Return the part of a record that a test of a checkpoint fills."""
+    cases = list(dict.fromkeys(score.case for score in result.scores))
+    classes = list(dict.fromkeys(score.class_name for score in result.scores))
+    values: dict[str, list[list[float]]] = {}
+    for score in result.scores:
+        case = cases.index(score.case)
+        number = classes.index(score.class_name)
+        for metric, value in _penalised(score).items():
+            rows = values.setdefault(metric, [[0.0] * len(classes) for _ in cases])
+            rows[case][number] = round(value, DIGITS)
+    checkpoint = result.summary["checkpoint"]
+    return CellTest(
+        iteration=iteration,
+        selection=checkpoint["selection"],
+        sha256=checkpoint["sha256"],
+        split=result.summary["split"],
+        cases=cases,
+        classes=classes,
+        values=values,
+        empty_predictions=result.summary["honest"]["empty_predictions"],
+    )
+
+
+def _penalised(score: ClassScore) -> dict[str, float]:
+    """Return the penalised scores by their names in files, lengths in voxels and, where the spacing
+    is known, in mm.
+    """
+    named: dict[str, float] = {}
+    for metric in metrics_in("voxel"):
+        named[metric.key("voxel")] = score.penalised.values[metric.name]
+    if score.penalised_mm is not None:
+        for metric in metrics_in("mm"):
+            named[metric.key("mm")] = score.penalised_mm.values[metric.name]
+    return named
+
+
+def read_record(path: Path) -> CellRecord:
+    """Read a record. Raises UserError if the file is missing, damaged or something else."""
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise ValueError(f'its "format" is not {FORMAT}')
+        content["tests"] = {key: CellTest(**test) for key, test in content["tests"].items()}
+        return CellRecord(**content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: no record of a benchmark ({error}); delete it and run the benchmark again"
+        ) from None
+
+
+def read_records(places: Sequence[Path]) -> list[CellRecord]:
+    """Read records from files and from folders of them, in the order of their names.
+
+    Raises UserError where there is none.
+    """
+    records: list[CellRecord] = []
+    for place in places:
+        paths = [place]
+        if place.is_dir():
+            paths = sorted(place.glob("*.json"))
+        if not paths:
+            raise UserError(f"{place}: holds no records (*.json); name the folder `records`")
+        records += [read_record(path) for path in paths]
+    return records

@@ -1,0 +1,207 @@
+"""A table of runs on a phantom: cells, resuming, failures, and jobs through submitit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from commands.benchmark import BenchmarkSettings, TableProgress, run, table_cells
+from commands.benchmark_cell import complete_cell, is_complete, length_flags
+from reporting.record import read_record
+from utils.errors import UserError
+
+CODE = Path(__file__).parents[1] / "code"
+TINY = (
+    "--patch_size", "32", "32", "--batch_size", "4", "--labeled_bs", "2", "--val_every", "1",
+    "--device", "cpu",
+)  # fmt: skip
+
+
+def settings(root, output, **values):
+    usual = {
+        "dataset": "ACDC", "root_path": root, "output": output, "methods": ("bcp", "mean_teacher"),
+        "labelnums": (1,), "seeds": (1,), "pre_iterations": 1, "max_iterations": 2,
+    }  # fmt: skip
+    return BenchmarkSettings(**{**usual, **values})
+
+
+@pytest.mark.parametrize(
+    "method, flags",
+    [
+        ("bcp", ["--pre_iterations", "600", "--max_iterations", "1200"]),
+        ("supervised", ["--pre_iterations", "600", "--max_iterations", "1200"]),
+        ("ua_mt", ["--max_iterations", "1800"]),
+    ],
+)
+def test_every_method_makes_the_same_number_of_iterations(method, flags):
+    assert length_flags(method, 600, max_iterations=1200) == flags
+
+
+def test_a_cell_has_the_numbers_of_the_published_script_for_its_labels(phantom_root, tmp_path):
+    cells = table_cells(
+        settings(phantom_root, tmp_path, methods=("edge_guided", "bcp"), labelnums=(3,)), TINY
+    )
+    decays = [cell.config(cell.spec()).method.ema_decay for cell in cells]
+    assert decays == [0.89, 0.99]
+
+
+def test_flags_of_one_method_and_label_count_reach_only_its_cells(phantom_root, tmp_path):
+    chosen = settings(
+        phantom_root,
+        tmp_path,
+        labelnums=(1, 2),
+        method_flags=("bcp --ema_decay 0.5", "bcp:2 --ema_decay 0.25"),
+    )
+    decays = {
+        cell.name: cell.config(cell.spec()).method.ema_decay for cell in table_cells(chosen, TINY)
+    }
+    assert decays == {
+        "bcp_1_seed1": 0.5,
+        "mean_teacher_1_seed1": 0.99,
+        "bcp_2_seed1": 0.25,
+        "mean_teacher_2_seed1": 0.99,
+    }
+
+
+@pytest.mark.parametrize(
+    "values, flags, message",
+    [
+        ({"methods": ()}, (), "--methods: name at least one"),
+        ({"methods": ("bpc",)}, (), "--methods bpc"),
+        ({"seeds": (1, 1)}, (), "--seeds: names one twice"),
+        ({"jobs": 0}, (), "--jobs 0: must be at least 1"),
+        ({"slurm": ("timeout_min=3",)}, (), "--slurm: needs --cluster slurm"),
+        ({"cluster": "slurm", "slurm": ("gpu",)}, (), "--slurm gpu: write NAME=VALUE"),
+        ({}, ("--seed", "3"), "--seed after --: the benchmark sets it; use --seeds"),
+        ({}, ("--u_weight", "3"), "--u_weight: it belongs to --method"),
+        ({"method_flags": ("cps --base_lr 1",)}, (), "cps is not one of --methods"),
+        ({"method_flags": ("bcp:7 --base_lr 1",)}, (), "7 is not one of --labelnums"),
+        ({"method_flags": ("bcp --exp x",)}, (), "--exp in --method_flags bcp"),
+        ({"dataset": "", "root_path": None}, (), "--dataset: name a public data set"),
+    ],
+)
+def test_what_cannot_run_is_one_line_before_anything_runs(
+    values, flags, message, phantom_root, tmp_path
+):
+    with pytest.raises(UserError) as caught:
+        run(settings(phantom_root, tmp_path / "table", **values), [*TINY, *flags])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "table" / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def cell(phantom_root, tmp_path_factory):
+    """A finished cell."""
+    output = tmp_path_factory.mktemp("table")
+    (cell,) = table_cells(settings(phantom_root, output, methods=("bcp",)), TINY)
+    complete_cell(cell, test_selected=False)
+    return cell
+
+
+def test_a_record_holds_the_scores_of_each_case_of_both_checkpoints(cell):
+    record = read_record(cell.record)
+    assert list(record.tests) == ["best", "last"]
+    assert record.tests["last"].iteration == 2
+    assert record.tests["best"].array("dice").shape == (2, 3)
+    assert record.tests["best"].split == "test.list"
+
+
+def test_a_record_holds_every_validation_and_no_path_of_the_machine(cell, tmp_path_factory):
+    record = read_record(cell.record)
+    steps = [[row["step"] for row in stage["history"]] for stage in record.stages]
+    assert steps == [[1], [1, 2]]
+    assert str(tmp_path_factory.getbasetemp()) not in json.dumps(record.options)
+
+
+def test_a_finished_cell_is_complete_until_the_test_selected_result_is_asked_for(cell):
+    assert is_complete(cell, cell.spec(), test_selected=False)
+    assert not is_complete(cell, cell.spec(), test_selected=True)
+
+
+def test_the_test_selected_result_is_the_best_of_all_validated_networks(cell):
+    complete_cell(cell, test_selected=True)
+    record = read_record(cell.record)
+    assert record.test_dice.keys() == {"1", "2"}
+    assert record.tests["test_selected"].mean("dice") == max(record.test_dice.values())
+    assert record.tests["last"].mean("dice") == record.test_dice["2"]
+
+
+def test_a_record_with_other_options_is_refused(cell, phantom_root):
+    (other,) = table_cells(
+        settings(phantom_root, cell.output, methods=("bcp",)), [*TINY, "--base_lr", "0.5"]
+    )
+    with pytest.raises(UserError, match=r"bcp_1_seed1.json: of a run with --base_lr 0.01, now 0.5"):
+        is_complete(other, other.spec(), test_selected=False)
+
+
+def test_the_remaining_time_follows_from_finished_cells_of_the_method(phantom_root, tmp_path):
+    cells = table_cells(settings(phantom_root, tmp_path, seeds=(1, 2, 3)), TINY)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for one, seconds in ((cells[0], "60\n60"), (cells[1], "30")):
+        (logs / f"{one.name}.seconds").write_text(seconds)
+    progress = TableProgress(cells, cells[2:], jobs=2)
+    # two cells of 120 s and two of 30 s, two at a time
+    assert progress.start() == "6 cells, 2 of them done; about 00:02:30 left"
+
+
+def command(root, output, *flags):
+    words = ["--dataset", "ACDC", "--root_path", str(root), "--output", str(output), "--methods"]
+    words += ["bcp", "mean_teacher", "--labelnums", "1", "2", "--seeds", "1", "2", "--jobs", "2"]
+    words += ["--pre_iterations", "3", "--max_iterations", "4", *flags, "--", *TINY]
+    return [sys.executable, str(CODE / "benchmark.py"), *words]
+
+
+def numbers(output):
+    """leaderboard.json without what depends on the time."""
+    return json.loads((output / "leaderboard.json").read_text())["tables"]
+
+
+@pytest.mark.long
+def test_a_killed_and_resumed_table_equals_an_uninterrupted_one(phantom_root, tmp_path):
+    """SIGTERM in the middle, then the same command; the second table of eight cells is the same."""
+    subprocess.run(command(phantom_root, tmp_path / "whole"), check=True)
+    output = tmp_path / "resumed"
+    process = subprocess.Popen(command(phantom_root, output))
+    while not list((output / "records").glob("*.json")):
+        assert process.poll() is None
+        time.sleep(0.2)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 143
+    count = len(list((output / "records").glob("*.json")))
+    assert 0 < count < 8
+    subprocess.run(command(phantom_root, output), check=True)
+    assert numbers(output) == numbers(tmp_path / "whole")
+    assert (output / "leaderboard.md").read_text() == (
+        tmp_path / "whole/leaderboard.md"
+    ).read_text()
+
+
+@pytest.mark.long
+def test_a_failed_cell_is_reported_and_does_not_stop_the_others(phantom_root, tmp_path):
+    """The loss of mean teacher is not finite; BCP finishes, and the status is 2."""
+    flags = ["--method_flags", "mean_teacher --base_lr 1e30"]
+    process = subprocess.run(
+        command(phantom_root, tmp_path / "table", *flags), capture_output=True, text=True
+    )
+    assert process.returncode == 2
+    assert process.stderr.count("failed: mean_teacher_") == 4
+    assert "the loss is" in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("error: 4 cells failed")
+    (first, *_) = numbers(tmp_path / "table")
+    assert [row["method"] for row in first["rows"]] == ["bcp"]
+
+
+@pytest.mark.long
+def test_the_jobs_of_submitit_give_the_same_table(phantom_root, tmp_path):
+    subprocess.run(command(phantom_root, tmp_path / "processes"), check=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    flags = ["--cluster", "local", "--slurm", "timeout_min=10"]
+    subprocess.run(command(phantom_root, tmp_path / "jobs", *flags), check=True, env=environment)
+    assert numbers(tmp_path / "jobs") == numbers(tmp_path / "processes")

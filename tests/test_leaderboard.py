@@ -1,0 +1,195 @@
+"""The leaderboard of hand-made records: means, differences, corrected p values, ranks, messages."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from commands.leaderboard import LeaderboardSettings, read_costs
+from commands.leaderboard import run as make_leaderboard
+from evaluation.results import write_json
+from evaluation.statistics import holm
+from reporting import leaderboard_text as text
+from reporting.leaderboard import Bootstrap, leaderboard
+from reporting.record import CellRecord, CellTest, read_record
+from utils.errors import UserError
+
+CASES = ["patient001_frame01", "patient001_frame02", "patient002_frame01", "patient002_frame02"]
+BOOTSTRAP = Bootstrap(seed=1, draws=200, rank_draws=100)
+
+
+def cell_test(dice, hd95=2.0, iteration=10):
+    """A test of two classes on four cases: `dice` per case, the second class 0.2 lower."""
+    return CellTest(
+        iteration=iteration,
+        selection="best mean Dice on val.list",
+        sha256="0" * 64,
+        split="test.list",
+        cases=CASES,
+        classes=["a", "b"],
+        values={
+            "dice": [[value, value - 0.2] for value in dice],
+            "hd95_voxel": [[hd95, hd95] for _ in dice],
+        },
+        empty_predictions=0,
+    )
+
+
+def record(method, seed, dice, **values):
+    return CellRecord(
+        dataset="ACDC",
+        method=method,
+        labelnum=3,
+        seed=seed,
+        options={"method": method, "seed": seed, "exp": f"{method}_seed{seed}", "base_lr": 0.01},
+        stages=[{"name": "self_train", "iterations": 20, "best_iteration": 10, "history": []}],
+        seconds=1.0,
+        tests={"best": cell_test(dice, **values)},
+        about={"git_commit": "abc"},
+    )
+
+
+@pytest.fixture
+def records():
+    return [
+        record("bcp", 1, [0.5, 0.5, 0.6, 0.6]),
+        record("bcp", 2, [0.7, 0.7, 0.8, 0.8]),
+        record("ua_mt", 1, [0.6, 0.6, 0.6, 0.6]),
+        record("ua_mt", 2, [0.8, 0.8, 0.8, 0.8]),
+        record("cps", 1, [0.3, 0.3, 0.3, 0.3]),
+    ]
+
+
+@pytest.fixture
+def table(records):
+    (table,) = leaderboard(records, "bcp", BOOTSTRAP, costs={"cps": {"time": 2.0}})["tables"]
+    return table
+
+
+def test_methods_are_ordered_by_their_mean_dice(table):
+    assert [row["method"] for row in table["rows"]] == ["ua_mt", "bcp", "cps"]
+
+
+def test_a_score_is_the_mean_over_cases_classes_and_seeds(table):
+    dice = table["rows"][1]["scores"]["dice"]  # (0.45 + 0.65) / 2
+    assert dice["mean"] == pytest.approx(0.55)
+    assert dice["values"] == pytest.approx([0.45, 0.65])
+    assert dice["sd"] == pytest.approx(0.2 / 2**0.5)
+
+
+def test_class_means_are_over_cases_and_seeds(table):
+    assert table["rows"][1]["classes"] == pytest.approx({"a": 0.65, "b": 0.45})
+
+
+def test_the_difference_to_the_baseline_is_paired_by_case(table):
+    """By patient 0.1 and 0; drawing two patients gives means of 0, 0.05 and 0.1."""
+    difference = table["rows"][0]["difference"]
+    assert difference["difference"] == pytest.approx(0.05)
+    assert (difference["low"], difference["high"]) == pytest.approx((0.0, 0.1))
+    assert "difference" not in table["rows"][1]
+
+
+def test_p_values_of_a_table_are_corrected_together(table):
+    raw = [row["difference"]["p"] for row in table["rows"] if "difference" in row]
+    corrected = [row["difference"]["p_holm"] for row in table["rows"] if "difference" in row]
+    assert corrected == holm(raw)
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_tests():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_the_worst_method_is_last_in_every_draw(table):
+    ranks = table["rows"][2]["ranks"]
+    assert (ranks["low"], ranks["high"], ranks["first"]) == (3, 3, 0)
+
+
+def test_equal_methods_share_their_rank():
+    both = [record("bcp", 1, [0.5] * 4), record("cps", 1, [0.5] * 4)]
+    (table,) = leaderboard(both, "bcp", BOOTSTRAP, costs={})["tables"]
+    assert [row["ranks"]["first"] for row in table["rows"]] == [1, 1]
+
+
+def test_costs_appear_in_their_columns(table):
+    assert text.head(table)[-3:] == ["step time", "passes", "memory"]
+    assert text.cells(table, table["rows"][2])[-3:] == ["2.0", "", ""]
+
+
+def test_a_table_without_the_baseline_is_compared_with_its_best_method(records):
+    others = [one for one in records if one.method != "bcp"]
+    (table,) = leaderboard(others, "bcp", BOOTSTRAP, costs={})["tables"]
+    assert table["baseline"] == "ua_mt"
+
+
+def test_distances_are_shown_in_voxels_unless_all_tests_have_them_in_mm(table):
+    assert (table["unit"], [metric["key"] for metric in table["metrics"]]) == (
+        "voxel",
+        ["dice", "hd95_voxel"],
+    )
+
+
+def test_a_selection_that_a_cell_lacks_drops_the_method_from_that_table(records):
+    records[0].tests["last"] = cell_test([0.5] * 4)
+    records[1].tests["last"] = cell_test([0.5] * 4)
+    records[2].tests["last"] = cell_test([0.5] * 4)
+    tables = leaderboard(records, "bcp", BOOTSTRAP, costs={})["tables"]
+    assert [(one["selection"], len(one["rows"])) for one in tables] == [("best", 3), ("last", 1)]
+
+
+def test_seeds_that_were_trained_differently_are_refused(records):
+    records[1].options["base_lr"] = 0.05
+    with pytest.raises(UserError, match=r"bcp: seeds 1 and 2 .* --base_lr 0.01 and 0.05"):
+        leaderboard(records, "bcp", BOOTSTRAP, costs={})
+
+
+def test_a_record_named_twice_is_refused(records):
+    with pytest.raises(UserError, match="bcp, 3 labels, seed 1: there are two records"):
+        leaderboard([*records, records[0]], "bcp", BOOTSTRAP, costs={})
+
+
+def test_cells_with_different_test_cases_are_refused(records):
+    records[4].tests["best"] = replace(records[4].tests["best"], cases=[*CASES[:3], "patient009"])
+    with pytest.raises(UserError, match="cps, seed 1: tested on other cases"):
+        leaderboard(records, "bcp", BOOTSTRAP, costs={})
+
+
+def test_a_record_is_read_as_it_was_written(records, tmp_path):
+    path = tmp_path / "cell.json"
+    write_json(path, records[0].plain())
+    assert read_record(path) == records[0]
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"format": "x"}', '{"format": "fewlabels-cell/1"}']
+)
+def test_a_damaged_record_is_one_line(content, tmp_path):
+    path = tmp_path / "cell.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"cell.json: no record of a benchmark"):
+        read_record(path)
+
+
+def test_records_alone_make_the_same_files_again(records, tmp_path):
+    (tmp_path / "records").mkdir()
+    for one in records:
+        name = f"{one.method}_{one.labelnum}_seed{one.seed}.json"
+        write_json(tmp_path / "records" / name, one.plain())
+    results = []
+    for name in ("first", "second"):
+        settings = LeaderboardSettings((tmp_path / "records",), tmp_path / name)
+        results.append(make_leaderboard(settings))
+    first, second = results
+    assert first.file.read_bytes() == second.file.read_bytes()
+    assert first.markdown.read_text().splitlines()[0] == (
+        "### ACDC, 3 labelled, selected on the validation list"
+    )
+    assert "UA-MT" in first.page.read_text()
+
+
+def test_costs_that_cannot_be_read_are_one_line(tmp_path):
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps({"methods": {"bcp": {"time": "slow"}}}))
+    with pytest.raises(UserError, match=r"--costs .*costs.json: not readable"):
+        read_costs(path)
