@@ -1,11 +1,13 @@
 """Time a step on ACDC, and estimate its memory, for several methods.
 
     python benchmarks/method_steps.py --patch_size 128 128 --batch_size 12
-    python benchmarks/method_steps.py --methods bcp mean_teacher ua_mt cps
+    python benchmarks/method_steps.py --methods bcp mean_teacher ua_mt cps --json costs.json
 
-The pre-training of the methods that have one, then the last stage of all. Random images. The
-methods take turns, so the ratios hold on a busy machine. Times are medians of the steps; ratios are
-medians of the ratios of neighbouring steps. Memory is the estimate that training on volumes logs.
+The pre-training of the methods that have one, then the last stage of all, at its last step, when
+all ramps are complete. Random images. The methods take turns, so the ratios hold on a busy machine.
+Times are medians of the steps; ratios are medians of the ratios of neighbouring steps. Passes are
+the images that go forward through any network, as a share of the batch. Memory is the estimate that
+training on volumes logs. --json writes the last stage for the leaderboard.
 """
 
 import statistics
@@ -14,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,12 +27,14 @@ from benchmarks.counts import BareRun
 from benchmarks.timing import median_ratio
 from benchmarks.two_ways import synchronise
 from datasets.acdc import DATASET
+from evaluation.results import write_json
 from methods.registry import METHODS
-from training.device import choose_device, place
+from training.device import autocast_type, choose_device, place
 from training.memory import step_memory
 from training.precision import Precision
 from training.step import train_step
 from utils.cli import parse, run
+from utils.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,13 @@ class Flags:
     """Timed steps of each method, after one to warm up."""
     threads: int = 1
     """CPU threads."""
+    amp: Literal["off", "bf16"] = "off"
+    """Mixed precision."""
     device: str = "cpu"
     """auto, cpu, cuda or mps."""
+    json: Path | None = None
+    """File for time, passes and memory of the last stage relative to the first method, for
+    code/benchmark.py --costs."""
 
 
 class Stages:
@@ -58,8 +68,10 @@ class Stages:
         numbers = {"method": method, "patch_size": flags.patch_size, "batch_size": flags.batch_size}
         self.device = device
         bare = BareRun(DATASET, device, **numbers, labeled_bs=flags.batch_size // 2)
+        self.precision = Precision(device, autocast_type(flags.amp, device))
         self.specs = {spec.name: spec for spec in METHODS[method].stages}
         self.stages = {name: spec.stage(bare.context(spec)) for name, spec in self.specs.items()}
+        self.last_step = {name: bare.context(spec).length - 1 for name, spec in self.specs.items()}
         self.optimizers: dict[str, dict[str, torch.optim.Optimizer]] = {}
         for name, stage in self.stages.items():
             self.optimizers[name] = {}
@@ -73,11 +85,24 @@ class Stages:
         if not self.specs[name].uses_unlabelled:
             batch = {key: tensor[:labelled] for key, tensor in batch.items()}
         synchronise(self.device)
+        step = self.last_step[name]
         start = time.perf_counter()
-        train_step(self.stages[name], self.optimizers[name], batch, 0, Precision(self.device))
-        self.stages[name].after_step(0)
+        train_step(self.stages[name], self.optimizers[name], batch, step, self.precision)
+        self.stages[name].after_step(step)
         synchronise(self.device)
         return time.perf_counter() - start
+
+    def passes(self, name: str, batch: dict[str, Tensor]) -> float:
+        """Return the images that go through the networks in a step, as a share of the batch."""
+        images: list[int] = []
+        hooks = [
+            network.register_forward_pre_hook(lambda module, inputs: images.append(len(inputs[0])))
+            for network in self.stages[name].networks.values()
+        ]
+        self.seconds(name, batch)
+        for hook in hooks:
+            hook.remove()
+        return sum(images) / len(batch["image"])
 
     def memory(self, name: str, flags: Flags) -> float:
         """Return the estimated GiB of a step of the stage with this name."""
@@ -102,8 +127,12 @@ def print_table(
     names: Mapping[str, str],
     batch: dict[str, Tensor],
     flags: Flags,
-) -> None:
-    """Print time and memory of a stage of each method; `names`: the stages by method."""
+) -> dict[str, dict[str, float]]:
+    """Print time, passes and memory of a stage of each method, and return them relative to the
+    first method.
+
+    `names`: the stages by method.
+    """
     seconds: dict[str, list[float]] = {method: [] for method in names}
     for step in range(flags.steps + 1):
         for method, name in names.items():
@@ -112,12 +141,22 @@ def print_table(
                 seconds[method].append(elapsed)
     memory = {method: methods[method].memory(name, flags) for method, name in names.items()}
     first = next(iter(names))
-    print(f"{title:<30}{'seconds':>9}{'to ' + first:>16}{'GiB':>9}{'to ' + first:>16}")
+    head = f"{'seconds':>9}{'to ' + first:>16}{'passes':>9}{'GiB':>9}{'to ' + first:>16}"
+    print(f"{title:<30}{head}")
+    costs: dict[str, dict[str, float]] = {}
     for method, values in seconds.items():
         ratio = median_ratio(values, seconds[first])
         share = memory[method] / memory[first]
+        passes = methods[method].passes(names[method], batch)
         median = statistics.median(values)
-        print(f"  {method:<28}{median:>9.3f}{ratio:>16.2f}{memory[method]:>9.2f}{share:>16.2f}")
+        numbers = f"{median:>9.3f}{ratio:>16.2f}{passes:>9.2f}{memory[method]:>9.2f}{share:>16.2f}"
+        print(f"  {method:<28}{numbers}")
+        costs[method] = {
+            "time": round(ratio, 3),
+            "passes": round(passes, 3),
+            "memory": round(share, 3),
+        }
+    return costs
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -142,7 +181,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             pretraining[method] = "pre_train"
     if pretraining:
         print_table("pre-training", methods, names=pretraining, batch=batch, flags=flags)
-    print_table("last stage", methods, names=last, batch=batch, flags=flags)
+    costs = print_table("last stage", methods, names=last, batch=batch, flags=flags)
+    if flags.json is not None:
+        write_json(flags.json, {**provenance(), "methods": costs})
 
 
 if __name__ == "__main__":
