@@ -293,9 +293,11 @@ def table(summary: Mapping[str, Any]) -> str:
     penalised = summary["honest"]
     lines = _part("published, distances in voxels", summary["as_published"], "voxel")
     lines += _part("penalised, distances in voxels", penalised, "voxel")
+    tolerance = in_words(summary[NSD_TOLERANCE], "voxels")
     if penalised["millimetres"]:
         lines += _part("penalised, distances in mm", penalised["millimetres"], "mm")
-    lines.append(f"NSD tolerance: {in_words(summary[NSD_TOLERANCE])}, in the unit of distances")
+        tolerance += f"; where distances are in mm: {in_words(summary[NSD_TOLERANCE], 'mm')}"
+    lines.append(f"NSD tolerance: {tolerance}")
     lines.append(f"empty predictions: {penalised['empty_predictions']}")
     return "\n".join(lines)
 

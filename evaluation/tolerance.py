@@ -46,17 +46,13 @@ def tolerance_words(tolerance: float | Mapping[str, float]) -> tuple[str, ...]:
     return (str(tolerance),)
 
 
-def in_words(tolerances: Mapping[str, float], unit: str = "") -> str:
-    """Return tolerances by class in words: "2 mm", or "1 to 3 mm" where classes differ.
-
-    `unit` is omitted if it is empty.
-    """
+def in_words(tolerances: Mapping[str, float], unit: str) -> str:
+    """Return tolerances by class in words: "2 mm", or "1 to 3 mm" where classes differ."""
     least = min(tolerances.values())
     largest = max(tolerances.values())
-    text = f"{least:g}"
     if largest > least:
-        text = f"{least:g} to {largest:g}"
-    return f"{text} {unit}".rstrip()
+        return f"{least:g} to {largest:g} {unit}"
+    return f"{least:g} {unit}"
 
 
 def _tolerance(word: str, number: str) -> float:

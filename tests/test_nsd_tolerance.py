@@ -146,10 +146,17 @@ def test_without_a_spacing_only_nsd_in_voxels_is_known(tmp_path: Path):
     assert (row["nsd_voxel"], row["nsd_mm"]) == ("1.000000", "")
 
 
-def test_the_printed_table_names_the_tolerance():
-    case, prediction = plate((1.0, 1.0, 1.0))
+@pytest.mark.parametrize(
+    ("spacing", "expected"),
+    [
+        (None, "NSD tolerance: 1.5 voxels\n"),
+        ((2.0, 1.0, 1.0), "NSD tolerance: 1.5 voxels; where distances are in mm: 1.5 mm\n"),
+    ],
+)
+def test_the_printed_table_names_the_tolerance(spacing: tuple[float, ...] | None, expected: str):
+    case, prediction = plate(spacing)
     scores = score_case(case, prediction, NAMES, tolerances={"organ": 1.5})
-    assert "NSD tolerance: 1.5, in the unit of distances" in table(summarise(scores))
+    assert expected in table(summarise(scores))
 
 
 def test_heads_of_the_page_name_the_tolerance_and_its_unit(tmp_path: Path):
@@ -166,6 +173,16 @@ def test_results_of_different_tolerances_are_not_compared(tmp_path: Path):
     message = r"second: NSD's tolerances are organ 3, but .*first has organ 2; test or score both"
     with pytest.raises(UserError, match=message):
         compared(tmp_path / "page", tmp_path / "first", tmp_path / "second")
+
+
+@pytest.mark.parametrize("damaged", ["2", {"organ": "2"}, {"liver": 2.0}])
+def test_a_damaged_tolerance_is_reported_with_the_file(tmp_path: Path, damaged: object):
+    write_test(tmp_path / "test", 2, spacing=None)
+    path = tmp_path / "test" / "summary.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | {"nsd_tolerance": damaged}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"summary\.json: damaged, 'nsd_tolerance.*; test again"):
+        compared(tmp_path / "page", tmp_path / "test")
 
 
 @pytest.mark.parametrize("has_hash", [True, False])
