@@ -31,36 +31,43 @@ from numpy.typing import ArrayLike
 from commands import check as checking
 from commands import compare as comparing
 from commands import evaluate as scoring
+from commands import export as exporting
+from commands import make_phantom as drawing
 from commands import predict as predicting
 from commands import prepare as preparing
+from commands import register as registering
 from commands import test as testing
 from commands import train as training
 from commands.any_dataset import data_of_checkpoint, find_data
 from commands.check import CheckResult, CheckSettings
-from commands.compare import CompareResult, CompareSettings
+from commands.compare import CompareResult, CompareSettings, ReportSettings
 from commands.config_file import ConfigFile, read_config_file
 from commands.evaluate import ScoringSettings
+from commands.export import ExportSettings
+from commands.make_phantom import PhantomSettings
 from commands.predict import PredictResult
 from commands.predict_array import predict_array
 from commands.predict_model import Model as Networks
 from commands.predict_model import read_model
 from commands.predict_settings import ModelSettings, PredictSettings
 from commands.prepare import PrepareResult, PrepareSettings
+from commands.register import RegisterResult
 from commands.run_folder import with_earlier_name
 from commands.train import TrainResult
 from commands.train_flags import file_values
-from dataloaders.phantom.raw_scans import write_raw_phantom
 from datasets.base import DatasetSpec
 from datasets.registry import all_datasets, find_dataset
 from datasets.resolve import resolve_values
 from evaluation.masks import TOLERANCE
 from evaluation.results import EvaluationResult
 from evaluation.scores import ClassScore
+from evaluation.settings import EvaluationSettings
 from evaluation.tolerance import tolerance_words
+from registration.settings import RegistrationSettings
 from training.config import AnyConfig, RunConfig
 from training.device import choose_device
 from training.stage import StageResult
-from utils.errors import Interrupted, UserError
+from utils.errors import Interrupted, ReportedError, UserError
 from utils.messages import LOGGER, Log, received_by, uses_terminal
 from utils.names import printable
 from utils.values import checked, convert
@@ -75,16 +82,20 @@ __all__ = [
     "PredictResult",
     "Prediction",
     "PrepareResult",
+    "RegisterResult",
     "StageResult",
     "TrainResult",
     "UserError",
     "check",
     "compare",
     "evaluate",
+    "export",
     "load_model",
     "make_phantom",
     "predict",
     "prepare",
+    "register",
+    "report",
     "test",
     "train",
 ]
@@ -238,10 +249,12 @@ def load_model(
 
 def predict(
     checkpoint: StrPath | Sequence[StrPath],
-    inputs: StrPath,
+    input: StrPath,
     output: StrPath,
     device: str = "auto",
     *,
+    gpu: str | None = None,
+    network: str | None = None,
     dataset: str | None = None,
     tta: Literal["none", "mirror"] = "none",
     probabilities: bool = False,
@@ -259,18 +272,21 @@ def predict(
     """Predict the scans of a folder, or one scan, into files on the scans' own grids, as
     code/predict.py does.
 
-    `inputs`: a NIfTI, NRRD or MHA file, a folder of them and of DICOM series, or PNG pictures for
+    `input`: a NIfTI, NRRD or MHA file, a folder of them and of DICOM series, or PNG pictures for
     2-D networks. `output`: the folder for the predictions and predict.json. Finished predictions
     are kept unless `overwrite`. `probabilities`: write CASE.npz too. `part`: "i/n", the i-th of n
-    shares of the scans. Others: see `load_model`.
+    shares of the scans. `gpu`: number of the CUDA device, which `device` can also name, as cuda:1.
+    Others: see `load_model`.
 
     A scan that cannot be predicted is in `failed` of the result; the others are predicted.
     """
     values = {
         "checkpoint": _several(checkpoint),
-        "input": inputs,
+        "input": input,
         "output": output,
         "device": device,
+        "gpu": gpu,
+        "network": network,
         "dataset": dataset,
         "tta": tta,
         "probabilities": probabilities,
@@ -392,9 +408,9 @@ def train(
 
 
 def test(
-    checkpoint: StrPath,
+    checkpoint: StrPath | EvaluationSettings,
     *,
-    dataset: str | None = None,
+    dataset: DatasetSpec | str | None = None,
     root_path: StrPath | None = None,
     which: Literal["best", "last"] = "best",
     split: Literal["test", "val"] = "test",
@@ -411,16 +427,23 @@ def test(
 ) -> EvaluationResult:
     """Test a run or a checkpoint on the prepared cases of its data set, as code/test.py does.
 
-    `checkpoint`: the folder of a run or of a stage, or a file. `dataset`: needed for a published
-    checkpoint. `root_path`: the folder of the prepared data; needed for own data. `which`: of a
-    run, the best or the last checkpoint. `stage_name`: of a run; default: self_train, or else the
-    stage that was written last. `network`: of a checkpoint that holds several; default: the one
-    that was selected in training. `nsd_tolerance`: in mm, one number or numbers by class (a class
-    that is not named has the default). `output_dir`: folder for predictions, metrics.csv and
-    summary.json; default: in the run's folder. `other_data`: test although the cases are not those
-    that the run was trained with. `two_slices`: as in `train`. `patch_size`, `stride`: in voxels;
-    default: the checkpoint's and the published ones.
+    `checkpoint`: the folder of a run or of a stage, or a file; or all settings of the test for a
+    `DatasetSpec`, and no further options. Where these select two checkpoints, both are tested, and
+    the result is that of the best one. `dataset`: needed for a published checkpoint. `root_path`:
+    the folder of the prepared data; needed for own data. `which`: of a run, the best or the last
+    checkpoint. `stage_name`: of a run; default: self_train, or else the stage that was written
+    last. `network`: of a checkpoint that holds several; default: the one that was selected in
+    training. `nsd_tolerance`: in mm, one number or numbers by class (a class that is not named has
+    the default). `output_dir`: folder for predictions, metrics.csv and summary.json; default: in
+    the run's folder. `other_data`: test although the cases are not those that the run was trained
+    with. `two_slices`: as in `train`. `patch_size`, `stride`: in voxels; default: the checkpoint's
+    and the published ones.
     """
+    if isinstance(checkpoint, EvaluationSettings):
+        if not isinstance(dataset, DatasetSpec):
+            raise UserError("dataset: settings of a test need the DatasetSpec that they are for")
+        with _quiet(progress):
+            return testing.run(dataset, checkpoint)[0]
     values: dict[str, object] = {
         "checkpoint": checkpoint,
         "root_path": root_path,
@@ -439,7 +462,9 @@ def test(
         values["stride"] = stride
     attribute = "TWO_SLICES" if two_slices else "DATASET"
     with _quiet(progress):
-        if dataset:
+        if isinstance(dataset, DatasetSpec):
+            spec = dataset
+        elif dataset:
             spec = find_dataset(dataset, attribute)
         else:
             place = convert("checkpoint", checkpoint, kind=Path)
@@ -457,7 +482,7 @@ def evaluate(
     classes: StrPath | None = None,
     subset: bool = False,
     ignore_geometry: bool = False,
-    nsd_tolerance: float | Mapping[str, float] = TOLERANCE,
+    nsd_tolerance: float | Mapping[str, float] | Sequence[str] = TOLERANCE,
     workers: int = 0,
     progress: bool = True,
 ) -> EvaluationResult:
@@ -468,8 +493,8 @@ def evaluate(
     folder for metrics.csv and summary.json; default: `predictions`. `classes`: a dataset.json or
     plan.json; default: one next to the labels or the predictions, or else the values that the
     labels hold. `subset`: labels without a prediction are omitted. `ignore_geometry`: compare voxel
-    by voxel where the headers disagree. `nsd_tolerance`: as in `test`. `workers`: processes; 0: one
-    for each processor.
+    by voxel where the headers disagree. `nsd_tolerance`: as in `test`, or the words of the flag.
+    `workers`: processes; 0: one for each processor.
 
     Raises UserError where a case cannot be scored; nothing is written then.
     """
@@ -488,7 +513,7 @@ def evaluate(
     if result.results is None:
         first, *others = result.faults
         more = f" (and {len(others)} more)" if others else ""
-        raise UserError(f"{first}{more}; nothing was written")
+        raise ReportedError(f"{first}{more}; nothing was written")
     return result.results
 
 
@@ -512,7 +537,7 @@ def compare(
     for the pictures. `seed`, `draws`: of the bootstrap.
     """
     values = {
-        "run": _several(runs),
+        "runs": _several(runs),
         "output": output,
         "names": names,
         "which": which,
@@ -525,36 +550,153 @@ def compare(
         return comparing.run(checked(CompareSettings, values))
 
 
+def report(
+    run: StrPath | None = None,
+    output: StrPath = "report",
+    *,
+    dataset: str = "",
+    output_root: StrPath | None = None,
+    exp: str | None = None,
+    labelnum: int | None = None,
+    predictions: StrPath | None = None,
+    which: Literal["best", "last"] = "best",
+    root_path: StrPath | None = None,
+    pictures: bool = True,
+    progress: bool = True,
+) -> CompareResult:
+    """Write the page of one tested run, as code/report.py does.
+
+    `run`: its folder. Without it, `exp`, `labelnum`, `dataset` and `output_root` (the folder that
+    contains the runs) select it. `predictions`: the folder that the test wrote; default: that in
+    the run's folder. Others: see `compare`.
+    """
+    values = {
+        "run": run,
+        "output": output,
+        "dataset": dataset,
+        "output_root": output_root,
+        "exp": exp,
+        "labelnum": labelnum,
+        "predictions": predictions,
+        "which": which,
+        "root_path": root_path,
+        "pictures": pictures,
+    }
+    with _quiet(progress):
+        return comparing.run_report(checked(ReportSettings, values))
+
+
+def register(
+    root_path: StrPath | None = None,
+    *,
+    dataset: str | None = None,
+    labelnum: int | None = None,
+    planes: tuple[str, str] | None = None,
+    transform: Literal["SyN", "SyNRA"] = "SyN",
+    propagation: Literal["published", "improved"] = "published",
+    seed: int = 1337,
+    workers: int = 0,
+    redo: bool = False,
+    report_against_truth: bool = False,
+    output_dir: StrPath | None = None,
+    progress: bool = True,
+) -> RegisterResult:
+    """Make CoGRNet's coarse labels from two annotated slices per volume (docs/cogrnet.md), as
+    code/CoGRNet_register.py does.
+
+    `root_path`: the folder of the data, which also gets the coarse labels. `dataset`: LA, KiTS19 or
+    LiTS; None for own data. `labelnum`: number of labelled cases; default: 5, all of own data.
+    `planes`: the annotated slice of each plane: its number, middle, object or drawn. `transform`,
+    `seed`: of ANTs. `propagation`: improved fuses both planes. `workers`: processes; 0: one for
+    each processor. `redo`: make finished labels again. `report_against_truth`: compare with the
+    dense labels. `output_dir`: folder for registration.csv, summary.json and pictures.
+    """
+    values = {
+        "root_path": root_path,
+        "dataset": dataset,
+        "labelnum": labelnum,
+        "planes": planes,
+        "transform": transform,
+        "propagation": propagation,
+        "seed": seed,
+        "workers": workers,
+        "redo": redo,
+        "report_against_truth": report_against_truth,
+        "output_dir": output_dir,
+    }
+    with _quiet(progress):
+        return registering.run(checked(RegistrationSettings, values))
+
+
+def export(
+    run: StrPath,
+    out: StrPath,
+    *,
+    layout: Literal["published", "plain", "net", "net_opt"] = "published",
+    module_prefix: bool = False,
+    no_module_prefix: bool = False,
+    sobel: Literal["parameters", "buffers"] = "parameters",
+    network: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Write a checkpoint as the published code would have saved it, as code/export_weights.py does,
+    and return the file.
+
+    `run`: the folder of a run or of a stage, or a checkpoint. `out`: the file to write. `layout`:
+    plain is a state dict, net {"net": it}, net_opt {"net", "opt"} with the optimiser; published:
+    that of the published code. `module_prefix`, `no_module_prefix`: names with or without
+    `module.`; default: as published. `sobel`: how the reading code stores the Sobel kernels.
+    `network`: of a checkpoint that holds several. `overwrite`: replace `out`.
+    """
+    values = {
+        "run": run,
+        "out": out,
+        "layout": layout,
+        "module_prefix": module_prefix,
+        "no_module_prefix": no_module_prefix,
+        "sobel": sobel,
+        "network": network,
+        "overwrite": overwrite,
+    }
+    with _quiet(progress):
+        return exporting.run(checked(ExportSettings, values))
+
+
 def make_phantom(
     root: StrPath,
     dataset: str = "ACDC",
     *,
+    raw: bool = True,
     train: int = 20,
-    val: int = 4,
+    val: int | None = None,
     test: int = 6,
-    labelled: int = 3,
+    labelled: int | None = None,
     size: Sequence[int] | None = None,
     seed: int = 1337,
     progress: bool = True,
 ) -> Path:
-    """Write synthetic MR scans in nnU-Net's raw layout, as own data come, and return their folder.
+    """Write synthetic MR or CT scans and return their folder.
 
-    `dataset`: whose anatomy is drawn, hearts (ACDC) or atria (LA). `train`, `val`, `test`: numbers
-    of patients; `labelled` of the training patients have labels. `size`: mean side of a slice in
-    pixels, or voxels along three axes.
+    `dataset`: whose anatomy is drawn. `raw`: in nnU-Net's raw layout, as own data come; only hearts
+    (ACDC) and atria (LA). Otherwise prepared, in the layout of the public data set. `train`, `val`,
+    `test`: numbers of patients; `labelled` of the training patients have labels. Default of raw
+    scans: 4 for validation, 3 labelled. `size`: mean side of a slice in pixels, or voxels along
+    three axes.
     """
+    values = {
+        "root": root,
+        "dataset": dataset,
+        "raw": raw,
+        "train": train,
+        "val": val,
+        "test": test,
+        "labelled": labelled,
+        "size": size,
+        "seed": seed,
+    }
     with _quiet(progress):
-        write_raw_phantom(
-            find_dataset(dataset).info,
-            Path(root),
-            train=train,
-            val=val,
-            test=test,
-            labelled=labelled,
-            size=None if size is None else tuple(size),
-            seed=seed,
-        )
-    return Path(root)
+        return drawing.run(checked(PhantomSettings, values))
 
 
 @contextmanager

@@ -12,12 +12,21 @@ After Ctrl-C or a kill, the same command continues with the first unfinished cas
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.register import register
-from utils.cli import run
+import fewlabels
+from registration.settings import RegistrationSettings
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> None:
+    """Make the coarse labels of the cases that the flags name."""
+    settings = parse(RegistrationSettings, argv, description=__doc__)
+    fewlabels.register(**vars(settings))
+
 
 if __name__ == "__main__":
-    run(lambda argv: register(argv, description=__doc__))
+    run(main)

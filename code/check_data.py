@@ -11,12 +11,22 @@ checks.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.check import check
-from utils.cli import run
+from commands import check
+from commands.check import CheckSettings
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check the data that the flags name; return 2 if there is an error, else 0."""
+    settings = parse(CheckSettings, argv, description=__doc__)
+    result = check.run(settings)  # as fewlabels.check, but neither it nor its processes load torch
+    return 2 if result.errors else 0
+
 
 if __name__ == "__main__":
-    run(lambda argv: check(argv, description=__doc__))
+    run(main)

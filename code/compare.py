@@ -8,12 +8,21 @@ Writes index.html, which needs no other file, and compare.json with its numbers.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.compare import compare
-from utils.cli import run
+import fewlabels
+from commands.compare import CompareSettings
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> None:
+    """Compare the runs that the flags name."""
+    settings = parse(CompareSettings, argv, description=__doc__)
+    fewlabels.compare(**vars(settings))
+
 
 if __name__ == "__main__":
-    run(lambda argv: compare(argv, description=__doc__))
+    run(main)

@@ -8,12 +8,21 @@ line, nothing is written, and the exit status is 2.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.evaluate import score
-from utils.cli import run
+import fewlabels
+from commands.evaluate import ScoringSettings
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> None:
+    """Score the predictions that the flags name."""
+    settings = parse(ScoringSettings, argv, description=__doc__)
+    fewlabels.evaluate(**vars(settings))
+
 
 if __name__ == "__main__":
-    run(lambda argv: score(argv, description=__doc__))
+    run(main)

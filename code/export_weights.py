@@ -8,12 +8,21 @@ find no name they know, and would test random weights.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.export import export
-from utils.cli import run
+import fewlabels
+from commands.export import ExportSettings
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> None:
+    """Export the checkpoint that the flags name."""
+    settings = parse(ExportSettings, argv, description=__doc__)
+    fewlabels.export(**vars(settings))
+
 
 if __name__ == "__main__":
-    run(lambda argv: export(argv, description=__doc__))
+    run(main)

@@ -4,12 +4,21 @@ python code/make_phantom.py --dataset ACDC --root DATA
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.make_phantom import make_phantom
-from utils.cli import run
+import fewlabels
+from commands.make_phantom import PhantomSettings
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write the phantom that the flags describe."""
+    settings = parse(PhantomSettings, argv, description=__doc__)
+    fewlabels.make_phantom(**vars(settings))
+
 
 if __name__ == "__main__":
-    run(lambda argv: make_phantom(argv, description=__doc__))
+    run(main)

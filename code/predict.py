@@ -14,12 +14,22 @@ the others are predicted.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.predict import predict
-from utils.cli import run
+import fewlabels
+from commands.predict_settings import PredictSettings
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> int:
+    """Predict the scans that the flags name; return 2 if one could not be predicted, else 0."""
+    settings = parse(PredictSettings, argv, description=__doc__)
+    result = fewlabels.predict(**vars(settings))
+    return 2 if result.failed else 0
+
 
 if __name__ == "__main__":
-    run(lambda argv: predict(argv, description=__doc__))
+    run(main)

@@ -11,12 +11,22 @@ prepared is named at the end (exit status 2); the others are prepared.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.prepare import prepare
-from utils.cli import run
+import fewlabels
+from commands.prepare import PrepareSettings
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prepare the scans that the flags name; return 2 if one could not be prepared, else 0."""
+    settings = parse(PrepareSettings, argv, description=__doc__)
+    result = fewlabels.prepare(**vars(settings))
+    return 2 if result.failed else 0
+
 
 if __name__ == "__main__":
-    run(lambda argv: prepare(argv, description=__doc__))
+    run(main)

@@ -7,12 +7,21 @@ Needs what the test script writes. code/compare.py puts several runs on such a p
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.compare import report
-from utils.cli import run
+import fewlabels
+from commands.compare import ReportSettings
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write the page of the run that the flags name."""
+    settings = parse(ReportSettings, argv, description=__doc__)
+    fewlabels.report(**vars(settings))
+
 
 if __name__ == "__main__":
-    run(lambda argv: report(argv, description=__doc__))
+    run(main)

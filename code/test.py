@@ -8,12 +8,23 @@ exists, otherwise the only run of the data set. The choice is printed (docs/eval
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.any_dataset import test_any
+import fewlabels
+from commands.any_dataset import tested_dataset
+from commands.test import settings_from_flags
 from utils.cli import run
 
+
+def main(argv: Sequence[str]) -> None:
+    """Test a checkpoint on the data set that the flags name."""
+    dataset = tested_dataset(argv)
+    settings = settings_from_flags(dataset, argv, description=__doc__, any_dataset=True)
+    fewlabels.test(settings, dataset=dataset)
+
+
 if __name__ == "__main__":
-    run(lambda argv: test_any(argv, description=__doc__))
+    run(main)

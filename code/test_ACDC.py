@@ -7,13 +7,22 @@ best checkpoint there, and a published one can be copied there. --checkpoint nam
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.test import evaluate
+import fewlabels
+from commands.test import settings_from_flags
 from datasets.acdc import DATASET
 from utils.cli import run
 
+
+def main(argv: Sequence[str]) -> None:
+    """Test the checkpoint that the flags name."""
+    settings = settings_from_flags(DATASET, argv, description=__doc__)
+    fewlabels.test(settings, dataset=DATASET)
+
+
 if __name__ == "__main__":
-    run(lambda argv: evaluate(DATASET, argv, description=__doc__))
+    run(main)

@@ -11,12 +11,23 @@ Empty predictions are counted, not skipped. On a CPU, larger steps of the slidin
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.any_dataset import test_two_slices
+import fewlabels
+from commands.any_dataset import chosen_dataset
+from commands.test import settings_from_flags
 from utils.cli import run
 
+
+def main(argv: Sequence[str]) -> None:
+    """Test a checkpoint on the data set that the flags name."""
+    dataset = chosen_dataset(argv, "TWO_SLICES", default="LA")
+    settings = settings_from_flags(dataset, argv, description=__doc__, any_dataset=True)
+    fewlabels.test(settings, dataset=dataset)
+
+
 if __name__ == "__main__":
-    run(lambda argv: test_two_slices(argv, description=__doc__))
+    run(main)

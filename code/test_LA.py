@@ -11,13 +11,22 @@ component of a prediction is kept; --nms 0 keeps all. --detail 1 prints each cas
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.test import evaluate
+import fewlabels
+from commands.test import settings_from_flags
 from datasets.la import DATASET
 from utils.cli import run
 
+
+def main(argv: Sequence[str]) -> None:
+    """Test the checkpoint that the flags name."""
+    settings = settings_from_flags(DATASET, argv, description=__doc__)
+    fewlabels.test(settings, dataset=DATASET)
+
+
 if __name__ == "__main__":
-    run(lambda argv: evaluate(DATASET, argv, description=__doc__))
+    run(main)

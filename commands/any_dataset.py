@@ -7,7 +7,6 @@ from pathlib import Path
 
 from commands.config_file import read_config_file
 from commands.runs import find_checkpoint
-from commands.test import evaluate
 from dataloaders.plan import FILE as PLAN
 from dataloaders.plan import read_plan
 from datasets.base import DatasetSpec
@@ -19,22 +18,15 @@ from utils.errors import UserError
 from utils.values import convert
 
 
-def test_any(argv: Sequence[str], description: str | None = None) -> None:
-    """Test a run on the data set that --dataset names, or a --checkpoint on its own data set."""
+def tested_dataset(argv: Sequence[str]) -> DatasetSpec:
+    """Return the data set that --dataset names, or without it that of a --checkpoint.
+
+    Raises UserError if the flags name none.
+    """
     file = last_value(argv, "checkpoint")
     if file and not last_value(argv, "dataset"):
-        dataset = data_of_checkpoint(Path(file), root_path=_root_path(argv))
-    else:
-        dataset = chosen_dataset(argv, "DATASET", published="test")
-    evaluate(dataset, argv, description, any_dataset=True)
-
-
-def test_two_slices(argv: Sequence[str], description: str | None = None) -> None:
-    """Test a run of CoGRNet, or of a baseline of it, on the data set that --dataset names, LA if
-    none.
-    """
-    dataset = chosen_dataset(argv, "TWO_SLICES", default="LA")
-    evaluate(dataset, argv, description, any_dataset=True)
+        return data_of_checkpoint(Path(file), root_path=_root_path(argv))
+    return chosen_dataset(argv, "DATASET", published="test")
 
 
 def find_data(

@@ -12,7 +12,6 @@ from typing import Any
 from datasets.checks.across_cases import check_across
 from datasets.checks.case_check import CaseCheck
 from datasets.checks.layout import DataFolder, recognise
-from utils.cli import parse
 from utils.errors import writing
 from utils.files import name_fault, remove_unfinished, replacing, shown
 from utils.messages import error_message, message
@@ -68,12 +67,6 @@ class CheckResult:
     warnings: tuple[str, ...]
     file: Path
     pictures: Path | None
-
-
-def check(argv: Sequence[str] | None = None, description: str | None = None) -> int:
-    """Check a data set; see `CheckSettings`. Returns 2 where there is an error, else 0."""
-    result = run(parse(CheckSettings, argv, description=description))
-    return 2 if result.errors else 0
 
 
 def run(settings: CheckSettings) -> CheckResult:

@@ -19,7 +19,6 @@ from reporting.case_pictures import chosen_cases, panels
 from reporting.groups import MEAN, Group, make_groups
 from reporting.numbers import numbers
 from reporting.tested_run import find_result
-from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import check_plain, scratch
 from utils.lock import only_writer
@@ -56,7 +55,7 @@ class PageSettings:
 class CompareSettings(PageSettings):
     """Settings of compare.py."""
 
-    run: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]] = ()
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]")]] = ()
     """Folders of tested runs, of one of their stages, of their predictions, or folders that
     evaluate.py wrote. Runs that differ only in their seed form one group. Each group is compared
     with the group of the first run."""
@@ -70,7 +69,7 @@ class CompareSettings(PageSettings):
     def check(self) -> None:
         """Raise UserError for values that cannot be used."""
         super().check()
-        if not self.run:
+        if not self.runs:
             raise UserError(
                 "name at least one tested run, as in: compare.py RUN RUN --output report"
             )
@@ -102,11 +101,6 @@ class ReportSettings(PageSettings):
     """Folder that the test wrote. Default: the run's test folder."""
 
 
-def compare(argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Group and compare tested runs; see `CompareSettings`."""
-    run(parse(CompareSettings, argv, description=description))
-
-
 @dataclass(frozen=True)
 class CompareResult:
     """A comparison (docs/evaluation.md).
@@ -125,18 +119,17 @@ def run(settings: CompareSettings) -> CompareResult:
     Raises UserError for runs without a test, and for runs that were tested on other cases.
     """
     settings.check()
-    results = [find_result(path, settings.which) for path in settings.run]
+    results = [find_result(path, settings.which) for path in settings.runs]
     groups = make_groups(results, settings.names)
     return write(settings, groups, name="compare.json", seed=settings.seed, draws=settings.draws)
 
 
-def report(argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Make the page of one run; see `ReportSettings`."""
-    settings = parse(ReportSettings, argv, description=description)
+def run_report(settings: ReportSettings) -> CompareResult:
+    """Write the page of one tested run. Raises UserError for a run without a test."""
     settings.check()
     folder = settings.predictions or settings.run or _run_folder(settings)
     groups = make_groups([find_result(folder, settings.which)])
-    write(settings, groups, name="report.json")
+    return write(settings, groups, name="report.json")
 
 
 def write(

@@ -27,7 +27,6 @@ from evaluation.masks import TOLERANCE
 from evaluation.results import SUMMARY_FILE, EvaluationResult, summarise, table, write_results
 from evaluation.tolerance import class_tolerances
 from scans.faults import report_faults
-from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
 from utils.json_file import read_json
@@ -101,20 +100,11 @@ class _PairResult(Generic[T]):
     fault: str = ""
 
 
-def score(argv: Sequence[str] | None = None, description: str | None = None) -> int:
-    """Score a folder of predictions; see `ScoringSettings`.
-
-    Returns 2 if a case could not be scored. Nothing is written then: means over the other cases
-    would be those of another test list.
-    """
-    result = run(parse(ScoringSettings, argv, description=description))
-    return 2 if result.faults else 0
-
-
 def run(settings: ScoringSettings) -> ScoringResult:
     """Score predictions and write metrics.csv and summary.json.
 
-    Nothing is written if a case cannot be scored.
+    Nothing is written if a case cannot be scored: means over the other cases would be those of
+    another test list.
     """
     settings.check()
     output = settings.output or settings.predictions

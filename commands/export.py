@@ -1,6 +1,6 @@
 """Write our checkpoints in the layouts of the published code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +15,6 @@ from methods.registry import run_title
 from methods.stage_networks import MEAN
 from networks.published import published_state_dict
 from training.checkpoint import Checkpoint, read_ours, save
-from utils.cli import parse
 from utils.errors import UserError
 from utils.files import remove_unfinished
 from utils.messages import message
@@ -49,9 +48,11 @@ class ExportSettings:
     """Replace OUT if it exists."""
 
 
-def export(argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Write a checkpoint of ours as a published one; see `ExportSettings`."""
-    settings = parse(ExportSettings, argv, description=description)
+def run(settings: ExportSettings) -> Path:
+    """Write a checkpoint of ours as a published one, and return its file.
+
+    Raises UserError for what the user can correct.
+    """
     if settings.module_prefix and settings.no_module_prefix:
         raise UserError(
             "--module_prefix and --no_module_prefix contradict each other; give one of them"
@@ -83,6 +84,7 @@ def export(argv: Sequence[str] | None = None, description: str | None = None) ->
             f"warning: trained with --{flag} {value}, which the published network does not have: "
             f"there these weights predict otherwise"
         )
+    return settings.out
 
 
 def _content(

@@ -1,6 +1,5 @@
 """Synthetic data in the layout of a public data set, or as raw scans in nnU-Net's layout."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,6 @@ from dataloaders.dataset_info import DatasetInfo
 from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.phantom.write import write_phantom
 from datasets.registry import all_datasets
-from utils.cli import parse
 from utils.messages import message
 from utils.registry import find
 
@@ -45,9 +43,8 @@ class PhantomSettings:
     """Seed of the population."""
 
 
-def make_phantom(argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Write the phantom and report the command that comes next."""
-    settings = parse(PhantomSettings, argv, description=description)
+def run(settings: PhantomSettings) -> Path:
+    """Write the phantom, report the command that comes next, and return the phantom's folder."""
     dataset = find(all_datasets(), settings.dataset, flag="--dataset")
     info = dataset.info
     if settings.raw:
@@ -67,6 +64,7 @@ def make_phantom(argv: Sequence[str] | None = None, description: str | None = No
         if not dataset.script:
             command = REGISTER.format(dataset=settings.dataset, root=settings.root)
     message(f"{written}; next: python {command}")
+    return settings.root
 
 
 def _write_raw(info: DatasetInfo, settings: PhantomSettings) -> tuple[str, str]:

@@ -35,7 +35,6 @@ from commands.runs import find_checkpoint
 from datasets.prepare.prepared_files import RawCase
 from datasets.prepare.published import CroppedPreparation
 from training.device import choose_device
-from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
 from utils.label_maps import largest_component_per_class, most_probable
@@ -48,15 +47,6 @@ from utils.workers import terminated
 
 AnySettings = TypeVar("AnySettings", bound=ModelSettings)
 REMEDY = "name another place with --output"
-
-
-def predict(argv: Sequence[str] | None = None, description: str | None = None) -> int:
-    """Predict the scans that the flags name; see `PredictSettings`.
-
-    Returns 2 if a scan could not be predicted, otherwise 0.
-    """
-    result = run(parse(PredictSettings, argv, description=description))
-    return 2 if result.failed else 0
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from datasets.prepare.published import Crop, PublishedPreparation, Size, make_pr
 from datasets.registry import find_dataset
 from scans.faults import report_faults
 from scans.reading import read_scan, sha256
-from utils.cli import parse
 from utils.errors import UserError
 from utils.files import remove_unfinished
 from utils.lock import only_writer
@@ -112,15 +111,6 @@ class PrepareResult:
     prepared: tuple[str, ...]
     kept: tuple[str, ...]
     failed: Mapping[str, str]
-
-
-def prepare(argv: Sequence[str] | None = None, description: str | None = None) -> int:
-    """Prepare a data set; see `PrepareSettings`.
-
-    Returns 2 where a case could not be prepared, else 0.
-    """
-    result = run(parse(PrepareSettings, argv, description=description))
-    return 2 if result.failed else 0
 
 
 def run(settings: PrepareSettings) -> PrepareResult:

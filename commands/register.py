@@ -27,7 +27,6 @@ from registration.label_report import report
 from registration.labels import AGAIN, AnnotatedCase, assemble, directions
 from registration.propagation import Carried, Guide, carry, scale_255
 from registration.settings import RegistrationSettings
-from utils.cli import parse
 from utils.errors import UserError
 from utils.files import remove_unfinished
 from utils.lock import only_writer
@@ -52,9 +51,23 @@ class RunningCase:
     jobs: Sequence[Future[Timed]]
 
 
-def register(argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Make coarse labels and report on them; see `RegistrationSettings`."""
-    settings = parse(RegistrationSettings, argv, description=description)
+@dataclass(frozen=True)
+class RegisterResult:
+    """Coarse labels.
+
+    `files`: px and py of each labelled case, by its name. `output`: the folder of
+    registration.csv, summary.json and pictures.
+    """
+
+    files: Mapping[str, tuple[Path, Path]]
+    output: Path
+
+
+def run(settings: RegistrationSettings) -> RegisterResult:
+    """Make the coarse labels of the labelled cases, and report on them.
+
+    Finished files are kept. Raises UserError for what the user can correct.
+    """
     dataset, root = _find_dataset(settings)
     check_root(root, dataset.info.name)
     output = settings.output_dir or root / "coarse_report"
@@ -62,12 +75,12 @@ def register(argv: Sequence[str] | None = None, description: str | None = None) 
         stack.enter_context(only_writer(root, "name another folder with --root_path"))
         if output.resolve() != root.resolve():
             stack.enter_context(only_writer(output, "name another place with --output_dir"))
-        _register(settings, dataset, root=root, output=output)
+        return _register(settings, dataset, root=root, output=output)
 
 
 def _register(
     settings: RegistrationSettings, dataset: DatasetSpec, root: Path, output: Path
-) -> None:
+) -> RegisterResult:
     info = dataset.info
     cases = _labelled_cases(settings, dataset, root=root)
     for folder in (root, output):
@@ -79,6 +92,7 @@ def _register(
         f"wrote the coarse labels of {len(cases)} cases next to their files; "
         f"registration.csv, summary.json and pictures are in {output}"
     )
+    return RegisterResult({case.name: case.coarse for case in cases}, output=output)
 
 
 def _find_dataset(settings: RegistrationSettings) -> tuple[DatasetSpec, Path]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -91,28 +91,25 @@ class AnyDatasetTest(Generic[SettingsT]):
     """
 
 
-def evaluate(
+def settings_from_flags(
     dataset: DatasetSpec,
     argv: Sequence[str],
-    description: str | None = None,
     *,
+    description: str | None = None,
     any_dataset: bool = False,
-    **numbers: object,
-) -> None:
-    """Test one or two checkpoints of a data set, ours or published; see `EvaluationSettings`.
+) -> EvaluationSettings:
+    """The settings of a test that a command line asks for.
 
-    `any_dataset`: the script has the flag --dataset. `numbers`: a script's own defaults.
+    `any_dataset`: the script has the flag --dataset. Raises UserError for a wrong flag or value.
     """
     kind = dataset.test_settings
-    settings = kind(**_defaults(dataset, numbers))
+    settings = kind(**_defaults(dataset))
     argv = translated(test_rules(dataset.commands), argv)
-    if any_dataset:
-        command: Any = AnyDatasetTest[kind]
-        default = AnyDatasetTest(settings)
-        settings = parse(command, argv, default=default, description=description).settings
-    else:
-        settings = parse(kind, argv, default=settings, description=description)
-    run(replace(dataset, test_numbers={**dataset.test_numbers, **numbers}), settings)
+    if not any_dataset:
+        return parse(kind, argv, default=settings, description=description)
+    command: Any = AnyDatasetTest[kind]
+    default = AnyDatasetTest(settings)
+    return parse(command, argv, default=default, description=description).settings
 
 
 def settings_from_values(dataset: DatasetSpec, values: Mapping[str, object]) -> EvaluationSettings:
@@ -121,14 +118,14 @@ def settings_from_values(dataset: DatasetSpec, values: Mapping[str, object]) -> 
     Raises UserError for an unknown name and for a value of the wrong type.
     """
     kind = dataset.test_settings
-    merged = _defaults(dataset, {})
+    merged = _defaults(dataset)
     merged.update(checked_values(kind, values))
     return kind(**merged)
 
 
-def _defaults(dataset: DatasetSpec, numbers: Mapping[str, object]) -> dict[str, Any]:
+def _defaults(dataset: DatasetSpec) -> dict[str, Any]:
     """The defaults of a test's flags, without those that `choose_checkpoint` sets."""
-    merged = {**dataset.test_numbers, **numbers}
+    merged = dict(dataset.test_numbers)
     for name in ("exp", "labelnum", "model"):
         merged.pop(name, None)
     return merged

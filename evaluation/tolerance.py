@@ -39,10 +39,15 @@ def class_tolerances(words: Sequence[str], class_names: Sequence[str]) -> dict[s
     return dict.fromkeys(class_names, for_others) | for_class
 
 
-def tolerance_words(tolerance: float | Mapping[str, float]) -> tuple[str, ...]:
-    """Return the words of --nsd_tolerance for a number, or for numbers by class."""
+def tolerance_words(tolerance: float | Mapping[str, float] | Sequence[str]) -> tuple[str, ...]:
+    """Return the words of --nsd_tolerance for a number, or for numbers by class.
+
+    Words are returned unchanged.
+    """
     if isinstance(tolerance, Mapping):
         return tuple(f"{name}={number}" for name, number in tolerance.items())
+    if isinstance(tolerance, (list, tuple)):
+        return tuple(tolerance)
     return (str(tolerance),)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import LOSS_2D, Context, Recorder, assert_same, signalled, step_loss
+from scripts import export
 from torch import nn
 
-from commands.export import export
 from commands.networks import build_network, load_network
 from dataloaders.cases import read_cases
 from datasets import acdc, la, pancreas

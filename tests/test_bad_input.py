@@ -18,12 +18,11 @@ import numpy as np
 import pytest
 import torch
 from reference import filled_state_dict
+from scripts import evaluate, report
 from started import run_script
 
 import training.checkpoint
 import training.device
-from commands.compare import report
-from commands.test import evaluate
 from dataloaders.phantom.write import write_acdc_phantom
 from datasets.acdc import DATASET
 from training.checkpoint import load, save

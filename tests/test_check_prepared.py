@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from helpers import ACDC, KITS19, LA, PANCREAS
 from raw_scans import own_case, write_raw_dataset
+from scripts import check, prepare
 
 from commands import check as checking
 from commands import prepare as preparing
-from commands.check import check
-from commands.prepare import prepare
 from dataloaders.hdf5 import CONTENT
 from dataloaders.phantom.write import write_phantom
 from dataloaders.plan import read_plan

@@ -14,10 +14,10 @@ import pytest
 import SimpleITK as sitk
 from helpers import unfinished
 from raw_scans import ORIENTATIONS, blob, noise, own_case, write_raw_dataset, write_scan
+from scripts import check
 from started import run_script
 
 from commands import check as command
-from commands.check import check
 from datasets.checks.across_cases import single_flipped_labels
 from datasets.checks.case_check import CaseCheck
 from datasets.prepare.flips import flip_warning, spreads

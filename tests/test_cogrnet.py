@@ -23,9 +23,9 @@ from helpers import (
     step_loss,
     step_scalars,
 )
+from scripts import run_test_two_slices as evaluate_two_slices
 from torch import nn
 
-from commands.any_dataset import test_two_slices as evaluate_two_slices
 from dataloaders.augment import Augmentation, VolumeAugmentation
 from dataloaders.coarse import coarse_path
 from dataloaders.hdf5 import read_list

@@ -17,8 +17,8 @@ import pytest
 import torch
 from helpers import ACDC, LA
 from scipy.stats import wilcoxon
+from scripts import compare, report
 
-from commands.compare import compare, report
 from commands.test import write_prediction
 from dataloaders.cases import read_cases
 from evaluation.results import summarise, write_json, write_results

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from helpers import ACDC, LA
 from raw_scans import write_raw_dataset
+from scripts import prepare
 
 from commands import prepare as command
-from commands.prepare import prepare
 from dataloaders.copies import Prints, ScanCase, are_copies, find_copies
 from dataloaders.digest import image_prints, survey
 from dataloaders.fingerprint import fingerprint

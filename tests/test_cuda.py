@@ -8,6 +8,7 @@ import socket
 import pytest
 import torch
 from helpers import assert_same, signalled, train
+from scripts import evaluate
 from test_accelerate import case
 from test_processes import INPUTS, RECOMPUTED, network, passes
 from test_step import SMALL, page_of, places
@@ -16,7 +17,6 @@ from test_trajectories import CASES, assert_as_published, assert_keeps_to_trajec
 
 from benchmarks.counts import runner
 from benchmarks.gpu_row import waits
-from commands import test as evaluation
 from datasets.acdc import DATASET as ACDC
 from datasets.la import DATASET as LA
 from methods.edge_guided import DualTeacher
@@ -169,7 +169,7 @@ class TestRuns:
     def test_volumes_train_and_are_tested(self, la_root, tmp_path, amp):
         made = train(LA, la_root, tmp_path, "--amp", amp, device="cuda", **LA_TINY)
         assert made["self_train/last.pth"]["progress"]["step"] == 4
-        evaluation.evaluate(
+        evaluate(
             LA,
             [
                 "--root_path",

@@ -2,6 +2,8 @@
 
 import ast
 import csv
+import dataclasses
+import inspect
 import json
 import logging
 import os
@@ -17,9 +19,18 @@ import SimpleITK as sitk
 import threshold
 from helpers import LA, assert_same, train_any
 from raw_scans import ORIENTATIONS, write_scan
+from scripts import predict
 
 import fewlabels
-from commands.predict import predict
+from commands.check import CheckSettings
+from commands.compare import CompareSettings, ReportSettings
+from commands.evaluate import ScoringSettings
+from commands.export import ExportSettings
+from commands.make_phantom import PhantomSettings
+from commands.predict_settings import PredictSettings
+from commands.prepare import PrepareSettings
+from evaluation.settings import EvaluationSettings
+from registration.settings import RegistrationSettings
 from training.checkpoint import load
 from utils.messages import LOGGER, Log, Terminal, message
 
@@ -463,6 +474,37 @@ def test_compare_returns_the_numbers_of_its_file(tested, run, tmp_path):
     assert result.page == tmp_path / "page" / "index.html" and result.page.is_file()
     assert content == json.loads(json.dumps(result.numbers))
     assert content["groups"][0]["runs"][0]["dice"] == tested.mean["dice"]
+
+
+def test_settings_of_a_test_need_their_data_set():
+    with pytest.raises(fewlabels.UserError, match="dataset: settings of a test need"):
+        fewlabels.test(EvaluationSettings())
+
+
+@pytest.mark.parametrize(
+    "function, settings",
+    [
+        (fewlabels.check, CheckSettings),
+        (fewlabels.compare, CompareSettings),
+        (fewlabels.evaluate, ScoringSettings),
+        (fewlabels.export, ExportSettings),
+        (fewlabels.make_phantom, PhantomSettings),
+        (fewlabels.predict, PredictSettings),
+        (fewlabels.prepare, PrepareSettings),
+        (fewlabels.register, RegistrationSettings),
+        (fewlabels.report, ReportSettings),
+    ],
+)
+def test_every_flag_of_a_script_is_a_keyword_with_the_same_default(function, settings):
+    flags = {field.name: field.default for field in dataclasses.fields(settings)}
+    keywords = dict(inspect.signature(function).parameters)
+    del keywords["progress"]
+    differing = ("raw", "nsd_tolerance")
+    assert keywords.keys() == flags.keys()
+    for name, parameter in keywords.items():
+        has_default = parameter.default is not inspect.Parameter.empty
+        if has_default and flags[name] is not dataclasses.MISSING and name not in differing:
+            assert str(parameter.default) == str(flags[name]), name
 
 
 # manners of a library

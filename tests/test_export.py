@@ -11,11 +11,11 @@ import pytest
 import torch
 from helpers import assert_same, narrowed, train
 from reference import fill, filled_state_dict, published_shapes
+from scripts import evaluate, export
 
-from commands.export import ExportSettings, export, layout_and_prefix
+from commands.export import ExportSettings, layout_and_prefix
 from commands.networks import build_network, load_network
 from commands.published_optimizer import published_optimizer, take_over
-from commands.test import evaluate
 from datasets import acdc as acdc_page
 from datasets import la, pancreas
 from datasets.base import DatasetSpec

@@ -11,11 +11,9 @@ import pytest
 import torch
 from helpers import assert_same, together, train, train_any
 from raw_scans import blob, noise, write_scan
+from scripts import evaluate, predict, prepare
+from scripts import run_test as evaluate_any
 
-from commands.any_dataset import test_any as evaluate_any
-from commands.predict import predict
-from commands.prepare import prepare
-from commands.test import evaluate
 from dataloaders.augment import INTENSITIES
 from datasets import acdc
 from datasets.registry import find_dataset

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import threshold
 from raw_scans import acdc_patient, la_scan, write_raw_dataset, write_scan
+from scripts import predict, prepare
 
 from commands import prepare as command
-from commands.predict import predict
-from commands.prepare import prepare
 from dataloaders.hdf5 import CONTENT, content_fault, write_hdf5
 from datasets.prepare import prepared_files as files
 from scans.reading import read_scan

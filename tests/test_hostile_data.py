@@ -13,10 +13,9 @@ import h5py
 import numpy as np
 import pytest
 from helpers import ACDC, LA, from_flags, unfinished
+from scripts import evaluate, report
 
-from commands.compare import report
 from commands.networks import build_network, check_patch
-from commands.test import evaluate
 from dataloaders.coarse import write_coarse
 from dataloaders.hdf5 import list_lines, numbers, opened, read_attributes, read_case, write_hdf5
 from dataloaders.phantom.case_files import write_case

@@ -9,11 +9,8 @@ import pytest
 import torch
 from helpers import stages, train_any
 from raw_scans import own_case, write_raw_dataset
+from scripts import predict, prepare, report, run_test
 
-from commands.any_dataset import test_any as run_test
-from commands.compare import report
-from commands.predict import predict
-from commands.prepare import prepare
 from training.checkpoint import read
 from utils.errors import UserError
 

@@ -15,15 +15,9 @@ from pathlib import Path
 
 import pytest
 from helpers import ACDC, train, unfinished
+from scripts import check, compare, evaluate, export, main_of, predict, prepare, score
 
 from commands import register as registration
-from commands.check import check
-from commands.compare import compare
-from commands.evaluate import score
-from commands.export import export
-from commands.predict import predict
-from commands.prepare import prepare
-from commands.test import evaluate
 from dataloaders.digest import survey
 from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.phantom.write import write_acdc_phantom
@@ -74,7 +68,7 @@ def register(root, output, monkeypatch):
         "--output_dir",
         str(output),
     ]
-    registration.register([*flags, "--root_path", str(root)])
+    main_of("CoGRNet_register")([*flags, "--root_path", str(root)])
 
 
 @pytest.fixture

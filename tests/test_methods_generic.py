@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import assert_same, signalled, train, train_any
+from scripts import run_test as evaluate_any
 
 import fewlabels
 from benchmarks.counts import runner
-from commands.any_dataset import test_any as evaluate_any
 from datasets.registry import all_datasets
 from methods.registry import METHODS
 from training.config import DataOptions, ExperimentOptions, OptimizationOptions, RuntimeOptions

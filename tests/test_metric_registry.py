@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import compare
 
-from commands.compare import compare
 from evaluation.masks import mask_pair
 from evaluation.metrics import MASK_METRICS, OVERLAP_METRICS, overlap_metric
 from evaluation.results import columns, summarise, table, write_results

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from raw_scans import blob, write_scan
+from scripts import compare, score
 
 import fewlabels
-from commands.compare import compare
-from commands.evaluate import score
 from evaluation.results import summarise, table, write_results
 from evaluation.scores import score_case
 from evaluation.tolerance import class_tolerances, in_words

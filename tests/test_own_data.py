@@ -18,9 +18,9 @@ from raw_scans import (
     write_raw_dataset,
     write_scan,
 )
+from scripts import prepare
 
 from commands import prepare as command
-from commands.prepare import prepare
 from dataloaders.plan import Normalisation, Plan, read_plan
 from dataloaders.splits import case_of, listed_path
 from datasets.own import own_dataset

@@ -12,12 +12,8 @@ import numpy as np
 import pytest
 from helpers import train_any, train_two_slices
 from raw_scans import own_case, write_raw_dataset, write_scan
+from scripts import predict, prepare, register, run_test, run_test_two_slices
 
-from commands.any_dataset import test_any as run_test
-from commands.any_dataset import test_two_slices as run_test_two_slices
-from commands.predict import predict
-from commands.prepare import prepare
-from commands.register import register
 from dataloaders.coarse import Annotation, read_annotation, training_label
 from dataloaders.plan import read_plan
 from datasets.own import own_two_slices

@@ -11,9 +11,8 @@ import helpers
 import pytest
 from forked import Forked
 from helpers import stages
+from scripts import evaluate, report
 
-from commands.compare import report
-from commands.test import evaluate
 from datasets.acdc import DATASET
 from methods.supervised import Supervised
 

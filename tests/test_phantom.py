@@ -11,9 +11,9 @@ import pytest
 from helpers import ACDC, KITS19, LA, LITS, PANCREAS
 from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as components
+from scripts import check
 from started import run_script
 
-from commands.check import check
 from dataloaders.phantom.heart import (
     DIASTOLE,
     LEFT,

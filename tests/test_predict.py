@@ -12,8 +12,8 @@ from helpers import KITS19, LA, PANCREAS
 from raw_scans import ORIENTATIONS, write_scan
 from scipy.ndimage import map_coordinates
 from scipy.special import expit
+from scripts import predict
 
-from commands.predict import predict
 from commands.predict_back import way_back
 from dataloaders.cases import turned
 from datasets.prepare.own_scans import OwnPreparation

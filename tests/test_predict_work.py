@@ -13,9 +13,9 @@ import torch
 from damage import CRASHES
 from helpers import LA, unfinished
 from raw_scans import ORIENTATIONS, write_scan
+from scripts import predict
 
 from commands import predict as program
-from commands.predict import predict
 from commands.predict_memory import ScanHeader, needed_bytes, prepared_shape
 from commands.predict_model import read_model
 from commands.predict_settings import PredictSettings

@@ -16,9 +16,9 @@ from helpers import unfinished
 from raw_scans import ORIENTATIONS, acdc_patient, blob, body, la_scan, noise, write_scan
 from scipy.ndimage import binary_dilation, binary_fill_holes, map_coordinates
 from scipy.ndimage import label as label_pieces
+from scripts import prepare
 
 from commands import prepare as command
-from commands.prepare import prepare
 from dataloaders.cases import read_cases
 from datasets.la import margins
 from datasets.pancreas import coranet_range

@@ -23,9 +23,9 @@ from raw_scans import (
     write_raw_dataset,
     write_scan,
 )
+from scripts import prepare
 
 from commands import prepare as command
-from commands.prepare import prepare
 from datasets.la import INFO as LA
 from scans.reading import read_scan
 from utils.errors import UserError

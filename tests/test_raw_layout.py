@@ -9,8 +9,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from scripts import prepare
 
-from commands.prepare import prepare
 from datasets.prepare.nnunet import RawDataset, read_dataset
 from utils.errors import UserError
 

@@ -13,10 +13,8 @@ import nibabel
 import numpy as np
 import pytest
 import threshold
+from scripts import check, predict, prepare
 
-from commands.check import check
-from commands.predict import predict
-from commands.prepare import prepare
 from dataloaders.splits import listed_path
 from datasets.prepare.flips import spreads
 from datasets.registry import all_datasets

@@ -12,8 +12,8 @@ import pytest
 import torch
 from helpers import from_flags, narrowed, train
 from reference import filled_state_dict
+from scripts import evaluate
 
-from commands.test import evaluate
 from dataloaders.cases import read_cases
 from datasets import acdc, la, pancreas
 from evaluation.sliding_window import VolumePredictor

@@ -15,9 +15,9 @@ import pytest
 from forked import Forked
 from helpers import KITS19, LA, LITS
 from scipy.ndimage import gaussian_filter
+from scripts import register
 
 from commands import register as program
-from commands.register import register
 from dataloaders.coarse import Annotation, coarse_path, read_annotation, read_coarse, training_label
 from registration import label_report as report
 from registration import propagation as registration

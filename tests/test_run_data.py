@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import ACDC, LA
+from scripts import evaluate
 
-from commands.test import evaluate
 from dataloaders import digest
 from dataloaders.augment import Augmentation
 from dataloaders.cases import read_cases

@@ -10,14 +10,12 @@ import pytest
 import torch
 from helpers import train, train_any
 from reference import filled_state_dict
+from scripts import evaluate, export, report
+from scripts import run_test as evaluate_any
 
-from commands.any_dataset import test_any as evaluate_any
-from commands.compare import report
-from commands.export import export
 from commands.predict import with_checkpoints
 from commands.predict_settings import PredictSettings
 from commands.runs import RunRequest, best_files, choose, find_checkpoint, stage_names
-from commands.test import evaluate
 from datasets import acdc, la, pancreas
 from networks.registry import NETWORKS
 from training.checkpoint import load, read

@@ -14,11 +14,9 @@ import pytest
 import SimpleITK as sitk
 from damage import CRASHES, damaged_scans, whole_scan
 from raw_scans import blob, noise, write_raw_dataset, write_scan
+from scripts import check, prepare, score
 
-from commands.check import check
-from commands.evaluate import score
 from commands.predict_input import find_inputs
-from commands.prepare import prepare
 from evaluation.label_folders import find_pairs
 from scans.reading import listed_values, read_label, read_scan, sha256
 from utils.errors import UserError

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from raw_scans import ORIENTATIONS, blob, noise, write_scan
+from scripts import compare, score
 from started import run_script
 
-from commands.compare import compare
-from commands.evaluate import score
 from evaluation.class_values import read_classes
 from evaluation.results import columns
 from utils.errors import UserError

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import ACDC, Context, train
+from scripts import evaluate, export
 from torch import nn
 
 import fewlabels
-from commands.export import export
 from commands.networks import network_of
-from commands.test import evaluate
 from datasets import acdc
 from methods import sdcl
 from training.checkpoint import load, read

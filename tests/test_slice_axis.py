@@ -11,10 +11,9 @@ import pytest
 import torch
 from helpers import train_any
 from raw_scans import ORIENTATIONS, blob, noise, write_scan
+from scripts import predict, prepare
 
 from commands import predict_model
-from commands.predict import predict
-from commands.prepare import prepare
 from dataloaders.plan import Plan, read_plan
 from datasets.prepare.planning import FEW_SLICES, slice_axis
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from helpers import ACDC
 from reference import filled_state_dict
+from scripts import evaluate
 
-from commands.test import evaluate
 from commands.test_folder import folder_of_file, other_results
 from dataloaders.phantom.write import write_acdc_phantom
 from datasets.acdc import DATASET

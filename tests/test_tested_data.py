@@ -12,10 +12,9 @@ import pytest
 import torch
 from helpers import train_any
 from raw_scans import write_raw_dataset
+from scripts import prepare, run_test
 
 from commands.agreement import check_channels, other_preparation
-from commands.any_dataset import test_any as run_test
-from commands.prepare import prepare
 from training.checkpoint import load
 from utils.errors import UserError
 

@@ -18,9 +18,9 @@ from helpers import (
     step_loss,
     together,
 )
+from scripts import evaluate
 from torch import nn
 
-from commands.test import evaluate
 from commands.training_run import TrainingRun
 from datasets import la, pancreas
 from datasets.resolve import resolve

@@ -8,13 +8,11 @@ import shutil
 
 import pytest
 from helpers import ACDC
+from scripts import prepare, report, score
 from test_comparison import TEST, make_run
 from wrong_values import variants
 
-from commands.compare import report
-from commands.evaluate import score
 from commands.predict_files import Records, made_of
-from commands.prepare import prepare
 from dataloaders.cases import read_cases
 from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.plan import read_plan

@@ -20,7 +20,7 @@ from typing import Any, TextIO, TypeVar
 
 import tyro
 
-from utils.errors import Interrupted, UserError
+from utils.errors import Interrupted, ReportedError, UserError
 from utils.messages import use_terminal
 from utils.names import printable
 
@@ -218,6 +218,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     use_terminal()
     try:
         sys.exit(main(arguments()) or 0)
+    except ReportedError:
+        sys.exit(2)
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)

@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class ReportedError(UserError):
+    """A UserError whose details were already reported, so scripts only exit with status 2."""
+
+
 class Interrupted(Exception):
     """A signal ended the work after everything was saved.
 

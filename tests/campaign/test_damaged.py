@@ -10,11 +10,8 @@ from campaign.conftest import SEED
 from campaign.works import SLICES, evaluated, train, whole
 from damage import CRASHES, damaged_scans, whole_scan
 from forked import Forked
+from scripts import check, predict, prepare, score
 
-from commands.check import check
-from commands.evaluate import score
-from commands.predict import predict
-from commands.prepare import prepare
 from datasets import acdc
 from scans.reading import read_scan
 from utils.errors import UserError

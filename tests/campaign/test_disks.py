@@ -15,14 +15,8 @@ import pytest
 from campaign.works import REGISTER
 from forked import Forked
 from helpers import LA
+from scripts import compare, evaluate, export, predict, prepare, register, score
 
-from commands.compare import compare
-from commands.evaluate import score
-from commands.export import export
-from commands.predict import predict
-from commands.prepare import prepare
-from commands.register import register
-from commands.test import evaluate
 from dataloaders.phantom.organ_volumes import write_volume_phantom
 from dataloaders.phantom.write import write_acdc_phantom
 from datasets import acdc

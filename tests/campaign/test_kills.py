@@ -12,10 +12,8 @@ import pytest
 from campaign.conftest import SEED
 from campaign.works import REGISTER, same, whole
 from forked import Forked
+from scripts import evaluate, prepare, register
 
-from commands.prepare import prepare
-from commands.register import register
-from commands.test import evaluate
 from datasets import acdc
 from reporting.tested_run import read_result
 from utils.errors import UserError

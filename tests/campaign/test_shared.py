@@ -10,8 +10,8 @@ from functools import partial
 import pytest
 from campaign.works import SLICES, train
 from forked import Forked
+from scripts import predict
 
-from commands.predict import predict
 from datasets import acdc
 
 pytestmark = pytest.mark.campaign

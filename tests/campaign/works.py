@@ -4,8 +4,8 @@ import time
 
 from forked import Forked
 from helpers import assert_same, stages
+from scripts import evaluate
 
-from commands.test import evaluate
 from commands.train import run
 from datasets import acdc
 from datasets.resolve import resolve
