@@ -9,8 +9,8 @@ Arguments are plain values and paths (str or Path), results are frozen dataclass
 can correct is a `UserError`. Nothing is printed: messages go to the logger "fewlabels", and
 `progress=False` switches progress bars off.
 
-`prepare`, `check` and `evaluate` start processes. A Python file that calls them needs `if __name__
-== "__main__":` around the call; a notebook does not.
+`prepare`, `check`, `evaluate` and `register` start processes. A Python file that calls them needs
+`if __name__ == "__main__":` around the call; a notebook does not.
 """
 
 import multiprocessing
