@@ -3,12 +3,14 @@
 # make test-all   the long tests too
 # make test-lowest   tests with the lowest versions that requirements.txt allows, in an environment of their own
 # make test-gpu   what only an NVIDIA GPU can show
+# make docs   the guides as a web site, site/index.html
 PYTHON ?= python3
 PY := .venv/bin/python
 LOWEST := .venv-lowest
 DEMO := demo
+DOCS := .venv-docs
 
-.PHONY: demo test test-all test-lowest test-gpu clean-demo
+.PHONY: demo test test-all test-lowest test-gpu docs clean-demo
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -41,6 +43,15 @@ test-lowest: $(LOWEST)/ready
 
 test-gpu: .venv/ready
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 4 --dist worksteal -m cuda
+
+$(DOCS)/ready: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
+docs: $(DOCS)/ready
+	$(DOCS)/bin/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html in a browser"
 
 WHERE := --root_path $(DEMO)/data --output_root $(DEMO)/model
 RUN := $(WHERE) --egm none --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 200 --max_iterations 600 --val_every 100

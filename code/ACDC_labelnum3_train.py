@@ -7,7 +7,8 @@ two CPU cores it takes about 60 hours (6.7 s per iteration, 3.2 GiB). Short runs
 docs/results/acdc.md; the full protocol was not run here.
 
 Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema
-(README). The same command resumes an interrupted run. Test with code/test_ACDC.py --labelnum 3.
+(docs/training.md). The same command resumes an interrupted run. Test with code/test_ACDC.py
+--labelnum 3.
 """
 
 import sys

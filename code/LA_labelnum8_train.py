@@ -8,7 +8,8 @@ yours). It is made for one GPU with about 7 GiB. Short runs on a CPU are in docs
 full protocol was not run here.
 
 Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema
-(README). The same command resumes an interrupted run. Test with code/test_LA.py --labelnum 8.
+(docs/training.md). The same command resumes an interrupted run. Test with code/test_LA.py
+--labelnum 8.
 """
 
 import sys

@@ -76,8 +76,8 @@ def _reason(error: Exception) -> str:
 def _copy(source: Path, target: Path) -> None:
     """Replace `target` by a copy of `source` in one step.
 
-    It is no hard link: published weights that somebody copies over the best checkpoint, as the
-    README explains, would then also be in the last one.
+    It is no hard link: published weights that somebody copies over the best checkpoint, as
+    docs/reproducing.md explains, would then also be in the last one.
     """
     target.parent.mkdir(exist_ok=True)
     with replacing(target) as unfinished:

@@ -22,8 +22,8 @@ LINE = (
 
 
 def test_two_machines(tmp_path, tally):
-    """README's command for several machines, both launchers on this one: bit-identical to the run
-    of one launcher.
+    """The command of docs/processes.md for several machines, both launchers on this one:
+    bit-identical to the run of one launcher.
     """
     write_acdc_phantom(tmp_path / "data", train=3, val=3, test=1, size=48, slices=(5, 5))
     with socket.socket() as free:
