@@ -125,7 +125,7 @@ def benchmark(argv: Sequence[str], description: str | None = None) -> None:
     result = run(parse(BenchmarkSettings, own, description=description), flags)
     if result.failed:
         raise UserError(
-            f"cells failed: {len(result.failed)} ({', '.join(result.failed)}); see the lines above, "
+            f"cells failed: {len(result.failed)} ({', '.join(result.failed)}); see the messages, "
             f"then {AGAIN}"
         )
 
