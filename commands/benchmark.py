@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from commands.benchmark_cell import Cell, is_complete, length_flags
+from commands.benchmark_cell import Cell, equal_time_lengths, is_complete, length_flags
 from commands.benchmark_jobs import Job, cluster_start, run_cells, start_locally
 from commands.leaderboard import LeaderboardResult, read_costs, write
 from methods.registry import METHODS
@@ -75,6 +75,8 @@ class BenchmarkSettings:
     test_selected: bool = False
     """Also test every validated network on the test list and report the best one, marked as
     optimistic. Use it once, after every choice has been made."""
+    equal_time: bool = False
+    """Give each method the training time of the baseline (by --costs) instead of its iterations."""
     costs: Path | None = None
     """JSON file with what a step of each method costs (benchmarks/method_steps.py --json)."""
 
@@ -91,6 +93,8 @@ class BenchmarkSettings:
         for flag in ("jobs", "threads"):
             if getattr(self, flag) < 1:
                 raise UserError(f"--{flag} {getattr(self, flag)}: must be at least 1")
+        if self.equal_time and self.costs is None:
+            raise UserError("--equal_time: needs --costs (benchmarks/method_steps.py --json)")
         self._check_jobs()
 
     def _check_jobs(self) -> None:
@@ -173,11 +177,12 @@ def table_cells(settings: BenchmarkSettings, flags: Sequence[str]) -> list[Cell]
     Raises UserError for flags that a cell cannot have.
     """
     by_method = _method_flags(settings)
+    lengths = {method: _lengths(settings, method) for method in settings.methods}
     cells: list[Cell] = []
     for labelnum in settings.labelnums:
         for seed in settings.seeds:
             for method in settings.methods:
-                words = length_flags(method, settings.pre_iterations, settings.max_iterations)
+                words = length_flags(method, *lengths[method])
                 words += flags
                 words += by_method.get(method, [])
                 words += by_method.get(f"{method}:{labelnum}", [])
@@ -196,6 +201,16 @@ def table_cells(settings: BenchmarkSettings, flags: Sequence[str]) -> list[Cell]
     for cell in cells:
         cell.config(dataset)
     return cells
+
+
+def _lengths(settings: BenchmarkSettings, method: str) -> tuple[int, int]:
+    """Return the lengths of pre-training and self-training of a method with pre-training."""
+    lengths = (settings.pre_iterations, settings.max_iterations)
+    if not settings.equal_time:
+        return lengths
+    return equal_time_lengths(
+        method, *lengths, baseline=settings.baseline, costs=read_costs(settings.costs)
+    )
 
 
 def _absolute(path: Path | None) -> Path | None:

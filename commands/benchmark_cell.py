@@ -1,7 +1,7 @@
 """One cell of a benchmark: a method, a number of labelled cases and a seed, trained and tested."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -100,6 +100,41 @@ def length_flags(method: str, pre_iterations: int, max_iterations: int) -> list[
     if "pre_iterations" in lengths:
         return ["--pre_iterations", str(pre_iterations), "--max_iterations", str(max_iterations)]
     return ["--max_iterations", str(pre_iterations + max_iterations)]
+
+
+def equal_time_lengths(
+    method: str,
+    pre_iterations: int,
+    max_iterations: int,
+    *,
+    baseline: str,
+    costs: Mapping[str, Mapping[str, float]],
+) -> tuple[int, int]:
+    """Return the lengths with which the method takes the time that the baseline takes with
+    `pre_iterations` and `max_iterations`.
+
+    `costs`: relative times of a step, `time` and for pre-training `pre_time`. Both lengths change
+    by the same factor. Raises UserError for a method without costs.
+    """
+    seconds: list[float] = []
+    for name in (baseline, method):
+        lengths = set(chain.from_iterable(spec.lengths for spec in METHODS[name].stages))
+        needed = ["time"]
+        if len(METHODS[name].stages) > 1:
+            needed.append("pre_time")
+        missing = [key for key in needed if key not in costs.get(name, {})]
+        if missing:
+            raise UserError(
+                f"--equal_time: --costs has no {missing[0]} of {name}; measure it with "
+                "benchmarks/method_steps.py --json"
+            )
+        cost = costs[name]
+        if "pre_iterations" not in lengths or "pre_time" not in cost:
+            seconds.append((pre_iterations + max_iterations) * cost["time"])
+        else:
+            seconds.append(pre_iterations * cost["pre_time"] + max_iterations * cost["time"])
+    factor = seconds[0] / seconds[1]
+    return max(1, round(pre_iterations * factor)), max(1, round(max_iterations * factor))
 
 
 def complete_cell(cell: Cell, test_selected: bool) -> None:

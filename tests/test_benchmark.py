@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands.benchmark import BenchmarkSettings, TableProgress, run, table_cells
-from commands.benchmark_cell import complete_cell, is_complete, length_flags
+from commands.benchmark_cell import complete_cell, equal_time_lengths, is_complete, length_flags
 from reporting.record import read_record
 from utils.errors import UserError
 
@@ -40,6 +40,35 @@ def settings(root, output, **values):
 )
 def test_every_method_makes_the_same_number_of_iterations(method, flags):
     assert length_flags(method, 600, max_iterations=1200) == flags
+
+
+COSTS = {
+    "bcp": {"time": 1.0, "pre_time": 0.5},
+    "abd": {"time": 4.0, "pre_time": 0.5},
+    "ua_mt": {"time": 3.0},
+    "supervised": {"time": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    "method, lengths",
+    [
+        ("bcp", (600, 1200)),  # 600 * 0.5 + 1200 = 1500 steps of BCP
+        ("ua_mt", (167, 333)),  # 1500 / 3 = 500 in all
+        ("supervised", (1000, 2000)),
+        ("abd", (176, 353)),  # 600 * 0.5 + 1200 * 4 = 5100
+    ],
+)
+def test_at_equal_time_a_method_makes_as_many_iterations_as_the_baseline_leaves_time_for(
+    method, lengths
+):
+    found = equal_time_lengths(method, 600, max_iterations=1200, baseline="bcp", costs=COSTS)
+    assert found == lengths
+
+
+def test_equal_time_needs_the_costs_of_the_method():
+    with pytest.raises(UserError, match="--equal_time: --costs has no time of cps"):
+        equal_time_lengths("cps", 600, max_iterations=1200, baseline="bcp", costs=COSTS)
 
 
 def test_a_cell_has_the_numbers_of_the_published_script_for_its_labels(phantom_root, tmp_path):
