@@ -13,15 +13,16 @@ volumes: best on the test list. The best of the first teacher is kept as well.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from methods.base import Batch, Method, StageContext, StageSpec, TrainingStage, split_batch
+from methods.class_thresholds import ClassThresholds, ConfidenceOptions
 from methods.helpers import (
     SGD_PRESETS,
     ConsistencyOptions,
@@ -45,7 +46,7 @@ UNSUPERVISED = {2: "dice_squared", 3: "ce"}
 
 
 @dataclass(frozen=True)
-class Options(ConsistencyOptions):
+class Options(ConsistencyOptions, ConfidenceOptions):
     """Options of AD-MT."""
 
     consistency: float = 2.0
@@ -56,8 +57,6 @@ class Options(ConsistencyOptions):
     student (see --lengths)."""
     ema_decay: float = 0.99
     """Decay of the EMA teachers after their warm-up."""
-    confidence: float = 0.95
-    """Smallest probability at which a pseudo label counts."""
     turn: int = 50
     """Longest turn of a teacher in iterations; each turn's length is drawn between 1 and this
     number."""
@@ -67,8 +66,6 @@ class Options(ConsistencyOptions):
     def check(self) -> None:
         if not 0 <= self.ema_decay <= 1:
             raise UserError(f"--ema_decay {self.ema_decay}: must lie between 0 and 1")
-        if not 0 <= self.confidence <= 1:
-            raise UserError(f"--confidence {self.confidence}: must lie between 0 and 1")
         if not 1 <= self.turn < 2**31:
             raise UserError(f"--turn {self.turn}: must be at least 1")
 
@@ -83,6 +80,7 @@ class ADMT(TrainingStage[Options]):
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
         self.turns = Turns(self.options.turn, context.seed)
+        self.thresholds = ClassThresholds(self.options, context.classes)
         self.unsupervised = Loss({UNSUPERVISED[context.dims]: 1.0}, dice_2d)
         first = self.add_teacher(TEACHERS[0])
         second = self.add_teacher(TEACHERS[1], context.network(1))
@@ -98,6 +96,7 @@ class ADMT(TrainingStage[Options]):
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
         labelled, weak = split_batch(batch)
         target = self.target(weak, step)
+        self.thresholds.see(target.confidence, target.label)
         if self.turns.number(step) % 2:
             strong, target = self.mixed(weak, target)
         else:
@@ -154,10 +153,18 @@ class ADMT(TrainingStage[Options]):
 
     def trusted(self, target: Target) -> Tensor:
         """Return a mask (U, ...), 1.0 where the pseudo label is confident."""
-        return (target.confidence >= self.options.confidence).float()
+        return self.thresholds.trusted(target.confidence, target.label)
 
     def after_step(self, step: int) -> None:
         self.averages[self.turns.number(step) % 2].update(self.ema_decay(step))
+        self.thresholds.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **self.thresholds.state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.thresholds.load(state)
 
     def ema_decay(self, step: int) -> float:
         """Return the decay of step `step`: 0 until the teachers average, then with a warm-up that

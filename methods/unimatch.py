@@ -11,17 +11,17 @@ ACDC, 12 + 12 + 12 slices of 256 x 256, 300 epochs of 107 iterations, SGD 0.01 w
 `poly_late`; best on the validation and test lists together. Volumes are ours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from methods.base import Batch, Method, StageContext, StageSpec, TrainingStage, split_batch
+from methods.class_thresholds import ClassThresholds, ConfidenceOptions
 from methods.helpers import SGD_PRESETS, cutmix, cutmix_boxes, softmax
 from methods.views import strong_view
-from utils.errors import UserError
 from utils.losses import StepLoss, dice_squared, one_hot, predicted
 
 STRONG_WEIGHT = 0.25
@@ -36,15 +36,8 @@ class Target(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ConfidenceOptions):
     """Options of UniMatch."""
-
-    confidence: float = 0.95
-    """Smallest probability of a pseudo label that is learned."""
-
-    def check(self) -> None:
-        if not 0 <= self.confidence <= 1:
-            raise UserError(f"--confidence {self.confidence}: must lie between 0 and 1")
 
 
 class UniMatch(TrainingStage[Options]):
@@ -55,6 +48,7 @@ class UniMatch(TrainingStage[Options]):
     def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.seed = context.seed
+        self.thresholds = ClassThresholds(self.options, context.classes)
 
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
         """Yield half of the loss of labels and dropped features, then half of the loss of both
@@ -66,6 +60,7 @@ class UniMatch(TrainingStage[Options]):
 
         logits, dropped = self.call_with_auxiliary("student", batch["image"])
         target = target_of(logits[count:])
+        self.thresholds.see(target.confidence, target.label)
         supervised = self.loss.of_whole(logits[:count], batch["label"])
         loss = supervised.plus("feature", self.dice(dropped[count:], target), FEATURE_WEIGHT)
         self.show(labelled, logits, batch["label"])
@@ -100,7 +95,7 @@ class UniMatch(TrainingStage[Options]):
 
     def is_confident(self, target: Target) -> Tensor:
         """Return a mask (U, ...), 1 where the pseudo label is learned."""
-        return (target.confidence >= self.options.confidence).float()
+        return self.thresholds.trusted(target.confidence, target.label)
 
     def dice(self, logits: Tensor, target: Target) -> Tensor:
         """Return the Dice loss of logits (U, K, ...) over the confident pixels; 0 if there are
@@ -108,6 +103,16 @@ class UniMatch(TrainingStage[Options]):
         """
         truth = one_hot(target.label, logits.shape[1])
         return dice_squared(predicted(logits), truth, self.is_confident(target))
+
+    def after_step(self, step: int) -> None:
+        self.thresholds.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **self.thresholds.state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.thresholds.load(state)
 
 
 def partners(x: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ class Context:
     def options(self):
         defaults = {
             "u_weight": 0.5, "ema_decay": 0.99, "mask": "fixed", "box_end": 1 / 3, "teachers": "dual", "static_start": 2,
-            "static_step": 1, "static_range": (1, 3), "focus": "published",
+            "static_step": 1, "static_range": (1, 3), "focus": "published", "class_thresholds": False,
         }  # fmt: skip
         return SimpleNamespace(**{**defaults, **self.settings})
 
