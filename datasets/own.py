@@ -55,8 +55,13 @@ SCHEDULE = (
     "static_range",
 )
 
-PRESENT_DICE = (("dice_present", 0.5), ("ce", 0.5))
-"""Loss of own data: its Dice is over the batch and over the classes present in it."""
+ONE_CLASS_LOSS = (("dice_present", 0.5), ("ce", 0.5))
+MANY_CLASSES_LOSS = (("dice_present", 1.0), ("ce_sqrt", 1.0))
+MANY_CLASSES_3D = {
+    "base_lr": 0.05,
+    "has_dropout": False,  # it drops half of 16 channels, too many to tell the classes apart
+}
+"""Numbers of volumes with several foreground classes; measured in docs/results/own.md."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def _own_slices(plan: Plan, root: Path) -> DatasetSpec:
         options=OwnSliceOptions,
         settled=partial(_check_dims, plan.dims),
         numbers=_own_numbers(plan, root, like=ACDC),
-        methods=_with_present_dice(ACDC.methods, dims=2),
+        methods=_with_own_losses(ACDC.methods, plan),
         test_numbers={"model": ACDC.numbers["model"], "labelnum": _train_cases(plan, root)},
     )
 
@@ -131,6 +136,12 @@ def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
     numbers = _own_numbers(plan, root, like=LA)
     stride = tuple(side // 2 for side in numbers["patch_size"])
     numbers["val_stride"] = stride
+    if plan.classes > 2:
+        numbers.update(MANY_CLASSES_3D)
+    methods: dict[str, dict[str, Any]] = {
+        "bcp": {"pre_weight_decay": 1e-4},
+        "ua_mt": {"has_dropout": True},  # whose uncertainty comes from dropout
+    }
     return volumes(
         info=info(plan, root),
         stride=stride,
@@ -139,7 +150,7 @@ def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
         options=OwnVolumeOptions,
         settled=partial(_check_dims, plan.dims),
         numbers=numbers,
-        methods=_with_present_dice({"bcp": {"pre_weight_decay": 1e-4}}, dims=3),
+        methods=_with_own_losses(methods, plan),
         test_numbers={"model": LA.numbers["model"], "labelnum": _train_cases(plan, root)},
     )
 
@@ -245,40 +256,47 @@ def _check_dims(
 def _own_numbers(plan: Plan, root: Path, like: DatasetSpec) -> dict[str, Any]:
     """The numbers of own data: those of the published data set `like`, fitted to the data."""
     names = [name for name in TAKEN + SCHEDULE if name in like.numbers]
+    losses = ONE_CLASS_LOSS
+    if plan.classes > 2:
+        losses = MANY_CLASSES_LOSS
     return {
         **{name: like.numbers[name] for name in names},
         "patch_size": patch_size(plan, like.numbers["patch_size"]),
         "labelnum": _train_cases(plan, root),
         "select": "val",
         "dims": plan.dims,
-        "losses": PRESENT_DICE,
-        "pre_losses": PRESENT_DICE,
+        "losses": losses,
+        "pre_losses": losses,
     }
 
 
-def _with_present_dice(
-    methods: Mapping[str, Mapping[str, Any]], dims: int
+def _with_own_losses(
+    methods: Mapping[str, Mapping[str, Any]], plan: Plan
 ) -> dict[str, dict[str, Any]]:
-    """Return the values of each method on own data: those in `methods`, and the method's published
-    loss with `dice_present` in place of its Dice term.
+    """Return the values of each method on own data: those in `methods`, and the loss that the
+    method presets with the terms of own data in place of its own.
     """
     values = {name: dict(numbers) for name, numbers in methods.items()}
     for name, method in METHODS.items():
-        presets = {**method.presets, **method.presets_of_dims.get(dims, {})}
+        presets = {**method.presets, **method.presets_of_dims.get(plan.dims, {})}
         if "losses" in presets:
-            losses = tuple(_present_term(*term) for term in presets["losses"])
-            values.setdefault(name, {})["losses"] = losses
+            losses = presets["losses"]
+            terms = [_own_term(term, weight, classes=plan.classes) for term, weight in losses]
+            values.setdefault(name, {})["losses"] = tuple(terms)
     return values
 
 
-def _present_term(term: str, weight: float) -> tuple[str, float]:
-    """Return `dice_present`, with a weight that keeps its share of the loss, for a Dice term; other
-    terms as they are.
+def _own_term(term: str, weight: float, classes: int) -> tuple[str, float]:
+    """Return the term of own data that stands for one of a published loss, and its weight.
+
+    `half_dice` is half of another Dice loss, apart from a constant.
     """
     if term == "half_dice":
         return "dice_present", weight / 2
     if term.startswith("dice"):
         return "dice_present", weight
+    if term == "ce" and classes > 2:
+        return "ce_sqrt", weight
     return term, weight
 
 

@@ -158,6 +158,10 @@ class RecomputeOptions:
     """Activation checkpointing: the backward pass computes the network's blocks again, for less
     memory and the same numbers.
     """
+    has_dropout: bool = True
+    """Dropout of the V-Net, as published. The one before the last convolution drops half of its 16
+    channels, which many classes cannot spare. Own data with several classes are trained without.
+    """
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ classes that are lost.
 """
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from dataloaders.two_stream import Draw
 from evaluation.validation import validate
 from training.class_watch import ClassWatch, WatchedClasses, class_dice_line
 from utils.case import Case
-from utils.losses import Loss, Prediction, dice_3d, dice_present, one_hot
+from utils.losses import Loss, Prediction, ce_sqrt, dice_3d, dice_present, one_hot
 
 PRESENT = Loss({"dice_present": 1.0}, dice_3d)
 
@@ -64,6 +65,18 @@ def test_dice_of_copy_pasted_images_counts_the_classes_of_each_part():
     outside = torch.ones(1, 1, 1, 2).long()
     parts = PRESENT.mixed(torch.zeros(1, 3, 1, 1, 2), outside, 2 * outside, mask, 1.0, 0.5)
     assert parts["dice_present"].item() == pytest.approx(0.5 + 0.5 * 0.5, abs=1e-4)
+
+
+def test_cross_entropy_weighs_classes_by_the_root_of_their_size_by_hand():
+    """Four pixels of class 0 with probability 1/2 (weight 1/2 each) and one of class 1 with 1/4
+    (weight 1); a sixth pixel is masked away.
+    """
+    p0 = torch.tensor([[[0.5, 0.5, 0.5, 0.5, 0.75, 0.1]]])
+    probabilities = torch.stack([p0, 1 - p0], 1)
+    truth = one_hot(torch.tensor([[[0, 0, 0, 0, 1, 0]]]), 2)
+    mask = torch.tensor([[[1.0, 1, 1, 1, 1, 0]]])
+    loss = ce_sqrt(Prediction(probabilities.log(), probabilities), truth, mask)
+    assert loss.item() == pytest.approx((2 * math.log(2) + math.log(4)) / 3, abs=1e-6)
 
 
 # --- samples drawn by class

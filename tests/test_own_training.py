@@ -10,18 +10,23 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
-from helpers import train_any, train_two_slices
+import torch
+from helpers import assert_same, signalled, train_any, train_two_slices
 from raw_scans import own_case, write_raw_dataset, write_scan
 from scripts import predict, prepare, register, run_test, run_test_two_slices
 
+from commands import training_run
 from dataloaders.coarse import Annotation, read_annotation, training_label
 from dataloaders.plan import read_plan
-from datasets.own import own_two_slices
+from datasets.own import own_dataset, own_two_slices
 from datasets.prepare.drawn import drawn_slices, only_slice
+from datasets.resolve import resolve
+from methods.base import Validation, class_scalar
 from methods.registry import METHODS
+from methods.supervised import Supervised
 from scans.reading import read_scan
 from training.checkpoint import load
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -221,6 +226,73 @@ def test_seeds_make_runs_of_their_own_and_one_labelled_case_fills_a_batch(prepar
 def test_wrong_flags(prepared, tmp_path, flags, message):
     with pytest.raises(UserError, match=message):
         train_any(["--root_path", str(prepared[2]), "--output_root", str(tmp_path), *RUN, *flags])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_resumed_run_draws_the_same_samples_by_class(prepared, tmp_path, monkeypatch, dims):
+    flags = ["--root_path", str(prepared[dims]), *RUN, "--method", "supervised"]
+    flags += ["--foreground_sampling", "0.7"]
+    if dims == 2:
+        flags += ["--egm", "none"]
+    train_any([*flags, "--output_root", str(tmp_path / "whole")])
+    again = [*flags, "--output_root", str(tmp_path / "again")]
+    with signalled(monkeypatch, Supervised, 1), pytest.raises(Interrupted):
+        train_any(again)
+    train_any(again)
+    whole, resumed = (
+        load(next((tmp_path / run).rglob("last.pth")))["student"] for run in ("whole", "again")
+    )
+    assert_same(whole, resumed)
+
+
+def test_foreground_sampling_changes_what_a_network_learns(prepared, tmp_path):
+    flags = ["--root_path", str(prepared[3]), *RUN, "--method", "supervised"]
+    weights = []
+    for share in ("0", "1"):
+        output = tmp_path / share
+        train_any([*flags, "--output_root", str(output), "--foreground_sampling", share])
+        weights.append(load(next(output.rglob("last.pth")))["student"])
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_lost_classes_and_the_dice_of_each_class_are_in_the_log(prepared, tmp_path, monkeypatch):
+    """Six validations of a network that finds organ 1 and 5, but never organ 7."""
+    dice = {"organ 1": 0.9, "organ 5": 0.2, "organ 7": 0.0}
+    scalars = {class_scalar("dice", name): value for name, value in dice.items()}
+
+    def validate(*arguments, **options):
+        return Validation(0.5, {"dice": 0.5, **scalars}, dice)
+
+    monkeypatch.setattr(training_run, "validate", validate)
+    flags = ["--root_path", str(prepared[3]), "--output_root", str(tmp_path), *RUN]
+    flags += ["--method", "supervised", "--pre_iterations", "3", "--max_iterations", "3"]
+    train_any([*flags, "--val_every", "1"])
+    log = next(tmp_path.rglob("train.log")).read_text(encoding="utf-8")
+    assert (
+        "supervised 3/6: val Dice by class: organ 1 0.9000, organ 5 0.2000, organ 7 0.0000" in log
+    )
+    assert log.count("warning: organ 7: validation Dice 0 in the last 5 validations") == 1
+    assert "warning: organ 5" not in log
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5", "nan"])
+def test_a_share_of_foreground_samples_lies_between_0_and_1(prepared, tmp_path, share):
+    flags = ["--root_path", str(prepared[3]), "--output_root", str(tmp_path), *RUN]
+    with pytest.raises(UserError, match=f"--foreground_sampling {share}: .*between 0 and 1"):
+        train_any([*flags, "--foreground_sampling", share])
+
+
+def test_own_data_with_several_classes_have_defaults_of_their_own(prepared):
+    """UA-MT needs the V-Net's dropout for its uncertainty; MC-Net has no cross entropy."""
+    for dims in (2, 3):
+        dataset = own_dataset(read_plan(prepared[dims]), prepared[dims])
+        bcp = resolve(dataset, method="bcp", explicit={}).flat()
+        assert bcp["foreground_sampling"] == 0.33
+        assert bcp["losses"] == bcp["pre_losses"] == (("dice_present", 1.0), ("ce_sqrt", 1.0))
+    assert bcp["has_dropout"] is False
+    assert resolve(dataset, method="ua_mt", explicit={}).flat()["has_dropout"] is True
+    mc_net = resolve(dataset, method="mc_net", explicit={}).flat()
+    assert mc_net["losses"] == (("dice_present", 0.5),)
 
 
 # --- two drawn slices

@@ -329,6 +329,8 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     has_whole_labels = "dims" in current and "streams" not in current
     if has_whole_labels and "foreground_sampling" not in current:
         current["foreground_sampling"] = 0.0
+        if "recompute" in current:
+            current["has_dropout"] = True
     return current
 
 

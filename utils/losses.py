@@ -79,6 +79,23 @@ def ce(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 @term
+def ce_sqrt(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
+    """Cross entropy of own data: a weighted mean over the mask, each pixel weighted by 1 / sqrt(n).
+
+    n is the number of pixels of its class in the batch and the mask. A class then weighs in with
+    sqrt(n) instead of n, so that a class of a few hundred voxels is learned before the background
+    has pushed its probability towards 0.
+    """
+    weight = mask.expand_as(truth[:, 0]).unsqueeze(1)  # (N, 1, ...)
+    axes = [0, *range(2, truth.ndim)]
+    sizes = (truth * weight).sum(axes)  # (K,)
+    class_weights = torch.where(sizes > 0, sizes.clamp_min(1e-16).rsqrt(), 0.0)
+    shape = (1, -1, *[1] * (truth.ndim - 2))
+    pixel_weights = truth * weight * class_weights.view(shape)
+    return -(prediction.log_probabilities * pixel_weights).sum() / (pixel_weights.sum() + 1e-16)
+
+
+@term
 def focal(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
     """Cross entropy weighted by (1 - probability of the true class)^2 (Lin et al., ICCV 2017)."""
     log_probability = (prediction.log_probabilities * truth).sum(1)
