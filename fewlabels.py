@@ -28,10 +28,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from commands import benchmark as benchmarking
 from commands import check as checking
 from commands import compare as comparing
 from commands import evaluate as scoring
 from commands import export as exporting
+from commands import leaderboard as ranking
 from commands import make_phantom as drawing
 from commands import predict as predicting
 from commands import prepare as preparing
@@ -39,11 +41,13 @@ from commands import register as registering
 from commands import test as testing
 from commands import train as training
 from commands.any_dataset import data_of_checkpoint, find_data
+from commands.benchmark import BenchmarkResult, BenchmarkSettings
 from commands.check import CheckResult, CheckSettings
 from commands.compare import CompareResult, CompareSettings, ReportSettings
 from commands.config_file import ConfigFile, read_config_file
 from commands.evaluate import ScoringSettings
 from commands.export import ExportSettings
+from commands.leaderboard import LeaderboardResult, LeaderboardSettings
 from commands.make_phantom import PhantomSettings
 from commands.predict import PredictResult
 from commands.predict_array import predict_array
@@ -73,11 +77,13 @@ from utils.names import printable
 from utils.values import checked, convert
 
 __all__ = [
+    "BenchmarkResult",
     "CheckResult",
     "ClassScore",
     "CompareResult",
     "EvaluationResult",
     "Interrupted",
+    "LeaderboardResult",
     "Model",
     "PredictResult",
     "Prediction",
@@ -86,10 +92,12 @@ __all__ = [
     "StageResult",
     "TrainResult",
     "UserError",
+    "benchmark",
     "check",
     "compare",
     "evaluate",
     "export",
+    "leaderboard",
     "load_model",
     "make_phantom",
     "predict",
@@ -548,6 +556,87 @@ def compare(
     }
     with _quiet(progress):
         return comparing.run(checked(CompareSettings, values))
+
+
+def benchmark(
+    methods: Sequence[str],
+    labelnums: Sequence[int],
+    seeds: Sequence[int],
+    output: StrPath = "benchmark",
+    *,
+    dataset: str = "",
+    root_path: StrPath | None = None,
+    pre_iterations: int = 10_000,
+    max_iterations: int = 30_000,
+    flags: Sequence[str] = (),
+    method_flags: Sequence[str] = (),
+    baseline: str = "bcp",
+    jobs: int = 1,
+    threads: int = 1,
+    cluster: Literal["none", "slurm", "local"] = "none",
+    slurm: Sequence[str] = (),
+    test_selected: bool = False,
+    equal_time: bool = False,
+    costs: StrPath | None = None,
+    progress: bool = True,
+) -> BenchmarkResult:
+    """Train, test and compare a table of runs, as code/benchmark.py does.
+
+    `flags`: of training, for all cells, as ["--patch_size", "128", "128"]. `method_flags`: of one
+    method each, as "METHOD FLAGS" or "METHOD:LABELNUM FLAGS". `jobs`: cells at a time, each with
+    `threads` threads, in processes of this machine or as jobs of a `cluster` with the parameters
+    `slurm` (NAME=VALUE). Others: see code/benchmark.py --help. The same call continues an
+    interrupted table; a cell that fails is in `failed` of the result.
+
+    Raises UserError for what a cell cannot have, before anything runs.
+    """
+    values = {
+        "methods": methods,
+        "labelnums": labelnums,
+        "seeds": seeds,
+        "output": output,
+        "dataset": dataset,
+        "root_path": root_path,
+        "pre_iterations": pre_iterations,
+        "max_iterations": max_iterations,
+        "method_flags": method_flags,
+        "baseline": baseline,
+        "jobs": jobs,
+        "threads": threads,
+        "cluster": cluster,
+        "slurm": slurm,
+        "test_selected": test_selected,
+        "equal_time": equal_time,
+        "costs": costs,
+    }
+    with _quiet(progress):
+        return benchmarking.run(checked(BenchmarkSettings, values), flags)
+
+
+def leaderboard(
+    records: StrPath | Sequence[StrPath],
+    output: StrPath = "leaderboard",
+    *,
+    baseline: str = "bcp",
+    costs: StrPath | None = None,
+    seed: int = 1337,
+    draws: int = 10_000,
+    progress: bool = True,
+) -> LeaderboardResult:
+    """Make the leaderboard of a benchmark again from its records, as code/leaderboard.py does.
+
+    `records`: folders of records, or records. `seed`, `draws`: of the bootstrap.
+    """
+    values = {
+        "records": _several(records),
+        "output": output,
+        "baseline": baseline,
+        "costs": costs,
+        "seed": seed,
+        "draws": draws,
+    }
+    with _quiet(progress):
+        return ranking.run(checked(LeaderboardSettings, values))
 
 
 def report(

@@ -9,12 +9,22 @@ failed cell does not stop the others. Writes leaderboard.json, leaderboard.md an
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.benchmark import benchmark
-from utils.cli import run
+import fewlabels
+from commands.benchmark import BenchmarkSettings, split_flags
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the table that the flags describe; a failed cell is an error at the end."""
+    own, flags = split_flags(argv)
+    settings = parse(BenchmarkSettings, own, description=__doc__)
+    fewlabels.benchmark(**vars(settings), flags=flags).check()
+
 
 if __name__ == "__main__":
-    run(lambda argv: benchmark(argv, description=__doc__))
+    run(main)

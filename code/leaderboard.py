@@ -8,12 +8,21 @@ leaderboard.md and index.html.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from commands.leaderboard import leaderboard_of
-from utils.cli import run
+import fewlabels
+from commands.leaderboard import LeaderboardSettings
+from utils.cli import parse, run
+
+
+def main(argv: Sequence[str]) -> None:
+    """Make the leaderboard of the records that the flags name."""
+    settings = parse(LeaderboardSettings, argv, description=__doc__)
+    fewlabels.leaderboard(**vars(settings))
+
 
 if __name__ == "__main__":
-    run(lambda argv: leaderboard_of(argv, description=__doc__))
+    run(main)

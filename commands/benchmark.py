@@ -14,7 +14,7 @@ from methods.registry import METHODS
 from reporting.leaderboard import Bootstrap
 from reporting.record import SELECTIONS, read_record
 from training.log import hours
-from utils.cli import is_flag, parse
+from utils.cli import is_flag
 from utils.errors import Interrupted, UserError
 from utils.lock import only_writer
 from utils.messages import error_message, message
@@ -117,21 +117,22 @@ class BenchmarkResult:
     leaderboard: LeaderboardResult | None
     failed: dict[str, str]
 
+    def check(self) -> None:
+        """Raise UserError if a cell failed."""
+        if self.failed:
+            raise UserError(
+                f"cells failed: {len(self.failed)} ({', '.join(self.failed)}); see the messages, "
+                f"then {AGAIN}"
+            )
 
-def benchmark(argv: Sequence[str], description: str | None = None) -> None:
-    """Run a benchmark; flags of training follow after --. Raises UserError if a cell failed."""
+
+def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line at --: the benchmark's own words, and the flags of training."""
     own = list(argv)
-    flags: list[str] = []
-    if "--" in own:
-        position = own.index("--")
-        flags = own[position + 1 :]
-        own = own[:position]
-    result = run(parse(BenchmarkSettings, own, description=description), flags)
-    if result.failed:
-        raise UserError(
-            f"cells failed: {len(result.failed)} ({', '.join(result.failed)}); see the messages, "
-            f"then {AGAIN}"
-        )
+    if "--" not in own:
+        return own, []
+    position = own.index("--")
+    return own[:position], own[position + 1 :]
 
 
 def run(settings: BenchmarkSettings, flags: Sequence[str] = ()) -> BenchmarkResult:

@@ -12,7 +12,6 @@ from reporting import leaderboard_text as text
 from reporting.leaderboard import Bootstrap, leaderboard
 from reporting.leaderboard_page import write_leaderboard
 from reporting.record import CellRecord, read_records
-from utils.cli import parse
 from utils.errors import UserError, writing
 from utils.files import replacing
 from utils.json_file import read_json
@@ -64,11 +63,6 @@ class LeaderboardResult:
     file: Path
     markdown: Path
     content: Mapping[str, Any]
-
-
-def leaderboard_of(argv: Sequence[str] | None = None, description: str | None = None) -> None:
-    """Make a leaderboard of records; see `LeaderboardSettings`."""
-    run(parse(LeaderboardSettings, argv, description=description))
 
 
 def run(settings: LeaderboardSettings) -> LeaderboardResult:
