@@ -25,7 +25,7 @@ from dataloaders.hdf5 import read_case, read_list
 from datasets.la import INFO as LA
 from evaluation.statistics import bootstrap_interval, wilcoxon_p
 from registration import propagation
-from registration.labels import AnnotatedCase, assemble, directions
+from registration.coarse_labels import AnnotatedCase, assemble, directions
 from utils.cli import parse, run
 
 PUBLISHED = "published"

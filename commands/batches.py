@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from dataloaders.samples import Samples, as_it_is
 from dataloaders.two_stream import StreamSampler
 from training.config import DataOptions
-from training.faults import LOADER_TIMEOUT
+from training.outside_faults import LOADER_TIMEOUT
 from training.signals import leave_to_main_process
 from utils.errors import UserError
 from utils.shared_memory import check_room

@@ -13,7 +13,7 @@ from datasets.base import DatasetSpec
 from datasets.registry import all_datasets
 from methods.registry import run_title
 from methods.stage_networks import MEAN
-from networks.published import published_state_dict
+from networks.published_weights import published_state_dict
 from training.checkpoint import Checkpoint, read_ours, save
 from utils.errors import UserError
 from utils.files import remove_unfinished

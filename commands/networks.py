@@ -14,7 +14,7 @@ from networks import net_factory_ega, net_factory_la_ega
 from networks.base import Network
 from networks.mean import MeanOfNetworks
 from networks.norm import synchronise
-from networks.published import import_state_dict
+from networks.published_weights import import_state_dict
 from networks.registry import NETWORKS, network_options
 from training.checkpoint import Checkpoint
 from training.distributed import world

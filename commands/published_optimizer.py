@@ -1,8 +1,8 @@
 """Convert optimiser states between our checkpoints and published ones.
 
 torch numbers the entries in the order of `parameters()`, which is the order of the parameters in a
-network's state dict. Ours differs from the published order (networks/published.py), so entries are
-matched by name.
+network's state dict. Ours differs from the published order (networks/published_weights.py), so
+entries are matched by name.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from networks.published import parameter_names, published_state_dict
+from networks.published_weights import parameter_names, published_state_dict
 from training.checkpoint import Checkpoint
 from training.checkpoint_content import ENTRIES
 

@@ -23,8 +23,8 @@ from dataloaders.plan import read_plan
 from datasets.base import DatasetSpec, data_root
 from datasets.own import own_two_slices
 from datasets.registry import find_dataset
+from registration.coarse_labels import AGAIN, AnnotatedCase, assemble, directions
 from registration.label_report import report
-from registration.labels import AGAIN, AnnotatedCase, assemble, directions
 from registration.propagation import Carried, Guide, carry, scale_255
 from registration.settings import RegistrationSettings
 from utils.errors import UserError

@@ -32,7 +32,7 @@ BEST_NAME = re.compile(r".+_best_model\.pth|best_.+(?<!_latest)\.pth")
 
 
 @dataclass(frozen=True)
-class Choice:
+class RunChoice:
     """The run, stage and checkpoint that a command means.
 
     `run`: the run's folder. `stage`: name of its stage. `best`: the best checkpoint, which need not
@@ -77,17 +77,17 @@ def usual_value(dataset: DatasetSpec, name: str) -> str | int:
     return getattr(ExperimentOptions, name)
 
 
-def choose(dataset: DatasetSpec, output_root: Path | None, request: RunRequest) -> Choice:
+def choose(dataset: DatasetSpec, output_root: Path | None, request: RunRequest) -> RunChoice:
     """Find the run, stage and checkpoint of a data set.
 
     Raises UserError if several runs or networks fit the flags.
     """
     run, labelnum, notes = find_run(dataset, output_root, request)
     choice = choose_in(dataset, run, labelnum, request)
-    return Choice(choice.run, choice.stage, choice.best, notes=(*notes, *choice.notes))
+    return RunChoice(choice.run, choice.stage, choice.best, notes=(*notes, *choice.notes))
 
 
-def choose_in(dataset: DatasetSpec, run: Path, labelnum: int, request: RunRequest) -> Choice:
+def choose_in(dataset: DatasetSpec, run: Path, labelnum: int, request: RunRequest) -> RunChoice:
     """Find the stage and checkpoint of the run in that folder."""
     stages = stage_names(run)
     notes: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ def choose_in(dataset: DatasetSpec, run: Path, labelnum: int, request: RunReques
     if dataset.published_pretraining and stage in PRE_TRAINING:
         stage = PRE_TRAINING[0]  # the published file is in a folder with another name
     best, more = _best_of_dataset(dataset, run, stage, labelnum=labelnum, request=request)
-    return Choice(run, stage, best, notes=(*notes, *more))
+    return RunChoice(run, stage, best, notes=(*notes, *more))
 
 
 def find_run(

@@ -15,7 +15,7 @@ from commands.networks import check_patch, default_options, network_of
 from commands.published_flags import test_rules, translated
 from commands.run_data import check_tested
 from commands.runs import (
-    Choice,
+    RunChoice,
     RunRequest,
     choose,
     choose_in,
@@ -165,7 +165,7 @@ def run(dataset: DatasetSpec, settings: EvaluationSettings) -> list[EvaluationRe
     return results
 
 
-def choose_checkpoint(dataset: DatasetSpec, settings: EvaluationSettings) -> Choice:
+def choose_checkpoint(dataset: DatasetSpec, settings: EvaluationSettings) -> RunChoice:
     """Find the run, stage and best checkpoint that the flags mean.
 
     Raises UserError if several fit.
@@ -192,10 +192,10 @@ def choose_checkpoint(dataset: DatasetSpec, settings: EvaluationSettings) -> Cho
     notes: tuple[str, ...] = ()
     if path.is_dir():
         best, notes = find_checkpoint(path)
-    return Choice(best.parent.parent, stage=best.parent.name, best=best, notes=notes)
+    return RunChoice(best.parent.parent, stage=best.parent.name, best=best, notes=notes)
 
 
-def checkpoint_files(settings: EvaluationSettings, choice: Choice) -> list[CheckpointFile]:
+def checkpoint_files(settings: EvaluationSettings, choice: RunChoice) -> list[CheckpointFile]:
     """The checkpoints to test; raises UserError if one is missing."""
     if settings.checkpoint is not None and not settings.checkpoint.is_dir():
         files = [CheckpointFile(choice.best, settings.output_dir)]
@@ -210,7 +210,7 @@ def checkpoint_files(settings: EvaluationSettings, choice: Choice) -> list[Check
     return files
 
 
-def _files_of_run(settings: EvaluationSettings, choice: Choice) -> list[CheckpointFile]:
+def _files_of_run(settings: EvaluationSettings, choice: RunChoice) -> list[CheckpointFile]:
     """The best or the last checkpoint of a run, or both."""
     paths = {"best": choice.best, "last": choice.last}
     names = [settings.which]

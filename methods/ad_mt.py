@@ -33,7 +33,7 @@ from methods.helpers import (
     ramped_consistency,
     softmax,
 )
-from methods.teacher_ensemble import Target, compromise, ensemble
+from methods.teacher_ensemble import EnsembleTarget, compromise, ensemble
 from methods.views import strong_view
 from utils.ema import Ema
 from utils.errors import UserError
@@ -121,7 +121,7 @@ class ADMT(TrainingStage[Options]):
         yield loss.plus("unsupervised", value, weight)
 
     @torch.no_grad()
-    def target(self, image: Tensor, step: int) -> Target:
+    def target(self, image: Tensor, step: int) -> EnsembleTarget:
         """Return what the teachers say of images (U, C, ...): the turn's teacher in training mode,
         the other one in eval mode."""
         active = self.turns.number(step) % 2
@@ -131,11 +131,11 @@ class ADMT(TrainingStage[Options]):
             probabilities.append(softmax(self.call(name, image)))
         return ensemble(*probabilities)
 
-    def mixed(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    def mixed(self, image: Tensor, target: EnsembleTarget) -> tuple[Tensor, EnsembleTarget]:
         """Return images (U, C, ...) with a box of another one in each, and their target."""
         partners = self.draw_partners(image)
         box = self.draw_boxes(image)  # (U, ...)
-        mixed_target = Target(*(cutmix(x, x[partners], box) for x in target))
+        mixed_target = EnsembleTarget(*(cutmix(x, x[partners], box) for x in target))
         return cutmix(image, image[partners], box), mixed_target
 
     def draw_partners(self, image: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class ADMT(TrainingStage[Options]):
         ]
         return boxes_around(centres, shape, mixing)
 
-    def trusted(self, target: Target) -> Tensor:
+    def trusted(self, target: EnsembleTarget) -> Tensor:
         """Return a mask (U, ...), 1.0 where the pseudo label is confident."""
         return self.thresholds.trusted(target.confidence, target.label)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 
-class Target(NamedTuple):
-    """What the teachers say of unlabelled images: class, its probability, and whether the teachers
+class EnsembleTarget(NamedTuple):
+    """What the teachers predict for unlabelled images: class, its probability, and whether the teachers
     disagree, (U, ...) each."""
 
     label: Tensor
@@ -19,7 +19,7 @@ class Target(NamedTuple):
     conflict: Tensor
 
 
-def ensemble(first: Tensor, second: Tensor) -> Target:
+def ensemble(first: Tensor, second: Tensor) -> EnsembleTarget:
     """Return the target of two teachers' probabilities (U, K, ...), each weighted by exp(-entropy
     in bits)."""
     first_weight = (-entropy_in_bits(first)).exp()
@@ -27,7 +27,7 @@ def ensemble(first: Tensor, second: Tensor) -> Target:
     total = first_weight + second_weight
     probabilities = first * (first_weight / total) + second * (second_weight / total)
     confidence, label = probabilities.max(1)
-    return Target(label, confidence, first.argmax(1) != second.argmax(1))
+    return EnsembleTarget(label, confidence, first.argmax(1) != second.argmax(1))
 
 
 def entropy_in_bits(probabilities: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def entropy_in_bits(probabilities: Tensor) -> Tensor:
     return -(probabilities * (probabilities + 1e-10).log2()).sum(1, keepdim=True)
 
 
-def compromise(target: Target, student: Tensor) -> Target:
+def compromise(target: EnsembleTarget, student: Tensor) -> EnsembleTarget:
     """Return the target with the student's class where the teachers disagree and the student is
     surer of another class.
 
@@ -43,7 +43,7 @@ def compromise(target: Target, student: Tensor) -> Target:
     """
     confidence, label = student.max(1)
     taken = target.conflict & (label != target.label) & (confidence > target.confidence)
-    return Target(
+    return EnsembleTarget(
         torch.where(taken, label, target.label),
         torch.where(taken, confidence, target.confidence),
         target.conflict,

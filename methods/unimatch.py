@@ -28,7 +28,7 @@ STRONG_WEIGHT = 0.25
 FEATURE_WEIGHT = 0.5
 
 
-class Target(NamedTuple):
+class PseudoTarget(NamedTuple):
     """A pseudo label: the most probable class of each pixel and its probability, (U, ...) each."""
 
     label: Tensor
@@ -70,7 +70,7 @@ class UniMatch(TrainingStage[Options]):
         yield loss._replace(total=loss.total / 2)
 
         views: list[Tensor] = []
-        targets: list[Target] = []
+        targets: list[PseudoTarget] = []
         for number in (0, 1):
             box = cutmix_boxes(weak.shape, (*self.seed, step, number), device=weak.device)
             view = strong_view(weak)
@@ -84,7 +84,7 @@ class UniMatch(TrainingStage[Options]):
         yield StepLoss(strong / 2, {"loss_strong_1": loss_1, "loss_strong_2": loss_2})
 
     @torch.no_grad()
-    def prediction_in_eval_mode(self, image: Tensor) -> Target:
+    def prediction_in_eval_mode(self, image: Tensor) -> PseudoTarget:
         """Return the pseudo label of images (U, C, ...), without dropout and with running
         batch-norm statistics.
         """
@@ -93,11 +93,11 @@ class UniMatch(TrainingStage[Options]):
         self.student.train()
         return target
 
-    def is_confident(self, target: Target) -> Tensor:
+    def is_confident(self, target: PseudoTarget) -> Tensor:
         """Return a mask (U, ...), 1 where the pseudo label is learned."""
         return self.thresholds.trusted(target.confidence, target.label)
 
-    def dice(self, logits: Tensor, target: Target) -> Tensor:
+    def dice(self, logits: Tensor, target: PseudoTarget) -> Tensor:
         """Return the Dice loss of logits (U, K, ...) over the confident pixels; 0 if there are
         none.
         """
@@ -120,15 +120,15 @@ def partners(x: Tensor) -> Tensor:
     return x.flip(0)
 
 
-def target_of(logits: Tensor) -> Target:
+def target_of(logits: Tensor) -> PseudoTarget:
     """Return the pseudo label that logits (U, K, ...) give, without gradient."""
     confidence, label = softmax(logits.detach()).max(1)
-    return Target(label, confidence)
+    return PseudoTarget(label, confidence)
 
 
-def mixed_target(target: Target, partner: Target, box: Tensor) -> Target:
+def mixed_target(target: PseudoTarget, partner: PseudoTarget, box: Tensor) -> PseudoTarget:
     """Return `target` with `partner` inside the box (U, ...)."""
-    return Target(
+    return PseudoTarget(
         cutmix(target.label, partner.label, box), cutmix(target.confidence, partner.confidence, box)
     )
 

@@ -7,7 +7,7 @@ are those of the published networks.
 import torch
 from torch import Tensor, nn
 
-from networks.published import HEAD_WIDTH
+from networks.published_weights import HEAD_WIDTH
 
 
 def _head(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:

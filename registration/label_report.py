@@ -12,8 +12,8 @@ from dataloaders.coarse import Coarse, read_coarse, training_label
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import read_case
 from evaluation.metrics import mask_metrics
+from registration.coarse_labels import AGAIN, PLANES, AnnotatedCase, early_end_warnings, extent_row
 from registration.label_picture import LabelPicture, write_picture
-from registration.labels import AGAIN, PLANES, AnnotatedCase, early_end_warnings, extent_row
 from registration.settings import RegistrationSettings
 from utils.errors import writing
 from utils.files import replacing

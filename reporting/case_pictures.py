@@ -54,7 +54,7 @@ class SourceCase:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class CaseScene:
     """One case with its predictions, all arrays (x, y, z).
 
     They are in canonical orientation if the affine is known.
@@ -153,7 +153,7 @@ def _headings(groups: Sequence[Group], number: int, has_image: bool) -> list[Hea
     return headings
 
 
-def _scene(groups: Sequence[Group], case: str, root_path: Path | None) -> Scene:
+def _scene(groups: Sequence[Group], case: str, root_path: Path | None) -> CaseScene:
     first = groups[0].results[0]
     if "labels" in first.summary:
         source = _scored_case(first.summary, case)
@@ -168,7 +168,7 @@ def _scene(groups: Sequence[Group], case: str, root_path: Path | None) -> Scene:
     image = source.image
     if image is not None:
         image = turn(image, axes, flipped=flips)
-    return Scene(
+    return CaseScene(
         image=image,
         truth=turn(source.truth, axes, flipped=flips),
         predictions=tuple(turn(array, axes, flipped=flips) for array in predictions),
@@ -296,7 +296,7 @@ def _class_numbers(path: Path, summary: Mapping[str, Any]) -> tuple[np.ndarray, 
     return numbers, scan.geometry
 
 
-def _draw_plane(scene: Scene, axis: int) -> list[np.ndarray]:
+def _draw_plane(scene: CaseScene, axis: int) -> list[np.ndarray]:
     """Pictures (H, W, 3) of the slice with the largest truth.
 
     They are cropped to the structures, with sides to scale.
@@ -327,7 +327,7 @@ def _draw_plane(scene: Scene, axis: int) -> list[np.ndarray]:
     return pictures
 
 
-def _largest_slice(scene: Scene, axis: int) -> int:
+def _largest_slice(scene: CaseScene, axis: int) -> int:
     """The slice where the truth is largest.
 
     If it is empty, the first prediction that is not; else the middle.

@@ -24,8 +24,8 @@ from dataloaders.samples import Samples
 from datasets.acdc import DATASET
 from methods.bcp import BCPPretrain
 from training.batch_source import BatchSource
-from training.faults import as_user_error
 from training.log import StageLog
+from training.outside_faults import as_user_error
 from training.signals import GRACE
 from utils.cli import run
 from utils.errors import Interrupted, UserError

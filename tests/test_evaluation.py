@@ -26,7 +26,7 @@ from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor
 from evaluation.validation import validate
 from networks.net_factory_ega import net_factory
-from networks.published import import_state_dict
+from networks.published_weights import import_state_dict
 from utils.case import Case
 from utils.label_maps import most_probable
 

@@ -20,7 +20,7 @@ from datasets import acdc as acdc_page
 from datasets import la, pancreas
 from datasets.base import DatasetSpec
 from networks import net_factory_ega, net_factory_la_ega
-from networks.published import (
+from networks.published_weights import (
     UNUSED_HEADS,
     import_state_dict,
     parameter_names,

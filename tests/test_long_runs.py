@@ -17,8 +17,8 @@ from helpers import assert_same, stages, together
 from datasets.acdc import DATASET
 from methods.bcp import BCPPretrain
 from methods.edge_guided import DualTeacher
-from training.faults import Watch, as_user_error
 from training.log import hours
+from training.outside_faults import Watch, as_user_error
 from training.pace import Pace, last_warning, reason
 from training.signals import StopSignals
 from utils.errors import Interrupted, UserError

@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference import VECTORS, fill
 
-from networks.published import import_state_dict, published_state_dict
+from networks.published_weights import import_state_dict, published_state_dict
 from networks.registry import build
 from networks.resunet import BasicBlock
 from networks.unet_ega import UpBlock

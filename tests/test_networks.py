@@ -5,7 +5,7 @@ from reference import fill_module, filled_state_dict, laplacian_band, pieces
 
 from networks.egm import EdgeGuidedModule, EdgeMap, smooth_part
 from networks.net_factory_ega import net_factory
-from networks.published import import_state_dict
+from networks.published_weights import import_state_dict
 
 PIECES = pieces()
 

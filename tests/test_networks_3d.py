@@ -6,7 +6,7 @@ from reference import fill, fill_module, filled_state_dict, laplacian_band, piec
 from networks.egm_3d import EdgeGuidedModule3d, EdgeMap3d
 from networks.net_factory_la_ega import net_factory
 from networks.operations import convolve_to_one_channel, smooth_part_3d
-from networks.published import import_state_dict
+from networks.published_weights import import_state_dict
 
 PIECES = pieces()
 PUBLISHED = [

@@ -18,7 +18,7 @@ from dataloaders.cases import read_cases
 from datasets import acdc, la, pancreas
 from evaluation.sliding_window import VolumePredictor
 from networks.net_factory_la_ega import net_factory
-from networks.published import import_state_dict
+from networks.published_weights import import_state_dict
 from training.checkpoint import load
 
 REPOSITORY = Path(__file__).parents[1]

@@ -21,8 +21,14 @@ from commands import register as program
 from dataloaders.coarse import Annotation, coarse_path, read_annotation, read_coarse, training_label
 from registration import label_report as report
 from registration import propagation as registration
+from registration.coarse_labels import (
+    AnnotatedCase,
+    assemble,
+    directions,
+    early_end_warnings,
+    extent_row,
+)
 from registration.label_report import COLUMNS, TRUTH_COLUMNS
-from registration.labels import AnnotatedCase, assemble, directions, early_end_warnings, extent_row
 from registration.propagation import carry, fuse, open_close, scale_255, signed_distance, slice_map
 from registration.settings import RegistrationSettings
 from utils.cli import parse

@@ -23,7 +23,7 @@ from methods.copy_paste import CopyPaste
 from methods.edge_guided import DualTeacher
 from methods.stage_networks import add_scalars
 from networks import net_factory_ega, net_factory_la_ega
-from networks.published import import_state_dict
+from networks.published_weights import import_state_dict
 from training.checkpoint import load
 from training.device import has_bf16, place
 from training.log import RunLog

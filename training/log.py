@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from methods.base import TrainingStage
 from training.distributed import is_main
-from training.faults import Watch
 from training.loggers import DEFAULT_LOGGERS, LOGGERS, REMEDY, Logger
+from training.outside_faults import Watch
 from utils.errors import writing
 from utils.messages import receiver
 from utils.pictures import grey_picture, label_picture

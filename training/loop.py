@@ -36,8 +36,8 @@ from training.distributed import (
     share_state,
     world,
 )
-from training.faults import as_user_error
 from training.log import StageLog, hours
+from training.outside_faults import as_user_error
 from training.pace import Pace
 from training.precision import Precision
 from training.readings import Readings

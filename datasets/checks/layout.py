@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class CheckJob:
     """A case to check. `check` takes the path of its picture, or None."""
 
     name: str
@@ -38,7 +38,7 @@ class DataFolder:
 
     name: str
     layout: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[CheckJob, ...]
     classes: Mapping[int, str]
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -84,7 +84,9 @@ def _raw(root: Path) -> DataFolder:
             f"{root / 'dataset.json'}: the label values {shown} have gaps; prepare_data.py closes "
             "them and predictions get them back, nnU-Net would refuse them"
         )
-    jobs = tuple(Job(case.name, check=partial(check_raw, case, values)) for case in dataset.cases)
+    jobs = tuple(
+        CheckJob(case.name, check=partial(check_raw, case, values)) for case in dataset.cases
+    )
     return DataFolder(
         dataset.name,
         layout="raw",
@@ -161,7 +163,7 @@ def _prepared(
             listed.update(paths)
             label = labels.get(split, True)
             check = partial(check_prepared, info, case, split, paths, label, preparation)
-            jobs.append(Job(case, check=check))
+            jobs.append(CheckJob(case, check=check))
     classes = dict(enumerate(info.class_names[1:], 1))
     if info.foreground:
         classes = dict.fromkeys(info.foreground, info.class_names[1])

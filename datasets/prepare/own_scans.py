@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from dataloaders.hdf5 import ANNOTATED, list_line
 from dataloaders.plan import Plan
 from datasets.prepare.drawn import Slice, drawn_slices, label_of_slices, only_slice
-from datasets.prepare.labels import read_label_on
+from datasets.prepare.grid_labels import read_label_on
 from datasets.prepare.lists import write_list
 from datasets.prepare.prepared_files import (
     GZIP,

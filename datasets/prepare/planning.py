@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.plan import Normalisation, Plan
-from datasets.prepare.labels import read_label_on
+from datasets.prepare.grid_labels import read_label_on
 from datasets.prepare.nnunet import RawDataset
 from datasets.prepare.prepared_files import RawCase
 from scans.geometry import Geometry, to_canonical

@@ -14,7 +14,7 @@ import numpy as np
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.splits import WHOLE
 from datasets.prepare.crop import Box, checked_box
-from datasets.prepare.labels import read_label_on
+from datasets.prepare.grid_labels import read_label_on
 from datasets.prepare.lists import published_lists, write_list
 from datasets.prepare.prepared_files import Output, RawCase
 from scans.geometry import Geometry
