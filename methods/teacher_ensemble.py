@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 class EnsembleTarget(NamedTuple):
-    """What the teachers predict for unlabelled images: class, its probability, and whether the teachers
-    disagree, (U, ...) each."""
+    """The teachers' predictions of unlabelled images: class, its probability, and whether the
+    teachers disagree, (U, ...) each."""
 
     label: Tensor
     confidence: Tensor

@@ -8,7 +8,7 @@ from torch import nn
 from methods import ad_mt
 from methods.ad_mt import Turns
 from methods.helpers import PublishedTime, boxes_around
-from methods.teacher_ensemble import Target, compromise, ensemble
+from methods.teacher_ensemble import EnsembleTarget, compromise, ensemble
 
 
 def test_turns_have_lengths_between_one_and_the_longest_and_all_occur():
@@ -60,7 +60,7 @@ def test_a_certain_teacher_has_a_hundred_times_the_weight_of_one_that_knows_noth
 def test_the_student_decides_only_where_teachers_disagree_and_it_is_surer_of_another_class(
     conflict, student, label, confidence
 ):
-    target = Target(torch.tensor([[0]]), torch.tensor([[0.7]]), torch.tensor([[conflict]]))
+    target = EnsembleTarget(torch.tensor([[0]]), torch.tensor([[0.7]]), torch.tensor([[conflict]]))
     chosen = compromise(target, torch.tensor(student).view(1, 2, 1))
     assert int(chosen.label) == label
     assert float(chosen.confidence) == pytest.approx(confidence)
@@ -150,7 +150,9 @@ def test_a_mixed_image_takes_label_confidence_and_conflict_of_its_partner():
     stage.draw_boxes = lambda image: torch.tensor([[[True, False]], [[False, False]]])
     image = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).expand(2, 1, 1, 2)
     rows = {"label": [3, 4], "confidence": [0.3, 0.4], "conflict": [False, True]}
-    target = Target(*(torch.tensor(row).view(2, 1, 1).expand(2, 1, 2) for row in rows.values()))
+    target = EnsembleTarget(
+        *(torch.tensor(row).view(2, 1, 1).expand(2, 1, 2) for row in rows.values())
+    )
     mixed, mixed_target = stage.mixed(image, target)
     assert mixed.flatten().tolist() == [2, 1, 2, 2]
     assert mixed_target.label.flatten().tolist() == [4, 3, 4, 4]

@@ -6,7 +6,7 @@ import torch
 from helpers import Context
 
 from methods.helpers import BOX_PROBABILITY, cutmix_boxes
-from methods.unimatch import Target, UniMatch, mixed_target, target_of
+from methods.unimatch import PseudoTarget, UniMatch, mixed_target, target_of
 from networks.registry import build
 
 CPU = torch.device("cpu")
@@ -52,15 +52,15 @@ def test_the_pseudo_label_is_the_most_probable_class_with_its_probability():
 
 
 def test_the_pasted_part_has_its_own_label_and_confidence():
-    host = Target(torch.tensor([[1, 2]]), torch.tensor([[0.9, 0.6]]))
-    pasted = Target(torch.tensor([[3, 0]]), torch.tensor([[0.5, 0.7]]))
+    host = PseudoTarget(torch.tensor([[1, 2]]), torch.tensor([[0.9, 0.6]]))
+    pasted = PseudoTarget(torch.tensor([[3, 0]]), torch.tensor([[0.5, 0.7]]))
     mixed = mixed_target(host, pasted, torch.tensor([[0.0, 1.0]]))
     assert mixed.label.tolist() == [[1, 0]]
     torch.testing.assert_close(mixed.confidence, torch.tensor([[0.9, 0.7]]))
 
 
 def test_without_a_confident_pixel_the_loss_is_0():
-    target = Target(torch.zeros(2, 4, 4, dtype=torch.int64), torch.full((2, 4, 4), 0.9))
+    target = PseudoTarget(torch.zeros(2, 4, 4, dtype=torch.int64), torch.full((2, 4, 4), 0.9))
     logits = torch.rand(2, 4, 4, 4)
     assert stage().dice(logits, target).item() == 0
     assert stage(confidence=0.9).dice(logits, target).item() > 0.1
@@ -72,7 +72,7 @@ def test_only_confident_pixels_count():
     confidence = torch.tensor([[[1.0, 0.5], [1.0, 0.5]]])
     right = torch.tensor([[[0, 1], [1, 0]]])
     logits = 50.0 * torch.nn.functional.one_hot(right, 4).permute(0, 3, 1, 2).float()
-    assert stage().dice(logits, Target(label, confidence)).item() < 1e-6
+    assert stage().dice(logits, PseudoTarget(label, confidence)).item() < 1e-6
 
 
 def test_the_pass_in_evaluation_mode_moves_no_statistics_and_ends_in_training_mode():
