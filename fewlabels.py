@@ -212,7 +212,10 @@ def load_model(
     largest_component: bool = False,
     patch_size: Sequence[int] = (),
     stride: Sequence[int] = (),
+    blend: Literal["uniform", "gaussian"] | None = None,
     batch: int = 0,
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto",
+    accelerate: Literal["auto", "off", "fold", "compile"] = "auto",
     box: Sequence[int] = (),
     variant: str | None = None,
     size: Sequence[int] | None = None,
@@ -225,10 +228,14 @@ def load_model(
     `dataset`: needed for a published checkpoint (ACDC, LA, Pancreas, KiTS19, LiTS). `tta`: mirror
     averages over all flips. `largest_component`: keep the largest component of each class.
     `patch_size`, `stride`: of the network's input and of the sliding window, in voxels; default:
-    those of the checkpoint, and half a window. `batch`: windows (default 4) or slices (16) that go
-    through the network at a time. `box`: LA, Pancreas, KiTS19, LiTS: start and end of each axis of
-    the array, in voxels, of the part to look at. `variant`, `size`: the preparation of Pancreas, or
-    of KiTS19 and LiTS, that the network was trained on.
+    those of the checkpoint, and half a window. `blend`: how overlapping windows are averaged,
+    uniform or gaussian; default: gaussian for networks of own data, otherwise uniform. `batch`:
+    windows (default 4) or slices (16) that go through the network at a time. `amp`: precision: off
+    (float32), bf16, fp16, or auto, bfloat16 or float16 if the hardware computes in it.
+    `accelerate`: off, fold (batch norm becomes part of the convolutions), compile (torch.compile
+    too), or auto, which folds. `box`: LA, Pancreas, KiTS19, LiTS: start and end of each axis of the
+    array, in voxels, of the part to look at. `variant`, `size`: the preparation of Pancreas, or of
+    KiTS19 and LiTS, that the network was trained on.
 
     Raises UserError where there is no checkpoint, or options do not suit it.
     """
@@ -241,7 +248,10 @@ def load_model(
         "largest_component": largest_component,
         "patch_size": patch_size,
         "stride": stride,
+        "blend": blend,
         "batch": batch,
+        "amp": amp,
+        "accelerate": accelerate,
         "box": box,
         "variant": variant,
         "size": size,
@@ -269,10 +279,14 @@ def predict(
     largest_component: bool = False,
     patch_size: Sequence[int] = (),
     stride: Sequence[int] = (),
+    blend: Literal["uniform", "gaussian"] | None = None,
     batch: int = 0,
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto",
+    accelerate: Literal["auto", "off", "fold", "compile"] = "auto",
     box: Sequence[int] = (),
     variant: str | None = None,
     size: Sequence[int] | None = None,
+    ahead: int = 1,
     part: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -282,8 +296,9 @@ def predict(
 
     `input`: a NIfTI, NRRD or MHA file, a folder of them and of DICOM series, or PNG pictures for
     2-D networks. `output`: the folder for the predictions and predict.json. Finished predictions
-    are kept unless `overwrite`. `probabilities`: write CASE.npz too. `part`: "i/n", the i-th of n
-    shares of the scans. `gpu`: number of the CUDA device, which `device` can also name, as cuda:1.
+    are kept unless `overwrite`. `probabilities`: write CASE.npz too. `ahead`: scans that are
+    prepared while the network predicts another one; 0 takes the least memory. `part`: "i/n", the
+    i-th of n shares of the scans. `gpu`: number of the CUDA device, which `device` can also name, as cuda:1.
     Others: see `load_model`.
 
     A scan that cannot be predicted is in `failed` of the result; the others are predicted.
@@ -301,10 +316,14 @@ def predict(
         "largest_component": largest_component,
         "patch_size": patch_size,
         "stride": stride,
+        "blend": blend,
         "batch": batch,
+        "amp": amp,
+        "accelerate": accelerate,
         "box": box,
         "variant": variant,
         "size": size,
+        "ahead": ahead,
         "part": part,
         "overwrite": overwrite,
     }
@@ -426,6 +445,9 @@ def test(
     network: str | None = None,
     patch_size: Sequence[int] = (),
     stride: Sequence[int] = (),
+    blend: Literal["uniform", "gaussian"] = "uniform",
+    amp: Literal["off", "auto", "bf16", "fp16"] = "off",
+    accelerate: Literal["off", "auto", "fold", "compile"] = "off",
     nsd_tolerance: float | Mapping[str, float] = TOLERANCE,
     output_dir: StrPath | None = None,
     device: str = "auto",
@@ -445,7 +467,8 @@ def test(
     the default). `output_dir`: folder for predictions, metrics.csv and summary.json; default: in
     the run's folder. `other_data`: test although the cases are not those that the run was trained
     with. `two_slices`: as in `train`. `patch_size`, `stride`: in voxels; default: the checkpoint's
-    and the published ones.
+    and the published ones. `blend`, `amp`, `accelerate`: as in `load_model`; default: the published
+    arithmetic.
     """
     if isinstance(checkpoint, EvaluationSettings):
         if not isinstance(dataset, DatasetSpec):
@@ -459,6 +482,9 @@ def test(
         "split": split,
         "stage_name": stage_name,
         "network": network,
+        "blend": blend,
+        "amp": amp,
+        "accelerate": accelerate,
         "nsd_tolerance": tolerance_words(nsd_tolerance),
         "output_dir": output_dir,
         "device": device,

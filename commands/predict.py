@@ -3,31 +3,27 @@
 A scan is prepared as the training data of its network were.
 """
 
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
 
 from commands.agreement import check_channels
-from commands.predict_back import WayBack, identical, way_back
-from commands.predict_files import (
-    FILE_HASH,
-    PROBABILITIES_HASH,
-    Record,
-    Records,
-    is_probability_file,
-    made_of,
-    output_name,
-    probabilities_path,
-    probability_file,
-    write_labels,
+from commands.predict_case import (
+    CasePrediction,
+    PreparedCase,
+    is_picture,
+    predict_case,
+    prepare_case,
+    write_case,
 )
-from commands.predict_input import PICTURES, find_inputs, part_of
+from commands.predict_files import Record, Records, output_name
+from commands.predict_input import find_inputs, part_of
 from commands.predict_memory import report_memory
 from commands.predict_model import Model, read_model
 from commands.predict_settings import ModelSettings, PredictSettings
@@ -37,12 +33,12 @@ from datasets.prepare.published import CroppedPreparation
 from training.device import choose_device
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
-from utils.label_maps import largest_component_per_class, most_probable
 from utils.lock import only_writer, only_writer_of_part
 from utils.messages import error_message, message
 from utils.names import printable
+from utils.pipeline import Worker, ahead, worker
 from utils.progress import progress
-from utils.provenance import provenance, sha256
+from utils.provenance import provenance
 from utils.workers import terminated
 
 AnySettings = TypeVar("AnySettings", bound=ModelSettings)
@@ -93,9 +89,10 @@ def run(settings: PredictSettings) -> PredictResult:
         message(f"checkpoint {member.about['path']}")
         message(f"method: {member.about['method']}")
         message(f"selection: {member.about['selection']}")
-    if cases and not _is_picture(cases[0]):
+    message(f"precision: {model.speed}")
+    if cases and not is_picture(cases[0]):
         warn_about_crop(model)
-    report_memory(model, cases)
+    report_memory(model, cases, settings.ahead)
     with terminated(), _only_writer(settings):
         return run_cases(settings, model, cases)
 
@@ -131,185 +128,122 @@ def with_checkpoints(settings: AnySettings) -> AnySettings:
 def run_cases(settings: PredictSettings, model: Model, cases: Sequence[RawCase]) -> PredictResult:
     """Predict the cases and write their files.
 
-    A finished case is kept, and one that cannot be predicted is reported.
+    A finished case is kept, and one that cannot be predicted is reported. While the networks
+    predict a case, one thread prepares the next one and another one writes the case before it.
     """
     output = settings.output
-    predictions: dict[str, Path] = {}
-    kept: dict[str, Path] = {}
-    failed: dict[str, str] = {}
     with writing(output, f"free space or {REMEDY}"):
         remove_unfinished(output)
         records = Records(
             output, settings.part, _about(model), _made_with(settings, model), settings.overwrite
         )
-        with progress(cases, desc="predicting", unit="scan") as bar:
-            for case in bar:
-                path = output / output_name(case)
-                try:
-                    is_new = _run_case(settings, model, case, records)
-                except UserError as error:
-                    failed[case.name] = str(error)
-                except (MemoryError, torch.OutOfMemoryError):
-                    failed[case.name] = (
-                        f"{case.images[0]}: no memory left; try again with --batch 1"
-                    )
-                else:
-                    if is_new:
-                        predictions[case.name] = path
-                    else:
-                        kept[case.name] = path
-    for name, fault in failed.items():
+        outcome = _Outcome(output)
+        with worker("preparing") as preparer, worker("writing") as writer:
+            behind = _Writing(writer, partial(write_case, settings, records), outcome)
+            prepare = partial(prepare_case, settings, model, records)
+            prepared = ahead(preparer, prepare, cases, settings.ahead)
+            with progress(prepared, total=len(cases), desc="predicting", unit="scan") as bar:
+                for case, preparing in bar:
+                    with outcome.faults_of(case):
+                        _predict_case(settings, model, preparing, behind)
+            behind.wait()
+    result = outcome.result(cases)
+    for name, fault in result.failed.items():
         error_message(printable(f"not predicted: {name}: {fault}"))
     message(
-        f"{len(predictions)} predicted, {len(kept)} kept, {len(failed)} not predicted; the folder "
-        f"is {output}"
+        f"{len(result.predicted)} predicted, {len(result.kept)} kept, {len(result.failed)} not "
+        f"predicted; the folder is {output}"
     )
-    return PredictResult(output, predicted=predictions, kept=kept, failed=failed)
+    return result
 
 
-def _run_case(settings: PredictSettings, model: Model, case: RawCase, records: Records) -> bool:
-    """Predict a case and write its files, unless they are finished.
+class _Outcome:
+    """What becomes of each case."""
 
-    Return whether it was predicted.
-    """
-    if case.fault:
-        raise UserError(case.fault)
-    source = made_of(case, settings.box)
-    if records.finished(settings.output, case, source, settings.probabilities):
-        return False
-    warnings: list[str] = []
-    prediction = predict_case(settings, model, case, warnings)
-    for line in warnings:
-        message(f"warning: {printable(line)}", over_bars=True)
-    prediction.write(settings.output, case, source, records)
-    return True
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._predicted: set[str] = set()
+        self._failed: dict[str, str] = {}
 
+    @contextmanager
+    def faults_of(self, case: RawCase) -> Iterator[None]:
+        """Within the context, an error that concerns only this case is recorded."""
+        try:
+            yield
+        except UserError as error:
+            self._failed[case.name] = str(error)
+        except (MemoryError, torch.OutOfMemoryError):
+            self._failed[case.name] = (
+                f"{case.images[0]}: no memory left; try again with --batch 1 --ahead 0"
+            )
 
-@dataclass(frozen=True, eq=False)
-class CasePrediction:
-    """The prediction of one case.
+    def add(self, case: RawCase) -> None:
+        """Record that a case was predicted and written."""
+        self._predicted.add(case.name)
 
-    `labels`: class numbers in the order of the source's indices. `values`: the label value of each
-    class. `attributes`: of the prepared scan. `record`: its entry in predict.json.
-    """
-
-    labels: np.ndarray
-    values: np.ndarray
-    attributes: Mapping[str, Any]
-    record: Record
-    has_probabilities: bool
-
-    def write(self, folder: Path, case: RawCase, source: Record, records: Records) -> None:
-        """Write the label map, and add its hash and that of the probabilities to the record.
-
-        The record is written first, without hashes: a file without a record is somebody else's, one
-        without its hash is not finished.
-        """
-        start = time.perf_counter()
-        earlier = records.known.get(case.name, {})
-        record = source | self.record
-        records.begin(case.name, record)
-        path = folder / output_name(case)
-        write_labels(path, self.values[self.labels], case.images[0], self.attributes)
-        record[FILE_HASH] = sha256(path)
-        probabilities = probabilities_path(folder, case)
-        if self.has_probabilities:
-            record[PROBABILITIES_HASH] = sha256(probabilities)
-        elif not records.overwrite and PROBABILITIES_HASH in earlier:
-            record[PROBABILITIES_HASH] = earlier[PROBABILITIES_HASH]
-        elif is_probability_file(probabilities):
-            probabilities.unlink()  # of an earlier prediction
-        record["seconds"]["write"] = round(time.perf_counter() - start, 3)
-        records.add(case.name, record)
+    def result(self, cases: Sequence[RawCase]) -> PredictResult:
+        """All cases in their order; those that neither failed nor were predicted were kept."""
+        predicted: dict[str, Path] = {}
+        kept: dict[str, Path] = {}
+        failed: dict[str, str] = {}
+        for case in cases:
+            path = self._output / output_name(case)
+            if case.name in self._failed:
+                failed[case.name] = self._failed[case.name]
+            elif case.name in self._predicted:
+                predicted[case.name] = path
+            else:
+                kept[case.name] = path
+        return PredictResult(self._output, predicted=predicted, kept=kept, failed=failed)
 
 
-def predict_case(
-    settings: PredictSettings, model: Model, case: RawCase, warnings: list[str]
-) -> CasePrediction:
-    """Prepare and predict one scan; its probabilities are written meanwhile if they are requested.
+class _Writing:
+    """Writes predictions in another thread, one at a time."""
 
-    Warnings about the scan are added to `warnings`.
-    """
-    start = time.perf_counter()
-    image, attributes, back = _prepared(model, case, warnings)
-    ready = time.perf_counter()
-    path = settings.output / output_name(case)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = None
-    if settings.probabilities:
-        file = probabilities_path(settings.output, case)
-    with probability_file(file, (model.info.classes, *back.shape)) as probabilities:
-        labels = label_map(
-            model,
-            image,
-            back=back,
-            probabilities=probabilities,
-            largest_component=settings.largest_component,
-        )
-    end = time.perf_counter()
-    record: Record = {
-        "file": output_name(case),
-        "shape": list(back.shape),
-        "seconds": {"prepare": round(ready - start, 3), "predict": round(end - ready, 3)},
-        "classes": _volumes(model, labels, attributes),
-        "warnings": warnings,
-    }
-    return CasePrediction(labels, model.values, attributes, record, settings.probabilities)
+    def __init__(
+        self, writer: Worker, write: Callable[[CasePrediction], None], outcome: _Outcome
+    ) -> None:
+        self._writer = writer
+        self._write = write
+        self._outcome = outcome
+        self._current: tuple[RawCase, Future[None]] | None = None
+
+    def start(self, prediction: CasePrediction) -> None:
+        """Start to write a prediction, after the one before it."""
+        try:
+            self.wait()
+        except BaseException:
+            prediction.discard()
+            raise
+        self._current = prediction.case, self._writer.submit(self._write, prediction)
+
+    def wait(self) -> None:
+        """Wait for the current prediction, and record what became of it."""
+        if self._current is None:
+            return
+        case, future = self._current
+        self._current = None
+        with self._outcome.faults_of(case):
+            future.result()
+            self._outcome.add(case)
 
 
-def _prepared(
-    model: Model, case: RawCase, warnings: list[str]
-) -> tuple[np.ndarray, Mapping[str, Any], WayBack]:
-    """The prepared image (C, three axes), its attributes (none for a picture), and the way back."""
-    if _is_picture(case):
-        image = model.picture(case)
-        return image, {}, identical(image.shape[1:])
-
-    def warn(line: str | None) -> None:
-        if line:
-            warnings.append(line)
-
-    image, attributes = model.prepared(case, warn)
-    return image, attributes, way_back(image.shape[1:], attributes, model.info.dims, model.box)
-
-
-def _volumes(model: Model, labels: np.ndarray, attributes: Mapping[str, Any]) -> Record:
-    """The size of each foreground class: voxels, and ml if the spacing is known."""
-    counts = np.bincount(labels.ravel(), minlength=model.info.classes)
-    volumes: Record = {}
-    for name, count in zip(model.info.class_names[1:], counts[1:], strict=True):
-        ml = None
-        if attributes:
-            voxel_ml = float(np.prod(attributes["source_spacing_mm"])) / 1000
-            ml = round(float(count * voxel_ml), 4)
-        volumes[name] = {"voxels": int(count), "ml": ml}
-    return volumes
-
-
-def label_map(
+def _predict_case(
+    settings: PredictSettings,
     model: Model,
-    image: np.ndarray,
-    back: WayBack,
-    probabilities: np.ndarray | None,
-    largest_component: bool,
-) -> np.ndarray:
-    """Class numbers (uint8) of a prepared image (C, three axes), on the grid of its source.
-
-    `probabilities` (classes first, on that grid) is filled where the image is.
-    """
-    labels = np.zeros(back.shape, np.uint8)
-    part = back.view(labels)
-    for index, plane in back.planes(model.planes(image)):
-        part[index] = most_probable(plane).numpy()
-        if probabilities is not None:
-            back.view(probabilities)[:, index] = plane.numpy()
-    if largest_component:
-        labels = largest_component_per_class(labels[None], model.info.classes, 26)[0]
-    return labels
-
-
-def _is_picture(case: RawCase) -> bool:
-    return case.images[0].name.lower().endswith(PICTURES)
+    preparing: Future[PreparedCase | None],
+    behind: _Writing,
+) -> None:
+    """Predict a case unless it is finished, and start to write it."""
+    prepared = preparing.result()
+    if prepared is None:
+        return
+    prediction = predict_case(settings, model, prepared)
+    for line in prepared.warnings:
+        message(f"warning: {printable(line)}", over_bars=True)
+    behind.start(prediction)
+    if settings.ahead == 0:
+        behind.wait()
 
 
 def _about(model: Model) -> Record:
@@ -318,6 +252,7 @@ def _about(model: Model) -> Record:
         "dataset": model.info.name,
         "label_values": dict(zip(model.info.class_names, model.values.tolist(), strict=True)),
         "checkpoints": [member.about for member in model.members],
+        "precision": model.speed,
         **provenance(),
     }
 
@@ -327,14 +262,21 @@ def _made_with(settings: PredictSettings, model: Model) -> Record:
     preparation = None
     if model.preparation is not None:
         preparation = model.preparation.settings
+    predictors = [member.predictor for member in model.members]
     made_with: Record = {
         "checkpoints": [member.about["sha256"] for member in model.members],
         "preparation": preparation,
-        "patch_size": [member.predictor.patch_size for member in model.members],
-        "stride": [getattr(member.predictor, "stride", None) for member in model.members],
+        "patch_size": [predictor.patch_size for predictor in predictors],
+        "stride": [getattr(predictor, "stride", None) for predictor in predictors],
         "tta": settings.tta,
         "largest_component": settings.largest_component,
     }
+    # predictions of versions without these flags have the values that are omitted here
     if settings.network is not None:
         made_with["network"] = settings.network
+    if predictors[0].amp is not None:
+        made_with["amp"] = str(predictors[0].amp).removeprefix("torch.")
+    blend = getattr(predictors[0], "blend", "uniform")
+    if blend != "uniform":
+        made_with["blend"] = blend
     return made_with

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from commands.predict import label_map
 from commands.predict_back import WayBack, identical, way_back
+from commands.predict_case import label_map
 from commands.predict_model import Model
 from datasets.prepare.prepared_files import RawCase
 from scans.geometry import LPS_TO_RAS, Geometry, checked_geometry

@@ -3,8 +3,8 @@
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -63,26 +63,34 @@ def write_labels(
         write_nifti(path, labels.T, affine=geometry.affine)
 
 
-@contextmanager
-def probability_file(path: Path | None, shape: tuple[int, ...]) -> Iterator[np.ndarray | None]:
-    """Yield an array (classes first), background everywhere, to be filled in the block.
+class ProbabilityFile:
+    """Probabilities (classes first) that become `probabilities` in the .npz file `path`.
 
-    It becomes `probabilities` in the .npz file `path`. Meanwhile it is on disk, so that it takes no
-    memory. Yields None without a path.
+    Until then they are on disk, so that they take no memory. `array`: to be filled, background
+    everywhere at first.
     """
-    if path is None:
-        yield None
-        return
-    with unfinished_file(path.with_name(f"{path.name}.npy")) as scratch:
-        array = np.lib.format.open_memmap(scratch, "w+", np.float32, shape)
-        array[0] = 1
-        yield array
-        array.flush()
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        """Raises OSError where the file cannot be made."""
+        self._path = path
+        with ExitStack() as stack:
+            self._scratch = stack.enter_context(unfinished_file(path.with_name(f"{path.name}.npy")))
+            self.array = np.lib.format.open_memmap(self._scratch, "w+", np.float32, shape)
+            self.array[0] = 1
+            self._files = stack.pop_all()
+
+    def write(self) -> None:
+        """Write the .npz file. Raises OSError where that fails; there is no file then."""
+        self.array.flush()
         with (
-            replacing(path) as unfinished,
+            replacing(self._path) as unfinished,
             zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
-            archive.write(scratch, MEMBER)
+            archive.write(self._scratch, MEMBER)
+
+    def discard(self) -> None:
+        """Delete the array on disk; may be called again."""
+        self._files.close()
 
 
 class Records:
@@ -124,11 +132,7 @@ class Records:
             elif overwrite:
                 path.unlink()
             else:
-                keys = [
-                    key
-                    for key, value in self._made_with.items()
-                    if content["made_with"].get(key) != value
-                ]
+                keys = _differences(content["made_with"], self._made_with)
                 raise UserError(
                     f"{path}: of predictions with other {', '.join(keys)}; name another --output, "
                     f"or --overwrite"
@@ -171,6 +175,12 @@ class Records:
         content = self._about | {"made_with": self._made_with, "cases": cases}
         with replacing(self.path) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ, or that only one of the two has."""
+    keys = {**second, **first}
+    return [key for key in keys if first.get(key) != second.get(key)]
 
 
 def _as_json(values: Mapping[str, Any]) -> Record:

@@ -28,6 +28,8 @@ RESAMPLED_FROM = 16
 RESAMPLED_TO = 8
 """Bytes per voxel of the result while a B-spline resamples a scan."""
 FLOAT = 4
+WRITTEN = 3
+"""Bytes per voxel of a prediction while it is written: class numbers, and label values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,22 +41,30 @@ class ScanHeader:
     geometry: Geometry
 
 
-def report_memory(model: Model, cases: Sequence[RawCase]) -> None:
-    """Print the estimate for the scan that takes most; nothing if no scan can be read."""
+def report_memory(model: Model, cases: Sequence[RawCase], ahead: int) -> None:
+    """Print the estimate for the scan that takes most; nothing if no scan can be read.
+
+    `ahead`: scans that are prepared while the network predicts; they are taken to be as large.
+    """
+    ahead = min(ahead, len(cases) - 1)
     largest: ScanHeader | None = None
     most = 0
     for case in cases:
         header = read_header(case)
         if header is None:
             continue
-        needed = needed_bytes(model, header)
+        needed = needed_bytes(model, header, ahead)
         if needed > most:
             most = needed
             largest = header
     if largest is not None:
         size = " x ".join(str(side) for side in largest.shape)
         path = printable(str(largest.path))
-        message(f"memory: about {most / 2**30:.1f} GiB, for {path} ({size})")
+        line = f"memory: about {most / 2**30:.1f} GiB, for {path} ({size})"
+        if ahead > 0:
+            less = needed_bytes(model, largest)
+            line += f", with --ahead 0 about {less / 2**30:.1f} GiB"
+        message(line)
 
 
 def read_header(case: RawCase) -> ScanHeader | None:
@@ -73,19 +83,23 @@ def read_header(case: RawCase) -> ScanHeader | None:
     return ScanHeader(path, shape=shape, geometry=geometry)
 
 
-def needed_bytes(model: Model, header: ScanHeader) -> int:
+def needed_bytes(model: Model, header: ScanHeader, ahead: int = 0) -> int:
     """Bytes that a scan of one file or several modalities takes.
 
-    The larger of preparing it and of predicting the prepared scan. Probabilities that are written
-    are kept on disk (`predict_files.probability_file`).
+    The larger of preparing it and of predicting the prepared scan; their sum if scans of the same
+    size are prepared `ahead`, and others written, at the same time. Probabilities that are written
+    are kept on disk (`predict_files.ProbabilityFile`).
     """
     shape = prepared_shape(model, header)
     scan = int(np.prod(header.shape))
     prepared = int(np.prod(shape))
-    return PROGRAM + max(
-        _preparing_bytes(model, scan, prepared, is_resampled=sorted(shape) != sorted(header.shape)),
-        _predicting_bytes(model, scan, shape),
-    )
+    is_resampled = sorted(shape) != sorted(header.shape)
+    preparing = _preparing_bytes(model, scan, prepared, is_resampled=is_resampled)
+    predicting = _predicting_bytes(model, scan, shape)
+    if ahead == 0:
+        return PROGRAM + max(preparing, predicting)
+    waiting = (ahead - 1) * FLOAT * model.info.channels * prepared
+    return PROGRAM + preparing + predicting + waiting + WRITTEN * scan
 
 
 def _preparing_bytes(model: Model, scan: int, prepared: int, is_resampled: bool) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from commands.fast_networks import fast_network
 from commands.networks import check_patch, default_options, network_of
 from commands.png_files import read_png
 from commands.predict_settings import ModelSettings
@@ -25,18 +26,24 @@ from datasets.prepare.published import PublishedPreparation, make_preparation
 from datasets.registry import all_datasets, find_dataset
 from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor, check_stride
+from evaluation.speed import accelerate_of
+from evaluation.windows import Blend
 from methods.registry import run_title
 from training.checkpoint import Checkpoint, read
-from training.device import place
+from training.device import autocast_type, in_words, place
 from utils.errors import UserError
 from utils.provenance import sha256
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """The network of one checkpoint, how it predicts, and what predict.json records of it."""
+    """The network of one checkpoint, how it predicts, and what predict.json records of it.
+
+    `fast_net`: the form of `net` that predicts, which may be a faster one.
+    """
 
     net: nn.Module
+    fast_net: nn.Module
     predictor: SlicePredictor | VolumePredictor
     about: dict[str, Any]
 
@@ -45,7 +52,8 @@ class Member:
 class Model:
     """Networks that are averaged, all trained on the same data.
 
-    `values`: the label value of each class. `box`: the part of a scan that is predicted.
+    `values`: the label value of each class. `box`: the part of a scan that is predicted. `speed`:
+    precision and acceleration in words.
     """
 
     info: DatasetInfo
@@ -54,6 +62,7 @@ class Model:
     values: np.ndarray
     members: tuple[Member, ...]
     box: Box | None
+    speed: str
 
     def prepared(
         self, case: RawCase, warn: Callable[[str | None], None]
@@ -104,7 +113,7 @@ class Model:
 
 def planes_of(member: Member, image: np.ndarray) -> Iterator[Tensor]:
     """Probabilities (K, rows, columns) of one network along the first axis of the image."""
-    for slab in member.predictor.slabs(member.net, image):
+    for slab in member.predictor.slabs(member.fast_net, image):
         yield from slab.unbind(1)
 
 
@@ -143,7 +152,8 @@ def read_model(settings: ModelSettings, device: torch.device) -> Model:
                 f"{other.checkpoint.path}: of other data, or data prepared in another way, than "
                 f"{first.checkpoint.path}; predict with each by itself"
             )
-    members = tuple(_member(settings, source, first.info, device) for source in sources)
+    amp = autocast_type(settings.amp, device)
+    members = tuple(_member(settings, source, first.info, device, amp) for source in sources)
     box = _box(settings)
     preparation = _preparation(settings, first, box)
     values = tuple(range(first.info.classes))
@@ -156,6 +166,7 @@ def read_model(settings: ModelSettings, device: torch.device) -> Model:
         values=np.array(values, np.min_scalar_type(max(values))),
         members=members,
         box=box,
+        speed=f"{in_words(device, amp)}; --accelerate {accelerate_of(settings.accelerate)}",
     )
 
 
@@ -227,7 +238,11 @@ def _read(settings: ModelSettings, path: Path) -> _Source:
 
 
 def _member(
-    settings: ModelSettings, source: _Source, info: DatasetInfo, device: torch.device
+    settings: ModelSettings,
+    source: _Source,
+    info: DatasetInfo,
+    device: torch.device,
+    amp: torch.dtype | None,
 ) -> Member:
     checkpoint = source.checkpoint
     trained = dict(checkpoint.settings)
@@ -245,29 +260,58 @@ def _member(
         "selection": checkpoint.selection,
         "settings": checkpoint.settings if checkpoint.ours else None,
     }
-    predictor = _predictor(settings, info, patch_size, device)
-    return Member(place(net, device, info.dims).eval(), predictor, about)
-
-
-def _predictor(
-    settings: ModelSettings, info: DatasetInfo, patch_size: tuple[int, ...], device: torch.device
-) -> SlicePredictor | VolumePredictor:
-    mirror = settings.tta == "mirror"
     if info.dims == 3:
-        stride = settings.stride or tuple(max(side // 2, 1) for side in patch_size)
-        check_stride(stride, "stride")
-        batch = settings.batch or VolumePredictor.batch
-        return VolumePredictor(
-            patch_size, stride, device, batch=batch, progress=True, mirror=mirror
-        )
-    if settings.stride:
-        raise UserError(
-            f"--stride: {info.name} is predicted slice by slice, without a sliding window; remove "
-            f"it"
-        )
+        blend = settings.blend or _usual_blend(source)
+        predictor = _volume_predictor(settings, patch_size, device, blend)
+    else:
+        predictor = _slice_predictor(settings, info, patch_size, device)
+    predictor = replace(predictor, amp=amp)
+    how = accelerate_of(settings.accelerate)
+    fast_net = fast_network(net.eval(), how, device, predictor.batch, amp)
+    return Member(net, place(fast_net, device, info.dims, amp), predictor, about)
+
+
+def _usual_blend(source: _Source) -> Blend:
+    """The default of --blend: that of the published tests, except for networks of own data."""
+    if source.plan is not None:
+        return "gaussian"
+    return "uniform"
+
+
+def _volume_predictor(
+    settings: ModelSettings, patch_size: tuple[int, ...], device: torch.device, blend: Blend
+) -> VolumePredictor:
+    stride = settings.stride or tuple(max(side // 2, 1) for side in patch_size)
+    check_stride(stride, "stride")
+    return VolumePredictor(
+        patch_size,
+        stride,
+        device,
+        batch=settings.batch or VolumePredictor.batch,
+        progress=True,
+        mirror=settings.tta == "mirror",
+        blend=blend,
+        skip_background=True,
+    )
+
+
+def _slice_predictor(
+    settings: ModelSettings, info: DatasetInfo, patch_size: tuple[int, ...], device: torch.device
+) -> SlicePredictor:
+    flags = (("--stride", settings.stride), ("--blend", settings.blend))
+    for flag, value in flags:
+        if value:
+            raise UserError(
+                f"{flag}: {info.name} is predicted slice by slice, without a sliding window; "
+                f"remove it"
+            )
     height, width = patch_size
-    batch = settings.batch or SlicePredictor.batch
-    return SlicePredictor((height, width), device, batch=batch, mirror=mirror)
+    return SlicePredictor(
+        (height, width),
+        device,
+        batch=settings.batch or SlicePredictor.batch,
+        mirror=settings.tta == "mirror",
+    )
 
 
 def _box(settings: ModelSettings) -> Box | None:

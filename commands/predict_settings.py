@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from evaluation.speed import AccelerateFlag, Amp
+from evaluation.windows import Blend
 from utils.errors import UserError
 
 
@@ -40,9 +42,21 @@ class ModelSettings:
     stride: tuple[int, ...] = ()
     """Volumes: stride of the sliding window, in voxels per axis. Default: half a window. The
     published tests have smaller strides, such as 18 18 4."""
+    blend: Blend | None = None
+    """Volumes: how windows that overlap are averaged. uniform: all voxels of a window have the same
+    weight, as in the published tests. gaussian: the weight falls towards the window's border, which
+    gives smoother surfaces. Default: gaussian for networks of own data, uniform for those of public
+    data sets."""
     batch: int = 0
     """Windows or slices that go through the network at a time; 0: 4 windows or 16 slices. Fewer
     take less memory."""
+    amp: Amp = "auto"
+    """Mixed precision. bf16: bfloat16; fp16: float16; auto: the first of the two that the hardware
+    computes in, otherwise off. off: float32, as in the published tests."""
+    accelerate: AccelerateFlag = "auto"
+    """fold: batch norm becomes part of the convolutions; the result differs by rounding. compile:
+    torch.compile too, which takes a minute or more, so it is for many scans; not with --amp on a
+    CPU. auto: fold. off: the network as it was trained."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpu: str | None = None
@@ -73,6 +87,9 @@ class PredictSettings(ModelSettings):
     probabilities: bool = False
     """Write <case>.npz too, with the array `probabilities` (classes first, then the scan's own
     axes), float32."""
+    ahead: int = 1
+    """Scans that are read and prepared ahead, while the network predicts another one; 0 takes the
+    least memory."""
     part: str | None = None
     """i/n: the i-th of n shares of the scans, for several machines or GPUs that write to one
     folder."""
@@ -82,6 +99,8 @@ class PredictSettings(ModelSettings):
     def check(self) -> None:
         """Raise UserError for a value that no prediction can have."""
         super().check()
+        if self.ahead < 0:
+            raise UserError(f"--ahead {self.ahead}: a number of scans, 0 for none")
         if self.output.resolve() == self.input.resolve():
             raise UserError(
                 f"--output {self.output}: is the input itself; name another folder to write to"

@@ -11,6 +11,7 @@ import torch
 import tyro
 
 from commands.agreement import check_agreement
+from commands.fast_networks import fast_network
 from commands.networks import check_patch, default_options, network_of
 from commands.published_flags import test_rules, translated
 from commands.run_data import check_tested
@@ -48,12 +49,13 @@ from evaluation.results import (
 from evaluation.scores import ClassScore, score_case
 from evaluation.settings import EvaluationSettings
 from evaluation.sliding_window import check_stride
+from evaluation.speed import accelerate_of
 from evaluation.tolerance import class_tolerances
 from evaluation.validation import predictions
 from methods.registry import METHODS, run_title
 from scans.nifti_writer import write_nifti
 from training.checkpoint import Checkpoint, read
-from training.device import choose_device, place
+from training.device import autocast_type, choose_device, place
 from utils.case import Case
 from utils.cli import parse
 from utils.errors import UserError, writing
@@ -262,7 +264,6 @@ class CheckpointTest:
         )
         self._dataset = dataset
         self._settings = settings
-        self._device = device
         self._model = model_of(dataset, settings, checkpoint)
         options = default_options(self._model) | checkpoint.settings
         net = network_of(checkpoint, info, self._model, options)
@@ -280,7 +281,36 @@ class CheckpointTest:
                 f"--stride: {info.name} is predicted slice by slice, without a sliding window; "
                 f"remove it"
             )
-        self._net = place(net, device, info.dims)
+        self._amp = autocast_type(settings.amp, device)
+        predictor = dataset.predictor(
+            self._patch_size,
+            self._stride,
+            device,
+            connectivity=self._connectivity,
+            progress=True,
+        )
+        self._predictor = self._adapted(predictor)
+        how = accelerate_of(settings.accelerate)
+        batch = getattr(predictor, "batch", 1)
+        fast_net = fast_network(net.eval(), how, device, batch, self._amp)
+        self._net = place(fast_net, device, info.dims, self._amp)
+
+    def _adapted(self, predictor: Any) -> Any:
+        """The predictor with --amp and --blend; itself where they have the published values."""
+        values: dict[str, object] = {}
+        if self._amp is not None:
+            values["amp"] = self._amp
+        if self._settings.blend != "uniform":
+            values["blend"] = self._settings.blend
+        for flag in values:
+            if not hasattr(predictor, flag):
+                raise UserError(
+                    f"--{flag}: the predictor of {self._dataset.info.name} has no such option "
+                    f"({type(predictor).__name__}); remove it"
+                )
+        if not values:
+            return predictor
+        return replace(predictor, **values)
 
     def run(self, cases: Sequence[Case], made_with: Mapping[str, object]) -> EvaluationResult:
         """Predict, score, write and report.
@@ -311,7 +341,7 @@ class CheckpointTest:
 
         `data`: a hash of the names and files of the cases.
         """
-        return {
+        made_with: dict[str, object] = {
             "checkpoint": sha256(self.checkpoint.path),
             "model": self._model,
             "network": self.checkpoint.selected,
@@ -321,20 +351,26 @@ class CheckpointTest:
             "stride": list(self._stride),
             "largest_component": self._connectivity is not None,
         }
+        return made_with | self._not_published()
+
+    def _not_published(self) -> dict[str, str]:
+        """The settings that results depend on and that differ from the published arithmetic."""
+        settings: dict[str, str] = {}
+        if self._amp is not None:
+            settings["amp"] = str(self._amp).removeprefix("torch.")
+        if self._settings.blend != "uniform":
+            settings["blend"] = self._settings.blend
+        return settings
 
     def _predict(self, cases: Sequence[Case], folder: Path) -> list[ClassScore]:
         """Predict and score the cases; the predictions are written to the folder."""
         info = self._dataset.info
-        predict = self._dataset.predictor(
-            self._patch_size,
-            self._stride,
-            self._device,
-            connectivity=self._connectivity,
-            progress=True,
-        )
         scores: list[ClassScore] = []
         with progress(
-            predictions(self._net, cases, predict), total=len(cases), desc="testing", unit="case"
+            predictions(self._net, cases, self._predictor),
+            total=len(cases),
+            desc="testing",
+            unit="case",
         ) as bar:
             if self._settings.detail:
                 message(detail_head(), over_bars=True)
@@ -363,6 +399,7 @@ class CheckpointTest:
         if self._stride:
             summary["stride"] = list(self._stride)
             summary["largest_component"] = self._connectivity is not None
+        summary |= self._not_published()
         summary |= summarise(scores)
         summary["checkpoint"] = {
             "path": str(checkpoint.path),

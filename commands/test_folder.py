@@ -18,6 +18,8 @@ from utils.messages import message
 from utils.names import csv_text
 
 PREDICTION = "_pred.nii.gz"
+USUAL = {"amp": "off", "blend": "uniform"}
+"""What results that do not record these settings were made with."""
 REMEDY = "free space or name another place with --output_dir"
 
 
@@ -108,8 +110,9 @@ def other_results(folder: Path, made_with: Mapping[str, object], cases: Sequence
 def _difference(path: Path, made_with: Mapping[str, object]) -> str:
     """The first difference between `made_with` and the same entries of a summary.json."""
     try:
-        before = _made_with(read_json(path), list(made_with))
-        for key, value in made_with.items():
+        before = {**USUAL, **_made_with(read_json(path), list(made_with))}
+        now = {**USUAL, **made_with}
+        for key, value in now.items():
             if key not in before or before[key] == value:
                 continue
             if key == "checkpoint":

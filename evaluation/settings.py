@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from evaluation.masks import TOLERANCE
+from evaluation.speed import AccelerateFlag, Amp
+from evaluation.windows import Blend
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ class EvaluationSettings:
     stride: tuple[int, ...] = ()
     """Volumes: stride of the sliding window, in voxels per axis. Default: the published one. Larger
     strides are faster."""
+    blend: Blend = "uniform"
+    """Volumes: how windows that overlap are averaged. uniform: all voxels of a window have the same
+    weight, as published. gaussian: the weight falls towards the window's border."""
+    amp: Amp = "off"
+    """Mixed precision. bf16: bfloat16; fp16: float16; auto: the first of the two that the hardware
+    computes in, otherwise off. off is the published arithmetic."""
+    accelerate: AccelerateFlag = "off"
+    """fold: batch norm becomes part of the convolutions; the result differs by rounding. compile:
+    torch.compile too, which takes a minute or more; not with --amp on a CPU. auto: fold. off is the
+    published arithmetic."""
     nsd_tolerance: tuple[str, ...] = (f"{TOLERANCE:g}",)
     """Distance up to which NSD counts borders as equal, in mm (nsd_voxel: in voxels). One number,
     or CLASS=NUMBER for single classes, or both: 2 tumour=1."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -10,12 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluation.slices import class_probabilities
+from evaluation.windows import Blend, Corner, Windows
 from training.device import place
 from utils.errors import UserError
 from utils.label_maps import Connectivity, largest_component_per_class, most_probable
 from utils.progress import progress
-
-Corner = tuple[int, ...]
 
 
 def check_stride(stride: Sequence[int], flag: str) -> None:
@@ -34,6 +32,12 @@ class VolumePredictor:
     `stride` voxels, the last flush with the border; a scan smaller than the window is zero-padded
     evenly. `batch` windows go through the network at a time; in eval mode the result is that of one
     at a time, to float32 rounding. `mirror`: the mean over flipped windows too.
+
+    `amp`: the type that the network is autocast to. `blend`: the weights of a window's voxels in
+    that mean. `skip_background`: of the windows that hold nothing but background, one value per
+    channel, only the first goes through the network, and its output is that of all of them. A
+    network in eval mode computes each window by itself (batch norm with stored statistics, instance
+    norm with those of the window), so this is exact, to float32 rounding.
     """
 
     patch_size: tuple[int, ...]
@@ -43,6 +47,9 @@ class VolumePredictor:
     batch: int = 4
     progress: bool = False
     mirror: bool = False
+    amp: torch.dtype | None = None
+    blend: Blend = "uniform"
+    skip_background: bool = False
 
     def __call__(self, net: nn.Module, image: NDArray[np.float32]) -> NDArray[np.uint8]:
         """(C, X, Y, Z) to (X, Y, Z) class numbers; `net` must be in eval mode."""
@@ -73,10 +80,27 @@ class VolumePredictor:
     def _slabs(self, net: nn.Module, image: NDArray[np.float32]) -> Iterator[Tensor]:
         """`slabs` on the device, where volume and sums stay."""
         padded, inside = _padded(image, self.patch_size)
-        windows = _Windows(padded.shape[1:], self.patch_size, self.stride)
+        windows = Windows(padded.shape[1:], self.patch_size, self.stride, self.blend)
         sums = _WindowSums(windows, self.device)
-        volume = torch.as_tensor(padded).to(self.device, non_blocking=True)
+        for corner, probability in self._outputs(net, padded, windows):
+            if corner[0] > sums.first:
+                yield sums.take_mean(corner[0])[inside]
+            sums.add(corner, probability)
+        yield sums.take_mean(padded.shape[1])[inside]
+
+    def _outputs(
+        self, net: nn.Module, image: NDArray[np.float32], windows: Windows
+    ) -> Iterator[tuple[Corner, Tensor]]:
+        """The probabilities (K, x, y, z) of each window, in the order of x."""
         corners = windows.corners()
+        background: set[Corner] = set()
+        if self.skip_background:
+            background = windows.background(image)
+        known: Tensor | None = None  # of the windows that hold only background
+        skipped = set(sorted(background)[1:])
+        computed = [corner for corner in corners if corner not in skipped]
+        volume = torch.as_tensor(image).to(self.device, non_blocking=True)
+        probabilities = self._computed(net, volume, windows, computed)
         with progress(
             corners,
             desc="windows",
@@ -85,56 +109,39 @@ class VolumePredictor:
             delay=1.0,
             disable=not self.progress,
         ) as bar:
-            for first in range(0, len(corners), self.batch):
-                batch = corners[first : first + self.batch]
-                images = torch.stack([volume[windows.at(corner)] for corner in batch])
-                images = place(images, self.device, 3)
-                probabilities = class_probabilities(net, images, self.mirror)
-                bar.update(len(batch))
-                for corner, probability in zip(batch, probabilities, strict=True):
-                    if corner[0] > sums.first:
-                        yield sums.take_mean(corner[0])[inside]
-                    sums.add(corner, probability)
-            yield sums.take_mean(padded.shape[1])[inside]
+            for corner in bar:
+                if corner in skipped and known is not None:
+                    yield corner, known
+                    continue
+                probability = next(probabilities)
+                if corner in background:
+                    known = probability.clone()  # the rest of its batch is not kept
+                yield corner, probability
 
-
-class _Windows:
-    """The windows over a volume of `shape`, and how many of them cover each voxel."""
-
-    def __init__(
-        self, shape: Sequence[int], patch_size: Sequence[int], stride: Sequence[int]
-    ) -> None:
-        self.patch_size = patch_size
-        self._starts: list[list[int]] = []
-        counts: list[Tensor] = []
-        for side, patch, step in zip(shape, patch_size, stride, strict=True):
-            starts = window_starts(side, patch, step)
-            self._starts.append(starts)
-            counts.append(covering(starts, patch, side))
-        self.x_counts = counts[0]
-        self.plane_counts = counts[1][:, None] * counts[2]
-        self.plane_shape = tuple(shape[1:])
-
-    def corners(self) -> list[Corner]:
-        """The first voxel of each window, in the order of x."""
-        return list(product(*self._starts))
-
-    def at(self, corner: Corner) -> tuple[slice, ...]:
-        """The index of a window in an array whose first axis is that of channels or classes."""
-        sides = zip(corner, self.patch_size, strict=True)
-        return slice(None), *(slice(start, start + side) for start, side in sides)
+    def _computed(
+        self, net: nn.Module, volume: Tensor, windows: Windows, corners: Sequence[Corner]
+    ) -> Iterator[Tensor]:
+        """The probabilities (K, x, y, z) of windows, computed `batch` at a time."""
+        for first in range(0, len(corners), self.batch):
+            batch = corners[first : first + self.batch]
+            images = torch.stack([volume[windows.at(corner)] for corner in batch])
+            images = place(images, self.device, 3, self.amp)
+            yield from class_probabilities(net, images, self.mirror, self.amp)
 
 
 class _WindowSums:
-    """Sums of the windows' probabilities, for the planes that later windows may touch.
+    """Weighted sums of the windows' probabilities, for the planes that later windows may touch.
 
     `first`: the first of these planes.
     """
 
-    def __init__(self, windows: _Windows, device: torch.device) -> None:
+    def __init__(self, windows: Windows, device: torch.device) -> None:
         self.first = 0
         self._windows = windows
-        self._plane_counts = windows.plane_counts.to(device)
+        self._plane_sums = windows.plane_sums.to(device)
+        self._weights: Tensor | None = None
+        if windows.weights is not None:
+            self._weights = windows.weights.to(device)
         self._sums: Tensor | None = None
 
     def add(self, corner: Corner, probability: Tensor) -> None:
@@ -142,14 +149,20 @@ class _WindowSums:
         if self._sums is None:
             shape = (self._windows.patch_size[0], *self._windows.plane_shape)
             self._sums = _zeros_like(probability, shape)
-        self._sums[self._windows.at((0, *corner[1:]))] += probability
+        part = self._sums[self._windows.at((0, *corner[1:]))]
+        if self._weights is None:
+            part += probability
+        else:
+            part.addcmul_(probability, self._weights)
 
     def take_mean(self, stop: int) -> Tensor:
-        """Return the mean (K, n, Y, Z) of the planes before `stop`, and begin with plane `stop`."""
+        """Return the weighted mean (K, n, Y, Z) of the planes before `stop`, and begin with plane
+        `stop`.
+        """
         assert self._sums is not None
         finished = stop - self.first
-        x_counts = self._windows.x_counts[self.first : stop].to(self._sums.device)
-        mean = self._sums[:, :finished] / (x_counts[:, None, None] * self._plane_counts)
+        x_sums = self._windows.x_sums[self.first : stop].to(self._sums.device)
+        mean = self._sums[:, :finished] / (x_sums[:, None, None] * self._plane_sums)
         self._sums[:, :-finished] = self._sums[:, finished:].clone()
         self._sums[:, -finished:] = 0
         self.first = stop
@@ -187,19 +200,3 @@ def _zeros_like(probability: Tensor, shape: Sequence[int]) -> Tensor:
     if probability.stride(0) == 1:
         return probability.new_zeros(*shape, len(probability)).movedim(-1, 0)
     return probability.new_zeros(len(probability), *shape)
-
-
-def window_starts(side: int, patch: int, step: int) -> list[int]:
-    """Where windows begin along an axis: each `step` voxels (at most a window's side), the last
-    flush with the border."""
-    step = min(step, patch)
-    last = max(side - patch, 0)
-    return [min(start, last) for start in range(0, last + step, step)]
-
-
-def covering(starts: Sequence[int], patch: int, side: int) -> Tensor:
-    """How many windows lie over each voxel of an axis."""
-    counts = torch.zeros(side)
-    for start in starts:
-        counts[start : start + patch] += 1
-    return counts

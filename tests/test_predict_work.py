@@ -15,7 +15,7 @@ from helpers import LA, unfinished
 from raw_scans import ORIENTATIONS, write_scan
 from scripts import predict
 
-from commands import predict as program
+from commands import predict_case as program
 from commands.predict_memory import ScanHeader, needed_bytes, prepared_shape
 from commands.predict_model import read_model
 from commands.predict_settings import PredictSettings
@@ -321,6 +321,108 @@ def test_work_that_is_interrupted_continues_and_leaves_nothing_half_written(
     )
 
 
+def test_results_and_their_order_do_not_depend_on_how_many_scans_are_prepared_ahead(
+    tmp_path, model
+):
+    names = "dbeac"
+    scans(tmp_path / "in", *(f"{name}.nii.gz" for name in names))
+    (tmp_path / "in" / "bb.nii.gz").write_bytes(b"no scan")
+    for count in (0, 1, 3):
+        out = tmp_path / f"out{count}"
+        assert run(model, tmp_path / "in", out, "--probabilities", "--ahead", count) == 2
+        assert list(cases(out)) == sorted(names)
+        for name in names:
+            for ending in ("nii.gz", "npz"):
+                file = f"{name}.{ending}"
+                assert (out / file).read_bytes() == (tmp_path / "out0" / file).read_bytes()
+
+
+def test_each_scan_that_cannot_be_predicted_or_written_is_named_in_the_order_of_scans(
+    tmp_path, model, capsys, monkeypatch
+):
+    """a is found to be broken while its file is written, b while it is read."""
+    scans(tmp_path / "in", "a.nii.gz", "c.nii.gz")
+    (tmp_path / "in" / "b.nii.gz").write_bytes(b"no scan")
+    whole = program.write_labels
+
+    def refused(path, *rest):
+        if path.name.startswith("a"):
+            raise UserError(f"{path}: no such place")
+        whole(path, *rest)
+
+    monkeypatch.setattr(program, "write_labels", refused)
+    assert run(model, tmp_path / "in", tmp_path / "out") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "not predicted:" in line]
+    assert [line.split("not predicted: ")[1][0] for line in lines] == ["a", "b"]
+
+
+def test_a_full_disk_while_writing_in_the_background_ends_the_work(tmp_path, model, monkeypatch):
+    scans(tmp_path / "in", "a.nii.gz", "b.nii.gz", "c.nii.gz")
+
+    def full(path, *rest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(program, "write_labels", full)
+    with pytest.raises(UserError, match="No space left on device.; free space"):
+        run(model, tmp_path / "in", tmp_path / "out", "--probabilities")
+    assert written(tmp_path / "out") == ["a.npz", "predict.json"]
+
+
+def test_an_interrupted_prediction_leaves_no_probabilities_on_disk(tmp_path, model, monkeypatch):
+    """b is predicted and its probabilities are on disk when writing a is interrupted."""
+    scans(tmp_path / "in", "a.nii.gz", "b.nii.gz")
+
+    def interrupted(path, *rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "write_labels", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path / "in", tmp_path / "out", "--probabilities")
+    assert written(tmp_path / "out") == ["a.npz", "predict.json"]
+
+
+def test_predictions_with_other_blending_or_precision_are_not_mixed(tmp_path, model):
+    scans(tmp_path / "in", "a.nii.gz")
+    run(model, tmp_path / "in", tmp_path / "out", "--amp", "off")
+    with pytest.raises(UserError, match="of predictions with other blend; name another"):
+        run(model, tmp_path / "in", tmp_path / "out", "--amp", "off", "--blend", "uniform")
+
+
+@pytest.mark.parametrize(
+    "dims, dataset, blend", [(3, None, "gaussian"), (3, LA, None), (2, None, None)]
+)
+def test_only_volumes_of_own_data_are_blended_with_gaussian_weights_by_default(
+    tmp_path, dims, dataset, blend
+):
+    plan = threshold.plan(dims)
+    path = tmp_path / "one.pth"
+    if dataset is None:
+        threshold.checkpoint(path, threshold.info_of(plan), (8, 8, 6)[:dims], plan)
+    else:
+        threshold.checkpoint(path, dataset, (8, 8, 6))
+    scans(tmp_path / "in", "a.nii.gz")
+    assert run(path, tmp_path / "in", tmp_path / "out") == 0
+    content = json.loads((tmp_path / "out" / "predict.json").read_text(encoding="utf-8"))
+    assert content["made_with"].get("blend") == blend
+
+
+def test_memory_counts_the_scans_that_are_prepared_ahead(tmp_path):
+    """Another scan that waits is kept in float32, 4 bytes per voxel."""
+    model = model_of(tmp_path, (None,) * 3)
+    large = header((512, 512, 600), (0.8, 0.8, 1.0))
+    one = needed_bytes(model, large, ahead=1)
+    assert needed_bytes(model, large, ahead=2) - one == 4 * 512 * 512 * 600
+
+
+def test_memory_with_scans_ahead_is_that_of_preparing_and_predicting_together(tmp_path):
+    """Preparing takes 24 bytes per voxel, more than predicting, and writing 3."""
+    model = model_of(tmp_path, (None,) * 3)
+    large = header((512, 512, 600), (0.8, 0.8, 1.0))
+    alone = needed_bytes(model, large)
+    together = needed_bytes(model, large, ahead=1)
+    assert alone + 3 * 512 * 512 * 600 < together < 2 * alone
+
+
 def test_parts_share_the_work_and_a_later_run_knows_of_all(tmp_path, model, capsys):
     scans(tmp_path / "in", *(f"{name}.nii.gz" for name in "abcde"))
     out = tmp_path / "out"
@@ -416,7 +518,7 @@ def test_memory_is_said_before_and_stays_below_6_gib_for_a_large_ct(tmp_path, mo
     (tmp_path / "in" / "broken.nii.gz").write_bytes(b"no scan")
     assert run(model, tmp_path / "in", tmp_path / "out") == 2
     assert (
-        f"memory: about 0.4 GiB, for {tmp_path / 'in' / 'b.nii.gz'} (40 x 30 x 20)\n"
+        f"memory: about 0.4 GiB, for {tmp_path / 'in' / 'b.nii.gz'} (40 x 30 x 20), with"
         in capsys.readouterr().out
     )
 
@@ -470,6 +572,7 @@ def test_labels_beside_published_scans_are_no_input(tmp_path):
         (["--part", "half"], "expected i/n"),
         (["--batch", "-1"], "a number of windows"),
         (["--stride", "4", "4"], "give three steps"),
+        (["--ahead", "-1"], "a number of scans, 0 for none"),
         (["--box", "0", "4", "0", "4", "0", "4"], "preparation of mine has no such option"),
         (["--variant", "mcnet"], "has no such option"),
         (["--dataset", "LA"], "is a checkpoint of mine; remove --dataset"),

@@ -40,13 +40,20 @@ def check_accelerate(
             f"--accelerate {how}: not with --sync_batch_norm, whose messages break every graph; "
             "remove one of them"
         )
-    if device.type != "cuda" and not (device.type == "cpu" and how == "compile"):
-        raise UserError(f"--accelerate {how}: not for {device.type}; use --accelerate off")
+    if how == "graph" and device.type != "cuda":
+        raise UserError(f"--accelerate graph: not for {device.type}; use --accelerate off")
     if device.type == "cpu" and amp is not None:  # docs/performance.md, --accelerate compile
         raise UserError(
             f"--accelerate {how}: not with half precision on the CPU, where torch's compiler "
             "silently loses gradients (2.13.0); remove it, or use --amp off"
         )
+    check_compiler(device)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise UserError if torch cannot compile a network for the device."""
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--accelerate compile: not for {device.type}; use --accelerate off")
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "--accelerate compile: needs a C++ compiler for the CPU, and there is no g++ here; "

@@ -3,9 +3,9 @@
 import os
 import platform
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,13 @@ def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
         f"--amp {amp}: this {device.type} does not compute in it, it would be far slower; "
         "use --amp auto or off"
     )
+
+
+def autocast(device: torch.device, amp: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Return a context in which operations are autocast to `amp`; None leaves them as they are."""
+    if amp is None:
+        return nullcontext()
+    return torch.autocast(device.type, amp)
 
 
 def in_words(device: torch.device, amp: torch.dtype | None) -> str:

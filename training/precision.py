@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from methods.base import TrainingStage
 from methods.stage_networks import Scalars
+from training.device import autocast
 from utils.errors import UserError
 from utils.losses import StepLoss
 from utils.pseudo_label import copy_all
@@ -38,9 +39,7 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return a context in which operations are autocast."""
-        if self.dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        return autocast(self.device, self.dtype)
 
     def autocast_each(self, losses: Iterator[StepLoss]) -> Iterator[StepLoss]:
         """Compute the losses of a step one by one under autocast.
