@@ -360,6 +360,9 @@ class CheckpointTest:
             settings["amp"] = str(self._amp).removeprefix("torch.")
         if self._settings.blend != "uniform":
             settings["blend"] = self._settings.blend
+        accelerate = accelerate_of(self._settings.accelerate)
+        if accelerate != "off":
+            settings["accelerate"] = accelerate
         return settings
 
     def _predict(self, cases: Sequence[Case], folder: Path) -> list[ClassScore]:

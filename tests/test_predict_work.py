@@ -363,7 +363,7 @@ def test_a_full_disk_while_writing_in_the_background_ends_the_work(tmp_path, mod
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(program, "write_labels", full)
-    with pytest.raises(UserError, match="No space left on device.; free space"):
+    with pytest.raises(UserError, match=r"No space left on device\); free space"):
         run(model, tmp_path / "in", tmp_path / "out", "--probabilities")
     assert written(tmp_path / "out") == ["a.npz", "predict.json"]
 

@@ -24,6 +24,7 @@ from datasets.acdc import DATASET
 from evaluation import results
 from evaluation.scores import score_masks
 from reporting.tested_run import read_result
+from training import device
 from training.checkpoint import Checkpoint
 from utils import files
 from utils.errors import UserError
@@ -116,6 +117,35 @@ def test_predictions_of_two_splits_are_not_mixed(place):
     for name, split in (("self_train_best_test", "test"), ("self_train_best_val", "val")):
         cases = {f"{case}_pred.nii.gz" for case in ACDC.read_list(place / "data", f"{split}.list")}
         assert set(folders_of(place)[name]) == cases | {"metrics.csv", "summary.json"}
+
+
+def test_a_test_has_the_published_arithmetic_unless_flags_name_another(place):
+    recorded = summary_of(place / "model" / RUN / "test" / "self_train_best_test")
+    assert not {"amp", "blend", "accelerate"} & set(recorded | recorded["made_with"])
+
+
+def test_a_test_in_half_precision_sets_results_in_float32_aside(place, monkeypatch):
+    monkeypatch.setattr(device, "has_bf16", lambda device: True)
+    folder = place / "model" / RUN / "test" / "self_train_best_test"
+    before = content(folder)
+    run_test(place, "--amp", "bf16", "--accelerate", "fold")
+    summary = summary_of(folder)
+    assert (summary["amp"], summary["accelerate"]) == ("bfloat16", "fold")
+    (aside,) = [path for path in folder.parent.iterdir() if path != folder]
+    assert content(aside) == before
+
+
+def test_results_in_half_precision_are_set_aside_by_a_test_in_float32(place):
+    folder = place / "model" / RUN / "test" / "self_train_best_test"
+    run_test(place, "--accelerate", "fold")
+    run_test(place)
+    assert "accelerate" not in summary_of(folder)
+    assert len(folders_of(place)) == 3
+
+
+def test_slices_cannot_be_blended(place):
+    with pytest.raises(UserError, match="--blend: the predictor of ACDC has no such option"):
+        run_test(place, "--blend", "gaussian")
 
 
 def test_a_checkpoint_file_is_tested_next_to_itself(place, tmp_path):
