@@ -215,7 +215,7 @@ class _Writing:
         except BaseException:
             prediction.discard()
             raise
-        self._current = prediction.case, self._writer.submit(self._write, prediction)
+        self._current = (prediction.case, self._writer.submit(self._write, prediction))
 
     def wait(self) -> None:
         """Wait for the current prediction, and record what became of it."""

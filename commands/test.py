@@ -62,6 +62,7 @@ from utils.errors import UserError, writing
 from utils.files import check_plain, scratch
 from utils.lock import only_writer
 from utils.messages import message
+from utils.pipeline import ahead, worker
 from utils.progress import progress
 from utils.provenance import provenance, sha256
 from utils.registry import check_name
@@ -366,23 +367,32 @@ class CheckpointTest:
         return settings
 
     def _predict(self, cases: Sequence[Case], folder: Path) -> list[ClassScore]:
-        """Predict and score the cases; the predictions are written to the folder."""
+        """Predict and score the cases; the predictions are written to the folder.
+
+        While the network predicts a case, a thread writes and scores the one before it.
+        """
         info = self._dataset.info
+
+        def score(predicted: tuple[Case, np.ndarray]) -> list[ClassScore]:
+            case, prediction = predicted
+            path = folder / f"{case.name}{PREDICTION}"
+            write_prediction(path, case, prediction, xyz=info.dims == 3)
+            return score_case(case, prediction, info.class_names, tolerances=self._tolerances)
+
         scores: list[ClassScore] = []
-        with progress(
-            predictions(self._net, cases, self._predictor),
-            total=len(cases),
-            desc="testing",
-            unit="case",
-        ) as bar:
+        with (
+            worker("scoring") as scorer,
+            progress(
+                predictions(self._net, cases, self._predictor),
+                total=len(cases),
+                desc="testing",
+                unit="case",
+            ) as bar,
+        ):
             if self._settings.detail:
                 message(detail_head(), over_bars=True)
-            for case, prediction in bar:
-                path = folder / f"{case.name}{PREDICTION}"
-                write_prediction(path, case, prediction, xyz=info.dims == 3)
-                case_scores = score_case(
-                    case, prediction, info.class_names, tolerances=self._tolerances
-                )
+            for _, scoring in ahead(scorer, score, bar, 1):
+                case_scores = scoring.result()
                 scores += case_scores
                 if self._settings.detail:
                     message(detail(case_scores), over_bars=True)

@@ -96,7 +96,7 @@ def in_words(device: torch.device, amp: torch.dtype | None) -> str:
     if amp == torch.bfloat16:
         return "bfloat16 autocast"
     if amp is not None:
-        return "float16 autocast, gradients scaled"
+        return "float16 autocast"
     if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
         return "float32, convolutions in TF32 if the GPU has it"
     return "float32"
