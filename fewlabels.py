@@ -298,8 +298,8 @@ def predict(
     2-D networks. `output`: the folder for the predictions and predict.json. Finished predictions
     are kept unless `overwrite`. `probabilities`: write CASE.npz too. `ahead`: scans that are
     prepared while the network predicts another one; 0 takes the least memory. `part`: "i/n", the
-    i-th of n shares of the scans. `gpu`: number of the CUDA device, which `device` can also name, as cuda:1.
-    Others: see `load_model`.
+    i-th of n shares of the scans. `gpu`: number of the CUDA device, which `device` can also name,
+    as cuda:1. Others: see `load_model`.
 
     A scan that cannot be predicted is in `failed` of the result; the others are predicted.
     """
