@@ -59,6 +59,9 @@ ONE_CLASS_LOSS = (("dice_present", 0.5), ("ce", 0.5))
 MANY_CLASSES_LOSS = (("dice_present", 1.0), ("ce_sqrt", 1.0))
 MANY_CLASSES_3D = {
     "base_lr": 0.05,
+    "lr_schedule": "poly",  # at a constant rate a validation finds now this class, now that one
+    "pre_lr_schedule": "poly",
+    "lr_drop_every": 0,
     "has_dropout": False,  # it drops half of 16 channels, too many to tell the classes apart
 }
 """Numbers of volumes with several foreground classes; measured in docs/results/own.md."""
