@@ -28,7 +28,7 @@ from datasets.templates import (
     volumes,
 )
 from methods.registry import METHODS
-from training.config import AnyConfig, DataOptions
+from training.config import HALF_DICE, AnyConfig, DataOptions
 from utils.errors import UserError
 
 STEP = 16  # the networks halve an image four times
@@ -62,6 +62,9 @@ MANY_CLASSES_3D = {
     "lr_schedule": "poly",  # at a constant rate a validation finds now this class, now that one
     "pre_lr_schedule": "poly",
     "lr_drop_every": 0,
+    # Self-training takes several losses in a step, half of them on pseudo labels: at the rate of
+    # pre-training it forgets what pre-training has found.
+    "losses": (("dice_present", 0.1), ("ce_sqrt", 0.1)),
     "has_dropout": False,  # it drops half of 16 channels, too many to tell the classes apart
 }
 """Numbers of volumes with several foreground classes; measured in docs/results/own.md."""
@@ -130,7 +133,7 @@ def _own_slices(plan: Plan, root: Path) -> DatasetSpec:
         options=OwnSliceOptions,
         settled=partial(_check_dims, plan.dims),
         numbers=_own_numbers(plan, root, like=ACDC),
-        methods=_with_own_losses(ACDC.methods, plan),
+        methods=_own_methods(ACDC.methods, plan),
         test_numbers={"model": ACDC.numbers["model"], "labelnum": _train_cases(plan, root)},
     )
 
@@ -153,7 +156,7 @@ def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
         options=OwnVolumeOptions,
         settled=partial(_check_dims, plan.dims),
         numbers=numbers,
-        methods=_with_own_losses(methods, plan),
+        methods=_own_methods(methods, plan),
         test_numbers={"model": LA.numbers["model"], "labelnum": _train_cases(plan, root)},
     )
 
@@ -273,20 +276,28 @@ def _own_numbers(plan: Plan, root: Path, like: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def _with_own_losses(
-    methods: Mapping[str, Mapping[str, Any]], plan: Plan
-) -> dict[str, dict[str, Any]]:
-    """Return the values of each method on own data: those in `methods`, and the loss that the
-    method presets with the terms of own data in place of its own.
+def _own_methods(methods: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return the values of each method on own data: those in `methods`, the loss that the method
+    presets with the terms of own data in place of its own, and for CT no intensity transform that
+    changes grey values, which are physical units there.
     """
     values = {name: dict(numbers) for name, numbers in methods.items()}
     for name, method in METHODS.items():
         presets = {**method.presets, **method.presets_of_dims.get(plan.dims, {})}
-        if "losses" in presets:
-            losses = presets["losses"]
+        losses = presets.get("losses", ())
+        if not losses and "base_lr" in presets:
+            losses = HALF_DICE  # whose rate the method's own one was chosen for
+        if losses:
             terms = [_own_term(term, weight, classes=plan.classes) for term, weight in losses]
             values.setdefault(name, {})["losses"] = tuple(terms)
+        intensity = presets.get("intensity", ())
+        if "noise" in intensity and _has_ct(plan):
+            values.setdefault(name, {})["intensity"] = ("noise",)
     return values
+
+
+def _has_ct(plan: Plan) -> bool:
+    return any(one.scheme == "ct" for one in plan.normalisation)
 
 
 def _own_term(term: str, weight: float, classes: int) -> tuple[str, float]:

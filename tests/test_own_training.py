@@ -292,11 +292,15 @@ def test_own_data_with_several_classes_have_defaults_of_their_own(prepared):
         dataset = own_dataset(read_plan(prepared[dims]), prepared[dims])
         bcp = resolve(dataset, method="bcp", explicit={}).flat()
         assert bcp["foreground_sampling"] == 0.33
-        assert bcp["losses"] == bcp["pre_losses"] == (("dice_present", 1.0), ("ce_sqrt", 1.0))
+        assert bcp["pre_losses"] == (("dice_present", 1.0), ("ce_sqrt", 1.0))
+    assert bcp["losses"] == (("dice_present", 0.1), ("ce_sqrt", 0.1))
     assert bcp["has_dropout"] is False
     assert resolve(dataset, method="ua_mt", explicit={}).flat()["has_dropout"] is True
     mc_net = resolve(dataset, method="mc_net", explicit={}).flat()
     assert mc_net["losses"] == (("dice_present", 0.5),)
+    abd = resolve(dataset, method="abd", explicit={}).flat()
+    assert abd["base_lr"] == 0.01
+    assert abd["losses"] == (("dice_present", 0.5), ("ce_sqrt", 0.5))
 
 
 # --- two drawn slices
