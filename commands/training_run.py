@@ -41,7 +41,7 @@ from training.accelerate import check_accelerate
 from training.checkpoint import Checkpoint, read
 from training.class_watch import WatchedClasses
 from training.config import AnyConfig
-from training.device import autocast_type, in_words, place, set_deterministic
+from training.device import autocast_type, hardware, in_words, place, set_deterministic
 from training.distributed import check_batch, is_main, rank, world
 from training.log import RunLog
 from training.loggers import check_loggers
@@ -348,6 +348,10 @@ class TrainingRun:
         """Return the length of a stage in iterations, or in epochs where options count epochs."""
         return sum(getattr(self.config.experiment, name) for name in spec.lengths)
 
+    def _steps(self, spec: StageSpec) -> int:
+        """Return the length of a stage in steps."""
+        return self.length(spec) * (self.epoch(spec.uses_unlabelled) or 1)
+
     def state_of(self, stage: str) -> dict[str, Any]:
         """Return the state that an earlier stage of this run ended with; empty if there is none."""
         path = self.folder / stage / "last.pth"
@@ -361,13 +365,7 @@ class TrainingRun:
         """Write config.json, or add this command to it. Only the main process writes."""
         if not is_main():
             return
-        digest = self.run_data.digest
-        about: dict[str, Any] = {
-            "data": {
-                "sha256": hashed(json.dumps(digest)),
-                "cases": {split: len(files) for split, files in digest.items()},
-            }
-        }
+        about: dict[str, Any] = {"data": self._data_record()}
         if self.init is not None:
             about["init"] = {"path": str(self.init.path), "sha256": sha256(self.init.path)}
         write_config_file(
@@ -377,6 +375,14 @@ class TrainingRun:
             about=about,
             resumes=bool(stage_names(self.folder)),
         )
+
+    def _data_record(self) -> dict[str, Any]:
+        """Return a hash of all lists and files of the data, and the number of files by split."""
+        digest = self.run_data.digest
+        return {
+            "sha256": hashed(json.dumps(digest)),
+            "cases": {split: len(files) for split, files in digest.items()},
+        }
 
     def stages(self) -> tuple[Run, dict[str, Callable[[], StageSetup]]]:
         """Return the run for the loop, and its stages by name, each built when its turn comes."""
@@ -411,6 +417,7 @@ class TrainingRun:
             log_every=self.config.runtime.log_every or LOG_EVERY,
             keep_validated=self.config.runtime.keep_validated,
             watched=self._watched_classes(),
+            stage_steps={spec.name: self._steps(spec) for spec in self.specs},
         )
 
     def _watched_classes(self) -> WatchedClasses:
@@ -433,7 +440,7 @@ class TrainingRun:
     def _log_start(self) -> None:
         experiment = self.config.experiment
         log = self.run.log
-        for line in origin_lines():
+        for line in (*origin_lines(), *self._config_lines()):
             log.note(line)
         log.say(f"method: {run_title(self.config.plain())}")
         log.say(
@@ -453,13 +460,25 @@ class TrainingRun:
             f"checkpoints are selected by: {self.selection}; the last one is kept next to the best"
         )
 
+    def _config_lines(self) -> list[str]:
+        """Return device, data and all options as lines of train.log, a line for each group."""
+        counts = [f"{len(files)} {split}" for split, files in self.run_data.files.items()]
+        lines = [
+            f"device: {hardware(self.device)}",
+            f"data: {self.root}; files: {', '.join(counts)}; "
+            f"sha256 {self._data_record()['sha256']}",
+        ]
+        for group, options in self.config.plain_groups().items():
+            lines.append(f"options of {group}: {json.dumps(options)}")
+        return lines
+
     # one stage
 
     def _stage(self, spec: StageSpec) -> StageSetup:
         options = self.config.optimization
         stage = spec.stage(self.context(spec))
         epoch = self.epoch(spec.uses_unlabelled) or 1
-        steps = self.length(spec) * epoch
+        steps = self._steps(spec)
         self._log_memory(stage, spec)
         if self.config.runtime.sync_batch_norm:
             # after the memory estimate, which makes a step in one process

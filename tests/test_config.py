@@ -223,6 +223,28 @@ def test_train_log_has_the_command_and_the_versions(run):
     assert f"torch {torch.__version__}" in log
 
 
+def test_train_log_has_all_options_of_config_json(run):
+    folder, record = run
+    log = (folder / "train.log").read_text(encoding="utf-8")
+    for group, options in record["options"].items():
+        assert f"options of {group}: {json.dumps(options)}\n" in log
+
+
+def test_train_log_has_the_hash_of_the_data_and_the_device(run):
+    folder, record = run
+    log = (folder / "train.log").read_text(encoding="utf-8")
+    assert f"sha256 {record['data']['sha256']}" in log
+    assert f"device: cpu, {torch.get_num_threads()} threads" in log
+
+
+def test_train_log_has_the_remaining_time_of_all_stages(tmp_path, phantom_root):
+    options = {**TINY, "max_iterations": 3}
+    train(acdc.DATASET, phantom_root, tmp_path, method="bcp", **options, log_every=1)
+    (path,) = tmp_path.rglob("train.log")
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if " left in" in line]
+    assert [line.endswith("in all stages at this speed") for line in lines] == [True] + 3 * [False]
+
+
 def test_a_run_from_config_json_has_its_options_unless_flags_name_others(run):
     folder, _ = run
     argv = ["--config", str(folder / "config.json")]

@@ -91,6 +91,15 @@ def autocast(device: torch.device, amp: torch.dtype | None) -> AbstractContextMa
     return torch.autocast(device.type, amp)
 
 
+def hardware(device: torch.device) -> str:
+    """Return the device with the model of a GPU, or the number of threads on a CPU."""
+    if device.type == "cuda":
+        return f"{device}, {torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    if device.type == "cpu":
+        return f"{device}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    return str(device)
+
+
 def in_words(device: torch.device, amp: torch.dtype | None) -> str:
     """Return the precision of a run in words."""
     if amp == torch.bfloat16:

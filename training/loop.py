@@ -60,8 +60,10 @@ def run_stages(run: Run, stages: Mapping[str, Callable[[], StageSetup]]) -> list
         # A folder that a later stage could not use is reported now, not after hours.
         _store(run, name).resume(say=lambda message: None)
     results: list[StageResult] = []
-    for build in stages.values():
-        runner = _StageRunner(run, build())
+    names = list(stages)
+    for number, build in enumerate(stages.values()):
+        steps_afterwards = sum(run.stage_steps.get(name, 0) for name in names[number + 1 :])
+        runner = _StageRunner(run, build(), steps_afterwards)
         runner.run()
         results.append(runner.result())
     return results
@@ -80,9 +82,11 @@ def _store(run: Run, stage: str) -> Store:
 class _StageRunner:
     """Trains one stage."""
 
-    def __init__(self, run: Run, setup: StageSetup) -> None:
+    def __init__(self, run: Run, setup: StageSetup, steps_afterwards: int = 0) -> None:
+        """`steps_afterwards`: the steps of the stages after this one."""
         self.run_info = run
         self.setup = setup
+        self.steps_afterwards = steps_afterwards
         self.stage = setup.stage
         self.store = _store(run, self.stage.name)
         self.saver = Saver(self.store)
@@ -237,15 +241,20 @@ class _StageRunner:
                 self.run_info.log.note(self._progress_line(step, scalars))
 
     def _progress_line(self, step: int, scalars: Mapping[str, float]) -> str:
-        """Return losses, learning rates and the remaining time of the stage."""
+        """Return losses, learning rates and the remaining time of the stage and of all stages."""
         values: list[str] = []
         for name, value in scalars.items():
             if name.startswith(("loss", "learning_rate")):
                 values.append(f"{name} {value:.4g}")
         seconds_per_step = (time.monotonic() - self.began) / (step - self.first_step)
-        remaining = hours(seconds_per_step * (self.setup.steps - step))
+        steps_left = self.setup.steps - step
+        remaining = f"{hours(seconds_per_step * steps_left)} left in this stage"
+        if self.steps_afterwards:
+            # how long a step of a later stage takes is not known yet
+            in_all = hours(seconds_per_step * (steps_left + self.steps_afterwards))
+            remaining += f", {in_all} in all stages at this speed"
         where = f"{self.stage.name} {step}/{self.setup.steps}"
-        return f"{where}: {', '.join(values)}; {remaining} left in this stage"
+        return f"{where}: {', '.join(values)}; {remaining}"
 
     # validation
 

@@ -100,7 +100,7 @@ class Run:
     device, reads the scalars of the steps since then, and asks the other processes for signals.
     Every `log_every` steps train.log gets a line. `loggers`: names from `training.loggers`.
     `keep_validated`: keep a copy of the checkpoint of every validation. `watched`: the classes that
-    are warned about if they are lost.
+    are warned about if they are lost. `stage_steps`: the length of each stage in steps, by name.
     """
 
     folder: Path
@@ -118,6 +118,7 @@ class Run:
     log_every: int = 20
     keep_validated: bool = False
     watched: WatchedClasses = field(default_factory=WatchedClasses)
+    stage_steps: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)
