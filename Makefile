@@ -50,7 +50,7 @@ $(DOCS)/ready: requirements-docs.txt
 	touch $@
 
 docs: $(DOCS)/ready
-	$(DOCS)/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
 	@echo "open site/index.html in a browser"
 
 WHERE := --root_path $(DEMO)/data --output_root $(DEMO)/model
