@@ -1,7 +1,13 @@
-"""Draw example.png of the README: image, truth and prediction from the page of a tested run.
+r"""Draw example.png of the README: image, truth and prediction from the page of a tested run.
 
-python code/report.py --run RUN --output report
-python -m docs.pictures.example report/index.html best docs/example.png
+python code/make_phantom.py --dataset ACDC --test 18 --root demo_data
+python code/ACDC_labelnum3_train.py --exp with_unlabelled --method averaged_copy_paste --egm none \
+    --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 400 --max_iterations 1200 \
+    --root_path demo_data --output_root demo_model
+python code/test_ACDC.py --labelnum 3 --exp with_unlabelled --root_path demo_data \
+    --output_root demo_model
+python code/report.py --run demo_model/BCP/ACDC_with_unlabelled_3_labeled --output report
+python -m docs.pictures.example report/index.html median docs/example.png
 """
 
 import base64
@@ -16,7 +22,7 @@ from matplotlib.image import imread, imsave
 CASES = ("worst", "median", "best")
 PANELS = 3  # image, truth, prediction
 GAP = 12  # white pixels between two panels
-PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
+PICTURE = re.compile(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)")
 
 
 def panels(page: Path, case: str) -> list[np.ndarray]:
@@ -25,8 +31,8 @@ def panels(page: Path, case: str) -> list[np.ndarray]:
     first = CASES.index(case) * PANELS
     pictures: list[np.ndarray] = []
     for source in sources[first : first + PANELS]:
-        picture = imread(io.BytesIO(base64.b64decode(source)))
-        pictures.append(picture[..., :3])
+        picture = imread(io.BytesIO(base64.b64decode(source)), format="jpeg") / 255
+        pictures.append(picture)
     return pictures
 
 
