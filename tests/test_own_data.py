@@ -24,7 +24,7 @@ from commands import prepare as command
 from dataloaders.plan import Normalisation, Plan, read_plan
 from dataloaders.splits import case_of, listed_path
 from datasets.own import own_dataset
-from datasets.prepare import labels
+from datasets.prepare import grid_labels
 from scans.reading import read_scan
 from utils.errors import UserError
 
@@ -268,9 +268,9 @@ def test_labels_of_unlabelled_cases_are_never_looked_for(tmp_path, monkeypatch):
         (raw / folder).mkdir(exist_ok=True)
         (raw / folder / "un0.nii.gz").write_bytes(b"not to be read")
     opened = []
-    original = labels.read_label
+    original = grid_labels.read_label
     monkeypatch.setattr(
-        labels, "read_label", lambda path, *more: opened.append(path.name) or original(path, *more)
+        grid_labels, "read_label", lambda path, *more: opened.append(path.name) or original(path, *more)
     )
     assert run(raw, tmp_path / "out") == 0
     assert sorted(opened) == ["tr0.nii.gz", "tr1.nii.gz", "tr2.nii.gz", "ts0.nii.gz"]
