@@ -252,6 +252,10 @@ def test_an_array_that_does_not_fit_is_a_user_error(
         ({"batch": -1}, "--batch -1"),
         ({"stride": (4, 0, 4)}, "--stride 4 0 4"),
         ({"box": (0, 1)}, "--box"),
+        ({"amp": "fp16"}, "--amp fp16: this cpu does not compute in it"),
+        ({"amp": "half"}, "amp='half': choose from auto, off, bf16, fp16"),
+        ({"accelerate": "graph"}, "accelerate='graph': choose from auto, off, fold, compile"),
+        ({"blend": "linear"}, "blend='linear': choose from uniform, gaussian"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_a_user_error(
@@ -260,6 +264,22 @@ def test_a_model_that_cannot_be_loaded_is_a_user_error(
     arguments = {"checkpoint": checkpoint(tmp_path / "c.pth"), "device": "cpu", **options}
     with pytest.raises(fewlabels.UserError, match=message):
         fewlabels.load_model(**arguments)
+
+
+def test_windows_of_own_data_are_blended_with_gaussian_weights_unless_another_is_named(
+    tmp_path, threshold_networks
+):
+    """Windows of a network that looks at one voxel agree, so only rounding differs."""
+    array = mr()
+    path = checkpoint(tmp_path / "c.pth")
+    probabilities = {}
+    for blend in (None, "gaussian", "uniform"):
+        model = fewlabels.load_model(path, "cpu", blend=blend, amp="off", accelerate="off")
+        prediction = model.predict(array, spacing=SPACING, progress=False)
+        probabilities[blend] = prediction.probabilities
+    assert np.array_equal(probabilities[None], probabilities["gaussian"])
+    assert not np.array_equal(probabilities[None], probabilities["uniform"])
+    np.testing.assert_allclose(probabilities[None], probabilities["uniform"], atol=1e-5)
 
 
 def test_a_published_checkpoint_needs_the_name_of_its_data_set(tmp_path):

@@ -221,3 +221,13 @@ def test_a_compiled_network_that_computes_something_else_is_an_error():
 def test_compiling_in_half_precision_on_the_cpu_is_refused():
     with pytest.raises(UserError, match="--accelerate fold, or --amp off"):
         fast_network(nn.Conv2d(1, 2, 1), "compile", CPU, batch=1, amp=torch.bfloat16)
+
+
+@pytest.mark.long
+def test_a_network_that_torch_compiles_predicts_the_same():
+    net = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Conv3d(4, 2, 1)).eval()
+    image = noise(1, 20, 12, 10)
+    predictor = VolumePredictor((8, 8, 8), (4, 4, 4), CPU, batch=4, blend="gaussian")
+    compiled = fast_network(net, "compile", CPU, batch=4)
+    expected = predictor.probability(net, image)
+    torch.testing.assert_close(predictor.probability(compiled, image), expected, rtol=0, atol=1e-4)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import acdc_step, fast_operations, vnet_step
+from benchmarks import acdc_step, fast_operations, predict_speed, vnet_step
 from networks.fast.matrices import _cached_matrix
 
 
@@ -47,3 +47,23 @@ def test_a_pass_of_the_v_net_is_timed(kinds, capsys):
         ["--kinds", kinds, "--patch_size", "32", "32", "16", "--steps", "1", "--no_memory"]
     )
     assert "plain    forward" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_the_prediction_of_a_volume_is_timed(capsys):
+    predict_speed.main(
+        [
+            "--patch_size",
+            "32",
+            "32",
+            "16",
+            "--size",
+            "48",
+            "32",
+            "16",
+            "--rounds",
+            "1",
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert "float32, as in the tests" in printed and "--amp auto --accelerate fold" in printed
