@@ -418,6 +418,8 @@ class TrainingRun:
             keep_validated=self.config.runtime.keep_validated,
             watched=self._watched_classes(),
             stage_steps={spec.name: self._steps(spec) for spec in self.specs},
+            logged={"dataset": self.dataset.info.name, **self.config.computed()},
+            tags={spec.name: self._tags(spec) for spec in self.specs},
         )
 
     def _watched_classes(self) -> WatchedClasses:
@@ -431,6 +433,13 @@ class TrainingRun:
             {number: names[number] for number in sorted(labelled)},
             [names[number] for number in sorted(validated)],
         )
+
+    def _tags(self, spec: StageSpec) -> dict[str, str]:
+        """Return the published tags of scalars by ours; none unless --tags asks for them."""
+        if self.config.runtime.tags == "default":
+            return {}
+        class_names = self.dataset.info.class_names
+        return self.dataset.published_tags.of_stage(spec.pretraining, class_names)
 
     def _best_name(self, stage: str) -> str:
         """Return the file name of a stage's best checkpoint."""

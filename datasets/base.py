@@ -13,6 +13,7 @@ from dataloaders.augment import SpatialDraw
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.two_stream import StreamSampler, TwoStreamSampler
 from datasets.prepare.published import PublishedPreparation
+from datasets.published_tags import PublishedTags
 from evaluation.settings import EvaluationSettings
 from evaluation.validation import Predictor
 from methods.copy_paste import Pasting
@@ -105,6 +106,7 @@ class DatasetSpec:
     plan: Mapping[str, Any] | None = (
         None  # own data: how scans were prepared, stored in checkpoints
     )
+    published_tags: PublishedTags  # names of scalars in the published code (--tags published)
     commands: str = ""  # published command lines that are accepted (commands/published_flags.py)
 
     def script_numbers(self, labelnum: int) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from datasets.prepare.prepared_files import (
     source_attributes,
 )
 from datasets.prepare.published import CroppedPreparation, add_file
+from datasets.published_tags import PANCREAS_TAGS
 from datasets.templates import patches, volumes
 from methods.copy_paste import Pasting
 from scans.geometry import Geometry
@@ -321,6 +322,7 @@ DATASET = volumes(
     info=INFO,
     preparation=PancreasPreparation,
     script="pancreas/pancreas_labelnum20_train.py",
+    published_tags=PANCREAS_TAGS,
     cases=percent_of_cases,
     sampler=lambda settings: FourStreamSampler,
     spatial=partial(

@@ -17,6 +17,7 @@ from dataloaders.two_stream import StreamSampler, TwoPassSampler, TwoStreamSampl
 from dataloaders.volumes import CacheKind, CoarsePatches, VolumePatches, first_cases
 from datasets.base import DatasetSpec, labelled_folder
 from datasets.prepare.published import PublishedPreparation
+from datasets.published_tags import ACDC_TAGS, COGRNET_TAGS, LA_TAGS
 from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor, check_stride
 from methods.copy_paste import Pasting
@@ -109,6 +110,7 @@ def slices(*, info: DatasetInfo, **options: Any) -> DatasetSpec:
         keeps_optimizer=True,
         options=SliceOptions,
         predictor=slice_predictor,
+        published_tags=ACDC_TAGS,
         folder=labelled_folder("BCP", info.name),
     )
     return replace(defaults, **options)
@@ -132,6 +134,7 @@ def volumes(*, info: DatasetInfo, **options: Any) -> DatasetSpec:
         ),
         options=VolumeOptions,
         predictor=VolumePredictor,
+        published_tags=LA_TAGS,
         stride=(18, 18, 4),
         folder=labelled_folder("BCP", info.name),
     )
@@ -170,6 +173,7 @@ def two_slices(
         methods={"edge_guided": {"exp": "edge_guided"}},
         settled=published_lengths,
         rounded_best=("cogrnet",),
+        published_tags=COGRNET_TAGS,
         commands="CoGRNet",
         test_numbers={"exp": "CoGRNet", "labelnum": 5, "model": "VNet", "which": "both"},
         folder=labelled_folder("CoGRNet", info.name),

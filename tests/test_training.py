@@ -226,9 +226,9 @@ def test_tensorboard_has_every_curve_once_after_a_resume(root, tmp_path, monkeyp
         for kind in ("dice", "hd95_voxel")
         for name in ("right_ventricle", "myocardium", "left_ventricle")
     }
-    assert {f"train/{n}" for n in names} | {f"validation/{n}" for n in classes | {"dice"}} <= set(
-        log.Tags()["scalars"]
-    )
+    assert {f"train/{n}" for n in names} | {
+        f"validation/{n}" for n in classes | {"dice", "best_dice"}
+    } <= set(log.Tags()["scalars"])
     assert {"mixed/image", "mixed/prediction", "mixed/label"} == set(log.Tags()["images"])
     assert [event.step for event in log.Scalars("train/loss")] == list(range(1, 13))
     assert [event.step for event in log.Scalars("validation/dice")] == [4, 8, 12]

@@ -193,7 +193,12 @@ class RuntimeOptions:
     keep_validated: bool = False
     """Keep the checkpoint of every validation, in the folder `validated` of the stage."""
     logger: tuple[str, ...] = DEFAULT_LOGGERS
-    """Loggers of scalars and pictures: tensorboard, csv (scalars.csv, no pictures), or both."""
+    """Loggers of scalars and pictures, one or several: tensorboard, csv (scalars.csv, no pictures),
+    wandb (Weights & Biases), mlflow. The last two need the package of that name."""
+    tags: Literal["default", "published"] = "default"
+    """Names of scalars in loggers. published: those of the data set's published code, where it logs
+    the same scalar.
+    """
 
     def check(self) -> None:
         """Raise UserError for a negative interval."""
@@ -217,6 +222,7 @@ MAY_DIFFER = frozenset(
         "log_every",
         "keep_validated",
         "logger",
+        "tags",
         "distances_every",
         "accelerate",
     }

@@ -1,7 +1,7 @@
 """Messages and logs of a run: terminal, train.log, progress bar and loggers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from methods.base import TrainingStage
 from training.distributed import is_main
-from training.loggers import DEFAULT_LOGGERS, LOGGERS, REMEDY, Logger
+from training.logged_stage import REMEDY, SCORES, LoggedStage, Logger
+from training.loggers import DEFAULT_LOGGERS, LOGGERS
 from training.outside_faults import Watch
 from utils.errors import writing
 from utils.messages import receiver
@@ -79,15 +80,28 @@ class StageLog:
         start: int,
         steps: int,
         loggers: Sequence[str] = DEFAULT_LOGGERS,
+        settings: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Continue after step `start` of a stage of `steps` steps, in the stage's folder."""
+        """Continue after step `start` of a stage of `steps` steps, in the stage's folder.
+
+        `settings`: the options that loggers get. `tags`: other names for some of our tags.
+        """
+        self._tags = dict(tags or {})
+        self._finished = False
         self._loggers: list[Logger] = []
         self._watch: Watch | None = None
         if is_main():
             with writing(folder, REMEDY):
                 folder.mkdir(parents=True, exist_ok=True)
+            logged = LoggedStage(
+                folder / "log",
+                start=start,
+                settings={"stage": name, **(settings or {})},
+                scores=tuple(self._tag(score) for score in SCORES),
+            )
             for logger in loggers:
-                self._loggers.append(LOGGERS[logger](folder / "log", start))
+                self._loggers.append(LOGGERS[logger](logged))
             # the watch warns from another thread, so it gets this thread's receiver
             warn = partial(receiver().receive, is_error=True, over_bars=True)
             self._watch = Watch(warn, name)
@@ -103,9 +117,10 @@ class StageLog:
         self.scalars(step, scalars, prefix="train")
 
     def scalars(self, step: int, values: dict[str, float], prefix: str) -> None:
-        """Log scalars under `<prefix>/<name>`."""
+        """Log scalars under `<prefix>/<name>`, or under the other name of this tag."""
+        tagged = {self._tag(f"{prefix}/{name}"): value for name, value in values.items()}
         for logger in self._loggers:
-            logger.scalars(step, values, prefix=prefix)
+            logger.scalars(step, tagged)
 
     def pictures(self, step: int, stage: TrainingStage[Any]) -> None:
         """Log the last mixed image, the student's prediction and its (pseudo) label."""
@@ -115,11 +130,16 @@ class StageLog:
         for name, tensor in stage.pictures().items():
             array = tensor.cpu().numpy()
             if name == "image":
-                pictures[name] = grey_picture(array)
+                picture = grey_picture(array)
             else:
-                pictures[name] = label_picture(array.astype(np.int64))
+                picture = label_picture(array.astype(np.int64))
+            pictures[f"mixed/{name}"] = picture
         for logger in self._loggers:
             logger.pictures(step, pictures)
+
+    def finish(self) -> None:
+        """Record that the stage has made its last step."""
+        self._finished = True
 
     def close(self) -> None:
         """Close the bar, the watch and all loggers."""
@@ -127,7 +147,10 @@ class StageLog:
         if self._watch is not None:
             self._watch.close()
         for logger in self._loggers:
-            logger.close()
+            logger.close(self._finished)
+
+    def _tag(self, tag: str) -> str:
+        return self._tags.get(tag, tag)
 
 
 def hours(seconds: float) -> str:

@@ -120,6 +120,8 @@ class _StageRunner:
             start=self.progress.step,
             steps=self.setup.steps,
             loggers=self.run_info.loggers,
+            settings=self.run_info.logged,
+            tags=self.run_info.tags.get(name),
         )
         try:
             with (
@@ -128,6 +130,7 @@ class _StageRunner:
             ):
                 self._loop(log, signals)
                 self.saver.wait()
+            log.finish()
         finally:
             self.saver.close()
             log.close()
@@ -289,7 +292,8 @@ class _StageRunner:
         if selects:
             self.stage.after_validation(improved)
         self.stage.after_iteration(step - 1)
-        log.scalars(step, result.scalars, prefix="validation")
+        scalars = {**result.scalars, "best_dice": float(progress.best_score)}
+        log.scalars(step, scalars, prefix="validation")
         log.pictures(step, self.stage)
         self._say(self._validation_line(results, is_best=is_best, selects=selects))
         self._report_classes(result)

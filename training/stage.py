@@ -101,6 +101,7 @@ class Run:
     Every `log_every` steps train.log gets a line. `loggers`: names from `training.loggers`.
     `keep_validated`: keep a copy of the checkpoint of every validation. `watched`: the classes that
     are warned about if they are lost. `stage_steps`: the length of each stage in steps, by name.
+    `logged`: the settings that loggers get. `tags`: by stage, other names for some of our tags.
     """
 
     folder: Path
@@ -119,6 +120,8 @@ class Run:
     keep_validated: bool = False
     watched: WatchedClasses = field(default_factory=WatchedClasses)
     stage_steps: Mapping[str, int] = field(default_factory=dict[str, int])
+    logged: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
 
 @dataclass(frozen=True)
