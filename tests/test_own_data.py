@@ -270,7 +270,9 @@ def test_labels_of_unlabelled_cases_are_never_looked_for(tmp_path, monkeypatch):
     opened = []
     original = grid_labels.read_label
     monkeypatch.setattr(
-        grid_labels, "read_label", lambda path, *more: opened.append(path.name) or original(path, *more)
+        grid_labels,
+        "read_label",
+        lambda path, *more: opened.append(path.name) or original(path, *more),
     )
     assert run(raw, tmp_path / "out") == 0
     assert sorted(opened) == ["tr0.nii.gz", "tr1.nii.gz", "tr2.nii.gz", "ts0.nii.gz"]
