@@ -62,7 +62,7 @@ class ClassThresholds:
 
     @torch.no_grad()
     def see(self, confidence: Tensor, label: Tensor) -> None:
-        """Keep what a step says of each class for `update`; shapes as in `trusted`."""
+        """Keep the size and the confidence of each class for `update`; shapes as in `trusted`."""
         if not self.options.class_thresholds:
             return
         rows: list[Tensor] = []

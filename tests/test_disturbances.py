@@ -70,9 +70,12 @@ def written_at_once(monkeypatch):
     from training.saving import Saver
 
     save = Saver.save
-    monkeypatch.setattr(
-        Saver, "save", lambda self, content, best: (save(self, content, best), self.wait())
-    )
+
+    def save_and_wait(self, *arguments, **options):
+        save(self, *arguments, **options)
+        self.wait()
+
+    monkeypatch.setattr(Saver, "save", save_and_wait)
 
 
 # clocks
