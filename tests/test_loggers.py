@@ -247,6 +247,15 @@ def test_tensorboard_gets_the_pictures(tmp_path):
     assert [event.step for event in events(tmp_path).Images("mixed/image")] == [3]
 
 
+def test_tensorboard_has_every_step_once_after_a_kill_before_the_first_checkpoint(tmp_path):
+    for steps in ((1, 2), (1, 2, 3)):
+        logger = LOGGERS["tensorboard"](LoggedStage(tmp_path))
+        for step in steps:
+            logger.scalars(step, {"train/loss": 0.5})
+        logger.close(finished=False)
+    assert [event.step for event in events(tmp_path).Scalars("train/loss")] == [1, 2, 3]
+
+
 def test_tensorboard_shows_the_settings_as_hyperparameters(tmp_path):
     folder = train(tmp_path, ("tensorboard",), steps=2) / "log"
     settings = plugin_data(folder, "session_start_info").session_start_info.hparams

@@ -112,7 +112,6 @@ class _StageRunner:
         restore_buffers(self.stage.networks, buffers)  # each process had its own
         self.precision.prepare(self.stage, self.setup.optimizers.values())
         self.compiled = accelerated(self.stage, self.run_info.accelerate)
-        self.began = time.monotonic()
         self.first_step = self.progress.step
         log = StageLog(
             self.store.folder,
@@ -123,6 +122,7 @@ class _StageRunner:
             settings=self.run_info.logged,
             tags=self.run_info.tags.get(name),
         )
+        self.began = time.monotonic()  # after the start of loggers, which may take seconds
         try:
             with (
                 StopSignals() as signals,
