@@ -152,7 +152,7 @@ def with_few_iterations(block: str) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", ["quickstart.md", "training.md", "evaluation.md"])
+@pytest.mark.parametrize("page", ["quickstart.md", "training.md"])
 def test_commands_that_need_no_data_work_in_their_order(page, tmp_path):
     blocks = runnable(DOCS / page)
     assert blocks
