@@ -9,6 +9,7 @@ from pathlib import Path
 
 from commands import test, train
 from commands.any_dataset import find_data
+from commands.config_file import NAME as CONFIG_FILE
 from commands.train_flags import configs_from_flags
 from datasets.base import DatasetSpec
 from evaluation.results import EvaluationResult, write_json
@@ -18,6 +19,7 @@ from training.checkpoint import VALIDATED, read
 from training.config import AnyConfig
 from training.stage import StageResult
 from utils.errors import UserError
+from utils.json_file import read_json
 from utils.messages import message
 
 
@@ -168,6 +170,7 @@ def run_cell(cell: Cell) -> None:
         stages=[_history(stage) for stage in trained.stages],
         seconds=cell.seconds(),
         tests=tests,
+        trained_commit=_trained_commit(trained.folder),
     )
     _write(cell, record)
 
@@ -228,6 +231,11 @@ def _timed(cell: Cell) -> Iterator[None]:
         cell.seconds_file.parent.mkdir(parents=True, exist_ok=True)
         with open(cell.seconds_file, "a", encoding="utf-8") as file:
             file.write(f"{time.monotonic() - began:.1f}\n")
+
+
+def _trained_commit(folder: Path) -> str | None:
+    """Return the commit that began the run in `folder`."""
+    return read_json(folder / CONFIG_FILE).get("git_commit")
 
 
 def _test(dataset: DatasetSpec, checkpoint: Path, config: AnyConfig) -> EvaluationResult:

@@ -82,7 +82,7 @@ def leaderboard(
         "over the methods of a table by Holm's method",
         "costs": {method: dict(cost) for method, cost in costs.items()},
         "options": _common_options(records),
-        "commits": sorted({str(record.about.get("git_commit")) for record in records}),
+        "commits": sorted({str(record.trained_commit) for record in records}),
         "tables": tables,
     }
 

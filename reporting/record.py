@@ -61,7 +61,8 @@ class CellRecord:
     `options`: those that decide what a run computes. `stages`: name, iterations and history of each
     stage. `seconds`: time of training and tests. `tests`: by the keys of `SELECTIONS`.
     `test_dice`: mean Dice on the test list of every validated network by its iteration, if
-    test-selected results were asked for. `about`: versions, commit and machine.
+    test-selected results were asked for. `trained_commit`: of the program that began the run.
+    `about`: versions, commit and machine of the tests.
     """
 
     dataset: str
@@ -73,6 +74,7 @@ class CellRecord:
     seconds: float
     tests: dict[str, CellTest]
     test_dice: dict[str, float] = field(default_factory=dict[str, float])
+    trained_commit: str | None = None
     about: dict[str, Any] = field(default_factory=provenance)
 
     def plain(self) -> dict[str, Any]:

@@ -138,6 +138,7 @@ def test_a_record_holds_the_scores_of_each_case_of_both_checkpoints(cell):
     assert record.tests["last"].iteration == 2
     assert record.tests["best"].array("dice").shape == (2, 3)
     assert record.tests["best"].split == "test.list"
+    assert record.trained_commit == record.about["git_commit"]
 
 
 def test_a_record_holds_every_validation_and_no_path_of_the_machine(cell, tmp_path_factory):

@@ -45,7 +45,8 @@ def record(method, seed, dice, **values):
         stages=[{"name": "self_train", "iterations": 20, "best_iteration": 10, "history": []}],
         seconds=1.0,
         tests={"best": cell_test(dice, **values)},
-        about={"git_commit": "abc"},
+        trained_commit="abc",
+        about={"git_commit": "abd"},
     )
 
 
