@@ -168,12 +168,22 @@ def _table(
         "patients": len({patient(case) for case in entries[0].tests[0].cases}),
         "classes": entries[0].tests[0].classes,
         "split": entries[0].tests[0].split,
-        "metrics": [{"key": metric.key(unit), "title": metric.title} for metric in metrics],
+        "metrics": [_plain_metric(metric, unit) for metric in metrics],
         "rows": rows,
     }
     if len(ordered) > 1:
         table["first_to_second"] = _difference(ordered[0], ordered[1], bootstrap)
     return table
+
+
+def _plain_metric(metric: Metric, unit: Unit) -> dict[str, Any]:
+    """Return name in files, title and decimals of a metric; lengths have fewer."""
+    title = metric.title
+    digits = 3
+    if metric.is_length:
+        title = f"{title}, {unit}"
+        digits = 1
+    return {"key": metric.key(unit), "title": title, "digits": digits}
 
 
 def _unit(entries: Sequence[Entry]) -> Unit:

@@ -29,11 +29,7 @@ def caption(table: Table) -> str:
 def head(table: Table) -> list[str]:
     """Return the titles of a table's columns."""
     titles = ["method", "seeds"]
-    for metric in table["metrics"]:
-        unit = ""
-        if metric["key"].endswith(("_voxel", "_mm")):
-            unit = f", {metric['key'].rsplit('_', 1)[1]}"
-        titles.append(f"{metric['title']}{unit}")
+    titles += [metric["title"] for metric in table["metrics"]]
     titles += ["Dice difference (95 % interval)", "p (Holm)", "rank (95 %)"]
     if _has_costs(table):
         titles += ["step time", "passes", "memory"]
@@ -44,7 +40,7 @@ def cells(table: Table, row: Row) -> list[str]:
     """Return the texts of a row, in the order of `head`."""
     texts = [row["title"], str(len(row["seeds"]))]
     for metric in table["metrics"]:
-        texts.append(score(metric["key"], row["scores"][metric["key"]]))
+        texts.append(score(row["scores"][metric["key"]], metric["digits"]))
     texts += [difference(row), p_holm(row), rank(row)]
     if _has_costs(table):
         for name in ("time", "passes", "memory"):
@@ -61,11 +57,8 @@ def markdown_table(table: Table) -> list[str]:
     return lines
 
 
-def score(key: str, values: Mapping[str, Any]) -> str:
-    """Return mean and standard deviation over the seeds: ratios with 3 decimals, lengths with 1."""
-    digits = 3
-    if key.endswith(("_voxel", "_mm")):
-        digits = 1
+def score(values: Mapping[str, Any], digits: int = 3) -> str:
+    """Return mean and standard deviation over the seeds."""
     text = f"{values['mean']:.{digits}f}"
     if values["sd"] is not None:
         text += f" ± {values['sd']:.{digits}f}"
@@ -119,7 +112,7 @@ def lines(content: Mapping[str, Any]) -> list[str]:
     for table in content["tables"]:
         texts.append(f"{caption(table)}: penalised Dice, mean over the classes")
         for row in table["rows"]:
-            dice = score("dice", row["scores"]["dice"])
+            dice = score(row["scores"]["dice"])
             texts.append(f"  {row['title']:<40}{dice:<16}{difference(row)}")
     return texts
 

@@ -1,0 +1,94 @@
+"""Write the tables of docs/leaderboard.md from the records of the leaderboard.
+
+    python benchmarks/update_tables.py
+
+The records are in docs/results/leaderboard/TABLE/. A page has each table between the lines
+`<!-- table TABLE SELECTION -->` and `<!-- end of table -->`. SELECTION is best, last, test_selected
+or, for a table with fewer columns, short. Prints the pages that have changed.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from commands.leaderboard import read_costs
+from reporting import leaderboard_text as text
+from reporting.leaderboard import Bootstrap, leaderboard
+from reporting.record import read_records
+from utils.cli import run
+from utils.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RECORDS = REPOSITORY / "docs" / "results" / "leaderboard"
+PAGES = (REPOSITORY / "docs" / "leaderboard.md",)
+BEGIN = r"(?P<begin><!-- table (?P<table>\w+) (?P<selection>\w+) -->\n)"
+END = r"(?P<end><!-- end of table -->)"
+BLOCK = re.compile(f"{BEGIN}.*?{END}", flags=re.DOTALL)
+SHORT = "short"
+SHORT_METRICS = ("dice", "hd95_voxel", "hd95_mm")
+
+
+@cache
+def tables(name: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of a folder of records, by their selection."""
+    costs = RECORDS / name / "costs" / "costs.json"
+    content = leaderboard(
+        read_records([RECORDS / name]),
+        "bcp",
+        Bootstrap(),
+        costs=read_costs(costs if costs.is_file() else None),
+    )
+    return {table["selection"]: table for table in content["tables"]}
+
+
+def block(name: str, selection: str) -> str:
+    """Return the lines of a table. Raises UserError if there are no records of it."""
+    of_name = tables(name)
+    if selection == SHORT:
+        return "\n".join(short_table(of_name["best"])) + "\n"
+    if selection not in of_name:
+        raise UserError(f"{RECORDS / name}: its records have no test of the selection {selection}")
+    table = of_name[selection]
+    return "\n".join(text.markdown_table(table)) + "\n\n" + text.first_to_second(table) + "\n"
+
+
+def short_table(table: dict[str, Any]) -> list[str]:
+    """Return a table with Dice, HD95, the difference to the baseline and the step time."""
+    metrics = [metric for metric in table["metrics"] if metric["key"] in SHORT_METRICS]
+    titles = ["method", *(metric["title"] for metric in metrics), "Dice, difference", "step time"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for row in table["rows"]:
+        scores = [text.score(row["scores"][metric["key"]], metric["digits"]) for metric in metrics]
+        time = ""
+        if "time" in row["cost"]:
+            time = f"{row['cost']['time']:.1f}"
+        cells = [row["title"], *scores, text.difference(row), time]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def updated(page: str) -> str:
+    """Return the text of a page with its tables written anew."""
+    return BLOCK.sub(
+        lambda match: match["begin"] + block(match["table"], match["selection"]) + match["end"],
+        page,
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Update all pages."""
+    for path in PAGES:
+        before = path.read_text(encoding="utf-8")
+        after = updated(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(path.relative_to(REPOSITORY))
+
+
+if __name__ == "__main__":
+    run(main)
