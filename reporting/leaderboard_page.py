@@ -8,6 +8,9 @@ from reporting import leaderboard_text as text
 from reporting.html_page import write_page
 from reporting.plots import Intervals, Plot, plot_intervals
 
+NAME_WIDTH = 150
+"""Room for the names of methods in a plot, in its units."""
+
 
 def write_leaderboard(path: Path, content: Mapping[str, Any]) -> None:
     """Write the page of a leaderboard with the content of leaderboard.json."""
@@ -40,5 +43,12 @@ def _plot(table: Mapping[str, Any]) -> Plot | None:
     if not rows:
         return None
     titles = [row["title"] for row in rows]
-    intervals = Intervals(0, table["baseline"], differences=[row["difference"] for row in rows])
-    return plot_intervals(f"Dice, difference to {table['baseline']}", titles, groups=[intervals])
+    (baseline,) = [row["title"] for row in table["rows"] if "difference" not in row]
+    intervals = Intervals(0, baseline, differences=[row["difference"] for row in rows])
+    return plot_intervals(
+        "Dice (higher is better)",
+        titles,
+        groups=[intervals],
+        reference=baseline,
+        margin_left=NAME_WIDTH,
+    )

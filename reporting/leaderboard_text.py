@@ -27,10 +27,11 @@ def caption(table: Table) -> str:
 
 
 def head(table: Table) -> list[str]:
-    """Return the titles of a table's columns."""
-    titles = ["method", "seeds"]
-    titles += [metric["title"] for metric in table["metrics"]]
-    titles += ["Dice difference (95 % interval)", "p (Holm)", "rank (95 %)"]
+    """Return the titles of a table's columns. The first metric is Dice."""
+    dice, *others = table["metrics"]
+    titles = ["method", "seeds", dice["title"]]
+    titles += ["difference (95 % interval)", "p (Holm)", "rank (95 %)"]
+    titles += [metric["title"] for metric in others]
     if _has_costs(table):
         titles += ["step time", "passes", "memory"]
     return titles
@@ -38,10 +39,10 @@ def head(table: Table) -> list[str]:
 
 def cells(table: Table, row: Row) -> list[str]:
     """Return the texts of a row, in the order of `head`."""
-    texts = [row["title"], str(len(row["seeds"]))]
-    for metric in table["metrics"]:
-        texts.append(score(row["scores"][metric["key"]], metric["digits"]))
-    texts += [difference(row), p_holm(row), rank(row)]
+    scores = [score(row["scores"][metric["key"]], metric["digits"]) for metric in table["metrics"]]
+    dice, *others = scores
+    texts = [row["title"], str(len(row["seeds"])), dice]
+    texts += [difference(row), p_holm(row), rank(row), *others]
     if _has_costs(table):
         for name in ("time", "passes", "memory"):
             texts.append(_number(row["cost"].get(name)))
@@ -99,9 +100,10 @@ def first_to_second(table: Table) -> str:
     one = table["first_to_second"]
     first = table["rows"][0]
     second = table["rows"][1]
+    leader = f"{first['title'][:1].upper()}{first['title'][1:]}"
     return (
-        f"{first['title']} is ahead of {second['title']} by {one['difference']:.3f} Dice (95 % "
-        f"interval {one['low']:+.3f} to {one['high']:+.3f}); it is first in "
+        f"{leader} is ahead of {second['title']} by {one['difference']:.3f} Dice (95 % interval "
+        f"{one['low']:+.3f} to {one['high']:+.3f}); it is first in "
         f"{100 * first['ranks']['first']:.0f} % of the bootstrap draws."
     )
 

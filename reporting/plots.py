@@ -233,9 +233,17 @@ def plot_cases(title: str, names: Sequence[str], columns: Sequence[Column]) -> P
     return plot
 
 
-def plot_intervals(title: str, rows: Sequence[str], groups: Sequence[Intervals]) -> Plot:
+def plot_intervals(
+    title: str,
+    rows: Sequence[str],
+    groups: Sequence[Intervals],
+    reference: str = "the first group",
+    margin_left: int = 112,
+) -> Plot:
     """Plot differences to the first group with their intervals: a row for each class, in it a line
     for each other group.
+
+    `reference`: what the differences are to. `margin_left`: room for the names of the rows.
     """
     values = [0.0]
     for group in groups:
@@ -245,13 +253,13 @@ def plot_intervals(title: str, rows: Sequence[str], groups: Sequence[Intervals])
     count = len(rows)
     plot = Plot(
         title,
-        f"{title}: difference to the first group with 95 % interval",
+        f"{title}: difference to {reference} with 95 % interval",
         x=span(values),
         y=(0, count),
         height=step * count + 44,
-        margin_left=112,
+        margin_left=margin_left,
     )
-    plot.x_axis("difference to the first group")
+    plot.x_axis(f"difference to {reference}")
     plot.line([(0, 0), (0, count)], "zero")
     for row, name in enumerate(rows):
         top = count - row
