@@ -13,16 +13,16 @@ volumes: best on the test list. The best of the first teacher is kept as well.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from methods.base import Batch, Method, StageContext, StageSpec, TrainingStage, split_batch
-from methods.class_thresholds import ClassThresholds, ConfidenceOptions
+from methods.base import Batch, Method, StageContext, StageSpec, split_batch
+from methods.class_thresholds import ConfidenceOptions, ConfidentStage
 from methods.helpers import (
     SGD_PRESETS,
     ConsistencyOptions,
@@ -70,7 +70,7 @@ class Options(ConsistencyOptions, ConfidenceOptions):
             raise UserError(f"--turn {self.turn}: must be at least 1")
 
 
-class ADMT(TrainingStage[Options]):
+class ADMT(ConfidentStage[Options]):
     """A student and two teachers that follow it in turns. Teacher averages cover batch-norm
     statistics."""
 
@@ -80,7 +80,6 @@ class ADMT(TrainingStage[Options]):
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
         self.turns = Turns(self.options.turn, context.seed)
-        self.thresholds = ClassThresholds(self.options, context.classes)
         self.unsupervised = Loss({UNSUPERVISED[context.dims]: 1.0}, dice_2d)
         first = self.add_teacher(TEACHERS[0])
         second = self.add_teacher(TEACHERS[1], context.network(1))
@@ -157,14 +156,7 @@ class ADMT(TrainingStage[Options]):
 
     def after_step(self, step: int) -> None:
         self.averages[self.turns.number(step) % 2].update(self.ema_decay(step))
-        self.thresholds.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), **self.thresholds.state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.thresholds.load(state)
+        super().after_step(step)
 
     def ema_decay(self, step: int) -> float:
         """Return the decay of step `step`: 0 until the teachers average, then with a warm-up that

@@ -9,12 +9,13 @@ that are predicted as this class.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
 
+from methods.base import StageContext, TrainingStage
 from utils.errors import UserError
 
 DECAY = 0.999
@@ -36,6 +37,9 @@ class ConfidenceOptions:
     def check(self) -> None:
         if not 0 <= self.confidence <= 1:
             raise UserError(f"--confidence {self.confidence}: must lie between 0 and 1")
+
+
+ConfidentOptionsT = TypeVar("ConfidentOptionsT", bound=ConfidenceOptions)
 
 
 class ClassThresholds:
@@ -94,3 +98,21 @@ class ClassThresholds:
         """Restore what `state` returned, from a whole stage's state."""
         if STATE in state:
             self.means = state[STATE]
+
+
+class ConfidentStage(TrainingStage[ConfidentOptionsT]):
+    """A stage that learns confident pseudo labels; its checkpoints keep the thresholds."""
+
+    def __init__(self, context: StageContext[ConfidentOptionsT]) -> None:
+        super().__init__(context)
+        self.thresholds = ClassThresholds(self.options, context.classes)
+
+    def after_step(self, step: int) -> None:
+        self.thresholds.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **self.thresholds.state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.thresholds.load(state)

@@ -11,15 +11,15 @@ ACDC, 12 + 12 + 12 slices of 256 x 256, 300 epochs of 107 iterations, SGD 0.01 w
 `poly_late`; best on the validation and test lists together. Volumes are ours.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from methods.base import Batch, Method, StageContext, StageSpec, TrainingStage, split_batch
-from methods.class_thresholds import ClassThresholds, ConfidenceOptions
+from methods.base import Batch, Method, StageContext, StageSpec, split_batch
+from methods.class_thresholds import ConfidenceOptions, ConfidentStage
 from methods.helpers import SGD_PRESETS, cutmix, cutmix_boxes, softmax
 from methods.views import strong_view
 from utils.losses import StepLoss, dice_squared, one_hot, predicted
@@ -40,7 +40,7 @@ class Options(ConfidenceOptions):
     """Options of UniMatch."""
 
 
-class UniMatch(TrainingStage[Options]):
+class UniMatch(ConfidentStage[Options]):
     """One network that learns its own confident predictions."""
 
     name = "train"
@@ -48,7 +48,6 @@ class UniMatch(TrainingStage[Options]):
     def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.seed = context.seed
-        self.thresholds = ClassThresholds(self.options, context.classes)
 
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
         """Yield half of the loss of labels and dropped features, then half of the loss of both
@@ -103,16 +102,6 @@ class UniMatch(TrainingStage[Options]):
         """
         truth = one_hot(target.label, logits.shape[1])
         return dice_squared(predicted(logits), truth, self.is_confident(target))
-
-    def after_step(self, step: int) -> None:
-        self.thresholds.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), **self.thresholds.state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.thresholds.load(state)
 
 
 def partners(x: Tensor) -> Tensor:
