@@ -11,7 +11,7 @@ from commands.benchmark_cell import Cell, equal_time_lengths, is_complete, lengt
 from commands.benchmark_jobs import Job, cluster_start, run_cells, start_locally
 from commands.leaderboard import LeaderboardResult, read_costs, write
 from methods.registry import METHODS
-from reporting.leaderboard import Bootstrap
+from reporting.leaderboard import Bootstrap, Costs
 from reporting.record import SELECTIONS, read_record
 from training.log import hours
 from utils.cli import is_flag
@@ -143,9 +143,9 @@ def run(settings: BenchmarkSettings, flags: Sequence[str] = ()) -> BenchmarkResu
     """
     settings.check()
     _check_flags(flags, "after --")
-    cells = table_cells(settings, flags)
-    dataset = cells[0].spec()
     costs = read_costs(settings.costs)
+    cells = table_cells(settings, flags, costs=costs)
+    dataset = cells[0].spec()
     with only_writer(settings.output, "name another folder with --output"), terminated(AGAIN):
         open_cells = [
             cell for cell in cells if not is_complete(cell, dataset, settings.test_selected)
@@ -172,13 +172,15 @@ def run(settings: BenchmarkSettings, flags: Sequence[str] = ()) -> BenchmarkResu
     return BenchmarkResult(leaderboard, progress.failed)
 
 
-def table_cells(settings: BenchmarkSettings, flags: Sequence[str]) -> list[Cell]:
+def table_cells(
+    settings: BenchmarkSettings, flags: Sequence[str], costs: Costs | None = None
+) -> list[Cell]:
     """Return the cells of the table: seed by seed, so that each method has a result early.
 
-    Raises UserError for flags that a cell cannot have.
+    `costs`: of the methods, for --equal_time. Raises UserError for flags that a cell cannot have.
     """
     by_method = _method_flags(settings)
-    lengths = {method: _lengths(settings, method) for method in settings.methods}
+    lengths = {method: _lengths(settings, method, costs=costs or {}) for method in settings.methods}
     cells: list[Cell] = []
     for labelnum in settings.labelnums:
         for seed in settings.seeds:
@@ -204,14 +206,12 @@ def table_cells(settings: BenchmarkSettings, flags: Sequence[str]) -> list[Cell]
     return cells
 
 
-def _lengths(settings: BenchmarkSettings, method: str) -> tuple[int, int]:
+def _lengths(settings: BenchmarkSettings, method: str, costs: Costs) -> tuple[int, int]:
     """Return the lengths of pre-training and self-training of a method with pre-training."""
     lengths = (settings.pre_iterations, settings.max_iterations)
     if not settings.equal_time:
         return lengths
-    return equal_time_lengths(
-        method, *lengths, baseline=settings.baseline, costs=read_costs(settings.costs)
-    )
+    return equal_time_lengths(method, *lengths, baseline=settings.baseline, costs=costs)
 
 
 def _absolute(path: Path | None) -> Path | None:

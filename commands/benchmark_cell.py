@@ -1,7 +1,7 @@
 """One cell of a benchmark: a method, a number of labelled cases and a seed, trained and tested."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +14,7 @@ from commands.train_flags import configs_from_flags
 from datasets.base import DatasetSpec
 from evaluation.results import EvaluationResult, write_json
 from methods.registry import METHODS
+from reporting.leaderboard import Costs
 from reporting.record import CellRecord, CellTest, read_record, tested
 from training.checkpoint import VALIDATED, read
 from training.config import AnyConfig
@@ -110,7 +111,7 @@ def equal_time_lengths(
     max_iterations: int,
     *,
     baseline: str,
-    costs: Mapping[str, Mapping[str, float]],
+    costs: Costs,
 ) -> tuple[int, int]:
     """Return the lengths with which the method takes the time that the baseline takes with
     `pre_iterations` and `max_iterations`.

@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from evaluation.results import write_json
 from reporting import leaderboard_text as text
-from reporting.leaderboard import Bootstrap, leaderboard
+from reporting.leaderboard import Bootstrap, Costs, leaderboard
 from reporting.leaderboard_page import write_leaderboard
 from reporting.record import CellRecord, read_records
 from utils.errors import UserError, writing
@@ -83,7 +83,7 @@ def write(
     records: Sequence[CellRecord],
     *,
     baseline: str,
-    costs: Mapping[str, Mapping[str, float]],
+    costs: Costs,
     bootstrap: Bootstrap,
     missing: Sequence[str] = (),
 ) -> LeaderboardResult:

@@ -7,7 +7,7 @@ the networks, best first. A method's score of a case is the mean over its seeds.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs]
@@ -23,6 +23,8 @@ MAIN = "dice"
 UNLIKE = ("seed", "exp")
 """Options in which the cells of one method may differ."""
 LEVEL = 0.95
+Costs: TypeAlias = Mapping[str, Mapping[str, float]]
+"""What a step costs, by method and name of the cost."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def leaderboard(
     records: Sequence[CellRecord],
     baseline: str,
     bootstrap: Bootstrap,
-    costs: Mapping[str, Mapping[str, float]],
+    costs: Costs,
 ) -> dict[str, Any]:
     """Return the content of leaderboard.json.
 
@@ -138,7 +140,7 @@ def _table(
     entries: Sequence[Entry],
     baseline: str,
     bootstrap: Bootstrap,
-    costs: Mapping[str, Mapping[str, float]],
+    costs: Costs,
 ) -> dict[str, Any]:
     ordered = sorted(
         entries, key=lambda entry: (-float(np.mean(entry.seed_means(MAIN))), entry.method)
