@@ -1,4 +1,4 @@
-"""Write the tables of docs/leaderboard.md from the records of the leaderboard.
+"""Write the tables of README.md and docs/leaderboard.md from the records of the leaderboard.
 
     python benchmarks/update_tables.py
 
@@ -25,12 +25,12 @@ from utils.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDS = REPOSITORY / "docs" / "results" / "leaderboard"
-PAGES = (REPOSITORY / "docs" / "leaderboard.md",)
+PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "leaderboard.md")
 BEGIN = r"(?P<begin><!-- table (?P<table>\w+) (?P<selection>\w+) -->\n)"
 END = r"(?P<end><!-- end of table -->)"
 BLOCK = re.compile(f"{BEGIN}.*?{END}", flags=re.DOTALL)
 SHORT = "short"
-SHORT_METRICS = ("dice", "hd95_voxel", "hd95_mm")
+SHORT_DISTANCES = ("hd95_voxel", "hd95_mm")
 
 
 @cache
@@ -58,16 +58,18 @@ def block(name: str, selection: str) -> str:
 
 
 def short_table(table: dict[str, Any]) -> list[str]:
-    """Return a table with Dice, HD95, the difference to the baseline and the step time."""
-    metrics = [metric for metric in table["metrics"] if metric["key"] in SHORT_METRICS]
-    titles = ["method", *(metric["title"] for metric in metrics), "Dice, difference", "step time"]
+    """Return a table with Dice and its difference to the baseline, HD95 and the step time."""
+    (distance,) = [metric for metric in table["metrics"] if metric["key"] in SHORT_DISTANCES]
+    titles = ["method", "seeds", "Dice", "difference to BCP (95 % interval)"]
+    titles += [distance["title"], "step time"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row in table["rows"]:
-        scores = [text.score(row["scores"][metric["key"]], metric["digits"]) for metric in metrics]
+        hd95 = row["scores"][distance["key"]]["mean"]
         time = ""
         if "time" in row["cost"]:
             time = f"{row['cost']['time']:.1f}"
-        cells = [row["title"], *scores, text.difference(row), time]
+        cells = [row["title"], str(len(row["seeds"])), text.score(row["scores"]["dice"])]
+        cells += [text.difference(row), f"{hd95:.{distance['digits']}f}", time]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

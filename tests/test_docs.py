@@ -75,11 +75,6 @@ def test_no_line_of_the_readme_has_more_than_200_characters():
     assert [line for line in lines if len(line) > 200] == []
 
 
-def test_the_readme_has_a_place_for_the_leaderboard():
-    text = README.read_text(encoding="utf-8")
-    assert text.index("<!-- leaderboard -->") < text.index("<!-- /leaderboard -->")
-
-
 def test_every_page_is_in_the_navigation_once():
     settings = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
     pages = [str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")]
