@@ -54,6 +54,7 @@ from commands.predict_array import predict_array
 from commands.predict_model import Model as Networks
 from commands.predict_model import read_model
 from commands.predict_settings import ModelSettings, PredictSettings
+from commands.predict_uncertainty import Kind
 from commands.prepare import PrepareResult, PrepareSettings
 from commands.register import RegisterResult
 from commands.run_folder import with_earlier_name
@@ -118,11 +119,13 @@ class Prediction:
     `labels`: label values of the training data (a small unsigned type), with the array's spatial
     axes. `probabilities`: float32, classes first (in the order of `Model.class_names`), then the
     spatial axes; None if they were not asked for. `warnings`: what is strange about the array.
+    `uncertainty`: the maps that were asked for, by kind, float32, with the spatial axes.
     """
 
     labels: np.ndarray
     probabilities: np.ndarray | None
     warnings: tuple[str, ...]
+    uncertainty: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +162,8 @@ class Model:
         affine: ArrayLike | None = None,
         *,
         probabilities: bool = True,
+        uncertainty: Sequence[Literal["entropy", "mirror", "dropout", "ensemble"]] = (),
+        passes: int = 8,
         progress: bool = True,
     ) -> Prediction:
         """Predict one scan. It is prepared as the training scans were (resampled, normalised), and
@@ -180,15 +185,19 @@ class Model:
         run to the patient's right, front and head. Networks that were trained on own data expect
         this orientation, so pass the affine of an array with another one. For an array (Z, Y, X) of
         SimpleITK, pass `array.T`. `probabilities`: return them too; without, a large scan takes
-        less memory.
+        less memory. `uncertainty`: maps to return, each 0 where the networks are certain: entropy
+        (nats), mirror (variance over all flips), dropout (variance over `passes` passes with
+        dropout), ensemble (variance over checkpoints); see docs/prediction.md.
 
         With the affine of a file, `labels` equals what code/predict.py writes for that file. Raises
         UserError where the array does not fit the network.
         """
         with _quiet(progress):
             warnings: list[str] = []
+            kinds = convert("uncertainty", uncertainty, kind=tuple[Kind, ...])
+            networks = self._networks.with_uncertainty(kinds, convert("passes", passes, kind=int))
             found = predict_array(
-                self._networks,
+                networks,
                 array,
                 spacing=spacing,
                 affine=affine,
@@ -199,7 +208,12 @@ class Model:
             for line in warnings:
                 LOGGER.warning("%s", printable(line))
         labels = self._networks.values[found.classes]
-        return Prediction(labels, probabilities=found.probabilities, warnings=tuple(warnings))
+        return Prediction(
+            labels,
+            probabilities=found.probabilities,
+            warnings=tuple(warnings),
+            uncertainty=found.uncertainty,
+        )
 
 
 def load_model(
@@ -276,6 +290,8 @@ def predict(
     dataset: str | None = None,
     tta: Literal["none", "mirror"] = "none",
     probabilities: bool = False,
+    uncertainty: Sequence[Literal["entropy", "mirror", "dropout", "ensemble"]] = (),
+    passes: int = 8,
     largest_component: bool = False,
     patch_size: Sequence[int] = (),
     stride: Sequence[int] = (),
@@ -296,10 +312,11 @@ def predict(
 
     `input`: a NIfTI, NRRD or MHA file, a folder of them and of DICOM series, or PNG pictures for
     2-D networks. `output`: the folder for the predictions and predict.json. Finished predictions
-    are kept unless `overwrite`. `probabilities`: write CASE.npz too. `ahead`: scans that are
-    prepared while the network predicts another one; 0 takes the least memory. `part`: "i/n", the
-    i-th of n shares of the scans. `gpu`: number of the CUDA device, which `device` can also name,
-    as cuda:1. Others: see `load_model`.
+    are kept unless `overwrite`. `probabilities`: write CASE.npz too. `uncertainty`: kinds of maps
+    to write too, as CASE_uncertainty_KIND, and `passes`: as in `Model.predict`. `ahead`: scans that
+    are prepared while the network predicts another one; 0 takes the least memory. `part`: "i/n",
+    the i-th of n shares of the scans. `gpu`: number of the CUDA device, which `device` can also
+    name, as cuda:1. Others: see `load_model`.
 
     A scan that cannot be predicted is in `failed` of the result; the others are predicted.
     """
@@ -313,6 +330,8 @@ def predict(
         "dataset": dataset,
         "tta": tta,
         "probabilities": probabilities,
+        "uncertainty": uncertainty,
+        "passes": passes,
         "largest_component": largest_component,
         "patch_size": patch_size,
         "stride": stride,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.slices import class_probabilities
+from evaluation.passes import class_probabilities
 from evaluation.speed import Accelerate
 from networks.norm import folded
 from training.accelerate import check_compiler

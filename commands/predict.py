@@ -50,13 +50,15 @@ class PredictResult:
     """What became of the scans, by the names of their cases.
 
     `output`: the folder of the predictions. `predicted`: files written now. `kept`: files of an
-    earlier call. `failed`: what is wrong with each scan that could not be predicted.
+    earlier call. `failed`: what is wrong with each scan that could not be predicted. `ranking`: the
+    cases by kind of uncertainty map, the most uncertain one first; those of earlier calls too.
     """
 
     output: Path
     predicted: Mapping[str, Path]
     kept: Mapping[str, Path]
     failed: Mapping[str, str]
+    ranking: Mapping[str, Sequence[str]]
 
 
 def run(settings: PredictSettings) -> PredictResult:
@@ -67,7 +69,7 @@ def run(settings: PredictSettings) -> PredictResult:
     settings.check()
     settings = with_checkpoints(settings)
     device = choose_device(settings.device, settings.gpu)
-    model = read_model(settings, device)
+    model = read_model(settings, device).with_uncertainty(settings.uncertainty, settings.passes)
     if model.plan is not None:
         warning = check_channels(settings.input, model.plan.channel_names)
         if warning:
@@ -147,7 +149,7 @@ def run_cases(settings: PredictSettings, model: Model, cases: Sequence[RawCase])
                     with outcome.faults_of(case):
                         _predict_case(settings, model, preparing, behind)
             behind.wait()
-    result = outcome.result(cases)
+    result = outcome.result(cases, records.ranking())
     for name, fault in result.failed.items():
         error_message(printable(f"not predicted: {name}: {fault}"))
     message(
@@ -181,7 +183,9 @@ class _Outcome:
         """Record that a case was predicted and written."""
         self._predicted.add(case.name)
 
-    def result(self, cases: Sequence[RawCase]) -> PredictResult:
+    def result(
+        self, cases: Sequence[RawCase], ranking: Mapping[str, Sequence[str]]
+    ) -> PredictResult:
         """All cases in their order; those that neither failed nor were predicted were kept."""
         predicted: dict[str, Path] = {}
         kept: dict[str, Path] = {}
@@ -194,7 +198,9 @@ class _Outcome:
                 predicted[case.name] = path
             else:
                 kept[case.name] = path
-        return PredictResult(self._output, predicted=predicted, kept=kept, failed=failed)
+        return PredictResult(
+            self._output, predicted=predicted, kept=kept, failed=failed, ranking=ranking
+        )
 
 
 class _Writing:

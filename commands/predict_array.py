@@ -1,6 +1,6 @@
 """Predicting a scan that is an array in memory, as predict.py predicts a file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from commands.predict_back import WayBack, identical, way_back
 from commands.predict_case import label_map
 from commands.predict_model import Model
+from commands.predict_uncertainty import UncertaintyMaps
 from datasets.prepare.prepared_files import RawCase
 from scans.geometry import LPS_TO_RAS, Geometry, checked_geometry
 from scans.reading import Scan
@@ -23,11 +24,12 @@ SAME_SPACING = 1e-3  # relative difference of two spacings that are one, up to r
 class ArrayPrediction:
     """`classes`: class numbers (uint8) on the array's spatial axes.
 
-    `probabilities`: (K, spatial axes) float32, or None.
+    `probabilities`: (K, spatial axes) float32, or None. `uncertainty`: maps (float32) by kind.
     """
 
     classes: np.ndarray
     probabilities: np.ndarray | None
+    uncertainty: Mapping[str, np.ndarray]
 
 
 def predict_array(
@@ -58,14 +60,21 @@ def predict_array(
     if with_probabilities:
         probabilities = np.zeros((model.info.classes, *back.shape), np.float32)
         probabilities[0] = 1  # what lies outside of the box is background
+    maps = UncertaintyMaps(model.uncertainty, model.info.classes, back)
     classes = label_map(
         model,
         image,
         back=back,
         probabilities=probabilities,
+        maps=maps,
         largest_component=largest_component,
     )
-    return _without_third_axis(classes, probabilities, spacing=spacing, affine=affine)
+    prediction = ArrayPrediction(classes, probabilities=probabilities, uncertainty=maps.arrays)
+    if affine is None and spacing is None:
+        return _without_axis(prediction, 0)  # of a picture
+    if spacing is not None and len(spacing) == 2:
+        return _without_axis(prediction, 2)  # of a single slice
+    return prediction
 
 
 def _checked_array(array: ArrayLike) -> np.ndarray:
@@ -215,20 +224,13 @@ def _geometry(
     return geometry
 
 
-def _without_third_axis(
-    classes: np.ndarray,
-    probabilities: np.ndarray | None,
-    spacing: Sequence[float] | None,
-    affine: ArrayLike | None,
-) -> ArrayPrediction:
-    """Remove the axis that was added for the preparation.
-
-    That is the first of a picture and the last of a single slice.
-    """
-    if affine is None and spacing is None:
-        planes = None if probabilities is None else probabilities[:, 0]
-        return ArrayPrediction(classes[0], probabilities=planes)
-    if spacing is not None and len(spacing) == 2:
-        planes = None if probabilities is None else probabilities[..., 0]
-        return ArrayPrediction(classes[..., 0], probabilities=planes)
-    return ArrayPrediction(classes, probabilities=probabilities)
+def _without_axis(prediction: ArrayPrediction, axis: int) -> ArrayPrediction:
+    """Remove one of the three spatial axes, which was added for the preparation."""
+    probabilities = prediction.probabilities
+    if probabilities is not None:
+        probabilities = probabilities.take(0, axis + 1)
+    maps: dict[str, np.ndarray] = {}
+    for kind, array in prediction.uncertainty.items():
+        maps[kind] = array.take(0, axis)
+    classes = prediction.classes.take(0, axis)
+    return ArrayPrediction(classes, probabilities=probabilities, uncertainty=maps)

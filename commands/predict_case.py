@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,30 @@ import numpy as np
 from commands.predict_back import WayBack, identical, way_back
 from commands.predict_files import (
     FILE_HASH,
+    IMAGES,
+    MAP_HASH,
     PROBABILITIES_HASH,
+    UNCERTAINTY,
     ProbabilityFile,
     Record,
     Records,
+    feature_name,
     is_probability_file,
     made_of,
+    map_files,
+    map_name,
     output_name,
     probabilities_path,
+    write_feature,
     write_labels,
+    write_map,
 )
 from commands.predict_input import PICTURES
 from commands.predict_model import Model
 from commands.predict_settings import PredictSettings
+from commands.predict_uncertainty import FEATURES, MAPS, PASSES, Uncertainty, UncertaintyMaps
 from datasets.prepare.prepared_files import RawCase
+from evaluation.features import MeanFeature
 from utils.errors import UserError
 from utils.label_maps import largest_component_per_class, most_probable
 from utils.provenance import sha256
@@ -53,7 +64,8 @@ class CasePrediction:
 
     `labels`: class numbers in the order of the source's indices. `values`: the label value of each
     class. `attributes`: of the prepared scan. `record`: its entry in predict.json. `probabilities`:
-    their file, None if they are not requested.
+    their file, None if they are not requested. `maps`: of uncertainty, by kind. `feature`: the mean
+    of the network's deepest feature, None if there are no maps or the network has none.
     """
 
     case: RawCase
@@ -62,6 +74,8 @@ class CasePrediction:
     attributes: Mapping[str, Any]
     record: Record
     probabilities: ProbabilityFile | None
+    maps: UncertaintyMaps
+    feature: np.ndarray | None
 
     def discard(self) -> None:
         """Delete what is on disk of a prediction that will not be written."""
@@ -84,7 +98,14 @@ def prepare_case(
     if case.fault:
         raise UserError(case.fault)
     source = made_of(case, settings.box)
-    if records.finished(settings.output, case, source, settings.probabilities):
+    is_finished = records.finished(
+        settings.output,
+        case,
+        made_of=source,
+        probabilities=settings.probabilities,
+        uncertainty=model.uncertainty,
+    )
+    if is_finished:
         return None
     start = time.perf_counter()
     warnings: list[str] = []
@@ -118,7 +139,10 @@ def _prepared(
 
 
 def predict_case(settings: PredictSettings, model: Model, prepared: PreparedCase) -> CasePrediction:
-    """Predict a prepared scan; its probabilities go to disk meanwhile if they are requested."""
+    """Predict a prepared scan; its probabilities go to disk meanwhile if they are requested.
+
+    Uncertainty maps, and the network's mean feature with them, stay in memory.
+    """
     start = time.perf_counter()
     case = prepared.case
     path = settings.output / output_name(case)
@@ -129,14 +153,18 @@ def predict_case(settings: PredictSettings, model: Model, prepared: PreparedCase
         shape = (model.info.classes, *prepared.back.shape)
         file = ProbabilityFile(probabilities_path(settings.output, case), shape)
         array = file.array
+    maps = UncertaintyMaps(model.uncertainty, model.info.classes, prepared.back)
+    feature = MeanFeature(model.members[0].fast_net)
     try:
-        labels = label_map(
-            model,
-            prepared.image,
-            back=prepared.back,
-            probabilities=array,
-            largest_component=settings.largest_component,
-        )
+        with feature.collected(enabled=bool(maps.arrays)):
+            labels = label_map(
+                model,
+                prepared.image,
+                back=prepared.back,
+                probabilities=array,
+                maps=maps,
+                largest_component=settings.largest_component,
+            )
     except BaseException:
         if file is not None:
             file.discard()
@@ -148,7 +176,10 @@ def predict_case(settings: PredictSettings, model: Model, prepared: PreparedCase
         "seconds": {"prepare": round(prepared.seconds, 3), "predict": round(seconds, 3)},
         "classes": _volumes(model, labels, prepared.attributes),
         "warnings": list(prepared.warnings),
+        IMAGES: [str(path.absolute()) for path in case.images],
     }
+    if maps.arrays:
+        record[UNCERTAINTY] = _about_maps(model.uncertainty, case, maps.means(labels))
     return CasePrediction(
         case,
         labels,
@@ -156,7 +187,19 @@ def predict_case(settings: PredictSettings, model: Model, prepared: PreparedCase
         attributes=prepared.attributes,
         record=record,
         probabilities=file,
+        maps=maps,
+        feature=feature.mean(),
     )
+
+
+def _about_maps(
+    uncertainty: Uncertainty, case: RawCase, means: Mapping[str, Mapping[str, float | None]]
+) -> Record:
+    """What predict.json records of the maps; hashes follow when they are written."""
+    maps: Record = {}
+    for kind, values in means.items():
+        maps[kind] = {"file": map_name(case, kind), **values}
+    return {PASSES: uncertainty.extra.dropout_passes, MAPS: maps}
 
 
 def _volumes(model: Model, labels: np.ndarray, attributes: Mapping[str, Any]) -> Record:
@@ -177,18 +220,21 @@ def label_map(
     image: np.ndarray,
     back: WayBack,
     probabilities: np.ndarray | None,
+    maps: UncertaintyMaps,
     largest_component: bool,
 ) -> np.ndarray:
     """Class numbers (uint8) of a prepared image (C, three axes), on the grid of its source.
 
-    `probabilities` (classes first, on that grid) is filled where the image is.
+    `probabilities` (classes first, on that grid) and `maps` are filled where the image is.
     """
     labels = np.zeros(back.shape, np.uint8)
     part = back.view(labels)
     for index, plane in back.planes(model.planes(image)):
-        part[index] = most_probable(plane).numpy()
+        probability = plane[: model.info.classes]
+        part[index] = most_probable(probability).numpy()
         if probabilities is not None:
-            back.view(probabilities)[:, index] = plane.numpy()
+            back.view(probabilities)[:, index] = probability.numpy()
+        maps.fill(index, plane)
     if largest_component:
         labels = largest_component_per_class(labels[None], model.info.classes, 26)[0]
     return labels
@@ -225,5 +271,32 @@ def _write(settings: PredictSettings, records: Records, prediction: CasePredicti
         record[PROBABILITIES_HASH] = earlier[PROBABILITIES_HASH]
     elif is_probability_file(probabilities):
         probabilities.unlink()  # of an earlier prediction
+    _write_maps(settings.output, prediction)
+    if not prediction.maps.arrays:
+        _keep_or_delete_maps(settings.output, earlier, record, records.overwrite)
     record["seconds"]["write"] = round(time.perf_counter() - start, 3)
     records.add(case.name, record)
+
+
+def _write_maps(output: Path, prediction: CasePrediction) -> None:
+    """Write the uncertainty maps and the mean feature, and add them to the record."""
+    case = prediction.case
+    for kind, array in prediction.maps.arrays.items():
+        path = output / map_name(case, kind)
+        write_map(path, array, case.images[0], prediction.attributes)
+        prediction.record[UNCERTAINTY][MAPS][kind][MAP_HASH] = sha256(path)
+    if prediction.feature is not None:
+        path = output / feature_name(case)
+        write_feature(path, prediction.feature)
+        prediction.record[UNCERTAINTY][FEATURES] = path.relative_to(output).as_posix()
+
+
+def _keep_or_delete_maps(output: Path, earlier: Record, record: Record, overwrite: bool) -> None:
+    """Keep the record of the maps of an earlier prediction, or delete them with --overwrite."""
+    if UNCERTAINTY not in earlier:
+        return
+    if not overwrite:
+        record[UNCERTAINTY] = earlier[UNCERTAINTY]
+        return
+    for name in map_files(earlier):
+        (output / name).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from commands.png_files import read_png, write_png
+from commands.predict_uncertainty import FEATURES, MAPS, PASSES, Uncertainty, rankings
 from datasets.prepare.prepared_files import RawCase, source_geometry
 from scans.formats import nifti_header
 from scans.nifti_writer import write_nifti, write_nifti_like
@@ -23,6 +24,10 @@ from utils.provenance import sha256 as file_hash
 
 FILE_HASH = "file_sha256"  # key of a case's record
 PROBABILITIES_HASH = "probabilities_sha256"  # key of a case's record
+MAP_HASH = "sha256"  # key of an uncertainty map's record
+UNCERTAINTY = "uncertainty"  # key of a case's record
+RANKING = "ranking"  # key of the file: the cases by kind of map, the most uncertain one first
+IMAGES = "images"  # key of a case's record: the files of the scan
 MEMBER = "probabilities.npy"  # the only member of a .npz with probabilities
 NRRD = (".nrrd", ".nhdr")
 Record = dict[str, Any]
@@ -50,17 +55,62 @@ def write_labels(
     """
     if path.suffix == ".png":
         write_png(path, labels[0])
-        return
+    else:
+        _write_volume(path, labels, source, attributes)
+
+
+def map_name(case: RawCase, kind: str) -> str:
+    """The file of an uncertainty map below the output folder; of a picture it is NIfTI too."""
+    ending = ".nii.gz"
+    if output_name(case).endswith(".nrrd"):
+        ending = ".nrrd"
+    return f"{case.name}_uncertainty_{kind}{ending}"
+
+
+def feature_name(case: RawCase) -> str:
+    """The file with the network's mean feature below the output folder."""
+    return f"{case.name}_features.npy"
+
+
+def map_files(record: Record) -> list[str]:
+    """The names of the uncertainty maps and of the feature in a case's record."""
+    about = record.get(UNCERTAINTY, {})
+    names = [of_map["file"] for of_map in about.get(MAPS, {}).values()]
+    if FEATURES in about:
+        names.append(about[FEATURES])
+    return names
+
+
+def write_map(path: Path, array: np.ndarray, source: Path, attributes: Mapping[str, Any]) -> None:
+    """Write an uncertainty map (float32) as `write_labels` does; of a picture as a NIfTI file with
+    pixels of 1 mm.
+    """
+    if attributes:
+        _write_volume(path, array, source, attributes)
+    else:
+        write_nifti(path, array)
+
+
+def write_feature(path: Path, feature: np.ndarray) -> None:
+    """Write a vector to a .npy file, which is replaced when the new one is complete."""
+    with replacing(path) as unfinished:
+        np.save(unfinished, feature)
+
+
+def _write_volume(
+    path: Path, array: np.ndarray, source: Path, attributes: Mapping[str, Any]
+) -> None:
+    """Write an array in the order of the source's indices, with its geometry."""
     geometry = source_geometry(attributes)
     header = None
     if source.is_file():
         header = nifti_header(source)
     if path.suffix == ".nrrd":
-        write_nrrd(path, labels, geometry)
+        write_nrrd(path, array, geometry)
     elif header is not None:
-        write_nifti_like(path, labels, header)
+        write_nifti_like(path, array, header)
     else:
-        write_nifti(path, labels.T, affine=geometry.affine)
+        write_nifti(path, array.T, affine=geometry.affine)
 
 
 class ProbabilityFile:
@@ -139,11 +189,17 @@ class Records:
                 )
 
     def finished(
-        self, folder: Path, case: RawCase, made_of: Mapping[str, Any], probabilities: bool
+        self,
+        folder: Path,
+        case: RawCase,
+        made_of: Mapping[str, Any],
+        probabilities: bool,
+        uncertainty: Uncertainty,
     ) -> bool:
         """Whether the case is already predicted and its files are as they were written.
 
-        Raises UserError for a file of another source or program, and for one that has changed.
+        `probabilities`, `uncertainty`: the files that are needed in addition to the labels. Raises
+        UserError for a file of another source or program, and for one that has changed.
         """
         path = folder / output_name(case)
         record = self.known.get(case.name)
@@ -161,7 +217,13 @@ class Records:
             )
         if not _is_as_written(path, record.get(FILE_HASH)):
             return False
+        if uncertainty.kinds and not _has_maps(folder, record, uncertainty):
+            return False
         return not probabilities or _has_probabilities(probabilities_path(folder, case), record)
+
+    def ranking(self) -> dict[str, list[str]]:
+        """The names of all known cases by kind of uncertainty map, the most uncertain one first."""
+        return rankings(self.known)
 
     def begin(self, name: str, record: Mapping[str, Any]) -> None:
         """Record that the case is being predicted: its files do not count until `add` is called."""
@@ -172,7 +234,11 @@ class Records:
         self.known[name] = dict(record)
         self._written[name] = dict(record)
         cases = dict(sorted(self._written.items()))
-        content = self._about | {"made_with": self._made_with, "cases": cases}
+        content = self._about | {"made_with": self._made_with}
+        ranking = rankings(cases)
+        if ranking:
+            content[RANKING] = ranking
+        content["cases"] = cases
         with replacing(self.path) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -234,6 +300,19 @@ def _has_probabilities(path: Path, record: Record) -> bool:
     if FILE_HASH in record:
         return record.get(PROBABILITIES_HASH) == file_hash(path)
     return is_probability_file(path)
+
+
+def _has_maps(folder: Path, record: Record, uncertainty: Uncertainty) -> bool:
+    """Whether the uncertainty maps of a case are those that are asked for, as they were written."""
+    about = record.get(UNCERTAINTY, {})
+    maps = about.get(MAPS, {})
+    if {"kinds": sorted(maps), PASSES: about.get(PASSES)} != uncertainty.made_with:
+        return False
+    for of_map in maps.values():
+        path = folder / of_map["file"]
+        if not path.is_file() or of_map.get(MAP_HASH) != file_hash(path):
+            return False
+    return FEATURES not in about or (folder / about[FEATURES]).is_file()
 
 
 def is_probability_file(path: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets.prepare.prepared_files import RawCase
 from scans.dicom import holds_volume, series_folders
-from scans.scan_files import SCANS, VOXELS, file_stem, is_broken_scan
+from scans.scan_files import SCANS, UNCERTAINTY_MAP, VOXELS, file_stem, is_broken_scan
 from utils.errors import UserError
 from utils.files import files_below
 
@@ -45,7 +45,7 @@ def find_inputs(
     scans: dict[Path, str] = {}
     for path in files:
         stem = file_stem(path, endings)
-        if stem:
+        if stem and not UNCERTAINTY_MAP.fullmatch(stem):
             scans[path] = stem
     cases = _cases(source, scans, channels)
     if channels == 1:

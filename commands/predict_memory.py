@@ -28,6 +28,8 @@ RESAMPLED_FROM = 16
 RESAMPLED_TO = 8
 """Bytes per voxel of the result while a B-spline resamples a scan."""
 FLOAT = 4
+COUNTED = 3
+"""Bytes per voxel while the foreground and its border are found, for the means of maps."""
 WRITTEN = 3
 """Bytes per voxel of a prediction while it is written: class numbers, and label values."""
 
@@ -99,7 +101,10 @@ def needed_bytes(model: Model, header: ScanHeader, ahead: int = 0) -> int:
     if ahead == 0:
         return PROGRAM + max(preparing, predicting)
     waiting = (ahead - 1) * FLOAT * model.info.channels * prepared
-    return PROGRAM + preparing + predicting + waiting + WRITTEN * scan
+    written = WRITTEN
+    if model.uncertainty.kinds:
+        written += FLOAT * (len(model.uncertainty.kinds) + 1)  # one in the order of the file
+    return PROGRAM + preparing + predicting + waiting + written * scan
 
 
 def _preparing_bytes(model: Model, scan: int, prepared: int, is_resampled: bool) -> int:
@@ -120,13 +125,22 @@ def _predicting_bytes(model: Model, scan: int, shape: tuple[int, ...]) -> int:
     if info.dims == 2:
         planes = shape[2]
     needed = FLOAT * info.channels * prepared + scan
+    extra = model.uncertainty.extra
+    kinds = len(model.uncertainty.kinds)
+    if kinds:
+        needed += (FLOAT * kinds + COUNTED) * scan
     for member in model.members:
         predictor = member.predictor
         depth = predictor.batch
         if isinstance(predictor, VolumePredictor):
             depth = predictor.patch_size[0]
-        slab = FLOAT * info.classes * depth * prepared // planes
+        maps = info.classes + extra.channels(info.classes)
+        slab = FLOAT * maps * depth * prepared // planes
         needed += 3 * slab  # sums over windows, their mean, and its planes on the scan's grid
+        if kinds:
+            batch = predictor.batch * int(np.prod(predictor.patch_size))
+            passes = extra.stacked_passes(predictor.mirror, info.dims)
+            needed += 2 * FLOAT * info.classes * passes * batch  # and their copy for the mean
         needed += forward_bytes(member.net, info.channels, predictor.patch_size, predictor.batch)
     return needed
 

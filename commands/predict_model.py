@@ -1,7 +1,7 @@
 """The networks that predict.py uses, and how scans are prepared for them."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from commands.fast_networks import fast_network
+from commands.fast_networks import CompiledNetwork, fast_network
 from commands.networks import check_patch, default_options, network_of
 from commands.png_files import read_png
 from commands.predict_settings import ModelSettings
+from commands.predict_uncertainty import NO_UNCERTAINTY, Kind, Uncertainty, without_repetitions
 from dataloaders.cases import in_memory
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.plan import Plan
@@ -24,6 +25,7 @@ from datasets.prepare.preparation import Preparation
 from datasets.prepare.prepared_files import RawCase
 from datasets.prepare.published import PublishedPreparation, make_preparation
 from datasets.registry import all_datasets, find_dataset
+from evaluation.passes import has_dropout
 from evaluation.slices import SlicePredictor
 from evaluation.sliding_window import VolumePredictor, check_stride
 from evaluation.speed import accelerate_of
@@ -53,7 +55,7 @@ class Model:
     """Networks that are averaged, all trained on the same data.
 
     `values`: the label value of each class. `box`: the part of a scan that is predicted. `speed`:
-    precision and acceleration in words.
+    precision and acceleration in words. `uncertainty`: the maps that follow the probabilities.
     """
 
     info: DatasetInfo
@@ -63,6 +65,42 @@ class Model:
     members: tuple[Member, ...]
     box: Box | None
     speed: str
+    uncertainty: Uncertainty = NO_UNCERTAINTY
+
+    def with_uncertainty(self, kinds: Iterable[Kind], passes: int) -> "Model":
+        """The same networks, whose `planes` have uncertainty maps of these kinds too.
+
+        `passes`: with dropout. Raises UserError for a kind that these networks do not have.
+        """
+        mirror = self.members[0].predictor.mirror
+        uncertainty = Uncertainty(without_repetitions(kinds), passes, mirror=mirror)
+        uncertainty.check()
+        self._check_uncertainty(uncertainty)
+        members: list[Member] = []
+        for member in self.members:
+            predictor = replace(member.predictor, extra=uncertainty.extra)
+            members.append(replace(member, predictor=predictor))
+        return replace(self, members=tuple(members), uncertainty=uncertainty)
+
+    def _check_uncertainty(self, uncertainty: Uncertainty) -> None:
+        kinds = uncertainty.kinds
+        if kinds and any(isinstance(member.fast_net, CompiledNetwork) for member in self.members):
+            raise UserError(
+                "--uncertainty: not with --accelerate compile; use --accelerate fold, the default"
+            )
+        if "ensemble" in kinds and len(self.members) == 1:
+            raise UserError(
+                "--uncertainty ensemble: is the variance over several checkpoints, and there is "
+                "one; name more with --checkpoint, or use another kind"
+            )
+        if "dropout" not in kinds:
+            return
+        for member in self.members:
+            if not has_dropout(member.fast_net):
+                raise UserError(
+                    f"--uncertainty dropout: the network of {member.about['path']} has no dropout; "
+                    f"use another kind, such as mirror"
+                )
 
     def prepared(
         self, case: RawCase, warn: Callable[[str | None], None]
@@ -102,17 +140,19 @@ class Model:
         return in_memory(self.info, image.astype(np.float32)[:, None], None)[0]
 
     def planes(self, image: np.ndarray) -> Iterator[Tensor]:
-        """Mean probabilities (K, rows, columns) of all networks along the image's first axis."""
+        """Mean probabilities (K, rows, columns) of all networks along the image's first axis.
+
+        The uncertainty maps follow: (K + M, rows, columns), which `Uncertainty.maps` takes apart.
+        """
         streams = [planes_of(member, image) for member in self.members]
         for planes in zip(*streams, strict=True):
-            if len(planes) == 1:
-                yield planes[0]
-            else:
-                yield torch.stack(planes).mean(0)
+            yield self.uncertainty.combined(planes, self.info.classes)
 
 
 def planes_of(member: Member, image: np.ndarray) -> Iterator[Tensor]:
-    """Probabilities (K, rows, columns) of one network along the first axis of the image."""
+    """Probabilities, and extra maps, of one network along the first axis of the image:
+    (K + M, rows, columns).
+    """
     for slab in member.predictor.slabs(member.fast_net, image):
         yield from slab.unbind(1)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from commands.predict_uncertainty import Kind
 from evaluation.speed import AccelerateFlag, Amp
 from evaluation.windows import Blend
 from utils.errors import UserError
@@ -87,6 +88,12 @@ class PredictSettings(ModelSettings):
     probabilities: bool = False
     """Write <case>.npz too, with the array `probabilities` (classes first, then the scan's own
     axes), float32."""
+    uncertainty: tuple[Kind, ...] = ()
+    """Write <case>_uncertainty_<kind>, a map on the scan's own grid, for each kind: entropy (of the
+    mean probabilities of all passes), mirror (variance over all flips), dropout (variance over
+    passes with dropout), ensemble (variance over checkpoints). predict.json ranks the cases."""
+    passes: int = 8
+    """Passes with dropout, for --uncertainty dropout. A second call gives the same bits."""
     ahead: int = 1
     """Scans that are read and prepared ahead, while the network predicts another one; 0 takes the
     least memory."""

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from evaluation.slices import class_probabilities
+from evaluation.passes import NO_MAPS, ExtraMaps, batch_maps
 from evaluation.windows import Blend, Corner, Windows
 from training.device import place
 from utils.errors import UserError
@@ -37,7 +37,8 @@ class VolumePredictor:
     that mean. `skip_background`: of the windows that hold nothing but background, one value per
     channel, only the first goes through the network, and its output is that of all of them. A
     network in eval mode computes each window by itself (batch norm with stored statistics, instance
-    norm with those of the window), so this is exact, to float32 rounding.
+    norm with those of the window), so this is exact, to float32 rounding. `extra`: maps that
+    `slabs` returns behind the probabilities: (K + M, n, Y, Z); windows are averaged in them too.
     """
 
     patch_size: tuple[int, ...]
@@ -50,6 +51,7 @@ class VolumePredictor:
     amp: torch.dtype | None = None
     blend: Blend = "uniform"
     skip_background: bool = False
+    extra: ExtraMaps = NO_MAPS
 
     def __call__(self, net: nn.Module, image: NDArray[np.float32]) -> NDArray[np.uint8]:
         """(C, X, Y, Z) to (X, Y, Z) class numbers; `net` must be in eval mode."""
@@ -122,11 +124,13 @@ class VolumePredictor:
         self, net: nn.Module, volume: Tensor, windows: Windows, corners: Sequence[Corner]
     ) -> Iterator[Tensor]:
         """The probabilities (K, x, y, z) of windows, computed `batch` at a time."""
-        for first in range(0, len(corners), self.batch):
+        for number, first in enumerate(range(0, len(corners), self.batch)):
             batch = corners[first : first + self.batch]
             images = torch.stack([volume[windows.at(corner)] for corner in batch])
             images = place(images, self.device, 3, self.amp)
-            yield from class_probabilities(net, images, self.mirror, self.amp)
+            yield from batch_maps(
+                net, images, self.mirror, amp=self.amp, extra=self.extra, number=number
+            )
 
 
 class _WindowSums:

@@ -284,6 +284,7 @@ class VNet(_VNetBase):
 
     smallest_batch = 2  # batch norm needs more than one patch per pass (docs/results/la.md)
     auxiliary: ClassVar[Auxiliary] = "feature"
+    deepest: ClassVar[str] = "encoder.block_five"
 
     def __init__(
         self,
@@ -348,6 +349,8 @@ class VNetPancreas(_VNetBase):
     and those of the two deepest blocks have dropout. Without it, the network is BCP's: stages named
     `conv`, no dropout.
     """
+
+    deepest: ClassVar[str] = "block_five"
 
     def check_size(self, size: tuple[int, ...], images: int = 2) -> None:
         super().check_size(size, images)

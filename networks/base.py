@@ -38,6 +38,11 @@ class Network(nn.Module):
     foreground classes. none: `forward` takes no such argument.
     """
 
+    deepest: ClassVar[str] = ""
+    """Name of the layer whose output (N, channels, ...) is the deepest feature of the encoder. Its
+    mean describes a scan, for code/suggest.py; "" if no layer has it.
+    """
+
     feature_channels: int
     """Channels of the auxiliary feature, if there is one."""
 

@@ -65,6 +65,7 @@ class ResUNet(Network):
     dims: ClassVar[int] = 2
     smallest_batch: ClassVar[int] = 1
     Options = NoOptions
+    deepest: ClassVar[str] = "encoder.layer4"
 
     def __init__(self, in_chns: int = 1, class_num: int = 4) -> None:
         super().__init__()

@@ -187,6 +187,7 @@ class UNet(Network):
     smallest_batch: ClassVar[int] = 1
     Options = UNetOptions
     auxiliary: ClassVar[Auxiliary] = "feature"
+    deepest: ClassVar[str] = "encoder.down4"
 
     def __init__(
         self,

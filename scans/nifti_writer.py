@@ -45,7 +45,8 @@ def write_nifti(
 
 
 def write_nifti_like(path: Path, labels: np.ndarray, source: nibabel.Nifti1Header) -> None:
-    """Write a label map (unsigned integers) to a .nii.gz file with the geometry of `source`.
+    """Write a label map (unsigned integers) or a map of float32 to a .nii.gz file with the geometry
+    of `source`.
 
     The file gets the shape, affine, qform, sform and codes of that header. The axes are those of
     the source's indices. Header fields about intensities and all extensions are removed. As in

@@ -360,14 +360,17 @@ def _data(
 
 
 def write_nrrd(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
-    """Write a label map (unsigned integers, x, y, z) with its geometry.
+    """Write a label map (unsigned integers, x, y, z) or a map of float32 with its geometry.
 
     An existing file is replaced when the new one is complete.
     """
+    kind = "float"
+    if labels.dtype.kind == "u":
+        kind = f"uint{8 * labels.dtype.itemsize}"
     steps = (geometry.direction * geometry.spacing).T
     lines = [
         "NRRD0004",
-        f"type: uint{8 * labels.dtype.itemsize}",
+        f"type: {kind}",
         "dimension: 3",
         "space: left-posterior-superior",
         f"sizes: {' '.join(map(str, labels.shape))}",

@@ -1,5 +1,6 @@
 """File names of scans: their endings, and the case that a file belongs to."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from utils.files import files_below
 
 SCANS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".hdr.gz")
 VOXELS = (".img", ".img.gz")  # of a .hdr next to it
+UNCERTAINTY_MAP = re.compile(r".+_uncertainty_(entropy|mirror|dropout|ensemble)")  # of predict.py
 
 
 def is_broken_scan(path: Path, endings: Collection[str]) -> bool:
@@ -29,13 +31,14 @@ def file_stem(path: Path, endings: Collection[str]) -> str:
 def by_case(folder: Path) -> dict[str, Path]:
     """Return the scans below a folder by the name of their case.
 
-    The name is the path below the folder, without ending and `_pred`. Raises UserError if two files
-    are of the same case.
+    The name is the path below the folder, without ending and `_pred`. Uncertainty maps are omitted.
+    Raises UserError if two files are of the same case.
     """
     scans: dict[str, Path] = {}
     for path in files_below(folder):
         stem = file_stem(path, SCANS)
-        if not path.is_dir() and stem and not path.name.startswith("."):
+        is_scan = stem and not UNCERTAINTY_MAP.fullmatch(stem)
+        if not path.is_dir() and is_scan and not path.name.startswith("."):
             name = (path.parent.relative_to(folder) / stem.removesuffix("_pred")).as_posix()
             # a name that is not UTF-8 must not end the writing of the results
             name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
