@@ -38,6 +38,7 @@ from commands import make_phantom as drawing
 from commands import predict as predicting
 from commands import prepare as preparing
 from commands import register as registering
+from commands import suggest as suggesting
 from commands import test as testing
 from commands import train as training
 from commands.any_dataset import data_of_checkpoint, find_data
@@ -58,6 +59,7 @@ from commands.predict_uncertainty import Kind
 from commands.prepare import PrepareResult, PrepareSettings
 from commands.register import RegisterResult
 from commands.run_folder import with_earlier_name
+from commands.suggest import SuggestResult, SuggestSettings
 from commands.train import TrainResult
 from commands.train_flags import file_values
 from datasets.base import DatasetSpec
@@ -91,6 +93,7 @@ __all__ = [
     "PrepareResult",
     "RegisterResult",
     "StageResult",
+    "SuggestResult",
     "TrainResult",
     "UserError",
     "benchmark",
@@ -105,6 +108,7 @@ __all__ = [
     "prepare",
     "register",
     "report",
+    "suggest",
     "test",
     "train",
 ]
@@ -348,6 +352,43 @@ def predict(
     }
     with _quiet(progress):
         return predicting.run(checked(PredictSettings, values))
+
+
+def suggest(
+    predictions: StrPath | Sequence[StrPath],
+    output: StrPath = "suggestions",
+    *,
+    count: int = 3,
+    strategy: Literal["combined", "uncertainty", "diverse", "random"] = "combined",
+    labelled: Sequence[str] = (),
+    kind: Literal["entropy", "mirror", "dropout", "ensemble"] | None = None,
+    two_slices: bool = False,
+    seed: int = 1337,
+    progress: bool = True,
+) -> SuggestResult:
+    """Suggest which predicted cases are worth annotating next, as code/suggest.py does.
+
+    `predictions`: folders that `predict` wrote with `uncertainty`. `output`: the folder for
+    suggest.json, suggest.csv and the files of each case. `strategy`: uncertainty takes the most
+    uncertain cases, diverse those that differ most, combined diverse ones among the most uncertain,
+    random draws with `seed`. `labelled`: names of cases that are already annotated, or a text file
+    of them. `kind`: of the map that counts; default: entropy, or else the first one. `two_slices`:
+    suggest CoGRNet's two slices of each case too.
+
+    Raises UserError where the predictions lack what the strategy needs.
+    """
+    values = {
+        "predictions": _several(predictions),
+        "output": output,
+        "count": count,
+        "strategy": strategy,
+        "labelled": labelled,
+        "kind": kind,
+        "two_slices": two_slices,
+        "seed": seed,
+    }
+    with _quiet(progress):
+        return suggesting.run(checked(SuggestSettings, values))
 
 
 def prepare(

@@ -174,7 +174,7 @@ class Records:
         self._made_with = _as_json(made_with)
         self._written: dict[str, Record] = {}
         for path in sorted(folder.glob("predict*.json")):
-            content = _read(path)
+            content = read_records(path)
             if content["made_with"] == self._made_with:
                 self.known |= content["cases"]
                 if path == self.path or not part:
@@ -333,7 +333,7 @@ def made_of(case: RawCase, box: tuple[int, ...]) -> Record:
     }
 
 
-def _read(path: Path) -> Record:
+def read_records(path: Path) -> Record:
     """Read a file of records. Raises UserError if it is not one."""
     try:
         content = read_json(path)

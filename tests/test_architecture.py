@@ -210,6 +210,7 @@ def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_pat
         "predict.py": "--input",
         "evaluate.py": "--predictions",
         "leaderboard.py": "RECORDS",
+        "suggest.py": "PREDICTIONS",
     }.get(script.name, "--root")
     assert "usage" in result.stdout and reads in result.stdout
     assert f"python {script.parent.name}/{script.name}" in script.read_text(encoding="utf-8")

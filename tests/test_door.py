@@ -29,6 +29,7 @@ from commands.export import ExportSettings
 from commands.make_phantom import PhantomSettings
 from commands.predict_settings import PredictSettings
 from commands.prepare import PrepareSettings
+from commands.suggest import SuggestSettings
 from evaluation.settings import EvaluationSettings
 from registration.settings import RegistrationSettings
 from training.checkpoint import load
@@ -510,6 +511,7 @@ def test_settings_of_a_test_need_their_data_set():
         (fewlabels.export, ExportSettings),
         (fewlabels.make_phantom, PhantomSettings),
         (fewlabels.predict, PredictSettings),
+        (fewlabels.suggest, SuggestSettings),
         (fewlabels.prepare, PrepareSettings),
         (fewlabels.register, RegistrationSettings),
         (fewlabels.report, ReportSettings),
