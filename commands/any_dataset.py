@@ -91,6 +91,8 @@ def chosen_dataset(
         return dataset
     if default or {"-h", "--help"} & set(argv):
         return find_dataset(default or "ACDC", attribute)
+    if root_path is not None and not root_path.is_dir():
+        raise UserError(f"--root_path {root_path}: is not a folder; check the path")
     script = {"train": "CoGRNet_train.py", "test": "test_CoGRNet.py"}[published]
     raise UserError(
         f"--dataset: name one of {', '.join(all_datasets(attribute))}, the Python file of a data "

@@ -121,6 +121,10 @@ def _penalised(score: ClassScore) -> dict[str, float]:
 
 def read_record(path: Path) -> CellRecord:
     """Read a record. Raises UserError if the file is missing, damaged or something else."""
+    if not path.exists():
+        raise UserError(
+            f"{path}: does not exist; name the records/ folder of a benchmark or files in it"
+        )
     try:
         content = read_json(path)
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:

@@ -11,7 +11,7 @@ from evaluation.results import write_json
 from evaluation.statistics import holm
 from reporting import leaderboard_text as text
 from reporting.leaderboard import Bootstrap, leaderboard
-from reporting.record import CellRecord, CellTest, read_record
+from reporting.record import CellRecord, CellTest, read_record, read_records
 from utils.errors import UserError
 
 CASES = ["patient001_frame01", "patient001_frame02", "patient002_frame01", "patient002_frame02"]
@@ -160,6 +160,11 @@ def test_a_record_is_read_as_it_was_written(records, tmp_path):
     path = tmp_path / "cell.json"
     write_json(path, records[0].plain())
     assert read_record(path) == records[0]
+
+
+def test_a_path_that_does_not_exist_is_named_as_missing(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: does not exist; name the records"):
+        read_records([tmp_path / "nowhere"])
 
 
 @pytest.mark.parametrize(

@@ -188,14 +188,17 @@ def _fault(box: str) -> str:
             break
         message.append(row)
     text = " ".join(message).removeprefix("Error parsing ").rstrip(". ")
-    return f"{text[:1].lower()}{text[1:]}; see --help"
+    text = f"{text[:1].lower()}{text[1:]}"
+    if is_missing := re.match(r"missing from .*?: (--\w+|[A-Z_]+)", text):
+        text = is_missing[0]  # without the help of that flag
+    return f"{text}; see --help"
 
 
 def _unknown(tokens: list[str], flags: list[str], owner_of: Callable[[str], str]) -> str:
     """Return one line about the first unknown flag or word, with the most similar known flag."""
     options = [token.split("=")[0] for token in tokens if token.startswith("-")]
     if not options:
-        return f"unrecognized argument '{tokens[0]}'; see --help"
+        return f"unrecognized argument '{tokens[0]}': a value follows its flag; see --help"
     if owner := owner_of(options[0].lstrip("-").replace("-", "_")):
         return f"unrecognized option {options[0]}: {owner}; remove it"
     spelled = options[0].replace("-", "_").replace("__", "--", 1)
