@@ -162,3 +162,24 @@ def test_a_missing_checkpoint_is_a_difference(tmp_path):
     (tmp_path / "after").mkdir()
     lines = differences(tmp_path / "before", tmp_path / "after")
     assert lines == ["last.pth: only on one side"]
+
+
+def dockerfile_arguments(instruction: str) -> list[str]:
+    dockerfile = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+    return re.findall(rf"^{instruction} (.+)$", dockerfile, re.MULTILINE)
+
+
+def test_the_dockerfile_copies_files_that_exist():
+    sources = [
+        word
+        for arguments in dockerfile_arguments("COPY")
+        for word in arguments.split()[:-1]
+        if not word.startswith("--")
+    ]
+    assert sources == ["requirements.txt", "Makefile", "."]
+    assert all((REPOSITORY / source).exists() for source in sources)
+
+
+def test_the_dockerfile_runs_a_target_of_the_makefile():
+    (command,) = dockerfile_arguments("CMD")
+    assert command == '["make", "demo"]' and "demo" in make_targets()
