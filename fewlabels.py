@@ -359,7 +359,7 @@ def suggest(
     output: StrPath = "suggestions",
     *,
     count: int = 3,
-    strategy: Literal["combined", "uncertainty", "diverse", "random"] = "combined",
+    strategy: Literal["combined", "uncertainty", "diverse", "random"] = "random",
     labelled: Sequence[str] = (),
     kind: Literal["entropy", "mirror", "dropout", "ensemble"] | None = None,
     two_slices: bool = False,

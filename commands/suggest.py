@@ -37,10 +37,11 @@ class SuggestSettings:
     """Folder for suggest.json, suggest.csv and a folder with the files of each case."""
     count: int = 3
     """Number of cases to suggest."""
-    strategy: Strategy = "combined"
-    """uncertainty: the most uncertain cases. diverse: cases that differ from each other and from
+    strategy: Strategy = "random"
+    """random: drawn with --seed; no other strategy has beaten it (docs/results/active.md).
+    uncertainty: the most uncertain cases. diverse: cases that differ from each other and from
     the labelled ones, by the network's deepest feature and the predicted volumes of the classes.
-    combined: diverse ones among the most uncertain. random: drawn with --seed."""
+    combined: diverse ones among the most uncertain."""
     labelled: tuple[str, ...] = ()
     """Names of cases in PREDICTIONS that are already annotated; they are not suggested. Or a text
     file with a name per line."""
