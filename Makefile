@@ -1,4 +1,4 @@
-# make demo   synthetic data, training with 3 labelled patients, alone and with unlabelled ones, tests, a page that compares them
+# make demo   synthetic data, training with only 3 labelled patients and with unlabelled ones too, tests, a page that compares them
 # make test   style, types and tests
 # make test-all   the long tests too
 # make test-lowest   tests with the lowest versions that requirements.txt allows, in an environment of their own
@@ -59,14 +59,14 @@ RUNS := $(DEMO)/model/BCP/ACDC
 
 demo: .venv/ready
 	$(PY) code/make_phantom.py --dataset ACDC --test 18 --root $(DEMO)/data
-	@echo "two runs side by side; what the one with the labelled patients alone says is in $(DEMO)/labelled_alone.log"
-	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp labelled_alone --method supervised $(RUN) >$(DEMO)/labelled_alone.log 2>&1 & \
+	@echo "two runs side by side; messages of the one with only labelled patients are in $(DEMO)/only_labelled.log"
+	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp only_labelled --method supervised $(RUN) >$(DEMO)/only_labelled.log 2>&1 & \
 	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp with_unlabelled --method averaged_copy_paste $(RUN); status=$$?; \
-	wait $$! || { tail -n 1 $(DEMO)/labelled_alone.log; exit 2; }; exit $$status
-	$(PY) code/test_ACDC.py --labelnum 3 --exp labelled_alone $(WHERE)
+	wait $$! || { tail -n 1 $(DEMO)/only_labelled.log; exit 2; }; exit $$status
+	$(PY) code/test_ACDC.py --labelnum 3 --exp only_labelled $(WHERE)
 	$(PY) code/test_ACDC.py --labelnum 3 --exp with_unlabelled $(WHERE)
-	$(PY) code/compare.py $(RUNS)_labelled_alone_3_labeled $(RUNS)_with_unlabelled_3_labeled \
-		--names "labelled patients alone" "with 17 unlabelled ones" --output report
+	$(PY) code/compare.py $(RUNS)_only_labelled_3_labeled $(RUNS)_with_unlabelled_3_labeled \
+		--names "only labelled patients" "with 17 unlabelled ones" --output report
 	@echo "open report/index.html in a browser    TensorBoard: .venv/bin/tensorboard --logdir $(DEMO)/model"
 
 clean-demo:
