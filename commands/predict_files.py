@@ -6,12 +6,13 @@ import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from commands.png_files import read_png, write_png
-from commands.predict_uncertainty import FEATURES, MAPS, PASSES, Uncertainty, rankings
+from commands.predict_uncertainty import FEATURES, FOREGROUND, MAPS, PASSES, Uncertainty, rankings
 from datasets.prepare.prepared_files import RawCase, source_geometry
 from scans.formats import nifti_header
 from scans.nifti_writer import write_nifti, write_nifti_like
@@ -350,4 +351,27 @@ def _is_record_file(content: object) -> TypeGuard[Record]:
     cases = content.get("cases")
     if not isinstance(cases, dict) or not isinstance(content.get("made_with"), dict):
         return False
-    return all(isinstance(record, dict) for record in cases.values())
+    return all(
+        isinstance(record, dict) and _is_uncertainty(record.get(UNCERTAINTY, {}))
+        for record in cases.values()
+    )
+
+
+def _is_uncertainty(about: object) -> bool:
+    """Whether a case's record of uncertainty has the shape in which it is written."""
+    if not isinstance(about, dict):
+        return False
+    maps = about.get(MAPS, {})
+    if not isinstance(maps, dict) or not _is_file_name(about.get(FEATURES, "-")):
+        return False
+    return all(
+        isinstance(of_map, dict)
+        and _is_file_name(of_map.get("file"))
+        and isinstance(of_map.get(FOREGROUND, ""), (float, int, NoneType))
+        for of_map in maps.values()
+    )
+
+
+def _is_file_name(name: object) -> bool:
+    """Whether a value is the name of a file without a folder."""
+    return isinstance(name, str) and Path(name).name == name

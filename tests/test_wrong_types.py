@@ -13,12 +13,14 @@ from test_comparison import TEST, make_run
 from wrong_values import variants
 
 from commands.predict_files import Records, made_of
+from commands.predict_uncertainty import Uncertainty
 from dataloaders.cases import read_cases
 from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.plan import read_plan
 from datasets.own import own_dataset
 from datasets.prepare.prepared_files import RawCase, claim
 from utils.errors import UserError
+from utils.provenance import sha256 as file_hash
 
 SHARE = 12  # one of so many is tried by default
 
@@ -130,13 +132,19 @@ def test_a_record_of_predictions_with_any_value_of_a_wrong_type_is_one_line_at_m
     (out / "a.nii.gz").write_bytes(b"prediction")
     about, made_with = {"dataset": "LA"}, {"checkpoints": ["0"], "stride": [4, 4]}
     source = made_of(case, ())
-    Records(out, None, about, made_with, overwrite=False).add("a", source | {"file": "a.nii.gz"})
+    (out / "a_map.nii.gz").write_bytes(b"map")
+    (out / "a_features.npy").write_bytes(b"feature")
+    of_map = {"file": "a_map.nii.gz", "sha256": file_hash(out / "a_map.nii.gz")}
+    of_map |= {"mean": 0.1, "foreground_mean": 0.2}
+    maps = {"passes": 0, "maps": {"entropy": of_map}, "features": "a_features.npy"}
+    record = source | {"file": "a.nii.gz", "uncertainty": maps}
+    Records(out, None, about, made_with, overwrite=False).add("a", record)
     document = json.loads((out / "predict.json").read_text(encoding="utf-8"))
 
     def work(changed):
         (out / "predict.json").write_text(json.dumps(changed), encoding="utf-8")
         records = Records(out, None, about, made_with, overwrite=False)
-        records.finished(out, case, source, False)
+        records.finished(out, case, source, False, Uncertainty(("entropy",)))
         records.add("b", {})
 
     assert not faults(variants(document), work)
