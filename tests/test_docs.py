@@ -116,7 +116,7 @@ def test_flags_in_commands_are_options():
     unknown = []
     for page in GUIDES:
         for command in commands(page):
-            if "torchrun" in command:
+            if "torchrun" in command or "docker run" in command:
                 command = command[command.index("code/") :]
             for flag in re.findall(r" --([a-z]\w*)", command):
                 if flag.removeprefix("no_") not in options:
