@@ -14,7 +14,6 @@ from commands.predict_files import (
     IMAGES,
     MAP_HASH,
     PROBABILITIES_HASH,
-    UNCERTAINTY,
     ProbabilityFile,
     Record,
     Records,
@@ -32,7 +31,14 @@ from commands.predict_files import (
 from commands.predict_input import PICTURES
 from commands.predict_model import Model
 from commands.predict_settings import PredictSettings
-from commands.predict_uncertainty import FEATURES, MAPS, PASSES, Uncertainty, UncertaintyMaps
+from commands.predict_uncertainty import (
+    FEATURES,
+    MAPS,
+    PASSES,
+    UNCERTAINTY,
+    Uncertainty,
+    UncertaintyMaps,
+)
 from datasets.prepare.prepared_files import RawCase
 from evaluation.features import MeanFeature
 from utils.errors import UserError

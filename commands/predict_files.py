@@ -12,7 +12,15 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from commands.png_files import read_png, write_png
-from commands.predict_uncertainty import FEATURES, FOREGROUND, MAPS, PASSES, Uncertainty, rankings
+from commands.predict_uncertainty import (
+    FEATURES,
+    FOREGROUND,
+    MAPS,
+    PASSES,
+    UNCERTAINTY,
+    Uncertainty,
+    rankings,
+)
 from datasets.prepare.prepared_files import RawCase, source_geometry
 from scans.formats import nifti_header
 from scans.nifti_writer import write_nifti, write_nifti_like
@@ -26,7 +34,6 @@ from utils.provenance import sha256 as file_hash
 FILE_HASH = "file_sha256"  # key of a case's record
 PROBABILITIES_HASH = "probabilities_sha256"  # key of a case's record
 MAP_HASH = "sha256"  # key of an uncertainty map's record
-UNCERTAINTY = "uncertainty"  # key of a case's record
 RANKING = "ranking"  # key of the file: the cases by kind of map, the most uncertain one first
 IMAGES = "images"  # key of a case's record: the files of the scan
 MEMBER = "probabilities.npy"  # the only member of a .npz with probabilities
@@ -362,14 +369,17 @@ def _is_uncertainty(about: object) -> bool:
     if not isinstance(about, dict):
         return False
     maps = about.get(MAPS, {})
-    if not isinstance(maps, dict) or not _is_file_name(about.get(FEATURES, "-")):
+    if FEATURES in about and not _is_file_name(about[FEATURES]):
         return False
-    return all(
-        isinstance(of_map, dict)
-        and _is_file_name(of_map.get("file"))
-        and isinstance(of_map.get(FOREGROUND, ""), (float, int, NoneType))
-        for of_map in maps.values()
-    )
+    return isinstance(maps, dict) and all(_is_map(of_map) for of_map in maps.values())
+
+
+def _is_map(about: object) -> bool:
+    """Whether the record of an uncertainty map names its file and has its mean."""
+    if not isinstance(about, dict) or FOREGROUND not in about:
+        return False
+    mean = about[FOREGROUND]
+    return _is_file_name(about.get("file")) and isinstance(mean, (float, int, NoneType))
 
 
 def _is_file_name(name: object) -> bool:

@@ -16,6 +16,7 @@ from evaluation.passes import ExtraMaps, class_variance
 from utils.errors import UserError
 
 Kind = Literal["entropy", "mirror", "dropout", "ensemble"]
+UNCERTAINTY = "uncertainty"  # key of a case's record
 FOREGROUND = "foreground_mean"  # key of a map's record
 MAPS = "maps"  # key of a record of uncertainty
 PASSES = "passes"  # key of a record of uncertainty
@@ -159,7 +160,7 @@ def rankings(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """
     values: dict[str, dict[str, float | None]] = {}
     for name, record in records.items():
-        maps = record.get("uncertainty", {}).get(MAPS, {})
+        maps = record.get(UNCERTAINTY, {}).get(MAPS, {})
         for kind, about in maps.items():
             values.setdefault(kind, {})[name] = about[FOREGROUND]
     ranking: dict[str, list[str]] = {}

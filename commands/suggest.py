@@ -10,9 +10,9 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from commands.png_files import read_png
-from commands.predict_files import IMAGES, UNCERTAINTY, Record, read_records
+from commands.predict_files import IMAGES, Record, read_records
 from commands.predict_model import read_picture
-from commands.predict_uncertainty import FEATURES, FOREGROUND, MAPS, Kind
+from commands.predict_uncertainty import FEATURES, FOREGROUND, MAPS, UNCERTAINTY, Kind
 from commands.suggest_choice import Candidate, Strategy, best_slice, choose
 from evaluation.results import write_json
 from scans.geometry import to_canonical
@@ -116,7 +116,7 @@ class _Case:
 def run(settings: SuggestSettings) -> SuggestResult:
     """Suggest cases and write their files.
 
-    Raises UserError for predictions that have not what the strategy needs.
+    Raises UserError for predictions that lack what the strategy needs.
     """
     settings.check()
     cases = _read_cases(settings)
@@ -158,8 +158,8 @@ def _read_cases(settings: SuggestSettings) -> dict[str, _Case]:
             made_with = content["made_with"].get("checkpoints", [])
             if checkpoints not in (None, made_with):
                 raise UserError(
-                    f"{path}: of other checkpoints than the predictions before it; name folders of "
-                    f"the same checkpoints"
+                    f"{path}: was predicted with other checkpoints than the folder before it; name "
+                    f"folders of the same checkpoints"
                 )
             checkpoints = made_with
             for name, record in content["cases"].items():
@@ -207,7 +207,7 @@ def _labelled(settings: SuggestSettings, cases: Mapping[str, _Case]) -> set[str]
         )
     if len(labelled) == len(cases):
         raise UserError(
-            f"{settings.predictions[0]}: no case that is not labelled; predict others with "
+            f"{settings.predictions[0]}: all cases are labelled; predict others with "
             f"code/predict.py"
         )
     return labelled

@@ -121,16 +121,16 @@ def _penalised(score: ClassScore) -> dict[str, float]:
 
 def read_record(path: Path) -> CellRecord:
     """Read a record. Raises UserError if the file is missing, damaged or something else."""
-    if not path.exists():
-        raise UserError(
-            f"{path}: does not exist; name the records/ folder of a benchmark or files in it"
-        )
     try:
         content = read_json(path)
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f'its "format" is not {FORMAT}')
         content["tests"] = {key: CellTest(**test) for key, test in content["tests"].items()}
         return CellRecord(**content)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: does not exist; name the records/ folder of a benchmark or files in it"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: no record of a benchmark ({error}); delete it and run the benchmark again"

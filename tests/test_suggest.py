@@ -171,7 +171,7 @@ def test_labelled_cases_may_be_named_in_a_file(tmp_path, predictions):
     (("in",), "no predict.json in it"),
     (("out", "--count", "0"), "--count 0: suggest at least 1 case"),
     (("out", "--labelled", "x"), "--labelled x: no such case"),
-    (("out", "--labelled", "a", "b", "c"), "no case that is not labelled"),
+    (("out", "--labelled", "a", "b", "c"), "all cases are labelled"),
     (("out", "--kind", "mirror"), "a has no uncertainty map; predict it with --uncertainty mirror"),
 ])  # fmt: skip
 def test_wrong_calls_are_one_line(tmp_path, predictions, monkeypatch, words, message):

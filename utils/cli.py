@@ -189,8 +189,9 @@ def _fault(box: str) -> str:
         message.append(row)
     text = " ".join(message).removeprefix("Error parsing ").rstrip(". ")
     text = f"{text[:1].lower()}{text[1:]}"
-    if is_missing := re.match(r"missing from .*?: (--\w+|[A-Z_]+)", text):
-        text = is_missing[0]  # without the help of that flag
+    missing_flag = re.match(r"missing from .*?: (--\w+|[A-Z_]+)", text)
+    if missing_flag:
+        text = missing_flag[0]  # without the help of that flag
     return f"{text}; see --help"
 
 
