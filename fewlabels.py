@@ -33,6 +33,7 @@ from commands import check as checking
 from commands import compare as comparing
 from commands import evaluate as scoring
 from commands import export as exporting
+from commands import export_model as exporting_models
 from commands import leaderboard as ranking
 from commands import make_phantom as drawing
 from commands import predict as predicting
@@ -48,6 +49,7 @@ from commands.compare import CompareResult, CompareSettings, ReportSettings
 from commands.config_file import ConfigFile, read_config_file
 from commands.evaluate import ScoringSettings
 from commands.export import ExportSettings
+from commands.export_model import ExportModelResult, ExportModelSettings
 from commands.leaderboard import LeaderboardResult, LeaderboardSettings
 from commands.make_phantom import PhantomSettings
 from commands.predict import PredictResult
@@ -85,6 +87,7 @@ __all__ = [
     "ClassScore",
     "CompareResult",
     "EvaluationResult",
+    "ExportModelResult",
     "Interrupted",
     "LeaderboardResult",
     "Model",
@@ -101,6 +104,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "export_model",
     "leaderboard",
     "load_model",
     "make_phantom",
@@ -836,6 +840,44 @@ def export(
     }
     with _quiet(progress):
         return exporting.run(checked(ExportSettings, values))
+
+
+def export_model(
+    checkpoint: StrPath,
+    format: Literal["onnx", "torchscript", "torch"],
+    output: StrPath | None = None,
+    *,
+    patch_size: Sequence[int] = (),
+    network: str | None = None,
+    dataset: str | None = None,
+    variant: str | None = None,
+    size: Sequence[int] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> ExportModelResult:
+    """Write the network of a checkpoint for use without this repository, as code/export_model.py
+    does.
+
+    `checkpoint`: the folder of a run or of a stage, or a file. `format`: onnx (needs the packages
+    onnx and onnxruntime), torchscript (`torch.jit.load`) or torch (`torch.export.load`). `output`:
+    the file; default: next to the checkpoint. `overwrite`: replace it. Others: see `load_model`.
+    The result has the file's description of classes, input and preparation.
+
+    Raises UserError where the exported network does not predict what the original one does.
+    """
+    values = {
+        "checkpoint": checkpoint,
+        "format": format,
+        "output": output,
+        "patch_size": patch_size,
+        "network": network,
+        "dataset": dataset,
+        "variant": variant,
+        "size": size,
+        "overwrite": overwrite,
+    }
+    with _quiet(progress):
+        return exporting_models.run(checked(ExportModelSettings, values))
 
 
 def make_phantom(

@@ -60,7 +60,7 @@ def run(settings: ExportSettings) -> Path:
     path, notes = find_checkpoint(settings.run)
     for note in notes:
         message(note)
-    _check_out(settings.out, path, overwrite=settings.overwrite)
+    check_out(settings.out, path, overwrite=settings.overwrite)
     remove_unfinished(settings.out.parent, below=False)
     checkpoint = read_ours(path, "; if it is a published one, use it as it is, it needs no export")
     if settings.network is not None:
@@ -102,7 +102,8 @@ def _content(
     return content
 
 
-def _check_out(out: Path, path: Path, overwrite: bool) -> None:
+def check_out(out: Path, path: Path, overwrite: bool) -> None:
+    """Raise UserError for a file that an export must not write."""
     if out.is_dir():
         raise UserError(f"{out}: a folder; name the file to write")
     if out.exists() and out.samefile(path):

@@ -33,6 +33,12 @@ class Normalisation:
     mean: float | None = None
     sd: float | None = None
 
+    def in_words(self) -> str:
+        """What `apply` does."""
+        if self.scheme == "ct":
+            return f"clipped to {self.low:g}..{self.high:g}; (v - {self.mean:g}) / {self.sd:g}"
+        return "(v - mean) / standard deviation over the volume"
+
     def apply(self, volume: np.ndarray) -> np.ndarray:
         """Normalise a volume to float32 of the same shape; a constant volume becomes 0 under
         zscore.

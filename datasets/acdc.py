@@ -51,6 +51,11 @@ class ACDCPreparation(PublishedPreparation):
 
     info = INFO
 
+    @property
+    def image_steps(self) -> str:
+        """What turns a scan into the input of a network, in words."""
+        return "(v - min) / (max - min) over the volume; not resampled"
+
     def find(self, source: Path) -> list[RawCase]:
         """Find the two frames of each patient."""
         patients: dict[str, dict[int, Path]] = {}

@@ -69,6 +69,14 @@ class LAPreparation(CroppedPreparation):
     info = INFO
     raw_values = (0, 255)
 
+    @property
+    def image_steps(self) -> str:
+        """What turns a scan into the input of a network, in words."""
+        return (
+            "(v - mean) / standard deviation over the whole scan; not resampled; "
+            "trained on crops around the label"
+        )
+
     def find(self, source: Path) -> list[RawCase]:
         """Find the folder of each scan."""
         return cases_in_folders(source, "lgemri", label="laendo", endings=r"\..*")

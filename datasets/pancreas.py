@@ -100,6 +100,20 @@ class PancreasPreparation(CroppedPreparation):
         """Raise UserError for an unknown variant."""
         find(VARIANTS, self.variant, flag="--variant")
 
+    @property
+    def image_steps(self) -> str:
+        """What turns a scan into the input of a network, in words."""
+        window = f"HU clipped to {LOW}..{HIGH}"
+        if self.variant == "coranet":
+            return (
+                f"each axis scaled by the in-plane spacing in mm; {window}; "
+                "(v - min) / (max - min) over the volume; trained on crops around the label"
+            )
+        return (
+            f"resampled to 1 mm; {window}; crop around the label; "
+            "(v - mean) / standard deviation over the crop"
+        )
+
     def find(self, source: Path) -> list[RawCase]:
         """Find the images and the labels of the same number."""
         labels: dict[str, Path] = {}

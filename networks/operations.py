@@ -81,6 +81,18 @@ def resize_trilinear(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(x, size=size, mode="trilinear", align_corners=True)
 
 
+def resize_nearest(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize x (N, C, ...) to `size` as `F.interpolate` does in its mode nearest.
+
+    The indices are written out, because ONNX rounds those of its own resize differently.
+    """
+    for axis, side in enumerate(size, start=2):
+        ratio = x.shape[axis] / side
+        indices = torch.arange(side, dtype=torch.float32, device=x.device) * ratio
+        x = x.index_select(axis, indices.floor().long())
+    return x
+
+
 # the edge-guided module
 
 
@@ -108,7 +120,7 @@ def smooth_part_2d(g: Tensor, variant: EGM) -> Tensor:
         smooth = F.conv2d(F.pad(enlarged, (2, 2, 2, 2), "reflect"), 4 * kernel)
         return smooth[..., : g.shape[2], : g.shape[3]]
     enlarged = _insert_zeros(F.conv2d(g, kernel)[..., ::2, ::2])
-    return F.interpolate(F.conv2d(enlarged, 4 * kernel), size=g.shape[2:], mode="nearest")
+    return resize_nearest(F.conv2d(enlarged, 4 * kernel), tuple(g.shape[2:]))
 
 
 @Operation

@@ -3,7 +3,6 @@
 Their packages are imported when a stage begins that uses them, and are not needed otherwise.
 """
 
-import importlib
 import importlib.util
 import json
 import os
@@ -22,6 +21,7 @@ from training.logged_stage import REMEDY, LoggedStage
 from utils.errors import UserError, writing
 from utils.files import replacing
 from utils.json_file import read_json
+from utils.packages import imported_for, not_installed
 
 PROJECT = "fewlabels"
 MOST_PARAMETERS = 100
@@ -38,21 +38,7 @@ def check_installed(logger: str, package: str) -> None:
     spec = importlib.util.find_spec(package)
     # without an origin it is only a folder of that name, such as the one that wandb writes
     if spec is None or spec.origin is None:
-        raise _not_installed(logger, package)
-
-
-def _not_installed(logger: str, package: str) -> UserError:
-    return UserError(
-        f"--logger {logger}: the package {package} is not installed; "
-        f"run pip install {package}, or choose another --logger"
-    )
-
-
-def _imported(logger: str, package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise _not_installed(logger, package) from None
+        raise not_installed("logger", logger, package=package)
 
 
 @contextmanager
@@ -120,7 +106,7 @@ class WandB:
 
     def __init__(self, stage: LoggedStage) -> None:
         """Begin or continue the stage's run."""
-        self._wandb = _imported("wandb", "wandb")
+        self._wandb = imported_for("logger", "wandb", package="wandb")
         self._sent = SentScalars(stage.folder / "wandb.json")
         if not self._sent.run_id:
             self._sent.begin(uuid4().hex)
@@ -168,7 +154,7 @@ class MLflow:
 
     def __init__(self, stage: LoggedStage) -> None:
         """Begin or continue the stage's run."""
-        self._mlflow = _imported("mlflow", "mlflow")
+        self._mlflow = imported_for("logger", "mlflow", package="mlflow")
         self._sent = SentScalars(stage.folder / "mlflow.json")
         with self._reported():
             self._client = self._mlflow.MlflowClient()

@@ -71,6 +71,17 @@ class AbdomenPreparation(CroppedPreparation, ABC):
                 f"--size {written}: expected three numbers from {SMALLEST_SIDE} to {LARGEST_SIDE}"
             )
 
+    @property
+    def image_steps(self) -> str:
+        """What turns a scan into the input of a network, in words."""
+        low, width = self.window
+        size = " x ".join(map(str, self.size))
+        return (
+            f"HU from {low} to {low + width} to 0..1; 0 outside the body; crop to the body and the "
+            f"labelled slices; resized to {size} (x, y, z); (v - mean) / standard deviation over "
+            f"the volume"
+        )
+
     def prepare(self, case: RawCase, warn: Warn) -> Iterator[Output]:
         """Yield the volume."""
         self.check_label_exists(case)

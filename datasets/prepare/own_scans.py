@@ -63,6 +63,18 @@ class OwnPreparation:
         return {"dataset": "own", "version": 1} | {key: content[key] for key in DECISIVE}
 
     @property
+    def image_steps(self) -> str:
+        """What turns a scan into the input of a network, in words."""
+        plan = self.plan
+        steps = [f"axes turned to {plan.orientation}"]
+        for name, normalisation in zip(plan.channel_names, plan.normalisation, strict=True):
+            steps.append(f"{name}: {normalisation.in_words()}")
+        for axis, spacing in zip("xyz", plan.spacing_mm, strict=True):
+            if spacing is not None:
+                steps.append(f"{axis} resampled to {spacing:g} mm")
+        return "; ".join(steps)
+
+    @property
     def class_values(self) -> tuple[int, ...]:
         """The value of each class in raw labels."""
         return self.plan.label_values

@@ -23,6 +23,11 @@ class Preparation(Protocol):
         ...
 
     @property
+    def image_steps(self) -> str:
+        """What turns a scan into the input of a network, in words; exported networks carry it."""
+        ...
+
+    @property
     def class_values(self) -> tuple[int, ...]:
         """The value of each class in raw labels, the background first. Predictions get these."""
         ...

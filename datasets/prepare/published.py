@@ -51,6 +51,11 @@ class PublishedPreparation(ABC):
         return {"dataset": self.info.name, "version": self.version} | options
 
     @property
+    def image_steps(self) -> str:
+        """What turns a scan into the input of a network, in words; empty if it is not recorded."""
+        return ""
+
+    @property
     def class_values(self) -> tuple[int, ...]:
         """The value of each class in raw labels, the background first."""
         return self.raw_values or tuple(range(self.info.classes))
