@@ -18,7 +18,11 @@ DOCS := .venv-docs
 	$(PY) -m pip install --quiet -r requirements.txt
 	touch $@
 
-test: .venv/ready
+.venv/ready-to-test: .venv/ready requirements-test.txt
+	$(PY) -m pip install --quiet -r requirements-test.txt
+	touch $@
+
+test: .venv/ready-to-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright --pythonpath $(PY)

@@ -164,10 +164,8 @@ def description(model: Model, member: Member, kind: Format) -> dict[str, Any]:
         channel_names = list(model.plan.channel_names)
         spacing = list(model.plan.spacing_mm)
         orientation = model.plan.orientation
-    steps = ""
     preparation = None
     if model.preparation is not None:
-        steps = model.preparation.image_steps
         preparation = model.preparation.settings
     about = member.about
     content: dict[str, Any] = {
@@ -185,7 +183,7 @@ def description(model: Model, member: Member, kind: Format) -> dict[str, Any]:
             "patch_size": list(member.predictor.patch_size),
             "orientation": orientation,
             "spacing_mm": spacing,
-            "steps": steps,
+            "steps": _image_steps(model),
             "use": use,
         },
         "output": {
@@ -206,3 +204,13 @@ def description(model: Model, member: Member, kind: Format) -> dict[str, Any]:
     if kind == "onnx":
         content["opset"] = OPSET
     return content
+
+
+def _image_steps(model: Model) -> str:
+    """What turns a scan into the input, in words; empty where that is not recorded."""
+    steps: list[str] = []
+    if model.preparation is not None and model.preparation.image_steps:
+        steps.append(model.preparation.image_steps)
+    if model.info.zscore:
+        steps.append("each channel: (v - mean) / standard deviation over the volume")
+    return "; ".join(steps)

@@ -206,6 +206,7 @@ def test_scripts_are_short_start_anywhere_and_explain_themselves(script, tmp_pat
     result = run_script(script, "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     reads = {
+        "export_model.py": "CHECKPOINT",
         "export_weights.py": "RUN OUT",
         "predict.py": "--input",
         "evaluate.py": "--predictions",

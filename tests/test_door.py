@@ -26,6 +26,7 @@ from commands.check import CheckSettings
 from commands.compare import CompareSettings, ReportSettings
 from commands.evaluate import ScoringSettings
 from commands.export import ExportSettings
+from commands.export_model import ExportModelSettings
 from commands.make_phantom import PhantomSettings
 from commands.predict_settings import PredictSettings
 from commands.prepare import PrepareSettings
@@ -509,6 +510,7 @@ def test_settings_of_a_test_need_their_data_set():
         (fewlabels.compare, CompareSettings),
         (fewlabels.evaluate, ScoringSettings),
         (fewlabels.export, ExportSettings),
+        (fewlabels.export_model, ExportModelSettings),
         (fewlabels.make_phantom, PhantomSettings),
         (fewlabels.predict, PredictSettings),
         (fewlabels.suggest, SuggestSettings),

@@ -229,6 +229,20 @@ def test_a_published_checkpoint_is_exported_with_the_name_of_its_data_set(tmp_pa
 
 
 @pytest.mark.usefixtures("narrow_network")
+def test_the_steps_end_with_the_z_score_that_reading_applies(tmp_path):
+    path = tmp_path / "kits.pth"
+    torch.save(build("VNet", 1, 2, {"egm": "none"}).state_dict(), path)
+    result = fewlabels.export_model(
+        path, "torchscript", dataset="KiTS19", size=(64, 64, 32), patch_size=(32, 16, 16)
+    )
+    assert result.description["input"]["steps"] == (
+        "HU from -160 to 240 to 0..1; 0 outside the body; crop to the body and the labelled slices; "
+        "resized to 64 x 64 x 32 (x, y, z); "
+        "each channel: (v - mean) / standard deviation over the volume"
+    )
+
+
+@pytest.mark.usefixtures("narrow_network")
 def test_exported_labels_are_those_of_predict(tmp_path):
     """A caller who follows the description gets the same labels as with this repository."""
     path, _ = checkpoint(tmp_path, "unet")

@@ -27,6 +27,15 @@ LAYOUTS = {
 FAST = sorted(name for name, operation in Operation.all.items() if operation.fast)
 
 
+def test_the_written_out_nearest_resize_equals_that_of_torch_for_all_sides_up_to_100():
+    line = torch.arange(100.0)
+    for old in range(1, 101):
+        x = line[:old].reshape(1, 1, 1, old)
+        for new in range(1, 101):
+            expected = torch.nn.functional.interpolate(x, size=(1, new), mode="nearest")
+            assert torch.equal(operations.resize_nearest(x, (1, new)), expected), (old, new)
+
+
 @pytest.fixture(params=LAYOUTS)
 def memory_format(request):
     return LAYOUTS[request.param]

@@ -78,8 +78,7 @@ class AbdomenPreparation(CroppedPreparation, ABC):
         size = " x ".join(map(str, self.size))
         return (
             f"HU from {low} to {low + width} to 0..1; 0 outside the body; crop to the body and the "
-            f"labelled slices; resized to {size} (x, y, z); (v - mean) / standard deviation over "
-            f"the volume"
+            f"labelled slices; resized to {size} (x, y, z)"
         )
 
     def prepare(self, case: RawCase, warn: Warn) -> Iterator[Output]:
