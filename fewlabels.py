@@ -656,6 +656,7 @@ def benchmark(
     *,
     dataset: str = "",
     root_path: StrPath | None = None,
+    folds: int = 0,
     pre_iterations: int = 10_000,
     max_iterations: int = 30_000,
     flags: Sequence[str] = (),
@@ -672,7 +673,8 @@ def benchmark(
 ) -> BenchmarkResult:
     """Train, test and compare a table of runs, as code/benchmark.py does.
 
-    `flags`: of training, for all cells, as ["--patch_size", "128", "128"]. `method_flags`: of one
+    `folds`: of a cross-validation; 0 tests on the data set's test list. `flags`: of training, for
+    all cells, as ["--patch_size", "128", "128"]. `method_flags`: of one
     method each, as "METHOD FLAGS" or "METHOD:LABELNUM FLAGS". `jobs`: cells at a time, each with
     `threads` threads, in processes of this machine or as jobs of a `cluster` with the parameters
     `slurm` (NAME=VALUE). Others: see code/benchmark.py --help. The same call continues an
@@ -687,6 +689,7 @@ def benchmark(
         "output": output,
         "dataset": dataset,
         "root_path": root_path,
+        "folds": folds,
         "pre_iterations": pre_iterations,
         "max_iterations": max_iterations,
         "method_flags": method_flags,

@@ -1,5 +1,6 @@
-"""A table of runs: methods x numbers of labelled cases x seeds, trained, tested and compared."""
+"""A table of runs, trained, tested and compared: methods x labels x folds x seeds."""
 
+import itertools
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,11 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from commands.benchmark_cell import Cell, equal_time_lengths, is_complete, length_flags
+from commands.benchmark_cell import (
+    Cell,
+    benchmark_data,
+    equal_time_lengths,
+    is_complete,
+    length_flags,
+    validation_split,
+)
+from commands.benchmark_folds import write_folds
 from commands.benchmark_jobs import Job, cluster_start, run_cells, start_locally
 from commands.leaderboard import LeaderboardResult, read_costs, write
+from datasets.base import DatasetSpec
 from methods.registry import METHODS
-from reporting.leaderboard import Bootstrap, Costs
+from reporting.leaderboard import Bootstrap, Costs, complete_seeds
 from reporting.record import SELECTIONS, read_record
 from training.log import hours
 from utils.cli import is_flag
@@ -54,6 +64,9 @@ class BenchmarkSettings:
     """Numbers of labelled cases."""
     seeds: tuple[int, ...] = ()
     """Seeds."""
+    folds: int = 0
+    """Cross-validation: number of folds of the training list, whose patients are tested once per
+    seed. 0: test on the test list of the data set."""
     pre_iterations: int = 10_000
     """Length of pre-training. A method without pre-training makes the sum of both lengths."""
     max_iterations: int = 30_000
@@ -93,6 +106,8 @@ class BenchmarkSettings:
         for flag in ("jobs", "threads"):
             if getattr(self, flag) < 1:
                 raise UserError(f"--{flag} {getattr(self, flag)}: must be at least 1")
+        if self.folds < 0 or self.folds == 1:
+            raise UserError(f"--folds {self.folds}: use at least 2, or 0 for the test list")
         if self.equal_time and self.costs is None:
             raise UserError("--equal_time: needs --costs (benchmarks/method_steps.py --json)")
         self._check_jobs()
@@ -145,8 +160,12 @@ def run(settings: BenchmarkSettings, flags: Sequence[str] = ()) -> BenchmarkResu
     _check_flags(flags, "after --")
     costs = read_costs(settings.costs)
     cells = table_cells(settings, flags, costs=costs)
-    dataset = cells[0].spec()
+    dataset = benchmark_data(settings.dataset, settings.root_path)
     with only_writer(settings.output, "name another folder with --output"), terminated(AGAIN):
+        if settings.folds:
+            write_folds(
+                settings.output.absolute(), dataset, settings.root_path, count=settings.folds
+            )
         open_cells = [
             cell for cell in cells if not is_complete(cell, dataset, settings.test_selected)
         ]
@@ -159,11 +178,12 @@ def run(settings: BenchmarkSettings, flags: Sequence[str] = ()) -> BenchmarkResu
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; finished cells are kept, {AGAIN}", 130) from None
         done = [cell for cell in cells if cell.record.is_file()]
-        if not done:
+        records, _ = complete_seeds([read_record(cell.record) for cell in done])
+        if not records:
             return BenchmarkResult(None, progress.failed)
         leaderboard = write(
             settings.output,
-            [read_record(cell.record) for cell in done],
+            records,
             baseline=settings.baseline,
             costs=costs,
             bootstrap=Bootstrap(),
@@ -175,35 +195,55 @@ def run(settings: BenchmarkSettings, flags: Sequence[str] = ()) -> BenchmarkResu
 def table_cells(
     settings: BenchmarkSettings, flags: Sequence[str], costs: Costs | None = None
 ) -> list[Cell]:
-    """Return the cells of the table: seed by seed, so that each method has a result early.
+    """Return the cells of the table: seed by seed and fold by fold, so that each method has a
+    result early.
 
     `costs`: of the methods, for --equal_time. Raises UserError for flags that a cell cannot have.
     """
     by_method = _method_flags(settings)
     lengths = {method: _lengths(settings, method, costs=costs or {}) for method in settings.methods}
+    folds: list[int | None] = [None]
+    if settings.folds:
+        folds = list(range(settings.folds))
     cells: list[Cell] = []
-    for labelnum in settings.labelnums:
-        for seed in settings.seeds:
-            for method in settings.methods:
-                words = length_flags(method, *lengths[method])
-                words += flags
-                words += by_method.get(method, [])
-                words += by_method.get(f"{method}:{labelnum}", [])
-                cells.append(
-                    Cell(
-                        method=method,
-                        labelnum=labelnum,
-                        seed=seed,
-                        flags=tuple(words),
-                        output=settings.output.absolute(),
-                        dataset=settings.dataset,
-                        root_path=_absolute(settings.root_path),
-                    )
-                )
-    dataset = cells[0].spec()
+    columns = itertools.product(settings.labelnums, settings.seeds, folds, settings.methods)
+    for labelnum, seed, fold, method in columns:
+        words = length_flags(method, *lengths[method])
+        words += flags
+        words += by_method.get(method, [])
+        words += by_method.get(f"{method}:{labelnum}", [])
+        cells.append(
+            Cell(
+                method=method,
+                labelnum=labelnum,
+                seed=seed,
+                flags=tuple(words),
+                output=settings.output.absolute(),
+                dataset=settings.dataset,
+                root_path=_absolute(settings.root_path),
+                fold=fold,
+                folds=settings.folds,
+            )
+        )
+    dataset = benchmark_data(settings.dataset, settings.root_path)
     for cell in cells:
-        cell.config(dataset)
+        _check_selection(dataset, cell, settings.test_selected)
     return cells
+
+
+def _check_selection(dataset: DatasetSpec, cell: Cell, test_selected: bool) -> None:
+    """Raise UserError if the cell's checkpoint is selected on the list that it is tested on."""
+    split = validation_split(dataset, cell.config(dataset))
+    if split == "test":
+        raise UserError(
+            f"{cell.name}: --select test selects the checkpoint on the cases that the benchmark "
+            "tests; add --select last or --select val after --"
+        )
+    if test_selected and not split:
+        raise UserError(
+            "--test_selected: tests the validated networks, but --select last validates none; "
+            "remove one of them"
+        )
 
 
 def _lengths(settings: BenchmarkSettings, method: str, costs: Costs) -> tuple[int, int]:

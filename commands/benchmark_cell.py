@@ -1,4 +1,6 @@
-"""One cell of a benchmark: a method, a number of labelled cases and a seed, trained and tested."""
+"""One cell of a benchmark: a method, a number of labelled cases, a fold and a seed, trained and
+tested.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +11,7 @@ from pathlib import Path
 
 from commands import test, train
 from commands.any_dataset import find_data
+from commands.benchmark_folds import fold_root
 from commands.config_file import NAME as CONFIG_FILE
 from commands.train_flags import configs_from_flags
 from datasets.base import DatasetSpec
@@ -30,7 +33,8 @@ class Cell:
 
     `flags`: of its training command, in addition to those that follow from the other fields.
     `output`: the folder of the benchmark. `dataset`: name or file of the data set, empty for own
-    data in `root_path`.
+    data in `root_path`. `fold`: its number, of `folds`; None if the cell is tested on the test list
+    of the data set.
     """
 
     method: str
@@ -40,11 +44,20 @@ class Cell:
     output: Path
     dataset: str
     root_path: Path | None
+    fold: int | None = None
+    folds: int = 0
+
+    @property
+    def column(self) -> str:
+        """Fold and seed of the cell, for names."""
+        if self.fold is None:
+            return f"seed{self.seed}"
+        return f"fold{self.fold}_seed{self.seed}"
 
     @property
     def name(self) -> str:
         """Name of the cell in messages and of its files."""
-        return f"{self.method}_{self.labelnum}_seed{self.seed}"
+        return f"{self.method}_{self.labelnum}_{self.column}"
 
     @property
     def record(self) -> Path:
@@ -61,23 +74,24 @@ class Cell:
         """File with a line for each time that the cell ran: the seconds it took."""
         return self.output / "logs" / f"{self.name}.seconds"
 
+    @property
+    def data(self) -> Path | None:
+        """Folder of the data that the cell reads: that of its fold, or `root_path`."""
+        if self.fold is None:
+            return self.root_path
+        return fold_root(self.output, self.fold)
+
     def spec(self) -> DatasetSpec:
         """Return the data set. Raises UserError for an unknown one."""
-        found = find_data(self.dataset, self.root_path)
-        if found is None:
-            raise UserError(
-                "--dataset: name a public data set, the Python file of one, or with --root_path "
-                "the folder of own data (docs/data.md)"
-            )
-        return found
+        return benchmark_data(self.dataset, self.data)
 
     def argv(self) -> list[str]:
         """Return the words of the cell's training command."""
         words = ["--method", self.method, "--labelnum", str(self.labelnum)]
-        words += ["--seed", str(self.seed), "--exp", f"{self.method}_seed{self.seed}"]
+        words += ["--seed", str(self.seed), "--exp", f"{self.method}_{self.column}"]
         words += ["--output_root", str(self.output / "runs"), "--keep_validated"]
-        if self.root_path is not None:
-            words += ["--root_path", str(self.root_path)]
+        if self.data is not None:
+            words += ["--root_path", str(self.data)]
         return [*words, *self.flags]
 
     def config(self, dataset: DatasetSpec) -> AnyConfig:
@@ -91,6 +105,20 @@ class Cell:
             return 0.0
         lines = self.seconds_file.read_text(encoding="utf-8").split()
         return sum(float(line) for line in lines)
+
+
+def benchmark_data(dataset: str, root_path: Path | None) -> DatasetSpec:
+    """Return the data set of a benchmark. Raises UserError for an unknown one.
+
+    `dataset`: its name or file, empty for own data in `root_path`.
+    """
+    found = find_data(dataset, root_path)
+    if found is None:
+        raise UserError(
+            "--dataset: name a public data set, the Python file of one, or with --root_path "
+            "the folder of own data (docs/data.md)"
+        )
+    return found
 
 
 def length_flags(method: str, pre_iterations: int, max_iterations: int) -> list[str]:
@@ -153,13 +181,19 @@ def complete_cell(cell: Cell, test_selected: bool) -> None:
 
 
 def run_cell(cell: Cell) -> None:
-    """Train the cell or resume it, test its best and its last checkpoint, and write its record."""
+    """Train the cell or resume it, test its best and its last checkpoint, and write its record.
+
+    Without validation (--select last) there is no best checkpoint.
+    """
     dataset = cell.spec()
     config = cell.config(dataset)
     with _timed(cell):
         trained = train.run(dataset, config)
+        checkpoints = {"best": trained.best, "last": trained.stages[-1].last}
+        if not validation_split(dataset, config):
+            del checkpoints["best"]
         tests: dict[str, CellTest] = {}
-        for which, checkpoint in (("best", trained.best), ("last", trained.stages[-1].last)):
+        for which, checkpoint in checkpoints.items():
             result = _test(dataset, checkpoint, config)
             tests[which] = tested(result, iteration=_iteration(checkpoint))
     record = CellRecord(
@@ -167,6 +201,8 @@ def run_cell(cell: Cell) -> None:
         method=cell.method,
         labelnum=cell.labelnum,
         seed=cell.seed,
+        fold=cell.fold,
+        folds=cell.folds,
         options=config.computed(),
         stages=[_history(stage) for stage in trained.stages],
         seconds=cell.seconds(),
@@ -174,6 +210,12 @@ def run_cell(cell: Cell) -> None:
         trained_commit=_trained_commit(trained.folder),
     )
     _write(cell, record)
+
+
+def validation_split(dataset: DatasetSpec, config: AnyConfig) -> str:
+    """Return the split that selects the best checkpoint; empty if there is no validation."""
+    split, _ = dataset.selection(config.optimization.select)
+    return split
 
 
 def add_test_selected(cell: Cell) -> None:
@@ -212,6 +254,10 @@ def is_complete(cell: Cell, dataset: DatasetSpec, test_selected: bool) -> bool:
     if not cell.record.is_file():
         return False
     record = read_record(cell.record)
+    if record.folds != cell.folds:
+        raise UserError(
+            f"{cell.record}: of {record.folds} folds, now {cell.folds}; use another --output"
+        )
     options = cell.config(dataset).computed()
     for name in sorted(options.keys() | record.options.keys()):
         if options.get(name) != record.options.get(name):

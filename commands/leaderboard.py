@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from evaluation.results import write_json
 from reporting import leaderboard_text as text
-from reporting.leaderboard import Bootstrap, Costs, leaderboard
+from reporting.leaderboard import Bootstrap, Costs, complete_seeds, leaderboard
 from reporting.leaderboard_page import write_leaderboard
 from reporting.record import CellRecord, read_records
 from utils.errors import UserError, writing
@@ -68,13 +68,19 @@ class LeaderboardResult:
 def run(settings: LeaderboardSettings) -> LeaderboardResult:
     """Make a leaderboard of records that were written before. Raises UserError for damaged ones."""
     settings.check()
+    records, missing = complete_seeds(read_records(settings.records))
+    if not records:
+        raise UserError(
+            f"no seed of a method has the records of all folds: {missing[0]}; name the others too"
+        )
     with only_writer(settings.output, REMEDY):
         return write(
             settings.output,
-            read_records(settings.records),
+            records,
             baseline=settings.baseline,
             costs=read_costs(settings.costs),
             bootstrap=Bootstrap(settings.seed, draws=settings.draws),
+            missing=missing,
         )
 
 

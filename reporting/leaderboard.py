@@ -38,19 +38,66 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Entry:
-    """A method in a table: its records, and of each the test that counts."""
+    """A method in a table.
+
+    `cells`: its records by seed, those of a seed in the order of their folds, which together test
+    every case once. `selection`: the test of each record that counts.
+    """
 
     method: str
-    records: Sequence[CellRecord]
-    tests: Sequence[CellTest]
+    cells: Mapping[int, Sequence[CellRecord]]
+    selection: str
+
+    @property
+    def records(self) -> list[CellRecord]:
+        """Its records, seed by seed."""
+        return list(chain.from_iterable(self.cells.values()))
+
+    @property
+    def tests(self) -> list[CellTest]:
+        """The test of each record."""
+        return [record.tests[self.selection] for record in self.records]
+
+    def cases(self, seed: int) -> list[str]:
+        """Return the cases of a seed, fold by fold."""
+        return list(
+            chain.from_iterable(record.tests[self.selection].cases for record in self.cells[seed])
+        )
+
+    def scores(self, metric: str) -> list[np.ndarray]:
+        """Return the scores of each seed (cases, classes)."""
+        return [
+            np.concatenate([record.tests[self.selection].array(metric) for record in records])
+            for records in self.cells.values()
+        ]
 
     def per_case(self, metric: str) -> np.ndarray:
         """Return the mean over classes of each seed and case (seeds, cases)."""
-        return np.array([test.array(metric).mean(1) for test in self.tests])
+        return np.array([scores.mean(1) for scores in self.scores(metric)])
 
     def seed_means(self, metric: str) -> list[float]:
         """Return the mean of each seed over cases, then classes."""
-        return [test.mean(metric) for test in self.tests]
+        return [float(scores.mean(0).mean()) for scores in self.scores(metric)]
+
+
+def complete_seeds(records: Sequence[CellRecord]) -> tuple[list[CellRecord], list[str]]:
+    """Return the records of which all folds of their seed are known, and the names of the others.
+
+    Without folds, all records are complete.
+    """
+    groups: dict[tuple[str, int, str, int], list[CellRecord]] = {}
+    for record in records:
+        key = (record.dataset, record.labelnum, record.method, record.seed)
+        groups.setdefault(key, []).append(record)
+    complete: list[CellRecord] = []
+    missing: list[str] = []
+    for (_, labelnum, method, seed), group in groups.items():
+        folds = group[0].folds
+        if len(group) < folds:
+            missing.append(f"{method}_{labelnum}_seed{seed} ({len(group)} of {folds} folds)")
+        else:
+            complete += group
+    return complete, missing
 
 
 def leaderboard(
@@ -90,18 +137,24 @@ def leaderboard(
 
 
 def _check_options(records: Sequence[CellRecord]) -> None:
-    """Raise UserError if cells of one method differ in more than their seed."""
+    """Raise UserError if cells of one method differ in more than their seed and fold."""
     first: dict[tuple[str, int, str], CellRecord] = {}
-    seeds: set[tuple[str, int, str, int]] = set()
+    columns: set[tuple[str, int, str, int, int | None]] = set()
     for record in records:
         key = (record.dataset, record.labelnum, record.method)
-        if (*key, record.seed) in seeds:
+        column = (*key, record.seed, record.fold)
+        if column in columns:
             raise UserError(
                 f"{record.method}, {record.labelnum} labels, seed {record.seed}: there are two "
                 "records; name each once"
             )
-        seeds.add((*key, record.seed))
+        columns.add(column)
         other = first.setdefault(key, record)
+        if record.folds != other.folds:
+            raise UserError(
+                f"{record.method}: records of {other.folds} and of {record.folds} folds; make a "
+                "leaderboard of each"
+            )
         for name in sorted(record.options.keys() | other.options.keys()):
             value = record.options.get(name)
             if name not in UNLIKE and value != other.options.get(name):
@@ -116,23 +169,31 @@ def _entries(records: Sequence[CellRecord], selection: str) -> list[Entry]:
     entries: list[Entry] = []
     for method in sorted({record.method for record in records}):
         of_method = [record for record in records if record.method == method]
-        of_method.sort(key=lambda record: record.seed)
+        of_method.sort(key=lambda record: (record.seed, record.fold or 0))
+        cells: dict[int, list[CellRecord]] = {}
+        for record in of_method:
+            cells.setdefault(record.seed, []).append(record)
         if all(selection in record.tests for record in of_method):
-            tests = [record.tests[selection] for record in of_method]
-            entries.append(Entry(method, of_method, tests))
+            entries.append(Entry(method, cells, selection))
     if entries:
         _check_cases(entries)
     return entries
 
 
+def _cases(entry: Entry) -> list[str]:
+    """Return the cases of a method, which are those of each of its seeds."""
+    return entry.cases(next(iter(entry.cells)))
+
+
 def _check_cases(entries: Sequence[Entry]) -> None:
-    first = entries[0].tests[0]
+    first = entries[0]
+    cases = _cases(first)
     for entry in entries:
-        for record, test in zip(entry.records, entry.tests, strict=True):
-            if (test.cases, test.classes) != (first.cases, first.classes):
+        for seed in entry.cells:
+            if entry.cases(seed) != cases or entry.tests[0].classes != first.tests[0].classes:
                 raise UserError(
-                    f"{entry.method}, seed {record.seed}: tested on other cases or classes than "
-                    f"{entries[0].method}; test all cells on the same list"
+                    f"{entry.method}, seed {seed}: tested on other cases or classes than "
+                    f"{first.method}; test all cells on the same list"
                 )
 
 
@@ -163,13 +224,15 @@ def _table(
     corrected = holm([row["difference"]["p"] for row in compared])
     for row, p in zip(compared, corrected, strict=True):
         row["difference"]["p_holm"] = p
+    cases = _cases(entries[0])
     table = {
         "unit": unit,
         "baseline": reference.method,
-        "cases": len(entries[0].tests[0].cases),
-        "patients": len({patient(case) for case in entries[0].tests[0].cases}),
+        "cases": len(cases),
+        "patients": len({patient(case) for case in cases}),
         "classes": entries[0].tests[0].classes,
         "split": entries[0].tests[0].split,
+        "folds": entries[0].records[0].folds,
         "metrics": [_plain_metric(metric, unit) for metric in metrics],
         "rows": rows,
     }
@@ -208,12 +271,12 @@ def _row(entry: Entry, metrics: Sequence[Metric], unit: Unit) -> dict[str, Any]:
         scores[metric.key(unit)] = {"mean": mean, "sd": sd, "values": values}
     classes: dict[str, float] = {}
     for number, name in enumerate(entry.tests[0].classes):
-        classes[name] = float(np.mean([test.array(MAIN)[:, number].mean() for test in entry.tests]))
+        classes[name] = float(np.mean([one[:, number].mean() for one in entry.scores(MAIN)]))
     first = entry.records[0]
     return {
         "method": entry.method,
         "title": run_title(first.options),
-        "seeds": [record.seed for record in entry.records],
+        "seeds": list(entry.cells),
         "iterations": [stage["iterations"] for stage in first.stages],
         "selected_at": [test.iteration for test in entry.tests],
         "empty_predictions": sum(test.empty_predictions for test in entry.tests),
@@ -224,7 +287,7 @@ def _row(entry: Entry, metrics: Sequence[Metric], unit: Unit) -> dict[str, Any]:
 
 def _difference(entry: Entry, reference: Entry, bootstrap: Bootstrap) -> dict[str, float]:
     """Return the paired difference of Dice per case, each the mean over the seeds."""
-    cases = entry.tests[0].cases
+    cases = _cases(entry)
     difference = entry.per_case(MAIN).mean(0) - reference.per_case(MAIN).mean(0)
     patients = [patient(case) for case in cases]
     return paired_difference(difference, patients, seed=bootstrap.seed, draws=bootstrap.draws)
@@ -236,7 +299,7 @@ def _ranks(entries: Sequence[Entry], bootstrap: Bootstrap) -> list[dict[str, flo
     `low`, `high`: interval of its rank, 1 the best, which equal methods share; `first`: share of
     the draws where it is first.
     """
-    patients = [patient(case) for case in entries[0].tests[0].cases]
+    patients = [patient(case) for case in _cases(entries[0])]
     generator = np.random.default_rng(bootstrap.seed)
     sums: list[np.ndarray] = []
     counts = np.ones(0)

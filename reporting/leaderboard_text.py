@@ -22,8 +22,12 @@ def markdown(content: Mapping[str, Any], missing: Sequence[str]) -> str:
 
 
 def caption(table: Table) -> str:
-    """Return data set, labels and selection of a table in words."""
-    return f"{table['dataset']}, {table['labelnum']} labelled, {SELECTIONS[table['selection']]}"
+    """Return data set, labels, folds and selection of a table in words."""
+    parts = [table["dataset"], f"{table['labelnum']} labelled"]
+    if table["folds"]:
+        parts.append(f"{table['folds']} folds")
+    parts.append(SELECTIONS[table["selection"]])
+    return ", ".join(parts)
 
 
 def head(table: Table) -> list[str]:

@@ -62,7 +62,8 @@ class CellRecord:
     stage. `seconds`: time of training and tests. `tests`: by the keys of `SELECTIONS`.
     `test_dice`: mean Dice on the test list of every validated network by its iteration, if
     test-selected results were asked for. `trained_commit`: of the program that began the run.
-    `about`: versions, commit and machine of the tests.
+    `about`: versions, commit and machine of the tests. `fold`: number of the tested fold, of
+    `folds`; None if the tests are on the test list of the data set.
     """
 
     dataset: str
@@ -76,6 +77,8 @@ class CellRecord:
     test_dice: dict[str, float] = field(default_factory=dict[str, float])
     trained_commit: str | None = None
     about: dict[str, Any] = field(default_factory=provenance)
+    fold: int | None = None
+    folds: int = 0
 
     def plain(self) -> dict[str, Any]:
         """Return the record as JSON types."""

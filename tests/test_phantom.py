@@ -72,7 +72,8 @@ def test_lists_name_exactly_the_files(phantom):
     assert lines["val"] == ["patient003_frame01", "patient003_frame02"]
     assert lines["test"] == ["patient004_frame01", "patient004_frame02"]
     assert {p.stem for p in (phantom / "data" / "slices").iterdir()} == set(lines["train_slices"])
-    assert {p.stem for p in (phantom / "data").glob("*.h5")} == {*lines["val"], *lines["test"]}
+    volumes = {*lines["train"], *lines["val"], *lines["test"]}
+    assert {p.stem for p in (phantom / "data").glob("*.h5")} == volumes
     owners = [line.split("_slice_")[0] for line in lines["train_slices"]]
     assert list(dict.fromkeys(owners)) == lines["train"] and owners == sorted(owners)
     numbers = [

@@ -113,10 +113,9 @@ def write_acdc_phantom(
                 if part == "train":
                     names = _write_slices(root / "data" / "slices", name, image, label, rng=rng)
                     lists["train_slices.list"] += names
-                else:
-                    write_case(
-                        root / "data" / f"{name}.h5", image, label=label, spacing=patient.spacing
-                    )
+                write_case(
+                    root / "data" / f"{name}.h5", image, label=label, spacing=patient.spacing
+                )
         write_lists(root, lists)
 
 
