@@ -673,14 +673,14 @@ def benchmark(
 ) -> BenchmarkResult:
     """Train, test and compare a table of runs, as code/benchmark.py does.
 
-    `folds`: of a cross-validation; 0 tests on the data set's test list. `flags`: of training, for
-    all cells, as ["--patch_size", "128", "128"]. `method_flags`: of one
-    method each, as "METHOD FLAGS" or "METHOD:LABELNUM FLAGS". `jobs`: cells at a time, each with
-    `threads` threads, in processes of this machine or as jobs of a `cluster` with the parameters
-    `slurm` (NAME=VALUE). Others: see code/benchmark.py --help. The same call continues an
-    interrupted table; a cell that fails is in `failed` of the result.
+    `folds`: number of folds of a cross-validation; 0 tests on the data set's test list. `flags`: of
+    training, for all runs, as ["--patch_size", "128", "128"]. `method_flags`: of one method each,
+    as "METHOD FLAGS" or "METHOD:LABELNUM FLAGS". `jobs`: runs at a time, each with `threads`
+    threads, in processes of this machine or as jobs of a `cluster` with the parameters `slurm`
+    (NAME=VALUE). Others: see code/benchmark.py --help. The same call continues an interrupted
+    table; a run that fails is in `failed` of the result.
 
-    Raises UserError for what a cell cannot have, before anything runs.
+    Raises UserError for what a run cannot have, before anything runs.
     """
     values = {
         "methods": methods,

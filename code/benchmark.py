@@ -1,11 +1,11 @@
-"""Train, test and compare a table of runs: methods x numbers of labelled cases x seeds.
+"""Train, test and compare a table of runs: methods x numbers of labelled cases x folds x seeds.
 
     python code/benchmark.py --dataset ACDC --root_path DATA --methods bcp ua_mt \
         --labelnums 3 7 --seeds 11 12 13 --jobs 2 --output TABLE -- --patch_size 128 128
 
-Flags of training follow after --, for all cells; --method_flags has those of one method. Each cell
-has its own run folder, log and record. The same command continues an interrupted table, and a
-failed cell does not stop the others. Writes leaderboard.json, leaderboard.md and index.html.
+Flags of training follow after --, for all runs; --method_flags has those of one method. Each run
+has its own folder, log and record. The same command continues an interrupted table, and a failed
+run does not stop the others. Writes leaderboard.json, leaderboard.md and index.html.
 """
 
 import sys
@@ -20,7 +20,7 @@ from utils.cli import parse, run
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the table that the flags describe; a failed cell is an error at the end."""
+    """Run the table that the flags describe; a failed run is an error at the end."""
     own, flags = split_flags(argv)
     settings = parse(BenchmarkSettings, own, description=__doc__)
     fewlabels.benchmark(**vars(settings), flags=flags).check()

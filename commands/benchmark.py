@@ -77,11 +77,11 @@ class BenchmarkSettings:
     baseline: str = "bcp"
     """Method that the others are compared with."""
     jobs: int = 1
-    """Cells that run at a time."""
+    """Runs at a time."""
     threads: int = 1
-    """Threads of each cell on the CPU."""
+    """Threads of each run on the CPU."""
     cluster: Literal["none", "slurm", "local"] = "none"
-    """Submit each cell as a job through submitit: slurm, or local for a trial on this machine."""
+    """Submit each run as a job through submitit: slurm, or local for a trial on this machine."""
     slurm: tuple[str, ...] = ()
     """Parameters of the jobs as NAME=VALUE, as in --slurm timeout_min=240 slurm_partition=gpu
     gpus_per_node=1 (submitit's names)."""
@@ -135,10 +135,17 @@ class BenchmarkResult:
     def check(self) -> None:
         """Raise UserError if a cell failed."""
         if self.failed:
+            count = number_of_runs(len(self.failed))
             raise UserError(
-                f"cells failed: {len(self.failed)} ({', '.join(self.failed)}); see the messages, "
-                f"then {AGAIN}"
+                f"{count} failed ({', '.join(self.failed)}); see the messages, then {AGAIN}"
             )
+
+
+def number_of_runs(count: int) -> str:
+    """Return a number of runs in words."""
+    if count == 1:
+        return "1 run"
+    return f"{count} runs"
 
 
 def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -176,7 +183,7 @@ def run(settings: BenchmarkSettings, flags: Sequence[str] = ()) -> BenchmarkResu
                 open_cells, _starter(settings), jobs=settings.jobs, finished=progress.finished
             )
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; finished cells are kept, {AGAIN}", 130) from None
+            raise Interrupted(f"interrupted; finished runs are kept, {AGAIN}", 130) from None
         done = [cell for cell in cells if cell.record.is_file()]
         records, _ = complete_seeds([read_record(cell.record) for cell in done])
         if not records:
@@ -326,7 +333,7 @@ class TableProgress:
     def start(self) -> str:
         """Return the line with which the benchmark begins."""
         done = self.total - len(self.waiting)
-        return f"{self.total} cells, {done} of them done{self._remaining()}"
+        return f"{number_of_runs(self.total)}, {done} done{self._remaining()}"
 
     def finished(self, cell: Cell, failure: str) -> None:
         """Report a cell that has ended."""

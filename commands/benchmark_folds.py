@@ -2,7 +2,7 @@
 
 Each fold is a folder that every command accepts as --root_path. It holds links to the data, and
 lists of its own: the patients of the fold are its test list, all others its training list. The data
-set's validation list stays as it is, and its test list is not used.
+set's validation list is the same in every fold, and its test list is not used.
 """
 
 import json
@@ -41,10 +41,11 @@ def fold_root(output: Path, fold: int) -> Path:
 
 
 def write_folds(output: Path, dataset: DatasetSpec, root_path: Path | None, count: int) -> None:
-    """Write the folders of `count` folds, divided as splits_final.json in `output` says.
+    """Write the folders of `count` folds, divided by splits_final.json in `output`.
 
-    Without that file, the patients are divided with `SEED`, and it is written. Raises UserError for
-    a file that does not fit the data, and for training cases without a volume to test on.
+    If there is no such file, the patients are divided with `SEED`, and the file is written. Raises
+    UserError for a file that does not fit the data, and for training cases without a volume to test
+    on.
     """
     info = dataset.info
     root = data_root(info.name, root_path).absolute()
@@ -65,8 +66,10 @@ def write_folds(output: Path, dataset: DatasetSpec, root_path: Path | None, coun
             info.train_list: training_names(info, names, split["train"], fold=number),
             info.test_list: split["val"],
         }
+        if info.dims == 2:
+            lists[_volume_list(dataset)] = split["train"]
         with writing(folder, REMEDY):
-            _write_folder(folder, root, lists, skipped=_volume_list(info))
+            _write_folder(folder, root, lists)
 
 
 def divided(cases: Sequence[str], count: int) -> list[Split]:
@@ -177,23 +180,23 @@ def _check_volumes(root: Path, info: DatasetInfo, cases: Sequence[str]) -> None:
         )
 
 
-def _volume_list(info: DatasetInfo) -> str:
-    """Name of a list of whole training volumes that some 2-D data sets have and no run reads."""
-    return f"train{Path(info.test_list).suffix}"
+def _volume_list(dataset: DatasetSpec) -> str:
+    """Return the name of the list of a 2-D data set that names its training cases, not slices."""
+    if dataset.plan is not None:
+        return dataset.plan["lists"]["train"]
+    return f"train{Path(dataset.info.test_list).suffix}"
 
 
-def _write_folder(
-    folder: Path, root: Path, lists: Mapping[str, Sequence[str]], skipped: str
-) -> None:
-    """Write the lists of a fold, and links to everything else in `root` but the list `skipped`.
+def _write_folder(folder: Path, root: Path, lists: Mapping[str, Sequence[str]]) -> None:
+    """Write the lists of a fold, and links to everything else in `root`.
 
     Raises OSError where that is not possible.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in root.iterdir():
         link = folder / path.name
-        is_ours = path.name in lists or path.name in (skipped, NAME, HOLDER)
-        if is_ours or path.name.startswith(".") or folder.is_relative_to(path):
+        is_skipped = path.name in lists or path.name in (NAME, HOLDER)
+        if is_skipped or path.name.startswith(".") or folder.is_relative_to(path):
             continue
         if link.is_symlink() and link.readlink() != path:
             link.unlink()

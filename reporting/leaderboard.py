@@ -81,9 +81,9 @@ class Entry:
 
 
 def complete_seeds(records: Sequence[CellRecord]) -> tuple[list[CellRecord], list[str]]:
-    """Return the records of which all folds of their seed are known, and the names of the others.
+    """Return the records of seeds that have a record of each fold, and the names of other seeds.
 
-    Without folds, all records are complete.
+    Without folds, all seeds are complete.
     """
     groups: dict[tuple[str, int, str, int], list[CellRecord]] = {}
     for record in records:
@@ -181,19 +181,25 @@ def _entries(records: Sequence[CellRecord], selection: str) -> list[Entry]:
 
 
 def _cases(entry: Entry) -> list[str]:
-    """Return the cases of a method, which are those of each of its seeds."""
+    """Return the cases of a method, which are the same for each of its seeds."""
     return entry.cases(next(iter(entry.cells)))
 
 
 def _check_cases(entries: Sequence[Entry]) -> None:
+    """Raise UserError if a seed tests a case twice, or other cases or classes than another seed."""
     first = entries[0]
     cases = _cases(first)
+    if len(set(cases)) < len(cases):
+        raise UserError(
+            f"{first.method}: two folds tested the same case, so the folds were changed between "
+            "its runs; run the benchmark again in another folder"
+        )
     for entry in entries:
         for seed in entry.cells:
             if entry.cases(seed) != cases or entry.tests[0].classes != first.tests[0].classes:
                 raise UserError(
                     f"{entry.method}, seed {seed}: tested on other cases or classes than "
-                    f"{first.method}; test all cells on the same list"
+                    f"{first.method}; test all runs on the same list"
                 )
 
 

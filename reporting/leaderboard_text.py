@@ -17,7 +17,7 @@ def markdown(content: Mapping[str, Any], missing: Sequence[str]) -> str:
         parts.append("\n".join(markdown_table(table)) + "\n")
         parts.append(first_to_second(table) + "\n")
     if missing:
-        parts.append(f"Missing cells: {', '.join(missing)}.\n")
+        parts.append(f"Missing runs: {', '.join(missing)}.\n")
     return "\n".join(parts)
 
 

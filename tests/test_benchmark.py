@@ -177,7 +177,7 @@ def test_the_remaining_time_follows_from_finished_cells_of_the_method(phantom_ro
         (logs / f"{one.name}.seconds").write_text(seconds)
     progress = TableProgress(cells, cells[2:], jobs=2)
     # two cells of 120 s and two of 30 s, two at a time
-    assert progress.start() == "6 cells, 2 of them done; about 00:02:30 left"
+    assert progress.start() == "6 runs, 2 done; about 00:02:30 left"
 
 
 def command(root, output, *flags):
@@ -224,9 +224,7 @@ def test_a_failed_cell_is_reported_and_does_not_stop_the_others(phantom_root, tm
     assert process.returncode == 2
     assert process.stderr.count("failed: mean_teacher_1_seed1: ") == 1
     assert "the loss is" in process.stderr
-    assert process.stderr.splitlines()[-1].startswith(
-        "error: cells failed: 1 (mean_teacher_1_seed1)"
-    )
+    assert process.stderr.splitlines()[-1].startswith("error: 1 run failed (mean_teacher_1_seed1)")
     (first, *_) = numbers(tmp_path / "table")
     assert [row["method"] for row in first["rows"]] == ["bcp"]
 
