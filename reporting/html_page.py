@@ -98,7 +98,8 @@ def interval_plots(
             if all(values):
                 intervals.append(plots.Intervals(number, part["name"], differences=values))
         if intervals:
-            drawn.append(plots.plot_intervals(title, names, groups=intervals))
+            plot = plots.plot_intervals(title, names, groups=intervals, reference=parts[0]["name"])
+            drawn.append(plot)
     return drawn
 
 

@@ -8,9 +8,6 @@ from reporting import leaderboard_text as text
 from reporting.html_page import write_page
 from reporting.plots import Intervals, Plot, plot_intervals
 
-NAME_WIDTH = 150
-"""Room for the names of methods in a plot, in its units."""
-
 
 def write_leaderboard(path: Path, content: Mapping[str, Any]) -> None:
     """Write the page of a leaderboard with the content of leaderboard.json."""
@@ -50,5 +47,4 @@ def _plot(table: Mapping[str, Any]) -> Plot | None:
         titles,
         groups=[intervals],
         reference=baseline,
-        margin_left=NAME_WIDTH,
     )

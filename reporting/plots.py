@@ -12,6 +12,12 @@ from itertools import chain
 WIDTH = 360
 MARGIN_TOP = 10
 MARGIN_RIGHT = 12
+DESCENDERS = 6
+"""Room below the last line of text for letters such as g and p."""
+CHARACTER = 8
+"""Width of a character in most fonts, at most."""
+LONGEST_NAME = 22
+"""Number of characters of a row's name that are shown."""
 SHAPES = ("circle", "square", "triangle", "diamond")
 COLOURS = 6  # number of colours in the style sheet, .c0 to .c5
 Point = tuple[float, float]
@@ -35,8 +41,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Intervals:
-    """The differences of a group to the first one, one per row of the plot, each with `difference`,
-    `low` and `high`.
+    """The differences of a group to the reference, one per row of the plot, each with
+    `difference`, `low` and `high`.
     """
 
     colour: int
@@ -59,7 +65,7 @@ class Plot:
     y: Point
     height: int = 240
     margin_left: int = 44
-    margin_bottom: int = 34
+    margin_bottom: int = 38
     parts: list[str] = field(default_factory=list)
 
     def at(self, x: float, y: float) -> Point:
@@ -88,13 +94,16 @@ class Plot:
         )
 
     def x_axis(self, name: str, with_ticks: bool = True) -> None:
-        """Name the x axis, and write round numbers below it."""
+        """Name the x axis below its middle, or further left where a long name has no room, and
+        write round numbers.
+        """
         if with_ticks:
             for value in ticks(*self.x):
                 across, down = self.at(value, self.y[0])
                 self.text(across, down + 15, number(value))
         middle = self.margin_left + (WIDTH - self.margin_left - MARGIN_RIGHT) / 2
-        self.text(middle, self.height - 3, name)
+        rightmost = WIDTH - CHARACTER * len(name) / 2
+        self.text(min(middle, rightmost), self.height - DESCENDERS, name)
 
     def y_grid(self) -> None:
         """Draw horizontal lines at round numbers."""
@@ -179,7 +188,7 @@ def span(values: Iterable[float], around: float = 0.05) -> Point:
     return low - room, high + room
 
 
-def cut(name: str, length: int = 16) -> str:
+def cut(name: str, length: int) -> str:
     """The name, shortened if it is longer than `length` characters."""
     if len(name) <= length:
         return name
@@ -237,14 +246,13 @@ def plot_intervals(
     title: str,
     rows: Sequence[str],
     groups: Sequence[Intervals],
-    reference: str = "the first group",
-    margin_left: int = 112,
+    reference: str,
 ) -> Plot:
-    """Plot differences to the first group with their intervals: a row for each class, in it a line
-    for each other group.
-
-    `reference`: what the differences are to. `margin_left`: room for the names of the rows.
+    """Plot differences to `reference` with their intervals: a row for each name in `rows`, in it a
+    line for each group.
     """
+    names = [cut(name, LONGEST_NAME) for name in rows]
+    margin_left = CHARACTER * max(map(len, names)) + 16
     values = [0.0]
     for group in groups:
         for one in group.differences:
@@ -256,20 +264,20 @@ def plot_intervals(
         f"{title}: difference to {reference} with 95 % interval",
         x=span(values),
         y=(0, count),
-        height=step * count + 44,
+        height=step * count + MARGIN_TOP + Plot.margin_bottom,
         margin_left=margin_left,
     )
-    plot.x_axis(f"difference to {reference}")
+    plot.x_axis(f"difference to {cut(reference, LONGEST_NAME)}")
     plot.line([(0, 0), (0, count)], "zero")
-    for row, name in enumerate(rows):
+    for row, name in enumerate(names):
         top = count - row
         _, middle = plot.at(0, top - 0.5)
-        plot.text(plot.margin_left - 8, middle + 4, cut(name), anchor="end")
+        plot.text(margin_left - 8, middle + 4, name, anchor="end")
         if row > 0:
             plot.line([(plot.x[0], top), (plot.x[1], top)], "rule")
         for line, group in enumerate(groups):
             y = top - (line + 0.5 + 0.3) / (len(groups) + 0.6)
-            _draw_interval(plot, group, row=row, y=y, name=name)
+            _draw_interval(plot, group, row=row, y=y, name=rows[row])
     return plot
 
 

@@ -235,7 +235,7 @@ def command(root, output):
     words = ["--root_path", str(root), "--output", str(output), "--methods", "bcp", "mean_teacher"]
     words += ["--labelnums", "1", "--seeds", "1", "2", "--folds", "2", "--jobs", "2"]
     words += ["--pre_iterations", "3", "--max_iterations", "4", "--", "--val_every", "1"]
-    words += ["--batch_size", "2", "--labeled_bs", "1", "--device", "cpu"]
+    words += ["--batch_size", "4", "--labeled_bs", "2", "--device", "cpu"]
     return [sys.executable, str(CODE / "benchmark.py"), *words]
 
 

@@ -133,7 +133,8 @@ def test_the_picture_of_both_hd95_shows_the_numbers_in_the_text():
 
 def runnable(page: Path) -> list[str]:
     """Return the shell blocks of a page that need no data: all of the quick start, elsewhere those
-    that begin with a phantom."""
+    that begin with a phantom.
+    """
     blocks = SHELL_BLOCK.findall(page.read_text(encoding="utf-8"))
     if page.name == "quickstart.md":
         return blocks
@@ -147,7 +148,7 @@ def with_few_iterations(block: str) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", ["quickstart.md", "training.md"])
+@pytest.mark.parametrize("page", ["quickstart.md", "training.md", "benchmark.md"])
 def test_commands_that_need_no_data_work_in_their_order(page, tmp_path):
     blocks = runnable(DOCS / page)
     assert blocks
@@ -164,3 +165,17 @@ def test_commands_that_need_no_data_work_in_their_order(page, tmp_path):
             check=False,
         )
         assert result.returncode == 0, f"{block}\n{result.stderr}"
+
+
+@pytest.mark.parametrize("page", ["training.md", "benchmark.md"])
+@pytest.mark.parametrize("status, requeued", [(143, ["requeue 7"]), (0, []), (2, [])])
+def test_a_job_script_is_queued_again_after_sigterm_only(page, status, requeued):
+    """The cluster's programs are replaced: `srun` ends with the status of the training."""
+    blocks = SHELL_BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
+    (script,) = [block for block in blocks if block.startswith("#!/bin/bash")]
+    replaced = f"srun() {{ return {status}; }}\nscontrol() {{ echo $*; }}\nSLURM_JOB_ID=7\n"
+    result = subprocess.run(
+        ["bash"], input=replaced + script, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.splitlines() == requeued
+    assert result.returncode == status

@@ -10,7 +10,7 @@ from commands.leaderboard import run as make_leaderboard
 from evaluation.results import write_json
 from evaluation.statistics import holm
 from reporting import leaderboard_text as text
-from reporting.leaderboard import Bootstrap, leaderboard
+from reporting.leaderboard import Bootstrap, complete_seeds, leaderboard
 from reporting.record import CellRecord, CellTest, read_record, read_records
 from utils.errors import UserError
 
@@ -154,6 +154,83 @@ def test_cells_with_different_test_cases_are_refused(records):
     records[4].tests["best"] = replace(records[4].tests["best"], cases=[*CASES[:3], "patient009"])
     with pytest.raises(UserError, match="cps, seed 1: tested on other cases"):
         leaderboard(records, "bcp", BOOTSTRAP, costs={})
+
+
+def fold_record(method, fold, cases, dice):
+    """A record of one of two folds, which tests `cases`."""
+    one = record(method, 1, dice)
+    tests = {"best": replace(one.tests["best"], cases=cases)}
+    return replace(one, fold=fold, folds=2, tests=tests)
+
+
+@pytest.fixture
+def folds():
+    """Fold 0 tests three of the four cases, fold 1 the last one."""
+    return [
+        fold_record("bcp", 1, cases=CASES[3:], dice=[0.9]),
+        fold_record("bcp", 0, cases=CASES[:3], dice=[0.5, 0.5, 0.5]),
+        fold_record("ua_mt", 0, cases=CASES[:3], dice=[0.6, 0.6, 0.9]),
+        fold_record("ua_mt", 1, cases=CASES[3:], dice=[0.7]),
+    ]
+
+
+def test_the_score_of_joined_folds_is_the_mean_over_all_cases(folds):
+    """Dice of the classes: (3 * 0.5 + 0.9) / 4 = 0.6 and 0.2 less; not the mean of two folds."""
+    (table,) = leaderboard(folds, "bcp", BOOTSTRAP, costs={})["tables"]
+    row = table["rows"][1]
+    assert (row["method"], row["seeds"]) == ("bcp", [1])
+    assert row["scores"]["dice"]["values"] == pytest.approx([0.5])
+    assert row["classes"] == pytest.approx({"a": 0.6, "b": 0.4})
+
+
+def test_the_difference_of_joined_folds_is_paired_over_all_cases(folds):
+    """By case 0.1, 0.1, 0.4 and -0.2: patients have means of 0.1 and 0.1."""
+    (table,) = leaderboard(folds, "bcp", BOOTSTRAP, costs={})["tables"]
+    difference = table["rows"][0]["difference"]
+    assert difference["difference"] == pytest.approx(0.1)
+    assert (difference["low"], difference["high"]) == pytest.approx((0.1, 0.1))
+    assert (table["cases"], table["patients"], table["folds"]) == (4, 2, 2)
+
+
+def test_the_caption_of_joined_folds_names_their_number(folds):
+    (table,) = leaderboard(folds, "bcp", BOOTSTRAP, costs={})["tables"]
+    assert text.caption(table) == "ACDC, 3 labelled, 2 folds, selected on the validation list"
+
+
+def test_a_seed_that_lacks_a_fold_is_skipped_and_named(folds):
+    complete, missing = complete_seeds(folds[:3])
+    assert complete == folds[:2]
+    assert missing == ["ua_mt_3_seed1 (1 of 2 folds)"]
+
+
+def test_records_of_one_fold_make_no_leaderboard(folds, tmp_path):
+    path = tmp_path / "one.json"
+    write_json(path, folds[0].plain())
+    with pytest.raises(UserError, match=r"bcp_3_seed1 \(1 of 2 folds\); name the others too"):
+        make_leaderboard(LeaderboardSettings((path,), output=tmp_path / "again"))
+
+
+def test_folds_that_were_changed_between_runs_are_refused():
+    both = [
+        fold_record("bcp", 0, cases=CASES[:2], dice=[0.5, 0.5]),
+        fold_record("bcp", 1, cases=CASES[1:], dice=[0.5, 0.5, 0.5]),
+    ]
+    with pytest.raises(UserError, match="bcp: two folds tested the same case"):
+        leaderboard(both, "bcp", BOOTSTRAP, costs={})
+
+
+def test_methods_with_different_divisions_into_folds_are_refused(folds):
+    folds[2:] = [
+        fold_record("ua_mt", 0, cases=CASES[2:], dice=[0.5, 0.5]),
+        fold_record("ua_mt", 1, cases=CASES[:2], dice=[0.5, 0.5]),
+    ]
+    with pytest.raises(UserError, match="ua_mt, seed 1: tested on other cases"):
+        leaderboard(folds, "bcp", BOOTSTRAP, costs={})
+
+
+def test_records_of_folds_and_of_the_test_list_are_not_joined(folds):
+    with pytest.raises(UserError, match="bcp: records of 2 and of 0 folds"):
+        leaderboard([folds[1], record("bcp", 2, [0.5] * 4)], "bcp", BOOTSTRAP, costs={})
 
 
 def test_a_record_is_read_as_it_was_written(records, tmp_path):
