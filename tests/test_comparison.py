@@ -583,8 +583,8 @@ def luminance(value):
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed to look at the page with")
 def test_the_page_in_a_browser(all_datasets, tmp_path):
-    """At 320 px it is no wider than the screen, every picture is there, and tables scroll in their
-    own boxes.
+    """At 320 px it is no wider than the screen, every picture is there, no text of a plot is cut,
+    and tables scroll in their own boxes.
     """
     frames = "".join(
         f'<iframe width="{width}" height="800" srcdoc="{html.escape(path.read_text(encoding="utf-8"))}"></iframe>'
@@ -595,7 +595,11 @@ def test_the_page_in_a_browser(all_datasets, tmp_path):
         const page = frame.contentDocument, root = page.documentElement, boxes = [...page.querySelectorAll(".scroll")];
         return {width: root.scrollWidth, screen: root.clientWidth, boxes: boxes.filter(box => box.scrollWidth > box.clientWidth).length,
                 pictures: [...page.images].map(image => { image.loading = "eager"; return image.complete && image.naturalWidth; }),
-                letters: Math.min(...[...page.querySelectorAll("figure svg text")].map(text => text.getBoundingClientRect().height))};
+                letters: Math.min(...[...page.querySelectorAll("figure svg text")].map(text => text.getBoundingClientRect().height)),
+                cut: [...page.querySelectorAll("figure svg text")].filter(text => {
+                    const inner = text.getBoundingClientRect(), outer = text.closest("svg").getBoundingClientRect();
+                    return inner.left < outer.left || inner.right > outer.right || inner.bottom > outer.bottom;
+                }).map(text => text.textContent)};
     })); }</script>"""
     wrapper = tmp_path / "frames.html"
     wrapper.write_text(
@@ -633,3 +637,4 @@ def test_the_page_in_a_browser(all_datasets, tmp_path):
             and one["letters"] > 9
         ), one
         assert one["pictures"] and all(one["pictures"])
+        assert one["cut"] == []

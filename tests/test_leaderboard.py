@@ -1,6 +1,7 @@
 """The leaderboard of hand-made records: means, differences, corrected p values, ranks, messages."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from evaluation.results import write_json
 from evaluation.statistics import holm
 from reporting import leaderboard_text as text
 from reporting.leaderboard import Bootstrap, complete_seeds, leaderboard
+from reporting.plots import Intervals, plot_intervals
 from reporting.record import CellRecord, CellTest, read_record, read_records
 from utils.errors import UserError
 
@@ -116,6 +118,18 @@ def test_equal_methods_share_their_rank():
 def test_costs_appear_in_their_columns(table):
     assert text.head(table)[-3:] == ["step time", "passes", "memory"]
     assert text.cells(table, table["rows"][2])[-3:] == ["2.0", "", ""]
+
+
+def test_the_plot_of_differences_names_its_reference_and_every_method():
+    interval = {"difference": 0.1, "low": 0.0, "high": 0.2}
+    plot = plot_intervals(
+        "Dice",
+        ["averaged copy-paste"],
+        groups=[Intervals(0, "BCP", differences=[interval])],
+        reference="BCP",
+    )
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", plot.svg())
+    assert {"averaged copy-paste", "difference to BCP"} <= set(texts)
 
 
 def test_a_table_without_the_baseline_is_compared_with_its_best_method(records):
