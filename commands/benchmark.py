@@ -23,6 +23,7 @@ from datasets.base import DatasetSpec
 from methods.registry import METHODS
 from reporting.leaderboard import Bootstrap, Costs, complete_seeds
 from reporting.record import SELECTIONS, read_record
+from reporting.words import counted
 from training.log import hours
 from utils.cli import is_flag
 from utils.errors import Interrupted, UserError
@@ -135,17 +136,10 @@ class BenchmarkResult:
     def check(self) -> None:
         """Raise UserError if a cell failed."""
         if self.failed:
-            count = number_of_runs(len(self.failed))
+            count = counted(len(self.failed), "run")
             raise UserError(
                 f"{count} failed ({', '.join(self.failed)}); see the messages, then {AGAIN}"
             )
-
-
-def number_of_runs(count: int) -> str:
-    """Return a number of runs in words."""
-    if count == 1:
-        return "1 run"
-    return f"{count} runs"
 
 
 def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -176,6 +170,8 @@ def run(settings: BenchmarkSettings, flags: Sequence[str] = ()) -> BenchmarkResu
         open_cells = [
             cell for cell in cells if not is_complete(cell, dataset, settings.test_selected)
         ]
+        for cell in open_cells:
+            cell.check_labelnum(dataset)
         progress = TableProgress(cells, open_cells, jobs=settings.jobs)
         message(progress.start())
         try:
@@ -239,7 +235,9 @@ def table_cells(
 
 
 def _check_selection(dataset: DatasetSpec, cell: Cell, test_selected: bool) -> None:
-    """Raise UserError if the cell's checkpoint is selected on the list that it is tested on."""
+    """Raise UserError if the cell's checkpoint is selected on the list that it is tested on, or if
+    `test_selected` needs validations that the cell does not have.
+    """
     split = validation_split(dataset, cell.config(dataset))
     if split == "test":
         raise UserError(
@@ -248,8 +246,8 @@ def _check_selection(dataset: DatasetSpec, cell: Cell, test_selected: bool) -> N
         )
     if test_selected and not split:
         raise UserError(
-            "--test_selected: tests the validated networks, but --select last validates none; "
-            "remove one of them"
+            f"{cell.name}: --test_selected tests the validated networks, but --select last has no "
+            "validation; add --select val after --, or remove --test_selected"
         )
 
 
@@ -333,7 +331,7 @@ class TableProgress:
     def start(self) -> str:
         """Return the line with which the benchmark begins."""
         done = self.total - len(self.waiting)
-        return f"{number_of_runs(self.total)}, {done} done{self._remaining()}"
+        return f"{counted(self.total, 'run')}, {done} done{self._remaining()}"
 
     def finished(self, cell: Cell, failure: str) -> None:
         """Report a cell that has ended."""

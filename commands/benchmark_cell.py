@@ -14,7 +14,7 @@ from commands.any_dataset import find_data
 from commands.benchmark_folds import fold_root
 from commands.config_file import NAME as CONFIG_FILE
 from commands.train_flags import configs_from_flags
-from datasets.base import DatasetSpec
+from datasets.base import DatasetSpec, data_root
 from evaluation.results import EvaluationResult, write_json
 from methods.registry import METHODS
 from reporting.leaderboard import Costs
@@ -98,6 +98,11 @@ class Cell:
         """Return the configuration of the run. Raises UserError for flags that it cannot have."""
         script = dataset.script_numbers(self.labelnum)
         return configs_from_flags(dataset, self.argv(), script, published=False)[0]
+
+    def check_labelnum(self, dataset: DatasetSpec) -> None:
+        """Raise UserError if the training list of the cell has fewer cases than `labelnum`."""
+        root = data_root(dataset.info.name, self.data)
+        dataset.cases(root, dataset.info, self.labelnum)
 
     def seconds(self) -> float:
         """Return the time that the cell has taken so far."""

@@ -7,6 +7,7 @@ from typing import Any
 from reporting import leaderboard_text as text
 from reporting.html_page import write_page
 from reporting.plots import Intervals, Plot, plot_intervals
+from reporting.words import counted
 
 
 def write_leaderboard(path: Path, content: Mapping[str, Any]) -> None:
@@ -17,7 +18,7 @@ def write_leaderboard(path: Path, content: Mapping[str, Any]) -> None:
     shown = {
         **content,
         "title": f"Leaderboard: {', '.join(datasets)}",
-        "subtitle": f"{len(methods)} methods, {len(tables)} tables",
+        "subtitle": f"{counted(len(methods), 'method')}, {counted(len(tables), 'table')}",
         "tables": [_table(table) for table in tables],
     }
     write_page(path, shown, template="leaderboard.html")
@@ -27,6 +28,7 @@ def _table(table: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **table,
         "caption": text.caption(table),
+        "tested": text.tested(table),
         "head": text.head(table),
         "cells": [text.cells(table, row) for row in table["rows"]],
         "first_to_second": text.first_to_second(table),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reporting.record import SELECTIONS
+from reporting.words import counted
 
 Row = Mapping[str, Any]
 Table = Mapping[str, Any]
@@ -28,6 +29,14 @@ def caption(table: Table) -> str:
         parts.append(f"{table['folds']} folds")
     parts.append(SELECTIONS[table["selection"]])
     return ", ".join(parts)
+
+
+def tested(table: Table) -> str:
+    """Return how many patients and cases were tested, and where they are listed."""
+    place = table["split"]
+    if table["folds"]:
+        place = counted(table["folds"], "fold")
+    return f"{counted(table['patients'], 'patient')}, {counted(table['cases'], 'case')} of {place}."
 
 
 def head(table: Table) -> list[str]:

@@ -11,6 +11,13 @@ import numpy as np
 from reporting.groups import MEAN, Group
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, as 1 run and 2 runs."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}s"
+
+
 def title(groups: Sequence[Group], dataset: str) -> str:
     """Title of the page: the groups and the data set."""
     names = [group.name for group in groups]

@@ -111,6 +111,7 @@ def test_flags_of_one_method_and_label_count_reach_only_its_cells(phantom_root, 
         ({"method_flags": ("cps --base_lr 1",)}, (), "cps is not one of --methods"),
         ({"method_flags": ("bcp:7 --base_lr 1",)}, (), "7 is not one of --labelnums"),
         ({"method_flags": ("bcp --exp x",)}, (), "--exp in --method_flags bcp"),
+        ({"labelnums": (4,)}, (), "--labelnum 4: the training list has 3 patients"),
         ({"dataset": "", "root_path": None}, (), "--dataset: name a public data set"),
     ],
 )

@@ -205,12 +205,17 @@ def test_each_method_label_count_and_seed_has_a_run_in_each_fold(phantom_root, t
         ({"folds": 1}, (), "--folds 1: use at least 2, or 0 for the test list"),
         ({"folds": -3}, (), "--folds -3: use at least 2"),
         ({"folds": 4}, (), "--folds 4: the training list has 3 patients; use fewer folds"),
+        (
+            {"labelnums": (3,)},
+            (),
+            "--labelnum 3: the training list has 1 patients, choose 1 to 1",
+        ),
         ({}, ("--select", "test"), "add --select last or --select val after --"),
         ({"folds": 0}, ("--select", "test"), "add --select last or --select val after --"),
         (
             {"test_selected": True},
             ("--select", "last"),
-            "--test_selected: tests the validated networks, but --select last validates none",
+            "--test_selected tests the validated networks, but --select last has no validation",
         ),
     ],
 )
@@ -234,9 +239,8 @@ def command(root, output):
     """A table of own data: 2 methods x 2 seeds x 2 folds."""
     words = ["--root_path", str(root), "--output", str(output), "--methods", "bcp", "mean_teacher"]
     words += ["--labelnums", "1", "--seeds", "1", "2", "--folds", "2", "--jobs", "2"]
-    words += ["--pre_iterations", "3", "--max_iterations", "4", "--", "--val_every", "1"]
-    words += ["--batch_size", "4", "--labeled_bs", "2", "--device", "cpu"]
-    return [sys.executable, str(CODE / "benchmark.py"), *words]
+    words += ["--pre_iterations", "3", "--max_iterations", "4", "--"]
+    return [sys.executable, str(CODE / "benchmark.py"), *words, *TINY]
 
 
 @pytest.mark.long
@@ -244,7 +248,7 @@ def test_a_killed_and_resumed_cross_validation_of_own_data_equals_an_uninterrupt
     """SIGTERM after the first of eight runs, then the same command."""
     raw = write_raw_dataset(tmp_path / "raw", {"imagesTr": 5, "imagesUn": 2, "imagesTs": 1})
     words = ["--dataset", "own", "--source", str(raw), "--root_path", str(tmp_path / "data")]
-    assert prepare([*words, "--dims", "3", "--workers", "1"]) == 0
+    assert prepare([*words, "--dims", "2", "--workers", "1"]) == 0
     subprocess.run(command(tmp_path / "data", tmp_path / "whole"), check=True)
     output = tmp_path / "resumed"
     process = subprocess.Popen(command(tmp_path / "data", output))
