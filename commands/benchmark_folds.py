@@ -153,21 +153,27 @@ def _check_folds(splits: Sequence[Split], cases: Sequence[str], count: int) -> N
     if len(splits) != count:
         raise ValueError(f"holds {len(splits)} folds, but --folds is {count}")
     for number, split in enumerate(splits):
-        listed = Counter([*split["train"], *split["val"]])
-        for case in dict.fromkeys([*cases, *listed]):
-            if case not in cases:
-                raise ValueError(f"fold {number} names {case}, which the training list does not")
-            if listed[case] != 1:
-                raise ValueError(f"fold {number} names {case} {listed[case]} times, expected once")
-        divided_patients = set(map(patient, split["train"])) & set(map(patient, split["val"]))
-        if divided_patients:
-            raise ValueError(
-                f"fold {number} has cases of {min(divided_patients)} in train and in val"
-            )
+        _check_fold(number, split, cases=cases)
     tested = Counter(chain.from_iterable(split["val"] for split in splits))
     for case in cases:
         if tested[case] != 1:
             raise ValueError(f"{case} is in val of {tested[case]} folds, expected one")
+
+
+def _check_fold(number: int, split: Split, cases: Sequence[str]) -> None:
+    """Raise ValueError unless the fold of that number divides the cases by patient."""
+    for part in ("train", "val"):
+        if not split[part]:
+            raise ValueError(f"fold {number} has no case in {part}")
+    listed = Counter([*split["train"], *split["val"]])
+    for case in dict.fromkeys([*cases, *listed]):
+        if case not in cases:
+            raise ValueError(f"fold {number} names {case}, which the training list does not")
+        if listed[case] != 1:
+            raise ValueError(f"fold {number} names {case} {listed[case]} times, expected once")
+    divided_patients = set(map(patient, split["train"])) & set(map(patient, split["val"]))
+    if divided_patients:
+        raise ValueError(f"fold {number} has cases of {min(divided_patients)} in train and in val")
 
 
 def _check_volumes(root: Path, info: DatasetInfo, cases: Sequence[str]) -> None:

@@ -92,6 +92,8 @@ def changed(part, cases):
     [
         ({"train": [], "val": []}, 'expected a list of folds, each {"train": [...], "val": [...]}'),
         ([{"train": CASES[:2], "val": "patient003"}], "expected a list of folds"),
+        (splits_of([1, 2, 3], []), "fold 0 has no case in train"),
+        (splits_of([], [1, 2, 3]), "fold 0 has no case in val"),
         (splits_of([1], [2], [3]), "holds 3 folds, but --folds is 2"),
         (changed("val", ["patient009"]), "fold 0 names patient002_frame01 0 times, expected once"),
         (
