@@ -12,13 +12,14 @@ from operator import ne
 from pathlib import Path
 
 import pytest
-from helpers import ACDC, LA
+from helpers import ACDC, LA, PANCREAS
 from raw_scans import write_raw_dataset
 from scripts import check, prepare
 
 from commands.benchmark import BenchmarkSettings, run, table_cells
 from commands.benchmark_folds import divided, fold_root, read_splits, training_names, write_folds
 from dataloaders.splits import case_of_slice
+from datasets import pancreas
 from datasets.acdc import DATASET
 from utils.errors import UserError
 
@@ -162,6 +163,15 @@ def test_the_lists_of_a_fold_are_those_of_the_file(folder, fold):
 def test_the_validation_list_is_the_same_in_every_fold(folder, phantom_root):
     for fold in range(3):
         assert ACDC.held_out(fold_root(folder, fold), "val") == ACDC.held_out(phantom_root, "val")
+
+
+def test_cases_without_labels_are_trained_on_in_every_fold(pancreas_root, tmp_path):
+    """Two folds of four labelled volumes; the list of unlabelled ones is not divided."""
+    write_folds(tmp_path, pancreas.DATASET, pancreas_root, count=2)
+    for fold in range(2):
+        root = fold_root(tmp_path, fold)
+        assert PANCREAS.never_labelled(root) == PANCREAS.never_labelled(pancreas_root)
+        assert len(PANCREAS.read_list(root, PANCREAS.train_list)) == 2
 
 
 def test_the_data_check_accepts_the_folder_of_a_fold(folder):
