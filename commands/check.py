@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from commands.next_command import next_command, next_preparation
 from datasets.checks.across_cases import check_across
 from datasets.checks.case_check import CaseCheck
 from datasets.checks.layout import DataFolder, recognise
@@ -99,7 +100,7 @@ def run(settings: CheckSettings) -> CheckResult:
         pictures=pictures,
     )
     _write(result, cases)
-    _report(result, cases)
+    _report(result, cases, folder=folder, root=settings.root_path)
     return result
 
 
@@ -144,8 +145,12 @@ def _write(result: CheckResult, cases: Iterable[CaseCheck]) -> None:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _report(result: CheckResult, cases: Iterable[CaseCheck]) -> None:
-    """Print the table, the first lines of each kind and a summary."""
+def _report(
+    result: CheckResult, cases: Iterable[CaseCheck], *, folder: DataFolder, root: Path
+) -> None:
+    """Print the table, the first lines of each kind, a summary and, without errors, the next
+    command.
+    """
     message(table(cases))
     _report_lines("warning", result.warnings, report=message)
     _report_lines("error", result.errors, report=error_message)
@@ -155,6 +160,15 @@ def _report(result: CheckResult, cases: Iterable[CaseCheck]) -> None:
         f"{len(result.errors)} errors, {len(result.warnings)} warnings; "
         f"all of them are in {result.file}{drawn}"
     )
+    if not result.errors:
+        message(_next_command(folder, root))
+
+
+def _next_command(folder: DataFolder, root: Path) -> str:
+    """The command that prepares raw data, or that uses prepared data first."""
+    if folder.layout == "raw":
+        return next_preparation(root)
+    return next_command(*folder.script, "--root_path", root)
 
 
 def _report_lines(word: str, lines: Sequence[str], report: Callable[[str], None]) -> None:

@@ -3,15 +3,24 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from commands.next_command import next_command, next_preparation
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.phantom.write import write_phantom
 from datasets.registry import all_datasets
+from datasets.resolve import TWO_SLICES
 from utils.messages import message
 from utils.registry import find
 
+# flags of a training that takes a few minutes on two cores, by the dimensions of the images
+SHORT = {
+    2: "--patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 200 "
+    "--max_iterations 600 --val_every 100",
+    3: "--patch_size 48 48 32 --batch_size 4 --labeled_bs 2 --pre_iterations 60 "
+    "--max_iterations 40 --val_every 20 --val_stride 48 48 32",
+}
 # the published planes of the registration need scans of the published size
-REGISTER = "code/CoGRNet_register.py --dataset {dataset} --root_path {root} --planes middle middle"
+REGISTRATION = "--planes middle middle"
 RAW_VAL = 4
 RAW_LABELLED = 3
 
@@ -60,15 +69,16 @@ def run(settings: PhantomSettings) -> Path:
             size=settings.size,
             seed=settings.seed,
         )
-        command = f"{dataset.script} --root_path {settings.root}"
-        if not dataset.script:
-            command = REGISTER.format(dataset=settings.dataset, root=settings.root)
-    message(f"{written}; next: python {command}")
+        flags = SHORT[info.dims]
+        if dataset.commands == TWO_SLICES:
+            flags = REGISTRATION
+        command = next_command(*dataset.script, "--root_path", settings.root, *flags.split())
+    message(f"{written}; {command}")
     return settings.root
 
 
 def _write_raw(info: DatasetInfo, settings: PhantomSettings) -> tuple[str, str]:
-    """Write raw scans; return a line about them and the command that prepares them."""
+    """Write raw scans; return a line about them and the next command, which prepares them."""
     val = settings.val
     if val is None:
         val = RAW_VAL
@@ -90,5 +100,4 @@ def _write_raw(info: DatasetInfo, settings: PhantomSettings) -> tuple[str, str]:
         f"wrote the raw scans of {labelled} labelled, {settings.train - labelled} unlabelled, "
         f"{val} validation and {settings.test} test patients below {root}"
     )
-    prepare = f"code/prepare_data.py --dataset own --source {root} --root_path {root}_prepared"
-    return written, prepare
+    return written, next_preparation(root)

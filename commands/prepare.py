@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from commands.next_command import next_command
 from dataloaders.copies import Prints, ScanCase, find_copies
 from dataloaders.digest import SOURCE_VOXELS, json_texts
 from dataloaders.fingerprint import fingerprint
@@ -131,7 +132,18 @@ def run(settings: PrepareSettings) -> PrepareResult:
             preparation.plan.write(root)
         else:
             claim(root, preparation.settings, redo=settings.redo)
-        return run_cases(preparation, cases, root, workers=settings.workers, redo=settings.redo)
+        result = run_cases(preparation, cases, root, workers=settings.workers, redo=settings.redo)
+    if not result.failed:
+        message(_next_check(settings))
+    return result
+
+
+def _next_check(settings: PrepareSettings) -> str:
+    """The command that checks the prepared data."""
+    flags = ["--root_path", settings.root_path]
+    if settings.dataset.endswith(".py"):
+        flags += ["--dataset", settings.dataset]
+    return next_command("code/check_data.py", *flags)
 
 
 def _published(settings: PrepareSettings) -> PublishedPreparation:

@@ -151,6 +151,7 @@ EVERY_TRAINING: Rules = {
         "for all {count}: CUDA_VISIBLE_DEVICES={gpus} torchrun --nproc_per_node {count} {script}"
     ),
     "local_rank": ignored("the launcher's environment defines which process this is"),
+    "stride": alias("val_stride"),
 }
 """Rules of every training script."""
 _RAMP = dict.fromkeys(("consistency", "consistency_rampup", "magnitude"), ignored())
@@ -180,7 +181,11 @@ PUBLISHED_TRAINING: Mapping[str, Rules] = {
     },
 }
 """Further rules of the published training scripts, by `DatasetSpec.commands`."""
-EVERY_TEST: Rules = {"detail": switch, "gpu": first_gpu("a test runs on one")}
+EVERY_TEST: Rules = {
+    "detail": switch,
+    "gpu": first_gpu("a test runs on one"),
+    "val_stride": alias("stride"),
+}
 PUBLISHED_TESTS: Mapping[str, Rules] = {"ACDC": _ACDC_CLASSES, "LA": {"nms": switch}}
 
 

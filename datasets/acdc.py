@@ -134,7 +134,7 @@ def unit_range(path: Path, array: np.ndarray) -> np.ndarray:
 DATASET = slices(
     info=INFO,
     preparation=ACDCPreparation,
-    script="code/ACDC_labelnum3_train.py",
+    script=("code/ACDC_labelnum3_train.py",),
     numbers={
         "model": "unet",
         "patch_size": (256, 256),

@@ -61,7 +61,9 @@ class DatasetSpec:
     # how raw scans become the files that are read; its fields are the options of prepare_data.py
     # that the data set has
     preparation: type[PublishedPreparation] | None = None
-    script: str = ""  # the published training script with the fewest labels, which messages name
+    # the script that uses prepared data first, and its flags, which messages name: the training
+    # script with the fewest labels
+    script: tuple[str, ...] = ()
     # reading: what --labelnum counts; the cases and how many of them are labelled; the training
     # data set of a run
     counted: str = "volumes"

@@ -171,7 +171,7 @@ class LATestSettings(EvaluationSettings):
 DATASET = volumes(
     info=INFO,
     preparation=LAPreparation,
-    script="code/LA_labelnum4_train.py",
+    script=("code/LA_labelnum4_train.py",),
     numbers={
         "model": "VNet",
         "patch_size": (112, 112, 80),

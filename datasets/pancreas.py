@@ -335,7 +335,7 @@ def _outside_window(scan: Scan) -> str:
 DATASET = volumes(
     info=INFO,
     preparation=PancreasPreparation,
-    script="pancreas/pancreas_labelnum20_train.py",
+    script=("pancreas/pancreas_labelnum20_train.py",),
     published_tags=PANCREAS_TAGS,
     cases=percent_of_cases,
     sampler=lambda settings: FourStreamSampler,

@@ -46,7 +46,9 @@ class VolumeOptions(DataOptions):
     """Settings of data sets that are trained on patches of volumes."""
 
     val_stride: tuple[int, ...] = (18, 18, 4)
-    """Stride of the sliding window in validation, in voxels per axis. Larger strides are faster."""
+    """Stride of the sliding window in validation, in voxels per axis (--stride, the name in
+    the test scripts, means the same). Larger strides are faster.
+    """
     cache: CacheKind = "ram"
     """Where training volumes are kept. ram: every volume is read once. device: on the GPU (LA 0.7
     GiB), which then makes the same batches without the host. none: read again at every draw.
@@ -151,6 +153,7 @@ def two_slices(
     augmentation = VolumeAugmentation((), spare=3, crop_first=True)
     return volumes(
         info=info,
+        script=("code/CoGRNet_register.py", "--dataset", info.name),
         preparation=preparation,
         data=_two_slice_data,
         sampler=_two_slice_sampler,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,9 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from datasets.base import DatasetSpec
 
+TRAIN = "code/train.py"
+"""The training script of data sets without one of their own."""
+
 
 @dataclass(frozen=True)
 class CheckJob:
@@ -33,7 +36,8 @@ class CheckJob:
 @dataclass(frozen=True)
 class DataFolder:
     """The data set in a folder. `layout`: raw or prepared. `classes`: name by label value, without
-    the background. `errors` and `warnings`: of the lists and of dataset.json.
+    the background. `errors` and `warnings`: of the lists and of dataset.json. `script`: of
+    prepared data, the script that uses them first, and its flags without --root_path.
     """
 
     name: str
@@ -42,6 +46,7 @@ class DataFolder:
     classes: Mapping[int, str]
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
+    script: tuple[str, ...] = ()
 
 
 def recognise(root: Path, dataset: str) -> DataFolder:
@@ -58,12 +63,13 @@ def recognise(root: Path, dataset: str) -> DataFolder:
         # imports torch, which own data do not need
         from datasets.registry import find_dataset
 
-        return _published(root, find_dataset(dataset))
+        return _published(root, find_dataset(dataset), name=dataset)
     if (root / "dataset.json").is_file() or (root / "imagesTr").is_dir():
         return _raw(root)
     if (root / FILE).is_file():
         return _own(root)
-    return _published(root, _recognised(root))
+    recognised = _recognised(root)
+    return _published(root, recognised, name=recognised.info.name)
 
 
 def _raw(root: Path) -> DataFolder:
@@ -107,7 +113,8 @@ def _own(root: Path) -> DataFolder:
         file = plan.lists.get(f"{split}_slices") or file
         if split == "train" or not _is_empty(root / file):
             names[split] = info.read_list(root, file)
-    return _prepared(root, info, lists=names, labels={"train": True, "unlabelled": False})
+    folder = _prepared(root, info, lists=names, labels={"train": True, "unlabelled": False})
+    return replace(folder, script=(TRAIN,))
 
 
 def _is_empty(path: Path) -> bool:
@@ -133,7 +140,8 @@ def info_of(plan: Plan) -> DatasetInfo:
     )
 
 
-def _published(root: Path, dataset: "DatasetSpec") -> DataFolder:
+def _published(root: Path, dataset: "DatasetSpec", name: str) -> DataFolder:
+    """`name`: the data set's name, or the Python file that describes it."""
     info = dataset.info
     lists = {"train": info.train_list}
     # without a list of their own, the unlabelled training cases depend on --labelnum
@@ -146,7 +154,9 @@ def _published(root: Path, dataset: "DatasetSpec") -> DataFolder:
         lists["val"] = val_list
     lists["test"] = info.test_list
     names = {split: info.read_list(root, file) for split, file in lists.items()}
-    return _prepared(root, info, lists=names, labels=labels, preparation=dataset.preparation)
+    script = dataset.script or (TRAIN, "--dataset", name)
+    folder = _prepared(root, info, lists=names, labels=labels, preparation=dataset.preparation)
+    return replace(folder, script=script)
 
 
 def _prepared(
