@@ -20,8 +20,10 @@ from started import run_script
 from commands import check as command
 from datasets.checks.across_cases import single_flipped_labels
 from datasets.checks.case_check import CaseCheck
+from datasets.checks.check_picture import draw_case
 from datasets.prepare.flips import flip_warning, spreads
 from utils.errors import UserError
+from utils.pictures import COLOURS
 
 SHAPE, SPACING, ORIGIN = (26, 24, 20), (1.2, 0.9, 1.1), (5, -7, 9)
 CASES = {"imagesTr": ("a", "b", "c"), "imagesUn": ("u",), "imagesTs": ("t",)}
@@ -523,9 +525,45 @@ def test_pictures_show_every_case_that_can_be_read(raw, tmp_path):
         sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "check_pictures" / name)))
         for name in ("u.png", "a.png")
     )
-    assert (plain[..., 0] == plain[..., 2]).all() and (
-        drawn[..., 0] != drawn[..., 2]
-    ).any()  # grey; colours of a label
+    legend = COLOURS[1]
+    assert (drawn[..., :3] == legend).all(-1).any()
+    assert not (plain[..., :3] == legend).all(-1).any()
+
+
+def test_a_picture_names_its_planes_directions_and_classes():
+    image = np.random.default_rng(3).normal(size=(6, 8, 4))
+    label = np.zeros(image.shape, np.uint8)
+    label[1:3, 2:7, 2] = 1
+    label[1, 2, 3] = 3
+    names = {0: "background", 1: "liver", 3: "tumour"}
+    figure = draw_case(
+        image, label, spacing_mm=(1, 1, 2), directions="RAS", title="a", class_names=names
+    )
+    across_z, across_y, across_x, *_ = figure.axes
+    assert across_z.get_title() == "axial, slice 3 of 4"
+    assert across_y.get_title() == "coronal, slice 3 of 8"
+    assert across_x.get_title() == "sagittal, slice 2 of 6"
+    letters = [[text.get_text() for text in cell.texts] for cell in (across_z, across_y, across_x)]
+    assert letters == [["L", "R", "P", "A"], ["L", "R", "I", "S"], ["P", "A", "I", "S"]]
+    entries = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert entries == ["1: liver", "3: tumour"]
+    widths = [cell.get_position().width * figure.get_figwidth() for cell in (across_z, across_x)]
+    assert widths[0] / widths[1] == pytest.approx(6 / 8)
+
+
+def test_a_picture_without_known_directions_names_the_axes():
+    image = np.zeros((6, 8, 4))
+    image[2] = 1
+    figure = draw_case(
+        image, None, spacing_mm=None, directions="", title="a", class_names={0: "background"}
+    )
+    assert [cell.get_title() for cell in figure.axes[:3]] == [
+        "across z, slice 3 of 4",
+        "across y, slice 5 of 8",
+        "across x, slice 4 of 6",
+    ]
+    assert not figure.legends
+    assert not any(cell.texts for cell in figure.axes)
 
 
 def test_a_place_that_cannot_be_written_and_no_data_are_one_line(raw, tmp_path):

@@ -13,7 +13,7 @@ from dataloaders.dataset_info import DatasetInfo
 from dataloaders.fingerprint import fingerprint
 from dataloaders.hdf5 import content_fault, opened, read_attribute, read_case
 from datasets.checks.case_check import CaseCheck, check_label
-from datasets.checks.check_picture import write_picture
+from datasets.checks.check_picture import draw_case, write_picture
 from datasets.checks.header import is_unknown
 from datasets.prepare.published import PublishedPreparation
 from scans.faults import collect, report_faults
@@ -117,12 +117,25 @@ def _check_arrays(
             result = replace(result, voxels=_counted(labels), spreads=None)
     if picture:
         order = [info.axes.index(axis) for axis in "xyz"]
+        directions = ""
+        if result.axes:
+            directions = "".join(result.axes[axis] for axis in order)
+        names = dict(enumerate(info.class_names))
+        names |= dict.fromkeys(info.foreground, info.class_names[1])
         spacing = None
         if result.spacing_mm is not None and len(result.spacing_mm) == 3:
             spacing = [result.spacing_mm[axis] for axis in order]
         if label is not None:
             label = label.transpose(order)
-        write_picture(picture, image[0].transpose(order), label=label, spacing_mm=spacing)
+        figure = draw_case(
+            image[0].transpose(order),
+            label=label,
+            spacing_mm=spacing,
+            directions=directions,
+            title=f"{result.name} ({result.split})",
+            class_names=names,
+        )
+        write_picture(picture, figure)
     return result
 
 

@@ -1,5 +1,6 @@
 """Check a raw case: whether it can be prepared, and whether image and label are of one body."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from dataloaders.fingerprint import fingerprint
 from datasets.checks.case_check import CaseCheck, check_label
-from datasets.checks.check_picture import write_picture
+from datasets.checks.check_picture import draw_case, write_picture
 from datasets.checks.header import differences, header_warning, is_unknown
 from datasets.prepare.own_scans import check_not_constant, grid_fault
 from datasets.prepare.prepared_files import RawCase
@@ -20,10 +21,11 @@ from utils.errors import UserError
 DECLARED = "declared in dataset.json"
 
 
-def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> CaseCheck:
-    """Read the scans and the label, which may have `values`, and compare them.
+def check_raw(case: RawCase, class_names: Mapping[int, str], picture: Path | None) -> CaseCheck:
+    """Read the scans and the label, and compare them.
 
-    With `picture` draw them into that file.
+    `class_names`: by label value, of all values that a label may have. With `picture` draw them
+    into that file.
     """
     errors: list[str] = []
     warnings: list[str] = []
@@ -35,18 +37,18 @@ def check_raw(case: RawCase, values: tuple[int, ...], picture: Path | None) -> C
     result = CaseCheck(name=case.name, split=case.part)
     if scans:
         result = _check_scans(
-            case, scans, values=values, picture=picture, errors=errors, warnings=warnings
+            case, scans, class_names=class_names, picture=picture, errors=errors, warnings=warnings
         )
     elif case.label is not None:
         with report_faults(case.label, errors.append):
-            read_label(case.label, values, DECLARED, collect(warnings))
+            read_label(case.label, tuple(class_names), DECLARED, collect(warnings))
     return replace(result, errors=tuple(errors), warnings=(*warnings, *result.warnings))
 
 
 def _check_scans(
     case: RawCase,
     scans: list[Scan],
-    values: tuple[int, ...],
+    class_names: Mapping[int, str],
     picture: Path | None,
     errors: list[str],
     warnings: list[str],
@@ -73,13 +75,19 @@ def _check_scans(
     label = None
     if case.label is not None:
         with report_faults(case.label, errors.append):
-            raw = _read_label(case.label, values, first=first, warnings=warnings)
+            raw = _read_label(case.label, tuple(class_names), first=first, warnings=warnings)
             label = turn(raw, axes, flipped)
             result = check_label(result, case.label, image=image, label=label, axes="xyz")
     if picture:
-        write_picture(
-            picture, image, label=label, spacing_mm=first.geometry.spacing[list(axes)].tolist()
+        figure = draw_case(
+            image,
+            label=label,
+            spacing_mm=first.geometry.spacing[list(axes)].tolist(),
+            directions="RAS",
+            title=f"{case.name} ({case.part})",
+            class_names=class_names,
         )
+        write_picture(picture, figure)
     return result
 
 

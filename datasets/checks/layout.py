@@ -90,8 +90,9 @@ def _raw(root: Path) -> DataFolder:
             f"{root / 'dataset.json'}: the label values {shown} have gaps; prepare_data.py closes "
             "them and predictions get them back, nnU-Net would refuse them"
         )
+    names = dict(dataset.labels)
     jobs = tuple(
-        CheckJob(case.name, check=partial(check_raw, case, values)) for case in dataset.cases
+        CheckJob(case.name, check=partial(check_raw, case, names)) for case in dataset.cases
     )
     return DataFolder(
         dataset.name,
