@@ -142,7 +142,12 @@ def run(dataset: DatasetSpec, settings: EvaluationSettings) -> list[EvaluationRe
         message(note)
     tests: list[CheckpointTest] = []
     for file in checkpoint_files(settings, choice):
-        tests.append(CheckpointTest(dataset, settings, file, device))
+        test = CheckpointTest(dataset, settings, file, device)
+        if tests and test.is_of_iteration(tests[0]):
+            best = tests[0].checkpoint.path.name
+            message(f"{file.path}: the same network as {best}, tested once")
+            continue
+        tests.append(test)
     root = data_root(dataset.info.name, settings.root_path)
     cases = read_cases(dataset.info, root, settings.split)
     names = [case.name for case in cases]
@@ -295,6 +300,14 @@ class CheckpointTest:
         batch = getattr(predictor, "batch", 1)
         fast_net = fast_network(net.eval(), how, device, batch, self._amp)
         self._net = place(fast_net, device, info.dims, self._amp)
+
+    def is_of_iteration(self, other: "CheckpointTest") -> bool:
+        """Whether both checkpoints, which are of one stage, hold its network after one iteration.
+
+        A published checkpoint does not record its iteration.
+        """
+        step = self.checkpoint.progress.get("step")
+        return step is not None and step == other.checkpoint.progress.get("step")
 
     def _adapted(self, predictor: Any) -> Any:
         """The predictor with --amp and --blend; itself where they have the published values."""

@@ -332,6 +332,20 @@ def _outside_window(scan: Scan) -> str:
     )
 
 
+def _run_folder(output_root: Path | None, exp: str, labelnum: int) -> Path:
+    """The folder of a run.
+
+    The published code names it without `labelnum`. A folder with such a name is used if it has a
+    checkpoint for that number of labels, a published one or that of a run by an older version.
+    """
+    results = output_root or REPOSITORY / "pancreas" / "result"
+    published = results / exp
+    for name in (f"best_ema{labelnum}_*.pth", f"best_ema_{labelnum}_*.pth"):
+        if any(published.glob(f"*/{name}")):
+            return published
+    return results / f"{exp}_{labelnum}_labeled"
+
+
 DATASET = volumes(
     info=INFO,
     preparation=PancreasPreparation,
@@ -386,9 +400,7 @@ DATASET = volumes(
     },
     stride=(16, 16, 4),
     test_numbers={"exp": "cutmix", "labelnum": 20, "model": "VNet_pancreas", "which": "both"},
-    folder=lambda output_root, exp, labelnum: (
-        (output_root or REPOSITORY / "pancreas" / "result") / exp
-    ),
+    folder=_run_folder,
     best_name=lambda stage, model, labelnum: (
         f"best_ema_{labelnum}_{stage.removesuffix('_train')}.pth"
     ),

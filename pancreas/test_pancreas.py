@@ -2,9 +2,9 @@
 
     python pancreas/test_pancreas.py
 
-Tests pancreas/result/cutmix/self_train/best_ema_20_self.pth, where training writes its best
-checkpoint and a published one can be copied. It also tests the last checkpoint, because the best
-one was selected on these very scans. --checkpoint names another file.
+Tests the best checkpoint of pancreas/result/cutmix_20_labeled, where training writes it, or a
+published one, pancreas/result/cutmix/self_train/best_ema_20_self.pth. It also tests the last
+checkpoint, because the best one was selected on these very scans. --checkpoint names another file.
 
 On a CPU, larger steps of the sliding window save hours: --stride 48 48 48.
 """

@@ -177,14 +177,16 @@ def number(value: float) -> str:
 def span(values: Iterable[float], around: float = 0.05) -> Point:
     """Lowest and highest of the finite values with some room around them.
 
-    0 and 1 if there are none.
+    0 and 1 if there are none; to 1 if all are 0.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return 0.0, 1.0
     low = min(finite)
     high = max(finite)
-    room = max((high - low) * around, 1e-9)
+    if low == high == 0:
+        high = 1.0
+    room = (high - low) * around or abs(low) * around
     return low - room, high + room
 
 

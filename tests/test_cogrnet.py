@@ -336,6 +336,7 @@ def test_a_run_and_its_test_on_every_data_set(coarse, tmp_path, monkeypatch, cap
     ]
     capsys.readouterr()
     evaluate_two_slices([str(flag) for flag in flags])
+    evaluate_two_slices([*map(str, flags), "--which", "last"])  # it may be the best one too
     said = capsys.readouterr().out
     assert "too good" in said and "not selected" in said and "empty predictions" in said
     tests = tmp_path / "whole" / "CoGRNet" / f"{info.name}_CoGRNet_2_labeled" / "test"

@@ -60,7 +60,7 @@ RUNS = {
     "Pancreas": (
         pancreas.DATASET,
         {**VOLUMES, "labelnum": 25, "unit": "iteration"},
-        "cutmix",
+        "cutmix_25_labeled",
         ("pretrain/best_ema25_pre.pth", "self_train/best_ema_25_self.pth"),
         ("net", "module."),
     ),

@@ -1,6 +1,7 @@
 """The leaderboard of hand-made records: means, differences, corrected p values, ranks, messages."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from evaluation.results import write_json
 from evaluation.statistics import holm
 from reporting import leaderboard_text as text
 from reporting.leaderboard import Bootstrap, complete_seeds, leaderboard
-from reporting.plots import Intervals, plot_intervals
+from reporting.plots import Intervals, plot_intervals, span
 from reporting.record import CellRecord, CellTest, read_record, read_records
 from utils.errors import UserError
 
@@ -290,3 +291,11 @@ def test_costs_that_cannot_be_read_are_one_line(tmp_path):
     path.write_text(json.dumps({"methods": {"bcp": {"time": "slow"}}}))
     with pytest.raises(UserError, match=r"--costs .*costs.json: not readable"):
         read_costs(path)
+
+
+@pytest.mark.parametrize(
+    "values, limits",
+    [([0, 0], (-0.05, 1.05)), ([2, 2], (1.9, 2.1)), ([1, 3], (0.9, 3.1)), ([math.nan], (0, 1))],
+)
+def test_an_axis_is_as_wide_as_its_values_and_never_empty(values, limits):
+    assert span(values) == pytest.approx(limits)

@@ -216,7 +216,7 @@ def test_what_the_flags_name_is_never_replaced_by_another_run(tmp_path):
 def test_runs_moved_aside_are_not_found(tmp_path):
     put(tmp_path / "cutmix.20261129-120000" / "self_train" / "best_ema_20_self.pth")
     choice = choose(pancreas.DATASET, tmp_path, RunRequest())
-    assert choice.run == tmp_path / "cutmix"
+    assert choice.run == tmp_path / "cutmix_20_labeled"
 
 
 def test_a_run_of_a_data_set_whose_name_begins_alike_is_not_taken(trained, tmp_path):
@@ -231,8 +231,9 @@ def test_a_run_of_a_data_set_whose_name_begins_alike_is_not_taken(trained, tmp_p
 
 
 def test_another_number_of_labels_is_not_taken_for_the_one_that_was_named(tmp_path):
-    """Pancreas keeps it in the file's name."""
+    """The published Pancreas code has it only in the file's name."""
     put(tmp_path / "cutmix" / "self_train" / "best_ema_20_self.pth")
+    assert choose(pancreas.DATASET, tmp_path, RunRequest()).run == tmp_path / "cutmix"
     assert choose(pancreas.DATASET, tmp_path, RunRequest()).best.name == "best_ema_20_self.pth"
     assert (
         choose(pancreas.DATASET, tmp_path, RunRequest(labelnum=10)).best.name
@@ -290,10 +291,10 @@ def test_several_runs_of_a_method_are_listed(phantom_root, output_of):
     assert str(caught.value).endswith(listed)
 
 
-def test_the_default_number_of_labels_of_training_and_test_may_differ(
-    la_root, tmp_path, monkeypatch
-):
-    """code/train.py --dataset LA has 3 labelled scans by default, the published test 4."""
+def test_a_test_of_la_finds_the_run_and_tests_an_iteration_once(la_root, tmp_path, capsys):
+    """code/train.py --dataset LA has 3 labelled scans by default, the published test 4. The only
+    validation is that of the last iteration, so the best checkpoint is the last one.
+    """
     output = tmp_path / "out"
     words = [
         *("--dataset", "LA", "--method", "supervised", "--patch_size", "32", "32", "16"),
@@ -301,8 +302,12 @@ def test_the_default_number_of_labels_of_training_and_test_may_differ(
         *("--pre_iterations", "1", "--max_iterations", "1", "--val_every", "2"),
     ]
     train_any([*words, *flags(la_root, output)])
+    capsys.readouterr()
     evaluate_any(["--dataset", "LA", "--stride", "32", "32", "16", *flags(la_root, output)])
-    assert len(list(output.rglob("summary.json"))) == 2  # the best and the last checkpoint
+    assert (
+        "last.pth: the same network as VNet_best_model.pth, tested once" in capsys.readouterr().out
+    )
+    assert len(list(output.rglob("summary.json"))) == 1
     assert {path.parts[-3] for path in output.rglob("last.pth")} == {"LA_supervised_3_labeled"}
 
 
@@ -386,3 +391,10 @@ def test_nothing_trained_yet_is_told_with_the_place(phantom_root, tmp_path):
     with pytest.raises(UserError, match="train first") as caught:
         evaluate(acdc.DATASET, flags(phantom_root, tmp_path))
     assert str(tmp_path / "BCP" / "ACDC_BCP_3_labeled" / "self_train" / BEST) in str(caught.value)
+
+
+def test_published_pancreas_weights_of_another_number_of_labels_do_not_take_a_run(tmp_path):
+    put(tmp_path / "cutmix" / "pretrain" / "best_ema20_pre.pth")
+    assert pancreas.DATASET.folder(tmp_path, "cutmix", 20) == tmp_path / "cutmix"
+    assert pancreas.DATASET.folder(tmp_path, "cutmix", 10) == tmp_path / "cutmix_10_labeled"
+    assert pancreas.DATASET.folder(tmp_path, "cutmix", 0) == tmp_path / "cutmix_0_labeled"
