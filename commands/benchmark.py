@@ -171,7 +171,7 @@ def run(settings: BenchmarkSettings, flags: Sequence[str] = ()) -> BenchmarkResu
             cell for cell in cells if not is_complete(cell, dataset, settings.test_selected)
         ]
         for cell in open_cells:
-            cell.check_labelnum(dataset)
+            cell.check_data(dataset)
         progress = TableProgress(cells, open_cells, jobs=settings.jobs)
         message(progress.start())
         try:

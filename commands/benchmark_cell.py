@@ -14,6 +14,7 @@ from commands.any_dataset import find_data
 from commands.benchmark_folds import fold_root
 from commands.config_file import NAME as CONFIG_FILE
 from commands.train_flags import configs_from_flags
+from dataloaders.hdf5 import check_root
 from datasets.base import DatasetSpec, data_root
 from evaluation.results import EvaluationResult, write_json
 from methods.registry import METHODS
@@ -99,9 +100,12 @@ class Cell:
         script = dataset.script_numbers(self.labelnum)
         return configs_from_flags(dataset, self.argv(), script, published=False)[0]
 
-    def check_labelnum(self, dataset: DatasetSpec) -> None:
-        """Raise UserError if the training list of the cell has fewer cases than `labelnum`."""
+    def check_data(self, dataset: DatasetSpec) -> None:
+        """Raise UserError if the folder of the data is missing, or if the training list of the cell
+        has fewer cases than `labelnum`.
+        """
         root = data_root(dataset.info.name, self.data)
+        check_root(root, dataset.info.name)
         dataset.cases(root, dataset.info, self.labelnum)
 
     def seconds(self) -> float:

@@ -113,6 +113,7 @@ def test_flags_of_one_method_and_label_count_reach_only_its_cells(phantom_root, 
         ({"method_flags": ("bcp --exp x",)}, (), "--exp in --method_flags bcp"),
         ({"labelnums": (4,)}, (), "--labelnum 4: the training list has 3 patients"),
         ({"dataset": "", "root_path": None}, (), "--dataset: name a public data set"),
+        ({"root_path": Path("nowhere")}, (), "nowhere: no such folder; put the ACDC data there"),
     ],
 )
 def test_what_cannot_run_is_one_line_before_anything_runs(
