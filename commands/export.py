@@ -14,7 +14,7 @@ from datasets.registry import all_datasets
 from methods.registry import run_title
 from methods.stage_networks import MEAN
 from networks.published_weights import published_state_dict
-from training.checkpoint import Checkpoint, read_ours, save
+from training.checkpoint import Checkpoint, read_ours, save, small_content
 from utils.errors import UserError
 from utils.files import remove_unfinished
 from utils.messages import message
@@ -29,9 +29,11 @@ class ExportSettings:
     stage's folder, or a checkpoint."""
     out: Positional[Annotated[Path, arg(metavar="OUT")]]
     """The file to write."""
-    layout: Literal["published", "plain", "net", "net_opt"] = "published"
+    layout: Literal["published", "plain", "net", "net_opt", "small"] = "published"
     """plain: a state dict; net: {'net': it}; net_opt: {'net', 'opt'}, with the optimiser;
-    published: net_opt for pre-training, otherwise net for Pancreas and plain for the others."""
+    published: net_opt for pre-training, otherwise net for Pancreas and plain for the others;
+    small: to share, a checkpoint for the scripts of this project with the weights in half precision
+    and without what only training needs."""
     module_prefix: FlagCreatePairsOff[bool] = False
     """Names with `module.` before them. As published, Pancreas has it, and LA with edge-guided
     modules."""
@@ -71,12 +73,12 @@ def run(settings: ExportSettings) -> Path:
             f"{path}: the mean of {names} was selected, and a published file holds one network; "
             "name one of them with --network"
         )
+    if settings.layout == "small":
+        return _write_small(checkpoint, settings)
     layout, has_prefix = layout_and_prefix(checkpoint, settings)
     content = _content(checkpoint, layout, has_prefix=has_prefix, sobel=settings.sobel)
     save(settings.out, content)
-    title = run_title(checkpoint.settings)
-    step = checkpoint.progress["step"]
-    message(f"{path}: {title}; {checkpoint.stage}, iteration {step}")
+    message(_origin(checkpoint))
     names = "with module." if has_prefix else "without module."
     message(f"{settings.out}: written, layout {layout}, names {names}")
     for flag, value in _not_published(checkpoint.settings).items():
@@ -85,6 +87,22 @@ def run(settings: ExportSettings) -> Path:
             f"there these weights predict otherwise"
         )
     return settings.out
+
+
+def _write_small(checkpoint: Checkpoint, settings: ExportSettings) -> Path:
+    if settings.module_prefix or settings.no_module_prefix:
+        raise UserError("--layout small: has this project's names; omit the flags of the prefix")
+    save(settings.out, small_content(checkpoint))
+    message(_origin(checkpoint))
+    megabytes = settings.out.stat().st_size / 1e6
+    message(f"{settings.out}: written, {megabytes:.1f} MB, half precision, for test and prediction")
+    return settings.out
+
+
+def _origin(checkpoint: Checkpoint) -> str:
+    title = run_title(checkpoint.settings)
+    step = checkpoint.progress["step"]
+    return f"{checkpoint.path}: {title}; {checkpoint.stage}, iteration {step}"
 
 
 def _content(

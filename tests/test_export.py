@@ -447,3 +447,38 @@ def test_our_pretraining_wins_over_the_published_name(tmp_path):
         pancreas.DATASET.best(tmp_path, "self_train", "VNet_pancreas", 20)
         == tmp_path / "self_train/best_ema_20_self.pth"
     )
+
+
+def test_a_small_checkpoint_has_half_precision_and_predicts_as_the_rounded_weights(acdc, tmp_path):
+    trained_file = acdc.best("self_train")
+    small = tmp_path / "weights.pth"
+    export([str(acdc.output / acdc.folder), str(small), "--layout", "small"])
+    assert small.stat().st_size < 0.3 * trained_file.stat().st_size
+    whole, read_again = read(trained_file), read(small)
+    assert load(small)["student"].keys() == whole.weights.keys()
+    for name, value in read_again.weights.items():
+        assert value.dtype == whole.weights[name].dtype
+        assert torch.equal(value, whole.weights[name].half().to(value.dtype)), name
+    assert read_again.selection == whole.selection
+    assert read_again.info == whole.info
+
+
+def test_a_small_checkpoint_is_tested_without_a_flag_of_the_run(acdc, tmp_path):
+    small = tmp_path / "weights.pth"
+    export([str(acdc.output / acdc.folder), str(small), "--layout", "small"])
+    output = tmp_path / "out"
+    flags = ["--checkpoint", str(small), "--output_dir", str(output)]
+    evaluate(acdc.dataset, [*flags, "--root_path", str(acdc.root)])
+    assert (output / "summary.json").is_file()
+
+
+def test_a_small_checkpoint_takes_no_prefix(acdc, tmp_path):
+    flags = [
+        str(acdc.output / acdc.folder),
+        str(tmp_path / "out.pth"),
+        "--layout",
+        "small",
+        "--module_prefix",
+    ]
+    with pytest.raises(UserError, match="--layout small: has this project's names"):
+        export(flags)

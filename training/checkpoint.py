@@ -230,9 +230,48 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, weights, optimizer=content.get("opt"), settings={"egm": egm}, info={})
 
 
+def small_content(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the content of a checkpoint of ours that holds only what a test and a prediction need:
+    the weights of the selected network, in half precision, and the records.
+
+    Training cannot resume from it. The checkpoint must have one selected network, not the mean of
+    several.
+    """
+    student = dict(checkpoint.weights)
+    for name, value in student.items():
+        if value.is_floating_point():
+            student[name] = value.half()
+    model = checkpoint.models.get(checkpoint.selected, checkpoint.models.get("student", ""))
+    return {
+        "format": FORMAT,
+        "stage": checkpoint.stage,
+        "settings": checkpoint.settings,
+        "facts": checkpoint.info,
+        "plan": checkpoint.plan,
+        "selection": checkpoint.rule,
+        "progress": dict(checkpoint.progress),
+        "losses": [],
+        "data": checkpoint.data,
+        "student": student,
+        "models": {"student": model},
+        "phase": {},
+        "optimizer": {},
+    }
+
+
+def _single_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with those in half precision, which `small_content` writes, as float32."""
+    single = dict(weights)
+    for name, value in weights.items():
+        if value.dtype == torch.float16:
+            single[name] = value.float()
+    return single
+
+
 def _own_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
+    student = _single_precision(content["student"])
     selected = content.get("selected", "student")
-    weights = content["student"]
+    weights: Mapping[str, Tensor] = student
     if selected not in ("student", MEAN):
         weights = content["phase"][selected]
     return Checkpoint(
@@ -250,7 +289,7 @@ def _own_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         progress=content["progress"],
         losses=tuple(content["losses"]),
         phase=content["phase"],
-        student=content["student"],
+        student=student,
         data=content.get("data"),
         buffers=content.get("buffers"),
         scaler=content.get("scaler"),
