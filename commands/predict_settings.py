@@ -93,7 +93,7 @@ class PredictSettings(ModelSettings):
     mean probabilities of all passes), mirror (variance over all flips), dropout (variance over
     passes with dropout), ensemble (variance over checkpoints). predict.json ranks the cases."""
     passes: int = 8
-    """Passes with dropout, for --uncertainty dropout. A second call gives the same bits."""
+    """Passes with dropout, for --uncertainty dropout. A repeated call gives identical maps."""
     ahead: int = 1
     """Scans that are read and prepared ahead, while the network predicts another one; 0 takes the
     least memory."""

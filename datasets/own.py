@@ -83,9 +83,9 @@ class OwnWholeLabelOptions(OwnOptions):
     """Settings of own data whose labelled cases are labelled as a whole."""
 
     foreground_sampling: float = 0.33
-    """Share of the labelled samples that are drawn by class: their patch, or with --dims 2 their
-    slice, holds a class that is drawn uniformly, rare classes as often as large ones. 0: none, as
-    in the published codes.
+    """Share of the labelled samples that are drawn for a class. The class is drawn uniformly, so
+    that rare classes are drawn as often as large ones, and the patch (with --dims 2 the slice)
+    contains this class. 0: none, as in the published codes.
     """
 
     def check(self) -> None:

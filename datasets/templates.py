@@ -36,8 +36,8 @@ class SliceOptions(DataOptions):
     masked: only in its part of the copy-paste mask, like the other classes, as in BCP's code.
     """
     cache: Literal["ram", "device"] = "ram"
-    """Where training slices are kept. device: on the GPU (ACDC 0.3 GiB), which then makes the same
-    batches without the host.
+    """Where training slices are kept. ram: in main memory. device: on the GPU (ACDC 0.3 GiB), which
+    then makes the same batches itself.
     """
 
 
@@ -50,8 +50,8 @@ class VolumeOptions(DataOptions):
     the test scripts, means the same). Larger strides are faster.
     """
     cache: CacheKind = "ram"
-    """Where training volumes are kept. ram: every volume is read once. device: on the GPU (LA 0.7
-    GiB), which then makes the same batches without the host. none: read again at every draw.
+    """Where training volumes are kept. ram: in main memory. device: on the GPU (LA 0.7 GiB), which
+    then makes the same batches itself. none: a volume is read each time it is drawn.
     """
 
     def check(self) -> None:

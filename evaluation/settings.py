@@ -71,8 +71,8 @@ class EvaluationSettings:
     gpu: str | None = None
     """Number of the CUDA device. Of a list such as 0,1 the first is used."""
     other_data: bool = False
-    """Test although the cases are not those that the run knew, or were trained on. Without it that
-    is an error."""
+    """Test even if the cases differ from those of the run, or were trained on. Without this flag,
+    that is an error."""
     detail: bool = False
     """Print the scores of each case too, as published (published flag; 0 or 1 may follow)."""
 

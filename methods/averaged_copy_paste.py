@@ -1,7 +1,7 @@
-"""Bidirectional copy-paste whose product is the average: the EMA teacher is validated, selected and
-tested, in pre-training too.
+"""Bidirectional copy-paste whose result is the average of the student: the EMA teacher is
+validated, selected and tested, also in pre-training.
 
-It differs from BCP (CVPR 2023) in five points, four of them flags:
+It differs from BCP (CVPR 2023) in five points. Four of them are flags:
 
 - `--keep`: the averaged network is kept.
 - `--teacher_mode`, `--teacher_view`: the teacher gets unlabelled images without dropout and without
@@ -48,25 +48,28 @@ class Options(TeacherOptions):
     """Options of averaged copy-paste."""
 
     keep: Literal["teacher", "student"] = "teacher"
-    """The network that is validated, selected, saved for the test and handed from pre-training to
+    """The network that is validated, selected, tested and passed from pre-training to
     self-training.
     """
     teacher_mode: Literal["eval", "statistics", "train"] = "statistics"
-    """How the teacher looks at unlabelled images: eval; statistics: without dropout, batch norm by
-    the batch's own statistics, whose running average, of images as they are, it keeps, where the
-    student's are of mixed ones; train: with dropout too, as in BCP.
+    """How the teacher predicts unlabelled images. eval: in evaluation mode. statistics: without
+    dropout, but with the batch-norm statistics of the batch; the teacher keeps running statistics
+    of these unmixed images, whereas those of the student are of mixed ones. train: in training
+    mode, as in BCP.
     """
     teacher_view: Literal["plain", "same"] = "plain"
-    """Its input: images without the changes of --intensity, or those of the student."""
+    """Images that the teacher predicts. plain: without the changes of --intensity. same: those that
+    the student gets.
+    """
     pseudo_weight: Literal["probability", "one"] = "probability"
     """Weight of a pixel of the pseudo label: the teacher's probability of that class, or 1."""
     pre_paste: Literal["both", "one"] = "both"
-    """Pre-training: paste half b of the labelled images into half a and a into b (both), or only b
-    into a as in BCP (one).
+    """Pre-training. both: paste each half of the labelled images into the other. one: paste only
+    the second half into the first, as in BCP.
     """
     paste: Literal["both", "one"] = "one"
-    """Self-training: every labelled image and its unlabelled partner into each other, twice the
-    mixed images, or one of them into the other as in BCP.
+    """Self-training. both: paste every labelled image and its unlabelled partner into each other,
+    which makes twice as many mixed images. one: paste one of them into the other, as in BCP.
     """
 
 

@@ -27,7 +27,9 @@ class Options(TeacherOptions):
     """Options of CoGRNet."""
 
     focus: Literal["published", "off"] = "published"
-    """Side of the self-training box: focus area of the last ten pre-training steps; off: 2/3."""
+    """Side of the self-training box. published: from the focus area of the last ten steps of
+    pre-training. off: 2/3.
+    """
 
 
 def focus_ratio(logits: Tensor) -> float:

@@ -155,12 +155,13 @@ class RecomputeOptions:
     """Options of every V-Net."""
 
     recompute: bool = False
-    """Activation checkpointing: the backward pass computes the network's blocks again, for less
-    memory and the same numbers.
+    """Activation checkpointing: the backward pass computes the network's blocks again. This needs
+    less memory and gives the same numbers.
     """
     has_dropout: bool = True
-    """Dropout of the V-Net, as published. The one before the last convolution drops half of its 16
-    channels, which many classes cannot spare. Own data with several classes are trained without.
+    """Dropout of the V-Net, as published. The dropout before the last convolution drops half of its
+    16 channels, which is too much for many classes. Own data with several classes are trained
+    without dropout.
     """
 
 

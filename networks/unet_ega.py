@@ -168,7 +168,7 @@ class UNetOptions(EdgeOptions):
     """Options of the U-Net."""
 
     upsampling: Upsampling = "published"
-    """How the decoder doubles its maps; published: nearest with an edge-guided module, bilinear
+    """How the decoder upsamples; published: nearest with an edge-guided module, bilinear
     without (as BCP's own code does).
     """
 

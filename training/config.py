@@ -53,15 +53,15 @@ class ExperimentOptions:
     exp: str = "BCP"
     """Name of the experiment, part of the run's folder."""
     output_root: Path | None = None
-    """Folder below which runs are kept. Default: code/model in the repository."""
+    """Folder that contains the runs. Default: code/model in the repository."""
     run_mode: RunMode = "pretrain_then_selftrain"
     """Stages to run. selftrain starts from the run's own best pre-training checkpoint."""
     init: Path | None = None
     """Checkpoint, or folder of a run, whose weights the first stage starts from. A resumed run does
     not read it again."""
     fresh: bool = False
-    """Start over. An earlier run of this name is moved aside, not deleted (with --run_mode
-    selftrain only its self-training). Without this flag the same command resumes it.
+    """Start over. An earlier run of this name is renamed, not deleted (with --run_mode selftrain
+    only its self-training). Without this flag, the same command resumes it.
     """
 
     def check(self) -> None:
@@ -92,7 +92,8 @@ class DataOptions:
     num_workers: int = -1
     """Processes that prepare batches. -1: 4 with CUDA, otherwise none."""
     other_data: bool = False
-    """Resume although lists or files have changed since the run began. Without it that is an error.
+    """Resume even if lists or files have changed since the run began. Without this flag, such a
+    change is an error.
     """
 
     def check(self) -> None:
@@ -182,13 +183,14 @@ class RuntimeOptions:
     """With several processes: compute batch-norm statistics over the images of all processes
     (torch.nn.SyncBatchNorm). Needs CUDA. Not with --accelerate."""
     tf32: bool = True
-    """With CUDA: convolutions round their inputs to TF32 where the GPU can (torch's default,
-    faster). Without: float32, as on the published codes' GPUs.
+    """On CUDA, convolutions round their inputs to TF32 if the GPU has it (torch's default, faster).
+    --no_tf32: float32, as on the GPUs of the published codes.
     """
     log_every: int = 0
-    """Iterations between two lines of losses in train.log, and between two readings of losses from
-    a GPU, for which the host waits. Loggers get the losses of every iteration, but a loss that is
-    not finite, and a signal, are noticed only then. 0: 20, but on a CPU losses are read every time.
+    """Iterations between two lines of losses in train.log. On a GPU also the iterations between two
+    readings of losses, for which the host waits: losses that are not finite, and signals, are
+    noticed only then. Loggers get the losses of every iteration. 0: 20, but on a CPU losses are
+    read in every iteration.
     """
     keep_validated: bool = False
     """Keep the checkpoint of every validation, in the folder `validated` of the stage."""
