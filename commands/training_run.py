@@ -31,6 +31,7 @@ from dataloaders.samples import Samples
 from dataloaders.splits import check_lists
 from dataloaders.two_stream import StreamSampler
 from datasets.base import DatasetSpec, data_root
+from datasets.pseudo_labels import PseudoLabels, find_pseudo_labels
 from datasets.resolve import default_config
 from evaluation.validation import validate
 from methods.base import StageSpec, TrainingStage, Validation
@@ -207,11 +208,15 @@ class TrainingRun:
         split, self.selection = self.dataset.selection(self.config.optimization.select)
         names, labelled = self.dataset.cases(self.root, info, self.config.experiment.labelnum)
         lists, splits = self._lists(names, labelled, validation=split)
-        if not self.uses_unlabelled:
+        pseudo_labels = self._pseudo_labels(names[labelled:])
+        if not self._reads_unlabelled:
             names = names[:labelled]
-        self.data = self._training_data(names, labelled)
+        self.data = self._training_data(names, labelled, pseudo_labels)
         self._check_counts()
-        labelled_files = self.data.files[: len(self.data.files) - self.data.unlabelled]
+        others = len(names) - labelled
+        labelled_files = self.data.files[: len(self.data.files) - others]
+        if pseudo_labels is not None:
+            labelled_files += [(path.name, path) for path in pseudo_labels.files.values()]
         self.run_data = run_data(
             self.root,
             self.dataset,
@@ -229,6 +234,26 @@ class TrainingRun:
             count = len(self.validation_cases)
             self.selection += f" ({count} volumes, empty prediction = 0)"
 
+    @property
+    def _reads_unlabelled(self) -> bool:
+        """Whether cases without a label of their own are read."""
+        return self.uses_unlabelled or self.config.data.pseudo_labels is not None
+
+    def _pseudo_labels(self, names: Sequence[str]) -> PseudoLabels | None:
+        """Return the labels of --pseudo_labels for the unlabelled cases; None without that flag.
+
+        Raises UserError where the method cannot use them.
+        """
+        folder = self.config.data.pseudo_labels
+        if folder is None:
+            return None
+        if self.uses_unlabelled:
+            raise UserError(
+                f"--pseudo_labels {folder}: leaves no unlabelled cases, and "
+                f"--method {self.config.experiment.method} needs them; use --method supervised"
+            )
+        return find_pseudo_labels(folder, self.root, self.dataset, names, say=self.say)
+
     def _lists(
         self, names: Sequence[str], labelled: int, validation: str
     ) -> tuple[dict[str, Sequence[str]], list[str]]:
@@ -243,14 +268,16 @@ class TrainingRun:
         if validation:
             lists[validation] = info.read_list(self.root, info.list_name(validation))
         splits = list(lists)
-        if not self.uses_unlabelled:
+        if not self._reads_unlabelled:
             splits.remove("unlabelled")
         if validation != "test":
             lists["test"] = info.held_out(self.root, "test")
         check_lists(self.root, info, lists, unread=lists.keys() - splits)
         return lists, splits
 
-    def _training_data(self, names: Sequence[str], labelled: int) -> Any:
+    def _training_data(
+        self, names: Sequence[str], labelled: int, pseudo_labels: PseudoLabels | None
+    ) -> Any:
         data = self.config.data
         intensity = tuple(INTENSITIES[name] for name in data.intensity)
         spatial = tuple(SPATIAL[name] for name in data.spatial)
@@ -259,6 +286,8 @@ class TrainingRun:
             for usual in self.dataset.spatial(data.patch_size)
         )
         read_data = self.dataset.data(self.config)
+        if pseudo_labels is not None:
+            read_data = partial(read_data, pseudo_label_of=pseudo_labels)
         return read_data(self.dataset.info, self.root, names, labelled, augment, say=self.say)
 
     def _check_counts(self) -> None:

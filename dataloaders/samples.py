@@ -2,7 +2,7 @@
 device of the images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,10 @@ from dataloaders.transforms import Array
 from dataloaders.two_stream import Draw
 
 Kept = tuple[Array, tuple[Array, ...]]
+LabelOf = Callable[[str, tuple[int, ...]], np.ndarray]
+"""The label (uint8) of a training case by its name and the shape of its image: stored class
+numbers, axes as stored. UserError where the label has another shape.
+"""
 FOR_FOREGROUND = 1
 """Last number of the seed that foreground sampling draws from."""
 

@@ -8,7 +8,7 @@ from dataloaders.contents import Contents
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.foreground import SlicesByClass
 from dataloaders.hdf5 import check_root, read_case
-from dataloaders.samples import Samples
+from dataloaders.samples import LabelOf, Samples
 from utils.errors import UserError
 from utils.messages import message
 from utils.progress import progress
@@ -50,6 +50,7 @@ class Slices(Samples):
     """Training slices in memory: the first `labelled` with labels, the others (`unlabelled`)
     without. Labels of the others are never read.
 
+    `pseudo_label_of`: labels of the others, which then count as labelled.
     `foreground_sampling`: share of the labelled samples that are drawn by class
     (`dataloaders.foreground`). `files`: name and path of each, the labelled ones first; `say` gets
     the warnings about their contents.
@@ -64,11 +65,14 @@ class Slices(Samples):
         augment: tuple[Augmentation, Augmentation],
         say: Callable[[str], None] = message,
         foreground_sampling: float = 0.0,
+        pseudo_label_of: LabelOf | None = None,
     ) -> None:
         check_root(root, info.name)
         self.augment = augment
         self.labelled = labelled
-        self.unlabelled = len(names) - labelled
+        if pseudo_label_of is not None:
+            self.labelled = len(names)
+        self.unlabelled = len(names) - self.labelled
         self.kept = []
         by_class = SlicesByClass(foreground_sampling)
         pattern = info.slice_file or info.file
@@ -77,8 +81,10 @@ class Slices(Samples):
         with progress(
             self.files, desc="reading slices", unit="file", leave=False, delay=0.5
         ) as bar:
-            for index, (_, path) in enumerate(bar):
+            for index, (name, path) in enumerate(bar):
                 image, label, _ = read_case(path, info, dims=2, label=index < labelled)
+                if label is None and pseudo_label_of is not None:
+                    label = pseudo_label_of(name, image.shape[1:])
                 labels = ()
                 if label is not None:
                     labels = (label,)

@@ -24,7 +24,7 @@ from dataloaders.dataset_info import DatasetInfo
 from dataloaders.foreground import VoxelsByClass
 from dataloaders.hdf5 import check_root
 from dataloaders.plan import FILE as PLAN
-from dataloaders.samples import Kept, Samples
+from dataloaders.samples import Kept, LabelOf, Samples
 from utils.errors import UserError
 from utils.messages import message
 from utils.progress import progress
@@ -67,10 +67,11 @@ class VolumePatches(Samples):
     """Patches of training volumes: the first `labelled` with labels, the others (`unlabelled`)
     without. Labels of the others are never opened.
 
-    `cache` "none" reads a file at every draw, and those of labelled cases also once at the start,
-    to check them; with the other values every file is read once. `foreground_sampling`: share of
-    the labelled samples that are drawn by class (`dataloaders.foreground`). `say` gets the warnings
-    about the contents, and how much memory is used.
+    `pseudo_label_of`: labels of the others, which then count as labelled. `cache` "none" reads a
+    file at every draw, and those of labelled cases also once at the start, to check them; with the
+    other values every file is read once. `foreground_sampling`: share of the labelled samples that
+    are drawn by class (`dataloaders.foreground`). `say` gets the warnings about the contents, and
+    how much memory is used.
     """
 
     def __init__(
@@ -83,13 +84,18 @@ class VolumePatches(Samples):
         say: Callable[[str], None] = message,
         cache: CacheKind = "ram",
         foreground_sampling: float = 0.0,
+        pseudo_label_of: LabelOf | None = None,
     ) -> None:
         check_root(root, info.name)
         self.info = info
         self.root = root
         self.augment = augment
         self.labelled = labelled
-        self.unlabelled = len(names) - labelled
+        self.truly_labelled = labelled
+        self.pseudo_label_of = pseudo_label_of
+        if pseudo_label_of is not None:
+            self.labelled = len(names)
+        self.unlabelled = len(names) - self.labelled
         self.cases = [(info.path(root, name), name) for name in names]
         if foreground_sampling:
             self.foreground = VoxelsByClass(foreground_sampling)
@@ -146,11 +152,17 @@ class VolumePatches(Samples):
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Read the image of a case and its labels: none, one, or one for each half of the batch."""
-        path, _ = self.cases[index]
-        volume = read_stored(self.info, path, label=index < self.labelled)
-        if volume.label is None:
+        path, name = self.cases[index]
+        volume = read_stored(self.info, path, label=index < self.truly_labelled)
+        if volume.label is not None:
+            return volume.image, (volume.label,)
+        if self.pseudo_label_of is None:
             return volume.image, ()
-        return volume.image, (volume.label,)
+        shape = volume.image.shape[1:]
+        if self.info.swapped:
+            shape = shape[::-1]
+        label = self.pseudo_label_of(name, shape)
+        return volume.image, (turned(self.info, self.info.task_label(label)),)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -173,6 +185,10 @@ class CoarsePatches(VolumePatches):
     """
 
     def __init__(self, *arguments: Any, distances: bool = False, **options: Any) -> None:
+        if options.get("pseudo_label_of") is not None:
+            raise UserError(
+                "--pseudo_labels: not with coarse labels; train on dense ones with --labels dense"
+            )
         self.distances = distances
         super().__init__(*arguments, **options)
 

@@ -47,7 +47,12 @@ def run_title(settings: Mapping[str, Any]) -> str:
     method = METHODS[name]
     if not isinstance(method.title, str):
         return method.title(_with_defaults(method, settings))
-    return f"{method.title}, edge-guided network" if has_edges else method.title
+    title = method.title
+    if has_edges:
+        title += ", edge-guided network"
+    if settings.get("pseudo_labels") is not None:
+        title += ", with pseudo labels"
+    return title
 
 
 def _with_defaults(method: Method, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,11 @@ class DataOptions:
     spatial: tuple[str, ...] = ()
     """Spatial augmentation in addition to the data set's own: scale. The published codes have none.
     """
+    pseudo_labels: Path | None = None
+    """Folder with a predicted label for each unlabelled training case, which then counts as
+    labelled: CASE.nii.gz as nnU-Net and predict.py write it, or CASE.npy or CASE.h5 on the grid of
+    the prepared image. Not with methods that need unlabelled cases.
+    """
     num_workers: int = -1
     """Processes that prepare batches. -1: 4 with CUDA, otherwise none."""
     other_data: bool = False
