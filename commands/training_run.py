@@ -208,15 +208,15 @@ class TrainingRun:
         split, self.selection = self.dataset.selection(self.config.optimization.select)
         names, labelled = self.dataset.cases(self.root, info, self.config.experiment.labelnum)
         lists, splits = self._lists(names, labelled, validation=split)
-        pseudo_labels = self._pseudo_labels(names[labelled:])
+        self.pseudo_labels = self._pseudo_labels(names[labelled:])
         if not self._reads_unlabelled:
             names = names[:labelled]
-        self.data = self._training_data(names, labelled, pseudo_labels)
+        self.data = self._training_data(names, labelled)
         self._check_counts()
         others = len(names) - labelled
         labelled_files = self.data.files[: len(self.data.files) - others]
-        if pseudo_labels is not None:
-            labelled_files += [(path.name, path) for path in pseudo_labels.files.values()]
+        if self.pseudo_labels is not None:
+            labelled_files += [(path.name, path) for path in self.pseudo_labels.files.values()]
         self.run_data = run_data(
             self.root,
             self.dataset,
@@ -275,9 +275,7 @@ class TrainingRun:
         check_lists(self.root, info, lists, unread=lists.keys() - splits)
         return lists, splits
 
-    def _training_data(
-        self, names: Sequence[str], labelled: int, pseudo_labels: PseudoLabels | None
-    ) -> Any:
+    def _training_data(self, names: Sequence[str], labelled: int) -> Any:
         data = self.config.data
         intensity = tuple(INTENSITIES[name] for name in data.intensity)
         spatial = tuple(SPATIAL[name] for name in data.spatial)
@@ -286,8 +284,8 @@ class TrainingRun:
             for usual in self.dataset.spatial(data.patch_size)
         )
         read_data = self.dataset.data(self.config)
-        if pseudo_labels is not None:
-            read_data = partial(read_data, pseudo_label_of=pseudo_labels)
+        if self.pseudo_labels is not None:
+            read_data = partial(read_data, pseudo_label_of=self.pseudo_labels)
         return read_data(self.dataset.info, self.root, names, labelled, augment, say=self.say)
 
     def _check_counts(self) -> None:
@@ -489,6 +487,11 @@ class TrainingRun:
             f"{self.device} x {world()}, {in_words(self.device, self.amp)}; "
             f"TensorBoard: tensorboard --logdir {self.folder}"
         )
+        if self.pseudo_labels is not None:
+            log.say(
+                f"--pseudo_labels {self.config.data.pseudo_labels}: the labels of "
+                f"{len(self.pseudo_labels.files)} unlabelled cases, which count as labelled"
+            )
         if self.config.runtime.sync_batch_norm and world() == 1:
             log.say(
                 "--sync_batch_norm: changes nothing with one process; "

@@ -133,6 +133,13 @@ def test_the_folder_is_recorded_in_config_json(roots, predictions, tmp_path):
     assert content["options"]["data"]["pseudo_labels"] == str(predictions)
 
 
+def test_train_log_has_the_number_of_predicted_labels(roots, predictions, tmp_path):
+    train_any([*flags(roots[3], predictions, tmp_path / "runs"), "--method", "supervised"])
+    (path,) = (tmp_path / "runs").rglob("train.log")
+    line = f"--pseudo_labels {predictions}: the labels of 2 unlabelled cases, which count as"
+    assert line in path.read_text(encoding="utf-8")
+
+
 def test_a_run_whose_predicted_labels_have_changed_is_not_resumed(
     raw, roots, predictions, tmp_path
 ):
