@@ -65,13 +65,23 @@ def check_patch(net: Network | MeanOfNetworks, patch_size: Sequence[int], images
             f"{flag}: a patch may have at most {LARGEST} voxels, more do not fit into memory; give "
             f"smaller sides"
         )
+    fault = _size_fault(net, patch_size, images)
+    if not fault:
+        return
+    if images == 1 and not _size_fault(net, patch_size, images=2):
+        fault += " (--labeled_bs sets how many)"
+    raise UserError(f"{flag}: {fault}")
+
+
+def _size_fault(
+    net: Network | MeanOfNetworks, patch_size: Sequence[int], images: int
+) -> str | None:
+    """Why the network cannot take so many images of that size in a pass; None if it can."""
     try:
         net.check_size(tuple(patch_size), images)
     except ValueError as error:
-        hint = ""
-        if images == 1:
-            hint = " (--labeled_bs sets how many)"
-        raise UserError(f"{flag}: {error}{hint}") from None
+        return str(error)
+    return None
 
 
 def share_batch_norm(nets: Iterable[nn.Module], device: torch.device) -> None:

@@ -320,6 +320,19 @@ def test_patches_batches_and_processes_that_no_machine_has():
     line(lambda: check_processes("workers", 1000), "--workers 1000", "at most")
 
 
+def test_more_images_are_advised_only_where_they_help():
+    net = build_network(LA_PAGE.info, "VNet", {})
+    with pytest.raises(UserError, match="more images .--labeled_bs sets how many.$"):
+        check_patch(net, (16, 16, 16), images=1)
+    with pytest.raises(UserError, match="multiples of 16$"):
+        check_patch(net, (20, 16, 16), images=1)
+
+
+def test_a_single_labelled_image_is_refused_with_the_smallest_number():
+    with pytest.raises(UserError, match="--labeled_bs 1: must be at least 2"):
+        check_batch(2, 1)
+
+
 @pytest.mark.parametrize(
     "error", [OSError(36, "File name too long", "xxx"), MemoryError("Unable to allocate 7 TiB")]
 )

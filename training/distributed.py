@@ -79,7 +79,12 @@ def process_group(device: torch.device) -> Generator[torch.device, None, None]:
 
 def check_batch(batch_size: int, labeled_bs: int) -> None:
     """Raise UserError unless every process gets two halves of labelled and unlabelled images."""
-    if labeled_bs < 2 or labeled_bs * 2 != batch_size:
+    if labeled_bs < 2:
+        raise UserError(
+            f"--labeled_bs {labeled_bs}: must be at least 2, because labelled images are mixed in "
+            "pairs; set --batch_size to twice as many"
+        )
+    if labeled_bs * 2 != batch_size:
         raise UserError(
             f"--labeled_bs {labeled_bs} must be half of --batch_size {batch_size}: "
             "labelled and unlabelled images are mixed in pairs"
