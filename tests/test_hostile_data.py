@@ -322,9 +322,9 @@ def test_patches_batches_and_processes_that_no_machine_has():
 
 def test_more_images_are_advised_only_where_they_help():
     net = build_network(LA_PAGE.info, "VNet", {})
-    with pytest.raises(UserError, match="more images .--labeled_bs sets how many.$"):
+    with pytest.raises(UserError, match=r"more images \(--labeled_bs sets how many\)$"):
         check_patch(net, (16, 16, 16), images=1)
-    with pytest.raises(UserError, match="multiples of 16$"):
+    with pytest.raises(UserError, match=r"multiples of 16$"):
         check_patch(net, (20, 16, 16), images=1)
 
 
