@@ -4,8 +4,8 @@
 
 Protocol: patches 112x112x80, batch 4 + 4, 2 000 + 15 000 iterations, seed 1337. The best checkpoint
 is selected on test.list, because the data set has no validation list (--select val uses one of
-yours). It is made for one GPU with about 7 GiB. Short runs on a CPU are in docs/results/la.md; the
-full protocol was not run here.
+yours). It is made for one GPU: the tensors of a step need less than 4 GiB. Short runs on a CPU are
+in docs/results/la.md; the full protocol was not run here.
 
 Baselines and ablations: --method bcp, --method supervised, --egm none, --mask fixed, --teachers ema
 (docs/training.md). The same command resumes an interrupted run. Test with code/test_LA.py

@@ -1,6 +1,6 @@
 """Train, test and compare a table of runs: methods x numbers of labelled cases x folds x seeds.
 
-    python code/benchmark.py --dataset ACDC --root_path DATA --methods bcp ua_mt \
+    python code/benchmark.py --dataset ACDC --root_path DATA --methods bcp ua_mt \\
         --labelnums 3 7 --seeds 11 12 13 --jobs 2 --output TABLE -- --patch_size 128 128
 
 Flags of training follow after --, for all runs; --method_flags has those of one method. Each run

@@ -3,11 +3,10 @@
     python code/check_data.py --root_path MY_DATA
     python code/check_data.py --root_path OUT --pictures
 
-Every scan and label is read. Errors are what would stop preparation or training, or what training
-would learn wrongly from (a scan in two splits, the same image twice). Warnings are what somebody
-should look at, such as labels that fit better flipped. It prints a table and writes check.json;
---pictures draws every case. The exit status is 2 if there is an error. docs/data.md lists the
-checks.
+Every scan and label is read. Errors would stop preparation or training, or make training learn
+something wrong (a scan in two splits, the same image twice). Warnings are for you to look at, such
+as labels that fit better when flipped. The program prints a table and writes check.json; --pictures
+draws every case. The exit status is 2 if there is an error. docs/data.md lists the checks.
 """
 
 import sys

@@ -3,8 +3,8 @@
     python code/evaluate.py --predictions PREDICTIONS --labels LABELS --output SCORES
 
 Takes folders of NIfTI, NRRD or MHA label maps whose files have the same names, such as nnU-Net's.
-Writes metrics.csv and summary.json, which code/compare.py reads. If files do not fit, each is one
-line, nothing is written, and the exit status is 2.
+Writes metrics.csv and summary.json, which code/compare.py reads. If files do not fit, one line
+names each of them, nothing is written, and the exit status is 2.
 """
 
 import sys

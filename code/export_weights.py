@@ -1,10 +1,10 @@
-"""Write a checkpoint as the published code would have saved it, for test scripts of other people.
+"""Write a checkpoint as the published code would have saved it, for published test scripts.
 
     python code/export_weights.py code/model/BCP/ACDC_BCP_3_labeled weights.pth
 
 RUN is a run's folder, a stage's folder (pre_train: with the optimiser, to continue from) or a
-checkpoint file. Published test scripts load with strict=False: in a checkpoint of ours they would
-find no name they know, and would test random weights.
+checkpoint file. Published test scripts load with strict=False. They know none of the names in a
+checkpoint of ours, so without the export they would test random weights.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     python code/leaderboard.py TABLE/records --output leaderboard
 
-Records hold the scores of every case, so no data and no checkpoints are needed. Add a method by
-naming the records of another benchmark with the same protocol too. Writes leaderboard.json,
+Records have the scores of every case, so no data and no checkpoints are needed. To add a method,
+also name the records of another benchmark with the same protocol. Writes leaderboard.json,
 leaderboard.md and index.html.
 """
 

@@ -1,6 +1,10 @@
 """Write synthetic images in the layout of a public data set, to try everything without real data.
 
-python code/make_phantom.py --dataset ACDC --root DATA
+    python code/make_phantom.py --dataset ACDC --root DATA
+    python code/make_phantom.py --raw --root MY_DATA
+
+With --raw it writes raw scans in nnU-Net's layout, as your own scans would be. Prints the next
+command.
 """
 
 import sys

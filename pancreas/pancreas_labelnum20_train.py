@@ -7,8 +7,8 @@ processes together.
 
 Protocol: patches 96x96x96, batch 2 of each of four streams, 60 + 200 epochs (of 30 and 25 steps) of
 Adam, seed 1337. The best checkpoint is selected on test.txt, because the data set has no validation
-list (--select val uses one of yours). It is made for one GPU with about 7 GiB. It was not run here,
-because the data are not available.
+list (--select val uses one of yours). It is made for one GPU: the tensors of a step need less than
+4 GiB. It was not run here, because the data are not available.
 
 The same command resumes an interrupted run. Test with pancreas/test_pancreas.py.
 """
