@@ -1,10 +1,11 @@
-"""Write the tables of README.md and docs/leaderboard.md from the records of the leaderboard.
+"""Write the tables and results of README.md and the guides from the records of the leaderboard.
 
     python benchmarks/update_tables.py
 
 The records are in docs/results/leaderboard/TABLE/. A page has each table between the lines
 `<!-- table TABLE SELECTION -->` and `<!-- end of table -->`. SELECTION is best, last, test_selected
-or, for a table with fewer columns, short. Prints the pages that have changed.
+or, for a table with fewer columns, short. A result of one method stands between
+`<!-- result TABLE METHOD -->` and `<!-- end of result -->`. Prints the pages that have changed.
 """
 
 import re
@@ -25,10 +26,18 @@ from utils.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDS = REPOSITORY / "docs" / "results" / "leaderboard"
-PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "leaderboard.md")
+PAGES = (
+    REPOSITORY / "README.md",
+    REPOSITORY / "docs" / "leaderboard.md",
+    REPOSITORY / "docs" / "methods.md",
+)
 BEGIN = r"(?P<begin><!-- table (?P<table>\w+) (?P<selection>\w+) -->\n)"
 END = r"(?P<end><!-- end of table -->)"
 BLOCK = re.compile(f"{BEGIN}.*?{END}", flags=re.DOTALL)
+RESULT = re.compile(
+    r"(?P<begin><!-- result (?P<table>\w+) (?P<method>\w+) -->).*?(?P<end><!-- end of result -->)",
+    flags=re.DOTALL,
+)
 SHORT = "short"
 SHORT_DISTANCES = ("hd95_voxel", "hd95_mm")
 
@@ -74,10 +83,30 @@ def short_table(table: dict[str, Any]) -> list[str]:
     return lines
 
 
+def result(name: str, method: str) -> str:
+    """Return a sentence with the test Dice of a method. Raises UserError if it has no record."""
+    for row in tables(name)["best"]["rows"]:
+        if row["method"] == method:
+            break
+    else:
+        raise UserError(f"{RECORDS / name}: has no record of --method {method}")
+    seeds = "1 seed"
+    if len(row["seeds"]) > 1:
+        seeds = f"{len(row['seeds'])} seeds"
+    sentence = f"{text.score(row['scores']['dice'])} with {seeds}"
+    if "difference" in row:
+        sentence += f"; difference to BCP: {text.difference(row)}"
+    return f"{sentence}."
+
+
 def updated(page: str) -> str:
-    """Return the text of a page with its tables written anew."""
-    return BLOCK.sub(
+    """Return the text of a page with its tables and results written anew."""
+    page = BLOCK.sub(
         lambda match: match["begin"] + block(match["table"], match["selection"]) + match["end"],
+        page,
+    )
+    return RESULT.sub(
+        lambda match: match["begin"] + result(match["table"], match["method"]) + match["end"],
         page,
     )
 
