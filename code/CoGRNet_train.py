@@ -5,9 +5,9 @@
 
 Protocol: 5 labelled volumes, patches 112x112x80 (KiTS19 128x128x64, LiTS 176x176x64), batch 4 + 4,
 1 001 + 5 001 iterations, where the published code stops (--loop_lengths published_text: 2 000 + 10
-000, as the paper states), seed 1337. The best checkpoint is selected on the test list, because there
-is no validation list (--select val uses one of yours). It is made for one GPU. Short runs on a CPU
-are in docs/results/cogrnet.md; the full protocol was not run here.
+000, as the paper states), seed 1337. The best checkpoint is selected on the test list, because
+there is no validation list (--select val uses one of yours). It is made for one GPU. Short runs on
+a CPU are in docs/results/cogrnet.md; the full protocol was not run here.
 
 Baselines: --labels dense, --method supervised (only coarse labels), --method pseudo_label (no
 copy-paste), --focus off. The same command resumes an interrupted run. Test with
