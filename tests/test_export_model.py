@@ -14,6 +14,7 @@ import fewlabels
 from commands import export_model as command
 from commands import model_formats
 from datasets import acdc, la, pancreas
+from networks.mean import MeanOfNetworks
 from networks.operations import Operation
 from networks.registry import NETWORKS, build
 from utils.errors import UserError
@@ -137,6 +138,16 @@ def test_exported_programs_of_all_networks_agree_with_torch(tmp_path, name, egm)
 
 
 @pytest.mark.usefixtures("narrow_network")
+def test_the_mean_of_several_networks_is_exported_as_one_network():
+    pytest.importorskip("onnx")
+    net = MeanOfNetworks([network("unet"), build("resunet", 1, 4, {})]).eval()
+    images = torch.randn(2, 1, 32, 48, generator=torch.Generator().manual_seed(0))
+    program = model_formats.program("onnx", net, images, "")
+    larger = torch.randn(1, 1, 48, 32, generator=torch.Generator().manual_seed(1))
+    assert largest_difference(net, larger, program.run(larger)) < 1e-5
+
+
+@pytest.mark.usefixtures("narrow_network")
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) - set(INFO)))
 def test_torchscript_agrees_with_torch_for_the_networks_of_other_methods(tmp_path, name):
     dims = NETWORKS[name].dims
@@ -202,6 +213,15 @@ def test_the_file_holds_classes_patch_size_spacing_and_normalisation(tmp_path):
         "T2: (v - mean) / standard deviation over the volume; "
         "y resampled to 1.5 mm; z resampled to 2 mm"
     )
+
+
+@pytest.mark.usefixtures("narrow_network")
+def test_an_exported_program_has_its_description_as_an_extra_file(tmp_path):
+    path, _ = checkpoint(tmp_path, "unet")
+    result = fewlabels.export_model(path, "torch")
+    files = {"fewlabels": ""}
+    torch.export.load(result.file, extra_files=files)
+    assert json.loads(files["fewlabels"]) == result.description
 
 
 @pytest.mark.usefixtures("narrow_network")
