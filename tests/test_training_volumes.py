@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 
 import helpers
@@ -28,6 +29,7 @@ from methods.base import TrainingStage
 from methods.edge_guided import DualTeacher
 from methods.supervised import Supervised
 from networks.net_factory_la_ega import net_factory
+from training.checkpoint import load, save
 from training.device import place
 from training.memory import step_memory
 from utils.errors import Interrupted, UserError
@@ -156,9 +158,18 @@ def test_two_processes_share_an_epoch(tiny, tmp_path):
 
 
 def test_both_checkpoints_are_tested_and_named(tiny, tmp_path, whole, capsys):
+    """Here the best network is the last one, which would be tested once, so the last checkpoint is
+    given a later iteration.
+    """
     dataset, numbers, root = tiny
+    runs = tmp_path / "runs"
+    shutil.copytree(whole, runs)
+    (last,) = runs.rglob("self_train/last.pth")
+    content = load(last)
+    content["progress"]["step"] += 1
+    save(last, content)
     flags = ["--stride", "32", "32", "16", "--output_dir", str(tmp_path / "out")]
-    evaluate(dataset, flags, labelnum=numbers["labelnum"], output_root=whole, root_path=root)
+    evaluate(dataset, flags, labelnum=numbers["labelnum"], output_root=runs, root_path=root)
     said = capsys.readouterr().out
     assert "too good" in said and "not selected" in said
     for folder in ("out", "out/last"):
