@@ -166,7 +166,8 @@ def test_both_checkpoints_are_tested_and_named(tiny, tmp_path, whole, capsys):
     shutil.copytree(whole, runs)
     (last,) = runs.rglob("self_train/last.pth")
     content = load(last)
-    content["progress"]["step"] += 1
+    for number in ("step", "validated"):
+        content["progress"][number] += 1
     save(last, content)
     flags = ["--stride", "32", "32", "16", "--output_dir", str(tmp_path / "out")]
     evaluate(dataset, flags, labelnum=numbers["labelnum"], output_root=runs, root_path=root)
