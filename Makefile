@@ -2,15 +2,17 @@
 # make test   style, types and tests
 # make test-all   the long tests too
 # make test-lowest   tests with the lowest versions that requirements.txt allows, in an environment of their own
+# make test-trackers   the loggers wandb and mlflow, offline, in an environment of their own
 # make test-gpu   what only an NVIDIA GPU can show
 # make docs   the guides as a web site, site/index.html
 PYTHON ?= python3
 PY := .venv/bin/python
 LOWEST := .venv-lowest
+TRACKERS := .venv-trackers
 DEMO := demo
 DOCS := .venv-docs
 
-.PHONY: demo test test-all test-lowest test-gpu docs clean-demo
+.PHONY: demo test test-all test-lowest test-trackers test-gpu docs clean-demo
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -44,6 +46,14 @@ LOWEST_TESTS := tests/test_architecture.py tests/test_preparation.py tests/test_
 
 test-lowest: $(LOWEST)/ready
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n auto --dist worksteal $(LOWEST_TESTS)
+
+$(TRACKERS)/ready: requirements.txt
+	$(PYTHON) -m venv $(TRACKERS)
+	$(TRACKERS)/bin/python -m pip install --quiet -r requirements.txt wandb mlflow-skinny
+	touch $@
+
+test-trackers: $(TRACKERS)/ready
+	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -q tests/test_trackers.py
 
 test-gpu: .venv/ready
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 4 --dist worksteal -m cuda
