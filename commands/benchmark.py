@@ -125,16 +125,16 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """A finished benchmark: its leaderboard, and the reason of each cell that failed by its name.
+    """A finished benchmark: its leaderboard, and the reason of each run that failed by its name.
 
-    `leaderboard`: None if no cell has a result.
+    `leaderboard`: None if no run has a result.
     """
 
     leaderboard: LeaderboardResult | None
     failed: dict[str, str]
 
     def check(self) -> None:
-        """Raise UserError if a cell failed."""
+        """Raise UserError if a run failed."""
         if self.failed:
             count = counted(len(self.failed), "run")
             raise UserError(
