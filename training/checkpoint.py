@@ -259,11 +259,14 @@ def small_content(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _single_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with those in half precision, which `small_content` writes, as float32."""
+def _single_precision(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights with those in half precision, which `small_content` writes, as float32.
+
+    A damaged file may hold anything as a weight; that is found where a network takes the weights.
+    """
     single = dict(weights)
     for name, value in weights.items():
-        if value.dtype == torch.float16:
+        if isinstance(value, Tensor) and value.dtype == torch.float16:
             single[name] = value.float()
     return single
 
