@@ -195,7 +195,7 @@ def test_published_launcher(pancreas_root, tmp_path):
     assert (
         "--local-rank 0: accepted, changes nothing" in result.stdout and "cpu x 2" in result.stdout
     )
-    assert load(tmp_path / "cutmix_20_labeled" / "pre_train" / "last.pth")["progress"]["step"] == 2
+    assert load(tmp_path / "cutmix_50_labeled" / "pre_train" / "last.pth")["progress"]["step"] == 2
 
 
 @pytest.fixture
