@@ -21,6 +21,7 @@ from commands.leaderboard import read_costs
 from reporting import leaderboard_text as text
 from reporting.leaderboard import Bootstrap, leaderboard
 from reporting.record import read_records
+from reporting.words import counted
 from utils.cli import run
 from utils.errors import UserError
 
@@ -85,15 +86,11 @@ def short_table(table: dict[str, Any]) -> list[str]:
 
 def result(name: str, method: str) -> str:
     """Return a sentence with the test Dice of a method. Raises UserError if it has no record."""
-    for row in tables(name)["best"]["rows"]:
-        if row["method"] == method:
-            break
-    else:
+    rows = {row["method"]: row for row in tables(name)["best"]["rows"]}
+    if method not in rows:
         raise UserError(f"{RECORDS / name}: has no record of --method {method}")
-    seeds = "1 seed"
-    if len(row["seeds"]) > 1:
-        seeds = f"{len(row['seeds'])} seeds"
-    sentence = f"{text.score(row['scores']['dice'])} with {seeds}"
+    row = rows[method]
+    sentence = f"{text.score(row['scores']['dice'])} with {counted(len(row['seeds']), 'seed')}"
     if "difference" in row:
         sentence += f"; difference to BCP: {text.difference(row)}"
     return f"{sentence}."

@@ -143,7 +143,7 @@ def run(dataset: DatasetSpec, settings: EvaluationSettings) -> list[EvaluationRe
     tests: list[CheckpointTest] = []
     for file in checkpoint_files(settings, choice):
         test = CheckpointTest(dataset, settings, file, device)
-        if tests and test.is_of_iteration(tests[0]):
+        if tests and test.has_iteration_of(tests[0]):
             best = tests[0].checkpoint.path.name
             message(f"{file.path}: the same network as {best}, tested once")
             continue
@@ -301,10 +301,10 @@ class CheckpointTest:
         fast_net = fast_network(net.eval(), how, device, batch, self._amp)
         self._net = place(fast_net, device, info.dims, self._amp)
 
-    def is_of_iteration(self, other: "CheckpointTest") -> bool:
-        """Whether both checkpoints, which are of one stage, hold its network after one iteration.
+    def has_iteration_of(self, other: "CheckpointTest") -> bool:
+        """Whether two checkpoints of a stage were saved after the same iteration.
 
-        A published checkpoint does not record its iteration.
+        False for a published checkpoint, which does not record its iteration.
         """
         step = self.checkpoint.progress.get("step")
         return step is not None and step == other.checkpoint.progress.get("step")

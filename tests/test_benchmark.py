@@ -9,25 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+from benchmark_tables import TINY, assert_refused_before_anything_runs
+from benchmark_tables import table_settings as settings
 
-from commands.benchmark import BenchmarkSettings, TableProgress, run, table_cells
+from commands.benchmark import TableProgress, table_cells
 from commands.benchmark_cell import complete_cell, equal_time_lengths, is_complete, length_flags
 from reporting.record import read_record
 from utils.errors import UserError
 
 CODE = Path(__file__).parents[1] / "code"
-TINY = (
-    "--patch_size", "32", "32", "--batch_size", "4", "--labeled_bs", "2", "--val_every", "1",
-    "--device", "cpu",
-)  # fmt: skip
-
-
-def settings(root, output, **values):
-    usual = {
-        "dataset": "ACDC", "root_path": root, "output": output, "methods": ("bcp", "mean_teacher"),
-        "labelnums": (1,), "seeds": (1,), "pre_iterations": 1, "max_iterations": 2,
-    }  # fmt: skip
-    return BenchmarkSettings(**{**usual, **values})
 
 
 @pytest.mark.parametrize(
@@ -119,10 +109,8 @@ def test_flags_of_one_method_and_label_count_reach_only_its_cells(phantom_root, 
 def test_what_cannot_run_is_one_line_before_anything_runs(
     values, flags, message, phantom_root, tmp_path
 ):
-    with pytest.raises(UserError) as caught:
-        run(settings(phantom_root, tmp_path / "table", **values), [*TINY, *flags])
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-    assert not (tmp_path / "table" / "runs").exists()
+    table = settings(phantom_root, tmp_path / "table", **values)
+    assert_refused_before_anything_runs(table, [*TINY, *flags], message)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from operator import ne
 from pathlib import Path
 
 import pytest
+from benchmark_tables import TINY, assert_refused_before_anything_runs, table_settings
 from helpers import ACDC, LA, PANCREAS
 from raw_scans import write_raw_dataset
 from scripts import check, prepare
 
-from commands.benchmark import BenchmarkSettings, run, table_cells
+from commands.benchmark import run, table_cells
 from commands.benchmark_folds import divided, fold_root, read_splits, training_names, write_folds
 from dataloaders.splits import case_of_slice
 from datasets import pancreas
@@ -27,10 +29,6 @@ CODE = Path(__file__).parents[1] / "code"
 PATIENTS = [f"patient{number:03d}" for number in range(1, 8)]
 CASES = [f"{patient}_frame0{frame}" for patient in PATIENTS for frame in (1, 2)]
 PHANTOM_CASES = CASES[:6]
-TINY = (
-    "--patch_size", "32", "32", "--batch_size", "4", "--labeled_bs", "2", "--val_every", "1",
-    "--device", "cpu",
-)  # fmt: skip
 
 
 def owners(cases):
@@ -193,12 +191,7 @@ def test_the_slices_of_a_training_patient_stay_together(folder):
     assert len(set(patients)) == 1 + sum(map(ne, patients, patients[1:]))
 
 
-def settings(root, output, **values):
-    usual = {
-        "dataset": "ACDC", "root_path": root, "output": output, "methods": ("bcp",),
-        "labelnums": (1,), "seeds": (1,), "folds": 2, "pre_iterations": 1, "max_iterations": 1,
-    }  # fmt: skip
-    return BenchmarkSettings(**{**usual, **values})
+settings = partial(table_settings, methods=("bcp",), folds=2, max_iterations=1)
 
 
 def test_each_method_label_count_and_seed_has_a_run_in_each_fold(phantom_root, tmp_path):
@@ -234,10 +227,8 @@ def test_each_method_label_count_and_seed_has_a_run_in_each_fold(phantom_root, t
 def test_what_cannot_run_is_one_line_before_anything_runs(
     values, flags, message, phantom_root, tmp_path
 ):
-    with pytest.raises(UserError) as caught:
-        run(settings(phantom_root, tmp_path / "table", **values), [*TINY, *flags])
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-    assert not (tmp_path / "table" / "runs").exists()
+    table = settings(phantom_root, tmp_path / "table", **values)
+    assert_refused_before_anything_runs(table, [*TINY, *flags], message)
 
 
 def test_training_patients_without_volumes_are_refused(phantom_root, tmp_path):

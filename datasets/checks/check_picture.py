@@ -1,5 +1,6 @@
 """A picture of one case: its middle planes, and the same with the label over them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,11 +20,25 @@ NARROWEST = 0.04
 MARGIN = 0.35
 """Inches around a plane, for its title and letters."""
 LEGEND_ROW = 0.2
-"""Inches."""
+"""Inches of the height of a row of the legend."""
 LEGEND_COLUMNS = 4
 OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
-PLANES = {"L": "sagittal", "R": "sagittal", "P": "coronal", "A": "coronal"}
-PLANES |= {"I": "axial", "S": "axial"}
+PLANES = {
+    "L": "sagittal",
+    "R": "sagittal",
+    "P": "coronal",
+    "A": "coronal",
+    "I": "axial",
+    "S": "axial",
+}
+"""Name of the plane across an axis with that direction."""
+EDGES = (
+    (0.02, 0.5, "left", "center"),
+    (0.98, 0.5, "right", "center"),
+    (0.5, 0.02, "center", "bottom"),
+    (0.5, 0.98, "center", "top"),
+)
+"""Place of a letter at each edge of a plane, in its width and height, and alignment there."""
 
 
 def write_picture(path: Path, figure: Figure) -> None:
@@ -58,7 +73,7 @@ def draw_case(
     size *= SIDE / size.max()
     axes = [axis for axis in (2, 1, 0) if min(np.delete(size, axis)) >= NARROWEST]
     values = _values(label)
-    figure, cells = _grid(size, axes, rows=-(-len(values) // LEGEND_COLUMNS))
+    figure, cells = _grid(size, axes, rows=math.ceil(len(values) / LEGEND_COLUMNS))
     for column, axis in zip(cells.T, axes, strict=True):
         number = _slice_number(image, label, axis)
         plane = image.take(number, axis)
@@ -85,9 +100,14 @@ def _values(label: np.ndarray | None) -> list[int]:
 def _grid(size: np.ndarray, axes: Sequence[int], rows: int) -> tuple[Figure, np.ndarray]:
     """A figure and its cells: two rows, and a column for the plane across each axis.
 
-    `size`: inches of the body. `rows`: of the legend.
+    `size`: of the body along x, y and z, in inches. `rows`: number of rows of the legend.
     """
-    across, down = zip(*(np.delete(size, axis) for axis in axes), strict=True)
+    across: list[float] = []
+    down: list[float] = []
+    for axis in axes:
+        horizontal, vertical = np.delete(size, axis)
+        across.append(horizontal)
+        down.append(vertical)
     width = sum(across) + MARGIN * (len(axes) + 1)
     legend = LEGEND_ROW * (rows + 1)
     top = 2 * MARGIN
@@ -135,25 +155,10 @@ def _write_letters(cell: Axes, directions: str) -> None:
     if not directions:
         return
     right, top = directions
-    places = (
-        (0.02, 0.5, OPPOSITE[right]),
-        (0.98, 0.5, right),
-        (0.5, 0.02, OPPOSITE[top]),
-        (0.5, 0.98, top),
-    )
-    horizontal = {0.02: "left", 0.5: "center", 0.98: "right"}
-    vertical = {0.02: "bottom", 0.5: "center", 0.98: "top"}
-    for x, y, letter in places:
-        cell.text(
-            x,
-            y,
-            letter,
-            transform=cell.transAxes,
-            color="yellow",
-            fontsize=8,
-            ha=horizontal[x],
-            va=vertical[y],
-        )
+    letters = (OPPOSITE[right], right, OPPOSITE[top], top)
+    style = {"transform": cell.transAxes, "color": "yellow", "fontsize": 8}
+    for letter, (x, y, across, down) in zip(letters, EDGES, strict=True):
+        cell.text(x, y, letter, ha=across, va=down, **style)
 
 
 def _draw_legend(figure: Figure, values: Sequence[int], class_names: Mapping[int, str]) -> None:
