@@ -72,7 +72,7 @@ RUN := $(WHERE) --egm none --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pr
 RUNS := $(DEMO)/model/BCP/ACDC
 
 demo: .venv/ready
-	$(PY) code/make_phantom.py --dataset ACDC --test 18 --root $(DEMO)/data
+	$(PY) code/make_phantom.py --dataset ACDC --val 12 --test 18 --root $(DEMO)/data
 	@echo "two runs side by side; messages of the one with only labelled patients are in $(DEMO)/only_labelled.log"
 	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp only_labelled --method supervised $(RUN) >$(DEMO)/only_labelled.log 2>&1 & \
 	OMP_NUM_THREADS=1 $(PY) code/ACDC_labelnum3_train.py --exp with_unlabelled --method averaged_copy_paste $(RUN); status=$$?; \

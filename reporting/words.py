@@ -55,7 +55,9 @@ def notes(groups: Sequence[Group]) -> list[str]:
         )
     single = [group.name for group in groups if len(group.results) == 1]
     if single:
-        lines.append(f"Only one run, so the spread over seeds is not known: {', '.join(single)}.")
+        lines.append(
+            f"Groups with a single run, whose spread over seeds is not known: {', '.join(single)}."
+        )
     missed = [_missed(group) for group in groups]
     if any(count > 0 for count, _ in missed):
         counts = [

@@ -245,7 +245,7 @@ def test_figures_over_seeds_and_paired_differences(runs, tmp_path):
     assert {"command", "versions", "date", "bootstrap", "wilcoxon"} <= set(numbers)
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert (
-        "Only one run" not in page
+        "a single run" not in page
         and "mean teacher 1 of 8" in page
         and "No curves" in page
         and "omitted by --no-pictures" in page

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import narrowed
 from reference import fill_module
+from scipy.ndimage import gaussian_filter
 from scripts import main_of
 from threshold import info_of, plan, write_checkpoint
 
@@ -29,9 +30,7 @@ EDGE_GUIDED = [
     ("VNet", "corrected"),
     ("VNet_pancreas", "published"),
 ]
-# Instance norm over few voxels amplifies rounding: these weights give probabilities in float32 that
-# differ from those in float64 by up to 5e-5 (torch) and 2e-4 (ONNX Runtime).
-TOLERANCE = {"unet": 1e-5, "VNet": 1e-5, "VNet_pancreas": 1e-4}
+TOLERANCE = 1e-5
 
 
 @pytest.fixture
@@ -41,9 +40,35 @@ def narrow_network():
 
 
 def network(name, egm="none"):
+    torch.manual_seed(0)
     net = build(name, 1, INFO[name].classes, {"egm": egm})
-    fill_module(net, "")
+    if name == "VNet_pancreas":
+        train(net, SMALLEST[name])
+    else:
+        fill_module(net, "")
     return net.eval()
+
+
+def train(net, sides):
+    """Train for a few steps: the instance norm of an untrained network amplifies rounding.
+
+    With the weights of `fill_module`, torch in float32 differs from torch in float64 by up to 5e-5.
+    """
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    for step in range(5):
+        image = blobs(1, sides, seed=step)
+        label = (image[:, 0] > 0.5).long()
+        loss = torch.nn.functional.cross_entropy(net(image), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def blobs(count, sides, seed):
+    """Smooth random images (count, 1, ...) with noise."""
+    noise = np.random.default_rng(seed).standard_normal((count, 1, *sides))
+    smooth = gaussian_filter(noise, [0, 0] + [2] * len(sides))
+    return torch.as_tensor(smooth / smooth.std() + 0.3 * noise, dtype=torch.float32)
 
 
 def checkpoint(folder, name, egm="none", **settings):
@@ -57,8 +82,7 @@ def checkpoint(folder, name, egm="none", **settings):
 
 def other_images(name):
     """Three images whose sides differ from those of the patch."""
-    sides = [side + 16 for side in SMALLEST[name]]
-    return torch.randn(3, 1, *sides, generator=torch.Generator().manual_seed(1))
+    return blobs(3, [side + 16 for side in SMALLEST[name]], seed=100)
 
 
 def onnx_session(path):
@@ -90,7 +114,7 @@ def exported_program_difference(folder, name, egm):
     """The same of a torch.export file, for another batch of the patch's size."""
     path, net = checkpoint(folder, name, egm)
     result = fewlabels.export_model(path, "torch")
-    images = torch.randn(3, 1, *SMALLEST[name], generator=torch.Generator().manual_seed(1))
+    images = blobs(3, SMALLEST[name], seed=100)
     with torch.no_grad():
         logits = torch.export.load(result.file).module()(images)
     return largest_difference(net, images, logits)
@@ -105,36 +129,36 @@ def largest_difference(net, images, logits):
 
 @pytest.mark.parametrize("name, egm", EDGE_GUIDED)
 def test_onnx_runtime_agrees_with_torch_with_edge_guidance(tmp_path, name, egm):
-    assert onnx_difference(tmp_path, name, egm) < TOLERANCE[name]
+    assert onnx_difference(tmp_path, name, egm) < TOLERANCE
 
 
 @pytest.mark.usefixtures("narrow_network")
 @pytest.mark.parametrize("name", INFO)
 def test_onnx_runtime_agrees_with_torch_without_edge_guidance(tmp_path, name):
-    assert onnx_difference(tmp_path, name, "none") < TOLERANCE[name]
+    assert onnx_difference(tmp_path, name, "none") < TOLERANCE
 
 
 @pytest.mark.parametrize("name, egm", EDGE_GUIDED)
 def test_torchscript_agrees_with_torch_with_edge_guidance(tmp_path, name, egm):
-    assert torchscript_difference(tmp_path, name, egm) < TOLERANCE[name]
+    assert torchscript_difference(tmp_path, name, egm) < TOLERANCE
 
 
 @pytest.mark.usefixtures("narrow_network")
 @pytest.mark.parametrize("name", INFO)
 def test_torchscript_agrees_with_torch_without_edge_guidance(tmp_path, name):
-    assert torchscript_difference(tmp_path, name, "none") < TOLERANCE[name]
+    assert torchscript_difference(tmp_path, name, "none") < TOLERANCE
 
 
 @pytest.mark.usefixtures("narrow_network")
 def test_an_exported_program_agrees_with_torch_for_another_batch(tmp_path):
-    assert exported_program_difference(tmp_path, "unet", "none") < 1e-5
+    assert exported_program_difference(tmp_path, "unet", "none") < TOLERANCE
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("egm", ["published", "none"])
 @pytest.mark.parametrize("name", INFO)
 def test_exported_programs_of_all_networks_agree_with_torch(tmp_path, name, egm):
-    assert exported_program_difference(tmp_path, name, egm) < TOLERANCE[name]
+    assert exported_program_difference(tmp_path, name, egm) < TOLERANCE
 
 
 @pytest.mark.usefixtures("narrow_network")
@@ -144,7 +168,7 @@ def test_the_mean_of_several_networks_is_exported_as_one_network():
     images = torch.randn(2, 1, 32, 48, generator=torch.Generator().manual_seed(0))
     program = model_formats.program("onnx", net, images, "")
     larger = torch.randn(1, 1, 48, 32, generator=torch.Generator().manual_seed(1))
-    assert largest_difference(net, larger, program.run(larger)) < 1e-5
+    assert largest_difference(net, larger, program.run(larger)) < TOLERANCE
 
 
 @pytest.mark.usefixtures("narrow_network")
@@ -161,7 +185,7 @@ def test_torchscript_agrees_with_torch_for_the_networks_of_other_methods(tmp_pat
     images = torch.randn(3, 1, *[side + 16 for side in sides])
     with torch.no_grad():
         logits = torch.jit.load(result.file)(images)
-    assert largest_difference(net.eval(), images, logits) < 1e-5
+    assert largest_difference(net.eval(), images, logits) < TOLERANCE
 
 
 def test_no_fast_operation_takes_part_in_an_export(monkeypatch):
