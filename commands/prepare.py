@@ -172,8 +172,7 @@ def _check_flags(settings: PrepareSettings) -> None:
     check_processes("workers", settings.workers)
     if not settings.source.is_dir():
         raise UserError(
-            f"--source {settings.source}: no such folder; "
-            f"give the one with the {settings.dataset} scans"
+            f"--source {settings.source}: no such folder; name the folder that holds the raw scans"
         )
     if settings.root_path.resolve() == settings.source.resolve():
         raise UserError(

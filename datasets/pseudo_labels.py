@@ -235,7 +235,7 @@ def _file_of(folder: Path, case: str) -> Path:
 
 def _class_of_value(dataset: DatasetSpec) -> dict[int, int]:
     """The class of each value in label maps: class numbers, and the values of the download."""
-    class_of_value = {number: number for number in range(dataset.info.classes)}
+    class_of_value = {number: number for number in range(dataset.info.label_values)}
     if dataset.preparation is not None:
         for number, value in enumerate(dataset.preparation.raw_values):
             class_of_value[value] = number

@@ -88,6 +88,39 @@ def body(shape: tuple[int, ...], value: int = 40) -> np.ndarray:
     return np.repeat(plane[:, :, None], shape[2], 2) + noise(shape, seed=1) % 7
 
 
+def pancreas_scan(
+    root: Path, number: str, spacing, shape=(150, 140, 60), direction=None
+) -> tuple[np.ndarray, np.ndarray]:
+    label = blob(shape, (60, 62, 20), (99, 91, 39))
+    image = body(shape) + 60 * label.astype(np.int16)
+    write_scan(root / f"PANCREAS_{number}.nii.gz", image, spacing, direction=direction)
+    write_scan(root / "TCIA_labels" / f"label{number}.nii.gz", label, spacing, direction=direction)
+    return image, label
+
+
+def abdominal_scan(root: Path, dataset: str) -> tuple[str, np.ndarray, np.ndarray]:
+    """A scan of KiTS19 or LiTS with an organ and a tumour; its name, image and label as x, y, z."""
+    shape = (96, 90, 40)
+    label = blob(shape, (30, 32, 15), (50, 48, 24)) + blob(shape, (34, 36, 18), (40, 40, 20))
+    image = body(shape) + 60 * label.astype(np.int16)
+    image[:, :, :12] = -1000  # slices without body count as body everywhere
+    if dataset == "LiTS":
+        name = "volume-127"
+        write_scan(root / name / "volume-127.nii", image, (0.7, 0.8, 3))
+        write_scan(root / name / "segmentation-127.nii", label, (0.7, 0.8, 3))
+        return name, image, label
+    name = "case_00034"
+    for array, file in ((image, "imaging.nii.gz"), (label, "segmentation.nii.gz")):
+        # the slices of KiTS19's files come first
+        write_scan(
+            root / name / file,
+            array.transpose(2, 1, 0),
+            (3, 0.8, 0.7),
+            direction=ORIENTATIONS["IPL"],
+        )
+    return name, image, label
+
+
 def write_raw_dataset(
     root: Path,
     cases: dict[str, int],

@@ -10,12 +10,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from raw_scans import noise, write_scan
 from scripts import main_of
 from test_docs import DOCS, README, page_name
 
+import fewlabels
 from utils.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -25,6 +28,7 @@ FENCE = re.compile(r"^```(\w*)$\n.*?^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(
     r"^(?:<!-- needs (?P<need>[a-z ]+) -->\n)?```sh\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = {"data", "a download", "minutes"}
 SELF_CONTAINED = ("python code/make_phantom.py", "python -c ")
 COMMAND = re.compile(r"\b(?:code|pancreas)/(?P<script>\w+)\.py(?P<flags>.*)$")
@@ -121,3 +125,31 @@ def test_commands_that_need_no_data_work_in_their_order(page, tmp_path):
             check=False,
         )
         assert result.returncode == 0, f"{block}\n{result.stderr}"
+
+
+def python_blocks(page: Path) -> list[str]:
+    return PYTHON_BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def test_the_examples_in_python_predict_with_a_checkpoint_and_with_its_export(
+    tmp_path, monkeypatch
+):
+    pytest.importorskip("onnxruntime")
+    from_file, from_checkpoint = python_blocks(DOCS / "prediction.md")
+    monkeypatch.chdir(tmp_path)
+    scan = noise((40, 36, 3))
+    write_scan(tmp_path / "scan.nii.gz", scan, (1.5, 1.5, 8.0))
+    checkpoint = str(REPOSITORY / "weights" / "acdc_3_labels.pth")
+    names: dict[str, Any] = {}
+    exec(from_checkpoint.replace('"RUN"', repr(checkpoint)), names)
+    assert names["prediction"].labels.shape == scan.shape
+    fewlabels.export_model(checkpoint, "onnx", "model.onnx")
+    names = {"image": np.zeros((1, 1, 128, 128), np.float32)}
+    exec(from_file, names)
+    assert names["logits"].shape == (1, 4, 128, 128)
+    assert names["about"]["dataset"] == "ACDC"
+
+
+def test_only_the_guides_with_tests_of_their_own_have_examples_in_python():
+    pages = [page.name for page in PAGES if python_blocks(page)]
+    assert pages == ["extending.md", "prediction.md"]

@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 from forked import Forked
 from helpers import unfinished
-from raw_scans import ORIENTATIONS, acdc_patient, blob, body, la_scan, noise, write_scan
+from raw_scans import (
+    ORIENTATIONS,
+    abdominal_scan,
+    acdc_patient,
+    blob,
+    body,
+    la_scan,
+    noise,
+    pancreas_scan,
+    write_scan,
+)
 from scipy.ndimage import binary_dilation, binary_fill_holes, map_coordinates
 from scipy.ndimage import label as label_pieces
 from scripts import prepare
@@ -205,16 +215,6 @@ def test_coranets_box(low, high, length, box):
     assert coranet_range(low, high, length) == box
 
 
-def pancreas_scan(
-    root: Path, number: str, spacing, shape=(150, 140, 60), direction=None
-) -> tuple[np.ndarray, np.ndarray]:
-    label = blob(shape, (60, 62, 20), (99, 91, 39))
-    image = body(shape) + 60 * label.astype(np.int16)
-    write_scan(root / f"PANCREAS_{number}.nii.gz", image, spacing, direction=direction)
-    write_scan(root / "TCIA_labels" / f"label{number}.nii.gz", label, spacing, direction=direction)
-    return image, label
-
-
 def test_pancreas_as_coranet(tmp_path):
     image, label = pancreas_scan(tmp_path / "raw", "0001", (0.5, 0.5, 1.0))
     assert run("Pancreas", tmp_path / "raw", tmp_path / "out") == 0
@@ -290,28 +290,8 @@ def test_the_two_pancreas_preparations_do_not_mix(tmp_path):
 
 @pytest.mark.parametrize("dataset, info", [("KiTS19", KITS19), ("LiTS", LITS)])
 def test_kits19_and_lits(tmp_path, dataset, info):
-    kits = dataset == "KiTS19"
-    shape, (low, width) = (96, 90, 40), ((-160, 400) if kits else (-100, 300))
-    label = blob(shape, (30, 32, 15), (50, 48, 24)) + blob(shape, (34, 36, 18), (40, 40, 20))
-    image = body(shape) + 60 * label.astype(np.int16)
-    image[:, :, :12] = -1000  # slices without body count as body everywhere
-    name = "case_00034" if kits else "volume-127"
-    files = (
-        ("imaging.nii.gz", "segmentation.nii.gz")
-        if kits
-        else ("volume-127.nii", "segmentation-127.nii")
-    )
-    for array, file in zip((image, label), files, strict=True):
-        # KiTS19's files have their slices first, LiTS' last
-        array, spacing = (
-            (array.transpose(2, 1, 0), (3, 0.8, 0.7)) if kits else (array, (0.7, 0.8, 3))
-        )
-        write_scan(
-            tmp_path / "raw" / name / file,
-            array,
-            spacing,
-            direction=ORIENTATIONS["IPL" if kits else "LPS"],
-        )
+    low, width = {"KiTS19": (-160, 400), "LiTS": (-100, 300)}[dataset]
+    name, image, label = abdominal_scan(tmp_path / "raw", dataset)
     assert run(dataset, tmp_path / "raw", tmp_path / "out", "--size", 48, 40, 32) == 0
     stored, truth, attributes = read(info.path(tmp_path / "out", name))
     slices, marked = image.transpose(2, 1, 0), label.transpose(2, 1, 0)

@@ -8,7 +8,14 @@ import nibabel
 import numpy as np
 import pytest
 from helpers import train_any, train_two_slices
-from raw_scans import acdc_patient, la_scan, write_raw_dataset, write_scan
+from raw_scans import (
+    abdominal_scan,
+    acdc_patient,
+    la_scan,
+    pancreas_scan,
+    write_raw_dataset,
+    write_scan,
+)
 from scripts import prepare
 
 from dataloaders.hdf5 import read_case
@@ -218,6 +225,46 @@ def test_label_maps_of_acdc_become_its_slices(tmp_path):
         path = tmp_path / "data" / acdc.info.slice_file.format(name)
         expected = stored_label(path, acdc.info, dims=2)
         assert expected.any() and np.array_equal(label_of(name, expected.shape), expected)
+
+
+@pytest.mark.parametrize(
+    ("variant", "case", "spacing"),
+    [("coranet", "0001", (0.5, 0.5, 1.0)), ("mcnet", "image0001_norm", (1.0, 1.0, 1.0))],
+)
+def test_label_maps_of_pancreas_are_cropped_and_scaled_as_the_prepared_scan(
+    tmp_path, variant, case, spacing
+):
+    pancreas = all_datasets()["Pancreas"]
+    pancreas_scan(tmp_path / "raw", "0001", spacing)
+    where = ["--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "data")]
+    assert prepare(["--dataset", "Pancreas", *where, "--variant", variant, "--workers", "1"]) == 0
+    (tmp_path / "predictions").mkdir()
+    shutil.copy(
+        tmp_path / "raw" / "TCIA_labels" / "label0001.nii.gz",
+        tmp_path / "predictions" / f"{case}.nii.gz",
+    )
+    expected = stored_label(pancreas.info.path(tmp_path / "data", case), pancreas.info, dims=3)
+    label_of = labels_of(tmp_path / "predictions", tmp_path / "data", pancreas, [case])
+    assert expected.any() and np.array_equal(label_of(case, expected.shape), expected)
+
+
+@pytest.mark.parametrize("name", ["KiTS19", "LiTS"])
+def test_label_maps_of_abdominal_scans_are_turned_cropped_and_resized(tmp_path, name):
+    """Nearest voxels, as in the preparation except where two are equally near."""
+    dataset = all_datasets()[name]
+    case, _, _ = abdominal_scan(tmp_path / "raw", name)
+    where = ["--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "data")]
+    size = ["--size", "48", "40", "32"]
+    assert prepare(["--dataset", name, *where, *size, "--workers", "1"]) == 0
+    (tmp_path / "predictions").mkdir()
+    (segmentation,) = (tmp_path / "raw" / case).glob("segmentation*")
+    ending = "".join(segmentation.suffixes)
+    shutil.copy(segmentation, tmp_path / "predictions" / f"{case}{ending}")
+    expected = stored_label(dataset.info.path(tmp_path / "data", case), dataset.info, dims=3)
+    label_of = labels_of(tmp_path / "predictions", tmp_path / "data", dataset, [case])
+    found = label_of(case, expected.shape)
+    assert set(np.unique(expected)) == {0, 1, 2}
+    assert (found == expected).mean() > 0.999
 
 
 @pytest.mark.parametrize("ending", [".npy", ".h5"])
