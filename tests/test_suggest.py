@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import threshold
 import torch
 from raw_scans import ORIENTATIONS, write_scan
@@ -138,6 +139,21 @@ def test_the_folder_of_a_suggestion_has_image_labels_and_map(tmp_path, predictio
         written = nibabel.load(output / "a" / f"{file}.nii.gz")
         assert np.array_equal(written.get_fdata(), nibabel.load(original).get_fdata())
         np.testing.assert_allclose(written.affine, source.affine, atol=1e-5)
+
+
+def test_itk_lays_every_file_of_a_suggestion_onto_the_scan(tmp_path, predictions):
+    """3D Slicer and ITK-SNAP read NIfTI with ITK."""
+    suggest([str(predictions), "--output", str(tmp_path / "suggestions"), "--two_slices"])
+    scan = sitk.ReadImage(str(tmp_path / "in" / "a.nii.gz"))
+    files = sorted((tmp_path / "suggestions" / "a").glob("*.nii.gz"))
+    assert len(files) == 4
+    for file in files:
+        image = sitk.ReadImage(str(file))
+        assert image.GetSize() == scan.GetSize()
+        for position in ((0, 0, 0), (13, 11, 9)):
+            expected = scan.TransformIndexToPhysicalPoint(position)
+            found = image.TransformIndexToPhysicalPoint(position)
+            np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_the_two_slices_are_axial_and_coronal_and_marked(tmp_path, predictions):
