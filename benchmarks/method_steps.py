@@ -11,7 +11,6 @@ training on volumes logs. --json writes the last stage for the leaderboard; ther
 time of a step of pre-training relative to a step of the first method's last stage.
 """
 
-import math
 import statistics
 import sys
 import time
@@ -107,22 +106,19 @@ class Stages:
         return sum(images) / len(batch["image"])
 
     def memory(self, name: str, flags: Flags) -> float:
-        """Return the estimated GiB of a step of the stage with this name, NaN if there is none."""
+        """Return the estimated GiB of a step of the stage with this name."""
         labelled = flags.batch_size // 2
         unlabelled = 0
         if self.specs[name].uses_unlabelled:
             unlabelled = labelled
-        try:
-            estimate = step_memory(
-                self.stages[name],
-                labelled,
-                unlabelled,
-                channels=1,
-                patch_size=flags.patch_size,
-                moments=1,
-            )
-        except ValueError:  # the edge-guided U-Net takes no image as small as the estimate uses
-            return math.nan
+        estimate = step_memory(
+            self.stages[name],
+            labelled,
+            unlabelled,
+            channels=1,
+            patch_size=flags.patch_size,
+            moments=1,
+        )
         return estimate.step_bytes / 2**30
 
 
@@ -188,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             reference = costs[flags.methods[0]]["seconds"]
             costs[method]["pre_time"] = cost["seconds"] / reference
         rounded = {
-            method: {name: round(value, 3) for name, value in cost.items() if not math.isnan(value)}
+            method: {name: round(value, 3) for name, value in cost.items()}
             for method, cost in costs.items()
         }
         write_json(flags.json, {**provenance(), "methods": rounded})

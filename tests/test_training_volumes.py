@@ -14,6 +14,7 @@ from helpers import (
     PANCREAS,
     Context,
     assert_same,
+    of_any_size,
     signalled,
     stages,
     step_loss,
@@ -29,6 +30,7 @@ from methods.base import TrainingStage
 from methods.edge_guided import DualTeacher
 from methods.supervised import Supervised
 from networks.net_factory_la_ega import net_factory
+from networks.registry import build
 from training.checkpoint import load, save
 from training.device import place
 from training.memory import step_memory
@@ -236,7 +238,7 @@ def test_estimated_memory_is_what_the_losses_keep():
     keeps its output (two channels). Sums keep nothing. Four images of 64 x 16 x 16; 4 parameters,
     their gradients and one moment of the optimiser.
     """
-    phase = Twice(Context(nn.Sequential(nn.Conv3d(1, 2, 1), nn.ReLU())))
+    phase = Twice(Context(of_any_size(nn.Sequential(nn.Conv3d(1, 2, 1), nn.ReLU()))))
     memory = step_memory(phase, 2, 2, 1, (64, 16, 16), moments=1)
     assert memory.step_bytes == int(1.1 * 4 * 4 * 64 * 16 * 16 * 3) + 4 * 4 * 3
     assert memory.images == 2
@@ -254,6 +256,15 @@ def test_estimated_memory_is_what_the_losses_keep():
     step_memory(phase, 2, 2, 1, (64, 16, 16), moments=1)
     assert torch.equal(torch.get_rng_state(), state)
     assert less - weights < 0.6 * (whole - weights)
+
+
+def test_memory_is_estimated_for_the_edge_guided_unet_although_it_takes_no_small_images():
+    stage = Supervised(Context(build("unet", 1, 4, {"egm": "published"})))
+    small, large = (
+        step_memory(stage, 2, 0, 1, (side, side), moments=1).step_bytes for side in (96, 192)
+    )
+    fixed = 3 * sum(parameter.nbytes for parameter in stage.student.parameters())
+    assert large - fixed == pytest.approx(4 * (small - fixed), abs=4)
 
 
 def recomputing():

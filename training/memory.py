@@ -6,7 +6,7 @@
 import copy
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ def step_memory(
     probe = copy.deepcopy(stage)
     for network in probe.networks.values():
         network.cpu().train()
-    small = tuple(min(side, PROBE_SIDE) for side in patch_size)
+    small = _smallest(stage.networks.values(), patch_size)
     batch = {
         "image": torch.zeros(labelled + unlabelled, channels, *small),
         "label": torch.zeros(labelled, *small, dtype=torch.long),
@@ -99,7 +99,7 @@ def forward_bytes(net: nn.Module, channels: int, patch_size: Sequence[int], imag
 
     Measured on a patch of the smallest sides that the network takes and scaled up.
     """
-    small = _smallest(net, patch_size)
+    small = _smallest([net], patch_size)
     probe = copy.deepcopy(net).cpu().eval()
     with LiveBytes() as live:
         probe(torch.zeros(1, channels, *small))
@@ -107,17 +107,23 @@ def forward_bytes(net: nn.Module, channels: int, patch_size: Sequence[int], imag
     return weights + live.most * images * math.prod(patch_size) // math.prod(small)
 
 
-def _smallest(net: nn.Module, patch_size: Sequence[int]) -> tuple[int, ...]:
-    """Return sides of a small patch that the network takes, PROBE_SIDE if possible."""
-    check_size: Any = net.check_size  # every network has it, see networks.base.Network
+def _smallest(networks: Collection[nn.Module], patch_size: Sequence[int]) -> tuple[int, ...]:
+    """Return sides of a small patch that all networks take, PROBE_SIDE if possible."""
     for side in (PROBE_SIDE, 3 * PROBE_SIDE):
         small = tuple(min(whole, side) for whole in patch_size)
-        try:
-            check_size(small)
-        except ValueError:
-            continue
-        return small
+        if all(_takes(network, small) for network in networks):
+            return small
     return tuple(patch_size)
+
+
+def _takes(network: nn.Module, size: tuple[int, ...]) -> bool:
+    """Whether a network takes a patch of this size."""
+    check_size: Any = network.check_size  # every network has it, see networks.base.Network
+    try:
+        check_size(size)
+    except ValueError:
+        return False
+    return True
 
 
 class LiveBytes(TorchDispatchMode):
