@@ -38,7 +38,7 @@ class SuggestSettings:
     count: int = 3
     """Number of cases to suggest."""
     strategy: Strategy = "random"
-    """random: drawn with --seed; no other strategy has beaten it (docs/results/active.md).
+    """random: drawn with --seed; on real scans no other one was better (docs/results/active.md).
     uncertainty: the most uncertain cases. diverse: cases that differ from each other and from
     the labelled ones, by the network's deepest feature and the predicted volumes of the classes.
     combined: diverse ones among the most uncertain."""
