@@ -84,7 +84,7 @@ def make_groups(results: Sequence[Result], names: Sequence[str] = ()) -> list[Gr
 def group_scores(group: Group) -> dict[str, dict | None]:
     """Mean, standard deviation and values over the seeds, by convention, row and metric.
 
-    The rows are the mean over the classes and each class.     A convention is None where the
+    The rows are the mean over the classes and each class. A convention is None where the
     spacing is unknown.
     """
     scores: dict[str, dict | None] = {}
