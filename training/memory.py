@@ -44,8 +44,9 @@ class StepMemory:
             messages.append(
                 f"warning: {stage} sees one patch at a time, too few for batch normalisation: "
                 "validation, which uses the statistics of many, may segment nothing for long "
-                "(docs/results/la.md). Use a --labeled_bs of at least 4 per process, which gives "
-                "two patches, or --sync_batch_norm, which counts the patches of all processes"
+                "(docs/results/la.md). Use a --labeled_bs of at least 4 times the number of "
+                "processes, which gives two patches, or --sync_batch_norm, which counts the "
+                "patches of all processes"
             )
         return messages
 
