@@ -135,12 +135,6 @@ def unfinished(path):
     return unfinished_path(path)
 
 
-def of_any_size(network):
-    """A plain module as a network that takes images of any size."""
-    network.check_size = lambda size, images=2: None
-    return network
-
-
 @dataclass
 class Context:
     """A `methods.base.StageContext` whose every part a test can choose; settings that are not given

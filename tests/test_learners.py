@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from helpers import Context, assert_same, of_any_size, step_loss, together
+from helpers import Context, assert_same, step_loss, together
 from torch import nn
 
 from methods.base import TrainingStage, Validation
@@ -285,8 +285,8 @@ class TwoPasses(TrainingStage):
     name = "two_passes"
 
     def __init__(self) -> None:
-        super().__init__(Context(of_any_size(nn.Conv2d(1, 4, 3, padding=1))))
-        self.add_learner("other", of_any_size(nn.Conv2d(1, 4, 3, padding=1)))
+        super().__init__(Context(nn.Conv2d(1, 4, 3, padding=1)))
+        self.add_learner("other", nn.Conv2d(1, 4, 3, padding=1))
 
     def losses(self, batch, step):
         yield StepLoss(self.forward(batch["image"]).square().mean(), {})

@@ -14,7 +14,6 @@ from helpers import (
     PANCREAS,
     Context,
     assert_same,
-    of_any_size,
     signalled,
     stages,
     step_loss,
@@ -238,7 +237,7 @@ def test_estimated_memory_is_what_the_losses_keep():
     keeps its output (two channels). Sums keep nothing. Four images of 64 x 16 x 16; 4 parameters,
     their gradients and one moment of the optimiser.
     """
-    phase = Twice(Context(of_any_size(nn.Sequential(nn.Conv3d(1, 2, 1), nn.ReLU()))))
+    phase = Twice(Context(nn.Sequential(nn.Conv3d(1, 2, 1), nn.ReLU())))
     memory = step_memory(phase, 2, 2, 1, (64, 16, 16), moments=1)
     assert memory.step_bytes == int(1.1 * 4 * 4 * 64 * 16 * 16 * 3) + 4 * 4 * 3
     assert memory.images == 2

@@ -119,7 +119,9 @@ def _smallest(networks: Collection[nn.Module], patch_size: Sequence[int]) -> tup
 
 def _takes(network: nn.Module, size: tuple[int, ...]) -> bool:
     """Whether a network takes a patch of this size."""
-    check_size: Any = network.check_size  # every network has it, see networks.base.Network
+    check_size: Any = getattr(network, "check_size", None)
+    if check_size is None:  # not a whole network, but heads on its features
+        return True
     try:
         check_size(size)
     except ValueError:
