@@ -68,7 +68,7 @@ docs: $(DOCS)/ready
 	@echo "open site/index.html in a browser"
 
 WHERE := --root_path $(DEMO)/data --output_root $(DEMO)/model
-RUN := $(WHERE) --egm none --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 200 --max_iterations 600 --val_every 100
+RUN := $(WHERE) --egm none --patch_size 80 80 --batch_size 8 --labeled_bs 4 --pre_iterations 200 --max_iterations 1000 --val_every 100
 RUNS := $(DEMO)/model/BCP/ACDC
 
 demo: .venv/ready
