@@ -169,6 +169,12 @@ def labels_of(folder, root, dataset, names):
     return find_pseudo_labels(folder, root, dataset, names, say=lambda line: None)
 
 
+def prepare_published(folder, dataset, *flags):
+    """Prepare the scans in `raw` of a folder in the published form, into its `data`."""
+    where = ["--source", str(folder / "raw"), "--root_path", str(folder / "data")]
+    assert prepare(["--dataset", dataset, *where, *flags, "--workers", "1"]) == 0
+
+
 def stored_label(path, info, dims):
     return read_case(path, info, dims=dims)[1]
 
@@ -199,8 +205,7 @@ def test_label_maps_of_own_slices_become_what_preparation_makes_of_labels(raw, r
 def test_label_maps_of_la_are_cropped_as_the_prepared_scan(tmp_path, values):
     la = all_datasets()["LA"]
     la_scan(tmp_path / "raw", "A")
-    where = ["--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "data")]
-    assert prepare(["--dataset", "LA", *where, "--cases", "A", "--workers", "1"]) == 0
+    prepare_published(tmp_path, "LA", "--cases", "A")
     truth = np.zeros((60, 50, 6), np.uint8)
     truth[20:40, 18:31, 1:5] = values[1]
     write_scan(tmp_path / "predictions" / "A.nii.gz", truth, (0.625,) * 3)
@@ -212,8 +217,7 @@ def test_label_maps_of_la_are_cropped_as_the_prepared_scan(tmp_path, values):
 def test_label_maps_of_acdc_become_its_slices(tmp_path):
     acdc = all_datasets()["ACDC"]
     acdc_patient(tmp_path / "raw", "patient099")
-    where = ["--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "data")]
-    assert prepare(["--dataset", "ACDC", *where, "--workers", "1"]) == 0
+    prepare_published(tmp_path, "ACDC")
     (tmp_path / "predictions").mkdir()
     shutil.copy(
         tmp_path / "raw" / "training" / "patient099" / "patient099_frame12_gt.nii.gz",
@@ -236,8 +240,7 @@ def test_label_maps_of_pancreas_are_cropped_and_scaled_as_the_prepared_scan(
 ):
     pancreas = all_datasets()["Pancreas"]
     pancreas_scan(tmp_path / "raw", "0001", spacing)
-    where = ["--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "data")]
-    assert prepare(["--dataset", "Pancreas", *where, "--variant", variant, "--workers", "1"]) == 0
+    prepare_published(tmp_path, "Pancreas", "--variant", variant)
     (tmp_path / "predictions").mkdir()
     shutil.copy(
         tmp_path / "raw" / "TCIA_labels" / "label0001.nii.gz",
@@ -253,9 +256,7 @@ def test_label_maps_of_abdominal_scans_are_turned_cropped_and_resized(tmp_path, 
     """Nearest voxels, as in the preparation except where two are equally near."""
     dataset = all_datasets()[name]
     case, _, _ = abdominal_scan(tmp_path / "raw", name)
-    where = ["--source", str(tmp_path / "raw"), "--root_path", str(tmp_path / "data")]
-    size = ["--size", "48", "40", "32"]
-    assert prepare(["--dataset", name, *where, *size, "--workers", "1"]) == 0
+    prepare_published(tmp_path, name, "--size", "48", "40", "32")
     (tmp_path / "predictions").mkdir()
     (segmentation,) = (tmp_path / "raw" / case).glob("segmentation*")
     ending = "".join(segmentation.suffixes)
