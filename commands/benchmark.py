@@ -34,6 +34,7 @@ from utils.registry import check_name
 from utils.workers import check_processes, terminated
 
 AGAIN = "the same command continues the benchmark"
+ONLY_TESTS = "only tests"
 OWN_FLAGS = {
     "method": "--methods",
     "labelnum": "--labelnums",
@@ -324,6 +325,10 @@ class TableProgress:
         self.jobs = jobs
         self.failed: dict[str, str] = {}
         self.seconds: dict[str, list[float]] = {}
+        # These cells have been trained, and only lack the tests of all validated networks.
+        self.seconds_before = {
+            cell.name: cell.seconds() for cell in open_cells if cell.record.is_file()
+        }
         for cell in cells:
             if cell.name not in self.waiting:
                 self._learn(cell)
@@ -352,18 +357,27 @@ class TableProgress:
         )
 
     def _learn(self, cell: Cell) -> None:
-        self.seconds.setdefault(cell.method, []).append(cell.seconds())
+        self.seconds.setdefault(self._kind(cell), []).append(self._spent(cell))
+
+    def _spent(self, cell: Cell) -> float:
+        return cell.seconds() - self.seconds_before.get(cell.name, 0.0)
+
+    def _kind(self, cell: Cell) -> str:
+        return ONLY_TESTS if cell.name in self.seconds_before else cell.method
 
     def _remaining(self) -> str:
         """Return the expected time of the rest in words; empty before any cell has finished.
 
-        A method that has not finished yet counts as the mean of the others.
+        A method that has not finished yet counts as the mean of the others. Cells that are only
+        tested are not compared with those that train: the time is unknown until one of them has
+        finished.
         """
-        known = [seconds for of_method in self.seconds.values() for seconds in of_method]
-        if not known or not self.waiting:
+        known = [seconds for of_kind in self.seconds.values() for seconds in of_kind]
+        only_tests = any(name in self.seconds_before for name in self.waiting)
+        if not known or not self.waiting or (only_tests and ONLY_TESTS not in self.seconds):
             return ""
         total = 0.0
         for cell in self.waiting.values():
-            times = self.seconds.get(cell.method, known)
-            total += max(sum(times) / len(times) - cell.seconds(), 0.0)
+            times = self.seconds.get(self._kind(cell), known)
+            total += max(sum(times) / len(times) - self._spent(cell), 0.0)
         return f"; about {hours(total / min(self.jobs, len(self.waiting)))} left"

@@ -186,7 +186,8 @@ def complete_cell(cell: Cell, test_selected: bool) -> None:
     if not cell.record.is_file():
         run_cell(cell)
     if test_selected:
-        add_test_selected(cell)
+        with _timed(cell):
+            add_test_selected(cell)
 
 
 def run_cell(cell: Cell) -> None:

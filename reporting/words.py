@@ -55,9 +55,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
         )
     single = [group.name for group in groups if len(group.results) == 1]
     if single:
-        lines.append(
-            f"Groups with a single run, whose spread over seeds is not known: {', '.join(single)}."
-        )
+        lines.append(f"With only one run, the spread over seeds is not known: {', '.join(single)}.")
     missed = [_missed(group) for group in groups]
     if any(count > 0 for count, _ in missed):
         counts = [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,24 @@ def test_the_remaining_time_follows_from_finished_cells_of_the_method(phantom_ro
     progress = TableProgress(cells, cells[2:], jobs=2)
     # two cells of 120 s and two of 30 s, two at a time
     assert progress.start() == "6 runs, 2 done; about 00:02:30 left"
+
+
+def test_the_remaining_time_of_cells_that_are_only_tested_follows_from_such_tests(
+    cell, phantom_root, tmp_path, capsys
+):
+    chosen = settings(phantom_root, tmp_path, methods=("bcp",), seeds=(1, 2, 3))
+    cells = table_cells(chosen, TINY)
+    (tmp_path / "records").mkdir()
+    (tmp_path / "logs").mkdir()
+    for one, seconds in zip(cells, ("60", "100", "110"), strict=True):
+        shutil.copy(cell.record, one.record)
+        one.seconds_file.write_text(seconds)
+    progress = TableProgress(cells, cells, jobs=1)
+    assert progress.start() == "3 runs, 0 done"
+    cells[0].seconds_file.write_text("60\n20")
+    progress.finished(cells[0], failure="")
+    # 60 s of training and 20 s of tests; two cells are left
+    assert capsys.readouterr().out.endswith("00:01:20; about 00:00:40 left\n")
 
 
 def command(root, output, *flags):

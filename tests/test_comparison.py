@@ -245,7 +245,7 @@ def test_figures_over_seeds_and_paired_differences(runs, tmp_path):
     assert {"command", "versions", "date", "bootstrap", "wilcoxon"} <= set(numbers)
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert (
-        "a single run" not in page
+        "With only one run" not in page
         and "mean teacher 1 of 8" in page
         and "No curves" in page
         and "omitted by --no-pictures" in page
@@ -395,6 +395,7 @@ def test_a_page_of_an_edge_guided_run_is_not_called_bcp(tmp_path):
     compare([str(run), "--output", str(page), "--no-pictures", "--draws", "100"])
     text = (page / "index.html").read_text(encoding="utf-8")
     assert "<title>edge-guided BCP, dual teacher on ACDC</title>" in text
+    assert "the spread over seeds is not known: edge-guided BCP, dual teacher." in text
     numbers = json.loads((page / "compare.json").read_text(encoding="utf-8"))
     assert numbers["groups"][0]["name"] == "edge-guided BCP, dual teacher"
 
