@@ -235,6 +235,7 @@ def load_model(
     patch_size: Sequence[int] = (),
     stride: Sequence[int] = (),
     blend: Literal["uniform", "gaussian"] | None = None,
+    interpolation: Literal["linear", "nearest"] | None = None,
     batch: int = 0,
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto",
     accelerate: Literal["auto", "off", "fold", "compile"] = "auto",
@@ -251,13 +252,14 @@ def load_model(
     averages over all flips. `largest_component`: keep the largest component of each class.
     `patch_size`, `stride`: of the network's input and of the sliding window, in voxels; default:
     those of the checkpoint, and half a window. `blend`: how overlapping windows are averaged,
-    uniform or gaussian; default: gaussian for networks of own data, otherwise uniform. `batch`:
-    windows (default 4) or slices (16) that go through the network at a time. `amp`: precision: off
-    (float32), bf16, fp16, or auto, bfloat16 or float16 if the hardware computes in it.
-    `accelerate`: off, fold (batch norm becomes part of the convolutions), compile (torch.compile
-    too), or auto, which folds. `box`: LA, Pancreas, KiTS19, LiTS: start and end of each axis of the
-    array, in voxels, of the part to look at. `variant`, `size`: the preparation of Pancreas, or of
-    KiTS19 and LiTS, that the network was trained on.
+    uniform or gaussian; default: gaussian for networks of own data, otherwise uniform.
+    `interpolation`: how slices are resized from the network's size to the scan's: linear (default),
+    or nearest as in the published test. `batch`: windows (default 4) or slices (16) that go through
+    the network at a time. `amp`: precision: off (float32), bf16, fp16, or auto, bfloat16 or float16
+    if the hardware computes in it. `accelerate`: off, fold (batch norm becomes part of the
+    convolutions), compile (torch.compile too), or auto, which folds. `box`: LA, Pancreas, KiTS19,
+    LiTS: start and end of each axis of the array, in voxels, of the part to look at. `variant`,
+    `size`: the preparation of Pancreas, or of KiTS19 and LiTS, that the network was trained on.
 
     Raises UserError where there is no checkpoint, or options do not suit it.
     """
@@ -271,6 +273,7 @@ def load_model(
         "patch_size": patch_size,
         "stride": stride,
         "blend": blend,
+        "interpolation": interpolation,
         "batch": batch,
         "amp": amp,
         "accelerate": accelerate,
@@ -304,6 +307,7 @@ def predict(
     patch_size: Sequence[int] = (),
     stride: Sequence[int] = (),
     blend: Literal["uniform", "gaussian"] | None = None,
+    interpolation: Literal["linear", "nearest"] | None = None,
     batch: int = 0,
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto",
     accelerate: Literal["auto", "off", "fold", "compile"] = "auto",
@@ -344,6 +348,7 @@ def predict(
         "patch_size": patch_size,
         "stride": stride,
         "blend": blend,
+        "interpolation": interpolation,
         "batch": batch,
         "amp": amp,
         "accelerate": accelerate,
@@ -510,6 +515,7 @@ def test(
     patch_size: Sequence[int] = (),
     stride: Sequence[int] = (),
     blend: Literal["uniform", "gaussian"] = "uniform",
+    interpolation: Literal["linear", "nearest"] = "nearest",
     amp: Literal["off", "auto", "bf16", "fp16"] = "off",
     accelerate: Literal["off", "auto", "fold", "compile"] = "off",
     nsd_tolerance: float | Mapping[str, float] = TOLERANCE,
@@ -531,8 +537,8 @@ def test(
     the default). `output_dir`: folder for predictions, metrics.csv and summary.json; default: in
     the run's folder. `other_data`: test although the cases are not those that the run was trained
     with. `two_slices`: as in `train`. `patch_size`, `stride`: in voxels; default: the checkpoint's
-    and the published ones. `blend`, `amp`, `accelerate`: as in `load_model`; default: the published
-    arithmetic.
+    and the published ones. `blend`, `interpolation`, `amp`, `accelerate`: as in `load_model`;
+    default: the published arithmetic.
     """
     if isinstance(checkpoint, EvaluationSettings):
         if not isinstance(dataset, DatasetSpec):
@@ -547,6 +553,7 @@ def test(
         "stage_name": stage_name,
         "network": network,
         "blend": blend,
+        "interpolation": interpolation,
         "amp": amp,
         "accelerate": accelerate,
         "nsd_tolerance": tolerance_words(nsd_tolerance),

@@ -285,4 +285,7 @@ def _made_with(settings: PredictSettings, model: Model) -> Record:
     blend = getattr(predictors[0], "blend", "uniform")
     if blend != "uniform":
         made_with["blend"] = blend
+    interpolation = getattr(predictors[0], "interpolation", "nearest")
+    if interpolation != "nearest":
+        made_with["interpolation"] = interpolation
     return made_with

@@ -321,6 +321,11 @@ def _usual_blend(source: _Source) -> Blend:
 def _volume_predictor(
     settings: ModelSettings, patch_size: tuple[int, ...], device: torch.device, blend: Blend
 ) -> VolumePredictor:
+    if settings.interpolation is not None:
+        raise UserError(
+            "--interpolation: is for networks of slices; this one predicts volumes, which are not "
+            "resized; remove it"
+        )
     stride = settings.stride or tuple(max(side // 2, 1) for side in patch_size)
     check_stride(stride, "stride")
     return VolumePredictor(
@@ -351,6 +356,7 @@ def _slice_predictor(
         device,
         batch=settings.batch or SlicePredictor.batch,
         mirror=settings.tta == "mirror",
+        interpolation=settings.interpolation or "linear",
     )
 
 

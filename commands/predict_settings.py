@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from commands.predict_uncertainty import Kind
+from evaluation.slices import Interpolation
 from evaluation.speed import AccelerateFlag, Amp
 from evaluation.windows import Blend
 from utils.errors import UserError
@@ -48,6 +49,10 @@ class ModelSettings:
     weight, as in the published tests. gaussian: the weight falls towards the window's border, which
     gives smoother surfaces. Default: gaussian for networks of own data, uniform for those of public
     data sets."""
+    interpolation: Interpolation | None = None
+    """Slices: how predictions are resized from the network's size to that of the scan. linear
+    (default): the probabilities, by linear interpolation. nearest: by nearest neighbour, as in the
+    published test."""
     batch: int = 0
     """Windows or slices that go through the network at a time; 0: 4 windows or 16 slices. Fewer
     take less memory."""

@@ -28,6 +28,7 @@ from commands.runs import (
 from commands.test_folder import (
     PREDICTION,
     REMEDY,
+    USUAL,
     check_output,
     folder_of_file,
     move_results,
@@ -310,12 +311,12 @@ class CheckpointTest:
         return step is not None and step == other.checkpoint.progress.get("step")
 
     def _adapted(self, predictor: Any) -> Any:
-        """The predictor with --amp and --blend; itself where they have the published values."""
-        values: dict[str, object] = {}
+        """The predictor with --amp, --blend and --interpolation; itself where they have the
+        published values.
+        """
+        values: dict[str, object] = {**self._smoothing()}
         if self._amp is not None:
             values["amp"] = self._amp
-        if self._settings.blend != "uniform":
-            values["blend"] = self._settings.blend
         for flag in values:
             if not hasattr(predictor, flag):
                 raise UserError(
@@ -369,15 +370,19 @@ class CheckpointTest:
 
     def _not_published(self) -> dict[str, str]:
         """The settings that results depend on and that differ from the published arithmetic."""
-        settings: dict[str, str] = {}
+        settings = self._smoothing()
         if self._amp is not None:
             settings["amp"] = str(self._amp).removeprefix("torch.")
-        if self._settings.blend != "uniform":
-            settings["blend"] = self._settings.blend
         accelerate = accelerate_of(self._settings.accelerate)
         if accelerate != "off":
             settings["accelerate"] = accelerate
         return settings
+
+    def _smoothing(self) -> dict[str, str]:
+        """--blend and --interpolation where they differ from the published arithmetic."""
+        settings = self._settings
+        chosen = {"blend": settings.blend, "interpolation": settings.interpolation}
+        return {flag: value for flag, value in chosen.items() if value != USUAL[flag]}
 
     def _predict(self, cases: Sequence[Case], folder: Path) -> list[ClassScore]:
         """Predict and score the cases; the predictions are written to the folder.

@@ -18,7 +18,7 @@ from utils.messages import message
 from utils.names import csv_text
 
 PREDICTION = "_pred.nii.gz"
-USUAL = {"amp": "off", "blend": "uniform", "accelerate": "off"}
+USUAL = {"amp": "off", "blend": "uniform", "interpolation": "nearest", "accelerate": "off"}
 """What results that do not record these settings were made with."""
 REMEDY = "free space or name another place with --output_dir"
 

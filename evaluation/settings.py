@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from evaluation.masks import TOLERANCE
+from evaluation.slices import Interpolation
 from evaluation.speed import AccelerateFlag, Amp
 from evaluation.windows import Blend
 
@@ -52,6 +53,10 @@ class EvaluationSettings:
     blend: Blend = "uniform"
     """Volumes: how windows that overlap are averaged. uniform: all voxels of a window have the same
     weight, as published. gaussian: the weight falls towards the window's border."""
+    interpolation: Interpolation = "nearest"
+    """Slices: how predictions are resized from the network's size to that of the scan. nearest: the
+    classes, by nearest neighbour, as published. linear: the probabilities, by linear interpolation,
+    which gives smoother outlines."""
     amp: Amp = "off"
     """Mixed precision. bf16: bfloat16; fp16: float16; auto: the first of the two that the hardware
     computes in, otherwise off. off is the published arithmetic."""

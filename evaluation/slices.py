@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -13,15 +15,18 @@ from evaluation.passes import NO_MAPS, ExtraMaps, batch_maps, logits
 from training.device import place
 from utils.label_maps import most_probable
 
+Interpolation = Literal["nearest", "linear"]
+
 
 @dataclass(frozen=True)
 class SlicePredictor:
     """Predicts a volume (C, S, H, W) slice by slice, as BCP's ACDC test does.
 
-    Each slice is zoomed (order 0) to `patch_size`, and its most probable classes are zoomed back
-    (order 0). `batch` slices go through the network at a time; in eval mode the result is that of
-    one at a time, to float32 rounding. `mirror` is for `slabs` only: the mean over flipped slices.
-    `amp`: the type that the network is autocast to. `extra`: maps that `slabs` returns behind the
+    Each slice is zoomed (order 0) to `patch_size`. `interpolation`: how predictions are zoomed
+    back: nearest takes the most probable classes (order 0), linear the probabilities (order 1).
+    `batch` slices go through the network at a time; in eval mode the result is that of one at a
+    time, to float32 rounding. `mirror` is for `slabs` only: the mean over flipped slices. `amp`:
+    the type that the network is autocast to. `extra`: maps that `slabs` returns behind the
     probabilities.
     """
 
@@ -31,6 +36,7 @@ class SlicePredictor:
     mirror: bool = False
     amp: torch.dtype | None = None
     extra: ExtraMaps = NO_MAPS
+    interpolation: Interpolation = "nearest"
 
     def __call__(self, net: nn.Module, image: NDArray[np.float32]) -> NDArray[np.uint8]:
         """(C, S, H, W) to (S, H, W) class numbers; `net` must be in eval mode."""
@@ -44,8 +50,13 @@ class SlicePredictor:
         predicted: list[Tensor] = []
         for part in torch.split(slices, self.batch):
             output = logits(net, place(part, self.device, 2, self.amp), self.amp)
+            if self.interpolation == "linear":
+                output = zoom_linear(output.float().softmax(1), image.shape[-2:])
             predicted.append(most_probable(output.transpose(0, 1)))
-        return zoom_nearest_on_device(torch.cat(predicted), image.shape[-2:])
+        classes = torch.cat(predicted)
+        if self.interpolation == "nearest":
+            classes = zoom_nearest_on_device(classes, image.shape[-2:])
+        return classes
 
     @torch.inference_mode()
     def slabs(self, net: nn.Module, image: NDArray[np.float32]) -> Iterator[Tensor]:
@@ -60,5 +71,13 @@ class SlicePredictor:
             maps = batch_maps(
                 net, placed, self.mirror, amp=self.amp, extra=self.extra, number=number
             )
-            planes = maps.transpose(0, 1).cpu().numpy()  # (K + M, n, h, w)
-            yield torch.as_tensor(zoom_nearest(planes, image.shape[-2:]))
+            if self.interpolation == "linear":
+                maps = zoom_linear(maps.cpu(), image.shape[-2:])
+            else:
+                maps = torch.as_tensor(zoom_nearest(maps.cpu().numpy(), image.shape[-2:]))
+            yield maps.transpose(0, 1)  # (K + M, n, H, W)
+
+
+def zoom_linear(tensor: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize (N, C, H, W) to `size` linearly, as scipy.ndimage.zoom(order=1) does."""
+    return F.interpolate(tensor, size, mode="bilinear", align_corners=True)

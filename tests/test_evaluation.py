@@ -22,7 +22,7 @@ from dataloaders.phantom.write import write_acdc_phantom
 from evaluation.metrics import class_overlaps
 from evaluation.results import columns, metrics_csv, summarise, table
 from evaluation.scores import score_case
-from evaluation.slices import SlicePredictor
+from evaluation.slices import SlicePredictor, zoom_linear
 from evaluation.sliding_window import VolumePredictor
 from evaluation.validation import validate
 from networks.net_factory_ega import net_factory
@@ -266,3 +266,37 @@ def test_batches_of_slices_change_nothing(batch):
         ]
     )
     assert predicted.shape == image.shape and (predicted != expected).mean() < 1e-3
+
+
+@pytest.mark.parametrize("size", [(13, 11), (7, 5), (4, 9), (40, 1)])
+def test_probabilities_are_resized_as_scipy_interpolates_linearly(size):
+    array = np.random.default_rng(0).random((2, 3, 7, 5), np.float32)
+    factors = (1, 1, size[0] / 7, size[1] / 5)
+    expected = ndimage.zoom(array.astype(np.float64), factors, order=1)
+    found = zoom_linear(torch.as_tensor(array), size).numpy()
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    if size == (7, 5):
+        assert np.array_equal(found, array)
+
+
+def test_linear_interpolation_moves_the_outline_between_the_pixels_of_the_network():
+    """Two columns with foreground probabilities 0.8 and 0 become nine, from 0.8 down in steps of 0.1.
+
+    The first three are above 0.5. By nearest neighbour, the first four or five are foreground.
+    """
+
+    class Halves(torch.nn.Module):
+        def forward(self, images):
+            foreground = torch.tensor([0.8, 0.0]).expand(len(images), 1, 2, 2)
+            return torch.cat([1 - foreground, foreground], 1).clamp(1e-9).log()
+
+    image = np.zeros((1, 3, 2, 9), np.float32)
+    predictor = SlicePredictor((2, 2), torch.device("cpu"), batch=2, interpolation="linear")
+    classes = predictor(Halves(), image)
+    assert np.array_equal(classes, np.broadcast_to([1, 1, 1, 0, 0, 0, 0, 0, 0], (3, 2, 9)))
+    probabilities = torch.cat(list(predictor.slabs(Halves(), image)), 1)
+    expected = torch.linspace(0.8, 0, 9).expand(3, 2, 9)
+    torch.testing.assert_close(probabilities[1], expected, rtol=0, atol=1e-6)
+    nearest = SlicePredictor((2, 2), torch.device("cpu"))(Halves(), image)
+    assert nearest[0, 0].sum() in (4, 5)

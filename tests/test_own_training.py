@@ -102,6 +102,8 @@ def test_from_raw_scans_to_predictions_on_their_own_grid(
     arithmetic_of_the_test = ["--amp", "off", "--accelerate", "off"]
     if dims == 3:
         arithmetic_of_the_test += ["--blend", "uniform"]
+    else:
+        arithmetic_of_the_test += ["--interpolation", "nearest"]
     assert load(best)["plan"] == read_plan(root).as_dict()
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["cases"] == 4 and "organ 5" in json.dumps(summary)

@@ -202,6 +202,8 @@ def test_a_published_2d_network_predicts_a_raw_scan_as_the_test_does(tmp_path):
             32,
             "--accelerate",
             "off",
+            "--interpolation",
+            "nearest",
         )
         == 0
     )

@@ -407,6 +407,24 @@ def test_only_volumes_of_own_data_are_blended_with_gaussian_weights_by_default(
     assert content["made_with"].get("blend") == blend
 
 
+@pytest.mark.parametrize(
+    "flags, recorded", [((), "linear"), (("--interpolation", "nearest"), None)]
+)
+def test_slices_are_resized_linearly_by_default(tmp_path, flags, recorded):
+    plan = threshold.plan(2)
+    path = threshold.checkpoint(tmp_path / "c.pth", threshold.info_of(plan), (8, 8), plan)
+    scans(tmp_path / "in", "a.nii.gz")
+    assert run(path, tmp_path / "in", tmp_path / "out", *flags) == 0
+    content = json.loads((tmp_path / "out" / "predict.json").read_text(encoding="utf-8"))
+    assert content["made_with"].get("interpolation") == recorded
+
+
+def test_volumes_have_no_interpolation(tmp_path, model):
+    scans(tmp_path / "in", "a.nii.gz")
+    with pytest.raises(UserError, match="--interpolation: is for networks of slices"):
+        run(model, tmp_path / "in", tmp_path / "out", "--interpolation", "nearest")
+
+
 def test_memory_counts_the_scans_that_are_prepared_ahead(tmp_path):
     """Another scan that waits is kept in float32, 4 bytes per voxel."""
     model = model_of(tmp_path, (None,) * 3)

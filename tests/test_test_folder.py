@@ -121,7 +121,9 @@ def test_predictions_of_two_splits_are_not_mixed(place):
 
 def test_a_test_has_the_published_arithmetic_unless_flags_name_another(place):
     recorded = summary_of(place / "model" / RUN / "test" / "self_train_best_test")
-    assert not {"amp", "blend", "accelerate"} & set(recorded | recorded["made_with"])
+    assert not {"amp", "blend", "interpolation", "accelerate"} & set(
+        recorded | recorded["made_with"]
+    )
 
 
 def test_a_test_in_half_precision_sets_results_in_float32_aside(place, monkeypatch):
@@ -141,6 +143,16 @@ def test_results_in_half_precision_are_set_aside_by_a_test_in_float32(place):
     run_test(place)
     assert "accelerate" not in summary_of(folder)
     assert len(folders_of(place)) == 3
+
+
+def test_results_with_linear_interpolation_are_recorded_and_others_are_set_aside(place):
+    folder = place / "model" / RUN / "test" / "self_train_best_test"
+    before = content(folder)
+    run_test(place, "--interpolation", "linear")
+    assert summary_of(folder)["interpolation"] == "linear"
+    (aside,) = [path for path in folder.parent.iterdir() if path != folder]
+    assert content(aside) == before
+    assert content(folder)["metrics.csv"] != before["metrics.csv"]
 
 
 def test_slices_cannot_be_blended(place):
