@@ -11,6 +11,7 @@ from datasets.registry import all_datasets
 from datasets.resolve import default_config
 from evaluation.metrics import Unit, metrics_in
 from evaluation.results import convention_columns
+from evaluation.settings import EvaluationSettings
 from evaluation.statistics import bootstrap_interval, by_patient, mean_sd, wilcoxon_p
 from methods.registry import run_title
 from reporting.tested_run import Result
@@ -263,6 +264,9 @@ def _traits(result: Result) -> dict[str, object]:
     for key in ("stride", "largest_component"):
         if key in result.summary:
             traits[f"test_{key}"] = result.summary[key]
+    for key in ("blend", "interpolation"):
+        published = getattr(EvaluationSettings, key)
+        traits[f"test_{key}"] = result.summary.get(key, published)
     size = result.summary.get("patch_size")
     if size and list(size) != list(settings.get("patch_size", size)):
         traits["test_patch_size"] = size

@@ -365,6 +365,23 @@ def test_groups_are_told_apart_and_named(runs, tmp_path):
         make_groups([find_result(runs[0]), find_result(runs[0])])
 
 
+@pytest.mark.parametrize("key, value", [("interpolation", "linear"), ("blend", "gaussian")])
+def test_tests_with_another_arithmetic_are_groups_of_their_own(tmp_path, key, value):
+    cases = cubes(3)
+    same = [found(case, 3) for case in cases]
+    results = []
+    for seed in (1, 2):
+        run = make_run(tmp_path / str(seed), cases, same, ("background", "organ"), seed=seed)
+        path = run / TEST / "summary.json"
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if seed == 2:
+            summary[key] = value
+        path.write_text(json.dumps(summary), encoding="utf-8")
+        results.append(find_result(run))
+    groups = make_groups(results)
+    assert [group.differs for group in groups] == [{}, {f"test_{key}": value}]
+
+
 def test_runs_of_one_method_are_named_with_their_experiments(tmp_path):
     cases = cubes(4)
     same = [found(case, 3) for case in cases]
