@@ -373,8 +373,10 @@ class TableProgress:
         finished.
         """
         known = [seconds for of_kind in self.seconds.values() for seconds in of_kind]
+        if not known or not self.waiting:
+            return ""
         only_tests = any(name in self.seconds_before for name in self.waiting)
-        if not known or not self.waiting or (only_tests and ONLY_TESTS not in self.seconds):
+        if only_tests and ONLY_TESTS not in self.seconds:
             return ""
         total = 0.0
         for cell in self.waiting.values():

@@ -28,6 +28,7 @@ from commands.predict_memory import report_memory
 from commands.predict_model import Model, read_model
 from commands.predict_settings import ModelSettings, PredictSettings
 from commands.runs import find_checkpoint
+from commands.test_folder import USUAL
 from datasets.prepare.prepared_files import RawCase
 from datasets.prepare.published import CroppedPreparation
 from training.device import choose_device
@@ -282,10 +283,8 @@ def _made_with(settings: PredictSettings, model: Model) -> Record:
         made_with["network"] = settings.network
     if predictors[0].amp is not None:
         made_with["amp"] = str(predictors[0].amp).removeprefix("torch.")
-    blend = getattr(predictors[0], "blend", "uniform")
-    if blend != "uniform":
-        made_with["blend"] = blend
-    interpolation = getattr(predictors[0], "interpolation", "nearest")
-    if interpolation != "nearest":
-        made_with["interpolation"] = interpolation
+    for key in ("blend", "interpolation"):
+        value = getattr(predictors[0], key, USUAL[key])
+        if value != USUAL[key]:
+            made_with[key] = value
     return made_with

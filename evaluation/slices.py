@@ -50,13 +50,16 @@ class SlicePredictor:
         predicted: list[Tensor] = []
         for part in torch.split(slices, self.batch):
             output = logits(net, place(part, self.device, 2, self.amp), self.amp)
-            if self.interpolation == "linear":
-                output = zoom_linear(output.float().softmax(1), image.shape[-2:])
-            predicted.append(most_probable(output.transpose(0, 1)))
-        classes = torch.cat(predicted)
-        if self.interpolation == "nearest":
-            classes = zoom_nearest_on_device(classes, image.shape[-2:])
-        return classes
+            predicted.append(self._zoomed_classes(output, image.shape[-2:]))
+        return torch.cat(predicted)
+
+    def _zoomed_classes(self, output: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Most probable classes (n, H, W) of logits (n, K, h, w)."""
+        height, width = size
+        if self.interpolation == "linear":
+            probabilities = zoom_linear(output.float().softmax(1), (height, width))
+            return most_probable(probabilities.transpose(0, 1))
+        return zoom_nearest_on_device(most_probable(output.transpose(0, 1)), (height, width))
 
     @torch.inference_mode()
     def slabs(self, net: nn.Module, image: NDArray[np.float32]) -> Iterator[Tensor]:
