@@ -1,7 +1,8 @@
-"""Time a step on ACDC, and estimate its memory, for several methods.
+"""Time a training step, and estimate its memory, for several methods.
 
     python benchmarks/method_steps.py --patch_size 128 128 --batch_size 12
     python benchmarks/method_steps.py --methods bcp mean_teacher ua_mt cps --json costs.json
+    python benchmarks/method_steps.py --dataset LA --patch_size 64 64 32 --batch_size 8
 
 The pre-training of the methods that have one, then the last stage of all, at its last step, when
 all ramps are complete. Random images. The methods take turns, so the ratios hold on a busy machine.
@@ -27,7 +28,7 @@ from torch import Tensor
 from benchmarks.counts import BareRun
 from benchmarks.timing import median_ratio
 from benchmarks.two_ways import synchronise
-from datasets.acdc import DATASET
+from datasets.registry import find_dataset
 from evaluation.results import write_json
 from methods.registry import METHODS
 from training.device import autocast_type, choose_device, place
@@ -44,8 +45,10 @@ class Flags:
 
     methods: tuple[str, ...] = ("edge_guided", "bcp", "averaged_copy_paste")
     """Methods; the others are compared with the first one."""
-    patch_size: tuple[int, int] = (128, 128)
-    """Size of the network's input."""
+    dataset: Literal["ACDC", "LA"] = "ACDC"
+    """Data set whose networks and losses are timed."""
+    patch_size: tuple[int, ...] = (128, 128)
+    """Size of the network's input: two numbers for ACDC, three for LA."""
     batch_size: int = 12
     """Images per step, half of them labelled."""
     steps: int = 7
@@ -68,7 +71,8 @@ class Stages:
         """Build the stages by their names."""
         numbers = {"method": method, "patch_size": flags.patch_size, "batch_size": flags.batch_size}
         self.device = device
-        bare = BareRun(DATASET, device, **numbers, labeled_bs=flags.batch_size // 2)
+        dataset = find_dataset(flags.dataset)
+        bare = BareRun(dataset, device, **numbers, labeled_bs=flags.batch_size // 2)
         self.precision = Precision(device, autocast_type(flags.amp, device))
         self.specs = {spec.name: spec for spec in METHODS[method].stages}
         self.stages = {name: spec.stage(bare.context(spec)) for name, spec in self.specs.items()}
@@ -160,12 +164,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse(Flags, argv, description=__doc__)
     torch.set_num_threads(flags.threads)
     device = choose_device(flags.device)
-    image = place(torch.rand(flags.batch_size, 1, *flags.patch_size), device, 2)
+    dataset = find_dataset(flags.dataset)
+    image = torch.rand(flags.batch_size, 1, *flags.patch_size)
+    image = place(image, device, dataset.info.dims)
     shape = (flags.batch_size // 2, *flags.patch_size)
-    label = torch.randint(0, 4, shape, device=device)
+    label = torch.randint(0, len(dataset.info.class_names), shape, device=device)
     batch = {"image": image, "plain": image, "label": label}
     print(
-        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{flags.dataset}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"batch {flags.batch_size}, {flags.patch_size}"
     )
     methods = {method: Stages(method, flags, device) for method in flags.methods}

@@ -3,6 +3,7 @@ suit dark mode and phones.
 """
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -17,7 +18,8 @@ DESCENDERS = 6
 CHARACTER = 8
 """Width of a character in most fonts, at most."""
 LONGEST_NAME = 22
-"""Number of characters of a row's name that are shown."""
+"""Number of characters in a line of a row's name, which has at most two lines."""
+LINE_HEIGHT = 12
 SHAPES = ("circle", "square", "triangle", "diamond")
 COLOURS = 6  # number of colours in the style sheet, .c0 to .c5
 Point = tuple[float, float]
@@ -253,13 +255,17 @@ def plot_intervals(
     """Plot differences to `reference` with their intervals: a row for each name in `rows`, in it a
     line for each group.
     """
-    names = [cut(name, LONGEST_NAME) for name in rows]
-    margin_left = CHARACTER * max(map(len, names)) + 16
+    names = [
+        textwrap.wrap(name, LONGEST_NAME, max_lines=2, placeholder="…") or [""] for name in rows
+    ]
+    longest = max(len(line) for name in names for line in name)
+    margin_left = CHARACTER * longest + 16
     values = [0.0]
     for group in groups:
         for one in group.differences:
             values += [one["low"], one["high"]]
-    step = 14 * len(groups) + 12
+    lines = max(map(len, names))
+    step = 14 * len(groups) + LINE_HEIGHT * lines
     count = len(rows)
     plot = Plot(
         title,
@@ -274,7 +280,10 @@ def plot_intervals(
     for row, name in enumerate(names):
         top = count - row
         _, middle = plot.at(0, top - 0.5)
-        plot.text(margin_left - 8, middle + 4, name, anchor="end")
+        down = middle + 4 - LINE_HEIGHT * (len(name) - 1) / 2
+        for line_of_name in name:
+            plot.text(margin_left - 8, down, line_of_name, anchor="end")
+            down += LINE_HEIGHT
         if row > 0:
             plot.line([(plot.x[0], top), (plot.x[1], top)], "rule")
         for line, group in enumerate(groups):

@@ -1,8 +1,10 @@
 """The benchmarks of training steps run and print what they measured."""
 
+import json
+
 import pytest
 
-from benchmarks import acdc_step, fast_operations, predict_speed, vnet_step
+from benchmarks import acdc_step, fast_operations, method_steps, predict_speed, vnet_step
 from networks.fast.matrices import _cached_matrix
 
 
@@ -67,3 +69,19 @@ def test_the_prediction_of_a_volume_is_timed(capsys):
     )
     printed = capsys.readouterr().out
     assert "float32, as in the tests" in printed and "--amp auto --accelerate fold" in printed
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("narrow")
+def test_the_steps_of_methods_are_timed_on_volumes(tmp_path):
+    path = tmp_path / "costs.json"
+    small = ["--patch_size", "32", "32", "16", "--batch_size", "4", "--steps", "1"]
+    method_steps.main(
+        ["--dataset", "LA", *small, "--methods", "bcp", "supervised", "--json", str(path)]
+    )
+    costs = json.loads(path.read_text())["methods"]
+    assert costs["bcp"]["time"] == costs["bcp"]["memory"] == 1
+    # two students' passes of a quarter of the batch each, and the teacher's pass of half of it
+    assert costs["bcp"]["passes"] == 1
+    assert costs["supervised"]["passes"] == 0.5
+    assert "pre_time" in costs["bcp"] and "pre_time" not in costs["supervised"]
