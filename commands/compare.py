@@ -37,7 +37,7 @@ class PageSettings:
 
     output: Path = Path("report")
     """Folder for index.html and its numbers as JSON. The page shows scans: keep it where the data's
-    terms allow, or use --no-pictures."""
+    terms allow, or use --no_pictures."""
     which: Literal["best", "last"] = "best"
     """Which checkpoint's results to take if both the best and the last one of a run were tested."""
     root_path: Path | None = None
@@ -281,7 +281,7 @@ def _pictures(settings: PageSettings, groups: Sequence[Group]) -> dict[str, Any]
     (`fault`). `no_pictures`: the reason if no case can be shown.
     """
     if not settings.pictures:
-        return {"pictures": [], "no_pictures": "omitted by --no-pictures"}
+        return {"pictures": [], "no_pictures": "omitted by --no_pictures"}
     pictures = []
     cases = chosen_cases(groups).items()
     for word, number in progress(cases, desc="drawing", unit="case", leave=False):

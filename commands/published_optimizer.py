@@ -6,6 +6,7 @@ entries are matched by name.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ def take_over_momentum(
     Returns the end of a message about it.
     """
     if checkpoint.ours and checkpoint.optimizer is not None:
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": checkpoint.optimizer["state"]})
+        # torch keeps the tensors that it is given, and several learners can start from one state.
+        state = deepcopy(checkpoint.optimizer["state"])
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         return ""
     try:
         take_over(optimizer, net, checkpoint)
@@ -89,7 +92,7 @@ def _checked(entry: object, name: str, parameter: Tensor, keys: set[str]) -> dic
         if key == "step" and is_tensor and value.numel() == 1:
             checked[key] = torch.tensor(float(value))
         elif key != "step" and is_tensor and value.shape == parameter.shape:
-            checked[key] = value
+            checked[key] = value.clone()  # several learners can start from one state
         else:
             raise ValueError(f"'{key}' of '{name}' has another shape")
     return checked

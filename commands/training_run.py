@@ -618,15 +618,16 @@ class TrainingRun:
     def _begin(self, spec: StageSpec, setup: StageSetup) -> None:
         """Give a stage its first weights: of an earlier stage, of --init, or as built."""
         if spec.starts_from:
-            self._start_from(spec.starts_from, setup)
+            keeps_optimizer = self.dataset.keeps_optimizer or spec.keeps_optimizer
+            self._start_from(spec.starts_from, setup, keeps_optimizer=keeps_optimizer)
         elif self.init is not None:
             load_network(setup.stage.student, self.init)
             self.run.log.say(f"{spec.name}: starting from {self.init.path} (--init)")
         setup.stage.begin()
 
-    def _start_from(self, earlier: str, setup: StageSetup) -> None:
-        """Load an earlier stage's best checkpoint, ours or a published one; some data sets keep its
-        optimiser too.
+    def _start_from(self, earlier: str, setup: StageSetup, keeps_optimizer: bool) -> None:
+        """Load an earlier stage's best checkpoint, ours or a published one, into the learners and,
+        if `keeps_optimizer`, its momentum into their optimisers.
         """
         experiment = self.config.experiment
         path = self.dataset.best(
@@ -641,24 +642,16 @@ class TrainingRun:
         if checkpoint.ours:
             self.run_data.check(checkpoint)
         stage = setup.stage
-        self._load_learners(stage, checkpoint)
         momentum = ""
-        if self.dataset.keeps_optimizer and len(stage.learners) == 1:
-            momentum = take_over_momentum(setup.optimizers["student"], stage.student, checkpoint)
-        self.run.log.say(f"{stage.name}: starting from {path}{momentum}")
-
-    def _load_learners(self, stage: TrainingStage[Any], checkpoint: Checkpoint) -> None:
-        """Load the learners' first weights.
-
-        After a stage with several learners each takes the one of its name, after any other stage
-        all take the selected network.
-        """
-        has_several = len(checkpoint.models) > 1
         for name, network in stage.learners.items():
-            if has_several and name in checkpoint.models:
-                load_weights(network, checkpoint.weights_of(name), checkpoint)
-            else:
+            first = _first_of_learner(checkpoint, name)
+            if first is checkpoint:
                 load_network(network, checkpoint)
+            else:
+                load_weights(network, first.weights, checkpoint)
+            if keeps_optimizer:
+                momentum = take_over_momentum(setup.optimizers[name], network, first)
+        self.run.log.say(f"{stage.name}: starting from {path}{momentum}")
 
     def _log_memory(self, stage: TrainingStage[Any], spec: StageSpec) -> None:
         """Log the memory that a step on volumes takes; slices are small."""
@@ -709,6 +702,15 @@ class TrainingRun:
     def _batches(self, spec: StageSpec, steps: range) -> DataLoader[Samples]:
         sampler = self._sampler(self.seed(spec.name, FOR_BATCHES), spec.uses_unlabelled, steps)
         return loader(self.data, sampler, self.config.data, self.device)
+
+
+def _first_of_learner(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Return what a learner starts from: after a stage with several learners, the one of its name;
+    after any other stage, the selected network.
+    """
+    if len(checkpoint.models) > 1 and name in checkpoint.models:
+        return checkpoint.of_network(name)
+    return checkpoint
 
 
 def best_decimals(dataset: DatasetSpec, method: str) -> int | None:

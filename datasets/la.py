@@ -168,6 +168,7 @@ class LATestSettings(EvaluationSettings):
         return self.nms
 
 
+BCP = {"pre_weight_decay": 1e-4, "lr_drop_every": 2_500}
 DATASET = volumes(
     info=INFO,
     preparation=LAPreparation,
@@ -192,7 +193,7 @@ DATASET = volumes(
         "select": "test",
     },
     label_numbers={4: {"ema_decay": 0.99}, 8: {"ema_decay": 0.99}},
-    methods={"bcp": {"pre_weight_decay": 1e-4, "lr_drop_every": 2_500}},
+    methods={"bcp": BCP, "pseudo_label": BCP},
     rounded_best=("edge_guided", "bcp"),
     connectivity=26,
     test_settings=LATestSettings,

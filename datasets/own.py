@@ -146,6 +146,7 @@ def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
         numbers.update(MANY_CLASSES_3D)
     methods: dict[str, dict[str, Any]] = {
         "bcp": {"pre_weight_decay": 1e-4},
+        "pseudo_label": {"pre_weight_decay": 1e-4},
         "ua_mt": {"has_dropout": True},  # whose uncertainty comes from dropout
     }
     return volumes(

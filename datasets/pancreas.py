@@ -346,6 +346,11 @@ def _run_folder(output_root: Path | None, exp: str, labelnum: int) -> Path:
     return results / f"{exp}_{labelnum}_labeled"
 
 
+BCP_LOSSES = {
+    "pre_losses": (("dice", 0.5), ("ce", 0.5)),
+    "losses": (("dice", 0.5), ("ce", 0.5)),
+}
+BCP = {**BCP_LOSSES, "seed": 2020}
 DATASET = volumes(
     info=INFO,
     preparation=PancreasPreparation,
@@ -391,11 +396,11 @@ DATASET = volumes(
     },
     label_numbers={20: {"ema_decay": 0.99}},
     methods={
-        "bcp": {
-            "pre_losses": (("dice", 0.5), ("ce", 0.5)),
-            "losses": (("dice", 0.5), ("ce", 0.5)),
-            "seed": 2020,
-        },
+        "bcp": BCP,
+        "pseudo_label": BCP,
+        "abd": BCP_LOSSES,
+        "sdcl": BCP_LOSSES,
+        "averaged_copy_paste": BCP_LOSSES,
         "ad_mt": {"turn": 14},
     },
     stride=(16, 16, 4),

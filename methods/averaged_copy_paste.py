@@ -1,7 +1,8 @@
 """Bidirectional copy-paste whose result is the average of the student: the EMA teacher is
 validated, selected and tested, also in pre-training.
 
-It differs from BCP (CVPR 2023) in five points. Four of them are flags:
+It differs from BCP (CVPR 2023) in five points, of which four are flags. The presets also change the
+learning rate, its schedule and the intensity augmentation.
 
 - `--keep`: the averaged network is kept.
 - `--teacher_mode`, `--teacher_view`: the teacher gets unlabelled images without dropout and without
@@ -12,11 +13,7 @@ It differs from BCP (CVPR 2023) in five points. Four of them are flags:
 - Both kinds of mixed images go through the student in one pass, so that batch norm uses all of
   them.
 
-What to expect (docs/results/recipe.md): ACDC, 600 + 1 200 iterations at 128x128, mean test Dice of
-three seeds 0.771 with 3 labelled patients where BCP has 0.670 and the edge-guided method 0.586, and
-0.791 with 7 where BCP has 0.760, in half of the edge-guided method's time. After 3 000 + 9 000
-iterations 0.863 where BCP has 0.842 and the edge-guided method 0.827
-(3 labelled patients, one seed).
+Results: docs/leaderboard.md and docs/results/recipe.md.
 """
 
 from collections.abc import Callable, Iterator

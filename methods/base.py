@@ -207,7 +207,8 @@ class StageSpec:
     `lengths`: the settings whose sum is the stage's length. `uses_unlabelled`: whether batches hold
     unlabelled images. `pretraining`: whether the pre-training settings
     (losses, weight decay, schedule) apply. `starts_from`: the stage whose selected network the
-    student starts from.
+    student starts from. `keeps_optimizer`: whether the optimisers continue with the state of that
+    stage on every data set; otherwise the data set decides (`DatasetSpec.keeps_optimizer`).
     """
 
     stage: type[TrainingStage[Any]]
@@ -215,6 +216,7 @@ class StageSpec:
     uses_unlabelled: bool = True
     pretraining: bool = False
     starts_from: str | None = None
+    keeps_optimizer: bool = False
 
     @property
     def name(self) -> str:

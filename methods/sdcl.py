@@ -155,6 +155,11 @@ METHOD = Method(
     presets_of_dims={2: {"dice_background": "masked"}, 3: {"other_model": "VNet"}},
     stages=(
         StageSpec(SDCLPretrain, ("pre_iterations",), uses_unlabelled=False, pretraining=True),
-        StageSpec(SDCL, ("max_iterations",), starts_from=SDCLPretrain.name),
+        StageSpec(
+            SDCL,
+            ("max_iterations",),
+            starts_from=SDCLPretrain.name,
+            keeps_optimizer=True,
+        ),
     ),
 )

@@ -71,6 +71,9 @@ class SSNet(TrainingStage[Options]):
     def __init__(self, context: StageContext[Options]) -> None:
         super().__init__(context)
         self.time = published_time(context, PUBLISHED_ITERATIONS)
+        self.first_iteration = 0
+        if context.dims == 3:  # this published code increases its counter before the ramp reads it
+            self.first_iteration = 1
         channels = cast(Network, self.student).feature_channels
         device = next(self.student.parameters()).device
         # their first weights are drawn after the student's, from the same seed
@@ -87,7 +90,7 @@ class SSNet(TrainingStage[Options]):
         self.memory.replace(feature[:count], label, is_correct)
         labelled = self.memory.distance(feature[:count], label)
         unlabelled = self.memory.distance(feature[count:], predicted[count:])
-        weight = ramped_consistency(self.options, self.time.step(step))
+        weight = self.consistency_weight(step)
         loss = self.loss.of_whole(logits[:count], label)
         loss = loss.plus("contrast_labelled", labelled, weight * self.options.contrast_weight)
         loss = loss.plus("contrast_unlabelled", unlabelled, weight * self.options.contrast_weight)
@@ -97,6 +100,10 @@ class SSNet(TrainingStage[Options]):
         yield loss  # its backward pass frees the graph of this pass before the next ones are made
         smoothness = self.smoothness(batch["image"])
         yield StepLoss(weight * smoothness, {"loss_vat": smoothness})
+
+    def consistency_weight(self, step: int) -> float:
+        """Return the weight of the unsupervised losses, which rises in steps of 150 iterations."""
+        return ramped_consistency(self.options, self.time.step(step) + self.first_iteration)
 
     def smoothness(self, image: Tensor) -> Tensor:
         """Return how much the probabilities of images (N, C, ...) change along the worst direction.

@@ -15,7 +15,7 @@ from scripts import evaluate, export
 
 from commands.export import ExportSettings, layout_and_prefix
 from commands.networks import build_network, load_network
-from commands.published_optimizer import published_optimizer, take_over
+from commands.published_optimizer import published_optimizer, take_over, take_over_momentum
 from datasets import acdc as acdc_page
 from datasets import la, pancreas
 from datasets.base import DatasetSpec
@@ -152,6 +152,24 @@ def test_published_momentum_is_taken_over_and_given_back(network, kind, sobel):
             torch.equal(opt["state"][number][key], torch.as_tensor(value))
             for key, value in entry.items()
         ), number
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_learners_that_start_from_one_state_do_not_share_it(ours):
+    net = NETWORKS["unet_bcp"]()
+    first, (file, _) = trained(net, "sgd"), published_file("unet_bcp", "sgd")
+    checkpoint = published(file)
+    if ours:
+        take_over(first, net, checkpoint)
+        state = first.state_dict()
+        checkpoint = Checkpoint(Path(), net.state_dict(), state, {}, {}, stage="pre_train")
+    optimizers = [trained(net, "sgd"), trained(net, "sgd")]
+    for optimizer in optimizers:
+        take_over_momentum(optimizer, net, checkpoint)
+    before, after = [by_name(net, optimizer) for optimizer in optimizers]
+    key = "encoder.in_conv.conv_conv.0.weight"
+    after[key]["momentum_buffer"].fill_(7)
+    assert not (before[key]["momentum_buffer"] == 7).any()
 
 
 @pytest.mark.parametrize(

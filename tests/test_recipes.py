@@ -128,6 +128,20 @@ def test_bcp_comes_with_its_own_numbers_and_flags_override_them(script, dataset,
     }
 
 
+@pytest.mark.parametrize(
+    "dataset, names",
+    [
+        (la.DATASET, ["pre_weight_decay", "lr_drop_every"]),
+        (pancreas.DATASET, ["pre_losses", "losses", "seed"]),
+    ],
+)
+def test_the_ablation_without_copy_paste_has_the_defaults_of_bcp(dataset, names):
+    bcp = from_flags(dataset, {}, ["--method", "bcp"])
+    ablation = from_flags(dataset, {}, ["--method", "pseudo_label"])
+    for name in names:
+        assert getattr(ablation, name) == getattr(bcp, name)
+
+
 LA_PLACE, PANCREAS_PLACE = (
     "BCP/LA_BCP_4_labeled/self_train/VNet_best_model.pth",
     "cutmix/self_train/best_ema_20_self.pth",

@@ -104,6 +104,13 @@ def test_each_student_starts_from_the_pretrained_one_of_its_name(folder):
     assert torch.equal(before.student[key], after.student[key])
 
 
+def test_each_student_continues_with_the_moments_of_its_pretraining(folder):
+    """One step of each stage: Adam has counted two."""
+    after = best(folder, "self_train")
+    for optimizer in (after.optimizer, after.other_optimizers["other"]):
+        assert float(optimizer["state"][0]["step"]) == 2
+
+
 def test_the_tested_network_is_the_mean_of_both_students(folder):
     checkpoint = best(folder, "self_train")
     assert checkpoint.selected == "mean"

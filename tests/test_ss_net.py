@@ -272,6 +272,16 @@ def test_the_search_for_the_direction_leaves_no_gradient_in_the_parameters(monke
     assert all(after_search)
 
 
+@pytest.mark.parametrize("dims, first_step_of_epoch_1", [(2, 150), (3, 149)])
+def test_the_ramp_counts_as_the_published_code_for_slices_or_volumes(dims, first_step_of_epoch_1):
+    options = Options(lengths="published")
+    network = net_factory("unet", egm="none")
+    stage = SSNet(OptionsContext(network, dims=dims, method_options=options))
+    before = stage.consistency_weight(first_step_of_epoch_1 - 1)
+    assert before == stage.consistency_weight(0)
+    assert stage.consistency_weight(first_step_of_epoch_1) > before
+
+
 # runs
 
 

@@ -140,9 +140,9 @@ class OptimizationOptions:
     the rest of a validation and select nothing). 0: only after the last step of a stage, which
     always has them."""
     select: Literal["test", "val", "published", "last"] = "val"
-    """Case list whose score selects the best checkpoint. val: val.list (or val.txt). published: as
-    in the published code, val for ACDC and test for all others, so that their test results are too
-    good. last: no validation; the last network of a stage is its result.
+    """Case list whose score selects the best checkpoint. val: val.list (or val.txt). test: the test
+    list; the test scores are then too good. published: the choice of the data set's published code
+    (val if there is none). last: no validation; the last network of a stage is its result.
     """
 
     def check(self) -> None:
