@@ -95,9 +95,9 @@ def chosen_dataset(
         raise UserError(f"--root_path {root_path}: is not a folder; check the path")
     script = {"train": "CoGRNet_train.py", "test": "test_CoGRNet.py"}[published]
     raise UserError(
-        f"--dataset: name one of {', '.join(all_datasets(attribute))}, the Python file of a data "
-        f"set (docs/extending.md), or with --root_path the folder of own data that prepare_data.py "
-        f"wrote (docs/data.md); CoGRNet's published {published}.py is code/{script} here"
+        f"--dataset is missing; name {' or '.join(all_datasets(attribute))}, or a Python file "
+        f"(docs/extending.md); for own data, give --root_path (docs/data.md); for CoGRNet, use "
+        f"code/{script}"
     )
 
 

@@ -243,8 +243,8 @@ def add_test_selected(cell: Cell) -> None:
     paths = sorted(folder.glob("*.pth"), key=lambda path: int(path.stem))
     if not paths:
         raise UserError(
-            f"{folder}: holds no validated networks; train the cell again (delete {cell.record} "
-            f"and {run})"
+            f"{folder}: holds no validated networks; delete {cell.record} and {run}, then repeat "
+            "the command"
         )
     message(f"test-selected, optimistic: all {len(paths)} validated networks of {run} are tested")
     tests: list[CellTest] = []
@@ -266,13 +266,14 @@ def is_complete(cell: Cell, dataset: DatasetSpec, test_selected: bool) -> bool:
     record = read_record(cell.record)
     if record.folds != cell.folds:
         raise UserError(
-            f"{cell.record}: of {record.folds} folds, now {cell.folds}; use another --output"
+            f"{cell.record}: was made with --folds {record.folds}, now {cell.folds}; use another "
+            "--output"
         )
     options = cell.config(dataset).computed()
     for name in sorted(options.keys() | record.options.keys()):
         if options.get(name) != record.options.get(name):
             raise UserError(
-                f"{cell.record}: of a run with --{name} {record.options.get(name)}, now "
+                f"{cell.record}: was made with --{name} {record.options.get(name)}, now "
                 f"{options.get(name)}; use another --output, or the earlier flags"
             )
     return "test_selected" in record.tests or not test_selected

@@ -43,7 +43,9 @@ def read_config_file(path: Path) -> ConfigFile:
     except ValueError as error:
         raise UserError(f"{path}: not a JSON file ({error}); correct it") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold an object of options by name")
+        raise UserError(
+            f"{path}: must hold an object of options by name; name the config.json of a run"
+        )
     values = content
     if "options" in content:
         values = {"dataset": content.get("dataset"), **_without_groups(path, content["options"])}

@@ -72,7 +72,7 @@ class ScoringSettings:
         """Raise UserError for values that cannot be used."""
         for flag, folder in (("--predictions", self.predictions), ("--labels", self.labels)):
             if not folder.is_dir():
-                raise UserError(f"{flag} {folder}: no such folder")
+                raise UserError(f"{flag} {folder}: no such folder; check the path")
         if self.predictions.resolve() == self.labels.resolve():
             raise UserError(
                 f"--predictions {self.predictions}: is the folder of the labels too; name two "

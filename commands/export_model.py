@@ -140,8 +140,8 @@ def _difference(exported: Program, member: Member, images: Tensor) -> float:
     difference = (probabilities - expected).abs().max().item()
     if not difference <= LARGEST_DIFFERENCE:
         raise UserError(
-            f"{member.about['path']}: the exported network predicts otherwise (probabilities "
-            f"differ by up to {difference:.2g}), nothing was written; use another --format"
+            f"{member.about['path']}: the exported network gives different probabilities "
+            f"(by up to {difference:.2g}), so nothing was written; use another --format"
         )
     return difference
 

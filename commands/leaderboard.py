@@ -71,7 +71,8 @@ def run(settings: LeaderboardSettings) -> LeaderboardResult:
     records, missing = complete_seeds(read_records(settings.records))
     if not records:
         raise UserError(
-            f"no seed of a method has the records of all folds: {missing[0]}; name the others too"
+            f"records of some folds are missing: {missing[0]}; name the folders that contain them "
+            "too"
         )
     with only_writer(settings.output, REMEDY):
         return write(

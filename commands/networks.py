@@ -142,5 +142,5 @@ def load_weights(net: nn.Module, weights: Mapping[str, Tensor], checkpoint: Chec
         import_state_dict(net, weights)
     except ValueError as error:
         raise UserError(
-            f"{checkpoint.path}: {error}; is it for another network, --egm or number of classes?"
+            f"{checkpoint.path}: {error}; check --model, --egm and the number of classes"
         ) from None

@@ -26,7 +26,9 @@ def read_png(path: Path) -> np.ndarray:
         try:
             shutil.copyfile(path, copy)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+            ) from None
         with open(copy, "rb") as stream:
             if stream.read(len(SIGNATURE)) != SIGNATURE:
                 raise UserError(fault)

@@ -82,7 +82,7 @@ def _checked_array(array: ArrayLike) -> np.ndarray:
     try:
         values = np.asarray(array)
     except ValueError as error:
-        raise UserError(f"array: is no array ({error}); give one shape") from None
+        raise UserError(f"array: not an array ({error}); give one with a single shape") from None
     if values.dtype.kind not in "biuf" or values.size == 0:
         raise UserError(
             f"array: has type {values.dtype} and shape {values.shape}; give numbers, at least one "

@@ -192,8 +192,8 @@ class Records:
             else:
                 keys = _differences(content["made_with"], self._made_with)
                 raise UserError(
-                    f"{path}: of predictions with other {', '.join(keys)}; name another --output, "
-                    f"or --overwrite"
+                    f"{path}: contains predictions with different {', '.join(keys)}; name another "
+                    f"--output, or use --overwrite"
                 )
 
     def finished(

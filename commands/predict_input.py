@@ -32,7 +32,7 @@ def find_inputs(
     scan.
     """
     if not source.exists():
-        raise UserError(f"--input {source}: no such file or folder")
+        raise UserError(f"--input {source}: no such file or folder; check the path")
     endings = (*SCANS, *PICTURES) if pictures else SCANS
     if source.is_file():
         return _one_file(source, channels, endings)

@@ -110,8 +110,9 @@ class Model:
         """
         if self.preparation is None:
             raise UserError(
-                f"{case.images[0]}: how scans of {self.info.name} are prepared is not known here, "
-                f"only pictures can be predicted"
+                f"{case.images[0]}: the preparation of {self.info.name} is not known, so only "
+                "pictures can be predicted; add a preparation to the data set's file "
+                "(docs/extending.md)"
             )
         outputs = self.preparation.prepare(case, warn)
         volume = deque(outputs, maxlen=1).pop()  # its slices come before it
@@ -189,8 +190,8 @@ def read_model(settings: ModelSettings, device: torch.device) -> Model:
     for other in sources[1:]:
         if _trained_on(other) != _trained_on(first):
             raise UserError(
-                f"{other.checkpoint.path}: of other data, or data prepared in another way, than "
-                f"{first.checkpoint.path}; predict with each by itself"
+                f"{other.checkpoint.path}: was trained on other data or with another "
+                f"preparation than {first.checkpoint.path}; predict with each one separately"
             )
     amp = autocast_type(settings.amp, device)
     members = tuple(_member(settings, source, first.info, device, amp) for source in sources)

@@ -27,8 +27,8 @@ from training.checkpoint import Checkpoint
 from training.distributed import any_process, from_main, is_main
 from utils.errors import UserError
 
-ANYWAY = "or continue all the same with --other_data"
-OTHERWISE = "they were prepared otherwise"
+ANYWAY = "or continue with --other_data"
+OTHERWISE = "the data were prepared with different settings"
 MOST_COPIES = 3  # pairs of copies that are reported
 
 
@@ -62,20 +62,22 @@ class RunData:
             recorded = checkpoint.info.get(key, value)
             if recorded != value:
                 raise UserError(
-                    f"{checkpoint.path}: of other data ({key} {recorded}, here {value}); use "
-                    f"another --exp"
+                    f"{checkpoint.path}: was trained on other data ({key} was {recorded}, is now "
+                    f"{value}); use another --exp"
                 )
         differing = disagreements(checkpoint, self.info, self.plan)
         for one in differing:
             if one.fatal:
-                raise UserError(f"{checkpoint.path}: of other data ({one.what}); use another --exp")
+                raise UserError(
+                    f"{checkpoint.path}: was trained on other data ({one.what}); use another --exp"
+                )
         if self.other:
             return
         what = self._difference(checkpoint, differing)
         if what:
             raise UserError(
-                f"{checkpoint.path}: of a run on other data: {what}; put them back, use another "
-                f"--exp, {ANYWAY}"
+                f"{checkpoint.path}: was trained on other data: {what}; restore the data, use "
+                f"another --exp, {ANYWAY}"
             )
 
     def _difference(self, checkpoint: Checkpoint, differing: Sequence[Disagreement]) -> str:

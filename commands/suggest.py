@@ -299,7 +299,7 @@ def _two_slices(
 ) -> tuple[tuple[int, int], ...]:
     """The axis and number of the axial and of the coronal slice; `path`: a file with the grid."""
     if path.suffix == ".png" or min(labels.shape) < 2:
-        raise UserError(f"{path}: is no volume; --two_slices is for volumes, remove it")
+        raise UserError(f"{path}: not a volume; --two_slices is for volumes, remove it")
     axes, _ = to_canonical(read_scan(path).geometry)
     slices: list[tuple[int, int]] = []
     for plane in PLANES:

@@ -261,7 +261,7 @@ class CheckpointTest:
         if checkpoint.ours and checkpoint.info["name"] != info.name:
             raise UserError(
                 f"{file.path}: a checkpoint of {checkpoint.info['name']}, expected one of "
-                f"{info.name}"
+                f"{info.name}; name another --checkpoint, or the data set that it was trained on"
             )
         for line in check_agreement(checkpoint, info.plain(), dataset.plan, settings.other_data):
             message(line)

@@ -180,7 +180,7 @@ def _chosen(
     known: list[tuple[int, int | str | None]] = [(int(axis), int(index)) for axis, index in drawn]
     if set(planes) - {"drawn"}:
         names = " and ".join(f"{index} along axis {axis}" for axis, index in known)
-        raise UserError(f"{path}: only the slices {names} are drawn; omit --planes")
+        raise UserError(f"{path}: only the slices {names} are annotated; omit --planes")
     return known
 
 
@@ -219,8 +219,8 @@ def _annotated_slice(
     mask = info.task_label(drawn.astype(np.uint8))
     if not mask.any():
         raise UserError(
-            f"{path}: nothing is annotated on slice {index} along axis {axis}; draw there or name "
-            "annotated slices with --planes"
+            f"{path}: nothing is annotated on slice {index} along axis {axis}; annotate this "
+            "slice, or name annotated slices with --planes"
         )
     return Annotation(axis, index, mask)
 
@@ -230,7 +230,7 @@ def _from_object(path: Path, label: h5py.Dataset, info: DatasetInfo, axis: int, 
     other_axes = tuple(other for other in range(label.ndim) if other != axis)
     counts = np.count_nonzero(info.task_label(label[()]), axis=other_axes)
     if not counts.any():
-        raise UserError(f"{path}: nothing is annotated in the whole label; draw two slices of it")
+        raise UserError(f"{path}: nothing is annotated in the whole label; annotate two slices")
     if word == "drawn":
         return int(counts.argmax())
     occupied = np.flatnonzero(counts)

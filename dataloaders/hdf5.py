@@ -40,7 +40,10 @@ def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
     """
     path = find_list(root, dataset, name=name, also=also)
     if path is None:
-        raise UserError(f"{root / name}: no such list, and none in {SPLITS / dataset}")
+        raise UserError(
+            f"{root / name}: no such list, and none in {SPLITS / dataset}; create it with one case "
+            "name per line"
+        )
     if cases := list_lines(path):
         return cases
     remedy = "write a case name per line"
@@ -165,7 +168,7 @@ def numbers(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
         )
     item = file[key]
     if not isinstance(item, h5py.Dataset) or _kind(item) not in "biuf" or item.shape is None:
-        raise UserError(f"{path}: '{key}' is no data set of numbers; prepare the case again")
+        raise UserError(f"{path}: '{key}' is not a data set of numbers; prepare the case again")
     if item.external or item.is_virtual or item.file.filename != file.filename:
         raise UserError(
             f"{path}: '{key}' leads to another file; prepare the case again, with its numbers "
@@ -272,11 +275,13 @@ def read_label(path: Path, file: h5py.File, values: int, key: str = "label") -> 
     label = numbers(path, file, key)[()]
     if label.size and not (label.min() >= 0 and label.max() < values):
         raise UserError(
-            f"{path}: label values {label.min()}..{label.max()}, expected 0..{values - 1}"
+            f"{path}: label values {label.min()}..{label.max()}, expected 0..{values - 1}; correct "
+            "the label and prepare the case again"
         )
     if label.dtype.kind == "f" and (label % 1).any():
         raise UserError(
-            f"{path}: the label holds fractions, expected whole numbers 0..{values - 1}"
+            f"{path}: the label holds fractions, expected whole numbers 0..{values - 1}; correct "
+            "it and prepare the case again"
         )
     return label.astype(np.uint8, copy=False)
 
@@ -309,15 +314,14 @@ def read_case(
     Without `label` the label is not opened, and None is returned for it. An image of one channel
     may be stored with or without an axis for it. Raises UserError where the file is missing or
     damaged, a data set is missing, shapes differ, the image is not finite, or the label has values
-    outside 0..label_values-1 or is only two drawn slices.
+    outside 0..label_values-1 or has only two annotated slices.
     """
     with opened(path) as file:
         if label and ANNOTATED in file.attrs:
             raise UserError(
-                f"{path}: two slices of the label are drawn, the rest is empty; carry them "
-                "through the volume with "
-                "code/CoGRNet_register.py and train with code/CoGRNet_train.py, or give a whole "
-                "label"
+                f"{path}: only two slices of the label are annotated; propagate them with "
+                "code/CoGRNet_register.py and train with code/CoGRNet_train.py, or provide a "
+                "complete label"
             )
         image = numbers(path, file, "image")[()].astype(np.float32, copy=False)
         truth = None
@@ -332,13 +336,16 @@ def read_case(
             channels = f" and {layout.channels} channels (axis {layout.channel_axis})"
         raise UserError(
             f"{path}: the image has shape {stored}, expected {dims} dimensions{channels}, none of "
-            "them empty"
+            "them empty; prepare the case again"
         )
     image = np.ascontiguousarray(image)
     if not np.isfinite(image).all():
         raise UserError(f"{path}: the image holds NaN or infinite values; prepare the case again")
     if truth is not None and truth.shape != image.shape[1:]:
-        raise UserError(f"{path}: image {stored} and label {truth.shape} differ in shape")
+        raise UserError(
+            f"{path}: image {stored} and label {truth.shape} differ in shape; prepare the case "
+            "again"
+        )
     return image, truth, attributes
 
 

@@ -110,7 +110,7 @@ class VolumePatches(Samples):
         gib = sum(map(_byte_count, self.kept)) / 2**30
         say(
             f"{info.name}: {len(names)} training volumes, {gib:.2f} GiB, kept in memory (--cache "
-            "none would read anew)"
+            "none reads them at every draw)"
         )
 
     def _check_labelled(self, say: Callable[[str], None]) -> None:

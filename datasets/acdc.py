@@ -126,7 +126,7 @@ def unit_range(path: Path, array: np.ndarray) -> np.ndarray:
     high = values.max()
     if low == high:
         raise UserError(
-            f"{path}: every voxel is {low:g}, there is nothing to see; copy or download it again"
+            f"{path}: the image is constant (every voxel is {low:g}); copy or download it again"
         )
     return ((values - low) / (high - low)).astype(np.float32)
 

@@ -146,8 +146,8 @@ def zscored(scan: Scan) -> np.ndarray:
     deviation = values.std()
     if deviation == 0:
         raise UserError(
-            f"{scan.path}: every voxel is {values.flat[0]:g}, there is nothing to see; "
-            "copy or download it again"
+            f"{scan.path}: the image is constant (every voxel is {values.flat[0]:g}); copy or "
+            "download it again"
         )
     return ((values - values.mean()) / deviation).astype(np.float32)
 

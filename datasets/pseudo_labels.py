@@ -180,9 +180,9 @@ def _read_array(path: Path, values: int) -> np.ndarray:
     try:
         label = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: no readable array ({error}); write it again") from None
+        raise UserError(f"{path}: not a readable array ({error}); write it again") from None
     if not isinstance(label, np.ndarray) or label.dtype.kind not in "biu":
-        raise UserError(f"{path}: no array of whole numbers; write the class of each voxel")
+        raise UserError(f"{path}: not an array of whole numbers; write the class of each voxel")
     if label.size and not 0 <= label.min() <= label.max() < values:
         raise UserError(
             f"{path}: label values {label.min()}..{label.max()}, expected 0..{values - 1}; "

@@ -65,8 +65,9 @@ def find_pairs(predictions: Path, labels: Path) -> FolderPairs:
     pairs = _pairs(predicted, true)
     if not pairs:
         raise UserError(
-            f"--predictions {predictions}: none is named as a label of {labels} "
-            f"({next(iter(predicted))} ..., {next(iter(true))} ...)"
+            f"--predictions {predictions}: no prediction has the name of a label in {labels} "
+            f"(first prediction {next(iter(predicted))}, first label {next(iter(true))}); rename "
+            "the predictions, or correct --labels"
         )
     return FolderPairs(
         pairs,

@@ -68,6 +68,6 @@ def _tolerance(word: str, number: str) -> float:
         tolerance = math.nan
     if not math.isfinite(tolerance) or tolerance < 0:
         raise UserError(
-            f"{FLAG} {word}: is no distance in mm; give a number from 0, or CLASS=NUMBER"
+            f"{FLAG} {word}: not a distance in mm; give a number of at least 0, or CLASS=NUMBER"
         )
     return tolerance

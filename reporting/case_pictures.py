@@ -212,7 +212,7 @@ def _info(result: Result) -> DatasetInfo:
     if name not in public:
         raise UserError(
             f"{result.folder}: the run's checkpoints no longer exist, and only they describe "
-            f"the data set {shown(name)}"
+            f"the data set {shown(name)}; use --no_pictures"
         )
     return public[name].info
 

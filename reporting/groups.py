@@ -194,7 +194,7 @@ def _check_same_test(first: Result, other: Result) -> None:
     first_dataset = first.summary.get("dataset")
     if first_dataset != dataset:
         raise UserError(
-            f"{other.folder}: of {dataset}, but {first.folder} is of {first_dataset}; "
+            f"{other.folder}: is a test on {dataset}, but {first.folder} one on {first_dataset}; "
             f"compare runs on the same data set"
         )
 

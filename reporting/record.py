@@ -136,7 +136,7 @@ def read_record(path: Path) -> CellRecord:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: no record of a benchmark ({error}); delete it and run the benchmark again"
+            f"{path}: not a record of a benchmark ({error}); delete it and run the benchmark again"
         ) from None
 
 

@@ -108,9 +108,9 @@ def _positions_differ(files: Iterable[DicomFile]) -> bool:
 def _one_image(path: Path) -> DicomFile:
     file = read_tags(path)
     if file is None:
-        raise UserError(f"{path}: no DICOM file; name a scan")
+        raise UserError(f"{path}: not a DICOM file; name a scan")
     if not file.is_image:
-        raise UserError(f"{path}: no scan, but a DICOM object of another kind ({file.kind})")
+        raise UserError(f"{path}: a DICOM object without an image ({file.kind}); name a scan")
     return file
 
 
@@ -161,13 +161,13 @@ def _images(folder: Path) -> list[DicomFile]:
     for path in unreadable:
         if name_ending(path) in endings.union(SLICE_ENDINGS):
             raise UserError(
-                f"{path}: named like a slice, but a link to nothing or no regular file; "
+                f"{path}: named like a slice, but a link to nothing or not a regular file; "
                 "put the slice there, or remove it"
             )
     for path in others:
         if is_slice_name(path, endings):
             raise UserError(
-                f"{path}: no DICOM file, though named like one; it {DAMAGED}, or remove it"
+                f"{path}: not a DICOM file, though named like one; it {DAMAGED}, or remove it"
             )
     return images
 

@@ -528,7 +528,7 @@ def _unit_vectors(file: DicomFile, orientation: list[float]) -> tuple[np.ndarray
     lengths = np.linalg.norm([along_row, along_column], axis=1)
     if np.abs(lengths - 1).max() > rounding or abs(along_row @ along_column) > rounding:
         raise UserError(
-            f"{file.path}: ImageOrientationPatient is no pair of directions at right angles; "
+            f"{file.path}: ImageOrientationPatient is not a pair of directions at right angles; "
             "export the series again"
         )
     along_row = along_row / lengths[0]

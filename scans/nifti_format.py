@@ -210,10 +210,10 @@ def _geometry(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> 
         affine = np.asarray(header.get_best_affine())
     except (HeaderDataError, ValueError):
         raise UserError(
-            f"{path}: the header's qform is no rotation, it is damaged; export the scan again"
+            f"{path}: the header is damaged, its qform is not a rotation; export the scan again"
         ) from None
     if has_sform and not has_usable_qform(header):
-        warnings.append(f"{path}: the header's qform is no rotation; the sform is used")
+        warnings.append(f"{path}: the header's qform is not a rotation; the sform is used")
     if is_flat and not affine[:3, 2].any():
         affine[:3, 2] = _normal(affine) * sizes[2]
     factor = _millimetres(path, header, warnings)
@@ -252,7 +252,7 @@ def _millimetres(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) 
     unit = int(header["xyzt_units"]) & 7
     if unit not in MILLIMETRES:
         raise UserError(
-            f"{path}: xyzt_units {unit} is no unit of length that NIfTI has; export the scan again"
+            f"{path}: xyzt_units {unit} is not a unit of length in NIfTI; export the scan again"
         )
     if unit in UNITS:
         warnings.append(f"{path}: its header is in {UNITS[unit]}, converted to millimetres")

@@ -279,7 +279,7 @@ SLICE, VOLUME = "train_slices.list", "val.list"
         (SLICE, {"label": None}, ["no data set of numbers 'label'"]),
         (SLICE, {"label": np.zeros((3, 4), np.uint8)}, ["differ in shape"]),
         (SLICE, {"image": np.full((48, 48), np.nan)}, ["NaN"]),
-        (SLICE, {"image": "a picture"}, ["'image' is no data set of numbers"]),
+        (SLICE, {"image": "a picture"}, ["'image' is not a data set of numbers"]),
         (SLICE, {"image": np.zeros((0, 48))}, ["(0, 48)"]),
         (VOLUME, {"image": np.zeros((4, 4))}, ["expected 3 dimensions"]),
         (

@@ -156,7 +156,7 @@ def test_a_record_with_other_options_is_refused(cell, phantom_root):
     (other,) = table_cells(
         settings(phantom_root, cell.output, methods=("bcp",)), [*TINY, "--base_lr", "0.5"]
     )
-    with pytest.raises(UserError, match=r"bcp_1_seed1.json: of a run with --base_lr 0.01, now 0.5"):
+    with pytest.raises(UserError, match=r"bcp_1_seed1.json: was made with --base_lr 0.01, now 0.5"):
         is_complete(other, other.spec(), test_selected=False)
 
 

@@ -154,7 +154,7 @@ ERRORS = {
     "colours": (lambda raw: coloured(image(raw)), "a_0000.nii.gz: has 3 values per voxel"),
     "constant": (
         lambda raw: put(image(raw), np.full(SHAPE, 7, np.int16)),
-        "a_0000.nii.gz: every voxel is 7, there is nothing to see",
+        "a_0000.nii.gz: the image is constant (every voxel is 7)",
     ),
     "cut off": (
         lambda raw: cut(image(raw)),
@@ -265,7 +265,7 @@ ERRORS = {
         lambda raw: (raw / "splits_final.json").write_text(
             '[{"train": ["a", "b", "who"], "val": ["c"]}]'
         ),
-        "splits_final.json: fold 0 names who, which is no case of imagesTr",
+        "splits_final.json: fold 0 names who, which is not a case of imagesTr",
     ),
     "no folds": (
         lambda raw: (raw / "splits_final.json").write_text("{}"),

@@ -278,13 +278,13 @@ def test_a_checkpoint_of_other_facts_is_another_runs(made, tmp_path, key, value)
     content = copy.deepcopy(made.contents[0])
     content["facts"][key] = value
     save(tmp_path / "last.pth", content)
-    with pytest.raises(UserError, match=rf"of other data \({key} .*--exp"):
+    with pytest.raises(UserError, match=rf"trained on other data \({key} .*--exp"):
         run.check(read(tmp_path / "last.pth"))
     del content["facts"][key]  # as an older one has it
     save(tmp_path / "last.pth", content)
     run.check(read(tmp_path / "last.pth"))
     save(tmp_path / "last.pth", content | {"plan": {"version": 1}})
-    with pytest.raises(UserError, match="prepared otherwise"):
+    with pytest.raises(UserError, match="prepared with different settings"):
         run.check(read(tmp_path / "last.pth"))
 
 

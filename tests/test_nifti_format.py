@@ -320,4 +320,4 @@ def test_a_broken_qform_is_a_warning_where_the_sform_is_used(tmp_path):
     path = tmp_path / "scan.nii"
     path.write_bytes(content(sform=PLACE, qform=PLACE, quatern_b=5))
     assert np.allclose(read_scan(path).geometry.affine, PLACE)
-    assert any("qform is no rotation; the sform is used" in line for line in warnings_of(path))
+    assert any("qform is not a rotation; the sform is used" in line for line in warnings_of(path))

@@ -374,14 +374,14 @@ def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys)
     assert (first.axis, first.index, second.axis, second.index) == (2, 8, 0, 19)
     with pytest.raises(
         UserError,
-        match="only the slices 8 along axis 2 and 19 along axis 0 are drawn; omit --planes",
+        match="only the slices 8 along axis 2 and 19 along axis 0 are annotated; omit --planes",
     ):
         read_annotation(root / "data" / "tr0.h5", info, ("middle", "middle"))
 
     # no dense label: neither is it learnt as one nor compared with
     flags = ["--root_path", str(root), "--output_root", str(tmp_path / "runs")]
     with pytest.raises(
-        UserError, match=r"tr0.h5: two slices of the label are drawn.*CoGRNet_register.py"
+        UserError, match=r"tr0.h5: only two slices of the label are annotated.*CoGRNet_register.py"
     ):
         train_any([*flags, *RUN])
     with pytest.raises(
@@ -419,7 +419,7 @@ def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys)
 def test_two_slices_where_whole_labels_are_needed(sparse, tmp_path, capsys):
     assert prepare(command(sparse, tmp_path / "slices", "--dims", "2")) == 2
     assert (
-        "labelsTr/tr0.nii.gz: two drawn slices, from which CoGRNet learns volumes; prepare with "
+        "labelsTr/tr0.nii.gz: only two slices are annotated, which is CoGRNet's annotation of volumes; prepare with "
         "--dims 3" in capsys.readouterr().err
     )
     raw = shutil.copytree(sparse, tmp_path / "raw")
@@ -428,7 +428,7 @@ def test_two_slices_where_whole_labels_are_needed(sparse, tmp_path, capsys):
     )
     assert prepare(command(raw, tmp_path / "volumes", "--dims", "3")) == 2
     assert (
-        "labelsTr/tr0.nii.gz: only two drawn slices, but it is a validation case"
+        "labelsTr/tr0.nii.gz: only two slices are annotated, but it is a validation case"
         in capsys.readouterr().err
     )
     label = read_scan(raw / "labelsTr" / "tr1.nii.gz").array

@@ -597,7 +597,10 @@ def test_labels_beside_published_scans_are_no_input(tmp_path):
         (["--dataset", "LA"], "is a checkpoint of mine; remove --dataset"),
         (["--checkpoint", "plain.pth"], "name it with --dataset"),
         (["--checkpoint", "none.pth"], "none.pth: no such run"),
-        (["--checkpoint", "c.pth", "two.pth"], "of other data, or data prepared in another way"),
+        (
+            ["--checkpoint", "c.pth", "two.pth"],
+            "was trained on other data or with another preparation",
+        ),
         (["--checkpoint", "broken.pth"], "its plan is not understood"),
     ],
 )

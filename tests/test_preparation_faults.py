@@ -338,7 +338,7 @@ LAYOUT_FAULTS = {
         lambda raw: (raw / "splits_final.json").write_text(
             '[{"train": ["tr0", "who"], "val": ["tr1"]}]'
         ),
-        "splits_final.json: fold 0 names who, which is no case of imagesTr",
+        "splits_final.json: fold 0 names who, which is not a case of imagesTr",
     ),
     "in both parts of the split": (
         lambda raw: (raw / "splits_final.json").write_text('[{"train": ["tr0"], "val": ["tr0"]}]'),

@@ -338,10 +338,10 @@ def test_every_name_of_a_fold_that_is_no_case_is_told_with_the_nearest(tmp_path)
     (root / "splits_final.json").write_text('[{"train": ["patient_1", "zzz"], "val": ["b"]}]')
     _, faults = read(root)
     assert (
-        "fold 0 names patient_1, which is no case of imagesTr (did you mean Patient_1?)"
+        "fold 0 names patient_1, which is not a case of imagesTr (did you mean Patient_1?)"
         in faults[0]
     )
-    assert "fold 0 names zzz, which is no case of imagesTr; " in faults[1]
+    assert "fold 0 names zzz, which is not a case of imagesTr; " in faults[1]
 
 
 def test_a_fold_that_is_no_list_of_names_is_one_fault(tmp_path):

@@ -381,7 +381,7 @@ def copied(source, to):
 WRONG = {
     "no predictions": (lambda root: [path.unlink() for path in (root / "pred").iterdir()], "no prediction below it"),
     "no labels": (lambda root: [path.unlink() for path in (root / "labelsTs").iterdir()], "no label below it"),
-    "other names": (lambda root: (root / "pred").rename(root / "x") and copied(root / "x", root / "pred"), "none is named as a label"),
+    "other names": (lambda root: (root / "pred").rename(root / "x") and copied(root / "x", root / "pred"), "no prediction has the name of a label"),
     "twice": (lambda root: write_scan(root / "pred" / "a_pred.nrrd", np.zeros(SHAPE, np.uint8)), "is of the same case as"),
     "nnU-Net's summary": (lambda root: (root / "pred" / "summary.json").write_text('{"foreground_mean": {}}'), "written by another program"),
     "damaged dataset.json": (lambda root: (root / "dataset.json").write_text("{"), "dataset.json: defines no classes"),

@@ -263,7 +263,9 @@ def test_training_does_not_resume_with_exchanged_channels(data, prepared, tmp_pa
     output = Path(shutil.copytree(prepared[3][1], tmp_path / "run"))
     change_plan(root, channel_names=["T2", "T1"])
     for flags in ([], ["--other_data"]):
-        with pytest.raises(UserError, match=r"of other data \(channel names T1, T2 in the run"):
+        with pytest.raises(
+            UserError, match=r"trained on other data \(channel names T1, T2 in the run"
+        ):
             train(root, output, *flags)
 
 

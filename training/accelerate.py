@@ -30,15 +30,13 @@ def check_accelerate(
     """
     if how == "off":
         return
-    if recompute:
+    if recompute:  # a recorded graph would repeat the second passes of its first step
         raise UserError(
-            f"--accelerate {how}: not with --recompute, whose second passes it would record "
-            "once and for all; remove one of them"
+            f"--accelerate {how}: cannot be combined with --recompute; remove one of them"
         )
-    if over_processes:
+    if over_processes:  # the messages between processes break every graph
         raise UserError(
-            f"--accelerate {how}: not with --sync_batch_norm, whose messages break every graph; "
-            "remove one of them"
+            f"--accelerate {how}: cannot be combined with --sync_batch_norm; remove one of them"
         )
     if how == "graph" and device.type != "cuda":
         raise UserError(f"--accelerate graph: not for {device.type}; use --accelerate off")

@@ -93,7 +93,7 @@ def load(path: Path) -> dict[str, Any]:
     (code in it is not run).
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: no such checkpoint; check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a pickle protocol that damage made up
@@ -105,7 +105,9 @@ def load(path: Path) -> dict[str, Any]:
             "save it again as a plain state dict"
         ) from None
     except Exception:  # damaged bytes make torch.load raise any kind of error
-        raise UserError(f"{path}: damaged or no PyTorch checkpoint; get the file again") from None
+        raise UserError(
+            f"{path}: damaged, or not a PyTorch checkpoint; get the file again"
+        ) from None
     if not is_mapping(content):
         raise UserError(
             f"{path}: holds a {type(content).__name__}, expected a state dict or a checkpoint "
@@ -195,7 +197,7 @@ class Checkpoint:
             )
         where = f"iteration {self.progress['step']} of {self.stage}"
         if self.path.name in ("last.pth", "previous.pth"):
-            return f"not selected: {where}, where the run stood last"
+            return f"not selected: {where}, the latest step of the run"
         if self.path.parent.name == VALIDATED:
             return f"not selected: {where}, one of all networks that were validated"
         if self.settings.get("select") == "last":
@@ -388,8 +390,8 @@ class Store:
     def _check_stage(self, checkpoint: Checkpoint) -> None:
         if checkpoint.stage != self.folder.name:
             raise UserError(
-                f"{checkpoint.path}: of the stage {shown(str(checkpoint.stage))}, "
-                "which has another folder"
+                f"{checkpoint.path}: belongs to the stage {shown(str(checkpoint.stage))}, which "
+                "has another folder; move it there"
             )
 
     def _check_same_run(self, checkpoint: Checkpoint) -> None:
@@ -397,9 +399,8 @@ class Store:
         for key, value in self.computed.items():
             if saved.get(key) != value:
                 raise UserError(
-                    f"{checkpoint.path}: of a run with other settings "
-                    f"(--{key} {saved.get(key)}, now {value}); "
-                    "use another --exp, or --fresh to move it aside"
+                    f"{checkpoint.path}: was trained with --{key} {saved.get(key)}, but this run "
+                    f"has --{key} {value}; use another --exp, or --fresh to start over"
                 )
         self.check(checkpoint)
 

@@ -144,7 +144,7 @@ class _PlainCheck:
         """`above`: the identities of the containers that `value` is in."""
         if isinstance(value, Tensor):
             if not _plain(value):
-                raise ValueError(f"'{shown(name)}' is no plain tensor")
+                raise ValueError(f"'{shown(name)}' is not a plain tensor")
         elif isinstance(value, int):
             if value.bit_length() > 64:
                 raise ValueError(f"'{shown(name)}' is a number of more than 64 bits")
@@ -176,7 +176,7 @@ def check_tensors(parts: object) -> None:
     for name, value in _leaves(parts):
         if isinstance(value, Tensor):
             if not _plain(value):
-                raise ValueError(f"'{name}' is no plain tensor")
+                raise ValueError(f"'{name}' is not a plain tensor")
             # a sum takes a twentieth of the time, but may overflow
             if not value.sum().isfinite() and not value.isfinite().all():
                 raise ValueError(
@@ -209,13 +209,13 @@ def _plain(tensor: Tensor) -> bool:
 def _check_settings(settings: Mapping[str, Any]) -> None:
     for key in ("method", "model", "egm", "exp"):
         if not isinstance(settings.get(key, ""), str):
-            raise ValueError(f"its setting '{key}' is no text")
+            raise ValueError(f"its setting '{key}' is not a text")
     sides = settings.get("patch_size", [1])
     if not isinstance(sides, list | tuple):
-        raise ValueError("its setting 'patch_size' is no size")
+        raise ValueError("its setting 'patch_size' is not a size")
     numbers = cast(Sequence[object], sides)
     if not numbers or not all(_whole(side) and side > 0 for side in numbers):
-        raise ValueError("its setting 'patch_size' is no size")
+        raise ValueError("its setting 'patch_size' is not a size")
 
 
 def _check_progress(progress: Mapping[str, Any], losses: Sequence[object]) -> None:

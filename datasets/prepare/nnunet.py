@@ -432,6 +432,6 @@ def _unknown_case(path: Path, name: str, names: set[str]) -> str:
     other = nearest(name, sorted(names))
     meant = f" (did you mean {other}?)" if other else ""
     return (
-        f"{path}: fold 0 names {shown(name)}, which is no case of imagesTr{meant}; "
+        f"{path}: fold 0 names {shown(name)}, which is not a case of imagesTr{meant}; "
         "correct or remove it"
     )

@@ -184,14 +184,12 @@ class _FolderReader:
         if self.part != "Tr":
             return (
                 f"{what}; in {self.images.name} only files that end in {self.ending} are read, "
-                "convert "
-                "it (code/predict.py reads DICOM folders as they are)"
+                "convert it (code/predict.py reads DICOM folders as they are)"
             )
         return (
             f"{what}, which {self.images.name} cannot hold; put series elsewhere and name them in "
-            'dataset.json with the key "dataset": {"CASE": {"images": ["FOLDER"], "label": '
-            '"FILE"}} '
-            "for every training case (docs/data.md), or convert them"
+            'dataset.json with the key "dataset": {"CASE": {"images": ["FOLDER"], '
+            '"label": "FILE"}} for every training case (docs/data.md), or convert them'
         )
 
     def _no_case(self) -> str:
@@ -289,8 +287,7 @@ class _FolderReader:
                 also = " (save a segmentation of 3D Slicer as a label map)"
             return (
                 f"{expected}: no such label, but {other} is there; if it is this case's, rename it "
-                "to "
-                f"{expected.name}{also}"
+                f"to {expected.name}{also}"
             )
         if self.part == "Tr":
             return f"{expected}: no such label; a case without label belongs in imagesUn"

@@ -153,8 +153,8 @@ class OwnPreparation:
         """Raise UserError for a label of two drawn slices where a complete one is needed."""
         if self.plan.dims == 2:
             raise UserError(
-                f"{case.label}: two drawn slices, from which CoGRNet learns volumes; "
-                "prepare with --dims 3 in another folder"
+                f"{case.label}: only two slices are annotated, which is CoGRNet's annotation of "
+                "volumes; prepare with --dims 3 in another folder"
             )
         if case.part == "train":
             return
@@ -162,7 +162,8 @@ class OwnPreparation:
         if case.part == "val":
             kind = "validation case (splits_final.json lists these)"
         raise UserError(
-            f"{case.label}: only two drawn slices, but it is a {kind}; those need complete labels"
+            f"{case.label}: only two slices are annotated, but it is a {kind}; those need complete "
+            "labels"
         )
 
     def prepare_picture(self, path: Path, image: np.ndarray) -> np.ndarray:
@@ -232,7 +233,7 @@ def check_not_constant(scan: Scan) -> None:
     """Raise UserError for a scan whose voxels are all equal."""
     if scan.array.min() == scan.array.max():
         raise UserError(
-            f"{scan.path}: every voxel is {scan.array.flat[0]:g}, there is nothing to see; export "
+            f"{scan.path}: the image is constant (every voxel is {scan.array.flat[0]:g}); export "
             "it again"
         )
 
