@@ -135,6 +135,7 @@ def run_cases(settings: PredictSettings, model: Model, cases: Sequence[RawCase])
     predict a case, one thread prepares the next one and another one writes the case before it.
     """
     output = settings.output
+    _check_inputs_are_kept(output, cases)
     with writing(output, f"free space or {REMEDY}"):
         remove_unfinished(output)
         records = Records(
@@ -158,6 +159,18 @@ def run_cases(settings: PredictSettings, model: Model, cases: Sequence[RawCase])
         f"predicted; the folder is {output}"
     )
     return result
+
+
+def _check_inputs_are_kept(output: Path, cases: Sequence[RawCase]) -> None:
+    """Raise UserError if a prediction would replace a scan."""
+    scans = {image.resolve(): image for case in cases for image in case.images}
+    for case in cases:
+        scan = scans.get((output / output_name(case)).resolve())
+        if scan is not None:
+            raise UserError(
+                f"--output {output}: the prediction of {case.name} would replace the scan {scan}; "
+                f"name another folder to write to"
+            )
 
 
 class _Outcome:

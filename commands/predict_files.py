@@ -358,10 +358,24 @@ def _is_record_file(content: object) -> TypeGuard[Record]:
     cases = content.get("cases")
     if not isinstance(cases, dict) or not isinstance(content.get("made_with"), dict):
         return False
-    return all(
-        isinstance(record, dict) and _is_uncertainty(record.get(UNCERTAINTY, {}))
-        for record in cases.values()
-    )
+    return all(_is_record(record) for record in cases.values())
+
+
+def _is_record(record: object) -> bool:
+    """Whether a case's record has the shape in which it is written."""
+    if not isinstance(record, dict):
+        return False
+    classes = record.get("classes", {})
+    if not isinstance(classes, dict):
+        return False
+    counted = all(isinstance(about, dict) and _is_count(about) for about in classes.values())
+    return counted and _is_uncertainty(record.get(UNCERTAINTY, {}))
+
+
+def _is_count(about: Mapping[str, object]) -> bool:
+    """Whether the record of a class has the number of its voxels."""
+    voxels = about.get("voxels")
+    return isinstance(voxels, int) and not isinstance(voxels, bool)
 
 
 def _is_uncertainty(about: object) -> bool:

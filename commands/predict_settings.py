@@ -117,5 +117,10 @@ class PredictSettings(ModelSettings):
             raise UserError(
                 f"--output {self.output}: is the input itself; name another folder to write to"
             )
+        if self.input.is_dir() and self.input.resolve().is_relative_to(self.output.resolve()):
+            raise UserError(
+                f"--output {self.output}: contains the input, whose files would be taken for "
+                f"predictions; name another folder to write to"
+            )
         if self.output.exists() and not self.output.is_dir():
             raise UserError(f"--output {self.output}: is a file; name a folder to write to")

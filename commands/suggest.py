@@ -190,13 +190,25 @@ def _kind(settings: SuggestSettings, record: Record, path: Path, name: str) -> s
     )
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file; raises UserError if it is not text."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark before it
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--labelled {path}: not a readable text file ({error}); save it as UTF-8, with one "
+            "case name per line"
+        ) from None
+    return [line.strip() for line in text.splitlines()]
+
+
 def _labelled(settings: SuggestSettings, cases: Mapping[str, _Case]) -> set[str]:
     """The names of the labelled cases, all of which are predicted."""
     names: list[str] = []
     for word in settings.labelled:
         path = Path(word)
         if word not in cases and path.is_file():
-            names += [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            names += _lines(path)
         else:
             names.append(word)
     labelled = {name for name in names if name}

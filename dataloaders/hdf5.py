@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 
+from dataloaders.plan import FILE as OWN_PLAN
 from utils.errors import UserError
 from utils.files import name_fault, replacing, shown
 
@@ -116,12 +117,21 @@ def list_line(name: str) -> str:
 
 
 def check_root(root: Path, dataset: str) -> None:
-    """Raise UserError where the folder of the data is missing."""
+    """Raise UserError if the folder of the data is missing, or if a public data set is expected and
+    the folder holds a user's own data.
+    """
     if not root.is_dir():
         raise UserError(
             f"{root}: no such folder; put the {dataset} data there, name its place with "
             "--root_path, "
             f"or make synthetic data: python code/make_phantom.py --dataset {dataset} --root {root}"
+        )
+    is_public = (SPLITS / dataset).is_dir()  # own data never have the name of a public data set
+    if is_public and (root / OWN_PLAN).is_file():
+        raise UserError(
+            f"{root}: holds own data ({OWN_PLAN}), not {dataset}; for own data, use code/train.py "
+            "or code/test.py without --dataset, and with a checkpoint that was trained on them; "
+            f"for {dataset}, correct --root_path"
         )
 
 

@@ -77,7 +77,10 @@ class SlicePredictor:
             if self.interpolation == "linear":
                 maps = zoom_linear(maps.cpu(), image.shape[-2:])
             else:
-                maps = torch.as_tensor(zoom_nearest(maps.cpu().numpy(), image.shape[-2:]))
+                size = image.shape[-2:]
+                maps = torch.as_tensor(zoom_nearest(maps.cpu().numpy(), size))
+                has_source = zoom_nearest(np.ones(self.patch_size, dtype=bool), size)
+                maps[:, 0, torch.as_tensor(~has_source)] = 1  # the others are background
             yield maps.transpose(0, 1)  # (K + M, n, H, W)
 
 

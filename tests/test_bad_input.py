@@ -25,6 +25,7 @@ import training.checkpoint
 import training.device
 from dataloaders.phantom.write import write_acdc_phantom
 from datasets.acdc import DATASET
+from datasets.checks.layout import recognise
 from training.checkpoint import load, save
 from training.device import choose_device
 from training.log import RunLog
@@ -253,6 +254,17 @@ def test_missing_root(run, tmp_path):
     absent = tmp_path / "absent"
     refused(absent, "--root_path", "make_phantom.py", call=lambda: train(absent, tmp_path / "out"))
     refused(absent, "--root_path", call=lambda: run_test(script_flags(absent, run)))
+
+
+def test_own_data_are_not_taken_for_a_public_data_set(phantom_root, run, tmp_path):
+    """Their classes and intensities differ, even if the layouts of the files agree."""
+    own = tmp_path / "own"
+    shutil.copytree(phantom_root, own)
+    (own / "plan.json").write_text("{}", encoding="utf-8")
+    words = ("holds own data (plan.json), not ACDC", "--root_path")
+    refused(own, *words, call=lambda: train(own, tmp_path / "out"))
+    refused(own, *words, call=lambda: run_test(script_flags(own, run)))
+    refused(own, *words, call=lambda: recognise(own, "ACDC"))
 
 
 def rewrite(path, **changes):

@@ -280,6 +280,17 @@ def test_probabilities_are_resized_as_scipy_interpolates_linearly(size):
         assert np.array_equal(found, array)
 
 
+def test_pixels_without_a_source_are_background():
+    """Nearest neighbour, as scipy computes it, gives some sizes a last column without a source."""
+    torch.manual_seed(0)
+    net = net_factory("unet", egm="none").eval()
+    image = np.random.default_rng(0).random((1, 1, 40, 45), np.float32)
+    predictor = SlicePredictor((256, 256), torch.device("cpu"))
+    (probabilities,) = predictor.slabs(net, image)
+    torch.testing.assert_close(probabilities.sum(0), torch.ones(1, 40, 45))
+    assert (probabilities[0, 0, :, 44] == 1).all()
+
+
 def test_linear_interpolation_moves_the_outline_between_the_pixels_of_the_network():
     """Two columns with foreground probabilities 0.8 and 0 become nine, from 0.8 down in steps of 0.1.
 

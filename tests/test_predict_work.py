@@ -586,6 +586,7 @@ def test_labels_beside_published_scans_are_no_input(tmp_path):
         (["--input", "twice"], "would have the same name as that of"),
         (["--input", "notes.txt"], "for a DICOM series name the folder"),
         (["--output", "in"], "is the input itself"),
+        (["--output", "."], "contains the input, whose files would be taken for predictions"),
         (["--output", "notes.txt"], "is a file; name a folder"),
         (["--part", "3/2"], "expected i/n"),
         (["--part", "half"], "expected i/n"),
@@ -629,3 +630,14 @@ def test_mistakes_are_named_in_one_line_and_nothing_is_written(
         )
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_a_prediction_never_replaces_a_scan(tmp_path, model, flags):
+    path = tmp_path / "in" / "a.nii.gz"
+    scans(path.parent, path.name)
+    before = path.read_bytes()
+    place = ["--checkpoint", str(tmp_path / "c.pth"), "--input", str(path)]
+    with pytest.raises(UserError, match=r"of a would replace the scan .*a\.nii\.gz"):
+        predict([*place, "--output", str(tmp_path / "in"), "--device", "cpu", *flags])
+    assert path.read_bytes() == before

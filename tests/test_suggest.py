@@ -170,8 +170,9 @@ def test_the_two_slices_are_axial_and_coronal_and_marked(tmp_path, predictions):
     assert np.count_nonzero(marks) == 14 * 12 + 14 * 10 - 14
 
 
-def test_labelled_cases_may_be_named_in_a_file(tmp_path, predictions):
-    (tmp_path / "train.list").write_text("a\nc\n", encoding="utf-8")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_labelled_cases_may_be_named_in_a_file(tmp_path, predictions, encoding):
+    (tmp_path / "train.list").write_text("a\nc\n", encoding=encoding)
     result = fewlabels.suggest(
         predictions,
         tmp_path / "suggestions",
@@ -180,6 +181,23 @@ def test_labelled_cases_may_be_named_in_a_file(tmp_path, predictions):
         progress=False,
     )
     assert names(result.cases) == ["b"]
+
+
+def test_a_list_in_another_encoding_is_named(tmp_path, predictions):
+    path = tmp_path / "train.list"
+    path.write_bytes("é\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"train.list: not a readable text file .* as UTF-8"):
+        fewlabels.suggest(predictions, tmp_path / "s", labelled=[str(path)], progress=False)
+
+
+@pytest.mark.parametrize("about", [[None], {"voxels": "3"}, {}])
+def test_a_damaged_record_of_a_class_is_named(tmp_path, predictions, about):
+    path = Path(predictions) / "predict.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["cases"]["a"]["classes"] = {"liver": about}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=r"predict.json: not a record of predictions"):
+        fewlabels.suggest(predictions, tmp_path / "suggestions", progress=False)
 
 
 @pytest.mark.parametrize("words, message", [

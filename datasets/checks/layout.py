@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataloaders.dataset_info import DatasetInfo
-from dataloaders.hdf5 import SPLITS
+from dataloaders.hdf5 import SPLITS, check_root
 from dataloaders.plan import FILE, Plan, read_plan
 from dataloaders.splits import case_of, cheap_check, listed_path
 from datasets.checks.case_check import CaseCheck
@@ -63,7 +63,9 @@ def recognise(root: Path, dataset: str) -> DataFolder:
         # imports torch, which own data do not need
         from datasets.registry import find_dataset
 
-        return _published(root, find_dataset(dataset), name=dataset)
+        spec = find_dataset(dataset)
+        check_root(root, spec.info.name)
+        return _published(root, spec, name=dataset)
     if (root / "dataset.json").is_file() or (root / "imagesTr").is_dir():
         return _raw(root)
     if (root / FILE).is_file():
