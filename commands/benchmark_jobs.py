@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from commands.benchmark_cell import Cell, complete_cell
 from utils.cli import run
 from utils.errors import UserError
+from utils.messages import message
+from utils.names import printable
 from utils.workers import START, environment
 
 POLL = 0.5
@@ -64,6 +66,7 @@ def run_cells(
                 cell = waiting.pop(0)
                 cell.log.parent.mkdir(parents=True, exist_ok=True)
                 running[cell.name] = (cell, start(cell))
+                message(printable(f"{cell.name}: started; its log is {cell.log}"))
             time.sleep(POLL)
             for name, (cell, job) in list(running.items()):
                 if job.is_done():

@@ -127,6 +127,11 @@ def _prepared_picture(model: Model, values: np.ndarray) -> np.ndarray:
             f"array: has shape {values.shape}, a picture is (rows, columns) or (channels, rows, "
             f"columns); for a volume give the spacing too"
         )
+    if len(values) != model.info.channels:
+        raise UserError(
+            f"array: has shape {values.shape}, but without spacing and affine it is a picture with "
+            f"{model.info.channels} channels; for a volume give the spacing or the affine"
+        )
     return model.prepared_picture(values, ARRAY)
 
 

@@ -36,6 +36,8 @@ PROBABILITIES_HASH = "probabilities_sha256"  # key of a case's record
 MAP_HASH = "sha256"  # key of an uncertainty map's record
 RANKING = "ranking"  # key of the file: the cases by kind of map, the most uncertain one first
 IMAGES = "images"  # key of a case's record: the files of the scan
+CHECKPOINTS = "checkpoints"  # setting of all predictions: the hashes of the checkpoints
+OF_EACH_CHECKPOINT = ("patch_size", "stride")  # settings that have a value for each checkpoint
 MEMBER = "probabilities.npy"  # the only member of a .npz with probabilities
 NRRD = (".nrrd", ".nhdr")
 Record = dict[str, Any]
@@ -252,9 +254,15 @@ class Records:
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The keys whose values differ, or that only one of the two has."""
+    """The keys whose values differ, or that only one of the two has.
+
+    With other checkpoints, settings that are listed for each checkpoint are not compared.
+    """
     keys = {**second, **first}
-    return [key for key in keys if first.get(key) != second.get(key)]
+    differing = [key for key in keys if first.get(key) != second.get(key)]
+    if CHECKPOINTS not in differing:
+        return differing
+    return [key for key in differing if key not in OF_EACH_CHECKPOINT]
 
 
 def _as_json(values: Mapping[str, Any]) -> Record:

@@ -35,8 +35,11 @@ def first_patients(
     slices = info.read_list(root, info.train_list)
     patients = list(dict.fromkeys(patient(name) for name in slices))
     if not 1 <= labelnum <= len(patients):
+        unit = "cases"
+        if patient is before_underscore:
+            unit = "patients"
         raise UserError(
-            f"--labelnum {labelnum}: the training list has {len(patients)} patients, choose 1 to "
+            f"--labelnum {labelnum}: the training list has {len(patients)} {unit}, choose 1 to "
             f"{len(patients)}"
         )
     chosen = set(patients[:labelnum])

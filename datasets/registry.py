@@ -51,13 +51,21 @@ def _from_file(path: Path) -> DatasetSpec:
     return dataset
 
 
+def _is_another_module(name: str, path: Path) -> bool:
+    """Whether Python would import something else than the file under this name."""
+    found = find_spec(name)
+    if found is None:
+        return False
+    return found.origin is None or Path(found.origin).resolve() != path.resolve()
+
+
 def _module(path: Path) -> ModuleType:
     """Import the file under its own name, so that worker processes can import it as well."""
     name = path.stem.replace(".", "_")
     loaded = sys.modules.get(name)
     if name in FILES and loaded is not None:
         sys.path.remove(str(Path(str(loaded.__file__)).parent))
-    elif loaded is not None or find_spec(name) is not None:
+    elif loaded is not None or _is_another_module(name, path):
         raise UserError(f"--dataset {path}: there is a module {name} already; rename the file")
     spec = spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:

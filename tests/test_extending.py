@@ -168,6 +168,13 @@ def test_a_data_set_file_with_the_name_of_a_module_is_one_line(tmp_path):
         find_dataset(str(tmp_path / "json.py"))
 
 
+def test_a_data_set_file_may_lie_in_a_folder_of_the_import_path(tmp_path, monkeypatch):
+    """Such as the root of the repository, which the scripts add to it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "polyps_here.py").write_text(BLOCKS["polyps.py"])
+    assert find_dataset(str(tmp_path / "polyps_here.py")).info.dims == 2
+
+
 def test_network_loss_schedule_and_augmentation_by_name(phantom_root, tmp_path, registries):
     NETWORKS["resunet_small"] = run("networks/resunet_small.py")["ResUNetSmall"]
     for name in ("utils/losses.py", "utils/schedules.py", "dataloaders/augment.py"):

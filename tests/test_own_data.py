@@ -144,7 +144,7 @@ def test_dims_can_be_chosen_and_few_slices_make_two(tmp_path):
     plan = read_plan(tmp_path / "volumes")
     assert (plan.dims, plan.axes, plan.spacing_mm) == (3, "xyz", (0.8, 0.8, None)) and plan.why[
         "dims"
-    ] == "--dims"
+    ] == "chosen by --dims"
     flat = write_raw_dataset(
         tmp_path / "flat", {"imagesTr": 2}, spacing=(1, 1, 2), shape=(26, 24, 13)
     )

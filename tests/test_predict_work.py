@@ -385,7 +385,7 @@ def test_an_interrupted_prediction_leaves_no_probabilities_on_disk(tmp_path, mod
 def test_predictions_with_other_blending_or_precision_are_not_mixed(tmp_path, model):
     scans(tmp_path / "in", "a.nii.gz")
     run(model, tmp_path / "in", tmp_path / "out", "--amp", "off")
-    with pytest.raises(UserError, match="of predictions with other blend; name another"):
+    with pytest.raises(UserError, match="contains predictions with different blend; name another"):
         run(model, tmp_path / "in", tmp_path / "out", "--amp", "off", "--blend", "uniform")
 
 
@@ -483,10 +483,10 @@ def test_predictions_of_another_network_or_scan_are_not_touched(tmp_path, model,
     )
     with pytest.raises(
         UserError,
-        match=r"predict\.json: of predictions with other checkpoints; name another --output, or --overwrite",
+        match=r"predict\.json: contains predictions with different checkpoints; name another --output, or use --overwrite",
     ):
         run(other, tmp_path / "in", out)
-    with pytest.raises(UserError, match="other tta"):
+    with pytest.raises(UserError, match="different tta"):
         run(model, tmp_path / "in", out, "--tta", "mirror")
     capsys.readouterr()
     write_scan(tmp_path / "in" / "a.nii.gz", np.arange(1680).reshape(SHAPE).astype(np.int16))

@@ -160,19 +160,20 @@ def _reasons(
 ) -> dict[str, str]:
     """The plan's `why`: of `dims`, and where that is 2 of the axis that slices are cut along."""
     if dims is not None:
-        why = {"dims": "--dims"}
+        why = {"dims": "chosen by --dims"}
     else:
         sizes = " x ".join(f"{mm:g}" for mm in spacing)
         ratio = _ratio(spacing)
         dims = _dims(spacing, counts, axis=axis)
         if ratio > THICK:
-            reason = "2, slices are thick"
+            reason = "slices are thick"
         elif dims == 2:
-            reason = "2, slices are few"
+            reason = "slices are few"
         else:
-            reason = "3, neither thick nor few"
+            reason = "slices are neither thick nor few"
         medians = (
-            f"median spacing {sizes} mm (ratio {ratio:.2g}), median of {counts[axis]:g} slices"
+            f"median spacing {sizes} mm (ratio {ratio:.2g}), median number of slices "
+            f"{counts[axis]:g}"
         )
         why = {"dims": f"{medians}: {reason}"}
     if dims == 2:
