@@ -78,7 +78,7 @@ from training.device import choose_device
 from training.stage import StageResult
 from utils.errors import Interrupted, ReportedError, UserError
 from utils.messages import LOGGER, Log, received_by, uses_terminal
-from utils.names import printable
+from utils.names import and_more, printable
 from utils.values import checked, convert
 
 __all__ = [
@@ -616,9 +616,8 @@ def evaluate(
     with _quiet(progress):
         result = scoring.run(checked(ScoringSettings, values))
     if result.results is None:
-        first, *others = result.faults
-        more = f" (and {len(others)} more)" if others else ""
-        raise ReportedError(f"{first}{more}; nothing was written")
+        faults = result.faults
+        raise ReportedError(f"{faults[0]}{and_more(faults)}; nothing was written")
     return result.results
 
 

@@ -36,7 +36,7 @@ from utils.errors import UserError
 from utils.files import remove_unfinished
 from utils.lock import only_writer
 from utils.messages import error_message, message
-from utils.names import nearest, printable
+from utils.names import and_more, nearest, printable
 from utils.progress import progress
 from utils.workers import check_processes, ended_processes, terminated, worker_pool
 
@@ -290,10 +290,9 @@ def _check_names(
     hint = f"{', '.join(list(cases)[:3])} ..."
     if near:
         hint = f"did you mean {near}?"
-    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
     raise UserError(
-        f"--cases {unknown[0]}{more}: not among the {len(cases)} cases below {settings.source} "
-        f"({hint})"
+        f"--cases {unknown[0]}{and_more(unknown)}: not among the {len(cases)} cases below "
+        f"{settings.source} ({hint})"
     )
 
 
@@ -349,9 +348,9 @@ def check_copies(
     leaks, copies = find_copies(scan_cases)
     _warn([f"{line}, so it counts twice" for line in copies])
     if leaks:
-        more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
         raise UserError(
-            f"{leaks[0]}; remove one of them and prepare again, no list was written{more}"
+            f"{leaks[0]}; remove one of them and prepare again, no list was written"
+            f"{and_more(leaks)}"
         )
 
 

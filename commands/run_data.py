@@ -26,6 +26,7 @@ from datasets.base import DatasetSpec
 from training.checkpoint import Checkpoint
 from training.distributed import any_process, from_main, is_main
 from utils.errors import UserError
+from utils.names import and_more
 
 ANYWAY = "or continue with --other_data"
 OTHERWISE = "the data were prepared with different settings"
@@ -143,10 +144,7 @@ def run_data(
     cases = _cases(info, surveyed, lists)
     leaks, copies = find_copies(cases)
     if leaks:
-        more = ""
-        if len(leaks) > 1:
-            more = f" (and {len(leaks) - 1} more)"
-        raise UserError(f"{leaks[0]}{more}; remove one of them from its list")
+        raise UserError(f"{leaks[0]}{and_more(leaks)}; remove one of them from its list")
     for line in copies[:MOST_COPIES]:
         say(f"warning: {line}, so it counts twice")
     digest = _digest(info, surveyed, lists, cases=cases)

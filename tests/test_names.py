@@ -20,7 +20,15 @@ from reporting.tested_run import read_result
 from utils.case import Case
 from utils.errors import UserError
 from utils.json_file import read_json
-from utils.names import case_name_fault, csv_cell, csv_text, folded, nearest, printable
+from utils.names import (
+    and_more,
+    case_name_fault,
+    csv_cell,
+    csv_text,
+    folded,
+    nearest,
+    printable,
+)
 
 REPOSITORY = Path(__file__).parents[1]
 GOOD = ("a", "a,1", "b.h5", "c#1", "a_slice_3", "-x", "=1+1", "ü", "a b", "a.h5,b", "com", "{}")
@@ -150,3 +158,10 @@ def test_classes_are_read_from_a_dataset_json_with_a_mark_and_values_in_quotes(t
     path = tmp_path / "dataset.json"
     path.write_bytes(b'\xef\xbb\xbf{"labels": {"background": "0", "organ": "2"}}')
     assert read_classes(path).values == {"organ": (2,)}
+
+
+@pytest.mark.parametrize(
+    "items, text", [((), ""), (("a",), ""), (("a", "b"), " (and 1 more)"), ("abc", " (and 2 more)")]
+)
+def test_the_items_after_the_first_are_counted(items, text):
+    assert and_more(items) == text

@@ -3,7 +3,7 @@
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 from utils.files import name_fault
 
@@ -58,6 +58,14 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if not close:
         return ""
     return close[0]
+
+
+def and_more(items: Sized) -> str:
+    """Return how many items follow the first one, as " (and 2 more)"; empty if none does."""
+    others = len(items) - 1
+    if others < 1:
+        return ""
+    return f" (and {others} more)"
 
 
 def printable(text: str) -> str:

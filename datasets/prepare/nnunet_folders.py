@@ -10,7 +10,7 @@ from pathlib import Path
 from datasets.prepare.prepared_files import RawCase
 from scans.formats import files_of
 from utils.errors import UserError
-from utils.names import folded, nearest
+from utils.names import and_more, folded, nearest
 
 SCAN_ENDINGS = (
     ".nii.gz",
@@ -196,8 +196,8 @@ class _FolderReader:
         fault = f"{self.images}: no case in it that ends in _0000{self.ending}"
         problems = self.errors + self.unread
         if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            return f"{fault}; look at file_ending in dataset.json; {problems[0]}{more}"
+            first = f"{problems[0]}{and_more(problems)}"
+            return f"{fault}; look at file_ending in dataset.json; {first}"
         return f"{fault}; look at file_ending in dataset.json"
 
     def _look_for_labels_folder(self) -> None:
