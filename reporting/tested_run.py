@@ -70,6 +70,17 @@ class Result:
         return Path(self.checkpoint.get("path", "")).name in ("last.pth", "previous.pth")
 
     @property
+    def is_selected_on_test(self) -> bool:
+        """Whether the tested checkpoint was selected by its score on the test list."""
+        if self.is_last:
+            return False
+        select = self.settings.get("select", "published")
+        if select == "published":
+            # records of older versions name the split only in the words of the selection rule
+            return "too good" in self.checkpoint.get("selection", "")
+        return select == "test"
+
+    @property
     def stage(self) -> str:
         """Training stage of the tested checkpoint."""
         return Path(self.checkpoint.get("path", "")).parent.name

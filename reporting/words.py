@@ -126,14 +126,8 @@ def _table_line(group: Mapping[str, Any], width: int) -> str:
 
 
 def _is_selected_on_test(group: Group) -> bool:
-    """Whether a run of the group was tested with a checkpoint that had been selected on the test
-    list.
-    """
-    for result in group.results:
-        # the words with which a checkpoint's selection rule warns of it
-        if "too good" in result.checkpoint.get("selection", "") and not result.is_last:
-            return True
-    return False
+    """Whether the tested checkpoint of a run was selected on the test list."""
+    return any(result.is_selected_on_test for result in group.results)
 
 
 def _missed(group: Group) -> tuple[int, int]:

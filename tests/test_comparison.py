@@ -28,6 +28,7 @@ from reporting import html_page as page
 from reporting.case_pictures import _prediction
 from reporting.groups import make_groups
 from reporting.tested_run import find_result
+from reporting.words import notes
 from training.checkpoint import FORMAT
 from utils.case import Case
 from utils.errors import UserError
@@ -415,6 +416,37 @@ def test_a_page_of_an_edge_guided_run_is_not_called_bcp(tmp_path):
     assert "the spread over seeds is not known: edge-guided BCP, dual teacher." in text
     numbers = json.loads((page / "compare.json").read_text(encoding="utf-8"))
     assert numbers["groups"][0]["name"] == "edge-guided BCP, dual teacher"
+
+
+@pytest.mark.parametrize(
+    "select, rule, is_marked",
+    [
+        ("test", "best mean Dice on test.list", True),
+        ("val", "best mean Dice on val.list", False),
+        ("last", "the last network of the stage", False),
+        (None, "best mean Dice on test.list: its test results are too good", True),
+        (None, "best mean Dice on val.list", False),
+        ("published", "best mean Dice on test.list: its test results are too good", True),
+    ],
+)
+def test_groups_that_were_selected_on_the_test_list_are_marked(runs, select, rule, is_marked):
+    """Older records have no split of the selection, only its rule in words."""
+    path = runs[0] / TEST / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary["checkpoint"]["selection"] = rule
+    if select is not None:
+        summary["checkpoint"]["settings"]["select"] = select
+    write_json(path, summary)
+    lines = notes(make_groups([find_result(runs[0])]))
+    assert any("selected on the test list" in line for line in lines) == is_marked
+
+
+def test_the_last_checkpoint_is_not_marked_as_selected_on_the_test_list(runs):
+    last = retested(runs[0], runs[0] / "test" / "self_train_last_test", "self_train/last.pth")
+    summary = json.loads((last / "summary.json").read_text(encoding="utf-8"))
+    summary["checkpoint"]["settings"]["select"] = "test"
+    write_json(last / "summary.json", summary)
+    assert not find_result(runs[0], "last").is_selected_on_test
 
 
 def test_a_page_shows_bytes_of_names_that_are_not_utf8_escaped(runs, tmp_path):
