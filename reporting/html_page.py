@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from evaluation.metrics import Metric, Unit, metrics_in, spacing_metrics
 from evaluation.tolerance import in_words
+from methods.base import class_scalar
 from reporting import plots, words
 from reporting.groups import Group
 from reporting.plots import Curve
@@ -227,7 +228,7 @@ def _class_curves(result: Result, classes: Sequence[str]) -> list[Curve]:
     history, _ = _history(result)
     curves = []
     for number, name in enumerate(classes):
-        column = f"dice_{name.replace(' ', '_')}"
+        column = class_scalar("dice", name)
         points = [(step, row[column]) for step, row in history if column in row]
         curves.append(Curve(number, points))
     return curves
