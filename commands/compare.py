@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from commands.any_dataset import find_data
+from commands.bootstrap import check_bootstrap
 from commands.runs import RunRequest, find_run
 from commands.test_folder import move_results
 from datasets.registry import find_dataset
@@ -73,11 +74,7 @@ class CompareSettings(PageSettings):
             raise UserError(
                 "name at least one tested run, as in: compare.py RUN RUN --output report"
             )
-        if self.draws < 100 or not 0 <= self.seed < 2**63:
-            raise UserError(
-                f"--draws {self.draws}, --seed {self.seed}: use at least 100 draws, and a seed "
-                f"from 0 to 2^63 - 1"
-            )
+        check_bootstrap(self.draws, self.seed)
 
 
 @dataclass(frozen=True)

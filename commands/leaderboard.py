@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from commands.bootstrap import check_bootstrap
 from evaluation.results import write_json
 from reporting import leaderboard_text as text
 from reporting.leaderboard import Bootstrap, Costs, complete_seeds, leaderboard
@@ -48,11 +49,7 @@ class LeaderboardSettings:
             raise UserError(
                 "name the records of a benchmark, as in: leaderboard.py BENCHMARK/records"
             )
-        if self.draws < 100 or not 0 <= self.seed < 2**63:
-            raise UserError(
-                f"--draws {self.draws}, --seed {self.seed}: use at least 100 draws, and a seed "
-                "from 0 to 2^63 - 1"
-            )
+        check_bootstrap(self.draws, self.seed)
 
 
 @dataclass(frozen=True)
