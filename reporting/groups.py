@@ -18,7 +18,8 @@ from reporting.tested_run import Result
 from utils.errors import UserError
 
 MEAN = "mean"  # name of the row with the mean over the classes
-UNLIKE = ("seed", "exp")  # settings in which the runs of one group may differ
+SEED_SETTINGS = ("seed", "exp")
+"""Settings in which runs of one method with different seeds may differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +259,7 @@ def _traits(result: Result) -> dict[str, object]:
             return {"checkpoint": result.checkpoint.get("sha256", str(result.folder))[:12]}
         return {"predictions": str(result.folder)}
     settings = _complete_settings(result)
-    traits = {key: value for key, value in settings.items() if key not in UNLIKE}
+    traits = {key: value for key, value in settings.items() if key not in SEED_SETTINGS}
     traits["stage"] = result.stage
     traits["checkpoint"] = "last" if result.is_last else "best"
     for key in ("stride", "largest_component"):

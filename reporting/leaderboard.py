@@ -15,13 +15,11 @@ from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs]
 from evaluation.metrics import Metric, Unit, metrics_in
 from evaluation.statistics import by_patient, holm, mean_sd
 from methods.registry import run_title
-from reporting.groups import paired_difference, patient
+from reporting.groups import SEED_SETTINGS, paired_difference, patient
 from reporting.record import SELECTIONS, CellRecord, CellTest
 from utils.errors import UserError
 
 MAIN = "dice"
-UNLIKE = ("seed", "exp")
-"""Options in which the cells of one method may differ."""
 LEVEL = 0.95
 Costs: TypeAlias = Mapping[str, Mapping[str, float]]
 """What a step costs, by method and name of the cost."""
@@ -157,7 +155,7 @@ def _check_options(records: Sequence[CellRecord]) -> None:
             )
         for name in sorted(record.options.keys() | other.options.keys()):
             value = record.options.get(name)
-            if name not in UNLIKE and value != other.options.get(name):
+            if name not in SEED_SETTINGS and value != other.options.get(name):
                 raise UserError(
                     f"{record.method}: seeds {other.seed} and {record.seed} were trained with "
                     f"--{name} {other.options.get(name)} and {value}; train one of them again"
