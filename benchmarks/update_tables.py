@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from commands.leaderboard import read_costs
 from reporting import leaderboard_text as text
-from reporting.leaderboard import Bootstrap, leaderboard
+from reporting.leaderboard import leaderboard
+from reporting.leaderboard_table import Bootstrap, LeaderboardTable
 from reporting.record import read_records
 from reporting.words import counted
 from utils.cli import run
@@ -44,16 +44,16 @@ SHORT_DISTANCES = ("hd95_voxel", "hd95_mm")
 
 
 @cache
-def tables(name: str) -> dict[str, dict[str, Any]]:
+def tables(name: str) -> dict[str, LeaderboardTable]:
     """Return the tables of a folder of records, by their selection."""
     costs = RECORDS / name / "costs" / "costs.json"
-    content = leaderboard(
+    board = leaderboard(
         read_records([RECORDS / name]),
         "bcp",
         Bootstrap(),
         costs=read_costs(costs if costs.is_file() else None),
     )
-    return {table["selection"]: table for table in content["tables"]}
+    return {table.selection: table for table in board.tables}
 
 
 def block(name: str, selection: str) -> str:
@@ -67,34 +67,34 @@ def block(name: str, selection: str) -> str:
     return "\n".join(text.markdown_table(table)) + "\n\n" + text.first_to_second(table) + "\n"
 
 
-def short_table(table: dict[str, Any]) -> list[str]:
+def short_table(table: LeaderboardTable) -> list[str]:
     """Return a table with Dice and its difference to the baseline, HD95 and, where costs are known,
     the step time.
     """
-    (distance,) = [metric for metric in table["metrics"] if metric["key"] in SHORT_DISTANCES]
-    titles = ["method", "seeds", "Dice", "difference to BCP (95 % interval)", distance["title"]]
-    has_times = all("time" in row["cost"] for row in table["rows"])
+    (distance,) = [metric for metric in table.metrics if metric.key in SHORT_DISTANCES]
+    titles = ["method", "seeds", "Dice", "difference to BCP (95 % interval)", distance.title]
+    has_times = all("time" in row.cost for row in table.rows)
     if has_times:
         titles.append("step time")
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for row in table["rows"]:
-        hd95 = row["scores"][distance["key"]]["mean"]
-        cells = [row["title"], str(len(row["seeds"])), text.score(row["scores"]["dice"])]
-        cells += [text.difference(row), f"{hd95:.{distance['digits']}f}"]
+    for row in table.rows:
+        hd95 = row.scores[distance.key].mean
+        cells = [row.title, str(len(row.seeds)), text.score(row.scores["dice"])]
+        cells += [text.difference(row), f"{hd95:.{distance.digits}f}"]
         if has_times:
-            cells.append(f"{row['cost']['time']:.1f}")
+            cells.append(f"{row.cost['time']:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def result(name: str, method: str) -> str:
     """Return a sentence with the test Dice of a method. Raises UserError if it has no record."""
-    rows = {row["method"]: row for row in tables(name)["best"]["rows"]}
+    rows = {row.method: row for row in tables(name)["best"].rows}
     if method not in rows:
         raise UserError(f"{RECORDS / name}: has no record of --method {method}")
     row = rows[method]
-    sentence = f"{text.score(row['scores']['dice'])} with {counted(len(row['seeds']), 'seed')}"
-    if "difference" in row:
+    sentence = f"{text.score(row.scores['dice'])} with {counted(len(row.seeds), 'seed')}"
+    if row.difference is not None:
         sentence += f"; difference to BCP: {text.difference(row)}"
     return f"{sentence}."
 

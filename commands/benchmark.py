@@ -21,7 +21,8 @@ from commands.benchmark_jobs import Job, cluster_start, run_cells, start_locally
 from commands.leaderboard import LeaderboardResult, read_costs, write
 from datasets.base import DatasetSpec
 from methods.registry import METHODS
-from reporting.leaderboard import Bootstrap, Costs, complete_seeds
+from reporting.leaderboard import complete_seeds
+from reporting.leaderboard_table import Bootstrap, Costs
 from reporting.record import SELECTIONS, read_record
 from reporting.words import counted
 from training.log import hours

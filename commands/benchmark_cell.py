@@ -18,7 +18,7 @@ from dataloaders.hdf5 import check_root
 from datasets.base import DatasetSpec, data_root
 from evaluation.results import EvaluationResult, write_json
 from methods.registry import METHODS
-from reporting.leaderboard import Costs
+from reporting.leaderboard_table import Costs
 from reporting.record import CellRecord, CellTest, read_record, tested
 from training.checkpoint import VALIDATED, read
 from training.config import AnyConfig

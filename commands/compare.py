@@ -13,12 +13,12 @@ from commands.bootstrap import check_bootstrap
 from commands.runs import RunRequest, find_run
 from commands.test_folder import move_results
 from datasets.registry import find_dataset
-from evaluation.results import NSD_TOLERANCE, write_json
+from evaluation.results import write_json
 from reporting import html_page as page
 from reporting import words
-from reporting.case_pictures import chosen_cases, panels
+from reporting.case_pictures import Panel, chosen_cases, panels
 from reporting.groups import MEAN, Group, make_groups
-from reporting.numbers import numbers
+from reporting.numbers import Comparison, GroupNumbers, compare_groups
 from reporting.tested_run import find_result
 from utils.errors import UserError, writing
 from utils.files import check_plain, scratch
@@ -28,8 +28,6 @@ from utils.names import printable
 from utils.pictures import colour
 from utils.progress import progress
 from utils.provenance import provenance
-
-Part = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -110,6 +108,19 @@ class CompareResult:
     numbers: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class CasePictures:
+    """The pictures of a case on the page: rows of panels.
+
+    `word`: worst, median or best. `fault`: why the case cannot be shown; empty if it can.
+    """
+
+    word: str
+    name: str
+    rows: Sequence[Sequence[Panel]]
+    fault: str
+
+
 def run(settings: CompareSettings) -> CompareResult:
     """Compare tested runs and write the page.
 
@@ -141,8 +152,9 @@ def write(
     Reports the table and the paths. `seed`, `draws`: of the bootstrap.
     """
     _read_checkpoints(groups)
-    content = numbers(groups, seed, draws=draws, about=provenance())
-    shown = _shown(groups, content) | _pictures(settings, groups) | {"numbers": name}
+    comparison = compare_groups(groups, seed, draws=draws, about=provenance())
+    content = comparison.plain()
+    shown = _shown(groups, comparison) | _pictures(settings, groups) | {"numbers": name}
     remedy = "free space or name another place with --output"
     with (
         only_writer(settings.output, remedy),
@@ -155,7 +167,7 @@ def write(
         page.write_page(folder / "index.html", shown)
         move_results(folder, settings.output)
     html = settings.output / "index.html"
-    message(printable(words.table(content)))
+    message(printable(words.table(comparison.groups)))
     message(f"page: {html}    numbers: {settings.output / name}")
     return CompareResult(html, file=settings.output / name, numbers=content)
 
@@ -184,102 +196,90 @@ def _run_folder(settings: ReportSettings) -> Path:
     return folder
 
 
-def _shown(groups: Sequence[Group], content: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(groups: Sequence[Group], comparison: Comparison) -> dict[str, Any]:
     """The values for the template, except pictures."""
-    parts: Sequence[Part] = content["groups"]
-    classes: Sequence[str] = content["classes"]
+    classes = comparison.classes
     names = [group.name for group in groups]
-    scores = [part["figures"] for part in parts]
-    conventions = page.conventions(scores, content[NSD_TOLERANCE])
-    distances = _distances(scores)
+    conventions = page.conventions(comparison.groups, comparison.tolerances)
+    distance = _main_distance(comparison.groups)
     rows = _rows(classes)
     curves, has_class_curves = page.curve_plots(groups, classes)
     curve_names = names
     if has_class_curves:
         curve_names = classes
     return {
-        "title": words.title(groups, content["dataset"]),
-        "subtitle": words.subtitle(content),
-        "groups": _with_seeds(groups, parts),
+        "title": words.title(comparison),
+        "subtitle": words.subtitle(comparison),
+        "groups": comparison.groups,
+        "seeds": [words.seeds(group) for group in groups],
         "several_seeds": any(len(group.results) > 1 for group in groups),
-        "cases": len(content["cases"]),
+        "cases": len(comparison.cases),
         "rows": rows,
         "conventions": conventions,
-        "main_columns": _main_columns(conventions, distances),
-        "distances": distances,
-        "bootstrap": content["bootstrap"],
+        "main_columns": _main_columns(conventions, distance),
+        "distance": distance,
+        "bootstrap": comparison.bootstrap,
         "notes": words.notes(groups),
         "keys": [page.key(number) for number in range(len(groups))],
         "keys_list": page.keys_list(names),
-        "interval_plots": page.interval_plots(parts, rows, distances=distances),
+        "interval_plots": page.interval_plots(comparison.groups, rows, distance=distance),
         "case_plots": page.case_plots(groups, rows),
         "curve_plots": curves,
         "curve_keys": page.keys_list(curve_names),
         "swatches": [(name, colour(number)) for number, name in enumerate(classes, 1)],
         "differing": words.differing(groups),
-        "commands": _commands(content),
-        "versions": words.versions(groups, content),
-        "date": content["date"],
+        "commands": _commands(comparison),
+        "versions": words.versions(groups, comparison.about),
+        "date": comparison.about["date"],
     }
 
 
-def _rows(classes: Sequence[str]) -> list[dict[str, str]]:
+def _rows(classes: Sequence[str]) -> list[page.TableRow]:
     """The rows of the tables: the mean over several classes, and each class."""
-    rows = [{"name": name, "title": name} for name in classes]
+    rows = [page.TableRow(name, name) for name in classes]
     if len(classes) > 1:
-        rows.insert(0, {"name": MEAN, "title": "mean over the classes"})
+        rows.insert(0, page.TableRow(MEAN, "mean over the classes"))
     return rows
 
 
-def _distances(scores: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The convention (`name`), metric and unit of the main distance.
-
-    In mm if every group has them, otherwise in voxels.
-    """
-    if all(one["honest_mm"] for one in scores):
-        return {"name": "honest_mm", "figure": "hd95_mm", "unit": "mm"}
-    return {"name": "honest", "figure": "hd95_voxel", "unit": "voxels"}
+def _main_distance(groups: Sequence[GroupNumbers]) -> page.MainDistance:
+    """HD95 in mm if every group has it, otherwise in voxels."""
+    if all(group.scores["honest_mm"] for group in groups):
+        return page.MainDistance("honest_mm", "hd95_mm", unit="mm")
+    return page.MainDistance("honest", "hd95_voxel", unit="voxels")
 
 
 def _main_columns(
-    conventions: Sequence[Mapping[str, Any]], distances: Mapping[str, str]
-) -> list[Mapping[str, Any]]:
+    conventions: Sequence[page.ConventionTable], distance: page.MainDistance
+) -> list[page.MetricColumn]:
     """The columns of the first table of differences: penalised Dice and the main distance."""
-    main = (("honest", "dice"), (distances["name"], distances["figure"]))
-    columns = []
+    main = (("honest", "dice"), (distance.convention, distance.metric))
+    columns: list[page.MetricColumn] = []
     for convention in conventions:
-        for column in convention["columns"]:
-            if (column["convention"], column["name"]) in main:
+        for column in convention.columns:
+            if (column.convention, column.name) in main:
                 columns.append(column)
     return columns
 
 
-def _with_seeds(groups: Sequence[Group], parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """The groups as in compare.json, with their seeds in words."""
-    return [
-        {**part, "seeds": words.seeds(group)} for group, part in zip(groups, parts, strict=True)
-    ]
-
-
-def _commands(content: Mapping[str, Any]) -> list[str]:
+def _commands(comparison: Comparison) -> list[str]:
     """The command of this page, then those of the tests, each once."""
-    commands = [content["command"]]
-    for part in content["groups"]:
-        for run in part["runs"]:
-            if run["command"] and run["command"] not in commands[1:]:
-                commands.append(run["command"])
+    commands: list[str] = [comparison.about["command"]]
+    for group in comparison.groups:
+        for run in group.runs:
+            if run.command and run.command not in commands[1:]:
+                commands.append(run.command)
     return commands
 
 
 def _pictures(settings: PageSettings, groups: Sequence[Group]) -> dict[str, Any]:
     """Pictures of the worst, median and best case.
 
-    `pictures`: per case the word, the name, rows of panels and, if it cannot be shown, the reason
-    (`fault`). `no_pictures`: the reason if no case can be shown.
+    `pictures`: of each case. `no_pictures`: the reason if no case can be shown.
     """
     if not settings.pictures:
         return {"pictures": [], "no_pictures": "omitted by --no_pictures"}
-    pictures = []
+    pictures: list[CasePictures] = []
     cases = chosen_cases(groups).items()
     for word, number in progress(cases, desc="drawing", unit="case", leave=False):
         name = groups[0].results[0].cases[number]
@@ -290,7 +290,7 @@ def _pictures(settings: PageSettings, groups: Sequence[Group]) -> dict[str, Any]
         except UserError as error:
             fault = str(error)
             message(printable(f"warning: no pictures of {name}: {fault}"))
-        pictures.append({"word": word, "name": name, "rows": rows, "fault": fault})
-    if all(case["fault"] for case in pictures):
-        return {"pictures": [], "no_pictures": pictures[0]["fault"]}
+        pictures.append(CasePictures(word, name, rows=rows, fault=fault))
+    if all(case.fault for case in pictures):
+        return {"pictures": [], "no_pictures": pictures[0].fault}
     return {"pictures": pictures, "no_pictures": ""}

@@ -10,8 +10,9 @@ from tyro.conf import Positional, arg
 from commands.bootstrap import check_bootstrap
 from evaluation.results import write_json
 from reporting import leaderboard_text as text
-from reporting.leaderboard import Bootstrap, Costs, complete_seeds, leaderboard
+from reporting.leaderboard import complete_seeds, leaderboard
 from reporting.leaderboard_page import write_leaderboard
+from reporting.leaderboard_table import Bootstrap, Costs
 from reporting.record import CellRecord, read_records
 from utils.errors import UserError, writing
 from utils.files import replacing
@@ -95,14 +96,14 @@ def write(
 
     The caller holds the lock of `output`. `missing`: names of cells without a result.
     """
-    content = leaderboard(records, baseline, bootstrap, costs=costs)
-    content["missing"] = list(missing)
+    board = leaderboard(records, baseline, bootstrap, costs=costs, missing=missing)
+    content = board.plain()
     with writing(output, REMEDY):
         write_json(output / JSON_FILE, content)
         with replacing(output / MARKDOWN_FILE) as unfinished:
-            unfinished.write_text(text.markdown(content, missing), encoding="utf-8")
-        write_leaderboard(output / PAGE, content)
-    for line in text.lines(content):
+            unfinished.write_text(text.markdown(board), encoding="utf-8")
+        write_leaderboard(output / PAGE, board)
+    for line in text.lines(board):
         message(printable(line))
     result = LeaderboardResult(
         page=output / PAGE,

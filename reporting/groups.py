@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -12,14 +12,18 @@ from datasets.resolve import default_config
 from evaluation.metrics import Unit, metrics_in
 from evaluation.results import convention_columns
 from evaluation.settings import EvaluationSettings
-from evaluation.statistics import bootstrap_interval, by_patient, mean_sd, wilcoxon_p
 from methods.registry import run_title
+from reporting.scores import MetricSummary, PairedDifference, paired_difference, summarise_seeds
 from reporting.tested_run import Result
 from utils.errors import UserError
 
 MEAN = "mean"  # name of the row with the mean over the classes
 SEED_SETTINGS = ("seed", "exp")
 """Settings in which runs of one method with different seeds may differ."""
+Summaries: TypeAlias = Mapping[str, Mapping[str, MetricSummary | None]]
+"""Of one convention, by row and metric. None for a metric that is newer than a test."""
+Differences: TypeAlias = Mapping[str, Mapping[str, PairedDifference | None]]
+"""Of one convention, by row and metric. None where scores of single cases are not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +87,13 @@ def make_groups(results: Sequence[Result], names: Sequence[str] = ()) -> list[Gr
     return groups
 
 
-def group_scores(group: Group) -> dict[str, dict | None]:
+def group_scores(group: Group) -> dict[str, Summaries | None]:
     """Mean, standard deviation and values over the seeds, by convention, row and metric.
 
     The rows are the mean over the classes and each class. A convention is None where the
     spacing is unknown.
     """
-    scores: dict[str, dict | None] = {}
+    scores: dict[str, Summaries | None] = {}
     for convention in convention_columns():
         scores[convention] = None
         means = [result.means(convention) for result in group.results]
@@ -101,7 +105,9 @@ def group_scores(group: Group) -> dict[str, dict | None]:
     return scores
 
 
-def differences_to(group: Group, first: Group, seed: int, draws: int) -> dict[str, dict | None]:
+def differences_to(
+    group: Group, first: Group, seed: int, draws: int
+) -> dict[str, Differences | None]:
     """Paired differences group - first: by convention, row and metric.
 
     Per case the mean over the seeds; of these the mean, a bootstrap interval over the patients, and
@@ -109,9 +115,9 @@ def differences_to(group: Group, first: Group, seed: int, draws: int) -> dict[st
     """
     patients = [patient(case) for case in first.results[0].cases]
     names = (MEAN, *first.results[0].classes)
-    by_convention: dict[str, dict | None] = {}
+    by_convention: dict[str, Differences | None] = {}
     for convention, columns in convention_columns().items():
-        rows: dict[str, dict] = {name: {} for name in names}
+        rows: dict[str, dict[str, PairedDifference | None]] = {name: {} for name in names}
         is_known = False
         for metric in columns:
             differences = group.per_case(convention, metric) - first.per_case(convention, metric)
@@ -133,44 +139,22 @@ def patient(case: str) -> str:
     return re.sub(r"_frame\d+$", "", case)
 
 
-def paired_difference(
-    column: np.ndarray, patients: Sequence[str], seed: int, draws: int
-) -> dict[str, float]:
-    """Return mean, bootstrap interval over the patients and Wilcoxon's p of differences (cases,).
-
-    `patients` (cases,): the patient of each case.
-    """
-    values = column.tolist()
-    low, high = bootstrap_interval(values, seed, draws=draws, patients=patients)
-    sums, counts = by_patient(values, patients)
-    patient_means = sums / counts
-    return {
-        "difference": float(column.mean()),
-        "low": low,
-        "high": high,
-        "p": wilcoxon_p(patient_means.tolist()),
-        "cases": len(column),
-        "patients": len(sums),
-    }
-
-
 def _rows_over_seeds(
     rows: Sequence[Mapping[str, Mapping[str, float]]], metrics: Sequence[str]
-) -> dict[str, dict]:
+) -> Summaries:
     """Summarise the rows of each seed, by row and metric.
 
     None for a metric that a summary.json lacks: it was written before the metric existed.
     """
-    summary: dict[str, dict] = {}
+    summaries: dict[str, dict[str, MetricSummary | None]] = {}
     for name in rows[0]:
-        summary[name] = {}
+        summaries[name] = {}
         for metric in metrics:
             values = [row[name][metric] for row in rows if metric in row[name]]
-            summary[name][metric] = None
+            summaries[name][metric] = None
             if len(values) == len(rows):
-                mean, sd = mean_sd(values)
-                summary[name][metric] = {"mean": mean, "sd": sd, "values": values}
-    return summary
+                summaries[name][metric] = summarise_seeds(values)
+    return summaries
 
 
 def _check_same_test(first: Result, other: Result) -> None:

@@ -14,7 +14,9 @@ from evaluation.tolerance import in_words
 from methods.base import class_scalar
 from reporting import plots, words
 from reporting.groups import Group
+from reporting.numbers import GroupNumbers
 from reporting.plots import Curve
+from reporting.scores import PairedDifference
 from reporting.tested_run import Result
 from utils.files import replacing
 
@@ -32,6 +34,43 @@ TITLES = {
         "An empty prediction scores 0 in all metrics. For distances 0 is the best value.",
     ),
 }
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a table: the mean over the classes, or a class."""
+
+    name: str
+    title: str
+
+
+@dataclass(frozen=True)
+class MetricColumn:
+    """A column of a table: a metric of a convention, by their keys in compare.json."""
+
+    name: str
+    convention: str
+    head: str
+    digits: int
+
+
+@dataclass(frozen=True)
+class ConventionTable:
+    """The table of a convention (`name`: its key in compare.json)."""
+
+    name: str
+    title: str
+    note: str
+    columns: Sequence[MetricColumn]
+
+
+@dataclass(frozen=True)
+class MainDistance:
+    """The distance that is shown first, by the keys of its convention and metric."""
+
+    convention: str
+    metric: str
+    unit: str
 
 
 def write_page(path: Path, content: Mapping[str, Any], template: str = "page.html") -> None:
@@ -53,15 +92,15 @@ def write_page(path: Path, content: Mapping[str, Any], template: str = "page.htm
 
 
 def conventions(
-    scores: Sequence[Mapping[str, Any]], tolerances: Mapping[str, float] | None
-) -> list[dict[str, Any]]:
+    groups: Sequence[GroupNumbers], tolerances: Mapping[str, float] | None
+) -> list[ConventionTable]:
     """The metric conventions that are known for every group, with the columns of their tables.
 
     `tolerances`: of NSD, by class, for the heads of columns; None if it is not known.
     """
-    available = []
+    available: list[ConventionTable] = []
     for name, (title, note) in TITLES.items():
-        if not all(one[name] for one in scores):
+        if not all(group.scores[name] for group in groups):
             continue
         if name == "honest_mm":  # its overlaps are those of the table in voxels
             unit: Unit = "mm"
@@ -70,41 +109,35 @@ def conventions(
             unit = "voxel"
             metrics = metrics_in("voxel")
         columns = [_column(name, metric, unit, tolerances=tolerances) for metric in metrics]
-        available.append({"name": name, "title": title, "note": note, "columns": columns})
+        available.append(ConventionTable(name, title, note=note, columns=columns))
     return available
 
 
 def interval_plots(
-    parts: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, str]],
-    distances: Mapping[str, str],
+    groups: Sequence[GroupNumbers],
+    rows: Sequence[TableRow],
+    distance: MainDistance,
 ) -> list[plots.Plot]:
-    """Plot the differences of penalised Dice and HD95 where they are known.
-
-    `parts`: the groups as in compare.json.
-    """
-    names = [row["name"] for row in rows]
+    """Plot the differences of penalised Dice and HD95 where they are known."""
+    names = [row.name for row in rows]
     shown = (
         ("Dice (higher is better)", "honest", "dice"),
-        (f"HD95, {distances['unit']} (lower is better)", distances["name"], distances["figure"]),
+        (f"HD95, {distance.unit} (lower is better)", distance.convention, distance.metric),
     )
     drawn = []
     for title, convention, metric in shown:
         intervals = []
-        for number, part in enumerate(parts[1:], 1):
-            differences = part["against_first"][convention]
-            if not differences:
-                continue
-            values = [differences[name][metric] for name in names]
-            if all(values):
-                intervals.append(plots.Intervals(number, part["name"], differences=values))
+        for number, group in enumerate(groups[1:], 1):
+            differences = _differences(group, convention, metric=metric, names=names)
+            if differences:
+                intervals.append(plots.Intervals(number, group.name, differences=differences))
         if intervals:
-            plot = plots.plot_intervals(title, names, groups=intervals, reference=parts[0]["name"])
+            plot = plots.plot_intervals(title, names, groups=intervals, reference=groups[0].name)
             drawn.append(plot)
     return drawn
 
 
-def case_plots(groups: Sequence[Group], rows: Sequence[Mapping[str, str]]) -> list[plots.Plot]:
+def case_plots(groups: Sequence[Group], rows: Sequence[TableRow]) -> list[plots.Plot]:
     """Plot the Dice of each case: the mean over the classes, and each class."""
     cases = groups[0].results[0].cases
     dice = [group.per_case("honest", "dice") for group in groups]
@@ -114,7 +147,7 @@ def case_plots(groups: Sequence[Group], rows: Sequence[Mapping[str, str]]) -> li
         for group, scores in zip(groups, dice, strict=True):
             columns.append(plots.Column(group.name, values=scores[:, number].tolist()))
         if not any(np.isnan(column.values).any() for column in columns):
-            drawn.append(plots.plot_cases(row["title"], cases, columns=columns))
+            drawn.append(plots.plot_cases(row.title, cases, columns=columns))
     return drawn
 
 
@@ -178,7 +211,7 @@ def keys_list(names: Sequence[str]) -> Markup:
 
 def _column(
     convention: str, metric: Metric, unit: Unit, tolerances: Mapping[str, float] | None
-) -> dict[str, Any]:
+) -> MetricColumn:
     head = metric.title
     digits = 3
     if metric.is_length:
@@ -186,12 +219,21 @@ def _column(
         digits = 2
     if metric.has_tolerance and tolerances is not None:
         head = f"{metric.title} at {in_words(tolerances, UNIT_WORDS[unit])}"
-    return {
-        "name": metric.key(unit),
-        "convention": convention,
-        "head": head,
-        "digits": digits,
-    }
+    return MetricColumn(metric.key(unit), convention, head=head, digits=digits)
+
+
+def _differences(
+    group: GroupNumbers, convention: str, metric: str, names: Sequence[str]
+) -> list[PairedDifference]:
+    """Return the differences of the rows `names`; empty unless all are known."""
+    by_row = (group.differences or {}).get(convention)
+    if by_row is None:
+        return []
+    values = [by_row[name][metric] for name in names]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return []
+    return known
 
 
 def _history(result: Result) -> tuple[list[tuple[int, Mapping[str, float]]], list[int]]:

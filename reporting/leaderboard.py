@@ -5,33 +5,37 @@ the networks, best first. A method's score of a case is the mean over its seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata  # pyright: ignore[reportMissingTypeStubs]
 
 from evaluation.metrics import Metric, Unit, metrics_in
-from evaluation.statistics import by_patient, holm, mean_sd
+from evaluation.statistics import by_patient, holm
 from methods.registry import run_title
-from reporting.groups import SEED_SETTINGS, paired_difference, patient
+from reporting.groups import SEED_SETTINGS, patient
+from reporting.leaderboard_table import (
+    Bootstrap,
+    Costs,
+    Leaderboard,
+    LeaderboardRow,
+    LeaderboardTable,
+    MetricColumn,
+    RankInterval,
+)
 from reporting.record import SELECTIONS, CellRecord, CellTest
+from reporting.scores import (
+    LEVEL,
+    MetricSummary,
+    PairedDifference,
+    paired_difference,
+    summarise_seeds,
+)
 from utils.errors import UserError
 
 MAIN = "dice"
-LEVEL = 0.95
-Costs: TypeAlias = Mapping[str, Mapping[str, float]]
-"""What a step costs, by method and name of the cost."""
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """Numbers of the bootstrap over patients. `rank_draws`: of the ranks, which also draw seeds."""
-
-    seed: int = 1337
-    draws: int = 10_000
-    rank_draws: int = 2_000
 
 
 @dataclass(frozen=True)
@@ -103,15 +107,17 @@ def leaderboard(
     baseline: str,
     bootstrap: Bootstrap,
     costs: Costs,
-) -> dict[str, Any]:
-    """Return the content of leaderboard.json.
+    missing: Sequence[str] = (),
+) -> Leaderboard:
+    """Return the tables of the records.
 
     `baseline`: the method that the others are compared with; if a table does not have it, its best
     method. `costs`: by method, what a step costs relative to the baseline (time, passes, memory).
+    `missing`: names of cells without a result.
     Raises UserError where cells of a table do not fit each other.
     """
     _check_options(records)
-    tables: list[dict[str, Any]] = []
+    tables: list[LeaderboardTable] = []
     keys = dict.fromkeys((record.dataset, record.labelnum) for record in records)
     for dataset, labelnum in sorted(keys):
         of_table = [
@@ -120,18 +126,15 @@ def leaderboard(
         for selection in SELECTIONS:
             entries = _entries(of_table, selection)
             if entries:
-                head = {"dataset": dataset, "labelnum": labelnum, "selection": selection}
-                tables.append(head | _table(entries, baseline, bootstrap, costs=costs))
-    return {
-        "level": LEVEL,
-        "bootstrap": asdict(bootstrap),
-        "test": "two-sided Wilcoxon signed-rank test of the patients' mean differences, corrected "
-        "over the methods of a table by Holm's method",
-        "costs": {method: dict(cost) for method, cost in costs.items()},
-        "options": _common_options(records),
-        "commits": sorted({str(record.trained_commit) for record in records}),
-        "tables": tables,
-    }
+                tables.append(_table(entries, baseline, bootstrap, costs=costs))
+    return Leaderboard(
+        bootstrap=bootstrap,
+        costs=costs,
+        options=_common_options(records),
+        commits=sorted({str(record.trained_commit) for record in records}),
+        tables=tables,
+        missing=missing,
+    )
 
 
 def _check_options(records: Sequence[CellRecord]) -> None:
@@ -206,53 +209,54 @@ def _table(
     baseline: str,
     bootstrap: Bootstrap,
     costs: Costs,
-) -> dict[str, Any]:
+) -> LeaderboardTable:
     ordered = sorted(
         entries, key=lambda entry: (-float(np.mean(entry.seed_means(MAIN))), entry.method)
     )
+    record = entries[0].records[0]
+    test = entries[0].tests[0]
+    cases = _cases(entries[0])
     by_name = {entry.method: entry for entry in ordered}
     reference = by_name.get(baseline, ordered[0])
     unit = _unit(ordered)
-    metrics = metrics_in(unit)
-    metrics = [metric for metric in metrics if all(_has(entry, metric, unit) for entry in ordered)]
-    ranks = _ranks(ordered, bootstrap)
-    rows: list[dict[str, Any]] = []
-    for number, entry in enumerate(ordered):
-        row = _row(entry, metrics, unit=unit)
-        row["ranks"] = ranks[number]
-        row["cost"] = dict(costs.get(entry.method, {}))
-        if entry is not reference:
-            row["difference"] = _difference(entry, reference, bootstrap)
-        rows.append(row)
-    compared = [row for row in rows if "difference" in row]
-    corrected = holm([row["difference"]["p"] for row in compared])
-    for row, p in zip(compared, corrected, strict=True):
-        row["difference"]["p_holm"] = p
-    cases = _cases(entries[0])
-    table = {
-        "unit": unit,
-        "baseline": reference.method,
-        "cases": len(cases),
-        "patients": len({patient(case) for case in cases}),
-        "classes": entries[0].tests[0].classes,
-        "split": entries[0].tests[0].split,
-        "folds": entries[0].records[0].folds,
-        "metrics": [_plain_metric(metric, unit) for metric in metrics],
-        "rows": rows,
-    }
+    columns = _columns(ordered, unit)
+    first_to_second = None
     if len(ordered) > 1:
-        table["first_to_second"] = _difference(ordered[0], ordered[1], bootstrap)
-    return table
+        first_to_second = _difference(ordered[0], ordered[1], bootstrap)
+    return LeaderboardTable(
+        dataset=record.dataset,
+        labelnum=record.labelnum,
+        selection=entries[0].selection,
+        unit=unit,
+        baseline=reference.method,
+        cases=len(cases),
+        patients=len({patient(case) for case in cases}),
+        classes=test.classes,
+        split=test.split,
+        folds=record.folds,
+        metrics=columns,
+        rows=_rows(ordered, reference, columns=columns, bootstrap=bootstrap, costs=costs),
+        first_to_second=first_to_second,
+    )
 
 
-def _plain_metric(metric: Metric, unit: Unit) -> dict[str, Any]:
-    """Return name in files, title and decimals of a metric; lengths have fewer."""
+def _columns(entries: Sequence[Entry], unit: Unit) -> list[MetricColumn]:
+    """Return the metrics that every test has."""
+    columns: list[MetricColumn] = []
+    for metric in metrics_in(unit):
+        if all(_has(entry, metric, unit) for entry in entries):
+            columns.append(_column(metric, unit))
+    return columns
+
+
+def _column(metric: Metric, unit: Unit) -> MetricColumn:
+    """Return a metric with its title; lengths have fewer decimals."""
     title = metric.title
     digits = 3
     if metric.is_length:
         title = f"{title}, {unit}"
         digits = 1
-    return {"key": metric.key(unit), "title": title, "digits": digits}
+    return MetricColumn(metric.key(unit), title, digits=digits)
 
 
 def _unit(entries: Sequence[Entry]) -> Unit:
@@ -267,29 +271,53 @@ def _has(entry: Entry, metric: Metric, unit: Unit) -> bool:
     return all(metric.key(unit) in test.values for test in entry.tests)
 
 
-def _row(entry: Entry, metrics: Sequence[Metric], unit: Unit) -> dict[str, Any]:
-    scores: dict[str, Any] = {}
-    for metric in metrics:
-        values = entry.seed_means(metric.key(unit))
-        mean, sd = mean_sd(values)
-        scores[metric.key(unit)] = {"mean": mean, "sd": sd, "values": values}
-    classes: dict[str, float] = {}
+def _rows(
+    entries: Sequence[Entry],
+    reference: Entry,
+    columns: Sequence[MetricColumn],
+    bootstrap: Bootstrap,
+    costs: Costs,
+) -> list[LeaderboardRow]:
+    """Return the rows of a table in the order of `entries`."""
+    others = [entry for entry in entries if entry is not reference]
+    differences = {entry.method: _difference(entry, reference, bootstrap) for entry in others}
+    corrected = holm([difference.p for difference in differences.values()])
+    p_holm = dict(zip(differences, corrected, strict=True))
+    rows: list[LeaderboardRow] = []
+    for entry, ranks in zip(entries, _ranks(entries, bootstrap), strict=True):
+        first = entry.records[0]
+        row = LeaderboardRow(
+            method=entry.method,
+            title=run_title(first.options),
+            seeds=list(entry.cells),
+            iterations=[stage["iterations"] for stage in first.stages],
+            selected_at=[test.iteration for test in entry.tests],
+            empty_predictions=sum(test.empty_predictions for test in entry.tests),
+            scores=_scores(entry, columns),
+            classes=_class_means(entry),
+            ranks=ranks,
+            cost=costs.get(entry.method, {}),
+            difference=differences.get(entry.method),
+            p_holm=p_holm.get(entry.method),
+        )
+        rows.append(row)
+    return rows
+
+
+def _scores(entry: Entry, columns: Sequence[MetricColumn]) -> dict[str, MetricSummary]:
+    """Return the metrics of a method over its seeds, by key."""
+    return {column.key: summarise_seeds(entry.seed_means(column.key)) for column in columns}
+
+
+def _class_means(entry: Entry) -> dict[str, float]:
+    """Return the mean Dice of each class over cases and seeds."""
+    means: dict[str, float] = {}
     for number, name in enumerate(entry.tests[0].classes):
-        classes[name] = float(np.mean([one[:, number].mean() for one in entry.scores(MAIN)]))
-    first = entry.records[0]
-    return {
-        "method": entry.method,
-        "title": run_title(first.options),
-        "seeds": list(entry.cells),
-        "iterations": [stage["iterations"] for stage in first.stages],
-        "selected_at": [test.iteration for test in entry.tests],
-        "empty_predictions": sum(test.empty_predictions for test in entry.tests),
-        "scores": scores,
-        "classes": classes,
-    }
+        means[name] = float(np.mean([one[:, number].mean() for one in entry.scores(MAIN)]))
+    return means
 
 
-def _difference(entry: Entry, reference: Entry, bootstrap: Bootstrap) -> dict[str, float]:
+def _difference(entry: Entry, reference: Entry, bootstrap: Bootstrap) -> PairedDifference:
     """Return the paired difference of Dice per case, each the mean over the seeds."""
     cases = _cases(entry)
     difference = entry.per_case(MAIN).mean(0) - reference.per_case(MAIN).mean(0)
@@ -297,12 +325,8 @@ def _difference(entry: Entry, reference: Entry, bootstrap: Bootstrap) -> dict[st
     return paired_difference(difference, patients, seed=bootstrap.seed, draws=bootstrap.draws)
 
 
-def _ranks(entries: Sequence[Entry], bootstrap: Bootstrap) -> list[dict[str, float]]:
-    """Return for each method how stable its rank is when patients and seeds are drawn again.
-
-    `low`, `high`: interval of its rank, 1 the best, which equal methods share; `first`: share of
-    the draws where it is first.
-    """
+def _ranks(entries: Sequence[Entry], bootstrap: Bootstrap) -> list[RankInterval]:
+    """Return for each method how stable its rank is when patients and seeds are drawn again."""
     patients = [patient(case) for case in _cases(entries[0])]
     generator = np.random.default_rng(bootstrap.seed)
     sums: list[np.ndarray] = []
@@ -321,15 +345,17 @@ def _ranks(entries: Sequence[Entry], bootstrap: Bootstrap) -> list[dict[str, flo
             seeds = generator.integers(len(of_method), size=len(of_method))
             means[number] = of_method[seeds][:, drawn].sum() / counts[drawn].sum() / len(seeds)
         ranks[draw] = rankdata(-means, method="min")
+    return [_rank_interval(column) for column in ranks.T]
+
+
+def _rank_interval(ranks: np.ndarray) -> RankInterval:
+    """Summarise the ranks of a method (draws,)."""
     tail = (1 - LEVEL) / 2
-    return [
-        {
-            "low": float(np.quantile(column, tail, method="lower")),
-            "high": float(np.quantile(column, 1 - tail, method="higher")),
-            "first": float((column == 1).mean()),
-        }
-        for column in ranks.T
-    ]
+    return RankInterval(
+        low=float(np.quantile(ranks, tail, method="lower")),
+        high=float(np.quantile(ranks, 1 - tail, method="higher")),
+        first=float((ranks == 1).mean()),
+    )
 
 
 def _common_options(records: Sequence[CellRecord]) -> dict[str, Any]:

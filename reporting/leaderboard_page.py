@@ -1,49 +1,71 @@
 """The page of a leaderboard."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from reporting import leaderboard_text as text
 from reporting.html_page import write_page
+from reporting.leaderboard_table import TEST, Leaderboard, LeaderboardTable
 from reporting.plots import Intervals, Plot, plot_intervals
+from reporting.scores import PairedDifference
 from reporting.words import counted
 
 
-def write_leaderboard(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the page of a leaderboard with the content of leaderboard.json."""
-    tables: Sequence[Mapping[str, Any]] = content["tables"]
-    datasets = sorted({table["dataset"] for table in tables})
-    methods = {row["method"] for table in tables for row in table["rows"]}
+@dataclass(frozen=True)
+class ShownTable:
+    """The texts of a table on the page, and its plot; None if there is only one method."""
+
+    caption: str
+    tested: str
+    head: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    first_to_second: str
+    plot: Plot | None
+
+
+def write_leaderboard(path: Path, board: Leaderboard) -> None:
+    """Write the page of a leaderboard."""
+    datasets = sorted({table.dataset for table in board.tables})
+    methods = {row.method for table in board.tables for row in table.rows}
     shown = {
-        **content,
         "title": f"Leaderboard: {', '.join(datasets)}",
-        "subtitle": f"{counted(len(methods), 'method')}, {counted(len(tables), 'table')}",
-        "tables": [_table(table) for table in tables],
+        "subtitle": f"{counted(len(methods), 'method')}, {counted(len(board.tables), 'table')}",
+        "bootstrap": board.bootstrap,
+        "test": TEST,
+        "options": board.options,
+        "commits": board.commits,
+        "missing": board.missing,
+        "tables": [_table(table) for table in board.tables],
     }
     write_page(path, shown, template="leaderboard.html")
 
 
-def _table(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **table,
-        "caption": text.caption(table),
-        "tested": text.tested(table),
-        "head": text.head(table),
-        "cells": [text.cells(table, row) for row in table["rows"]],
-        "first_to_second": text.first_to_second(table),
-        "plot": _plot(table),
-    }
+def _table(table: LeaderboardTable) -> ShownTable:
+    return ShownTable(
+        caption=text.caption(table),
+        tested=text.tested(table),
+        head=text.head(table),
+        cells=[text.cells(table, row) for row in table.rows],
+        first_to_second=text.first_to_second(table),
+        plot=_plot(table),
+    )
 
 
-def _plot(table: Mapping[str, Any]) -> Plot | None:
+def _plot(table: LeaderboardTable) -> Plot | None:
     """Draw the differences to the baseline, a row for each method; None if there is no other."""
-    rows = [row for row in table["rows"] if "difference" in row]
-    if not rows:
+    titles: list[str] = []
+    differences: list[PairedDifference] = []
+    baseline = ""
+    for row in table.rows:
+        if row.difference is None:
+            baseline = row.title
+        else:
+            titles.append(row.title)
+            differences.append(row.difference)
+    if not differences:
         return None
-    titles = [row["title"] for row in rows]
-    (baseline,) = [row["title"] for row in table["rows"] if "difference" not in row]
-    intervals = Intervals(0, baseline, differences=[row["difference"] for row in rows])
+    intervals = Intervals(0, baseline, differences=differences)
     return plot_intervals(
         "Dice (higher is better)",
         titles,

@@ -4,10 +4,12 @@ suit dark mode and phones.
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import chain
+
+from reporting.scores import PairedDifference
 
 # Width of the drawing. Font sizes are in the same units, so a plot must not be shown much narrower.
 WIDTH = 360
@@ -43,13 +45,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Intervals:
-    """The differences of a group to the reference, one per row of the plot, each with
-    `difference`, `low` and `high`.
-    """
+    """The differences of a group to the reference, one per row of the plot."""
 
     colour: int
     name: str
-    differences: Sequence[Mapping[str, float]]
+    differences: Sequence[PairedDifference]
 
 
 @dataclass
@@ -263,7 +263,7 @@ def plot_intervals(
     values = [0.0]
     for group in groups:
         for one in group.differences:
-            values += [one["low"], one["high"]]
+            values += [one.low, one.high]
     lines = max(map(len, names))
     step = 14 * len(groups) + LINE_HEIGHT * lines
     count = len(rows)
@@ -294,7 +294,7 @@ def plot_intervals(
 
 def _draw_interval(plot: Plot, group: Intervals, row: int, y: float, name: str) -> None:
     one = group.differences[row]
-    plot.line([(one["low"], y), (one["high"], y)], f"interval s{group.colour % COLOURS}")
-    interval = f"{one['low']:+.3f} to {one['high']:+.3f}"
-    text = f"{group.name}, {name}: {one['difference']:+.3f} ({interval})"
-    plot.mark(one["difference"], y, number=group.colour, title=text, size=4)
+    plot.line([(one.low, y), (one.high, y)], f"interval s{group.colour % COLOURS}")
+    interval = f"{one.low:+.3f} to {one.high:+.3f}"
+    text = f"{group.name}, {name}: {one.difference:+.3f} ({interval})"
+    plot.mark(one.difference, y, number=group.colour, title=text, size=4)

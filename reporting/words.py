@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reporting.groups import MEAN, Group
+from reporting.groups import Group
+from reporting.numbers import Comparison, GroupNumbers
 
 
 def counted(count: int, noun: str) -> str:
@@ -18,9 +19,10 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}s"
 
 
-def title(groups: Sequence[Group], dataset: str) -> str:
+def title(comparison: Comparison) -> str:
     """Title of the page: the groups and the data set."""
-    names = [group.name for group in groups]
+    names = [group.name for group in comparison.groups]
+    dataset = comparison.dataset
     if len(names) == 1:
         return f"{names[0]} on {dataset}"
     if len(names) < 5:
@@ -28,10 +30,10 @@ def title(groups: Sequence[Group], dataset: str) -> str:
     return f"{len(names)} groups of runs on {dataset}"
 
 
-def subtitle(numbers: Mapping[str, Any]) -> str:
+def subtitle(comparison: Comparison) -> str:
     """Number of cases, split, classes and date."""
-    cases = f"{len(numbers['cases'])} cases of {numbers['split']}"
-    return f"{cases}; {', '.join(numbers['classes'])}. {numbers['date'][:10]}."
+    cases = f"{len(comparison.cases)} cases of {comparison.split}"
+    return f"{cases}; {', '.join(comparison.classes)}. {comparison.about['date'][:10]}."
 
 
 def seeds(group: Group) -> str:
@@ -92,10 +94,9 @@ def versions(groups: Sequence[Group], about: Mapping[str, Any]) -> list[tuple[st
     return list(dict.fromkeys(lines))
 
 
-def table(numbers: Mapping[str, Any]) -> str:
+def table(groups: Sequence[GroupNumbers]) -> str:
     """The table for the terminal: one line per group."""
-    groups = numbers["groups"]
-    longest = max(len(group["name"]) for group in groups)
+    longest = max(len(group.name) for group in groups)
     width = max(38, longest) + 2
     head = "penalised Dice, mean over the classes"
     lines = [f"{head:<{width}}{'mean':>8}{'sd':>9}   difference (95 % interval)"]
@@ -111,18 +112,17 @@ def p_value(value: float) -> str:
     return f"p = {value:.3f}"
 
 
-def _table_line(group: Mapping[str, Any], width: int) -> str:
-    dice = group["figures"]["honest"][MEAN]["dice"]
+def _table_line(group: GroupNumbers, width: int) -> str:
+    dice = group.main_dice
     sd = ""
-    if dice["sd"] is not None:
-        sd = f"{dice['sd']:.4f}"
-    line = f"  {group['name']:<{width - 2}}{dice['mean']:>8.4f}{sd:>9}"
-    rows = group.get("against_first", {}).get("honest")
-    if not rows or not rows[MEAN]["dice"]:
+    if dice.sd is not None:
+        sd = f"{dice.sd:.4f}"
+    line = f"  {group.name:<{width - 2}}{dice.mean:>8.4f}{sd:>9}"
+    one = group.main_difference
+    if one is None:
         return line
-    one = rows[MEAN]["dice"]
-    interval = f"{one['low']:+.4f} to {one['high']:+.4f}"
-    return f"{line}   {one['difference']:+.4f} ({interval}), {p_value(one['p'])}"
+    interval = f"{one.low:+.4f} to {one.high:+.4f}"
+    return f"{line}   {one.difference:+.4f} ({interval}), {p_value(one.p)}"
 
 
 def _is_selected_on_test(group: Group) -> bool:

@@ -12,9 +12,11 @@ from commands.leaderboard import run as make_leaderboard
 from evaluation.results import write_json
 from evaluation.statistics import holm
 from reporting import leaderboard_text as text
-from reporting.leaderboard import Bootstrap, complete_seeds, leaderboard
+from reporting.leaderboard import complete_seeds, leaderboard
+from reporting.leaderboard_table import Bootstrap
 from reporting.plots import Intervals, plot_intervals, span
 from reporting.record import CellRecord, CellTest, read_record, read_records
+from reporting.scores import PairedDifference
 from utils.errors import UserError
 
 CASES = ["patient001_frame01", "patient001_frame02", "patient002_frame01", "patient002_frame02"]
@@ -66,36 +68,36 @@ def records():
 
 @pytest.fixture
 def table(records):
-    (table,) = leaderboard(records, "bcp", BOOTSTRAP, costs={"cps": {"time": 2.0}})["tables"]
+    (table,) = leaderboard(records, "bcp", BOOTSTRAP, costs={"cps": {"time": 2.0}}).tables
     return table
 
 
 def test_methods_are_ordered_by_their_mean_dice(table):
-    assert [row["method"] for row in table["rows"]] == ["ua_mt", "bcp", "cps"]
+    assert [row.method for row in table.rows] == ["ua_mt", "bcp", "cps"]
 
 
 def test_a_score_is_the_mean_over_cases_classes_and_seeds(table):
-    dice = table["rows"][1]["scores"]["dice"]  # (0.45 + 0.65) / 2
-    assert dice["mean"] == pytest.approx(0.55)
-    assert dice["values"] == pytest.approx([0.45, 0.65])
-    assert dice["sd"] == pytest.approx(0.2 / 2**0.5)
+    dice = table.rows[1].scores["dice"]  # (0.45 + 0.65) / 2
+    assert dice.mean == pytest.approx(0.55)
+    assert dice.values == pytest.approx([0.45, 0.65])
+    assert dice.sd == pytest.approx(0.2 / 2**0.5)
 
 
 def test_class_means_are_over_cases_and_seeds(table):
-    assert table["rows"][1]["classes"] == pytest.approx({"a": 0.65, "b": 0.45})
+    assert table.rows[1].classes == pytest.approx({"a": 0.65, "b": 0.45})
 
 
 def test_the_difference_to_the_baseline_is_paired_by_case(table):
     """By patient 0.1 and 0; drawing two patients gives means of 0, 0.05 and 0.1."""
-    difference = table["rows"][0]["difference"]
-    assert difference["difference"] == pytest.approx(0.05)
-    assert (difference["low"], difference["high"]) == pytest.approx((0.0, 0.1))
-    assert "difference" not in table["rows"][1]
+    difference = table.rows[0].difference
+    assert difference.difference == pytest.approx(0.05)
+    assert (difference.low, difference.high) == pytest.approx((0.0, 0.1))
+    assert table.rows[1].difference is None
 
 
 def test_p_values_of_a_table_are_corrected_together(table):
-    raw = [row["difference"]["p"] for row in table["rows"] if "difference" in row]
-    corrected = [row["difference"]["p_holm"] for row in table["rows"] if "difference" in row]
+    raw = [row.difference.p for row in table.rows if row.difference is not None]
+    corrected = [row.p_holm for row in table.rows if row.difference is not None]
     assert corrected == holm(raw)
 
 
@@ -106,23 +108,23 @@ def test_holm_multiplies_the_smallest_p_by_the_number_of_tests():
 
 
 def test_the_worst_method_is_last_in_every_draw(table):
-    ranks = table["rows"][2]["ranks"]
-    assert (ranks["low"], ranks["high"], ranks["first"]) == (3, 3, 0)
+    ranks = table.rows[2].ranks
+    assert (ranks.low, ranks.high, ranks.first) == (3, 3, 0)
 
 
 def test_equal_methods_share_their_rank():
     both = [record("bcp", 1, [0.5] * 4), record("cps", 1, [0.5] * 4)]
-    (table,) = leaderboard(both, "bcp", BOOTSTRAP, costs={})["tables"]
-    assert [row["ranks"]["first"] for row in table["rows"]] == [1, 1]
+    (table,) = leaderboard(both, "bcp", BOOTSTRAP, costs={}).tables
+    assert [row.ranks.first for row in table.rows] == [1, 1]
 
 
 def test_costs_appear_in_their_columns(table):
     assert text.head(table)[-3:] == ["step time", "passes", "memory"]
-    assert text.cells(table, table["rows"][2])[-3:] == ["2.0", "", ""]
+    assert text.cells(table, table.rows[2])[-3:] == ["2.0", "", ""]
 
 
 def test_the_plot_of_differences_names_its_reference_and_every_method():
-    interval = {"difference": 0.1, "low": 0.0, "high": 0.2}
+    interval = PairedDifference(0.1, low=0.0, high=0.2, p=0.5, cases=2, patients=2)
     plot = plot_intervals(
         "Dice",
         ["averaged copy-paste", "edge-guided BCP, dual teacher"],
@@ -136,12 +138,12 @@ def test_the_plot_of_differences_names_its_reference_and_every_method():
 
 def test_a_table_without_the_baseline_is_compared_with_its_best_method(records):
     others = [one for one in records if one.method != "bcp"]
-    (table,) = leaderboard(others, "bcp", BOOTSTRAP, costs={})["tables"]
-    assert table["baseline"] == "ua_mt"
+    (table,) = leaderboard(others, "bcp", BOOTSTRAP, costs={}).tables
+    assert table.baseline == "ua_mt"
 
 
 def test_distances_are_shown_in_voxels_unless_all_tests_have_them_in_mm(table):
-    assert (table["unit"], [metric["key"] for metric in table["metrics"]]) == (
+    assert (table.unit, [metric.key for metric in table.metrics]) == (
         "voxel",
         ["dice", "hd95_voxel"],
     )
@@ -151,8 +153,8 @@ def test_a_selection_that_a_cell_lacks_drops_the_method_from_that_table(records)
     records[0].tests["last"] = cell_test([0.5] * 4)
     records[1].tests["last"] = cell_test([0.5] * 4)
     records[2].tests["last"] = cell_test([0.5] * 4)
-    tables = leaderboard(records, "bcp", BOOTSTRAP, costs={})["tables"]
-    assert [(one["selection"], len(one["rows"])) for one in tables] == [("best", 3), ("last", 1)]
+    tables = leaderboard(records, "bcp", BOOTSTRAP, costs={}).tables
+    assert [(one.selection, len(one.rows)) for one in tables] == [("best", 3), ("last", 1)]
 
 
 def test_seeds_that_were_trained_differently_are_refused(records):
@@ -192,24 +194,24 @@ def folds():
 
 def test_the_score_of_joined_folds_is_the_mean_over_all_cases(folds):
     """Dice of the classes: (3 * 0.5 + 0.9) / 4 = 0.6 and 0.2 less; not the mean of two folds."""
-    (table,) = leaderboard(folds, "bcp", BOOTSTRAP, costs={})["tables"]
-    row = table["rows"][1]
-    assert (row["method"], row["seeds"]) == ("bcp", [1])
-    assert row["scores"]["dice"]["values"] == pytest.approx([0.5])
-    assert row["classes"] == pytest.approx({"a": 0.6, "b": 0.4})
+    (table,) = leaderboard(folds, "bcp", BOOTSTRAP, costs={}).tables
+    row = table.rows[1]
+    assert (row.method, row.seeds) == ("bcp", [1])
+    assert row.scores["dice"].values == pytest.approx([0.5])
+    assert row.classes == pytest.approx({"a": 0.6, "b": 0.4})
 
 
 def test_the_difference_of_joined_folds_is_paired_over_all_cases(folds):
     """By case 0.1, 0.1, 0.4 and -0.2: patients have means of 0.1 and 0.1."""
-    (table,) = leaderboard(folds, "bcp", BOOTSTRAP, costs={})["tables"]
-    difference = table["rows"][0]["difference"]
-    assert difference["difference"] == pytest.approx(0.1)
-    assert (difference["low"], difference["high"]) == pytest.approx((0.1, 0.1))
-    assert (table["cases"], table["patients"], table["folds"]) == (4, 2, 2)
+    (table,) = leaderboard(folds, "bcp", BOOTSTRAP, costs={}).tables
+    difference = table.rows[0].difference
+    assert difference.difference == pytest.approx(0.1)
+    assert (difference.low, difference.high) == pytest.approx((0.1, 0.1))
+    assert (table.cases, table.patients, table.folds) == (4, 2, 2)
 
 
 def test_the_caption_of_joined_folds_names_their_number(folds):
-    (table,) = leaderboard(folds, "bcp", BOOTSTRAP, costs={})["tables"]
+    (table,) = leaderboard(folds, "bcp", BOOTSTRAP, costs={}).tables
     assert text.caption(table) == "ACDC, 3 labelled, 2 folds, selected on the validation list"
 
 
@@ -292,6 +294,28 @@ def test_costs_that_cannot_be_read_are_one_line(tmp_path):
     path.write_text(json.dumps({"methods": {"bcp": {"time": "slow"}}}))
     with pytest.raises(UserError, match=r"--costs .*costs.json: not readable"):
         read_costs(path)
+
+
+def test_the_file_has_the_keys_that_its_readers_know(records):
+    content = leaderboard(records, "bcp", BOOTSTRAP, costs={}, missing=["cps_3_seed2"]).plain()
+    (table,) = content["tables"]
+    first, baseline, _ = table["rows"]
+    assert content["missing"] == ["cps_3_seed2"]
+    assert list(first) == [
+        *("method", "title", "seeds", "iterations", "selected_at", "empty_predictions"),
+        *("scores", "classes", "ranks", "cost", "difference"),
+    ]
+    assert list(first["difference"]) == [
+        *("difference", "low", "high", "p", "cases", "patients", "p_holm")
+    ]
+    assert list(baseline) == [name for name in first if name != "difference"]
+    assert [*table["first_to_second"], "p_holm"] == list(first["difference"])
+
+
+def test_a_table_of_one_method_compares_nothing(records):
+    (table,) = leaderboard(records[:2], "bcp", BOOTSTRAP, costs={}).tables
+    assert text.first_to_second(table) == "Only one method."
+    assert "first_to_second" not in table.plain()
 
 
 @pytest.mark.parametrize(
