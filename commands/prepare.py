@@ -383,7 +383,16 @@ def prepare_case(preparation: Preparation, case: RawCase, root: Path, redo: bool
     with report_faults(case.images[0], faults.append):
         hashes = [sha256(path) for path in case.sources]
         last_file = preparation.last_file(case)
-        if finished(root, last_file, settings, hashes=hashes, redo=redo, warn=warn):
+        is_finished = finished(
+            root,
+            last_file,
+            settings,
+            hashes=hashes,
+            has_slices=preparation.has_slices(case),
+            redo=redo,
+            warn=warn,
+        )
+        if is_finished:
             return CaseResult(case.name, scans=source_voxels(root / last_file, case), kept=True)
         outputs = list(preparation.prepare(case, warn))
     if faults:

@@ -91,6 +91,10 @@ class ACDCPreparation(PublishedPreparation):
             return f"data/slices/{line}.h5"
         return INFO.file.format(line)
 
+    def has_slices(self, case: RawCase) -> bool:
+        """Whether it is a case of a training patient."""
+        return case.part == "train"
+
     def prepare(self, case: RawCase, warn: Warn) -> Iterator[Output]:
         """Yield the slices of a training patient, then the volume."""
         scan = case.read_images(warn)[0]
@@ -102,7 +106,7 @@ class ACDCPreparation(PublishedPreparation):
             warn(f"{case.images[0]}: has no label next to it, prepared without one")
         image = unit_range(scan.path, scan.array.transpose(STORED))
         grid = grid_attributes(scan.geometry, STORED, file_axes="zyx") | source_attributes(scan)
-        if case.part == "train":
+        if self.has_slices(case):
             yield from slice_outputs(
                 image,
                 label,

@@ -405,3 +405,74 @@ def test_a_name_cannot_steer_the_terminal(tmp_path, capsys):
     assert run(raw, tmp_path / "out") == 2
     said = capsys.readouterr()
     assert "\x1b[2J" not in said.out + said.err and "x\\x1b[2J" in said.err
+
+
+THICK = (1, 1, 5)
+
+
+def thick_dataset(root: Path, names: tuple[str, ...], **about) -> Path:
+    """Labelled cases that are trained on in slices, with 6 slices each."""
+    raw = write_raw_dataset(root, {}, values=(1,), numTraining=len(names), **about)
+    for seed, name in enumerate(names):
+        own_case(raw, "imagesTr", name, (1,), THICK, (26, 24, 6), seed)
+    return raw
+
+
+def split_cases(raw: Path, train: list[str], val: list[str]) -> None:
+    (raw / "splits_final.json").write_text(json.dumps([{"train": train, "val": val}]))
+
+
+def slice_names(case: str, count: int) -> list[str]:
+    return [f"{case}_slice_{number}" for number in range(1, count + 1)]
+
+
+def test_a_case_that_moves_from_validation_to_training_gets_slices(tmp_path, capsys):
+    raw, out = thick_dataset(tmp_path / "raw", ("c1", "c2", "c3")), tmp_path / "out"
+    split_cases(raw, ["c1", "c2"], ["c3"])
+    assert run(raw, out, "--dims", 2) == 0
+    split_cases(raw, ["c2", "c3"], ["c1"])
+    assert run(raw, out) == 0
+    printed = capsys.readouterr().out
+    assert "c3.h5: has no slices, which training needs; the case was prepared again" in printed
+    assert "1 cases prepared, 2 kept" in printed
+    assert lines(out / "train.list") == ["c2", "c3"]
+    assert lines(out / "train_slices.list") == slice_names("c2", 6) + slice_names("c3", 6)
+
+
+def test_a_case_that_moves_from_test_to_training_gets_slices(tmp_path):
+    raw, out = thick_dataset(tmp_path / "raw", ("c1", "c2")), tmp_path / "out"
+    split_cases(raw, ["c1"], ["c2"])
+    own_case(raw, "imagesTs", "c3", (1,), THICK, (26, 24, 6), 7)
+    assert run(raw, out, "--dims", 2) == 0
+    for part in ("images", "labels"):
+        for path in list((raw / f"{part}Ts").iterdir()):
+            path.rename(raw / f"{part}Tr" / path.name)
+    split_cases(raw, ["c1", "c3"], ["c2"])
+    content = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
+    (raw / "dataset.json").write_text(json.dumps({**content, "numTraining": 3}))
+    assert run(raw, out) == 0
+    assert lines(out / "train_slices.list") == slice_names("c1", 6) + slice_names("c3", 6)
+
+
+def test_no_list_names_a_training_case_without_slices(tmp_path, capsys):
+    raw, out = thick_dataset(tmp_path / "raw", ("c1", "c2", "c3")), tmp_path / "out"
+    split_cases(raw, ["c1", "c2"], ["c3"])
+    assert run(raw, out, "--dims", 2) == 0
+    split_cases(raw, ["c2", "c3"], ["c1"])
+    assert run(raw, out, "--cases", "c2") == 0
+    assert lines(out / "train.list") == ["c2"]
+    assert lines(out / "train_slices.list") == slice_names("c2", 6)
+    assert "train.list names 1 of 2 cases: the others are not" in capsys.readouterr().out
+
+
+def test_slices_of_a_deleted_volume_do_not_stay(tmp_path):
+    names = ("c", "c_slice_1", "c_slice_12")
+    raw, out = thick_dataset(tmp_path / "raw", names), tmp_path / "out"
+    split_cases(raw, list(names), [])
+    assert run(raw, out, "--dims", 2) == 0
+    (out / "data" / "c.h5").unlink()
+    own_case(raw, "imagesTr", "c", (1,), THICK, (26, 24, 3), 9)
+    assert run(raw, out) == 0
+    expected = slice_names("c", 3) + slice_names("c_slice_1", 6) + slice_names("c_slice_12", 6)
+    assert lines(out / "train_slices.list") == expected
+    assert {path.stem for path in (out / "data" / "slices").iterdir()} == set(expected)

@@ -91,6 +91,10 @@ class OwnPreparation:
         """The file of the volume, relative to the root."""
         return self.plan.file.format(case.name)
 
+    def has_slices(self, case: RawCase) -> bool:
+        """Whether the plan trains on slices and the case is a training case."""
+        return self.plan.dims == 2 and case.part in ("train", "unlabelled")
+
     def prepare(self, case: RawCase, warn: Warn) -> Iterator[Output]:
         """Yield the slices of a training case where the plan trains on slices, then the volume."""
         plan = self.plan
@@ -110,7 +114,7 @@ class OwnPreparation:
         image = without_single_channel(image.transpose(0, *(1 + axis for axis in axes)))
         if label is not None:
             label = np.ascontiguousarray(label.transpose(axes))
-        if plan.dims == 2 and case.part in ("train", "unlabelled"):
+        if self.has_slices(case):
             yield from slice_outputs(
                 np.moveaxis(image, -3, 0),
                 label,
@@ -197,7 +201,10 @@ class OwnPreparation:
         return warnings
 
     def _is_prepared(self, root: Path, case: RawCase) -> bool:
-        return not case_name_fault(case.name) and (root / self.last_file(case)).is_file()
+        """Whether all files exist that training or test need of the case."""
+        if case_name_fault(case.name) or not (root / self.last_file(case)).is_file():
+            return False
+        return not self.has_slices(case) or bool(self._slices(root, case.name))
 
     def _slices(self, root: Path, case: str) -> list[str]:
         """The names of a case's slices, from the first to the last."""

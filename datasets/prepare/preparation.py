@@ -46,6 +46,10 @@ class Preparation(Protocol):
         """The file, relative to the root, that is written after all others of the case."""
         ...
 
+    def has_slices(self, case: RawCase) -> bool:
+        """Whether the files of the case include its slices, which are trained on."""
+        ...
+
     def prepare(self, case: RawCase, warn: Warn) -> Iterator[Output]:
         """Read a case and yield its files. Raises UserError for faults that the user can fix."""
         ...

@@ -4,7 +4,7 @@ are finished.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -246,7 +246,9 @@ def write_case(
     """
     *others, last = outputs
     hashes = {output.file: write_output(root, output, attributes) for output in others}
-    _remove_stale_slices(root, case, last_file=last.file, kept=hashes)
+    for path in _stale_slices(root, case, last_file=last.file, kept=hashes):
+        with writing(path, "make the folder writable"):
+            path.unlink(missing_ok=True)
     write_output(root, last, {**attributes, OTHERS_HASH: _combined_hash(hashes)})
 
 
@@ -256,16 +258,37 @@ def _combined_hash(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _remove_stale_slices(root: Path, case: str, last_file: str, kept: Mapping[str, str]) -> None:
-    """Remove slices that an earlier preparation of the case wrote and this one does not have."""
+def _stale_slices(root: Path, case: str, last_file: str, kept: Collection[str]) -> set[Path]:
+    """The slices that an earlier preparation of the case wrote and that are not in `kept`.
+
+    They are found by the record in the case's last file and, in the folders of the new slices, by
+    their names: the last file may have been deleted.
+    """
+    paths = {root / name for name in _recorded_slices(root, case, last_file=last_file)}
+    for folder in {(root / name).parent for name in kept}:
+        paths.update(_numbered_slices(folder, case))
+    return paths - {root / name for name in kept}
+
+
+def _recorded_slices(root: Path, case: str, last_file: str) -> Iterator[str]:
+    """The slices, relative to the root, that the case's last file records."""
     if not (root / last_file).exists():
         return
     for name in _same_case(_attributes(root / last_file)) or ():
         path = root / name
         is_slice = path.name.startswith(f"{case}_slice_") and path.suffix == ".h5"
-        if name not in kept and is_slice and path.resolve().is_relative_to(root.resolve()):
-            with writing(path, "make the folder writable"):
-                path.unlink(missing_ok=True)
+        if is_slice and path.resolve().is_relative_to(root.resolve()):
+            yield name
+
+
+def _numbered_slices(folder: Path, case: str) -> Iterator[Path]:
+    """The slices of the case in the folder, from number 1 to the last before a gap."""
+    number = 1
+    path = folder / f"{case}_slice_{number}.h5"
+    while path.is_file():
+        yield path
+        number += 1
+        path = folder / f"{case}_slice_{number}.h5"
 
 
 def finished(
@@ -273,15 +296,17 @@ def finished(
     last_file: str,
     settings: Mapping[str, Any],
     hashes: Sequence[str],
+    has_slices: bool,
     redo: bool,
     warn: Callable[[str], None],
 ) -> bool:
     """Whether the case with this last file is complete, unchanged, and made from the same raw files
     with the same settings.
 
-    `hashes`: of the raw files. The result is False with `redo`. Raises UserError for a file that
-    was made differently, or not by this program; `warn` is called with a line about a damaged one,
-    which is made again.
+    `hashes`: of the raw files. `has_slices`: whether its files must include slices. A case has none
+    if it was prepared for validation or test. The result is False with `redo`. Raises UserError for
+    a file that was made differently, or not by this program; `warn` is called with a line about a
+    damaged one, which is made again.
     """
     path = root / last_file
     if redo or not path.exists():
@@ -304,6 +329,8 @@ def finished(
     if attributes.get("source_sha256") != json.dumps(list(hashes)):
         raise UserError(f"{path}: was made from another scan or label; --redo makes it again")
     fault = _damage(root, path, attributes)
+    if not fault and has_slices and not _same_case(attributes):
+        fault = f"{path}: has no slices, which training needs"
     if fault:
         warn(f"{fault}; the case was prepared again")
     return not fault

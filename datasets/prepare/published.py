@@ -84,6 +84,10 @@ class PublishedPreparation(ABC):
         """The file, relative to the root, that is written after all others of the case."""
         return self.info.file.format(case.name)
 
+    def has_slices(self, case: RawCase) -> bool:
+        """Whether the files of the case include its slices, which are trained on."""
+        return False
+
     def prepare_picture(self, path: Path, image: np.ndarray) -> np.ndarray:
         """Return a 2-D picture (channels, rows, columns) as it is."""
         return image
