@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataloaders.digest import FileFound
 from training.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.json_file import read_json
@@ -133,6 +134,62 @@ def other_preparation(trained: Sequence[str], tested: Sequence[str]) -> str:
     for text in tested:
         if text and text not in trained:
             return f"prepared with other settings ({_first_difference(trained[0], text)})"
+    return ""
+
+
+def mixed_preparations(files: Sequence[FileFound], plan: Mapping[str, Any] | None) -> str:
+    """A warning about files that were prepared with other settings than the rest; empty if there
+    are none.
+
+    The settings are those of the `plan` or, without one, those of the first file that has a record.
+    Files without a record, such as the public ones, are accepted.
+    """
+    recorded = [file for file in files if file.preparation]
+    if not recorded:
+        return ""
+    if plan:
+        expected = {key: plan[key] for key in PREPARED if key in plan}
+        what = "plan.json"
+    else:
+        expected = _settings(recorded[0].preparation)
+        what = str(recorded[0].path)
+    differing: dict[str, str] = {}  # the first setting that differs, by the record
+    for text in {file.preparation for file in recorded}:
+        key = _first_differing(_settings(text), expected)
+        if key:
+            differing[text] = key
+    others = [file for file in recorded if file.preparation in differing]
+    if not others:
+        return ""
+    first = others[0]
+    settings = _settings(first.preparation)
+    key = differing[first.preparation]
+    more = ""
+    if len(others) > 1:
+        more = f" (and {len(others) - 1} more)"
+    return (
+        f"warning: {first.path}{more}: prepared with other settings than {what} ({key} "
+        f"{_shown(settings[key])}, there {_shown(expected[key])}); prepare all cases again with "
+        "--redo"
+    )
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """The settings in the record of a preparation; none if it is damaged."""
+    try:
+        settings = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(settings, dict):
+        return {}
+    return settings
+
+
+def _first_differing(settings: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """The first setting that both have with different values, empty if there is none."""
+    for key, value in settings.items():
+        if key in expected and expected[key] != value:
+            return key
     return ""
 
 

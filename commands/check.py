@@ -87,7 +87,7 @@ def run(settings: CheckSettings) -> CheckResult:
     finally:
         if pictures:
             remove_unfinished(pictures)
-    errors, warnings = check_across(cases, folder.classes)
+    errors, warnings = check_across(cases, folder.classes, preparation=folder.preparation)
     errors = [*folder.errors, *chain.from_iterable(case.errors for case in cases), *errors]
     warnings = [*folder.warnings, *chain.from_iterable(case.warnings for case in cases), *warnings]
     result = CheckResult(

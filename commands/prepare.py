@@ -21,9 +21,11 @@ from datasets.prepare.own_scans import OwnPreparation
 from datasets.prepare.planning import make_plan
 from datasets.prepare.preparation import Preparation
 from datasets.prepare.prepared_files import (
+    OTHER_SETTINGS,
     RawCase,
     claim,
     finished,
+    other_settings_of_some,
     provenance_attributes,
     read_source_voxels,
     write_case,
@@ -78,7 +80,7 @@ class PrepareSettings:
     workers: int = 0
     """Number of processes; 0: one for each processor. Each has one scan in memory at a time."""
     redo: bool = False
-    """Prepare every case again.
+    """Prepare every case again; with --cases, only these, with the settings of the others.
 
     Without it finished cases are kept, and files made with other settings or from other scans are
     an error.
@@ -131,7 +133,12 @@ def run(settings: PrepareSettings) -> PrepareResult:
         if isinstance(preparation, OwnPreparation):
             preparation.plan.write(root)
         else:
-            claim(root, preparation.settings, redo=settings.redo)
+            claim(
+                root,
+                preparation.settings,
+                redo=settings.redo,
+                only_some=bool(settings.cases),
+            )
         result = run_cases(preparation, cases, root, workers=settings.workers, redo=settings.redo)
     if not result.failed:
         message(_next_check(settings))
@@ -183,10 +190,13 @@ def _check_flags(settings: PrepareSettings) -> None:
 def _own(settings: PrepareSettings) -> OwnPreparation:
     """Prepare by the plan in the root, so that networks trained on it remain valid, or else by a
     new one.
+
+    With --cases, --redo keeps the plan too, because the other cases were prepared by it.
     """
     dataset = _read_own(settings.source)
     _warn(dataset.warnings)
-    if (settings.root_path / FILE).exists() and not settings.redo:
+    keeps_plan = not settings.redo or bool(settings.cases)
+    if keeps_plan and (settings.root_path / FILE).exists():
         plan = read_plan(settings.root_path)
         _check_plan(settings, plan, dataset=dataset)
         return OwnPreparation(plan, dataset.cases)
@@ -218,11 +228,14 @@ def _check_plan(settings: PrepareSettings, plan: Plan, dataset: RawDataset) -> N
         ("labels", planned_labels, labels),
         ("channel_names", plan.channel_names, dataset.channel_names),
     ):
-        if before != after:
-            raise UserError(
-                f"{settings.root_path / FILE}: made with other {what} ({before}, now {after}); "
-                "use another --root_path, or --redo"
-            )
+        if before == after:
+            continue
+        remedy = OTHER_SETTINGS
+        if settings.cases:
+            remedy = other_settings_of_some([what])
+        raise UserError(
+            f"{settings.root_path / FILE}: made with other {what} ({before}, now {after}); {remedy}"
+        )
 
 
 def _read_own(source: Path) -> RawDataset:

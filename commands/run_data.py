@@ -5,10 +5,16 @@ Resuming and testing compare their data with that record.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from commands.agreement import Disagreement, disagreements, other_preparation
+from commands.agreement import (
+    Disagreement,
+    disagreements,
+    mixed_preparations,
+    other_preparation,
+)
 from dataloaders.copies import TRAINING, ScanCase, as_record, find_copies, merged, without_common
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.digest import (
@@ -147,6 +153,9 @@ def run_data(
         raise UserError(f"{leaks[0]}{and_more(leaks)}; remove one of them from its list")
     for line in copies[:MOST_COPIES]:
         say(f"warning: {line}, so it counts twice")
+    mixed = mixed_preparations(list(chain.from_iterable(surveyed.values())), dataset.plan)
+    if mixed:
+        say(mixed)
     digest = _digest(info, surveyed, lists, cases=cases)
     return RunData(info.plain(), dataset.plan, digest, files=files, read=read, other=other)
 

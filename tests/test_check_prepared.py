@@ -219,7 +219,7 @@ WARNINGS = {
     ),
     "other settings": (
         lambda root: tell(root, preparation='{"dataset": "own"}'),
-        "settings of the preparation differ: 4 alike, 1 otherwise (a ...)",
+        "1 of 5 cases were prepared with other settings than those in plan.json: a; prepare all",
     ),
     "a class of no case": (
         lambda root: [rewrite(root, case, label=lambda old: old % 2) for case in "ab"] and None,

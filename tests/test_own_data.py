@@ -476,3 +476,29 @@ def test_slices_of_a_deleted_volume_do_not_stay(tmp_path):
     expected = slice_names("c", 3) + slice_names("c_slice_1", 6) + slice_names("c_slice_12", 6)
     assert lines(out / "train_slices.list") == expected
     assert {path.stem for path in (out / "data" / "slices").iterdir()} == set(expected)
+
+
+def test_redo_of_some_cases_keeps_the_plan_of_the_others(tmp_path):
+    raw, out = write_raw_dataset(tmp_path / "raw", {"imagesTr": 3}), tmp_path / "out"
+    assert run(raw, out) == 0
+    plan = (out / "plan.json").read_bytes()
+    other = (out / "data" / "tr1.h5").read_bytes()
+    for number, name in enumerate(("tr0", "tr2")):  # most of the scans
+        own_case(raw, "imagesTr", name, (1, 5, 7), (2, 2, 2), (26, 24, 20), 50 + number)
+    assert run(raw, out, "--redo", "--cases", "tr0", "tr2") == 0
+    assert (out / "plan.json").read_bytes() == plan
+    assert (out / "data" / "tr1.h5").read_bytes() == other
+    assert np.allclose(read(out / "data" / "tr0.h5")[2]["spacing_mm"], (1.2, 0.9, 1.1))
+
+
+def test_redo_of_some_cases_with_other_settings_is_refused(tmp_path):
+    raw, out = write_raw_dataset(tmp_path / "raw", {"imagesTr": 3}), tmp_path / "out"
+    assert run(raw, out) == 0
+    message = (
+        r"plan.json: made with other --dims \(3, now 2\); use another --root_path, the same --dims "
+        "as for the other cases, or --redo without --cases to prepare all"
+    )
+    with pytest.raises(UserError, match=message):
+        run(raw, out, "--redo", "--cases", "tr0", "--dims", 2)
+    assert read_plan(out).dims == 3
+    assert run(raw, out, "--redo", "--dims", 2) == 0 and read_plan(out).dims == 2

@@ -473,6 +473,27 @@ def test_finished_files_are_kept_and_changed_ones_named(tmp_path, capsys):
     assert run("LA", raw, out) == 2 and "was not made by prepare_data.py" in capsys.readouterr().err
 
 
+def test_redo_of_some_cases_with_another_crop_is_refused(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    other = "0RZDK210BSMWAA6467LU"
+    la_scan(raw, KNOWN[0])
+    la_scan(raw, other, low=(22, 18, 1))
+    assert run("LA", raw, out) == 0
+    before = LA.path(out, other).read_bytes()
+    message = (
+        r"preparation.json: made with other settings \(crop published, now none\); use another "
+        "--root_path, the same --crop as for the other cases, or --redo without --cases to prepare"
+    )
+    with pytest.raises(UserError, match=message):
+        run("LA", raw, out, "--redo", "--cases", other, "--crop", "none")
+    assert LA.path(out, other).read_bytes() == before
+    la_scan(raw, other, low=(10, 18, 1))
+    assert run("LA", raw, out, "--redo", "--cases", other) == 0
+    assert LA.path(out, other).read_bytes() != before
+    assert run("LA", raw, out, "--redo", "--crop", "none") == 0
+    assert read(LA.path(out, KNOWN[0]))[0].shape == (60, 50, 6)
+
+
 def test_a_missing_slice_is_made_again(tmp_path):
     acdc_patient(tmp_path / "raw", "patient099")
     run("ACDC", tmp_path / "raw", tmp_path / "out")

@@ -14,7 +14,9 @@ from helpers import train_any
 from raw_scans import write_raw_dataset
 from scripts import prepare, run_test
 
-from commands.agreement import check_channels, other_preparation
+from commands.agreement import check_channels, mixed_preparations, other_preparation
+from dataloaders.copies import Prints
+from dataloaders.digest import FileFound
 from training.checkpoint import load
 from utils.errors import UserError
 
@@ -278,6 +280,42 @@ def test_files_prepared_with_other_settings_are_named():
     assert other_preparation(trained, trained) == ""
     assert other_preparation([], [other]) == ""
     assert other_preparation(trained, [""]) == ""
+
+
+def found(name, **settings):
+    record = json.dumps(settings) if settings else ""
+    return FileFound(name, Path(f"{name}.h5"), "", Prints(), record)
+
+
+def test_files_that_differ_from_the_first_are_a_warning():
+    files = [found("public"), found("a", crop="published"), found("b", crop="none", version=1)]
+    assert mixed_preparations(files, None) == (
+        "warning: b.h5: prepared with other settings than a.h5 (crop none, there published); "
+        "prepare all cases again with --redo"
+    )
+    assert mixed_preparations(files[:2], None) == ""
+    assert mixed_preparations(files[:1], None) == ""
+
+
+def test_files_that_differ_from_the_plan_are_a_warning():
+    plan = {"spacing_mm": [1, 1, None], "version": 2}
+    files = [found(name, spacing_mm=[1, 2, None], version=1) for name in "ab"]
+    assert mixed_preparations(files, plan) == (
+        "warning: a.h5 (and 1 more): prepared with other settings than plan.json (spacing_mm 1, 2, "
+        "the scan's own, there 1, 1, the scan's own); prepare all cases again with --redo"
+    )
+    assert mixed_preparations([found("a", spacing_mm=[1, 1, None], version=1)], plan) == ""
+
+
+def test_training_warns_of_a_file_that_differs_from_the_plan(data, tmp_path, capsys):
+    root = data(3)
+    with h5py.File(root / "data" / "tr1.h5", "a") as file:
+        settings = json.loads(file.attrs["preparation"])
+        settings["orientation"] = "LPS"
+        file.attrs["preparation"] = json.dumps(settings)
+    train(root, tmp_path / "run")
+    expected = "tr1.h5: prepared with other settings than plan.json (orientation LPS, there RAS)"
+    assert capsys.readouterr().out.count(expected) == 1
 
 
 def declare(folder, content):

@@ -14,14 +14,19 @@ SHOWN = 3
 
 
 def check_across(
-    cases: Sequence[CaseCheck], classes: Mapping[int, str]
+    cases: Sequence[CaseCheck], classes: Mapping[int, str], preparation: str = ""
 ) -> tuple[list[str], list[str]]:
-    """Errors and warnings; `classes`: name by label value, without the background."""
+    """Errors and warnings; `classes`: name by label value, without the background; `preparation`:
+    the settings of plan.json as prepared files record them, empty if there is no plan.
+    """
     warnings = missing_classes(cases, classes)
     warnings += labels_flipped_together(cases) or single_flipped_labels(cases)
     warnings += far_spacings(cases)
     warnings += mixed_axes(cases)
-    warnings += mixed_preparations(cases)
+    if preparation:
+        warnings += unplanned_preparations(cases, preparation)
+    else:
+        warnings += mixed_preparations(cases)
     return copies(cases), warnings
 
 
@@ -163,6 +168,19 @@ def mixed_axes(cases: Sequence[CaseCheck]) -> list[str]:
     return [
         f"orientations differ: {len(common[1])} {common[0]}, {shown}; "
         "prepare_data.py turns them to one, other readers may not"
+    ]
+
+
+def unplanned_preparations(cases: Sequence[CaseCheck], planned: str) -> list[str]:
+    """A warning where cases were prepared with other settings than those of the plan."""
+    recorded = [case for case in cases if case.preparation]
+    others = [case.name for case in recorded if case.preparation != planned]
+    if not others:
+        return []
+    more = " ..." if len(others) > SHOWN else ""
+    return [
+        f"{len(others)} of {len(recorded)} cases were prepared with other settings than those in "
+        f"plan.json: {', '.join(others[:SHOWN])}{more}; prepare all cases again with --redo"
     ]
 
 

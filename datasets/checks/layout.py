@@ -15,6 +15,8 @@ from datasets.checks.case_check import CaseCheck
 from datasets.checks.check_prepared import check_prepared
 from datasets.checks.check_raw import check_raw
 from datasets.prepare.nnunet import read_dataset
+from datasets.prepare.own_scans import OwnPreparation
+from datasets.prepare.prepared_files import settings_text
 from datasets.prepare.published import PublishedPreparation
 from utils.errors import UserError
 
@@ -38,6 +40,7 @@ class DataFolder:
     """The data set in a folder. `layout`: raw or prepared. `classes`: name by label value, without
     the background. `errors` and `warnings`: of the lists and of dataset.json. `script`: of
     prepared data, the script that uses them first, and its flags without --root_path.
+    `preparation`: of own data, the plan's settings as prepared files record them.
     """
 
     name: str
@@ -47,6 +50,7 @@ class DataFolder:
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     script: tuple[str, ...] = ()
+    preparation: str = ""
 
 
 def recognise(root: Path, dataset: str) -> DataFolder:
@@ -117,7 +121,8 @@ def _own(root: Path) -> DataFolder:
         if split == "train" or not _is_empty(root / file):
             names[split] = info.read_list(root, file)
     folder = _prepared(root, info, lists=names, labels={"train": True, "unlabelled": False})
-    return replace(folder, script=(TRAIN,))
+    settings = settings_text(OwnPreparation(plan, ()).settings)
+    return replace(folder, script=(TRAIN,), preparation=settings)
 
 
 def _is_empty(path: Path) -> bool:

@@ -29,6 +29,10 @@ PACKAGES = ("SimpleITK", "numpy", "scipy", "h5py")
 OTHERS_HASH = "same_case_sha256"
 """Attribute of a case's last file: one hash of its other files."""
 GZIP: Mapping[str, Any] = {"compression": "gzip"}
+OTHER_SETTINGS = "use another --root_path, or --redo"
+"""The remedy where files were made with other settings."""
+FLAGS = ("crop", "variant", "size")
+"""Settings of published data sets that flags of the same name choose."""
 NO_SPACE = "free space or choose another folder with --root_path"
 
 
@@ -174,7 +178,7 @@ def provenance_attributes(
     A file whose attributes, except the versions, are equal need not be made again.
     """
     return {
-        "preparation": _as_json(settings),
+        "preparation": settings_text(settings),
         "source_files": json.dumps(list(names)),
         "source_sha256": json.dumps(list(hashes)),
         "same_case": json.dumps(sorted(others)),
@@ -182,7 +186,8 @@ def provenance_attributes(
     }
 
 
-def _as_json(settings: Mapping[str, Any]) -> str:
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """The settings as prepared files record them."""
     return json.dumps(dict(settings), sort_keys=True)
 
 
@@ -192,21 +197,32 @@ def versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
 
 
-def claim(root: Path, settings: Mapping[str, Any], redo: bool) -> None:
+def claim(root: Path, settings: Mapping[str, Any], redo: bool, only_some: bool = False) -> None:
     """Write the settings into the folder.
 
     Raises UserError where it has other ones: files of two preparations must not be mixed.
 
-    With `redo` other settings are overwritten.
+    With `redo` other settings are overwritten, but not if `only_some` of the cases are prepared.
     """
     path = root / "preparation.json"
-    if path.exists() and not redo:
-        _check_settings(path, settings)
+    if path.exists() and (only_some or not redo):
+        _check_settings(path, settings, only_some=only_some)
     with writing(path, NO_SPACE), replacing(path) as unfinished:
         unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+def other_settings_of_some(differing: Sequence[str]) -> str:
+    """The remedy where only some cases would be prepared with other settings than the rest.
+
+    `differing`: the flags or entries of dataset.json that differ, none if no flag chooses them.
+    """
+    same = ""
+    if differing:
+        same = f"the same {', '.join(differing)} as for the other cases, "
+    return f"use another --root_path, {same}or --redo without --cases to prepare all"
+
+
+def _check_settings(path: Path, settings: Mapping[str, Any], only_some: bool) -> None:
     try:
         before = read_json(path)
     except (OSError, ValueError):
@@ -215,10 +231,11 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         return
     if not isinstance(before, dict):
         before = {}
-    raise UserError(
-        f"{path}: made with other settings ({_difference(before, settings)}); "
-        "use another --root_path, or --redo"
-    )
+    remedy = OTHER_SETTINGS
+    if only_some:
+        differing = _differing(before, settings)
+        remedy = other_settings_of_some([f"--{key}" for key in differing if key in FLAGS])
+    raise UserError(f"{path}: made with other settings ({_difference(before, settings)}); {remedy}")
 
 
 def write_output(root: Path, output: Output, attributes: Mapping[str, Any]) -> str:
@@ -320,7 +337,7 @@ def finished(
             f"{path}: was not made by prepare_data.py; use another --root_path, or --redo to "
             "overwrite it"
         )
-    if attributes["preparation"] != _as_json(settings):
+    if attributes["preparation"] != settings_text(settings):
         difference = _difference(_settings_of(attributes), settings)
         raise UserError(
             f"{path}: was made with other settings ({difference}); use another --root_path, or "
@@ -406,9 +423,19 @@ def _first_fault(files: Sequence[Path]) -> str:
 
 def _difference(before: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """The settings that differ, with both values, for one line."""
-    now = json.loads(json.dumps(dict(settings)))
     differences = []
-    for key in {**before, **now}:
-        if before.get(key) != now.get(key):
-            differences.append(f"{key} {before.get(key)}, now {now.get(key)}")
+    for key, (earlier, now) in _differing(before, settings).items():
+        differences.append(f"{key} {earlier}, now {now}")
     return ", ".join(differences)[:200]
+
+
+def _differing(
+    before: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Both values of each setting that differs, as JSON has them."""
+    now = json.loads(json.dumps(dict(settings)))
+    return {
+        key: (before.get(key), now.get(key))
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    }
