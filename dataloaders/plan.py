@@ -42,15 +42,34 @@ class Normalisation:
     def apply(self, volume: np.ndarray) -> np.ndarray:
         """Normalise a volume to float32 of the same shape; a constant volume becomes 0 under
         zscore.
+
+        Raises ArithmeticError for intensities whose z-score cannot be computed.
         """
         values = volume.astype(np.float64)
         if self.scheme != "ct":
-            normalised = (values - values.mean()) / (values.std() or 1)
-            return normalised.astype(np.float32)
+            mean, deviation = mean_and_deviation(values)
+            return ((values - mean) / (deviation or 1)).astype(np.float32)
         if self.low is None or self.high is None or self.mean is None or self.sd is None:
             raise ValueError("a normalisation of the scheme ct lacks a number")
         clipped = values.clip(self.low, self.high)
         return ((clipped - self.mean) / self.sd).astype(np.float32)
+
+
+def mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of intensities in float64; the deviation is 0 if all are equal.
+
+    Raises ArithmeticError where their squares are too large or too small for float64.
+    """
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        mean = float(values.mean())
+        deviation = float(values.std())
+    is_lost = deviation == 0 and values.min() != values.max()
+    if is_lost or not math.isfinite(mean) or not math.isfinite(deviation):
+        raise ArithmeticError(
+            f"intensities from {values.min():g} to {values.max():g} have no standard deviation in "
+            "float64"
+        )
+    return mean, deviation
 
 
 @dataclass(frozen=True)

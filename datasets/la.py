@@ -12,6 +12,7 @@ import numpy as np
 
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import SPLITS
+from dataloaders.plan import mean_and_deviation
 from datasets.prepare.crop import (
     Box,
     cropped_to,
@@ -140,16 +141,19 @@ def crop_box(label: np.ndarray, around: dict[int, tuple[int, int]]) -> Box:
 def zscored(scan: Scan) -> np.ndarray:
     """(v - mean) / standard deviation, over all voxels and in float64, as float32.
 
-    Raises UserError for a constant image.
+    Raises UserError for a constant image, and for intensities that have no z-score.
     """
     values = scan.array.astype(np.float64)
-    deviation = values.std()
+    try:
+        mean, deviation = mean_and_deviation(values)
+    except ArithmeticError as error:
+        raise UserError(f"{scan.path}: {error}; copy or download it again") from None
     if deviation == 0:
         raise UserError(
             f"{scan.path}: the image is constant (every voxel is {values.flat[0]:g}); copy or "
             "download it again"
         )
-    return ((values - values.mean()) / deviation).astype(np.float32)
+    return ((values - mean) / deviation).astype(np.float32)
 
 
 @dataclass(frozen=True)

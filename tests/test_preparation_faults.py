@@ -423,6 +423,49 @@ def test_a_bad_case_of_own_data_is_named_and_the_others_are_prepared(raw, tmp_pa
         assert file["image"].shape[0] == 2
 
 
+EXTREME = {
+    "too large": (2e302, "intensities from 0 to 7.8e+303 have no standard deviation in float64"),
+    "too small": (1e-170, "intensities from 0 to 3.9e-169 have no standard deviation in float64"),
+}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("kind", EXTREME)
+def test_intensities_without_a_standard_deviation_are_not_prepared_as_zeros(
+    raw, tmp_path, capsys, kind
+):
+    factor, fault = EXTREME[kind]
+    path = raw / "imagesTr" / "tr0_0001.nii.gz"
+    array = noise(read_scan(path).shape).astype(np.float64) * factor  # from 0 to 39
+    write_scan(path, array, (1.2, 0.9, 1.1), (5, -7, 9))
+    assert run("own", raw, tmp_path / "out") == 2
+    (line,) = faults(capsys.readouterr().err)
+    assert f"tr0_0001.nii.gz: {fault}; correct them, or export the scan again" in line
+    assert not (tmp_path / "out" / "data" / "tr0.h5").exists()
+
+
+def test_intensities_of_la_without_a_standard_deviation_are_not_prepared(la, tmp_path, capsys):
+    raw, folder = la
+    write_scan(folder / "lgemri.nrrd", noise(SHAPE).astype(np.float64) * 2e302)
+    assert run("LA", raw, tmp_path / "out") == 2
+    (line,) = faults(capsys.readouterr().err)
+    assert "lgemri.nrrd: intensities from 0 to 7.8e+303 have no standard deviation" in line
+
+
+def test_ct_without_a_standard_deviation_has_no_plan(raw, tmp_path):
+    edit(raw, channel_names={"0": "CT", "1": "T2"})
+    for case in ("tr0", "tr1"):
+        path = raw / "imagesTr" / f"{case}_0000.nii.gz"
+        array = read_scan(path).array.astype(np.float64) * 2e302
+        write_scan(path, array, (1.2, 0.9, 1.1), (5, -7, 9))
+    refused(
+        "CT, labelled voxels: intensities from",
+        "have no standard deviation in float64; correct the scans in imagesTr",
+        call=lambda: run("own", raw, tmp_path / "out"),
+    )
+    assert not (tmp_path / "out" / "plan.json").exists()
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mha", "a.nrrd"])
 @pytest.mark.parametrize("share", [0.2, 0.95])
 def test_a_scan_that_ends_too_early_is_never_read(tmp_path, name, share):

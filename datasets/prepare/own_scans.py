@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataloaders.hdf5 import ANNOTATED, list_line
-from dataloaders.plan import Plan
+from dataloaders.plan import Normalisation, Plan
 from datasets.prepare.drawn import Slice, drawn_slices, label_of_slices, only_slice
 from datasets.prepare.grid_labels import read_label_on
 from datasets.prepare.lists import write_list
@@ -174,7 +174,7 @@ class OwnPreparation:
         """Normalise each channel of a picture by the plan."""
         channels = []
         for normalisation, channel in zip(self.plan.normalisation, image, strict=True):
-            channels.append(normalisation.apply(channel))
+            channels.append(_normalised(normalisation, channel, path=path))
         return np.stack(channels)
 
     def prepared_shape(self, shape: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
@@ -265,7 +265,8 @@ def prepare_image(plan: Plan, scans: Sequence[Scan]) -> tuple[np.ndarray, Geomet
     size = target_size(plan, turned_shape, spacing)
     channels = []
     for scan, normalisation in zip(scans, plan.normalisation, strict=True):
-        volume = normalisation.apply(turn(scan.array, axes, flipped))
+        turned = turn(scan.array, axes, flipped)
+        volume = _normalised(normalisation, turned, path=scan.path)
         if size is not None:
             low = volume.min()
             high = volume.max()
@@ -280,6 +281,14 @@ def prepare_image(plan: Plan, scans: Sequence[Scan]) -> tuple[np.ndarray, Geomet
     if len(channels) == 1:
         return channels[0][None], turned_grid
     return np.stack(channels), turned_grid
+
+
+def _normalised(normalisation: Normalisation, volume: np.ndarray, path: Path) -> np.ndarray:
+    """As `Normalisation.apply`. Raises UserError, which names `path`, where that is impossible."""
+    try:
+        return normalisation.apply(volume)
+    except ArithmeticError as error:
+        raise UserError(f"{path}: {error}; correct them, or export the scan again") from None
 
 
 def prepare_label(

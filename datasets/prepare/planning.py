@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.plan import Normalisation, Plan
+from dataloaders.plan import Normalisation, Plan, mean_and_deviation
 from datasets.prepare.grid_labels import read_label_on
 from datasets.prepare.nnunet import RawDataset
 from datasets.prepare.prepared_files import RawCase
@@ -245,12 +245,18 @@ def _ct_normalisation(channel: str, samples: Sequence[np.ndarray]) -> Normalisat
             "labelsTr"
         )
     values = np.concatenate(samples).astype(np.float64)
-    low, high = np.percentile(values, (0.5, 99.5))
-    if values.std() == 0:
+    try:
+        mean, deviation = mean_and_deviation(values)
+    except ArithmeticError as error:
+        raise UserError(
+            f"{channel}, labelled voxels: {error}; correct the scans in imagesTr"
+        ) from None
+    if deviation == 0:
         raise UserError(
             f"{channel} is {values[0]:g} in every labelled voxel; compare imagesTr and labelsTr"
         )
-    return Normalisation("ct", float(low), float(high), float(values.mean()), float(values.std()))
+    low, high = np.percentile(values, (0.5, 99.5))
+    return Normalisation("ct", float(low), float(high), mean, deviation)
 
 
 def measure(case: RawCase, values: tuple[int, ...], intensities: bool) -> MeasuredScan | str:
