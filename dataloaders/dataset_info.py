@@ -123,8 +123,7 @@ class DatasetInfo:
         """
         if split == "test":
             return self.test_list
-        ending = self.test_list.split(".")[1]
-        return f"val.{ending}"
+        return f"val{Path(self.test_list).suffix}"
 
     def task_label(self, label: np.ndarray) -> np.ndarray:
         """Convert a stored label to the class numbers of `class_names` (uint8)."""

@@ -210,12 +210,15 @@ def _check_types(plan: Plan) -> None:
 
 
 def _check_lists(plan: Plan) -> None:
-    """Raise ValueError where a split has no list."""
+    """Raise ValueError where a split has no list, or one without a file ending."""
     lists = {"train", "val", "test", "unlabelled"}
     if plan.dims == 2:
         lists |= {"train_slices", "unlabelled_slices"}
     if missing := sorted(lists - plan.lists.keys()):
         raise ValueError(f"the list of {missing[0]} cases is missing")
+    for split, file in plan.lists.items():
+        if not Path(file).suffix:
+            raise ValueError(f"the list of {split} cases is {shown(file)}, expected a name.list")
 
 
 def _check_each(

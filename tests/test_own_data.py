@@ -362,6 +362,20 @@ def test_a_damaged_plan_is_one_line(tmp_path, text):
         read_plan(tmp_path / "nowhere")
 
 
+def test_a_plan_with_a_list_that_has_no_ending_is_one_line(tmp_path):
+    raw, out = write_raw_dataset(tmp_path / "raw", {"imagesTr": 2}), tmp_path / "out"
+    assert run(raw, out) == 0
+    content = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    content["lists"]["test"] = "x"
+    (out / "plan.json").write_text(json.dumps(content), encoding="utf-8")
+    message = (
+        r"plan.json: not a plan \(the list of test cases is x, expected a name.list\); prepare the "
+        "data again with --redo"
+    )
+    with pytest.raises(UserError, match=message):
+        read_plan(out)
+
+
 ODD_NAMES = ("a,1", "b.h5", "c_slice_0", "c_slice_1", "#d", "=e")
 
 

@@ -17,6 +17,7 @@ from commands.predict_uncertainty import Uncertainty
 from dataloaders.cases import read_cases
 from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.plan import read_plan
+from datasets.checks.layout import recognise
 from datasets.own import own_dataset
 from datasets.prepare.prepared_files import RawCase, claim
 from utils.errors import UserError
@@ -108,6 +109,8 @@ def test_a_plan_with_any_value_of_a_wrong_type_is_one_line_at_most(prepared, tmp
         (root / "plan.json").write_text(json.dumps(changed), encoding="utf-8")
         page = own_dataset(read_plan(root), root)
         page.info.read_list(root, page.info.train_list)
+        page.info.held_out(root, "val")
+        recognise(root, "")
 
     assert not faults(variants(document), work)
 
