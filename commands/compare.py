@@ -17,14 +17,14 @@ from evaluation.results import write_json
 from reporting import html_page as page
 from reporting import words
 from reporting.case_pictures import Panel, chosen_cases, panels
-from reporting.groups import MEAN, Group, make_groups
+from reporting.groups import Group, make_groups
 from reporting.numbers import Comparison, GroupNumbers, compare_groups
 from reporting.tested_run import find_result
 from utils.errors import UserError, writing
 from utils.files import check_plain, scratch
 from utils.lock import only_writer
 from utils.messages import message
-from utils.names import printable
+from utils.names import MEAN_OF_CLASSES, printable
 from utils.pictures import colour
 from utils.progress import progress
 from utils.provenance import provenance
@@ -238,7 +238,7 @@ def _rows(classes: Sequence[str]) -> list[page.TableRow]:
     """The rows of the tables: the mean over several classes, and each class."""
     rows = [page.TableRow(name, name) for name in classes]
     if len(classes) > 1:
-        rows.insert(0, page.TableRow(MEAN, "mean over the classes"))
+        rows.insert(0, page.TableRow(MEAN_OF_CLASSES, "mean over the classes"))
     return rows
 
 

@@ -24,7 +24,14 @@ from evaluation.label_folders import (
     score_pair,
 )
 from evaluation.masks import TOLERANCE
-from evaluation.results import SUMMARY_FILE, EvaluationResult, summarise, table, write_results
+from evaluation.results import (
+    PREDICTED_WITH,
+    SUMMARY_FILE,
+    EvaluationResult,
+    summarise,
+    table,
+    write_results,
+)
 from evaluation.tolerance import class_tolerances
 from scans.faults import report_faults
 from utils.errors import UserError, writing
@@ -205,7 +212,7 @@ def _write(
         "labels": str(settings.labels),
         "prediction_sha256": hashes,
         **summarise(scores),
-        "checkpoint": _checkpoint(settings.predictions, file_hashes),
+        **_predicted(settings.predictions, file_hashes),
         **provenance(),
     }
     with writing(output, "free space or name another place with --output"):
@@ -291,20 +298,22 @@ def _check_output(path: Path, settings: ScoringSettings) -> None:
             )
 
 
-def _checkpoint(predictions: Path, hashes: Mapping[Path, str]) -> dict[str, Any] | None:
-    """What predict.py recorded of the network that made the predictions.
+def _predicted(predictions: Path, hashes: Mapping[Path, str]) -> dict[str, Any]:
+    """What predict.py recorded of the predictions: the entries `checkpoint` and `predicted_with`.
 
-    None for predictions of other programs and of several networks. `hashes`: the SHA-256 of each
-    scored file. If one differs from the recorded hash, a warning is printed, and the result is None
-    too.
+    They are None and empty for predictions of other programs and of several networks. `hashes`: the
+    SHA-256 of each scored file. If one differs from the recorded hash, a warning is printed, and
+    the entries are None and empty too.
     """
+    unknown = {"checkpoint": None, PREDICTED_WITH: {}}
     try:
         content = read_json(predictions / "predict.json")
         (checkpoint,) = content["checkpoints"]
         checkpoint = dict(checkpoint)
+        made_with = dict(content.get("made_with", {}))
         recorded = {case["file"]: case.get(FILE_HASH) for case in content["cases"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        return unknown
     for path, digest in hashes.items():
         name = path.relative_to(predictions).as_posix()
         if name not in recorded or recorded[name] not in (None, digest):
@@ -312,5 +321,7 @@ def _checkpoint(predictions: Path, hashes: Mapping[Path, str]) -> dict[str, Any]
                 f"warning: {printable(str(path))} is not the file that predict.json describes, so "
                 f"summary.json names no checkpoint"
             )
-            return None
-    return checkpoint
+            return unknown
+    for key in ("checkpoints", "preparation"):  # they follow from the checkpoint
+        made_with.pop(key, None)
+    return {"checkpoint": checkpoint, PREDICTED_WITH: made_with}

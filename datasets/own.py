@@ -211,6 +211,11 @@ def own_two_slices(plan: Plan, root: Path) -> DatasetSpec:
     )
 
 
+def data_set_name(name: str) -> str:
+    """Return the name of own data as folders and records have it."""
+    return re.sub(r"[^\w.-]", "_", name) or "own"
+
+
 def info(plan: Plan, root: Path) -> DatasetInfo:
     """What training has to know about the data, as the plan in `root` records it."""
     part = ""
@@ -221,7 +226,7 @@ def info(plan: Plan, root: Path) -> DatasetInfo:
     unlabelled: str | None = plan.lists[f"unlabelled{part}"]
     if not list_lines(root / unlabelled):
         unlabelled = None
-    name = re.sub(r"[^\w.-]", "_", plan.name) or "own"
+    name = data_set_name(plan.name)
     if name in all_datasets():
         name = f"{name}_own"
     return DatasetInfo(

@@ -11,6 +11,7 @@ from typing import Any, cast
 from dataloaders.plan import FILE as PLAN
 from utils.errors import UserError
 from utils.json_file import read_json, whole
+from utils.names import MEAN_OF_CLASSES
 
 DATASET = "dataset.json"
 PREDICTED = "predict.json"
@@ -120,6 +121,11 @@ def read_classes(path: Path) -> ClassValues:
     if not foreground:
         raise UserError(
             f"{path}: has no class except the background; name another file with --classes"
+        )
+    if MEAN_OF_CLASSES in foreground:
+        raise UserError(
+            f"{path}: a class has the name of the mean over all classes, {MEAN_OF_CLASSES}; rename "
+            "it, or name another file with --classes"
         )
     ignore = None
     if ignored is not None:

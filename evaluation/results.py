@@ -36,6 +36,7 @@ from utils.names import csv_cell, printable
 METRICS_FILE = "metrics.csv"
 SUMMARY_FILE = "summary.json"
 METRICS_HASH = "metrics_sha256"  # key of summary.json: the hash of its metrics.csv
+PREDICTED_WITH = "predicted_with"  # key of summary.json: settings of predict.py, for evaluate.py
 NSD_TOLERANCE = "nsd_tolerance"  # key of summary.json: of each class, in mm and in voxels
 CONVENTIONS = {
     "as_published": "published: an empty prediction scores 0 in all metrics, which is the best "

@@ -7,17 +7,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from datasets.own import data_set_name
 from datasets.registry import all_datasets
 from datasets.resolve import default_config
 from evaluation.metrics import Unit, metrics_in
-from evaluation.results import convention_columns
+from evaluation.results import PREDICTED_WITH, convention_columns
 from evaluation.settings import EvaluationSettings
 from methods.registry import run_title
 from reporting.scores import MetricSummary, PairedDifference, paired_difference, summarise_seeds
 from reporting.tested_run import Result
 from utils.errors import UserError
+from utils.names import MEAN_OF_CLASSES
 
-MEAN = "mean"  # name of the row with the mean over the classes
 SEED_SETTINGS = ("seed", "exp")
 """Settings in which runs of one method with different seeds may differ."""
 Summaries: TypeAlias = Mapping[str, Mapping[str, MetricSummary | None]]
@@ -97,7 +98,9 @@ def group_scores(group: Group) -> dict[str, Summaries | None]:
     for convention in convention_columns():
         scores[convention] = None
         means = [result.means(convention) for result in group.results]
-        rows = [{MEAN: one["mean"], **one["classes"]} for one in means if one is not None]
+        rows = [
+            {MEAN_OF_CLASSES: one["mean"], **one["classes"]} for one in means if one is not None
+        ]
         if len(rows) == len(means):
             unit: Unit = "mm" if convention == "honest_mm" else "voxel"
             metrics = [metric.key(unit) for metric in metrics_in(unit)]
@@ -114,7 +117,7 @@ def differences_to(
     Wilcoxon's p. None where the scores of single cases are not known.
     """
     patients = [patient(case) for case in first.results[0].cases]
-    names = (MEAN, *first.results[0].classes)
+    names = (MEAN_OF_CLASSES, *first.results[0].classes)
     by_convention: dict[str, Differences | None] = {}
     for convention, columns in convention_columns().items():
         rows: dict[str, dict[str, PairedDifference | None]] = {name: {} for name in names}
@@ -175,9 +178,10 @@ def _check_same_test(first: Result, other: Result) -> None:
             f"{other.folder}: classes {', '.join(other.classes)}, but {first.folder} has "
             f"{', '.join(first.classes)}; compare runs with the same classes"
         )
-    dataset = other.summary.get("dataset")
-    first_dataset = first.summary.get("dataset")
-    if first_dataset != dataset:
+    dataset = other.summary.get("dataset") or ""
+    first_dataset = first.summary.get("dataset") or ""
+    # code/evaluate.py records the name in dataset.json, which may have spaces
+    if data_set_name(first_dataset) != data_set_name(dataset):
         raise UserError(
             f"{other.folder}: is a test on {dataset}, but {first.folder} one on {first_dataset}; "
             f"compare runs on the same data set"
@@ -252,6 +256,8 @@ def _traits(result: Result) -> dict[str, object]:
     for key in ("blend", "interpolation"):
         published = getattr(EvaluationSettings, key)
         traits[f"test_{key}"] = result.summary.get(key, published)
+    for key, value in result.summary.get(PREDICTED_WITH, {}).items():
+        traits[f"predict_{key}"] = value
     size = result.summary.get("patch_size")
     if size and list(size) != list(settings.get("patch_size", size)):
         traits["test_patch_size"] = size

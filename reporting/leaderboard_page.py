@@ -21,6 +21,7 @@ class ShownTable:
     head: Sequence[str]
     cells: Sequence[Sequence[str]]
     first_to_second: str
+    trained: str
     plot: Plot | None
 
 
@@ -48,6 +49,7 @@ def _table(table: LeaderboardTable) -> ShownTable:
         head=text.head(table),
         cells=[text.cells(table, row) for row in table.rows],
         first_to_second=text.first_to_second(table),
+        trained=text.trained(table),
         plot=_plot(table),
     )
 

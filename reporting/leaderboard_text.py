@@ -13,6 +13,7 @@ def markdown(board: Leaderboard) -> str:
         parts.append(f"### {caption(table)}\n")
         parts.append("\n".join(markdown_table(table)) + "\n")
         parts.append(first_to_second(table) + "\n")
+        parts.append(trained(table) + "\n")
     if board.missing:
         parts.append(f"Missing runs: {', '.join(board.missing)}.\n")
     return "\n".join(parts)
@@ -33,6 +34,16 @@ def tested(table: LeaderboardTable) -> str:
     if table.folds:
         place = counted(table.folds, "fold")
     return f"{counted(table.patients, 'patient')}, {counted(table.cases, 'case')} of {place}."
+
+
+def trained(table: LeaderboardTable) -> str:
+    """Return how many iterations each method was trained for, as in "600 + 1200"."""
+    lengths: dict[str, list[str]] = {}
+    for row in table.rows:
+        length = " + ".join(str(count) for count in row.iterations)
+        lengths.setdefault(length, []).append(row.title)
+    parts = [f"{length} ({', '.join(titles)})" for length, titles in lengths.items()]
+    return f"Iterations of training: {'; '.join(parts)}."
 
 
 def head(table: LeaderboardTable) -> list[str]:

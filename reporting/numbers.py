@@ -6,7 +6,6 @@ from typing import Any
 
 from evaluation.results import NSD_TOLERANCE
 from reporting.groups import (
-    MEAN,
     Differences,
     Group,
     Summaries,
@@ -17,6 +16,7 @@ from reporting.groups import (
 )
 from reporting.scores import LEVEL, MetricSummary, PairedDifference
 from reporting.tested_run import Result
+from utils.names import MEAN_OF_CLASSES
 
 WILCOXON = (
     "two-sided signed-rank test of the patients' mean differences, zero differences omitted, not "
@@ -65,7 +65,7 @@ class GroupNumbers:
         """Penalised Dice, mean over the classes, which every test has."""
         summaries = self.scores["honest"]
         assert summaries is not None
-        summary = summaries[MEAN]["dice"]
+        summary = summaries[MEAN_OF_CLASSES]["dice"]
         assert summary is not None
         return summary
 
@@ -75,7 +75,7 @@ class GroupNumbers:
         differences = (self.differences or {}).get("honest")
         if differences is None:
             return None
-        return differences[MEAN]["dice"]
+        return differences[MEAN_OF_CLASSES]["dice"]
 
     def plain(self) -> dict[str, Any]:
         """Return the group as JSON types."""

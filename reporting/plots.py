@@ -108,8 +108,11 @@ class Plot:
         self.text(min(middle, rightmost), self.height - DESCENDERS, name)
 
     def y_grid(self) -> None:
-        """Draw horizontal lines at round numbers."""
-        for value in ticks(*self.y):
+        """Draw horizontal lines at round numbers, and make room for the longest of them."""
+        values = ticks(*self.y)
+        longest = max(len(number(value)) for value in values)
+        self.margin_left = max(self.margin_left, CHARACTER * longest + 8)
+        for value in values:
             self.line([(self.x[0], value), (self.x[1], value)], "rule")
             _, down = self.at(0, value)
             self.text(self.margin_left - 6, down + 4, number(value), anchor="end")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from evaluation.results import NSD_TOLERANCE
+from evaluation.results import NSD_TOLERANCE, PREDICTED_WITH
 
 LARGEST = 2**63
 LONGEST = 4000  # characters of a text
@@ -30,6 +30,7 @@ def check_summary(summary: Mapping[str, object], classes: Sequence[str]) -> None
     _check_label_values(summary)
     _check_tolerances(summary.get(NSD_TOLERANCE), classes)
     _check_checkpoint(summary.get("checkpoint"))
+    _check_mapping(summary.get(PREDICTED_WITH, {}), PREDICTED_WITH)
     _check_means(summary["as_published"], "as_published", classes=classes)
     _check_penalised(summary["honest"], classes)
 

@@ -220,7 +220,9 @@ def test_a_compiler_that_loses_gradients_is_told():
 
 
 def test_what_cannot_be_accelerated_is_told():
-    with pytest.raises(UserError, match=r"--accelerate compile: not with --recompute"):
+    with pytest.raises(
+        UserError, match=r"--accelerate compile: cannot be combined with --recompute"
+    ):
         check_accelerate("compile", CPU, recompute=True)
     with pytest.raises(UserError, match=r"--accelerate graph: not for cpu"):
         check_accelerate("graph", CPU, recompute=False)

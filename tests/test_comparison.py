@@ -249,7 +249,7 @@ def test_figures_over_seeds_and_paired_differences(runs, tmp_path):
         "With only one run" not in page
         and "mean teacher 1 of 8" in page
         and "No curves" in page
-        and "omitted by --no-pictures" in page
+        and "omitted by --no_pictures" in page
     )
 
 
@@ -366,8 +366,18 @@ def test_groups_are_told_apart_and_named(runs, tmp_path):
         make_groups([find_result(runs[0]), find_result(runs[0])])
 
 
-@pytest.mark.parametrize("key, value", [("interpolation", "linear"), ("blend", "gaussian")])
-def test_tests_with_another_arithmetic_are_groups_of_their_own(tmp_path, key, value):
+PREDICTED = {"predicted_with": {"tta": "mirror"}}
+
+
+@pytest.mark.parametrize(
+    "entries, differs",
+    [
+        ({"interpolation": "linear"}, {"test_interpolation": "linear"}),
+        ({"blend": "gaussian"}, {"test_blend": "gaussian"}),
+        (PREDICTED, {"predict_tta": "mirror"}),
+    ],
+)
+def test_tests_with_another_arithmetic_are_groups_of_their_own(tmp_path, entries, differs):
     cases = cubes(3)
     same = [found(case, 3) for case in cases]
     results = []
@@ -376,11 +386,24 @@ def test_tests_with_another_arithmetic_are_groups_of_their_own(tmp_path, key, va
         path = run / TEST / "summary.json"
         summary = json.loads(path.read_text(encoding="utf-8"))
         if seed == 2:
-            summary[key] = value
+            summary.update(entries)
         path.write_text(json.dumps(summary), encoding="utf-8")
         results.append(find_result(run))
     groups = make_groups(results)
-    assert [group.differs for group in groups] == [{}, {f"test_{key}": value}]
+    assert [group.differs for group in groups] == [{}, differs]
+
+
+def test_a_name_with_a_space_is_that_of_the_prepared_data(tmp_path):
+    """code/evaluate.py records the name in dataset.json, and a test that of the prepared data."""
+    cases = cubes(3)
+    same = [found(case, 3) for case in cases]
+    results = []
+    for seed, dataset in ((1, "my scans"), (2, "my_scans")):
+        names = ("background", "organ")
+        run = make_run(tmp_path / str(seed), cases, same, names, seed=seed, dataset=dataset)
+        results.append(find_result(run))
+    (group,) = make_groups(results)
+    assert group.seeds == [1, 2]
 
 
 def test_runs_of_one_method_are_named_with_their_experiments(tmp_path):
@@ -491,7 +514,7 @@ def test_other_test_lists_are_refused(runs, tmp_path):
         dataset="LiTS",
         seed=9,
     )
-    with pytest.raises(UserError, match=r"of LiTS, but .* is of ACDC"):
+    with pytest.raises(UserError, match=r"a test on LiTS, but .* one on ACDC"):
         make_groups([find_result(runs[0]), find_result(elsewhere)])
     turned = make_run(
         tmp_path / "turned",

@@ -252,7 +252,7 @@ def test_a_single_flipped_bit_in_a_weight_is_told(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"x.pth: damaged or no PyTorch checkpoint"):
+    with pytest.raises(UserError, match=r"x.pth: damaged, or not a PyTorch checkpoint"):
         load(path)
 
 

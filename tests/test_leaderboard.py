@@ -14,7 +14,7 @@ from evaluation.statistics import holm
 from reporting import leaderboard_text as text
 from reporting.leaderboard import complete_seeds, leaderboard
 from reporting.leaderboard_table import Bootstrap
-from reporting.plots import Intervals, plot_intervals, span
+from reporting.plots import Column, Intervals, plot_cases, plot_intervals, span
 from reporting.record import CellRecord, CellTest, read_record, read_records
 from reporting.scores import PairedDifference
 from utils.errors import UserError
@@ -136,6 +136,21 @@ def test_the_plot_of_differences_names_its_reference_and_every_method():
     assert {"averaged copy-paste", "difference to BCP"} | long_name <= set(texts)
 
 
+def test_the_ticks_of_a_plot_have_room():
+    """Its longest tick has seven characters, each at most 8 wide."""
+    names = ["a", "b"]
+    plot = plot_cases("Dice", names, [Column("x", [0.77751, 0.77754])])
+    (tick, *_) = re.findall(r'<text x="([\d.]+)"[^>]*anchor="end"[^>]*>0\.7775\d+<', plot.svg())
+    assert float(tick) >= 7 * 8
+
+
+def test_a_table_names_the_iterations_of_each_method(records):
+    for number, one in enumerate(records):
+        one.stages = [{"name": "train", "iterations": 20 + 10 * (number == 4)}]
+    (table,) = leaderboard(records, "bcp", BOOTSTRAP, costs={}).tables
+    assert text.trained(table) == "Iterations of training: 20 (UA-MT, BCP); 30 (CPS)."
+
+
 def test_a_table_without_the_baseline_is_compared_with_its_best_method(records):
     others = [one for one in records if one.method != "bcp"]
     (table,) = leaderboard(others, "bcp", BOOTSTRAP, costs={}).tables
@@ -224,7 +239,7 @@ def test_a_seed_that_lacks_a_fold_is_skipped_and_named(folds):
 def test_records_of_one_fold_make_no_leaderboard(folds, tmp_path):
     path = tmp_path / "one.json"
     write_json(path, folds[0].plain())
-    with pytest.raises(UserError, match=r"bcp_3_seed1 \(1 of 2 folds\); name the others too"):
+    with pytest.raises(UserError, match=r"bcp_3_seed1 \(1 of 2 folds\); name the folders"):
         make_leaderboard(LeaderboardSettings((path,), output=tmp_path / "again"))
 
 
@@ -268,7 +283,7 @@ def test_a_path_that_does_not_exist_is_named_as_missing(tmp_path):
 def test_a_damaged_record_is_one_line(content, tmp_path):
     path = tmp_path / "cell.json"
     path.write_text(content)
-    with pytest.raises(UserError, match=r"cell.json: no record of a benchmark"):
+    with pytest.raises(UserError, match=r"cell.json: not a record of a benchmark"):
         read_record(path)
 
 

@@ -144,7 +144,9 @@ def test_sync_batch_norm_is_refused_on_the_cpu_and_with_accelerate(monkeypatch):
         UserError, match=r"^--sync_batch_norm: needs CUDA, and this run is on cpu; remove the flag$"
     ):
         share_batch_norm([nn.BatchNorm3d(2)], torch.device("cpu"))
-    with pytest.raises(UserError, match="--accelerate compile: not with --sync_batch_norm"):
+    with pytest.raises(
+        UserError, match="--accelerate compile: cannot be combined with --sync_batch_norm"
+    ):
         check_accelerate("compile", torch.device("cpu"), recompute=False, over_processes=True)
 
 

@@ -355,8 +355,8 @@ def test_a_value_that_is_no_class_is_named(raw, roots, predictions, tmp_path):
     "content, fault",
     [
         (np.array([[[4]]]), r"label values 4\.\.4, expected 0\.\.3"),
-        (np.array([[[0.5]]]), "no array of whole numbers"),
-        (np.array(["x"], dtype=object), "no readable array"),
+        (np.array([[[0.5]]]), "not an array of whole numbers"),
+        (np.array(["x"], dtype=object), "not a readable array"),
     ],
     ids=["a class too many", "fractions", "objects"],
 )

@@ -108,7 +108,7 @@ def test_a_run_does_not_go_on_with_other_data(what, data, run, capsys):
     before = {path: path.read_bytes() for path in run.rglob("*.pth")}
     with pytest.raises(
         UserError,
-        match=r"last.pth: of a run on other data: .*(changed|list).*--exp, or .*--other_data",
+        match=r"last.pth: was trained on other data: .*(changed|list).*--exp, or .*--other_data",
     ):
         train(data, run)
     assert {path: path.read_bytes() for path in run.rglob("*.pth")} == before
@@ -126,7 +126,7 @@ def test_selftraining_does_not_begin_from_a_pretraining_on_other_data(data, run)
     shutil.rmtree(next(run.rglob("self_train")))
     with pytest.raises(
         UserError,
-        match=r"pre_train/unet_best_model.pth: of a run on other data: .*slice_\d+.h5 has changed since;",
+        match=r"pre_train/unet_best_model.pth: was trained on other data: .*slice_\d+.h5 has changed since;",
     ):
         train(data, run, "--run_mode", "selftrain")
 

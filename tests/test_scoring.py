@@ -264,13 +264,16 @@ def test_the_checkpoint_in_predict_json_is_only_named_for_the_files_that_it_desc
         for path in predictions.iterdir()
     }
     content = {"checkpoints": [{"path": "best.pth", "sha256": "1"}], "cases": cases}
+    content["made_with"] = {"checkpoints": ["1"], "preparation": None, "tta": "mirror"}
     (predictions / "predict.json").write_text(json.dumps(content), encoding="utf-8")
     assert run(folders) == 0
     assert summary(predictions)["checkpoint"]["path"] == "best.pth"
+    assert summary(predictions)["predicted_with"] == {"tta": "mirror"}
     cases["b.nii.gz"]["file_sha256"] = "0"
     (predictions / "predict.json").write_text(json.dumps(content), encoding="utf-8")
     assert run(folders) == 0
     assert summary(predictions)["checkpoint"] is None
+    assert summary(predictions)["predicted_with"] == {}
     assert "b.nii.gz is not the file that predict.json describes" in capsys.readouterr().out
 
 
@@ -386,6 +389,7 @@ WRONG = {
     "nnU-Net's summary": (lambda root: (root / "pred" / "summary.json").write_text('{"foreground_mean": {}}'), "written by another program"),
     "damaged dataset.json": (lambda root: (root / "dataset.json").write_text("{"), "dataset.json: defines no classes"),
     "fractional class": (lambda root: (root / "dataset.json").write_text('{"labels": {"background": 0, "x": 0.5}}'), "label value 0.5"),
+    "class named mean": (lambda root: (root / "dataset.json").write_text('{"labels": {"background": 0, "mean": 1}}'), "a class has the name of the mean over all classes"),
     "no class": (lambda root: (root / "dataset.json").write_text('{"labels": {"background": 0}}'), "no class except the background"),
 }  # fmt: skip
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sized
 
 from utils.files import name_fault
 
+MEAN_OF_CLASSES = "mean"
+"""The row of results with the mean over the classes. No class may have this name."""
 # Windows opens a device for a file of this name, whatever its ending is.
 PORT_NUMBERS = "0123456789¹²³"
 DEVICES = {"con", "prn", "aux", "nul"}

@@ -14,7 +14,7 @@ from datasets.prepare.prepared_files import RawCase
 from utils.errors import UserError
 from utils.files import shown
 from utils.json_file import read_json, whole
-from utils.names import case_name_fault, folded, nearest, printable
+from utils.names import MEAN_OF_CLASSES, case_name_fault, folded, nearest, printable
 
 KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 ENDING = re.compile(r"(\.[A-Za-z0-9]+)+")
@@ -181,6 +181,11 @@ def _check_name(path: Path, what: str, name: str) -> None:
     if not name.isprintable():
         raise UserError(
             f"{path}: the {what} name {shown(name)} holds control characters; rename it"
+        )
+    if name == MEAN_OF_CLASSES:
+        raise UserError(
+            f"{path}: a {what} has the name of the mean over all classes, {MEAN_OF_CLASSES}; "
+            "rename it"
         )
 
 
