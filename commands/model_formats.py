@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from networks.operations import plain_formulas
 from utils.packages import imported_for
 
 Format = Literal["onnx", "torchscript", "torch"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt", "torch": ".pt2"}
 PACKAGES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime"),

@@ -192,18 +192,6 @@ def hard_pseudo_label(logits: Tensor) -> Tensor:
     return logits.detach().argmax(1)
 
 
-def confidence_mask(logits: Tensor, threshold: float | Sequence[float]) -> Tensor:
-    """Return a mask (N, ...), 1.0 where the largest probability reaches the threshold.
-
-    `threshold`: one number, or one per class, which holds for the pixels of that class.
-    """
-    confidence, label = logits.detach().softmax(1).max(1)
-    limits = torch.as_tensor(threshold, dtype=confidence.dtype, device=confidence.device)
-    if limits.ndim == 1:
-        limits = limits[label]
-    return (confidence >= limits).to(confidence.dtype)
-
-
 def cutmix(x: Tensor, partner: Tensor, mask: Tensor) -> Tensor:
     """Return `x` with `partner` where the mask (N, ...) is 1; images (N, C, ...) or labels (N, ...)
     (CutMix, ICCV 2019).

@@ -18,7 +18,6 @@ from scipy.ndimage import (
     map_coordinates,
 )
 
-TRANSFORMS = ("SyN", "SyNRA")
 RECTANGLE = np.ones((5, 5), bool)
 # All in voxels. Dice on LA hardly depends on these values (docs/results/cogrnet.md).
 REACH = 4.0  # how far a known line corrects its slice (standard deviation)

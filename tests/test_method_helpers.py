@@ -7,7 +7,6 @@ import torch
 from helpers import Context
 
 from methods.helpers import (
-    confidence_mask,
     consistency_ramp,
     cutmix,
     ema_decay_with_warm_up,
@@ -73,12 +72,9 @@ def test_sharpening_keeps_one_half_and_pushes_the_rest_apart():
     torch.testing.assert_close(sharp, torch.tensor([0.0, 1 - six, 0.5, six, 1.0]))
 
 
-def test_confidence_may_have_a_threshold_of_each_class():
+def test_the_pseudo_label_is_the_class_of_the_largest_logit():
     probabilities = torch.tensor([[[0.9, 0.7, 0.2], [0.1, 0.3, 0.8]]])  # (1, 2, 3)
-    logits = probabilities.log()
-    assert confidence_mask(logits, 0.75).tolist() == [[1, 0, 1]]
-    assert confidence_mask(logits, (0.6, 0.85)).tolist() == [[1, 1, 0]]
-    assert hard_pseudo_label(logits).tolist() == [[0, 0, 1]]
+    assert hard_pseudo_label(probabilities.log()).tolist() == [[0, 0, 1]]
 
 
 def test_cutmix_takes_the_partner_inside_the_mask():
