@@ -4,9 +4,10 @@ labels made from them (CoGRNet, DPA).
 A plane is an axis of the stored volume; the first gives `<case>px.h5`, the second `<case>py.h5`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -37,7 +38,7 @@ class Annotation:
     index: int
     mask: np.ndarray
 
-    def position(self) -> tuple:
+    def position(self) -> tuple[slice | int, ...]:
         """Index of the slice in its volume."""
         return (*[slice(None)] * self.axis, self.index)
 
@@ -82,7 +83,7 @@ class Coarse:
     path: Path
     label: np.ndarray
     alone: np.ndarray
-    attributes: dict
+    attributes: Mapping[str, Any]
 
     def annotation(self, remedy: str) -> Annotation:
         """The annotated slice that the label was made from.
@@ -114,7 +115,11 @@ def read_coarse(path: Path, remedy: str) -> Coarse:
 
 
 def write_coarse(
-    path: Path, image: np.ndarray, label: np.ndarray, alone: np.ndarray, attributes: dict
+    path: Path,
+    image: np.ndarray,
+    label: np.ndarray,
+    alone: np.ndarray,
+    attributes: Mapping[str, Any],
 ) -> None:
     """Write a coarse file, whole or not at all.
 
@@ -128,7 +133,7 @@ def write_coarse(
         write_hdf5(path, data, attributes, compression="gzip")
 
 
-def read_image(path: Path, info: DatasetInfo) -> tuple[np.ndarray, dict]:
+def read_image(path: Path, info: DatasetInfo) -> tuple[np.ndarray, dict[str, Any]]:
     """Read the image that is registered, the first modality of a case
     (three axes as stored, float32), and the file's attributes.
     """

@@ -317,7 +317,7 @@ class Layout(Protocol):
 
 def read_case(
     path: Path, layout: Layout, dims: int, label: bool = True
-) -> tuple[np.ndarray, np.ndarray | None, dict]:
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """Read one file: image (C, ...) float32 and label (...) uint8 with `dims` spatial axes, and the
     file's attributes.
 
