@@ -16,7 +16,7 @@ from commands.agreement import (
     other_preparation,
 )
 from dataloaders.copies import TRAINING, ScanCase, as_record, find_copies, merged, without_common
-from dataloaders.dataset_info import DatasetInfo
+from dataloaders.dataset_info import DatasetInfo, NamedFile
 from dataloaders.digest import (
     Digest,
     Named,
@@ -116,7 +116,7 @@ def _compared(checkpoint: Checkpoint, compare: Callable[[Digest], str]) -> str:
 def run_data(
     root: Path,
     dataset: DatasetSpec,
-    labelled: Sequence[tuple[str, Path]],
+    labelled: Sequence[NamedFile],
     lists: Mapping[str, Sequence[str]],
     read: Sequence[str],
     other: bool,
@@ -124,7 +124,7 @@ def run_data(
 ) -> RunData:
     """Read what is recorded of a run's data.
 
-    `labelled`: name and path of the files that are read of labelled cases. `lists`: names by split.
+    `labelled`: the files that are read of labelled cases. `lists`: names by split.
     `say` is called with each warning.
 
     Raises UserError if a training case is also a validation or test case under another name, or a
@@ -132,12 +132,12 @@ def run_data(
     only reported.
     """
     info = dataset.info
-    files: dict[str, Sequence[tuple[str, Path]]] = {}
+    files: dict[str, Sequence[NamedFile]] = {}
     for split, names in lists.items():
         if split == "labelled":
             files[split] = list(labelled)
         else:
-            files[split] = [(name, listed_path(root, info, split, name)) for name in names]
+            files[split] = [NamedFile(name, listed_path(root, info, split, name)) for name in names]
     if any_process(from_main(lists) != lists):
         raise UserError(
             f"{root}: not all processes read the same lists: every machine needs the same copy of "
@@ -214,7 +214,7 @@ def check_tested(
     """
     if not checkpoint.data:
         return ""
-    files = {split: [(name, info.path(root, name)) for name in names]}
+    files = {split: [NamedFile(name, info.path(root, name)) for name in names]}
     surveyed = survey(root, info, files)
     prepared = [file.preparation for file in surveyed[split]]
     leaked = _compared(checkpoint, lambda data: seen_in_training(data, surveyed[split], split))

@@ -37,6 +37,7 @@ from commands.test_folder import (
     with_network,
 )
 from dataloaders.cases import read_cases
+from dataloaders.dataset_info import NamedFile
 from dataloaders.digest import digest_of, hashed, survey
 from datasets.base import DatasetSpec, data_root
 from evaluation.results import (
@@ -154,11 +155,16 @@ def run(dataset: DatasetSpec, settings: EvaluationSettings) -> list[EvaluationRe
     names = [case.name for case in cases]
     for test in tests:
         warnings = check_tested(
-            test.checkpoint, root, dataset.info, settings.split, names, settings.other_data
+            test.checkpoint,
+            root,
+            info=dataset.info,
+            split=settings.split,
+            names=names,
+            other=settings.other_data,
         )
         if warnings:
             message(warnings)
-    files = {settings.split: [(name, dataset.info.path(root, name)) for name in names]}
+    files = {settings.split: [NamedFile(name, dataset.info.path(root, name)) for name in names]}
     data = hashed(json.dumps(digest_of(survey(root, dataset.info, files))))
     inputs = [test.made_with(data) for test in tests]
     if settings.output_dir is not None:

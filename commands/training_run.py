@@ -26,6 +26,7 @@ from commands.runs import find_checkpoint, stage_names
 from dataloaders.augment import INTENSITIES, SPATIAL, Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.contents import foreground_classes
+from dataloaders.dataset_info import NamedFile
 from dataloaders.digest import hashed
 from dataloaders.samples import Samples
 from dataloaders.splits import check_lists
@@ -213,18 +214,18 @@ class TrainingRun:
             names = names[:labelled]
         self.data = self._training_data(names, labelled)
         self._check_counts()
-        others = len(names) - labelled
-        labelled_files = self.data.files[: len(self.data.files) - others]
+        labelled_files = self.data.labelled_files
         if self.pseudo_labels is not None:
-            labelled_files += [(path.name, path) for path in self.pseudo_labels.files.values()]
+            for path in self.pseudo_labels.files.values():
+                labelled_files.append(NamedFile(path.name, path))
         self.run_data = run_data(
             self.root,
             self.dataset,
-            labelled_files,
-            lists,
-            splits,
-            self.config.data.other_data,
-            self.say,
+            labelled=labelled_files,
+            lists=lists,
+            read=splits,
+            other=self.config.data.other_data,
+            say=self.say,
         )
         if on_device(self.config.data):
             move_to_device(self.data, self.config.data, device=self.device)
@@ -275,18 +276,26 @@ class TrainingRun:
         check_lists(self.root, info, lists, unread=lists.keys() - splits)
         return lists, splits
 
-    def _training_data(self, names: Sequence[str], labelled: int) -> Any:
+    def _training_data(self, names: Sequence[str], labelled: int) -> Samples:
         data = self.config.data
         intensity = tuple(INTENSITIES[name] for name in data.intensity)
         spatial = tuple(SPATIAL[name] for name in data.spatial)
-        augment = tuple(
-            Augmentation((*usual, *spatial), intensity)
-            for usual in self.dataset.spatial(data.patch_size)
+        of_labelled, of_unlabelled = self.dataset.spatial(data.patch_size)
+        augment = (
+            Augmentation((*of_labelled, *spatial), intensity),
+            Augmentation((*of_unlabelled, *spatial), intensity),
         )
         read_data = self.dataset.data(self.config)
         if self.pseudo_labels is not None:
             read_data = partial(read_data, pseudo_label_of=self.pseudo_labels)
-        return read_data(self.dataset.info, self.root, names, labelled, augment, say=self.say)
+        return read_data(
+            self.dataset.info,
+            self.root,
+            names=names,
+            labelled=labelled,
+            augment=augment,
+            say=self.say,
+        )
 
     def _check_counts(self) -> None:
         """Raise UserError if there are too few cases for a batch."""
@@ -452,12 +461,11 @@ class TrainingRun:
     def _watched_classes(self) -> WatchedClasses:
         """Return the foreground classes that the labelled and the validation cases have."""
         names = self.dataset.info.class_names
-        labelled: frozenset[int] = getattr(self.data, "labelled_classes", frozenset[int]())
         validated: set[int] = set()
         for case in self.validation_cases:
             validated |= foreground_classes(case.label)
         return WatchedClasses(
-            {number: names[number] for number in sorted(labelled)},
+            {number: names[number] for number in sorted(self.data.labelled_classes)},
             [names[number] for number in sorted(validated)],
         )
 
@@ -689,14 +697,14 @@ class TrainingRun:
             unlabelled_bs = data.batch_size - data.labeled_bs
         kind = self.dataset.sampler(data)
         return kind(
-            self.data.labelled,
-            unlabelled,
-            data.labeled_bs,
-            unlabelled_bs,
-            seed,
-            steps,
-            rank(),
-            world(),
+            labelled=self.data.labelled,
+            unlabelled=unlabelled,
+            labelled_bs=data.labeled_bs,
+            unlabelled_bs=unlabelled_bs,
+            seed=seed,
+            steps=steps,
+            rank=rank(),
+            world=world(),
         )
 
     def _batches(self, spec: StageSpec, steps: range) -> DataLoader[Samples]:

@@ -3,11 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dataloaders.hdf5 import find_list, list_lines, read_list
+
+
+class NamedFile(NamedTuple):
+    """A file of a data set. `name`: of its case or slice in a list, or the file's own."""
+
+    name: str
+    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.copies import TRAINING, Prints, are_copies, from_record
-from dataloaders.dataset_info import DatasetInfo
+from dataloaders.dataset_info import DatasetInfo, NamedFile
 from dataloaders.fingerprint import fingerprints
 from dataloaders.hdf5 import numbers, opened, read_attributes
 from utils.errors import UserError
@@ -28,8 +28,8 @@ Digest = dict[str, list]
 """By split, a [name, content] for each file in the order of the list, both hashed; the content of a
 missing file is empty.
 """
-Named = Mapping[str, Sequence[tuple[str, Path]]]
-"""By split, name and path of each file in the order of the list."""
+Named = Mapping[str, Sequence[NamedFile]]
+"""By split, the files in the order of the list."""
 BLOCK = 2**20
 FRESH = 2
 """Seconds: a file that changed just now may change again without a new time of change."""
@@ -115,7 +115,7 @@ def difference(before: Digest, now: Digest, files: Named, splits: Sequence[str])
 
 
 def _changed_files(
-    named: Sequence[tuple[str, Path]], there: Sequence[list], here: Sequence[list]
+    named: Sequence[NamedFile], there: Sequence[list], here: Sequence[list]
 ) -> list[Path]:
     """The files whose contents have another hash `here` than `there`; a missing file has none."""
     changed: list[Path] = []

@@ -3,6 +3,8 @@ device of the images.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from dataloaders.augment import Augmentation, HeldVoxel
+from dataloaders.dataset_info import DatasetInfo, NamedFile
 from dataloaders.foreground import Choice, Foreground
 from dataloaders.transforms import Array
 from dataloaders.two_stream import Draw
@@ -30,14 +33,24 @@ class Samples(Dataset):
     uint8}. Labelled cases go through the first augmentation, the others through the second. A label
     of two channels (2, ...) becomes "label" and "distance". `kept`: all cases, where they are kept
     in memory. `foreground`: draws a share of the labelled samples by class, None for none.
-    `labelled_classes`: the foreground classes that the labels have.
+    `labelled_classes`: the foreground classes that the labels have. `files`: of all cases, in their
+    order. `truly_labelled`: the number of cases whose own files have labels; the other cases of
+    `labelled` have pseudo labels.
     """
 
     augment: tuple[Augmentation, Augmentation]
     labelled: int
+    unlabelled: int
+    truly_labelled: int
+    files: Sequence[NamedFile]
     kept: list[Kept] | None = None
     foreground: Foreground | None = None
     labelled_classes: frozenset[int] = frozenset()
+
+    @property
+    def labelled_files(self) -> list[NamedFile]:
+        """The files that are read of the truly labelled cases."""
+        return list(self.files[: self.truly_labelled])
 
     def case(self, index: int) -> Kept:
         """The image of a case and its labels: none, one, or one for each half of the batch."""
@@ -92,6 +105,28 @@ class Samples(Dataset):
         if label is not None and label.ndim == image.ndim:
             views["label"], views["distance"] = views["label"]
         return views
+
+
+class ReadSamples(Protocol):
+    """Reads the training data of a run: a subclass of `Samples`, perhaps with some arguments fixed.
+
+    `names`: of all cases. The first `labelled` of them have labels. `pseudo_label_of`: labels of
+    the other cases. `say` gets the warnings about the contents.
+    """
+
+    def __call__(
+        self,
+        info: DatasetInfo,
+        root: Path,
+        names: Sequence[str],
+        labelled: int,
+        augment: tuple[Augmentation, Augmentation],
+        *,
+        say: Callable[[str], None],
+        pseudo_label_of: LabelOf | None = None,
+    ) -> Samples:
+        """Return the data. Raises UserError where files do not fit the data set."""
+        ...
 
 
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:

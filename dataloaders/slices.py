@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dataloaders.augment import Augmentation
 from dataloaders.contents import Contents
-from dataloaders.dataset_info import DatasetInfo
+from dataloaders.dataset_info import DatasetInfo, NamedFile
 from dataloaders.foreground import SlicesByClass
 from dataloaders.hdf5 import check_root, read_case
 from dataloaders.samples import LabelOf, Samples
@@ -55,8 +55,7 @@ class Slices(Samples):
 
     `pseudo_label_of`: labels of the others, which then count as labelled.
     `foreground_sampling`: share of the labelled samples that are drawn by class
-    (`dataloaders.foreground`). `files`: name and path of each, the labelled ones first; `say` gets
-    the warnings about their contents.
+    (`dataloaders.foreground`). `say` gets the warnings about their contents.
     """
 
     def __init__(
@@ -73,13 +72,14 @@ class Slices(Samples):
         check_root(root, info.name)
         self.augment = augment
         self.labelled = labelled
+        self.truly_labelled = labelled
         if pseudo_label_of is not None:
             self.labelled = len(names)
         self.unlabelled = len(names) - self.labelled
         self.kept = []
         by_class = SlicesByClass(foreground_sampling)
         pattern = info.slice_file or info.file
-        self.files = [(name, root / pattern.format(name)) for name in names]
+        self.files = [NamedFile(name, root / pattern.format(name)) for name in names]
         contents = Contents("training slices", whole=False, say=say)
         with progress(
             self.files, desc="reading slices", unit="file", leave=False, delay=0.5

@@ -5,7 +5,7 @@ are labelled.
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from dataloaders.coarse import (
     training_label,
 )
 from dataloaders.contents import Contents
-from dataloaders.dataset_info import DatasetInfo
+from dataloaders.dataset_info import DatasetInfo, NamedFile
 from dataloaders.foreground import VoxelsByClass
 from dataloaders.hdf5 import check_root
 from dataloaders.plan import FILE as PLAN
@@ -96,7 +96,7 @@ class VolumePatches(Samples):
         if pseudo_label_of is not None:
             self.labelled = len(names)
         self.unlabelled = len(names) - self.labelled
-        self.cases = [(info.path(root, name), name) for name in names]
+        self.files = [NamedFile(name, info.path(root, name)) for name in names]
         if foreground_sampling:
             self.foreground = VoxelsByClass(foreground_sampling)
         if cache == "none":
@@ -126,10 +126,12 @@ class VolumePatches(Samples):
         contents.report()
         self.labelled_classes = frozenset(contents.classes)
 
-    def _read_and_look(self, index: int, contents: Contents) -> tuple[np.ndarray, Any]:
+    def _read_and_look(
+        self, index: int, contents: Contents
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Read a case, with its contents checked and its classes indexed."""
         image, labels = self._read(index)
-        contents.look(self.cases[index][0], image, labels=labels)
+        contents.look(self.files[index].path, image, labels=labels)
         if labels and self.foreground is not None:
             self.foreground.add(labels[0])
         return image, labels
@@ -137,7 +139,7 @@ class VolumePatches(Samples):
     def _read_all(self, say: Callable[[str], None]) -> list[Kept]:
         contents = Contents("training volumes", whole=True, say=say)
         volumes: list[Kept] = []
-        cases = range(len(self.cases))
+        cases = range(len(self.files))
         with progress(cases, desc="reading volumes", unit="file", leave=False, delay=0.5) as bar:
             for index in bar:
                 volumes.append(self._read_and_look(index, contents))
@@ -145,14 +147,9 @@ class VolumePatches(Samples):
         self.labelled_classes = frozenset(contents.classes)
         return volumes
 
-    @property
-    def files(self) -> list[tuple[str, Path]]:
-        """Name and path of each file that is read, those of labelled cases first."""
-        return [(name, path) for path, name in self.cases]
-
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Read the image of a case and its labels: none, one, or one for each half of the batch."""
-        path, name = self.cases[index]
+        name, path = self.files[index]
         volume = read_stored(self.info, path, label=index < self.truly_labelled)
         if volume.label is not None:
             return volume.image, (volume.label,)
@@ -165,7 +162,7 @@ class VolumePatches(Samples):
         return volume.image, (turned(self.info, self.info.task_label(label)),)
 
     def __len__(self) -> int:
-        return len(self.cases)
+        return len(self.files)
 
     def case(self, index: int) -> Kept:
         """Return the volume of a case, read now if it is not kept in memory."""
@@ -184,16 +181,30 @@ class CoarsePatches(VolumePatches):
     channel, `coarse.slice_distance`.
     """
 
-    def __init__(self, *arguments: Any, distances: bool = False, **options: Any) -> None:
-        if options.get("pseudo_label_of") is not None:
+    def __init__(
+        self,
+        info: DatasetInfo,
+        root: Path,
+        names: Sequence[str],
+        labelled: int,
+        augment: tuple[Augmentation, Augmentation],
+        say: Callable[[str], None] = message,
+        cache: CacheKind = "ram",
+        *,
+        distances: bool = False,
+        pseudo_label_of: LabelOf | None = None,
+    ) -> None:
+        if pseudo_label_of is not None:
             raise UserError(
                 "--pseudo_labels: not with coarse labels; train on dense ones with --labels dense"
             )
         self.distances = distances
-        super().__init__(*arguments, **options)
+        super().__init__(
+            info, root, names=names, labelled=labelled, augment=augment, say=say, cache=cache
+        )
 
     def _read(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        path, _ = self.cases[index]
+        path = self.files[index].path
         image = read_stored(self.info, path, label=False).image
         if index >= self.labelled:
             return image, ()
@@ -222,15 +233,15 @@ class CoarsePatches(VolumePatches):
         return np.stack([label, slice_distance(label.shape, drawn, other)])
 
     @property
-    def files(self) -> list[tuple[str, Path]]:
-        """The files that training reads, with their names: images and coarse labels."""
-        images = super().files
-        labels: list[tuple[str, Path]] = []
-        for case, _ in self.cases[: self.labelled]:
+    def labelled_files(self) -> list[NamedFile]:
+        """The files that are read of labelled cases: first all images, then all coarse labels."""
+        images = super().labelled_files
+        labels: list[NamedFile] = []
+        for image in images:
             for plane in (0, 1):
-                path = coarse_path(case, plane)
-                labels.append((path.name, path))
-        return images[: self.labelled] + labels + images[self.labelled :]
+                path = coarse_path(image.path, plane)
+                labels.append(NamedFile(path.name, path))
+        return images + labels
 
     def _remedy(self, redo: bool = False) -> str:
         """The command that makes coarse labels."""

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from torch.utils.data import Dataset
-
 from dataloaders.augment import SpatialDraw
 from dataloaders.dataset_info import DatasetInfo
+from dataloaders.samples import ReadSamples
 from dataloaders.two_stream import StreamSampler, TwoStreamSampler
 from datasets.prepare.published import PublishedPreparation
 from datasets.published_tags import PublishedTags
@@ -68,7 +67,7 @@ class DatasetSpec:
     # data set of a run
     counted: str = "volumes"
     cases: Callable[[Path, DatasetInfo, int], tuple[list[str], int]]
-    data: Callable[[AnyConfig], Callable[..., Dataset]]
+    data: Callable[[AnyConfig], ReadSamples]
     sampler: Callable[[Any], type[StreamSampler]] = lambda settings: TwoStreamSampler
     # spatial augmentation of labelled and of unlabelled images, to the patch size
     spatial: Callable[[tuple[int, ...]], tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]]

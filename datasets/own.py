@@ -12,6 +12,7 @@ from typing import Any, Literal
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import list_lines
 from dataloaders.plan import Plan
+from dataloaders.samples import ReadSamples
 from dataloaders.slices import Slices, first_patients
 from dataloaders.splits import case_of_slice
 from dataloaders.volumes import VolumePatches
@@ -162,11 +163,11 @@ def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
     )
 
 
-def _slice_data(config: AnyConfig) -> Callable[..., Slices]:
+def _slice_data(config: AnyConfig) -> ReadSamples:
     return partial(Slices, foreground_sampling=config.data.foreground_sampling)
 
 
-def _volume_data(config: AnyConfig) -> Callable[..., VolumePatches]:
+def _volume_data(config: AnyConfig) -> ReadSamples:
     data = config.data
     return partial(VolumePatches, cache=data.cache, foreground_sampling=data.foreground_sampling)
 

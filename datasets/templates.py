@@ -2,16 +2,16 @@
 numbers and exceptions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch.utils.data import Dataset
 
 from dataloaders.augment import SpatialDraw, VolumeAugmentation, resize, turn_or_rotate
 from dataloaders.dataset_info import DatasetInfo
+from dataloaders.samples import ReadSamples
 from dataloaders.slices import Slices, first_patients
 from dataloaders.two_stream import StreamSampler, TwoPassSampler, TwoStreamSampler
 from dataloaders.volumes import CacheKind, CoarsePatches, VolumePatches, first_cases
@@ -221,7 +221,7 @@ def _slice_dice(options: SliceOptions) -> Term:
     return partial(dice_2d, mask_background=options.dice_background == "masked")
 
 
-def _two_slice_data(config: AnyConfig) -> Callable[..., Dataset]:
+def _two_slice_data(config: AnyConfig) -> ReadSamples:
     if config.data.labels == "coarse":
         distances = METHODS[config.experiment.method].distances
         return partial(CoarsePatches, cache=config.data.cache, distances=distances)
