@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
@@ -29,6 +30,7 @@ from torch import nn
 from benchmarks.counts import BareRun
 from benchmarks.memory import peaks, say_peak
 from benchmarks.timing import median_ratio
+from commands.stage_context import RunStageContext
 from datasets import acdc
 from evaluation.slices import SlicePredictor
 from evaluation.validation import validate
@@ -76,6 +78,17 @@ class Flags:
     """Also measure the peak memory of each kind, in separate processes (CPU)."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudentContext(RunStageContext):
+    """What a stage is built from, with a network that exists already."""
+
+    student: nn.Module
+
+    def network(self, number: int = 0, model: str | None = None) -> nn.Module:
+        """Return the existing network."""
+        return self.student
+
+
 class Bench:
     """A self-training stage with a clock around each of its parts."""
 
@@ -96,8 +109,8 @@ class Bench:
             self.student = place(net, device, 2)
             image = place(image, device, 2)
         numbers = {"method": "edge_guided", "egm": flags.egm, "max_iterations": 1000}
-        bare = BareRun(acdc.DATASET, device, ema_decay=0.89, **numbers)
-        bare.network = lambda number=0, model=None: self.student
+        new_context = partial(StudentContext, student=self.student)
+        bare = BareRun(acdc.DATASET, device, new_context, ema_decay=0.89, **numbers)
         self.stage = DualTeacher(bare.context(METHODS["edge_guided"].stages[-1]))
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4

@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,11 +34,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from commands.training_run import TrainingRun
+from commands.stage_context import RunStageContext
+from commands.stage_setup import build_optimizers
 from datasets.base import DatasetSpec
 from datasets.registry import all_datasets
 from datasets.resolve import resolve
-from methods.base import TrainingStage
+from methods.base import StageSpec, TrainingStage
 from methods.registry import METHODS
 from training.device import autocast_type
 from training.log import RunLog
@@ -171,17 +171,38 @@ def goes_to_host(options: Mapping[str, Any]) -> bool:
     return torch.device(options.get("device") or "meta").type == "cpu"
 
 
-class BareRun(TrainingRun):
+class BareRun:
     """A run without data, for networks on any device."""
 
-    def __init__(self, dataset: DatasetSpec, device: torch.device, **numbers: Any) -> None:
-        """Resolve the settings; `numbers` are those that differ from the data set's."""
+    def __init__(
+        self,
+        dataset: DatasetSpec,
+        device: torch.device,
+        new_context: Callable[..., RunStageContext] = RunStageContext,
+        **numbers: Any,
+    ) -> None:
+        """Resolve the settings; `numbers` are those that differ from the data set's.
+
+        `new_context`: builds what a stage is built from, perhaps with other networks.
+        """
         self.dataset = dataset
         self.device = device
         self.config = resolve(dataset, method=numbers.get("method"), explicit=numbers)
         self.amp = autocast_type(self.config.runtime.amp, device)
-        labelled = max(self.config.experiment.labelnum, self.config.data.labeled_bs)
-        self.data = SimpleNamespace(labelled=labelled, unlabelled=60)
+        self.new_context = new_context
+
+    def context(self, spec: StageSpec) -> RunStageContext:
+        """Return what a stage is built from."""
+        return self.new_context(
+            spec=spec,
+            dataset=self.dataset,
+            config=self.config,
+            device=self.device,
+            amp=self.amp,
+            folder=Path(),
+            labelled=max(self.config.experiment.labelnum, self.config.data.labeled_bs),
+            unlabelled=60,
+        )
 
 
 def runner(
@@ -195,16 +216,14 @@ def runner(
     data = bare.config.data
     options = bare.config.optimization
     spec = METHODS[bare.config.experiment.method].stages[stage]
-    method_stage = spec.stage(bare.context(spec))
+    context = bare.context(spec)
+    method_stage = spec.stage(context)
     count = data.labeled_bs
     if spec.uses_unlabelled:
         count = data.batch_size
-    weight_decay = options.weight_decay
-    if spec.pretraining:
-        weight_decay = options.pre_weight_decay
     setup = StageSetup(
         stage=method_stage,
-        optimizers=bare.optimizers(method_stage, weight_decay),
+        optimizers=build_optimizers(method_stage, context),
         steps=1000,
         val_every=1000,
         batches=lambda steps: (),

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from dataloaders.samples import Samples, as_it_is
 from dataloaders.two_stream import StreamSampler
 from training.config import DataOptions
+from training.distributed import rank, world
 from training.outside_faults import LOADER_TIMEOUT
 from training.signals import leave_to_main_process
 from utils.errors import UserError
@@ -62,6 +63,35 @@ def batch_bytes(options: DataOptions, channels: int) -> int:
     """Bytes of the images and labels of a batch, all processes of the run together."""
     voxels = math.prod(options.patch_size)
     return voxels * (4 * channels * options.batch_size + options.labeled_bs)
+
+
+def build_sampler(
+    kind: type[StreamSampler],
+    options: DataOptions,
+    *,
+    labelled: int,
+    unlabelled: int,
+    seed: tuple[int, ...],
+    steps: range,
+) -> StreamSampler:
+    """Return a sampler of this process's batches.
+
+    `labelled`, `unlabelled`: numbers of cases; without unlabelled ones a batch has only its
+    labelled part.
+    """
+    unlabelled_bs = 0
+    if unlabelled:
+        unlabelled_bs = options.batch_size - options.labeled_bs
+    return kind(
+        labelled=labelled,
+        unlabelled=unlabelled,
+        labelled_bs=options.labeled_bs,
+        unlabelled_bs=unlabelled_bs,
+        seed=seed,
+        steps=steps,
+        rank=rank(),
+        world=world(),
+    )
 
 
 def loader(

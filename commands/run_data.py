@@ -3,6 +3,7 @@
 Resuming and testing compare their data with that record.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -61,6 +62,13 @@ class RunData:
         if self.plan:
             about["plan"] = self.plan
         return about
+
+    def summary(self) -> dict[str, Any]:
+        """A hash of all lists and files of the data, and the number of files by split."""
+        return {
+            "sha256": hashed(json.dumps(self.digest)),
+            "cases": {split: len(files) for split, files in self.digest.items()},
+        }
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise UserError for a checkpoint of other data; what older ones do not record is

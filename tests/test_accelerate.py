@@ -7,6 +7,7 @@ import torch
 from helpers import LOSS_2D, LOSS_3D, Context, step_loss
 
 from benchmarks.counts import BareRun, runner
+from commands.stage_context import RunStageContext
 from datasets.registry import all_datasets
 from methods.registry import METHODS
 from methods.stage_networks import CompiledCalls, add_scalars
@@ -126,10 +127,10 @@ class Tiny(torch.nn.Module):
         return logits, 2 * logits  # of another decoder, level or dropout
 
 
-class TinyRun(BareRun):
-    def _build(self, model=None):
+class TinyContext(RunStageContext):
+    def _build(self, model):
         auxiliary = METHODS[self.config.experiment.method].auxiliary
-        return Tiny(self.dataset.info.dims, self.dataset.info.classes, auxiliary)
+        return Tiny(self.dims, self.classes, auxiliary)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +147,15 @@ def test_every_method_computes_the_same_compiled(dataset, method):
     """
     dataset_spec = all_datasets("TWO_SLICES" if method in TWO_SLICES else "DATASET")[dataset]
     size = (16,) * dataset_spec.info.dims
-    frame = TinyRun(
-        dataset_spec, CPU, method=method, patch_size=size, batch_size=8, labeled_bs=4, intensity=()
+    frame = BareRun(
+        dataset_spec,
+        CPU,
+        TinyContext,
+        method=method,
+        patch_size=size,
+        batch_size=8,
+        labeled_bs=4,
+        intensity=(),
     )
     for spec in METHODS[method].stages:
         phase = spec.stage(frame.context(spec))

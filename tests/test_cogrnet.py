@@ -244,7 +244,7 @@ def data_of(coarse, labelled=2):
 def test_streams_read_their_plane_with_the_other_planes_slice(coarse):
     info, _ = coarse
     data = data_of(coarse)
-    path, _ = data.cases[0]
+    path = data.files[0].path
     stored = []
     for plane in (0, 1):
         with h5py.File(coarse_path(path, plane)) as file:
@@ -282,7 +282,7 @@ def test_missing_or_foreign_coarse_labels_name_the_command(coarse):
         match=rf"px\.h5: no such coarse label; make it: python code/CoGRNet_register\.py --dataset {info.name} .* --labelnum 3",
     ):
         data_of(coarse, labelled=3)
-    path = coarse_path(data_of(coarse).cases[1][0], 1)
+    path = coarse_path(data_of(coarse).files[1].path, 1)
     kept = path.read_bytes()
     with h5py.File(path, "a") as file:
         del file.attrs["coarse_slice"]

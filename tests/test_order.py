@@ -8,7 +8,7 @@ import torch
 from helpers import Context
 from torch import nn
 
-from commands.training_run import best_decimals
+from commands.stage_setup import best_decimals
 from datasets.registry import all_datasets
 from methods.base import Validation
 from methods.copy_paste import CopyPaste

@@ -15,7 +15,7 @@ from helpers import assert_same, signalled, train_any, train_two_slices
 from raw_scans import own_case, write_raw_dataset, write_scan
 from scripts import predict, prepare, register, run_test, run_test_two_slices
 
-from commands import training_run
+from commands import stage_setup
 from dataloaders.coarse import Annotation, read_annotation, training_label
 from dataloaders.plan import read_plan
 from datasets.own import own_dataset, own_two_slices
@@ -269,7 +269,7 @@ def test_lost_classes_and_the_dice_of_each_class_are_in_the_log(prepared, tmp_pa
     def validate(*arguments, **options):
         return Validation(0.5, {"dice": 0.5, **scalars}, dice)
 
-    monkeypatch.setattr(training_run, "validate", validate)
+    monkeypatch.setattr(stage_setup, "validate", validate)
     flags = ["--root_path", str(prepared[3]), "--output_root", str(tmp_path), *RUN]
     flags += ["--method", "supervised", "--pre_iterations", "3", "--max_iterations", "3"]
     train_any([*flags, "--val_every", "1"])

@@ -130,7 +130,8 @@ def test_labels_go_with_their_images(la_root):
     """
     names, labelled = first_cases(la_root, LA, 1)
     data = patches(LA, la_root, names[:1], labelled)
-    case = read_volume(LA, *data.cases[0])
+    name, path = data.files[0]
+    case = read_volume(LA, path, name)
     for seed in range(4):
         item = data[Draw(0, (seed,))]
         transform = data.augment[0].spatial[0](np.random.default_rng((seed,)), case.label.shape)
