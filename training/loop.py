@@ -278,9 +278,7 @@ class _StageRunner:
         result = merged_results(results, self.stage.selected)
         selects = not self.setup.val_lead or self.setup.scheduled(step)
         improved = selects and result.score > self.setup.score_to_beat(progress.best_score)
-        # Until a score is above 0 the newest network is the best: it segments nothing yet, but it
-        # has learnt.
-        is_best = improved or (progress.best_score == 0 and (selects or not progress.best_step))
+        is_best = self._is_best(improved=improved, selects=selects)
         if is_best:
             progress.best_score = result.score
             progress.best_step = step
@@ -299,6 +297,21 @@ class _StageRunner:
         self._report_classes(result)
         self._save(best=is_best)
         return True
+
+    def _is_best(self, *, improved: bool, selects: bool) -> bool:
+        """Keep the newest network until a score is above 0.
+
+        It segments nothing yet, but it has learnt. `improved`: whether the score is above the best
+        one. `selects`: whether the validation may select; one that may not keeps its network only
+        where there is none yet.
+        """
+        if improved:
+            return True
+        if self.progress.best_score != 0:
+            return False
+        if selects:
+            return True
+        return self.progress.best_step == 0
 
     def _report_classes(self, result: Validation) -> None:
         """Write the Dice of each class to train.log, and warn about classes that are not found."""
