@@ -140,4 +140,4 @@ class RunStageContext:
         path = self.folder / stage / "last.pth"
         if not path.is_file():
             return {}
-        return dict(read(path).phase or {})
+        return dict(read(path).stage_state or {})

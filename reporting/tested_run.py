@@ -117,7 +117,7 @@ class Result:
         for path in paths:
             checkpoint = read_ours(path, ", so it does not record the training")
             # the weights are large and not needed here
-            light = replace(checkpoint, weights={}, optimizer=None, phase={})
+            light = replace(checkpoint, weights={}, optimizer=None, stage_state={})
             stages[path.parent.name] = light
         return stages
 

@@ -127,12 +127,13 @@ class Checkpoint:
     learners is selected, the student's. `optimizer`: state of the student's optimiser, with the
     numbering of the torch version that wrote it. `info`: the data set. `plan`: how own data were
     prepared (dataloaders/plan.py). `rule`: how the best checkpoint is selected. `losses`: those
-    since the last validation. `phase`: the method's state. `student`: the student's weights.
-    `data`: digest of lists and files (dataloaders/digest.py). `buffers`: batch-norm statistics of
-    each of several processes. `scaler`: scale of the gradients with --amp fp16. `other_optimizers`:
-    states of the other learners' optimisers by name. `selected`: name of the selected network, or
-    `methods.stage_networks.MEAN`. `models`: the network of each learner in the registry, empty for
-    the run's `--model`. Entries that older checkpoints lack have their default.
+    since the last validation. `stage_state`: the method's state, the entry "phase" of the file.
+    `student`: the student's weights. `data`: digest of lists and files (dataloaders/digest.py).
+    `buffers`: batch-norm statistics of each of several processes. `scaler`: scale of the gradients
+    with --amp fp16. `other_optimizers`: states of the other learners' optimisers by name.
+    `selected`: name of the selected network, or `methods.stage_networks.MEAN`. `models`: the
+    network of each learner in the registry, empty for the run's `--model`. Entries that older
+    checkpoints lack have their default.
     """
 
     path: Path
@@ -145,7 +146,7 @@ class Checkpoint:
     rule: str = ""
     progress: Mapping[str, Any] = field(default_factory=dict[str, Any])
     losses: tuple[float, ...] = ()
-    phase: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    stage_state: Mapping[str, Any] = field(default_factory=dict[str, Any])
     student: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     data: dict[str, Any] | None = None
     buffers: list[Buffers] | None = None
@@ -158,7 +159,7 @@ class Checkpoint:
         """Return the weights of one of the networks of a checkpoint of ours."""
         if network == "student":
             return self.student
-        return self.phase[network]
+        return self.stage_state[network]
 
     def of_network(self, name: str) -> "Checkpoint":
         """Return this checkpoint with another of its networks selected.
@@ -169,7 +170,7 @@ class Checkpoint:
             return self
         names = [
             "student",
-            *(key for key, value in self.phase.items() if isinstance(value, Mapping)),
+            *(key for key, value in self.stage_state.items() if isinstance(value, Mapping)),
         ]
         if len(self.models) > 1:
             names.append(MEAN)
@@ -293,7 +294,7 @@ def _own_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         rule=content["selection"],
         progress=content["progress"],
         losses=tuple(content["losses"]),
-        phase=content["phase"],
+        stage_state=content["phase"],
         student=student,
         data=content.get("data"),
         buffers=content.get("buffers"),

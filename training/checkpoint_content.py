@@ -268,13 +268,13 @@ def check_fits(checkpoint: "Checkpoint", setup: "StageSetup") -> None:
     _check_state("student", checkpoint.student, stage.student.state_dict())
     expected = stage.state_dict()
     for key, value in expected.items():
-        if key not in checkpoint.phase:
+        if key not in checkpoint.stage_state:
             raise ValueError(f"it lacks '{key}'")
         if key in stage.networks:
-            _check_state(key, checkpoint.phase[key], value)
+            _check_state(key, checkpoint.stage_state[key], value)
         else:
-            _check_value(key, checkpoint.phase[key], value)
-    unexpected = checkpoint.phase.keys() - expected.keys() - stage.former_state
+            _check_value(key, checkpoint.stage_state[key], value)
+    unexpected = checkpoint.stage_state.keys() - expected.keys() - stage.former_state
     if unexpected:
         raise ValueError(f"it has the unexpected '{min(map(str, unexpected))}'")
     _check_buffers(checkpoint.buffers or (), stage)

@@ -47,7 +47,7 @@ def stage_content(
 def restore_stage(checkpoint: Checkpoint, setup: StageSetup, precision: Precision) -> Progress:
     """Load a checkpoint into networks, method, optimisers and scaler; return its progress."""
     setup.stage.student.load_state_dict(checkpoint.student)
-    setup.stage.load_state_dict(checkpoint.phase)
+    setup.stage.load_state_dict(checkpoint.stage_state)
     for name, state in states_by_learner(checkpoint, setup.optimizers).items():
         setup.optimizers[name].load_state_dict(dict(state))
     precision.load_state_dict(checkpoint.scaler)
