@@ -65,7 +65,7 @@ from commands.suggest import SuggestResult, SuggestSettings
 from commands.train import TrainResult
 from commands.train_flags import file_values
 from datasets.base import DatasetSpec
-from datasets.registry import all_datasets, find_dataset
+from datasets.registry import all_datasets, find_dataset, kind_of
 from datasets.resolve import resolve_values
 from evaluation.masks import TOLERANCE
 from evaluation.results import EvaluationResult
@@ -565,16 +565,16 @@ def test(
         values["patch_size"] = patch_size
     if len(stride):
         values["stride"] = stride
-    attribute = "TWO_SLICES" if two_slices else "DATASET"
+    kind = kind_of(two_slices=two_slices)
     with _quiet(progress):
         if isinstance(dataset, DatasetSpec):
             spec = dataset
         elif dataset:
-            spec = find_dataset(dataset, attribute)
+            spec = find_dataset(dataset, kind)
         else:
             place = convert("checkpoint", checkpoint, kind=Path)
             root = convert("root_path", root_path, kind=Path | None)
-            spec = data_of_checkpoint(place, root_path=root, attribute=attribute)
+            spec = data_of_checkpoint(place, root_path=root, kind=kind)
         settings = testing.settings_from_values(spec, values)
         return testing.run(spec, settings)[0]
 
@@ -1000,13 +1000,13 @@ def _data(
     """Return the data set to train on; UserError if neither the arguments nor the file of options
     name it.
     """
-    attribute = "TWO_SLICES" if two_slices else "DATASET"
+    kind = kind_of(two_slices=two_slices)
     if file is not None:
         root_path = root_path or file.values.get("root_path")
-        if file.dataset in all_datasets(attribute):
+        if file.dataset in all_datasets(kind):
             dataset = dataset or file.dataset
     root = convert("root_path", root_path, kind=Path | None)
-    spec = find_data(dataset or "", root, attribute)
+    spec = find_data(dataset or "", root, kind)
     if spec is None:
         raise UserError(
             "dataset: name a public data set or the file of your own (docs/extending.md), "

@@ -11,7 +11,7 @@ from dataloaders.plan import FILE as PLAN
 from dataloaders.plan import read_plan
 from datasets.base import DatasetSpec
 from datasets.own import own_dataset, own_two_slices
-from datasets.registry import all_datasets, find_dataset
+from datasets.registry import DatasetKind, all_datasets, find_dataset
 from training.checkpoint import read
 from utils.cli import last_value
 from utils.errors import UserError
@@ -30,24 +30,23 @@ def tested_dataset(argv: Sequence[str]) -> DatasetSpec:
 
 
 def find_data(
-    dataset: str, root_path: Path | None, attribute: str = "DATASET"
+    dataset: str, root_path: Path | None, kind: DatasetKind = "DATASET"
 ) -> DatasetSpec | None:
     """Return the data set of that name, or without a name the own data in `root_path`; None if
     neither is given.
 
-    `attribute`: DATASET, or TWO_SLICES for what CoGRNet trains on. Raises UserError for an unknown
-    name, and for a damaged plan.
+    Raises UserError for an unknown name, and for a damaged plan.
     """
     if dataset:
-        return find_dataset(dataset, attribute)
+        return find_dataset(dataset, kind)
     if root_path is None or not (root_path / PLAN).is_file():
         return None
-    own = {"DATASET": own_dataset, "TWO_SLICES": own_two_slices}[attribute]
+    own = {"DATASET": own_dataset, "TWO_SLICES": own_two_slices}[kind]
     return own(read_plan(root_path), root_path)
 
 
 def data_of_checkpoint(
-    place: Path, root_path: Path | None, attribute: str = "DATASET"
+    place: Path, root_path: Path | None, kind: DatasetKind = "DATASET"
 ) -> DatasetSpec:
     """Return the data set that a checkpoint, or the run in a folder, was trained on.
 
@@ -56,7 +55,7 @@ def data_of_checkpoint(
     path, _ = find_checkpoint(place)
     checkpoint = read(path)
     if checkpoint.plan:
-        own = find_data("", root_path, attribute)
+        own = find_data("", root_path, kind)
         if own is None:
             raise UserError(f"{place}: trained on own data; name their folder with --root_path")
         return own
@@ -65,17 +64,17 @@ def data_of_checkpoint(
         raise UserError(
             f"{place}: a published checkpoint does not name its data set; use --dataset"
         )
-    return find_dataset(name, attribute)
+    return find_dataset(name, kind)
 
 
 def chosen_dataset(
-    argv: Sequence[str], attribute: str, *, default: str = "", published: str = ""
+    argv: Sequence[str], kind: DatasetKind, *, default: str = "", published: str = ""
 ) -> DatasetSpec:
     """Return the data set that a command line means: that of --dataset, own data below --root_path,
     that of --config, or `default`.
 
-    `attribute`: DATASET, or TWO_SLICES for what CoGRNet trains on. `published`: name of CoGRNet's
-    published script that the user may mean. Raises UserError if the flags name none.
+    `published`: name of CoGRNet's published script that the user may mean. Raises UserError if the
+    flags name none.
     """
     name = last_value(argv, "dataset")
     root_path = _root_path(argv)
@@ -84,18 +83,18 @@ def chosen_dataset(
         config = read_config_file(Path(file))
         if root_path is None and "root_path" in config.values:
             root_path = convert("root_path", config.values["root_path"], kind=Path | None)
-        if config.dataset in all_datasets(attribute):
+        if config.dataset in all_datasets(kind):
             name = config.dataset
-    dataset = find_data(name or "", root_path, attribute)
+    dataset = find_data(name or "", root_path, kind)
     if dataset is not None:
         return dataset
     if default or {"-h", "--help"} & set(argv):
-        return find_dataset(default or "ACDC", attribute)
+        return find_dataset(default or "ACDC", kind)
     if root_path is not None and not root_path.is_dir():
         raise UserError(f"--root_path {root_path}: is not a folder; check the path")
     script = {"train": "CoGRNet_train.py", "test": "test_CoGRNet.py"}[published]
     raise UserError(
-        f"--dataset is missing; name {' or '.join(all_datasets(attribute))}, or a Python file "
+        f"--dataset is missing; name {' or '.join(all_datasets(kind))}, or a Python file "
         f"(docs/extending.md); for own data, give --root_path (docs/data.md); for CoGRNet, use "
         f"code/{script}"
     )

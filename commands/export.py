@@ -10,7 +10,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from commands.published_optimizer import published_optimizer
 from commands.runs import find_checkpoint
 from datasets.base import DatasetSpec
-from datasets.registry import all_datasets
+from datasets.registry import all_datasets, kind_of
 from methods.registry import run_title
 from methods.stage_networks import MEAN
 from networks.published_weights import published_state_dict
@@ -133,8 +133,7 @@ def check_out(out: Path, path: Path, overwrite: bool) -> None:
 def layout_and_prefix(checkpoint: Checkpoint, settings: ExportSettings) -> tuple[str, bool]:
     """The layout's name and whether names get a prefix, by the flags or as published."""
     is_cogrnet = checkpoint.settings.get("method") == "cogrnet" or "labels" in checkpoint.settings
-    kind = "TWO_SLICES" if is_cogrnet else "DATASET"
-    dataset = all_datasets(kind).get(checkpoint.info["name"])
+    dataset = all_datasets(kind_of(two_slices=is_cogrnet)).get(checkpoint.info["name"])
     layout: str = settings.layout
     if layout == "published":
         layout = _published_layout(checkpoint, dataset)

@@ -8,7 +8,7 @@ from dataloaders.dataset_info import DatasetInfo
 from dataloaders.phantom.raw_scans import write_raw_phantom
 from dataloaders.phantom.write import write_phantom
 from datasets.registry import all_datasets
-from datasets.resolve import TWO_SLICES
+from datasets.resolve import COGRNET_COMMANDS
 from utils.messages import message
 from utils.registry import find
 
@@ -70,7 +70,7 @@ def run(settings: PhantomSettings) -> Path:
             seed=settings.seed,
         )
         flags = SHORT[info.dims]
-        if dataset.commands == TWO_SLICES:
+        if dataset.commands == COGRNET_COMMANDS:
             flags = REGISTRATION
         command = next_command(*dataset.script, "--root_path", settings.root, *flags.split())
     message(f"{written}; {command}")

@@ -6,36 +6,45 @@ from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import datasets
 from datasets.base import DatasetSpec
 from utils.errors import UserError
 from utils.registry import find
 
+DatasetKind = Literal["DATASET", "TWO_SLICES"]
+"""The name under which a module describes its data set: DATASET, or TWO_SLICES with the two
+annotated slices that CoGRNet trains on.
+"""
 FILES: set[str] = set()
 """Names of the modules that were loaded from files outside of the repository."""
 
 
-def all_datasets(attribute: str = "DATASET") -> dict[str, DatasetSpec]:
-    """All data sets by name.
+def kind_of(*, two_slices: bool) -> DatasetKind:
+    """The kind of the data sets with two annotated slices per case, or of the others."""
+    if two_slices:
+        return "TWO_SLICES"
+    return "DATASET"
 
-    `attribute`: DATASET, or TWO_SLICES for the data sets that CoGRNet trains on.
-    """
+
+def all_datasets(kind: DatasetKind = "DATASET") -> dict[str, DatasetSpec]:
+    """All data sets of a kind by name."""
     by_name = {}
     for info in pkgutil.iter_modules(datasets.__path__):
         module = import_module(f"datasets.{info.name}")
-        dataset = getattr(module, attribute, None)
+        dataset = getattr(module, kind, None)
         if isinstance(dataset, DatasetSpec):
             by_name[dataset.info.name] = dataset
     return by_name
 
 
-def find_dataset(name: str, attribute: str = "DATASET") -> DatasetSpec:
+def find_dataset(name: str, kind: DatasetKind = "DATASET") -> DatasetSpec:
     """The data set of that name, or in the Python file of that name. Raises UserError if none."""
     if name.endswith(".py"):
         return _from_file(Path(name))
     return find(
-        all_datasets(attribute),
+        all_datasets(kind),
         name,
         flag="--dataset",
         remedy=", or name the Python file that describes a data set (docs/extending.md)",

@@ -26,7 +26,7 @@ from utils.errors import UserError
 from utils.registry import check_name
 from utils.values import convert_values
 
-TWO_SLICES = "CoGRNet"
+COGRNET_COMMANDS = "CoGRNet"
 """`DatasetSpec.commands` of the data sets with two annotated slices."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -294,7 +294,7 @@ def owner_of(flag: str) -> str:
             return f"it belongs to {selector} {' or '.join(names)}"
     whole_labels = _names_with_option(
         flag,
-        [dataset for dataset in all_datasets().values() if dataset.commands != TWO_SLICES],
+        [dataset for dataset in all_datasets().values() if dataset.commands != COGRNET_COMMANDS],
     )
     two_slices = _names_with_option(flag, list(all_datasets("TWO_SLICES").values()))
     if whole_labels:
