@@ -122,7 +122,7 @@ def read_inputs(
         move_to_device(data, config.data, device=device)
     validation_cases: list[Case] = []
     if split:
-        validation_cases = read_cases(info, root, split, say)
+        validation_cases = read_cases(info, root, split=split, say=say)
         selection += f" ({len(validation_cases)} volumes, empty prediction = 0)"
     return RunInputs(
         root=root,

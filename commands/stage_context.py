@@ -129,7 +129,7 @@ class RunStageContext:
         `model`: another network than that of --model.
         """
         torch.manual_seed(self.config.experiment.seed + number)
-        return place(self._build(model), self.device, self.dims, self.amp)
+        return place(self._build(model), self.device, dims=self.dims, amp=self.amp)
 
     def _build(self, model: str | None) -> Network:
         name = model or self.config.experiment.model

@@ -156,9 +156,9 @@ class StageBuilder:
             if first is checkpoint:
                 load_network(network, checkpoint)
             else:
-                load_weights(network, first.weights, checkpoint)
+                load_weights(network, first.weights, checkpoint=checkpoint)
             if keeps_optimizer:
-                momentum = take_over_momentum(setup.optimizers[name], network, first)
+                momentum = take_over_momentum(setup.optimizers[name], network, checkpoint=first)
         self.log.say(f"{stage.name}: starting from {path}{momentum}")
 
     def _log_memory(self, stage: TrainingStage[Any]) -> None:
