@@ -273,7 +273,7 @@ def seconds_per_case(
     """Return the seconds of validating a random case without distances; the second try counts."""
     shape = CASES[dataset.info.dims]
     if dataset.info.dims == 3:  # the same number of windows for any patch
-        sides = zip(shape, patch_size, dataset.numbers["patch_size"], strict=True)
+        sides = zip(shape, patch_size, dataset.defaults["patch_size"], strict=True)
         shape = tuple(round(side * patch / published) for side, patch, published in sides)
     image = np.random.default_rng(0).random((dataset.info.channels, *shape), np.float32)
     case = Case("random", image, np.zeros(shape, np.uint8))

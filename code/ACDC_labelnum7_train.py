@@ -22,12 +22,12 @@ from commands.train_flags import configs_from_flags
 from datasets.acdc import DATASET
 from utils.cli import run
 
-NUMBERS = DATASET.script_numbers(7)
+DEFAULTS = DATASET.script_defaults(7)
 
 
 def main(argv: Sequence[str]) -> None:
     """Train with the numbers above, changed by flags."""
-    for config in configs_from_flags(DATASET, argv, NUMBERS, description=__doc__):
+    for config in configs_from_flags(DATASET, argv, DEFAULTS, description=__doc__):
         fewlabels.train(config, dataset=DATASET)
 
 

@@ -97,7 +97,7 @@ class Cell:
 
     def config(self, dataset: DatasetSpec) -> AnyConfig:
         """Return the configuration of the run. Raises UserError for flags that it cannot have."""
-        script = dataset.script_numbers(self.labelnum)
+        script = dataset.script_defaults(self.labelnum)
         return configs_from_flags(dataset, self.argv(), script, published=False)[0]
 
     def check_data(self, dataset: DatasetSpec) -> None:

@@ -288,7 +288,7 @@ def _member(
     checkpoint = source.checkpoint
     trained = dict(checkpoint.settings)
     if source.dataset is not None:
-        trained = dict(source.dataset.numbers) | trained
+        trained = dict(source.dataset.defaults) | trained
     model = str(trained.get("model"))
     net = network_of(checkpoint, info, model, default_options(model) | checkpoint.settings)
     patch_size = settings.patch_size or tuple(trained.get("patch_size", ()))

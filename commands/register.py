@@ -118,7 +118,7 @@ def _labelled_cases(
     info = dataset.info
     labelnum = settings.labelnum
     if labelnum is None:
-        labelnum = dataset.numbers["labelnum"]
+        labelnum = dataset.defaults["labelnum"]
     names = info.read_list(root, info.train_list)
     if not 1 <= labelnum <= len(names):
         raise UserError(

@@ -124,7 +124,7 @@ def with_earlier_name(dataset: DatasetSpec, config: AnyConfig) -> AnyConfig:
     method began there, and that does not exist under the name of today, keeps the earlier one.
     """
     chosen = config.experiment
-    earlier = dataset.numbers.get("exp", ExperimentOptions.exp)
+    earlier = dataset.defaults.get("exp", ExperimentOptions.exp)
     if chosen.exp == earlier or chosen.exp != default_exp(dataset, chosen.method):
         return config
     if "exp" in METHODS[chosen.method].presets:

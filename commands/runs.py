@@ -71,9 +71,9 @@ def usual_value(dataset: DatasetSpec, name: Literal["exp", "model"]) -> str: ...
 
 def usual_value(dataset: DatasetSpec, name: str) -> str | int:
     """The exp, labelnum or model that a test of the data set uses if no flag names one."""
-    for numbers in (dataset.test_numbers, dataset.numbers):
-        if name in numbers:
-            return numbers[name]
+    for defaults in (dataset.test_defaults, dataset.defaults):
+        if name in defaults:
+            return defaults[name]
     return getattr(ExperimentOptions, name)
 
 

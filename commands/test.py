@@ -130,7 +130,7 @@ def settings_from_values(dataset: DatasetSpec, values: Mapping[str, object]) -> 
 
 def _defaults(dataset: DatasetSpec) -> dict[str, Any]:
     """The defaults of a test's flags, without those that `choose_checkpoint` sets."""
-    merged = dict(dataset.test_numbers)
+    merged = dict(dataset.test_defaults)
     for name in ("exp", "labelnum", "model"):
         merged.pop(name, None)
     return merged
@@ -280,7 +280,7 @@ class CheckpointTest:
         self._model = model_of(dataset, settings, checkpoint)
         options = default_options(self._model) | checkpoint.settings
         net = network_of(checkpoint, info, self._model, options)
-        trained_size = checkpoint.settings.get("patch_size", dataset.numbers["patch_size"])
+        trained_size = checkpoint.settings.get("patch_size", dataset.defaults["patch_size"])
         self._patch_size = settings.patch_size or tuple(trained_size)
         check_patch(net, self._patch_size)
         self._stride = settings.stride or tuple(dataset.stride)

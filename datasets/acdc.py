@@ -139,7 +139,7 @@ DATASET = slices(
     info=INFO,
     preparation=ACDCPreparation,
     script=("code/ACDC_labelnum3_train.py",),
-    numbers={
+    defaults={
         "model": "unet",
         "patch_size": (256, 256),
         "batch_size": 24,
@@ -155,12 +155,12 @@ DATASET = slices(
         "static_range": (500, 2000),
         "select": "val",
     },
-    label_numbers={3: {"ema_decay": 0.89}, 7: {"ema_decay": 0.95}},
+    label_defaults={3: {"ema_decay": 0.89}, 7: {"ema_decay": 0.95}},
     methods={
         "bcp": {"dice_background": "masked"},
         # docs/results/recipe.md
         "averaged_copy_paste": {"dice_background": "masked", "base_lr": 0.05},
     },
     commands="ACDC",
-    test_numbers={"model": "unet"},
+    test_defaults={"model": "unet"},
 )

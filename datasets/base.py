@@ -50,9 +50,9 @@ class DatasetSpec:
 
     `datasets.templates` has the values that 2-D and 3-D data sets share.
 
-    `numbers`: the published protocol, by the names of the flags, of all methods, networks and
+    `defaults`: the published protocol, by the names of the flags, of all methods, networks and
     options.
-    `label_numbers`: more of them for a number of labelled cases (--labelnum), for the published
+    `label_defaults`: more of them for a number of labelled cases (--labelnum), for the published
     method. `methods`: values of a method that apply only to this data set.
     """
 
@@ -77,10 +77,10 @@ class DatasetSpec:
     pasting: Pasting
     ema_scope: EmaScope = "parameters"
     keeps_optimizer: bool = False  # self-training continues with the optimizer of pre-training
-    # settings: the options of its `data` group, numbers, what follows from other options
+    # settings: the options of its `data` group, defaults, what follows from other options
     options: type[DataOptions] = DataOptions
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-    label_numbers: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    label_defaults: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settled: Callable[[AnyConfig], AnyConfig] = same
     # methods whose published code on this data set stores the best validation Dice rounded to 4
@@ -92,7 +92,7 @@ class DatasetSpec:
     stride: Sequence[int] = ()
     connectivity: Connectivity | None = None
     test_settings: type[EvaluationSettings] = EvaluationSettings
-    test_numbers: Mapping[str, Any] = field(default_factory=dict)
+    test_defaults: Mapping[str, Any] = field(default_factory=dict)
     # files: a run's folder from --output_root, --exp and --labelnum; the name of a stage's best
     # checkpoint from the stage, --model and --labelnum; where a published pre-training may be; the
     # layout of published checkpoints; the methods whose published weights have names that start
@@ -110,9 +110,9 @@ class DatasetSpec:
     published_tags: PublishedTags  # names of scalars in the published code (--tags published)
     commands: str = ""  # published command lines that are accepted (commands/published_flags.py)
 
-    def script_numbers(self, labelnum: int) -> dict[str, Any]:
-        """Return the numbers of the training script for that many labelled cases."""
-        return {"labelnum": labelnum, **self.label_numbers.get(labelnum, {})}
+    def script_defaults(self, labelnum: int) -> dict[str, Any]:
+        """Return the defaults of the training script for that many labelled cases."""
+        return {"labelnum": labelnum, **self.label_defaults.get(labelnum, {})}
 
     def best(self, folder: Path, stage: str, model: str, labelnum: int) -> Path:
         """Path of the best checkpoint of a stage of the run in `folder`: ours, else a published one
@@ -131,7 +131,7 @@ class DatasetSpec:
         The split is empty if there is no validation and the last network is taken.
         """
         if select == "published":
-            select = self.numbers.get("select", "val")
+            select = self.defaults.get("select", "val")
         if select == "last":
             return "", "the last network of the stage, without validation (--select last)"
         rule = f"best mean Dice on {self.info.list_name(select)}"

@@ -177,7 +177,7 @@ DATASET = volumes(
     info=INFO,
     preparation=LAPreparation,
     script=("code/LA_labelnum4_train.py",),
-    numbers={
+    defaults={
         "model": "VNet",
         "patch_size": (112, 112, 80),
         "batch_size": 8,
@@ -196,13 +196,13 @@ DATASET = volumes(
         "val_stride": (18, 18, 4),
         "select": "test",
     },
-    label_numbers={4: {"ema_decay": 0.99}, 8: {"ema_decay": 0.99}},
+    label_defaults={4: {"ema_decay": 0.99}, 8: {"ema_decay": 0.99}},
     methods={"bcp": BCP, "pseudo_label": BCP},
     rounded_best=("edge_guided", "bcp"),
     connectivity=26,
     test_settings=LATestSettings,
     commands="LA",
-    test_numbers={"labelnum": 4, "model": "VNet", "which": "both"},
+    test_defaults={"labelnum": 4, "model": "VNet", "which": "both"},
     module_prefix="edge_guided",  # BCP's own LA code has no DataParallel
 )
 TWO_SLICES = two_slices(info=INFO, patch_size=(112, 112, 80), preparation=LAPreparation)

@@ -133,18 +133,18 @@ def _own_slices(plan: Plan, root: Path) -> DatasetSpec:
         plan=plan.as_dict(),
         options=OwnSliceOptions,
         settled=partial(_check_dims, plan.dims),
-        numbers=_own_numbers(plan, root, like=ACDC),
+        defaults=_own_defaults(plan, root, like=ACDC),
         methods=_own_methods(ACDC.methods, plan),
-        test_numbers={"model": ACDC.numbers["model"], "labelnum": _train_cases(plan, root)},
+        test_defaults={"model": ACDC.defaults["model"], "labelnum": _train_cases(plan, root)},
     )
 
 
 def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
-    numbers = _own_numbers(plan, root, like=LA)
-    stride = tuple(side // 2 for side in numbers["patch_size"])
-    numbers["val_stride"] = stride
+    defaults = _own_defaults(plan, root, like=LA)
+    stride = tuple(side // 2 for side in defaults["patch_size"])
+    defaults["val_stride"] = stride
     if plan.classes > 2:
-        numbers.update(MANY_CLASSES_3D)
+        defaults.update(MANY_CLASSES_3D)
     methods: dict[str, dict[str, Any]] = {
         "bcp": {"pre_weight_decay": 1e-4},
         "pseudo_label": {"pre_weight_decay": 1e-4},
@@ -157,9 +157,9 @@ def _own_volumes(plan: Plan, root: Path) -> DatasetSpec:
         plan=plan.as_dict(),
         options=OwnVolumeOptions,
         settled=partial(_check_dims, plan.dims),
-        numbers=numbers,
+        defaults=defaults,
         methods=_own_methods(methods, plan),
-        test_numbers={"model": LA.numbers["model"], "labelnum": _train_cases(plan, root)},
+        test_defaults={"model": LA.defaults["model"], "labelnum": _train_cases(plan, root)},
     )
 
 
@@ -194,8 +194,8 @@ def own_two_slices(plan: Plan, root: Path) -> DatasetSpec:
     stride = tuple(side // 2 for side in patch)
     labelled = _train_cases(plan, root)
     dataset = two_slices(info=one_object, patch_size=patch)
-    numbers = {
-        **dataset.numbers,
+    defaults = {
+        **dataset.defaults,
         "labelnum": labelled,
         "select": "val",
         "dims": plan.dims,
@@ -203,8 +203,8 @@ def own_two_slices(plan: Plan, root: Path) -> DatasetSpec:
     }
     return replace(
         dataset,
-        numbers=numbers,
-        test_numbers={**dataset.test_numbers, "labelnum": labelled},
+        defaults=defaults,
+        test_defaults={**dataset.test_defaults, "labelnum": labelled},
         stride=stride,
         settled=partial(_check_dims, plan.dims, settled=dataset.settled),
         plan=plan.as_dict(),
@@ -266,15 +266,15 @@ def _check_dims(
     return settled(config)
 
 
-def _own_numbers(plan: Plan, root: Path, like: DatasetSpec) -> dict[str, Any]:
-    """The numbers of own data: those of the published data set `like`, fitted to the data."""
-    names = [name for name in TAKEN + SCHEDULE if name in like.numbers]
+def _own_defaults(plan: Plan, root: Path, like: DatasetSpec) -> dict[str, Any]:
+    """The defaults of own data: those of the published data set `like`, fitted to the data."""
+    names = [name for name in TAKEN + SCHEDULE if name in like.defaults]
     losses = ONE_CLASS_LOSS
     if plan.classes > 2:
         losses = MANY_CLASSES_LOSS
     return {
-        **{name: like.numbers[name] for name in names},
-        "patch_size": patch_size(plan, like.numbers["patch_size"]),
+        **{name: like.defaults[name] for name in names},
+        "patch_size": patch_size(plan, like.defaults["patch_size"]),
         "labelnum": _train_cases(plan, root),
         "select": "val",
         "dims": plan.dims,
@@ -288,7 +288,7 @@ def _own_methods(methods: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[s
     presets with the terms of own data in place of its own, and for CT no intensity transform that
     changes grey values, which are physical units there.
     """
-    values = {name: dict(numbers) for name, numbers in methods.items()}
+    values = {name: dict(defaults) for name, defaults in methods.items()}
     for name, method in METHODS.items():
         presets = {**method.presets, **method.presets_of_dims.get(plan.dims, {})}
         losses = presets.get("losses", ())

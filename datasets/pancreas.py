@@ -370,7 +370,7 @@ DATASET = volumes(
         crossed=True,
     ),
     keeps_optimizer=True,
-    numbers={
+    defaults={
         "exp": "cutmix",
         "model": "VNet_pancreas",
         "labelnum": 20,
@@ -394,7 +394,7 @@ DATASET = volumes(
         "val_stride": (18, 18, 4),
         "select": "test",
     },
-    label_numbers={20: {"ema_decay": 0.99}},
+    label_defaults={20: {"ema_decay": 0.99}},
     methods={
         "bcp": BCP,
         "pseudo_label": BCP,
@@ -404,7 +404,7 @@ DATASET = volumes(
         "ad_mt": {"turn": 14},
     },
     stride=(16, 16, 4),
-    test_numbers={"exp": "cutmix", "labelnum": 20, "model": "VNet_pancreas", "which": "both"},
+    test_defaults={"exp": "cutmix", "labelnum": 20, "model": "VNet_pancreas", "which": "both"},
     folder=_run_folder,
     best_name=lambda stage, model, labelnum: (
         f"best_ema_{labelnum}_{stage.removesuffix('_train')}.pth"

@@ -135,7 +135,7 @@ def resolve(
 ) -> AnyConfig:
     """Return the checked configuration of a run; `merged_values` states which source wins.
 
-    `script`: the numbers of a script. `method`: the chosen method, None for that of the script or
+    `script`: the defaults of a script. `method`: the chosen method, None for that of the script or
     the data set. `explicit`: values of keywords or of a test. Raises UserError for a value that
     this run cannot have.
     """
@@ -152,14 +152,14 @@ def merged_values(
     """Merge the sources of a run's options. Later ones win:
 
     1. the defaults of the options classes (whatever is not named below);
-    2. the numbers of the data set;
-    3. the numbers of the script, if they were chosen for another method than `method`, without the
+    2. the defaults of the data set;
+    3. the defaults of the script, if they were chosen for another method than `method`, without the
        options of that method;
     4. the presets of the method;
-    5. the numbers of the script, if they were chosen for `method`;
+    5. the defaults of the script, if they were chosen for `method`;
     6. explicit values, from flags or keywords.
     """
-    values = dict(dataset.numbers)
+    values = dict(dataset.defaults)
     script_method = own_method(dataset, script)
     if method == script_method:
         values.update(presets(dataset, method))
@@ -194,8 +194,8 @@ def presets(dataset: DatasetSpec, method: str) -> dict[str, Any]:
 
 
 def own_method(dataset: DatasetSpec, script: Mapping[str, Any]) -> str:
-    """Return the method of a script with these numbers where no flag names another."""
-    for source in (script, dataset.numbers):
+    """Return the method of a script with these defaults where no flag names another."""
+    for source in (script, dataset.defaults):
         if "method" in source:
             return source["method"]
     return ExperimentOptions.method

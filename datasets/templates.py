@@ -1,5 +1,5 @@
 """What 2-D and what 3-D data sets share: a data set is one of these with its own description,
-numbers and exceptions.
+defaults and exceptions.
 """
 
 from collections.abc import Sequence
@@ -159,7 +159,7 @@ def two_slices(
         sampler=_two_slice_sampler,
         spatial=partial(patches, labelled=augmentation, unlabelled=augmentation),
         options=TwoSliceOptions,
-        numbers={
+        defaults={
             "exp": "CoGRNet",
             "method": "cogrnet",
             "model": "VNet",
@@ -178,7 +178,7 @@ def two_slices(
         rounded_best=("cogrnet",),
         published_tags=COGRNET_TAGS,
         commands="CoGRNet",
-        test_numbers={"exp": "CoGRNet", "labelnum": 5, "model": "VNet", "which": "both"},
+        test_defaults={"exp": "CoGRNet", "labelnum": 5, "model": "VNet", "which": "both"},
         folder=labelled_folder("CoGRNet", info.name),
     )
 

@@ -48,5 +48,5 @@ def evaluate(dataset: DatasetSpec, argv: Sequence[str], **numbers: object) -> No
     """Test a checkpoint of a data set, as a test script of that data set whose defaults are
     changed by `numbers`.
     """
-    dataset = replace(dataset, test_numbers={**dataset.test_numbers, **numbers})
+    dataset = replace(dataset, test_defaults={**dataset.test_defaults, **numbers})
     fewlabels.test(settings_from_flags(dataset, argv), dataset=dataset)

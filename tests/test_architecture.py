@@ -159,17 +159,17 @@ def test_every_setting_is_read_somewhere(settings):
     assert {field.name for field in dataclasses.fields(settings)} <= attributes_read() | built
 
 
-def test_numbers_of_pages_and_methods_name_real_settings():
+def test_defaults_of_pages_and_methods_name_real_settings():
     every = {
         field.name for options in (*EVERY_RUN, *OPTIONS) for field in dataclasses.fields(options)
     }
     for dataset in DATASETS:
-        for numbers in (
-            dataset.numbers,
+        for defaults in (
+            dataset.defaults,
             *dataset.methods.values(),
             *(method.presets for method in METHODS.values()),
         ):
-            assert set(numbers) <= every, dataset.info.name
+            assert set(defaults) <= every, dataset.info.name
         assert set(dataset.methods) <= set(METHODS)
     assert every >= MAY_DIFFER
 
@@ -177,7 +177,7 @@ def test_numbers_of_pages_and_methods_name_real_settings():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_settings_on_every_page(method):
     for dataset in DATASETS:
-        classes = option_classes(dataset, method, dataset.numbers["model"])
+        classes = option_classes(dataset, method, dataset.defaults["model"])
         names = {field.name for field in dataclasses.fields(METHODS[method].options)}
         assert names <= classes.types().keys()
 
@@ -263,11 +263,11 @@ def test_training_scripts_of_a_data_set_differ_only_in_the_number_of_labels(name
         .split('"""')[2]
         for count in counts
     )
-    assert few.replace(f"script_numbers({counts[0]})", f"script_numbers({counts[1]})") == more
+    assert few.replace(f"script_defaults({counts[0]})", f"script_defaults({counts[1]})") == more
 
 
 @pytest.mark.parametrize(
     "dataset, labelnum, decay", [("ACDC", 3, 0.89), ("ACDC", 7, 0.95), ("LA", 8, 0.99)]
 )
 def test_the_published_ema_decay_depends_on_the_number_of_labels(dataset, labelnum, decay):
-    assert find_dataset(dataset).script_numbers(labelnum)["ema_decay"] == decay
+    assert find_dataset(dataset).script_defaults(labelnum)["ema_decay"] == decay

@@ -62,7 +62,7 @@ def learning_rate(monkeypatch, named, script_method):
     for name in ("chosen", "other"):
         method = Method(name, NoOptions, stages=(), presets=presets if name == "chosen" else {})
         monkeypatch.setitem(METHODS, name, method)
-    dataset = replace(acdc.DATASET, numbers=numbers, methods={})
+    dataset = replace(acdc.DATASET, defaults=numbers, methods={})
     script["method"] = script_method
     config = resolve(dataset, script, method="chosen", explicit=explicit)
     return config.optimization.base_lr
@@ -87,7 +87,7 @@ def test_a_script_of_the_chosen_method_wins_over_the_presets(monkeypatch, named)
 @pytest.mark.parametrize("method", ["bcp", "mean_teacher", "ua_mt", "ad_mt"])
 def test_the_ema_decay_of_a_script_is_for_the_method_of_the_script(method):
     """The edge-guided method has decay 0.89 with 3 labelled patients, the others 0.99."""
-    script = acdc.DATASET.script_numbers(3)
+    script = acdc.DATASET.script_defaults(3)
     assert resolve(acdc.DATASET, script).method.ema_decay == 0.89
     assert resolve(acdc.DATASET, script, method=method).method.ema_decay == 0.99
 

@@ -289,7 +289,7 @@ def test_the_exported_network_is_ours_in_the_published_layout(run, tmp_path):
     )
     found = list(content["net"] if layout == "net" else content)
     assert widthless(found) == widthless(f"{prefix}{name}" for name in names)
-    net = build_network(run.dataset.info, run.dataset.numbers["model"], {"egm": "published"})
+    net = build_network(run.dataset.info, run.dataset.defaults["model"], {"egm": "published"})
     load_network(net, read(out))
     assert not read(out).ours
     assert_same(dict(net.state_dict()), dict(load(run.best("self_train"))["student"]))

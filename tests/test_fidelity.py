@@ -66,7 +66,7 @@ LA_PATCH = (112, 112, 80)  # the published code draws every corner as if the pat
 
 
 def test_39_percent_of_kits19s_published_boxes_are_cut_off():
-    patch = kits19.TWO_SLICES.numbers["patch_size"]
+    patch = kits19.TWO_SLICES.defaults["patch_size"]
     sides = box_sides(patch, 0, 1, 1, "fixed", START_RATIO)
     assert sides == (85, 85, 42)
     assert LA_PATCH[0] - 1 <= patch[0]  # never in plane: the largest corner is 112 - 85 - 1
@@ -77,7 +77,7 @@ def test_39_percent_of_kits19s_published_boxes_are_cut_off():
 
 @pytest.mark.parametrize("ratio, cut_off, all_corners", [(0.6, 15, 42), (0.73, 15, 34)])
 def test_the_share_of_boxes_cut_off_at_both_ends_of_the_focus_area(ratio, cut_off, all_corners):
-    depth = kits19.TWO_SLICES.numbers["patch_size"][2]
+    depth = kits19.TWO_SLICES.defaults["patch_size"][2]
     side = int(depth * ratio)
     corners = range(LA_PATCH[2] - side)
     assert len(corners) == all_corners
@@ -85,7 +85,7 @@ def test_the_share_of_boxes_cut_off_at_both_ends_of_the_focus_area(ratio, cut_of
 
 
 def test_the_published_code_cannot_draw_a_box_for_lits():
-    patch = lits.TWO_SLICES.numbers["patch_size"]
+    patch = lits.TWO_SLICES.defaults["patch_size"]
     sides = box_sides(patch, 0, 1, 1, "fixed", START_RATIO)
     with pytest.raises(ValueError):
         np.random.default_rng(0).integers(0, LA_PATCH[0] - sides[0])
@@ -93,7 +93,7 @@ def test_the_published_code_cannot_draw_a_box_for_lits():
 
 @pytest.mark.parametrize("dataset", [kits19.TWO_SLICES, lits.TWO_SLICES], ids=["KiTS19", "LiTS"])
 def test_our_boxes_lie_within_the_patch(dataset):
-    patch = dataset.numbers["patch_size"]
+    patch = dataset.defaults["patch_size"]
     boxes = CopyPaste("fixed", 1, 1, (0,))
     for step in range(200):
         ends = np.add(boxes.corner(patch, step), boxes.sides(patch, step))

@@ -79,8 +79,8 @@ def test_the_training_after_a_phantom_is_short_and_smaller_than_published(
     phantom = ("--dataset", dataset, "--root", tmp_path, *SIZES[dataset])
     _, *flags = next_words("code/make_phantom.py", *phantom)
     spec = find_dataset(dataset)
-    (config,) = configs_from_flags(spec, flags, spec.script_numbers(4))
-    (published,) = configs_from_flags(spec, [], spec.script_numbers(4))
+    (config,) = configs_from_flags(spec, flags, spec.script_defaults(4))
+    (published,) = configs_from_flags(spec, [], spec.script_defaults(4))
     assert dict(flat_options(config))["max_iterations"] <= 1_000
     sides = zip(config.data.patch_size, published.data.patch_size, strict=True)
     assert all(side < whole for side, whole in sides)

@@ -412,7 +412,7 @@ def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys)
         json.loads((tmp_path / "tested" / "summary.json").read_text(encoding="utf-8"))["cases"] == 1
     )
     assert (
-        own_two_slices(read_plan(root), root).test_numbers["labelnum"] == 3
+        own_two_slices(read_plan(root), root).test_defaults["labelnum"] == 3
     )  # all of train.list, as training and registration
 
 

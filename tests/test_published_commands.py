@@ -49,7 +49,7 @@ def settings(script: str, line: str):
     """What a training script would run with, given the words of `line`."""
     own = runpy.run_path(str(CODE / script))
     dataset = own.get("DATASET", la.TWO_SLICES)  # the script of CoGRNet finds its page by --dataset
-    return from_flags(dataset, own.get("NUMBERS", {}), line.split())
+    return from_flags(dataset, own.get("DEFAULTS", {}), line.split())
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ LONG = ("LA_labelnum8_train", "pancreas_labelnum20_train")
 )
 def test_two_iterations_of_every_recipe(script, phantom_root, la_root, pancreas_root, tmp_path):
     script = runpy.run_path(str(script))
-    dataset, numbers = script.get("DATASET", la.TWO_SLICES), script.get("NUMBERS", {})
+    dataset, numbers = script.get("DATASET", la.TWO_SLICES), script.get("DEFAULTS", {})
     root = {"ACDC": phantom_root, "LA": la_root, "Pancreas": pancreas_root}[dataset.info.name]
     small = {**SMALL, "labelnum": 2, "patch_size": (80, 80)}
     if dataset.info.dims == 3:
@@ -113,7 +113,7 @@ BCP = {"egm": "none", "mask": "fixed", "ema_decay": 0.99}
     ],
 )
 def test_bcp_comes_with_its_own_numbers_and_flags_override_them(script, dataset, own, bcp):
-    numbers = runpy.run_path(str(REPOSITORY / script))["NUMBERS"]
+    numbers = runpy.run_path(str(REPOSITORY / script))["DEFAULTS"]
 
     def values(names, *argv):
         settings = from_flags(dataset, numbers, argv)

@@ -208,7 +208,7 @@ def test_an_option_of_a_method_is_not_taken_for_a_published_flag(registered, cap
     argv = ["--method", "consistent", "--consistency", "0.2", "--pre_max_iteration=9"]
     settings = from_flags(la.DATASET, {}, argv)
     assert (settings.consistency, settings.pre_max_iteration) == (0.2, 9)
-    assert settings.pre_iterations == la.DATASET.numbers["pre_iterations"]
+    assert settings.pre_iterations == la.DATASET.defaults["pre_iterations"]
     assert "changes nothing" not in capsys.readouterr().out
 
 
@@ -353,7 +353,7 @@ def test_a_run_is_called_after_what_it_computes(settings, title):
 
 def test_no_run_with_edges_is_called_bcp():
     for dataset in DATASETS.values():
-        settings = default_config(dataset, "edge_guided", dataset.numbers["model"])
+        settings = default_config(dataset, "edge_guided", dataset.defaults["model"])
         assert run_title(settings.plain()) == "edge-guided BCP, dual teacher"
 
 
