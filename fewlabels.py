@@ -48,7 +48,7 @@ from commands.check import CheckResult, CheckSettings
 from commands.compare import CompareResult, CompareSettings, ReportSettings
 from commands.config_file import ConfigFile, read_config_file
 from commands.evaluate import ScoringSettings
-from commands.export import ExportSettings
+from commands.export import ExportSettings, Layout
 from commands.export_model import ExportModelResult, ExportModelSettings
 from commands.leaderboard import LeaderboardResult, LeaderboardSettings
 from commands.make_phantom import PhantomSettings
@@ -820,7 +820,7 @@ def export(
     run: StrPath,
     out: StrPath,
     *,
-    layout: Literal["published", "plain", "net", "net_opt"] = "published",
+    layout: Layout = "published",
     module_prefix: bool = False,
     no_module_prefix: bool = False,
     sobel: Literal["parameters", "buffers"] = "parameters",
@@ -833,7 +833,8 @@ def export(
 
     `run`: the folder of a run or of a stage, or a checkpoint. `out`: the file to write. `layout`:
     plain is a state dict, net {"net": it}, net_opt {"net", "opt"} with the optimiser; published:
-    that of the published code. `module_prefix`, `no_module_prefix`: names with or without
+    that of the published code; small: to share, a checkpoint of this project in half precision.
+    `module_prefix`, `no_module_prefix`: names with or without
     `module.`; default: as published. `sobel`: how the reading code stores the Sobel kernels.
     `network`: of a checkpoint that holds several. `overwrite`: replace `out`.
     """

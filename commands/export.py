@@ -20,6 +20,9 @@ from utils.files import remove_unfinished
 from utils.messages import message
 
 
+Layout = Literal["published", "plain", "net", "net_opt", "small"]
+
+
 @dataclass(frozen=True)
 class ExportSettings:
     """Which checkpoint to export, and in which layout."""
@@ -29,7 +32,7 @@ class ExportSettings:
     stage's folder, or a checkpoint."""
     out: Positional[Annotated[Path, arg(metavar="OUT")]]
     """The file to write."""
-    layout: Literal["published", "plain", "net", "net_opt", "small"] = "published"
+    layout: Layout = "published"
     """plain: a state dict; net: {'net': it}; net_opt: {'net', 'opt'}, with the optimiser;
     published: net_opt for pre-training, otherwise net for Pancreas and plain for the others;
     small: to share, a checkpoint for the scripts of this project with the weights in half precision
