@@ -19,7 +19,6 @@ from utils.errors import UserError
 from utils.files import remove_unfinished
 from utils.messages import message
 
-
 Layout = Literal["published", "plain", "net", "net_opt", "small"]
 
 
