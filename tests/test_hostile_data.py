@@ -115,9 +115,9 @@ def unknown_filter(file):
         ),
         (
             lambda file: file.create_dataset("image", data=h5py.Empty("f4")),
-            "no data set of numbers",
+            "not a data set of numbers",
         ),
-        (dates, "no data set of numbers"),
+        (dates, "not a data set of numbers"),
         (
             lambda file: file.update({"\x1b[31mred\n": np.zeros(1)}),
             r"found: '\x1b[31mred\n', label",

@@ -122,7 +122,7 @@ SCAN_FAULTS = {
     "not a number": (with_nan, "lgemri.nrrd: holds NaN or infinite values"),
     "constant": (
         lambda path: write_scan(path, np.full(SHAPE, 7, np.int16)),
-        "lgemri.nrrd: every voxel is 7",
+        "lgemri.nrrd: the image is constant (every voxel is 7)",
     ),
     "label of another shape": (
         lambda path: write_scan(
@@ -395,7 +395,7 @@ CASE_FAULTS = {
             (1.2, 0.9, 1.1),
             (5, -7, 9),
         ),
-        "tr0_0001.nii.gz: every voxel is 0",
+        "tr0_0001.nii.gz: the image is constant (every voxel is 0)",
     ),
     "damaged": (
         lambda raw: (raw / "imagesTr" / "tr0_0000.nii.gz").write_bytes(

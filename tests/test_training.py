@@ -128,7 +128,7 @@ def test_a_setting_that_an_older_checkpoint_lacks_is_its_default(root, tmp_path,
             del content["settings"][new]
             content["settings"][old] = 0.5
         torch.save(content, path)
-    with pytest.raises(UserError, match=r"--dice_background unmasked, now masked"):
+    with pytest.raises(UserError, match=r"--dice_background unmasked, but this run has .*masked"):
         train(root, tmp_path, "--dice_background", "masked")
     resumed = train(root, tmp_path)["self_train/last.pth"]
     assert_same(resumed["student"], uninterrupted["self_train/last.pth"]["student"])
