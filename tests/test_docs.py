@@ -23,6 +23,7 @@ BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FOLDERS_OF_CODE = (
+    "benchmarks",
     "code",
     "commands",
     "datasets",
