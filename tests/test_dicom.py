@@ -556,7 +556,10 @@ def test_slices_of_different_spacings_are_named(tmp_path):
         ({"PixelSpacing": None}, "has no PixelSpacing"),
         ({"PixelSpacing": None, "ImagerPixelSpacing": [1, 1]}, "measured at the detector"),
         ({"PixelSpacing": [0, 1]}, "PixelSpacing is not positive"),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not a pair of directions at right angles"),
+        (
+            {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},
+            "not a pair of directions at right angles",
+        ),
         (
             {"RescaleSlope": 0, "RescaleIntercept": 0},
             "RescaleSlope 0.0 or RescaleIntercept 0.0 cannot be right",
@@ -601,7 +604,9 @@ def test_a_radiograph_is_read_without_a_place(tmp_path):
 
 def test_a_file_without_an_image_is_refused(tmp_path):
     add_other_files(tmp_path)
-    with pytest.raises(UserError, match=r"contours\.dcm: a DICOM object without an image .*RT Structure Set"):
+    with pytest.raises(
+        UserError, match=r"contours\.dcm: a DICOM object without an image .*RT Structure Set"
+    ):
         read(tmp_path / "contours.dcm")
 
 
