@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     image = torch.rand(flags.batch_size, 1, *flags.patch_size)
     image = place(image, device, dataset.info.dims)
     shape = (flags.batch_size // 2, *flags.patch_size)
-    label = torch.randint(0, len(dataset.info.class_names), shape, device=device)
+    label = torch.randint(0, dataset.info.classes, shape, device=device)
     batch = {"image": image, "plain": image, "label": label}
     print(
         f"{flags.dataset}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "

@@ -10,6 +10,7 @@ from dataloaders.digest import FileFound
 from training.checkpoint import Checkpoint
 from utils.errors import UserError
 from utils.json_file import read_json
+from utils.names import and_more
 
 # Entries of the data set's info without which a network's output means something else, and their
 # names in messages. Entries that older checkpoints lack are accepted.
@@ -164,11 +165,8 @@ def mixed_preparations(files: Sequence[FileFound], plan: Mapping[str, Any] | Non
     first = others[0]
     settings = _settings(first.preparation)
     key = differing[first.preparation]
-    more = ""
-    if len(others) > 1:
-        more = f" (and {len(others) - 1} more)"
     return (
-        f"warning: {first.path}{more}: prepared with other settings than {what} ({key} "
+        f"warning: {first.path}{and_more(others)}: prepared with other settings than {what} ({key} "
         f"{_shown(settings[key])}, there {_shown(expected[key])}); prepare all cases again with "
         "--redo"
     )

@@ -4,6 +4,7 @@ terminals.
 
 import csv
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from dataloaders.hdf5 import list_line, list_lines, read_list
 from dataloaders.plan import read_plan
+from datasets.prepare.nnunet import read_dataset
 from evaluation.class_values import read_classes
 from evaluation.results import summarise, write_results
 from evaluation.scores import score_case
@@ -140,6 +142,24 @@ def test_a_plan_whose_class_name_would_steer_a_terminal_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match="holds control characters"):
         read_plan(tmp_path)
+
+
+def test_a_label_but_not_a_channel_may_not_have_the_name_of_the_mean(tmp_path):
+    content = {
+        "channel_names": {"0": "mean"},
+        "labels": {"background": 0, "organ": 1},
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }
+    for name in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert read_dataset(tmp_path).channel_names == ("mean",)
+    path.write_text(json.dumps(content | {"labels": {"background": 0, "mean": 1}}))
+    with pytest.raises(UserError, match="a label has the name of the mean over all classes"):
+        read_dataset(tmp_path)
 
 
 def test_an_error_message_cannot_steer_the_terminal():

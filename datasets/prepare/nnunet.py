@@ -182,11 +182,6 @@ def _check_name(path: Path, what: str, name: str) -> None:
         raise UserError(
             f"{path}: the {what} name {shown(name)} holds control characters; rename it"
         )
-    if name == MEAN_OF_CLASSES:
-        raise UserError(
-            f"{path}: a {what} has the name of the mean over all classes, {MEAN_OF_CLASSES}; "
-            "rename it"
-        )
 
 
 def _labels(path: Path, labels: Any) -> tuple[tuple[int, str], ...]:
@@ -218,6 +213,11 @@ def _labels(path: Path, labels: Any) -> tuple[tuple[int, str], ...]:
 
 def _check_label(path: Path, name: str, value: Any, example: str) -> None:
     _check_name(path, "label", name)
+    if name == MEAN_OF_CLASSES:
+        raise UserError(
+            f"{path}: a label has the name of the mean over all classes, {MEAN_OF_CLASSES}; "
+            "rename it"
+        )
     if isinstance(value, list):
         raise UserError(
             f"{path}: label {name} is a region of several values, which is not supported; name "
