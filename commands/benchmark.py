@@ -47,6 +47,7 @@ OWN_FLAGS = {
     "exp": "nothing: the benchmark names its runs",
     "fresh": "nothing: delete the folder of the benchmark to start over",
     "config": "the flags themselves",
+    "run_mode": "nothing: the benchmark runs all stages",
 }
 """Flags of training that the benchmark sets itself, and what to use in their place."""
 

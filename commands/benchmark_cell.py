@@ -13,7 +13,10 @@ from commands import test, train
 from commands.any_dataset import find_data
 from commands.benchmark_folds import fold_root
 from commands.config_file import NAME as CONFIG_FILE
+from commands.runs import find_checkpoint
 from commands.train_flags import configs_from_flags
+from dataloaders.dataset_info import DatasetInfo
+from dataloaders.digest import content_hash
 from dataloaders.hdf5 import check_root
 from datasets.base import DatasetSpec, data_root
 from evaluation.results import EvaluationResult, write_json
@@ -26,6 +29,7 @@ from training.stage import StageResult
 from utils.errors import UserError
 from utils.json_file import read_json
 from utils.messages import message
+from utils.provenance import sha256
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,7 @@ def run_cell(cell: Cell) -> None:
         stages=[_history(stage) for stage in trained.stages],
         seconds=cell.seconds(),
         tests=tests,
+        init_sha256=_init_hash(config),
         trained_commit=_trained_commit(trained.folder),
     )
     _write(cell, record)
@@ -259,7 +264,7 @@ def add_test_selected(cell: Cell) -> None:
 def is_complete(cell: Cell, dataset: DatasetSpec, test_selected: bool) -> bool:
     """Return whether the cell has its record.
 
-    Raises UserError if the record is of a run with other options.
+    Raises UserError if the record is of a run with other options or other data.
     """
     if not cell.record.is_file():
         return False
@@ -276,7 +281,37 @@ def is_complete(cell: Cell, dataset: DatasetSpec, test_selected: bool) -> bool:
                 f"{cell.record}: was made with --{name} {record.options.get(name)}, now "
                 f"{options.get(name)}; use another --output, or the earlier flags"
             )
+    if _init_hash(cell.config(dataset)) != record.init_sha256:
+        raise UserError(
+            f"{cell.record}: was made with another --init; use another --output, or the earlier "
+            "flags"
+        )
+    _check_same_data(cell, record, dataset.info)
     return "test_selected" in record.tests or not test_selected
+
+
+def _check_same_data(cell: Cell, record: CellRecord, info: DatasetInfo) -> None:
+    """Raise UserError if the record is of another data set or of other test cases."""
+    root = data_root(info.name, cell.data)
+    data = content_hash(root, info, "test")
+    names = info.read_list(root, info.list_name("test"))
+    is_same = record.dataset == info.name
+    for tested_network in record.tests.values():
+        if tested_network.cases != names or tested_network.data not in (None, data):
+            is_same = False
+    if not is_same:
+        raise UserError(
+            f"{cell.record}: was tested on other data than {root}; use another --output, or the "
+            "earlier data"
+        )
+
+
+def _init_hash(config: AnyConfig) -> str | None:
+    """Return the hash of the checkpoint that the run starts from; None without --init."""
+    if config.experiment.init is None:
+        return None
+    path, _ = find_checkpoint(config.experiment.init)
+    return sha256(path)
 
 
 @contextmanager

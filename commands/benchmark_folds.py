@@ -68,6 +68,8 @@ def write_folds(output: Path, dataset: DatasetSpec, root_path: Path | None, coun
         }
         if info.dims == 2:
             lists[_volume_list(dataset)] = split["train"]
+        if info.unlabelled_list:
+            lists[info.unlabelled_list] = _unlabelled(info, root, split["val"])
         with writing(folder, REMEDY):
             _write_folder(folder, root, lists)
 
@@ -129,6 +131,16 @@ def training_names(
         if owner in by_patient:
             by_patient[owner].append(name)
     return list(chain.from_iterable(by_patient.values()))
+
+
+def _unlabelled(info: DatasetInfo, root: Path, tested: Sequence[str]) -> list[str]:
+    """Return the unlabelled training names, without those of patients that are tested."""
+    patients = {patient(case) for case in tested}
+    return [
+        name
+        for name in info.never_labelled(root)
+        if patient(case_of(info, LABELLED, name)) not in patients
+    ]
 
 
 def _check_form(splits: Any) -> None:

@@ -1,6 +1,5 @@
 """Test a saved or published checkpoint: predictions, metrics, and a summary with provenance."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,8 +36,7 @@ from commands.test_folder import (
     with_network,
 )
 from dataloaders.cases import read_cases
-from dataloaders.dataset_info import NamedFile
-from dataloaders.digest import digest_of, hashed, survey
+from dataloaders.digest import content_hash
 from datasets.base import DatasetSpec, data_root
 from evaluation.results import (
     EvaluationResult,
@@ -164,8 +162,7 @@ def run(dataset: DatasetSpec, settings: EvaluationSettings) -> list[EvaluationRe
         )
         if warnings:
             message(warnings)
-    files = {settings.split: [NamedFile(name, dataset.info.path(root, name)) for name in names]}
-    data = hashed(json.dumps(digest_of(survey(root, dataset.info, files))))
+    data = content_hash(root, dataset.info, settings.split)
     inputs = [test.made_with(data) for test in tests]
     if settings.output_dir is not None:
         for test, made_with in zip(tests, inputs, strict=True):

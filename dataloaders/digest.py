@@ -87,6 +87,13 @@ def digest_of(found: Survey) -> Digest:
     return digest
 
 
+def content_hash(root: Path, info: DatasetInfo, split: str) -> str:
+    """Return a hash of the names and files of a split's volumes, in the order of its list."""
+    names = info.read_list(root, info.list_name(split))
+    files = {split: [NamedFile(name, info.path(root, name)) for name in names]}
+    return hashed(json.dumps(digest_of(survey(root, info, files))))
+
+
 def difference(before: Digest, now: Digest, files: Named, splits: Sequence[str]) -> str:
     """Describe the first difference between two digests in the given splits in words; empty where
     there is none.

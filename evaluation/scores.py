@@ -96,8 +96,15 @@ def score_masks(
     """Score one class of a case from its two masks.
 
     `spacing` is in mm, in the axis order of the masks, None if it is not known. `tolerance` of NSD
-    is in mm for scores in mm, and in voxels for scores in voxels.
+    is in mm for scores in mm, and in voxels for scores in voxels. A volume of one slice is scored
+    as a 2-D image: in 3-D, all of its voxels would be border voxels.
     """
+    if truth.ndim == 3 and 1 in truth.shape:
+        axis = truth.shape.index(1)
+        prediction = prediction.squeeze(axis)
+        truth = truth.squeeze(axis)
+        if spacing is not None:
+            spacing = [size for number, size in enumerate(spacing) if number != axis]
     mm = None
     worst_mm = None
     if spacing is not None:

@@ -60,9 +60,11 @@ def wilcoxon_p(differences: ArrayLike) -> float:
     decimals, so that equal differences of rounded numbers are ties.
     """
     rounded = np.round(np.asarray(differences, float), 9)
-    if not rounded.any():
+    # scipy would omit zeros too, but then use the normal distribution even for few cases.
+    differing = rounded[rounded != 0]
+    if not differing.size:
         return 1.0
-    result: Any = stats.wilcoxon(rounded)  # pyright: ignore
+    result: Any = stats.wilcoxon(differing)  # pyright: ignore
     return float(result.pvalue)
 
 

@@ -161,7 +161,7 @@ def _rows_over_seeds(
 
 
 def _check_same_test(first: Result, other: Result) -> None:
-    """Raise UserError where two results are not of the same cases, classes and data set."""
+    """Raise UserError where two results are not of the same cases, classes, data set and files."""
     apart = sorted(set(first.cases) ^ set(other.cases))
     if apart:
         having = first
@@ -185,6 +185,13 @@ def _check_same_test(first: Result, other: Result) -> None:
         raise UserError(
             f"{other.folder}: is a test on {dataset}, but {first.folder} one on {first_dataset}; "
             f"compare runs on the same data set"
+        )
+    data = other.summary.get("made_with", {}).get("data")
+    first_data = first.summary.get("made_with", {}).get("data")
+    if data and first_data and data != first_data:
+        raise UserError(
+            f"{other.folder}: the tested files differ from those of {first.folder}, although their "
+            f"names are the same; test both runs on the same data"
         )
 
 
@@ -256,6 +263,12 @@ def _traits(result: Result) -> dict[str, object]:
     for key in ("blend", "interpolation"):
         published = getattr(EvaluationSettings, key)
         traits[f"test_{key}"] = result.summary.get(key, published)
+    if "amp" in result.summary:
+        traits["test_amp"] = result.summary["amp"]
+    made_with = result.summary.get("made_with", {})
+    usual_network = settings.get("select_network", "student")
+    if made_with.get("network", usual_network) != usual_network:
+        traits["test_network"] = made_with["network"]
     for key, value in result.summary.get(PREDICTED_WITH, {}).items():
         traits[f"predict_{key}"] = value
     size = result.summary.get("patch_size")

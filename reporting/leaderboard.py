@@ -36,6 +36,8 @@ from reporting.scores import (
 from utils.errors import UserError
 
 MAIN = "dice"
+PROTOCOL = ("patch_size", "batch_size", "labeled_bs", "val_every", "select", "amp")
+"""Options that methods should share if their scores are to be compared."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,13 @@ def complete_seeds(records: Sequence[CellRecord]) -> tuple[list[CellRecord], lis
 
     Without folds, all seeds are complete.
     """
-    groups: dict[tuple[str, int, str, int], list[CellRecord]] = {}
+    groups: dict[tuple[str, int, str, int, int], list[CellRecord]] = {}
     for record in records:
-        key = (record.dataset, record.labelnum, record.method, record.seed)
+        key = (record.dataset, record.labelnum, record.method, record.seed, record.folds)
         groups.setdefault(key, []).append(record)
     complete: list[CellRecord] = []
     missing: list[str] = []
-    for (_, labelnum, method, seed), group in groups.items():
-        folds = group[0].folds
+    for (_, labelnum, method, seed, folds), group in groups.items():
         if len(group) < folds:
             missing.append(f"{method}_{labelnum}_seed{seed} ({len(group)} of {folds} folds)")
         else:
@@ -112,29 +113,92 @@ def leaderboard(
     """Return the tables of the records.
 
     `baseline`: the method that the others are compared with; if a table does not have it, its best
-    method. `costs`: by method, what a step costs relative to the baseline (time, passes, memory).
+    method. `costs`: by method, what a step costs (time, passes, memory), relative to any method.
     `missing`: names of cells without a result.
     Raises UserError where cells of a table do not fit each other.
     """
     _check_options(records)
+    relative_costs = _relative_costs(costs, baseline)
     tables: list[LeaderboardTable] = []
+    incomplete: list[str] = []
+    notes: list[str] = []
     keys = dict.fromkeys((record.dataset, record.labelnum) for record in records)
     for dataset, labelnum in sorted(keys):
         of_table = [
             record for record in records if (record.dataset, record.labelnum) == (dataset, labelnum)
         ]
+        notes += _notes(of_table)
         for selection in SELECTIONS:
+            incomplete += _incomplete(of_table, selection)
             entries = _entries(of_table, selection)
             if entries:
-                tables.append(_table(entries, baseline, bootstrap, costs=costs))
+                tables.append(_table(entries, baseline, bootstrap, costs=relative_costs))
     return Leaderboard(
         bootstrap=bootstrap,
-        costs=costs,
+        costs=relative_costs,
         options=_common_options(records),
         commits=sorted({str(record.trained_commit) for record in records}),
         tables=tables,
-        missing=missing,
+        missing=[*missing, *incomplete],
+        notes=notes,
     )
+
+
+def _relative_costs(costs: Costs, baseline: str) -> Costs:
+    """Return the costs relative to those of the baseline; unchanged if it has none."""
+    reference = costs.get(baseline, {})
+    relative: dict[str, dict[str, float]] = {}
+    for method, of_method in costs.items():
+        relative[method] = {}
+        for name, cost in of_method.items():
+            relative[method][name] = cost / reference.get(name, 1.0)
+    return relative
+
+
+def _incomplete(records: Sequence[CellRecord], selection: str) -> list[str]:
+    """Return the names of cells that lack a test which other cells of their method have."""
+    lacking: list[str] = []
+    for method in sorted({record.method for record in records}):
+        of_method = [record for record in records if record.method == method]
+        without = [record for record in of_method if selection not in record.tests]
+        if len(without) < len(of_method):
+            lacking += [f"{_name(record)} ({SELECTIONS[selection]})" for record in without]
+    return lacking
+
+
+def _name(record: CellRecord) -> str:
+    """Return the name of a record's cell."""
+    name = f"{record.method}_{record.labelnum}"
+    if record.fold is not None:
+        name += f"_fold{record.fold}"
+    return f"{name}_seed{record.seed}"
+
+
+def _notes(records: Sequence[CellRecord]) -> list[str]:
+    """Return what readers of a table have to know, in sentences."""
+    notes: list[str] = []
+    for option in PROTOCOL:
+        methods: dict[str, dict[str, None]] = {}
+        for record in records:
+            value = str(record.options.get(option))
+            methods.setdefault(value, {})[run_title(record.options)] = None
+        if len(methods) > 1:
+            values = [f"{value} ({', '.join(titles)})" for value, titles in methods.items()]
+            notes.append(f"The runs differ in --{option}: {'; '.join(values)}.")
+    hashes: set[str] = set()
+    seeds: dict[str, set[int]] = {}
+    for record in records:
+        hashes |= {test.data for test in record.tests.values() if test.data is not None}
+        seeds.setdefault(run_title(record.options), set()).add(record.seed)
+    if len(hashes) > 1 and not records[0].folds:
+        notes.append("The test files of some runs differ, although their cases have equal names.")
+    single = [title for title, of_method in seeds.items() if len(of_method) == 1]
+    if single and len(seeds) > 1:
+        notes.append(
+            f"Only one seed: {', '.join(single)}. The intervals of their ranks do not show how "
+            "much another seed would change the rank."
+        )
+    return notes
 
 
 def _check_options(records: Sequence[CellRecord]) -> None:
@@ -163,6 +227,16 @@ def _check_options(records: Sequence[CellRecord]) -> None:
                     f"{record.method}: seeds {other.seed} and {record.seed} were trained with "
                     f"--{name} {other.options.get(name)} and {value}; train one of them again"
                 )
+        if record.init_sha256 != other.init_sha256 or _lengths(record) != _lengths(other):
+            raise UserError(
+                f"{record.method}: seeds {other.seed} and {record.seed} were trained with "
+                "different stages or different --init; train one of them again"
+            )
+
+
+def _lengths(record: CellRecord) -> list[tuple[str, int]]:
+    """Return the name and the iterations of each stage."""
+    return [(stage["name"], stage["iterations"]) for stage in record.stages]
 
 
 def _entries(records: Sequence[CellRecord], selection: str) -> list[Entry]:
@@ -187,17 +261,25 @@ def _cases(entry: Entry) -> list[str]:
 
 
 def _check_cases(entries: Sequence[Entry]) -> None:
-    """Raise UserError if a seed tests a case twice, or other cases or classes than another seed."""
+    """Raise UserError if a seed tests a case twice, or if two seeds differ in their cases, classes
+    or list.
+    """
     first = entries[0]
     cases = _cases(first)
+    reference = first.tests[0]
     if len(set(cases)) < len(cases):
         raise UserError(
             f"{first.method}: two folds tested the same case, so the folds were changed between "
             "its runs; run the benchmark again in another folder"
         )
     for entry in entries:
-        for seed in entry.cells:
-            if entry.cases(seed) != cases or entry.tests[0].classes != first.tests[0].classes:
+        for seed, records in entry.cells.items():
+            is_same = entry.cases(seed) == cases
+            for record in records:
+                test = record.tests[entry.selection]
+                if test.classes != reference.classes or test.split != reference.split:
+                    is_same = False
+            if not is_same:
                 raise UserError(
                     f"{entry.method}, seed {seed}: tested on other cases or classes than "
                     f"{first.method}; test all runs on the same list"

@@ -37,6 +37,7 @@ def write_leaderboard(path: Path, board: Leaderboard) -> None:
         "options": board.options,
         "commits": board.commits,
         "missing": board.missing,
+        "notes": board.notes,
         "tables": [_table(table) for table in board.tables],
     }
     write_page(path, shown, template="leaderboard.html")

@@ -115,7 +115,8 @@ class Leaderboard:
     """All tables.
 
     `costs`: by method, what a step costs. `options`: those that all runs share. `commits`: of the
-    programs that trained. `missing`: names of cells without a result.
+    programs that trained. `missing`: names of cells without a result. `notes`: what readers have
+    to know.
     """
 
     bootstrap: Bootstrap
@@ -124,6 +125,7 @@ class Leaderboard:
     commits: Sequence[str]
     tables: Sequence[LeaderboardTable]
     missing: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return the content of leaderboard.json."""
@@ -136,4 +138,5 @@ class Leaderboard:
             "commits": list(self.commits),
             "tables": [table.plain() for table in self.tables],
             "missing": list(self.missing),
+            "notes": list(self.notes),
         }

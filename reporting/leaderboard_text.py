@@ -7,7 +7,7 @@ from reporting.words import counted
 
 
 def markdown(board: Leaderboard) -> str:
-    """Return all tables as Markdown, and the names of cells without a result."""
+    """Return all tables as Markdown, the names of cells without a result, and the notes."""
     parts: list[str] = []
     for table in board.tables:
         parts.append(f"### {caption(table)}\n")
@@ -16,6 +16,8 @@ def markdown(board: Leaderboard) -> str:
         parts.append(trained(table) + "\n")
     if board.missing:
         parts.append(f"Missing runs: {', '.join(board.missing)}.\n")
+    for note in board.notes:
+        parts.append(f"{note}\n")
     return "\n".join(parts)
 
 

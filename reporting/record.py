@@ -33,7 +33,8 @@ class CellTest:
 
     `values`: of each metric, by its name in files, the penalised scores (cases, classes).
 
-    `iteration`: of its stage. `selection`: how the network was selected, in words.
+    `iteration`: of its stage. `selection`: how the network was selected, in words. `data`: hash of
+    the names and files of the cases; None in records of older versions.
     """
 
     iteration: int
@@ -44,6 +45,7 @@ class CellTest:
     classes: list[str]
     values: dict[str, list[list[float]]]
     empty_predictions: int
+    data: str | None = None
 
     def array(self, metric: str) -> np.ndarray:
         """Return the scores of a metric (cases, classes)."""
@@ -63,7 +65,8 @@ class CellRecord:
     `test_dice`: mean Dice on the test list of every validated network by its iteration, if
     test-selected results were asked for. `trained_commit`: of the program that began the run.
     `about`: versions, commit and machine of the tests. `fold`: number of the tested fold, of
-    `folds`; None if the tests are on the test list of the data set.
+    `folds`; None if the tests are on the test list of the data set. `init_sha256`: of the
+    checkpoint that the run started from, None without --init.
     """
 
     dataset: str
@@ -79,6 +82,7 @@ class CellRecord:
     about: dict[str, Any] = field(default_factory=provenance)
     fold: int | None = None
     folds: int = 0
+    init_sha256: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the record as JSON types."""
@@ -89,11 +93,12 @@ def tested(result: EvaluationResult, iteration: int) -> CellTest:
     """Return the part of a record that a test of a checkpoint fills."""
     cases = list(dict.fromkeys(score.case for score in result.scores))
     classes = list(dict.fromkeys(score.class_name for score in result.scores))
+    has_spacing = all(score.penalised_mm is not None for score in result.scores)
     values: dict[str, list[list[float]]] = {}
     for score in result.scores:
         case = cases.index(score.case)
         number = classes.index(score.class_name)
-        for metric, value in _penalised(score).items():
+        for metric, value in _penalised(score, with_mm=has_spacing).items():
             rows = values.setdefault(metric, [[0.0] * len(classes) for _ in cases])
             rows[case][number] = round(value, DIGITS)
     checkpoint = result.summary["checkpoint"]
@@ -106,17 +111,18 @@ def tested(result: EvaluationResult, iteration: int) -> CellTest:
         classes=classes,
         values=values,
         empty_predictions=result.summary["honest"]["empty_predictions"],
+        data=result.summary["made_with"]["data"],
     )
 
 
-def _penalised(score: ClassScore) -> dict[str, float]:
-    """Return the penalised scores by their names in files, lengths in voxels and, where the spacing
-    is known, in mm.
+def _penalised(score: ClassScore, with_mm: bool) -> dict[str, float]:
+    """Return the penalised scores by their names in files, lengths in voxels and, if the spacing of
+    every case is known, in mm.
     """
     named: dict[str, float] = {}
     for metric in metrics_in("voxel"):
         named[metric.key("voxel")] = score.penalised.values[metric.name]
-    if score.penalised_mm is not None:
+    if with_mm and score.penalised_mm is not None:
         for metric in metrics_in("mm"):
             named[metric.key("mm")] = score.penalised_mm.values[metric.name]
     return named
@@ -149,7 +155,8 @@ def read_records(places: Sequence[Path]) -> list[CellRecord]:
     for place in places:
         paths = [place]
         if place.is_dir():
-            paths = sorted(place.glob("*.json"))
+            # Names that begin with a dot are unfinished files of a killed process.
+            paths = sorted(place.glob("[!.]*.json"))
         if not paths:
             raise UserError(f"{place}: holds no records (*.json); name the folder `records`")
         records += [read_record(path) for path in paths]

@@ -28,6 +28,7 @@ from utils.json_file import read_json
 from utils.names import csv_text
 
 ASIDE = re.compile(r"\.\d{8}-\d{6}(-\d+)?$")  # end of the name of a folder that was moved aside
+OF_VALIDATED = re.compile(r"_validated_\d+_")  # test of a network that --keep_validated kept
 ROUNDING = 1e-6  # metrics.csv has six decimals
 STAGES = ("supervised", "pre_train", "self_train")
 Values = dict[str, dict[str, np.ndarray]]
@@ -222,7 +223,8 @@ def _tests(runs: Sequence[Path], pattern: str, stage: str | None) -> list[Result
     results = []
     for run in runs:
         for folder in sorted(run.glob(pattern)):
-            if (folder / SUMMARY_FILE).is_file() and not ASIDE.search(folder.name):
+            is_other = ASIDE.search(folder.name) or OF_VALIDATED.search(folder.name)
+            if (folder / SUMMARY_FILE).is_file() and not is_other:
                 results.append(read_result(folder))
     return [result for result in results if stage in (None, result.stage)]
 

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
 from benchmark_tables import TINY, assert_refused_before_anything_runs
 from benchmark_tables import table_settings as settings
+from helpers import ACDC
 
 from commands.benchmark import TableProgress, table_cells
 from commands.benchmark_cell import complete_cell, equal_time_lengths, is_complete, length_flags
@@ -98,6 +101,7 @@ def test_flags_of_one_method_and_label_count_reach_only_its_cells(phantom_root, 
         ({"slurm": ("timeout_min=3",)}, (), "--slurm: needs --cluster slurm"),
         ({"cluster": "slurm", "slurm": ("gpu",)}, (), "--slurm gpu: write NAME=VALUE"),
         ({}, ("--seed", "3"), "--seed after --: the benchmark sets it; use --seeds"),
+        ({}, ("--run_mode", "pretrain"), "--run_mode after --: the benchmark sets it"),
         ({}, ("--u_weight", "3"), "--u_weight: it belongs to --method"),
         ({"method_flags": ("cps --base_lr 1",)}, (), "cps is not one of --methods"),
         ({"method_flags": ("bcp:7 --base_lr 1",)}, (), "7 is not one of --labelnums"),
@@ -157,6 +161,36 @@ def test_a_record_with_other_options_is_refused(cell, phantom_root):
         settings(phantom_root, cell.output, methods=("bcp",)), [*TINY, "--base_lr", "0.5"]
     )
     with pytest.raises(UserError, match=r"bcp_1_seed1.json: was made with --base_lr 0.01, now 0.5"):
+        is_complete(other, other.spec(), test_selected=False)
+
+
+def test_a_record_of_other_data_is_refused(cell, phantom_root, tmp_path):
+    root = tmp_path / "other"
+    shutil.copytree(phantom_root, root)
+    lines = (root / "test.list").read_text().split()
+    (root / "test.list").write_text("\n".join(lines[1:]) + "\n")
+    other = replace(cell, root_path=root)
+    with pytest.raises(UserError, match=r"bcp_1_seed1.json: was tested on other data than"):
+        is_complete(other, other.spec(), test_selected=False)
+
+
+def test_a_record_of_changed_files_is_refused(cell, phantom_root, tmp_path):
+    root = tmp_path / "other"
+    shutil.copytree(phantom_root, root)
+    case = (root / "test.list").read_text().split()[0]
+    with h5py.File(ACDC.path(root, case), "r+") as file:
+        file["image"][0, 0, 0] += 1.0
+    other = replace(cell, root_path=root)
+    with pytest.raises(UserError, match=r"bcp_1_seed1.json: was tested on other data than"):
+        is_complete(other, other.spec(), test_selected=False)
+
+
+def test_a_record_with_another_start_is_refused(cell, phantom_root):
+    (checkpoint,) = (cell.output / "runs").rglob("pre_train/last.pth")
+    (other,) = table_cells(
+        settings(phantom_root, cell.output, methods=("bcp",)), [*TINY, "--init", str(checkpoint)]
+    )
+    with pytest.raises(UserError, match=r"bcp_1_seed1.json: was made with another --init"):
         is_complete(other, other.spec(), test_selected=False)
 
 

@@ -172,6 +172,20 @@ def test_cases_without_labels_are_trained_on_in_every_fold(pancreas_root, tmp_pa
         assert len(PANCREAS.read_list(root, PANCREAS.train_list)) == 2
 
 
+def test_unlabelled_scans_of_a_tested_patient_are_not_trained_on(pancreas_root, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(pancreas_root, root)
+    tested = PANCREAS.read_list(root, PANCREAS.train_list)[0]
+    path = next(root.rglob(PANCREAS.unlabelled_list))
+    path.write_text(f"{path.read_text().rstrip()}\n{tested}_frame07\n")
+    (tmp_path / "table").mkdir()
+    write_folds(tmp_path / "table", pancreas.DATASET, root, count=2)
+    for fold in range(2):
+        split = json.loads((tmp_path / "table" / "splits_final.json").read_text())[fold]
+        unlabelled = PANCREAS.never_labelled(fold_root(tmp_path / "table", fold))
+        assert (f"{tested}_frame07" in unlabelled) == (tested in split["train"])
+
+
 def test_the_data_check_accepts_the_folder_of_a_fold(folder):
     assert check(["--dataset", "ACDC", "--root_path", str(fold_root(folder, 0))]) in (0, None)
 

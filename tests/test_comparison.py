@@ -192,6 +192,8 @@ def test_statistics_against_the_plain_formulas():
         wilcoxon_p([0.0, 0.0]) == 1
         and wilcoxon_p([0, 0.1, 0.2, 0.3]) == wilcoxon([0.1, 0.2, 0.3]).pvalue
     )
+    # five patients that differ, all in one direction, among 15 that do not
+    assert wilcoxon_p([0.0] * 15 + [0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx(2 / 2**5)
     assert mean_sd([1, 2, 3]) == (2, 1) and mean_sd([4]) == (4, None)
 
 
@@ -293,6 +295,32 @@ def test_of_several_tests_of_a_run_the_test_list_and_the_last_stage_count(runs):
     retested(run, run / "test" / "pre_train_best_test", "pre_train/unet_best_model.pth")
     shutil.copytree(run / TEST, run / "test" / "self_train_best_test.20260101-120000")
     assert find_result(run).folder == run / TEST
+
+
+def test_the_test_of_a_kept_network_does_not_stand_for_its_run(runs):
+    run = runs[0]
+    retested(run, run / "test" / "self_train_validated_600_test", "self_train/validated/600.pth")
+    assert find_result(run).folder == run / TEST
+
+
+def test_tests_of_different_networks_of_a_run_are_two_groups(runs):
+    teacher = retested(runs[0], runs[0] / "test" / "teacher", "self_train/unet_best_model.pth")
+    change_summary(teacher, made_with={"network": "ema_teacher"})
+    groups = make_groups([find_result(runs[0] / TEST), find_result(teacher)])
+    assert groups[1].differs == {"test_network": "ema_teacher"}
+
+
+def test_tests_of_different_files_with_equal_names_are_refused(runs):
+    change_summary(runs[0] / TEST, made_with={"data": "aaa"})
+    change_summary(runs[1] / TEST, made_with={"data": "bbb"})
+    with pytest.raises(UserError, match="the tested files differ from those of"):
+        make_groups([find_result(run) for run in runs[:2]])
+
+
+def change_summary(folder, **values):
+    """Change entries of the summary.json in a folder."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    write_json(folder / "summary.json", summary | values)
 
 
 def test_results_of_older_runs_are_found_where_they_were(runs):

@@ -4,18 +4,22 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from commands.leaderboard import LeaderboardSettings, read_costs
 from commands.leaderboard import run as make_leaderboard
-from evaluation.results import write_json
+from evaluation.results import EvaluationResult, write_json
+from evaluation.scores import score_masks
 from evaluation.statistics import holm
 from reporting import leaderboard_text as text
 from reporting.leaderboard import complete_seeds, leaderboard
 from reporting.leaderboard_table import Bootstrap
 from reporting.plots import Column, Intervals, plot_cases, plot_intervals, span
 from reporting.record import CellRecord, CellTest, read_record, read_records
+from reporting.record import tested as recorded_test
 from reporting.scores import PairedDifference
 from utils.errors import UserError
 
@@ -168,8 +172,9 @@ def test_a_selection_that_a_cell_lacks_drops_the_method_from_that_table(records)
     records[0].tests["last"] = cell_test([0.5] * 4)
     records[1].tests["last"] = cell_test([0.5] * 4)
     records[2].tests["last"] = cell_test([0.5] * 4)
-    tables = leaderboard(records, "bcp", BOOTSTRAP, costs={}).tables
-    assert [(one.selection, len(one.rows)) for one in tables] == [("best", 3), ("last", 1)]
+    board = leaderboard(records, "bcp", BOOTSTRAP, costs={})
+    assert [(one.selection, len(one.rows)) for one in board.tables] == [("best", 3), ("last", 1)]
+    assert board.missing == ["ua_mt_3_seed2 (last checkpoint)"]
 
 
 def test_seeds_that_were_trained_differently_are_refused(records):
@@ -187,6 +192,69 @@ def test_cells_with_different_test_cases_are_refused(records):
     records[4].tests["best"] = replace(records[4].tests["best"], cases=[*CASES[:3], "patient009"])
     with pytest.raises(UserError, match="cps, seed 1: tested on other cases"):
         leaderboard(records, "bcp", BOOTSTRAP, costs={})
+
+
+def test_every_record_must_have_the_same_classes(records):
+    records[1].tests["best"] = replace(records[1].tests["best"], classes=["b", "a"])
+    with pytest.raises(UserError, match="bcp, seed 2: tested on other cases or classes"):
+        leaderboard(records, "bcp", BOOTSTRAP, costs={})
+
+
+def test_tests_on_different_lists_are_refused(records):
+    records[1].tests["best"] = replace(records[1].tests["best"], split="val.list")
+    with pytest.raises(UserError, match="bcp, seed 2: tested on other cases or classes"):
+        leaderboard(records, "bcp", BOOTSTRAP, costs={})
+
+
+def test_seeds_with_stages_of_different_lengths_are_refused(records):
+    records[1].stages[0]["iterations"] = 40
+    with pytest.raises(UserError, match="bcp: seeds 1 and 2 were trained with different stages"):
+        leaderboard(records, "bcp", BOOTSTRAP, costs={})
+
+
+def test_methods_with_different_protocols_are_noted(records):
+    for one in records:
+        one.options["patch_size"] = [128, 128]
+    records[4].options["patch_size"] = [256, 256]
+    board = leaderboard(records, "bcp", BOOTSTRAP, costs={})
+    assert board.notes[0] == (
+        "The runs differ in --patch_size: [128, 128] (BCP, UA-MT); [256, 256] (CPS)."
+    )
+
+
+def test_tests_of_different_files_are_noted(records):
+    for one, data in zip(records, "aaaab", strict=True):
+        one.tests["best"] = replace(one.tests["best"], data=data)
+    board = leaderboard(records, "bcp", BOOTSTRAP, costs={})
+    assert board.notes[0].startswith("The test files of some runs differ")
+
+
+def test_methods_with_one_seed_are_noted(records):
+    (note,) = leaderboard(records, "bcp", BOOTSTRAP, costs={}).notes
+    assert note.startswith("Only one seed: CPS.")
+
+
+def test_costs_are_relative_to_the_baseline(records):
+    costs = {"bcp": {"time": 2.0}, "cps": {"time": 5.0}}
+    (table,) = leaderboard(records, "bcp", BOOTSTRAP, costs).tables
+    assert [row.cost.get("time") for row in table.rows] == [None, 1.0, 2.5]
+
+
+def test_distances_in_mm_are_recorded_only_if_every_case_has_a_spacing():
+    square = np.zeros((8, 8), bool)
+    square[2:5, 2:5] = True
+    scores = (
+        score_masks("c1", "a", prediction=square, truth=square, spacing=(2.0, 2.0)),
+        score_masks("c2", "a", prediction=square, truth=square, spacing=None),
+    )
+    summary = {
+        "checkpoint": {"selection": "best", "sha256": "0"},
+        "split": "test.list",
+        "honest": {"empty_predictions": 0},
+        "made_with": {"data": "d"},
+    }
+    values = recorded_test(EvaluationResult(Path("out"), scores, summary), iteration=1).values
+    assert "hd95_voxel" in values and "hd95_mm" not in values
 
 
 def fold_record(method, fold, cases, dice):

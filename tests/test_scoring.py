@@ -17,6 +17,7 @@ from started import run_script
 
 from evaluation.class_values import read_classes
 from evaluation.results import columns
+from evaluation.scores import score_masks
 from utils.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "code" / "evaluate.py"
@@ -198,6 +199,19 @@ def test_distances_in_mm_by_hand(tmp_path):
         honest["mean"]["dice"],
     ) == (1, 3, 0)
     assert summary(tmp_path / "pred")["classes"] == {"1": 1}
+
+
+def test_a_volume_of_one_slice_is_scored_as_a_2d_image():
+    """Two squares of 3 x 3, one column apart. The prediction's border has 8 pixels: 3 in its first
+    column and 1 in its last are a pixel away from the true border, 4 lie on it.
+    """
+    prediction = np.zeros((9, 9), bool)
+    truth = np.zeros((9, 9), bool)
+    prediction[3:6, 3:6] = True
+    truth[3:6, 4:7] = True
+    score = score_masks("case", "a", prediction[None], truth[None], spacing=(10.0, 2.0, 2.0))
+    assert score.voxel.values["asd"] == pytest.approx(4 / 8)
+    assert score.mm is not None and score.mm.values["asd"] == pytest.approx(2 * 4 / 8)
 
 
 def test_names_formats_and_orientations(folders):
