@@ -134,13 +134,13 @@ def other_preparation(trained: Sequence[str], tested: Sequence[str]) -> str:
         return ""
     for text in tested:
         if text and text not in trained:
-            return f"prepared with other settings ({_first_difference(trained[0], text)})"
+            return f"prepared with different settings ({_first_difference(trained[0], text)})"
     return ""
 
 
 def mixed_preparations(files: Sequence[FileFound], plan: Mapping[str, Any] | None) -> str:
-    """A warning about files that were prepared with other settings than the rest; empty if there
-    are none.
+    """A warning about files that were prepared with settings different from those of the rest;
+    empty if there are none.
 
     The settings are those of the `plan` or, without one, those of the first file that has a record.
     Files without a record, such as the public ones, are accepted.
@@ -166,9 +166,9 @@ def mixed_preparations(files: Sequence[FileFound], plan: Mapping[str, Any] | Non
     settings = _settings(first.preparation)
     key = differing[first.preparation]
     return (
-        f"warning: {first.path}{and_more(others)}: prepared with other settings than {what} ({key} "
-        f"{_shown(settings[key])}, there {_shown(expected[key])}); prepare all cases again with "
-        "--redo"
+        f"warning: {first.path}{and_more(others)}: prepared with settings different from those of "
+        f"{what} ({key} {_shown(settings[key])}, there {_shown(expected[key])}); prepare all cases "
+        "again with --redo"
     )
 
 

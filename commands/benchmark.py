@@ -36,20 +36,20 @@ from utils.workers import check_processes, terminated
 
 AGAIN = "the same command continues the benchmark"
 ONLY_TESTS = "only tests"
-OWN_FLAGS = {
-    "method": "--methods",
-    "labelnum": "--labelnums",
-    "seed": "--seeds",
-    "seeds": "--seeds before --",
-    "dataset": "--dataset before --",
-    "root_path": "--root_path before --",
-    "output_root": "--output",
-    "exp": "nothing: the benchmark names its runs",
-    "fresh": "nothing: delete the folder of the benchmark to start over",
-    "config": "the flags themselves",
-    "run_mode": "nothing: the benchmark runs all stages",
+SET_BY_BENCHMARK = {
+    "method": "use --methods",
+    "labelnum": "use --labelnums",
+    "seed": "use --seeds before --",
+    "seeds": "use --seeds before --",
+    "dataset": "use --dataset before --",
+    "root_path": "use --root_path before --",
+    "output_root": "use --output",
+    "exp": "remove it, the benchmark names its runs",
+    "fresh": "remove it, and delete the benchmark's folder to start over",
+    "config": "write the options as flags",
+    "run_mode": "remove it, the benchmark runs all stages",
 }
-"""Flags of training that the benchmark sets itself, and what to use in their place."""
+"""Flags of training that the benchmark sets itself, and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -289,9 +289,9 @@ def _method_flags(settings: BenchmarkSettings) -> dict[str, list[str]]:
 def _check_flags(flags: Sequence[str], where: str) -> None:
     """Raise UserError for a flag of training that the benchmark sets itself."""
     for word in flags:
-        for flag, instead in OWN_FLAGS.items():
+        for flag, remedy in SET_BY_BENCHMARK.items():
             if is_flag(word.partition("=")[0], flag):
-                raise UserError(f"--{flag} {where}: the benchmark sets it; use {instead}")
+                raise UserError(f"--{flag} {where}: the benchmark sets this flag; {remedy}")
 
 
 def _starter(settings: BenchmarkSettings) -> Callable[[Cell], Job]:

@@ -222,7 +222,9 @@ def cluster_start(
         executor = _submitit().AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**{"cpus_per_task": threads, **parameters})
     except (NameError, TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise UserError(f"--cluster {cluster}, --slurm: {error}") from None
+        raise UserError(
+            f"--cluster {cluster}, --slurm: submitit refused them ({error}); correct these flags"
+        ) from None
     return lambda cell: ClusterJob(executor.submit(CellTask(cell, test_selected)))
 
 

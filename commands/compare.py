@@ -155,7 +155,7 @@ def write(
     comparison = compare_groups(groups, seed, draws=draws, about=provenance())
     content = comparison.plain()
     shown = _shown(groups, comparison) | _pictures(settings, groups) | {"numbers": name}
-    remedy = "free space or name another place with --output"
+    remedy = "free space or name another folder with --output"
     with (
         only_writer(settings.output, remedy),
         writing(settings.output, remedy),

@@ -215,7 +215,7 @@ def _write(
         **_predicted(settings.predictions, file_hashes),
         **provenance(),
     }
-    with writing(output, "free space or name another place with --output"):
+    with writing(output, "free space or name another folder with --output"):
         remove_unfinished(output, below=False)
         write_results(output, scores, summary)
     names = printable(", ".join(classes.values))

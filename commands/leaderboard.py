@@ -24,7 +24,7 @@ from utils.names import printable
 JSON_FILE = "leaderboard.json"
 MARKDOWN_FILE = "leaderboard.md"
 PAGE = "index.html"
-REMEDY = "free space or name another place with --output"
+REMEDY = "free space or name another folder with --output"
 
 
 @dataclass(frozen=True)

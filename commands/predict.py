@@ -43,7 +43,7 @@ from utils.provenance import provenance
 from utils.workers import terminated
 
 AnySettings = TypeVar("AnySettings", bound=ModelSettings)
-REMEDY = "name another place with --output"
+REMEDY = "name another folder with --output"
 
 
 @dataclass(frozen=True)

@@ -218,12 +218,12 @@ class Records:
         if record is None:
             raise UserError(
                 f"{path}: exists, but is not in {self.path.name}; name another --output, or "
-                f"--overwrite"
+                f"use --overwrite"
             )
         if any(record.get(key) != value for key, value in _as_json(made_of).items()):
             raise UserError(
                 f"{path}: was made of another scan, or with another --box; name another --output, "
-                f"or --overwrite"
+                f"or use --overwrite"
             )
         if not _is_as_written(path, record.get(FILE_HASH)):
             return False

@@ -165,7 +165,10 @@ _LA_TRAINING: Rules = {
     "u_alpha": ignored(),
     "loss_weight": ignored(),
 }
-_HALF = "all are made; the published loop stops after about half (--loop_lengths published_run)"
+_HALF = (
+    "all iterations are run; the published loop stops after about half of them "
+    "(--loop_lengths published_run)"
+)
 
 PUBLISHED_TRAINING: Mapping[str, Rules] = {
     "ACDC": {**_RAMP, **_ACDC_CLASSES, "s_param": ignored()},

@@ -74,7 +74,7 @@ def run(settings: RegistrationSettings) -> RegisterResult:
     with ExitStack() as stack:
         stack.enter_context(only_writer(root, "name another folder with --root_path"))
         if output.resolve() != root.resolve():
-            stack.enter_context(only_writer(output, "name another place with --output_dir"))
+            stack.enter_context(only_writer(output, "name another folder with --output_dir"))
         return _register(settings, dataset, root=root, output=output)
 
 

@@ -67,7 +67,7 @@ class RunData:
         """A hash of all lists and files of the data, and the number of files by split."""
         return {
             "sha256": hashed(json.dumps(self.digest)),
-            "cases": {split: len(files) for split, files in self.digest.items()},
+            "cases": {split: len(files) for split, files in self.files.items()},
         }
 
     def check(self, checkpoint: Checkpoint) -> None:
@@ -217,8 +217,8 @@ def check_tested(
     there are none.
 
     Without `other`, raises UserError if a case was trained on (by name, file or scan), if a case
-    was prepared with other settings than the training cases, or if the run had another list or
-    other files.
+    was prepared with settings different from those of the training cases, or if the run had another
+    list or other files.
     """
     if not checkpoint.data:
         return ""

@@ -132,7 +132,7 @@ def run(settings: SuggestSettings) -> SuggestResult:
     )
     if len(chosen) < settings.count:
         message(f"warning: only {len(chosen)} cases are not labelled; all are suggested")
-    remedy = "name another place with --output"
+    remedy = "name another folder with --output"
     suggestions: list[Suggestion] = []
     with writing(settings.output, f"free space or {remedy}"), only_writer(settings.output, remedy):
         for candidate in chosen:
@@ -288,7 +288,10 @@ def _write_images(case: _Case, folder: Path) -> list[str]:
     for image in case.record.get(IMAGES, ()):
         path = Path(image)
         if not path.exists():
-            raise UserError(f"{path}: is missing; predict {case.name} again where it is now")
+            raise UserError(
+                f"{path}: is missing; move the scan back, or predict {case.name} again from its "
+                "new location"
+            )
         if path.suffix.lower() == ".png":
             channels += [(channel.T[..., None], np.eye(4)) for channel in read_picture(path)]
         else:

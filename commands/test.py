@@ -171,7 +171,7 @@ def run(dataset: DatasetSpec, settings: EvaluationSettings) -> list[EvaluationRe
     for test, made_with in zip(tests, inputs, strict=True):
         if settings.output_dir is None:
             set_aside_others(test.output, made_with, names)
-        with only_writer(test.output, "name another place with --output_dir"):
+        with only_writer(test.output, "name another folder with --output_dir"):
             check_output(test.output, made_with, names)
             results.append(test.run(cases, made_with))
     return results

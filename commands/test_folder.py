@@ -20,7 +20,7 @@ from utils.names import csv_text
 PREDICTION = "_pred.nii.gz"
 USUAL = {"amp": "off", "blend": "uniform", "interpolation": "nearest", "accelerate": "off"}
 """What results that do not record these settings were made with."""
-REMEDY = "free space or name another place with --output_dir"
+REMEDY = "free space or name another folder with --output_dir"
 
 
 def test_folder(parent: Path, stage: str | None, checkpoint: str, split: str) -> Path:
@@ -83,7 +83,7 @@ def set_aside_others(folder: Path, made_with: Mapping[str, object], cases: Seque
     difference = other_results(folder, made_with, cases)
     if not difference:
         return
-    with only_writer(folder, "name another place with --output_dir"):
+    with only_writer(folder, "name another folder with --output_dir"):
         pass  # nobody is writing there
     aside = rename_aside(folder, "move it by hand, or name another folder with --output_dir")
     message(f"{folder} held another test's results ({difference}); they are now in {aside}")
@@ -103,7 +103,7 @@ def other_results(folder: Path, made_with: Mapping[str, object], cases: Sequence
         if path.name.removesuffix(PREDICTION) not in names:
             return f"{path.name} is of another case"
     if not _cases_of(folder / METRICS_FILE) <= names:
-        return f"{METRICS_FILE} has other cases"
+        return f"{METRICS_FILE} has different cases"
     return ""
 
 
@@ -118,7 +118,7 @@ def _difference(path: Path, made_with: Mapping[str, object]) -> str:
             if key == "checkpoint":
                 return "of another checkpoint"
             if key == "data":
-                return "of other data"
+                return "of different data"
             return f"{key} {before[key]}, now {value}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{path.name} is another program's, or damaged"
@@ -140,7 +140,8 @@ def _made_with(summary: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, 
 def _cases_of(metrics: Path) -> set[str]:
     """The cases of a metrics.csv.
 
-    None if it is missing, an empty name if it is damaged or has another content.
+    The set is empty if the file is missing. It holds one empty name if the file is damaged or lacks
+    the column `case`.
     """
     if not metrics.exists():
         return set()

@@ -126,7 +126,10 @@ def file_values(dataset: DatasetSpec, file: ConfigFile, method: str | None) -> d
     """
     name = dataset.info.name
     if file.dataset not in (None, name) and not file.dataset.endswith(".py"):
-        raise UserError(f"--config {file.path}: is for the data set {file.dataset}, not {name}")
+        raise UserError(
+            f"--config {file.path}: is for the data set {file.dataset}, not {name}; name a file "
+            f"for {name}, or train on {file.dataset}"
+        )
     try:
         values = checked_options(dataset, file.values)
     except UserError as error:

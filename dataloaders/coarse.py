@@ -198,7 +198,7 @@ def _annotated_slice(
     length = label.shape[axis]
     if length < 2:
         raise UserError(
-            f"{path}: one slice along axis {axis}, so there is nothing to carry a label to; give "
+            f"{path}: only one slice along axis {axis}, so the label cannot be propagated; give "
             "whole volumes"
         )
     if place is None or place == "middle":

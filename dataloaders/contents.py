@@ -47,17 +47,17 @@ class Contents:
         """Send the warnings; raise UserError where nothing can be learnt or scored: all images are
         constant, or all labels empty.
         """
-        self._refuse_all(self.constant, self.images, fault="an image of one value, nothing to see")
+        self._refuse_all(self.constant, self.images, fault="a constant image")
         self._refuse_all(self.empty, self.labels, fault="a label without foreground")
         if self.constant:
             self.say(
-                f"warning: {_listed(self.constant, self.images)} {self.what} hold only one value, "
-                "nothing to see; look at them"
+                f"warning: {_listed(self.constant, self.images)} {self.what} have a constant "
+                "image; check them"
             )
         if self.empty and self.whole:
             self.say(
                 f"warning: {_listed(self.empty, self.labels)} {self.what} have a label without "
-                "foreground; look at them"
+                "foreground; check them"
             )
 
     def _refuse_all(self, paths: Sequence[Path], count: int, fault: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,12 @@ from utils.errors import UserError
 from utils.files import remove_unfinished, replacing, shown
 from utils.progress import progress
 
-Digest = dict[str, list]
-"""By split, a [name, content] for each file in the order of the list, both hashed; the content of a
-missing file is empty.
+Digest = dict[str, list[Any]]
+"""What a checkpoint records of its data.
+
+By split, [name, content] of each file in the order of the list, both hashed; the content of a
+missing file is empty. Three further keys: "cases" ([hashed name, ""] of each training case),
+"scans" (`copies.as_record`) and "preparations" (the settings of the training files, as JSON).
 """
 Named = Mapping[str, Sequence[NamedFile]]
 """By split, the files in the order of the list."""

@@ -155,7 +155,7 @@ class Plan:
         """Write the plan into the folder of the prepared data. Raises UserError if it cannot."""
         path = root / FILE
         with (
-            writing(path, "free space or name another place with --root_path"),
+            writing(path, "free space or name another folder with --root_path"),
             replacing(path) as unfinished,
         ):
             unfinished.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")

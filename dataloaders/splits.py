@@ -73,7 +73,8 @@ def cheap_check(
                 )
             else:
                 split_of_case[case] = split
-    return missing + faults  # missing files come first: they show that the list is of other data
+    # missing files come first: they show that the list belongs to different data
+    return missing + faults
 
 
 def _missing_files(root: Path, info: DatasetInfo, split: str, names: Iterable[str]) -> list[str]:

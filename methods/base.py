@@ -23,9 +23,9 @@ Batch = dict[str, Tensor]
 
 "image": (N, C, ...), the labelled cases first, then the unlabelled ones. "label": (L, ...) int64
 class numbers of the labelled cases. "distance": (L, ...) uint8, only for methods with
-`Method.distances` and coarse labels. Of each labelled voxel the distance to the annotated slice
-that its label was propagated from, 0 on the other annotated slice too, plus 1; 0 outside of the
-volume. "plain": the images without the changes of --intensity; only there if that flag is set.
+`Method.distances` and coarse labels. 0 outside the volume. Elsewhere 1 plus the number of slices to
+the annotated slice that the label was propagated from, at most 255; also 1 on the other annotated
+slice. "plain": the images without the changes of --intensity; only there if that flag is set.
 """
 OptionsT = TypeVar("OptionsT")
 OptionsT_co = TypeVar("OptionsT_co", covariant=True)

@@ -6,8 +6,10 @@ from torch import Tensor
 
 from methods.base import at_least_float32
 from networks.contrast import ContrastiveHeads
+from networks.published_weights import HEAD_WIDTH
 
 MEMORY_SIZE = 32
+"""Largest number of vectors of a class."""
 
 
 class ClassMemory:
@@ -21,7 +23,7 @@ class ClassMemory:
         self.heads = heads
         self.classes = classes
         self.vectors = {
-            number: torch.zeros(0, MEMORY_SIZE, device=device) for number in range(1, classes)
+            number: torch.zeros(0, HEAD_WIDTH, device=device) for number in range(1, classes)
         }
 
     @torch.no_grad()

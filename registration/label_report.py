@@ -62,7 +62,7 @@ def report(
     columns = COLUMNS
     if settings.report_against_truth:
         columns += TRUTH_COLUMNS
-    with writing(output, "free space or name another place with --output_dir"):
+    with writing(output, "free space or name another folder with --output_dir"):
         for case in progress(cases, desc="reporting", unit="case"):
             case_rows, case_warnings = _report_case(
                 settings, info, case=case, seconds=seconds.get(case.name), output=output

@@ -24,6 +24,7 @@ REACH = 4.0  # how far a known line corrects its slice (standard deviation)
 SOFTEN = 2.0  # how much the correction is smoothed along the line
 SMOOTH = 1.5  # how much the fused distances are smoothed
 FAR = 20.0  # larger distances are clipped to this
+BLUR_OFFSET = 10.0  # keeps the weight of a label finite at its annotated slice
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,9 @@ def _warp_distance(mask: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
 
 
 def _correct(distance: np.ndarray, guide: Guide, number: int) -> np.ndarray:
-    """Correct the distance (H, W) of slice `number` on the guide's line, and less far from it."""
+    """Correct the distance (H, W) of slice `number`: fully on the guide's line, and less the
+    farther a pixel is from it.
+    """
     error = guide.distance[number] - np.take(distance, guide.position, axis=guide.axis)
     error = np.expand_dims(gaussian_filter1d(error, SOFTEN), guide.axis)
     offset = np.arange(distance.shape[guide.axis]) - guide.position
@@ -197,14 +200,14 @@ def fuse(
     """Fuse two labels (X, Y, Z) bool into one, uint8 (not published).
 
     `positions`: axis and index of the annotated slice from which each label was propagated.
-    Averages the labels' signed distances, each weighted by the inverse of the distance from its
-    annotated slice.
+    Averages the labels' signed distances. Each is weighted by 1 / (slices from its annotated
+    slice + BLUR_OFFSET).
     """
     total = np.zeros(labels[0].shape, np.float32)
     weights = np.zeros(labels[0].shape, np.float32)
     for label, (axis, index) in zip(labels, positions, strict=True):
         offset = np.abs(np.arange(label.shape[axis], dtype=np.float32) - index)
-        weight = np.expand_dims(1 / (offset + 10), other_axes(label.ndim, axis))
+        weight = np.expand_dims(1 / (offset + BLUR_OFFSET), other_axes(label.ndim, axis))
         total += weight * signed_distance(label)
         weights += weight
     return (gaussian_filter(total / weights, SMOOTH) > 0).astype(np.uint8)

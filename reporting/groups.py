@@ -169,8 +169,8 @@ def _check_same_test(first: Result, other: Result) -> None:
         if apart[0] not in first.cases:
             having, lacking = lacking, having
         raise UserError(
-            f"{other.folder}: tested on other cases than {first.folder} ({len(apart)} differ; "
-            f"{apart[0]} is in {having.folder} and not in {lacking.folder}); "
+            f"{other.folder}: tested on cases different from those of {first.folder} "
+            f"({len(apart)} differ; {apart[0]} is in {having.folder} and not in {lacking.folder}); "
             f"compare runs that were tested on the same list"
         )
     if first.classes != other.classes:

@@ -281,8 +281,8 @@ def _check_cases(entries: Sequence[Entry]) -> None:
                     is_same = False
             if not is_same:
                 raise UserError(
-                    f"{entry.method}, seed {seed}: tested on other cases or classes than "
-                    f"{first.method}; test all runs on the same list"
+                    f"{entry.method}, seed {seed}: the tested cases or classes differ from "
+                    f"those of {first.method}; test all runs on the same list"
                 )
 
 

@@ -181,7 +181,7 @@ def read_tags(path: Path) -> DicomFile | None:
         start = _first_bytes(path)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); look at its permissions"
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
         ) from None
     has_magic = start[PREAMBLE:] == MAGIC
     if not has_magic and not _may_lack_preamble(start):

@@ -91,5 +91,5 @@ def _first_bytes(path: Path, count: int) -> bytes:
             return stream.read(count)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); look at its permissions"
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from None

@@ -147,6 +147,6 @@ def sha256(path: Path) -> str:
                     digest.update(block)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); look at its permissions"
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
         ) from None
     return digest.hexdigest()

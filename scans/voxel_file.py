@@ -207,7 +207,7 @@ def _read_data(file: VoxelFile, path: Path, target: np.ndarray) -> None:
         if error.errno is None:  # bz2 raises it for damaged data
             raise UserError(f"{path}: {DAMAGED}") from None
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); look at its permissions"
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from None
     expected = file.skip + target.size
     if count < expected:

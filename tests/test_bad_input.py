@@ -159,7 +159,7 @@ def three_classes(published):
     [
         (["--foo", "3"], ["unrecognized option --foo;"]),
         (["--labelnumm=4"], ["unrecognized option --labelnumm", "did you mean --labelnum?"]),
-        (["--fresh", "yes"], ["unrecognized argument 'yes': a value follows its flag"]),
+        (["--fresh", "yes"], ["unrecognized argument 'yes': write it after the flag"]),
         (["--labelnum", "three"], ["--labelnum: ", "'three'"]),
         (["--patch_size", "32", "x"], ["--patch_size: ", "'x'"]),
         (["--static_range", "3"], ["--static_range", "Expected 2"]),

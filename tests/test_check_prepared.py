@@ -147,7 +147,7 @@ ERRORS = {
     ),
     "constant": (
         lambda root: rewrite(root, image=lambda old: np.stack([old[0], np.zeros_like(old[1])])),
-        "every voxel of channel 1 is 0",
+        "channel 1 is constant (every voxel is 0); prepare",
     ),
     "cut off": (
         lambda root: (root / "data" / "a.h5").write_bytes(
@@ -219,7 +219,7 @@ WARNINGS = {
     ),
     "other settings": (
         lambda root: tell(root, preparation='{"dataset": "own"}'),
-        "1 of 5 cases were prepared with other settings than those in plan.json: a; prepare all",
+        "1 of 5 cases were prepared with settings different from those in plan.json: a; prepare all",
     ),
     "a class of no case": (
         lambda root: [rewrite(root, case, label=lambda old: old % 2) for case in "ab"] and None,

@@ -599,5 +599,5 @@ def test_pictures_of_a_case_whose_name_leads_elsewhere_are_not_drawn(tmp_path):
     assert check(["--root_path", str(raw), "--output", str(out), "--pictures"]) == 2
     assert list(tmp_path.rglob("*.png")) == [out / "check_pictures" / "a.png"]
     content = json.loads((out / "check.json").read_text(encoding="utf-8"))
-    assert sum("it would lead elsewhere" in line for line in content["errors"]) == 2
+    assert sum("it would name another folder" in line for line in content["errors"]) == 2
     assert len(content["cases"]) == 3

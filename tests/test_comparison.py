@@ -522,7 +522,8 @@ def test_other_test_lists_are_refused(runs, tmp_path):
         seed=9,
     )
     with pytest.raises(
-        UserError, match=r"tested on other cases than .*\(1 differ; case4 is in .*more.* and not in"
+        UserError,
+        match=r"tested on cases different from .*\(1 differ; case4 is in .*more.* and not in",
     ):
         make_groups([find_result(runs[0]), find_result(more)])
     named = make_run(

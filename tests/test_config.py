@@ -190,6 +190,11 @@ def test_config_json_holds_what_the_run_was_started_with(run, phantom_root):
     assert {"command", "git_commit", "date"} <= record.keys()
 
 
+def test_config_json_counts_the_files_of_splits_only(run):
+    _, record = run
+    assert record["data"]["cases"].keys() <= {"labelled", "unlabelled", "train", "val", "test"}
+
+
 def test_checkpoints_hold_the_same_options_without_groups(run):
     folder, record = run
     settings = load(folder / "self_train" / "last.pth")["settings"]

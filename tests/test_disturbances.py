@@ -392,7 +392,7 @@ def test_a_batch_that_finds_no_shared_memory_is_one_line_at_once(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
     source = batches_of(Small())
-    words = r"^/dev/shm is full.*: use --num_workers 0, or .*--shm-size 1g\); the last checkpoint is kept$"
+    words = r"^/dev/shm is full; .*\. Use --num_workers 0, or .*--shm-size 1g\); the last checkpoint is kept$"
     with pytest.raises(UserError, match=words), as_user_error(torch.device("cpu"), 2):
         source.next()
     source.close()

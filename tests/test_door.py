@@ -254,7 +254,7 @@ def test_an_array_that_does_not_fit_is_a_user_error(
         ({"batch": -1}, "--batch -1"),
         ({"stride": (4, 0, 4)}, "--stride 4 0 4"),
         ({"box": (0, 1)}, "--box"),
-        ({"amp": "fp16"}, "--amp fp16: this cpu does not compute in it"),
+        ({"amp": "fp16"}, "--amp fp16: this cpu is not known to compute fast in that type"),
         ({"amp": "half"}, "amp='half': choose from auto, off, bf16, fp16"),
         ({"accelerate": "graph"}, "accelerate='graph': choose from auto, off, fold, compile"),
         ({"blend": "linear"}, "blend='linear': choose from uniform, gaussian"),

@@ -227,17 +227,17 @@ def test_a_failed_write_leaves_the_file_that_was_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, says",
     [
-        ("../../victim", "would lead elsewhere"),
-        ("..", "would lead elsewhere"),
-        (".", "would lead elsewhere"),
-        ("/etc/passwd", "would lead elsewhere"),
-        ("a/b", "would lead elsewhere"),
-        ("a\\b", "would lead elsewhere"),
+        ("../../victim", "would name another folder"),
+        ("..", "would name another folder"),
+        (".", "would name another folder"),
+        ("/etc/passwd", "would name another folder"),
+        ("a/b", "would name another folder"),
+        ("a\\b", "would name another folder"),
         (".h5", "is empty"),
         ("a\x1b[2Jb", r"'a\x1b[2Jb' holds control characters"),
         ("a\x0bb", r"'a\x0bb' holds control characters"),
         ("a\u202eb", r"'a\u202eb' holds control characters"),
-        ("x" * 300, "longer than 180"),
+        ("x" * 300, "longer than 180 bytes in UTF-8"),
     ],
 )
 def test_a_name_that_leads_elsewhere_is_refused_on_reading_the_list(tmp_path, name, says):
@@ -269,9 +269,9 @@ def test_a_list_that_is_no_file_is_no_reason_to_take_the_repositorys(tmp_path, m
 
 @pytest.mark.parametrize("exp", ["../x", "/tmp/x", "a/b", ".", "", "a\nb", "x" * 300])
 def test_exp_is_one_plain_folder(exp):
-    line(lambda: from_flags(DATASET, {}, ["--exp", exp]), "--exp", "one plain name")
-    line(lambda: evaluate(DATASET, ["--exp", exp]), "--exp", "one plain name")
-    line(lambda: report(["--exp", exp]), "--exp", "one plain name")
+    line(lambda: from_flags(DATASET, {}, ["--exp", exp]), "--exp", "give a name without folders")
+    line(lambda: evaluate(DATASET, ["--exp", exp]), "--exp", "give a name without folders")
+    line(lambda: report(["--exp", exp]), "--exp", "give a name without folders")
 
 
 def test_a_plan_stays_in_its_folder():
@@ -298,7 +298,7 @@ def test_a_plan_stays_in_its_folder():
     "flags, says",
     [
         (["--static_start", "9" * 25], "--static_start 9"),
-        (["--labelnum", "9" * 25], "below 2^63"),
+        (["--labelnum", "9" * 25], "between -2^63 and 2^63 - 1"),
         (["--static_range", "1", "9" * 25], "--static_range 9"),
         (["--max_iterations", str(2**60)], "at most 10^9"),
         (["--num_workers", "1000"], "--num_workers 1000: more processes than"),

@@ -190,19 +190,19 @@ def test_a_record_named_twice_is_refused(records):
 
 def test_cells_with_different_test_cases_are_refused(records):
     records[4].tests["best"] = replace(records[4].tests["best"], cases=[*CASES[:3], "patient009"])
-    with pytest.raises(UserError, match="cps, seed 1: tested on other cases"):
+    with pytest.raises(UserError, match="cps, seed 1: the tested cases or classes differ"):
         leaderboard(records, "bcp", BOOTSTRAP, costs={})
 
 
 def test_every_record_must_have_the_same_classes(records):
     records[1].tests["best"] = replace(records[1].tests["best"], classes=["b", "a"])
-    with pytest.raises(UserError, match="bcp, seed 2: tested on other cases or classes"):
+    with pytest.raises(UserError, match="bcp, seed 2: the tested cases or classes differ"):
         leaderboard(records, "bcp", BOOTSTRAP, costs={})
 
 
 def test_tests_on_different_lists_are_refused(records):
     records[1].tests["best"] = replace(records[1].tests["best"], split="val.list")
-    with pytest.raises(UserError, match="bcp, seed 2: tested on other cases or classes"):
+    with pytest.raises(UserError, match="bcp, seed 2: the tested cases or classes differ"):
         leaderboard(records, "bcp", BOOTSTRAP, costs={})
 
 
@@ -325,7 +325,7 @@ def test_methods_with_different_divisions_into_folds_are_refused(folds):
         fold_record("ua_mt", 0, cases=CASES[2:], dice=[0.5, 0.5]),
         fold_record("ua_mt", 1, cases=CASES[:2], dice=[0.5, 0.5]),
     ]
-    with pytest.raises(UserError, match="ua_mt, seed 1: tested on other cases"):
+    with pytest.raises(UserError, match="ua_mt, seed 1: the tested cases or classes differ"):
         leaderboard(folds, "bcp", BOOTSTRAP, costs={})
 
 

@@ -208,7 +208,7 @@ def test_without_locks_the_warning_says_who_wrote_last(tmp_path, monkeypatch, ca
     with only_writer(tmp_path, "wait"):
         pass
     assert (
-        "process 7 on node3 (since 2026: train) did, and may not have ended"
+        "process 7 on node3 (since 2026: train) has written to it and may still be running"
         in capsys.readouterr().out
     )
 

@@ -280,7 +280,7 @@ def test_the_two_pancreas_preparations_do_not_mix(tmp_path):
     run("Pancreas", tmp_path / "raw", tmp_path / "out")
     with pytest.raises(
         command.UserError,
-        match=r"preparation.json: made with other settings \(variant coranet, now mcnet\)",
+        match=r"preparation.json: made with different settings \(variant coranet, now mcnet\)",
     ):
         run("Pancreas", tmp_path / "raw", tmp_path / "out", "--variant", "mcnet")
 
@@ -481,7 +481,7 @@ def test_redo_of_some_cases_with_another_crop_is_refused(tmp_path):
     assert run("LA", raw, out) == 0
     before = LA.path(out, other).read_bytes()
     message = (
-        r"preparation.json: made with other settings \(crop published, now none\); use another "
+        r"preparation.json: made with different settings \(crop published, now none\); use another "
         "--root_path, the same --crop as for the other cases, or --redo without --cases to prepare"
     )
     with pytest.raises(UserError, match=message):

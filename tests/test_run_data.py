@@ -276,8 +276,7 @@ def test_constant_images_and_empty_labels_are_told(data, capsys):
     first = data / "data" / "slices" / f"{slices[0]}.h5"
     Slices(ACDC, data, slices, 4, 2 * (Augmentation(()),), said.append)
     assert said == [
-        f"warning: 1 of {len(slices)} ({first}) training slices hold only one value, nothing to "
-        "see; look at them"
+        f"warning: 1 of {len(slices)} ({first}) training slices have a constant image; check them"
     ]
     with pytest.raises(
         UserError, match=r"a label without foreground, and so are all 4 training slices"
@@ -325,17 +324,17 @@ def test_volumes_are_looked_at_whether_they_are_kept_or_not(la_root, tmp_path, c
     assert len(read(2)) == len(paths)
     looked_at, what = (len(paths), "training") if cache == "ram" else (2, "labelled")
     assert (
-        f"warning: 1 of {looked_at} ({paths[0]}) {what} volumes hold only one value, nothing to "
-        "see; look at them" in said
+        f"warning: 1 of {looked_at} ({paths[0]}) {what} volumes have a constant image; check them"
+        in said
     )
     assert (
-        f"warning: 1 of 2 ({paths[0]}) {what} volumes have a label without foreground; look at them"
+        f"warning: 1 of 2 ({paths[0]}) {what} volumes have a label without foreground; check them"
         in said
     )
     with pytest.raises(
         UserError,
         match="a label without foreground, and so are all"
         if cache == "ram"
-        else "an image of one value",
+        else "a constant image",
     ):
         read(1)

@@ -13,6 +13,7 @@ from methods.class_memory import MEMORY_SIZE, ClassMemory, distance_to_memory, p
 from methods.ss_net import Options, SSNet, dice_distance, unit_length
 from networks.contrast import ContrastiveHeads
 from networks.net_factory_ega import net_factory
+from networks.published_weights import HEAD_WIDTH
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -58,7 +59,7 @@ def memory_of_features():
 
     The rank of a pixel is its first entry.
     """
-    heads = ContrastiveHeads(MEMORY_SIZE, 4)
+    heads = ContrastiveHeads(HEAD_WIDTH, 4)
     heads.projection_head = nn.Identity()
     for number in (1, 2, 3):
         heads.add_module(f"contrastive_class_selector_{number}", FirstEntry())
@@ -67,7 +68,7 @@ def memory_of_features():
 
 def line_of_pixels(values):
     """Features (1, 32, P, 1) of P pixels whose first entries are these."""
-    feature = torch.zeros(1, MEMORY_SIZE, len(values), 1)
+    feature = torch.zeros(1, HEAD_WIDTH, len(values), 1)
     feature[0, 0, :, 0] = torch.tensor(values)
     return feature
 
@@ -90,6 +91,11 @@ def test_of_many_pixels_the_memory_keeps_those_with_the_lowest_ranks():
     ones = torch.ones(1, 40, 1, dtype=torch.long)
     memory.replace(line_of_pixels(values), ones, ones.bool())
     assert sorted(first_entries(memory, 1)) == [k / 8 for k in range(MEMORY_SIZE)]
+
+
+def test_the_length_of_a_vector_does_not_depend_on_how_many_are_kept(monkeypatch):
+    monkeypatch.setattr("methods.class_memory.MEMORY_SIZE", 5)
+    assert memory_of_features().vectors[1].shape == (0, HEAD_WIDTH)
 
 
 def test_a_class_without_a_correct_pixel_keeps_its_memory():
@@ -151,7 +157,7 @@ def test_the_contrast_is_divided_by_all_classes_and_skips_those_with_too_few_pix
     memory = ClassMemory(heads, 4, torch.device("cpu"))
     feature = torch.rand(1, 5, 2, 3)
     label = torch.tensor([[[1, 1, 0], [2, 3, 3]]])
-    vectors = torch.rand(4, MEMORY_SIZE)
+    vectors = torch.rand(4, HEAD_WIDTH)
     memory.vectors.update({1: vectors, 2: vectors, 3: vectors[:1]})
     predictions = heads.predict(pixels(feature))[:2]
     ranks = heads.rank(predictions, 1)
@@ -175,7 +181,7 @@ def test_features_learn_through_the_cosines_and_selectors_through_the_ranks():
     """With constants in place of the ranks, the features' gradient is the same."""
     heads = ContrastiveHeads(5, 4).eval()  # the same statistics for each call
     memory = ClassMemory(heads, 4, torch.device("cpu"))
-    memory.vectors[1] = torch.rand(3, MEMORY_SIZE)
+    memory.vectors[1] = torch.rand(3, HEAD_WIDTH)
     with torch.no_grad():
         heads.selector(1)[3].weight.mul_(20)  # so that ranks differ
     feature = torch.rand(1, 5, 2, 3, requires_grad=True)

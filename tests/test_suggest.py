@@ -216,7 +216,9 @@ def test_wrong_calls_are_one_line(tmp_path, predictions, monkeypatch, words, mes
 
 def test_a_scan_that_was_moved_is_named(tmp_path, predictions):
     (tmp_path / "in").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"is missing; predict . again where it is now"):
+    with pytest.raises(
+        UserError, match=r"is missing; move the scan back, or predict . again from its new"
+    ):
         fewlabels.suggest(predictions, tmp_path / "suggestions", progress=False)
 
 

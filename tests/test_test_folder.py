@@ -199,7 +199,7 @@ def test_an_output_folder_with_the_results_of_another_test_is_refused(place, tmp
     for path in (place / "data" / "data").glob("*.h5"):
         with h5py.File(path, "a") as file:
             file["image"][0] = 0
-    with pytest.raises(UserError, match="of other data"):
+    with pytest.raises(UserError, match="of different data"):
         run_test(place, "--output_dir", out)
     assert content(out) == before
 

@@ -275,7 +275,7 @@ def test_files_prepared_with_other_settings_are_named():
     trained = ['{"crop": "published", "dataset": "LA"}']
     other = '{"crop": "none", "dataset": "LA"}'
     assert other_preparation(trained, [trained[0], other]) == (
-        "prepared with other settings (crop published in training, here none)"
+        "prepared with different settings (crop published in training, here none)"
     )
     assert other_preparation(trained, trained) == ""
     assert other_preparation([], [other]) == ""
@@ -290,8 +290,8 @@ def found(name, **settings):
 def test_files_that_differ_from_the_first_are_a_warning():
     files = [found("public"), found("a", crop="published"), found("b", crop="none", version=1)]
     assert mixed_preparations(files, None) == (
-        "warning: b.h5: prepared with other settings than a.h5 (crop none, there published); "
-        "prepare all cases again with --redo"
+        "warning: b.h5: prepared with settings different from those of a.h5 (crop none, there "
+        "published); prepare all cases again with --redo"
     )
     assert mixed_preparations(files[:2], None) == ""
     assert mixed_preparations(files[:1], None) == ""
@@ -301,8 +301,9 @@ def test_files_that_differ_from_the_plan_are_a_warning():
     plan = {"spacing_mm": [1, 1, None], "version": 2}
     files = [found(name, spacing_mm=[1, 2, None], version=1) for name in "ab"]
     assert mixed_preparations(files, plan) == (
-        "warning: a.h5 (and 1 more): prepared with other settings than plan.json (spacing_mm 1, 2, "
-        "the scan's own, there 1, 1, the scan's own); prepare all cases again with --redo"
+        "warning: a.h5 (and 1 more): prepared with settings different from those of plan.json "
+        "(spacing_mm 1, 2, the scan's own, there 1, 1, the scan's own); prepare all cases again "
+        "with --redo"
     )
     assert mixed_preparations([found("a", spacing_mm=[1, 1, None], version=1)], plan) == ""
 
@@ -314,7 +315,10 @@ def test_training_warns_of_a_file_that_differs_from_the_plan(data, tmp_path, cap
         settings["orientation"] = "LPS"
         file.attrs["preparation"] = json.dumps(settings)
     train(root, tmp_path / "run")
-    expected = "tr1.h5: prepared with other settings than plan.json (orientation LPS, there RAS)"
+    expected = (
+        "tr1.h5: prepared with settings different from those of plan.json "
+        "(orientation LPS, there RAS)"
+    )
     assert capsys.readouterr().out.count(expected) == 1
 
 

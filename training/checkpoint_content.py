@@ -87,10 +87,10 @@ def check_whole(content: Mapping[str, Any]) -> None:
     """Check that all entries of a checkpoint of ours are there, of their types, and finite."""
     for key, kind in KINDS.items():
         if not isinstance(content.get(key), kind):
-            raise ValueError(f"'{key}' is missing, or not what it should be")
+            raise ValueError(f"'{key}' is missing or has the wrong type")
     for key, kind in OPTIONAL.items():
         if content.get(key) is not None and not isinstance(content[key], kind):
-            raise ValueError(f"'{key}' is not what it should be")
+            raise ValueError(f"'{key}' has the wrong type")
     if not isinstance(content["facts"].get("name"), str):
         raise ValueError("its data set has no name")
     _check_selected(content)
@@ -105,7 +105,7 @@ def _check_scaler(scaler: Mapping[str, Any] | None) -> None:
         return
     values_fit = all(_number(value) and value >= 0 for value in scaler.values())
     if set(scaler) != SCALER or not values_fit:
-        raise ValueError("'scaler' is not what it should be")
+        raise ValueError("'scaler' has unexpected entries or values")
 
 
 def _check_selected(content: Mapping[str, Any]) -> None:
@@ -113,7 +113,7 @@ def _check_selected(content: Mapping[str, Any]) -> None:
     models: Mapping[object, object] = content.get("models") or {}
     for name, model in models.items():
         if not (isinstance(name, str) and isinstance(model, str)):
-            raise ValueError("'models' is not what it should be")
+            raise ValueError("'models' has the wrong type")
     selected = content.get("selected", "student")
     names: list[object] = [selected]
     if selected == MEAN:
@@ -262,9 +262,10 @@ def check_fits(checkpoint: "Checkpoint", setup: "StageSetup") -> None:
     """Check that a checkpoint of ours fits a stage: networks, state, optimisers and progress."""
     stage = setup.stage
     if checkpoint.stage != stage.name:
-        raise ValueError(f"of the stage {checkpoint.stage!r}, expected {stage.name!r}")
-    if checkpoint.progress["step"] > setup.steps:
-        raise ValueError(f"at step {checkpoint.progress['step']} of a stage that has {setup.steps}")
+        raise ValueError(f"it is of the stage {checkpoint.stage!r}, expected {stage.name!r}")
+    step = checkpoint.progress["step"]
+    if step > setup.steps:
+        raise ValueError(f"it is at step {step} but the stage has {setup.steps} steps")
     _check_state("student", checkpoint.student, stage.student.state_dict())
     expected = stage.state_dict()
     for key, value in expected.items():
@@ -292,7 +293,7 @@ def _check_value(key: str, value: object, expected: object) -> None:
             raise ValueError(f"'{key}' is {value!r}, expected a number")
     elif expected is None or isinstance(expected, Tensor):
         if value is not None and not isinstance(value, Tensor | int | float):
-            raise ValueError(f"'{key}' is not what it should be")
+            raise ValueError(f"'{key}' has the wrong type")
     elif not isinstance(value, type(expected)):
         raise ValueError(f"'{key}' is {type(value).__name__}, expected {type(expected).__name__}")
 

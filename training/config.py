@@ -158,7 +158,7 @@ class OptimizationOptions:
         if self.lr_drop_every and "step" not in (self.lr_schedule, self.pre_lr_schedule):
             raise UserError(
                 f"--lr_drop_every {self.lr_drop_every}: belongs to --lr_schedule step, "
-                f"not to {self.lr_schedule}"
+                f"not to {self.lr_schedule}; remove it, or use --lr_schedule step"
             )
         _check_losses("losses", self.losses)
         _check_losses("pre_losses", self.pre_losses)

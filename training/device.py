@@ -79,7 +79,7 @@ def autocast_type(amp: str, device: torch.device) -> torch.dtype | None:
     if amp == "auto":
         return None
     raise UserError(
-        f"--amp {amp}: this {device.type} does not compute in it, it would be far slower; "
+        f"--amp {amp}: this {device.type} is not known to compute fast in that type; "
         "use --amp auto or off"
     )
 

@@ -346,7 +346,9 @@ class _StageRunner:
         if is_best:
             line += " (new best)"
         elif not selects:
-            line += " (after the last step, which the published code does not score: not selected)"
+            line += (
+                " (not selected: the published code does not score the network after its last step)"
+            )
         for name, result in results.items():
             if name != selected:
                 line += f", {name} {result.score:.4f}"

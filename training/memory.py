@@ -42,8 +42,8 @@ class StepMemory:
         ]
         if alone:
             messages.append(
-                f"warning: {stage} sees one patch at a time, too few for batch normalisation: "
-                "validation, which uses the statistics of many, may segment nothing for long "
+                f"warning: {stage} sees one patch at a time, too few for batch normalisation. "
+                "Validation uses running statistics, so it may segment nothing for a long time "
                 "(docs/results/la.md). Use a --labeled_bs of at least 4 times the number of "
                 "processes, which gives two patches, or --sync_batch_norm, which counts the "
                 "patches of all processes"

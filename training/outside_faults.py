@@ -40,8 +40,8 @@ def _explanation(error: Exception, device: torch.device, dims: int) -> str | Non
     text = str(error)
     if "shared memory" in text.lower():
         return (
-            f"{PLACE} is full, through which the processes that prepare batches pass them on: "
-            f"use --num_workers 0, or {MORE}"
+            f"{PLACE} is full; the processes that prepare batches pass the batches through it. "
+            f"Use --num_workers 0, or {MORE}"
         )
     if isinstance(error, MemoryError) or any(words in text.lower() for words in MEMORY):
         recompute = ""
@@ -54,7 +54,7 @@ def _explanation(error: Exception, device: torch.device, dims: int) -> str | Non
     if "DataLoader timed out" in text:
         return (
             f"no batch for {LOADER_TIMEOUT // 60} minutes, a disk or a process hangs: "
-            "look at the disk, or use --num_workers 0"
+            "check the disk, or use --num_workers 0"
         )
     if "DataLoader worker" in text:
         return (

@@ -31,7 +31,7 @@ def reason(waiting: float, load: float, cores: int) -> str:
     `waiting`: share of their time spent waiting for batches. `load`: load average of the machine.
     """
     if waiting > 0.5:
-        return f"{waiting:.0%} of it waits for batches: look at the disk, or raise --num_workers"
+        return f"{waiting:.0%} of it waits for batches: check the disk, or raise --num_workers"
     if load > cores + 0.5:
         return (
             f"{load:.0f} threads share this machine's {cores} cores: end other work, or limit "

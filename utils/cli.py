@@ -171,7 +171,7 @@ def _check_whole(flag: str, value: object) -> None:
         numbers = (value,)
     for number in numbers:
         if isinstance(number, int) and not -LARGEST <= number < LARGEST:
-            raise UserError(f"--{flag} {number}: must be below 2^63")
+            raise UserError(f"--{flag} {number}: must lie between -2^63 and 2^63 - 1")
 
 
 def _fault(box: str) -> str:
@@ -199,7 +199,10 @@ def _unknown(tokens: list[str], flags: list[str], owner_of: Callable[[str], str]
     """Return one line about the first unknown flag or word, with the most similar known flag."""
     options = [token.split("=")[0] for token in tokens if token.startswith("-")]
     if not options:
-        return f"unrecognized argument '{tokens[0]}': a value follows its flag; see --help"
+        return (
+            f"unrecognized argument '{tokens[0]}': write it after the flag it belongs to; "
+            "see --help"
+        )
     if owner := owner_of(options[0].lstrip("-").replace("-", "_")):
         return f"unrecognized option {options[0]}: {owner}; remove it"
     spelled = options[0].replace("-", "_").replace("__", "--", 1)

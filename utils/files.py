@@ -181,9 +181,9 @@ def name_fault(name: str) -> str:
     if not name.isprintable():
         return "holds control characters"
     if "/" in name or "\\" in name or name in (".", ".."):
-        return "is no plain name, it would lead elsewhere"
+        return "contains / or \\, or is . or .., so it would name another folder"
     if len(name.encode("utf-8", "surrogatepass")) > LONGEST:
-        return f"is longer than {LONGEST} characters, too long for a file's name"
+        return f"is longer than {LONGEST} bytes in UTF-8, too long for a file name"
     return ""
 
 
@@ -191,8 +191,8 @@ def check_plain(flag: str, name: str) -> None:
     """Raise UserError unless the value of --`flag` names one folder."""
     if fault := name_fault(name):
         raise UserError(
-            f"--{flag} {shown(name)}: {fault}; give one plain name, and the place of the folder "
-            "with --output_root"
+            f"--{flag} {shown(name)}: {fault}; give a name without folders, and choose the "
+            "folder with --output_root"
         )
 
 

@@ -109,7 +109,7 @@ def _take(folder: Path, name: str, remedy: str, shared: bool) -> LockedFile:
 
 
 def _open(path: Path) -> LockedFile:
-    """Readable is enough for a lock: the file may be a colleague's."""
+    """Open a lock file. Read-only is enough for a lock, if another user owns the file."""
     try:
         return LockedFile(path)
     except PermissionError:
@@ -130,7 +130,7 @@ def _unlocked(folder: Path, name: str, reason: str) -> str:
     text = f"its file system has no locks ({reason}); make sure that no other command writes to it"
     about = _read(folder / Path(name).with_suffix(".json"))
     if about:
-        return f"{text}: {_words(about)} did, and may not have ended"
+        return f"{text}: {_words(about)} has written to it and may still be running"
     return text
 
 

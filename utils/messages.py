@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from tqdm import tqdm
@@ -48,20 +48,17 @@ class Terminal:
 
 @dataclass(frozen=True)
 class Log:
-    """Passes messages to a logger and collects the warnings; only progress bars are printed."""
+    """Passes messages to a logger; only progress bars are printed."""
 
     logger: logging.Logger
     shows_progress: bool
-    warnings: list[str] = field(default_factory=list)
 
     def receive(self, text: str, is_error: bool, over_bars: bool) -> None:
         """Log one message."""
         if is_error:
             self.logger.error("%s", text)
         elif text.startswith(WARNING):
-            warning = text.removeprefix(WARNING)
-            self.warnings.append(warning)
-            self.logger.warning("%s", warning)
+            self.logger.warning("%s", text.removeprefix(WARNING))
         else:
             self.logger.info("%s", text)
 

@@ -21,7 +21,7 @@ def grey_picture(image: np.ndarray) -> np.ndarray:
 
 def label_picture(label: np.ndarray) -> np.ndarray:
     """Convert class numbers (H, W) to colours (H, W, 3) uint8."""
-    return COLOURS[label % len(COLOURS)]
+    return COLOURS[_rows(label)]
 
 
 def overlay(image: np.ndarray, label: np.ndarray, opacity: float = 0.45) -> np.ndarray:
@@ -36,4 +36,14 @@ def overlay(image: np.ndarray, label: np.ndarray, opacity: float = 0.45) -> np.n
 
 def colour(number: int) -> str:
     """Return the colour of a class in CSS notation."""
-    return "#" + "".join(f"{part:02x}" for part in COLOURS[number % len(COLOURS)])
+    return "#" + "".join(f"{part:02x}" for part in COLOURS[int(_rows(number))])
+
+
+def _rows(numbers: int | np.ndarray) -> np.ndarray:
+    """Return the rows of `COLOURS` for class numbers.
+
+    The background has row 0. The other classes use the other rows in turn, again from row 1 after
+    the last one.
+    """
+    numbers = np.asarray(numbers)
+    return np.where(numbers > 0, 1 + (numbers - 1) % (len(COLOURS) - 1), 0)

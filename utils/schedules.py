@@ -55,11 +55,10 @@ def poly(step: int, total: int) -> float:
 
 @learning_rate
 def poly_late(step: int, total: int) -> float:
-    """`poly` one step late: the first two steps have the full rate.
+    """Return `poly` one step late, so that the first two steps have the full rate.
 
-    So do SSL4MIS (mean teacher, UA-MT, URPC), UniMatch and AD-MT.
-
-    Their codes set the rate after a step, from the number of that step.
+    The codes of SSL4MIS (mean teacher, UA-MT, URPC), UniMatch and AD-MT set the rate after a step,
+    from the number of that step.
     """
     return poly(max(step - 1, 0), total)
 

@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 PLACE = Path("/dev/shm")
 MORE = "give the machine more shared memory (docker run --shm-size 1g)"
-DATASET = 4096  # bytes per lock
+LOCK_BYTES = 4096  # shared memory of one lock
 LOCKS_OF_A_PROCESS = 8  # upper bound, for its queues and events
 
 
@@ -48,7 +48,7 @@ def check_room(flag: str, processes: int, needed: int) -> None:
     remedy = f"use --{flag} 0, or "
     free = free_bytes()
     locks = LOCKS_OF_A_PROCESS * (processes + 1)
-    total = needed + DATASET * locks
+    total = needed + LOCK_BYTES * locks
     if free is not None and free < total:
         raise UserError(
             f"--{flag} {processes}: its processes need up to {total / 1e6:.1f} MB of shared "

@@ -112,7 +112,7 @@ def _single(name: str, value: object, kind: Any) -> Any:
             return bool(value)
     elif kind is int and isinstance(value, (int, np.integer)):
         if not -LARGEST <= int(value) < LARGEST:
-            raise UserError(f"{name}={value}: must be below 2^63")
+            raise UserError(f"{name}={value}: must lie between -2^63 and 2^63 - 1")
         return int(value)
     elif kind is float and isinstance(value, (int, float, np.integer, np.floating)):
         return float(value)

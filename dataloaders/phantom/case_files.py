@@ -33,7 +33,7 @@ def claimed(root: Path, settings: Mapping[str, object], taken: Iterable[str]) ->
         if mark.exists():
             if mark.read_text(encoding="utf-8") != recipe:
                 raise UserError(
-                    f"{mark} was written with other settings; name another folder with --root "
+                    f"{mark} was written with different settings; name another folder with --root "
                     f"or delete this one"
                 )
         elif any(next(root.glob(pattern), None) for pattern in taken):

@@ -24,7 +24,7 @@ def write_volume_phantom(
     seed: int = 1337,
     labelled: int | None = None,
 ) -> None:
-    """Write `train` + `test` cases below `root` in the layout of `facts`, the training cases first.
+    """Write `train` + `test` cases below `root` in the layout of `info`, the training cases first.
 
     `size`: mean shape in voxels, in the axis order of the data set's arrays. `labelled` (only
     Pancreas): number of training cases in the list of labelled ones, by default 12 of 62; the

@@ -74,7 +74,7 @@ def _spreads(cases: Sequence[CaseCheck]) -> dict[str, Mapping[str, float]]:
 
 
 def labels_flipped_together(cases: Sequence[CaseCheck]) -> list[str]:
-    """A warning for labels that one reader flipped all, even if no single case is conspicuous."""
+    """Warn if most labels fit better with the same flip, even if no single label stands out."""
     spreads = list(_spreads(cases).values())
     if len(spreads) < MANY:
         return []
@@ -94,9 +94,9 @@ def labels_flipped_together(cases: Sequence[CaseCheck]) -> list[str]:
 
 
 def single_flipped_labels(cases: Sequence[CaseCheck]) -> list[str]:
-    """Warnings for labels that a flip makes much more even than it does the others.
+    """Warn about labels that a flip improves far more than the other labels of the data set.
 
-    Cases with a warning of their own are not among them.
+    Cases that already have a warning about a flip are skipped.
     """
     spreads = _spreads([case for case in cases if not _is_reported(case)])
     if len(spreads) < ENOUGH:
@@ -172,15 +172,15 @@ def mixed_axes(cases: Sequence[CaseCheck]) -> list[str]:
 
 
 def unplanned_preparations(cases: Sequence[CaseCheck], planned: str) -> list[str]:
-    """A warning where cases were prepared with other settings than those of the plan."""
+    """A warning where cases were prepared with settings different from those of the plan."""
     recorded = [case for case in cases if case.preparation]
     others = [case.name for case in recorded if case.preparation != planned]
     if not others:
         return []
     more = " ..." if len(others) > SHOWN else ""
     return [
-        f"{len(others)} of {len(recorded)} cases were prepared with other settings than those in "
-        f"plan.json: {', '.join(others[:SHOWN])}{more}; prepare all cases again with --redo"
+        f"{len(others)} of {len(recorded)} cases were prepared with settings different from those "
+        f"in plan.json: {', '.join(others[:SHOWN])}{more}; prepare all cases again with --redo"
     ]
 
 

@@ -88,10 +88,12 @@ def _constant_channels(info: DatasetInfo, path: Path, images: Sequence[np.ndarra
         for image in images:
             extremes |= {image[channel].min(), image[channel].max()}
         if len(extremes) == 1:
-            what = "it" if info.channels == 1 else f"channel {channel}"
+            what = "the image"
+            if info.channels > 1:
+                what = f"channel {channel}"
             errors.append(
-                f"{path}: every voxel of {what} is {images[0][channel].flat[0]:g}, "
-                "there is nothing to see; prepare the case again"
+                f"{path}: {what} is constant (every voxel is {images[0][channel].flat[0]:g}); "
+                "prepare the case again"
             )
     return errors
 

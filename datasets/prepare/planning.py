@@ -138,10 +138,9 @@ def _scans_along_another_axis(
         return ""
     how = "as volumes" if dims == 3 else f"in slices along {DIRECTIONS[axis]}"
     return (
-        f"{len(names)} of {len(cases)} training scans ({names[0]} ...) have few or thick slices "
-        "along "
-        f"another axis than most, or most have none; all are trained on {how}. Prepare them as a "
-        "data set of their own"
+        f"{len(names)} of {len(cases)} training scans ({names[0]} ...) have few or thick slices, "
+        "but not along the axis of most scans, or most scans have no such axis. All scans are "
+        f"trained on {how}. Prepare these scans as a separate data set"
     )
 
 

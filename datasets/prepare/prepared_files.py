@@ -30,7 +30,7 @@ OTHERS_HASH = "same_case_sha256"
 """Attribute of a case's last file: one hash of its other files."""
 GZIP: Mapping[str, Any] = {"compression": "gzip"}
 OTHER_SETTINGS = "use another --root_path, or --redo"
-"""The remedy where files were made with other settings."""
+"""The remedy where files were made with different settings."""
 FLAGS = ("crop", "variant", "size")
 """Settings of published data sets that flags of the same name choose."""
 NO_SPACE = "free space or choose another folder with --root_path"
@@ -200,9 +200,9 @@ def versions() -> str:
 def claim(root: Path, settings: Mapping[str, Any], redo: bool, only_some: bool = False) -> None:
     """Write the settings into the folder.
 
-    Raises UserError where it has other ones: files of two preparations must not be mixed.
+    Raises UserError where it has different ones: files of two preparations must not be mixed.
 
-    With `redo` other settings are overwritten, but not if `only_some` of the cases are prepared.
+    With `redo` they are overwritten, but not if `only_some` of the cases are prepared.
     """
     path = root / "preparation.json"
     if path.exists() and (only_some or not redo):
@@ -212,7 +212,7 @@ def claim(root: Path, settings: Mapping[str, Any], redo: bool, only_some: bool =
 
 
 def other_settings_of_some(differing: Sequence[str]) -> str:
-    """The remedy where only some cases would be prepared with other settings than the rest.
+    """The remedy where only some cases would be prepared with settings different from the others'.
 
     `differing`: the flags or entries of dataset.json that differ, none if no flag chooses them.
     """
@@ -235,7 +235,9 @@ def _check_settings(path: Path, settings: Mapping[str, Any], only_some: bool) ->
     if only_some:
         differing = _differing(before, settings)
         remedy = other_settings_of_some([f"--{key}" for key in differing if key in FLAGS])
-    raise UserError(f"{path}: made with other settings ({_difference(before, settings)}); {remedy}")
+    raise UserError(
+        f"{path}: made with different settings ({_difference(before, settings)}); {remedy}"
+    )
 
 
 def write_output(root: Path, output: Output, attributes: Mapping[str, Any]) -> str:
@@ -340,7 +342,7 @@ def finished(
     if attributes["preparation"] != settings_text(settings):
         difference = _difference(_settings_of(attributes), settings)
         raise UserError(
-            f"{path}: was made with other settings ({difference}); use another --root_path, or "
+            f"{path}: was made with different settings ({difference}); use another --root_path, or "
             "--redo"
         )
     if attributes.get("source_sha256") != json.dumps(list(hashes)):
