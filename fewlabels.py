@@ -175,7 +175,7 @@ class Model:
         progress: bool = True,
     ) -> Prediction:
         """Predict one scan. It is prepared as the training scans were (resampled, normalised), and
-        the result is laid back.
+        the result is resampled to the array's grid.
 
         `array`, with the axes in the order in which nibabel reads a file (x, y, z for most):
 
@@ -204,7 +204,7 @@ class Model:
             warnings: list[str] = []
             kinds = convert("uncertainty", uncertainty, kind=tuple[Kind, ...])
             networks = self._networks.with_uncertainty(kinds, convert("passes", passes, kind=int))
-            found = predict_array(
+            prediction = predict_array(
                 networks,
                 array,
                 spacing=spacing,
@@ -215,12 +215,12 @@ class Model:
             )
             for line in warnings:
                 LOGGER.warning("%s", printable(line))
-        labels = self._networks.values[found.classes]
+        labels = self._networks.values[prediction.classes]
         return Prediction(
             labels,
-            probabilities=found.probabilities,
+            probabilities=prediction.probabilities,
             warnings=tuple(warnings),
-            uncertainty=found.uncertainty,
+            uncertainty=prediction.uncertainty,
         )
 
 
@@ -418,10 +418,10 @@ def prepare(
     does.
 
     `dataset`: the name or the Python file of a data set, or "own" for scans in nnU-Net's raw
-    layout (docs/data.md). `dims`:
-    own data only, 2 to train on slices, 3 on volumes; default: by the scans' spacing. `cases`: only
-    these, by name. `workers`: processes; 0: one for each processor. `redo`: prepare finished cases
-    again. `crop`, `variant`, `size`: of the public data sets.
+    layout (docs/data.md). `dims`: own data only, 2 to train on slices, 3 on volumes; default: by
+    the scans' spacing. `cases`: only these, by name. `workers`: processes; 0: one for each
+    processor. `redo`: prepare finished cases again. `crop`, `variant`, `size`: of the public data
+    sets.
 
     A case that cannot be prepared is in `failed` of the result; the others are prepared.
     """
@@ -834,9 +834,9 @@ def export(
     `run`: the folder of a run or of a stage, or a checkpoint. `out`: the file to write. `layout`:
     plain is a state dict, net {"net": it}, net_opt {"net", "opt"} with the optimiser; published:
     that of the published code; small: to share, a checkpoint of this project in half precision.
-    `module_prefix`, `no_module_prefix`: names with or without
-    `module.`; default: as published. `sobel`: how the reading code stores the Sobel kernels.
-    `network`: of a checkpoint that holds several. `overwrite`: replace `out`.
+    `module_prefix`, `no_module_prefix`: names with or without `module.`; default: as published.
+    `sobel`: how the reading code stores the Sobel kernels. `network`: of a checkpoint that holds
+    several. `overwrite`: replace `out`.
     """
     values = {
         "run": run,

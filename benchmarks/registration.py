@@ -26,6 +26,7 @@ from datasets.la import INFO as LA
 from evaluation.statistics import bootstrap_interval, wilcoxon_p
 from registration import propagation
 from registration.coarse_labels import AnnotatedCase, assemble, directions
+from utils.axes import other_axes
 from utils.cli import parse, run
 
 PUBLISHED = "published"
@@ -96,7 +97,7 @@ def dice(label: np.ndarray, truth: np.ndarray) -> float:
 
 def extent(label: np.ndarray, axis: int) -> slice:
     """Return the slices along `axis` from the first to the last that are not empty."""
-    occupied = np.flatnonzero(label.any(axis=propagation.other_axes(label.ndim, axis)))
+    occupied = np.flatnonzero(label.any(axis=other_axes(label.ndim, axis)))
     return slice(occupied[0], occupied[-1] + 1)
 
 

@@ -41,8 +41,8 @@ def find_data(
         return find_dataset(dataset, kind)
     if root_path is None or not (root_path / PLAN).is_file():
         return None
-    own = {"DATASET": own_dataset, "TWO_SLICES": own_two_slices}[kind]
-    return own(read_plan(root_path), root_path)
+    build = {"DATASET": own_dataset, "TWO_SLICES": own_two_slices}[kind]
+    return build(read_plan(root_path), root_path)
 
 
 def data_of_checkpoint(
@@ -55,10 +55,10 @@ def data_of_checkpoint(
     path, _ = find_checkpoint(place)
     checkpoint = read(path)
     if checkpoint.plan:
-        own = find_data("", root_path, kind)
-        if own is None:
+        dataset = find_data("", root_path, kind)
+        if dataset is None:
             raise UserError(f"{place}: trained on own data; name their folder with --root_path")
-        return own
+        return dataset
     name = checkpoint.info.get("name")
     if not name:
         raise UserError(

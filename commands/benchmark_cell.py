@@ -125,13 +125,13 @@ def benchmark_data(dataset: str, root_path: Path | None) -> DatasetSpec:
 
     `dataset`: its name or file, empty for own data in `root_path`.
     """
-    found = find_data(dataset, root_path)
-    if found is None:
+    spec = find_data(dataset, root_path)
+    if spec is None:
         raise UserError(
             "--dataset: name a public data set, the Python file of one, or with --root_path "
             "the folder of own data (docs/data.md)"
         )
-    return found
+    return spec
 
 
 def length_flags(method: str, pre_iterations: int, max_iterations: int) -> list[str]:

@@ -22,7 +22,7 @@ from utils.names import printable
 from utils.workers import START, environment
 
 POLL = 0.5
-"""Seconds between two looks at the jobs."""
+"""Seconds between two checks of the jobs."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 

@@ -57,8 +57,7 @@ class CheckResult:
     """The result of a check.
 
     `layout`: raw or prepared. `errors` and `warnings`: one line each, of all cases. `file`:
-    check.json.
-    `pictures`: the folder of the pictures, None if none were drawn.
+    check.json. `pictures`: the folder of the pictures, None if none were drawn.
     """
 
     dataset: str

@@ -24,6 +24,7 @@ from commands.model_formats import (
 from commands.predict_model import Member, Model, read_model
 from commands.predict_settings import ModelSettings
 from commands.runs import find_checkpoint
+from dataloaders.dataset_info import DatasetInfo
 from evaluation.passes import class_probabilities
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished, replacing
@@ -152,18 +153,6 @@ def description(model: Model, member: Member, kind: Format) -> dict[str, Any]:
     docs/prediction.md explains the entries.
     """
     info = model.info
-    axes = list("xyz")
-    use = "slide a window of patch_size over the volume, and average the probabilities"
-    if info.dims == 2:
-        axes = list(info.axes[1:])
-        use = "resize each slice to patch_size (nearest), and its labels back (nearest)"
-    channel_names = None
-    spacing = None
-    orientation = None
-    if model.plan is not None:
-        channel_names = list(model.plan.channel_names)
-        spacing = list(model.plan.spacing_mm)
-        orientation = model.plan.orientation
     preparation = None
     if model.preparation is not None:
         preparation = model.preparation.settings
@@ -174,21 +163,10 @@ def description(model: Model, member: Member, kind: Format) -> dict[str, Any]:
         "dataset": info.name,
         "classes": list(info.class_names),
         "label_values": [int(value) for value in model.values],
-        "input": {
-            "name": INPUT,
-            "type": "float32",
-            "axes": ["batch", "channel", *axes],
-            "channels": info.channels,
-            "channel_names": channel_names,
-            "patch_size": list(member.predictor.patch_size),
-            "orientation": orientation,
-            "spacing_mm": spacing,
-            "steps": _image_steps(model),
-            "use": use,
-        },
+        "input": _input_description(model, member),
         "output": {
             "name": OUTPUT,
-            "axes": ["batch", "class", *axes],
+            "axes": ["batch", "class", *_spatial_axes(info)],
             "meaning": "logits; their softmax over the classes is the probability",
         },
         "preparation": preparation,
@@ -204,6 +182,40 @@ def description(model: Model, member: Member, kind: Format) -> dict[str, Any]:
     if kind == "onnx":
         content["opset"] = OPSET
     return content
+
+
+def _input_description(model: Model, member: Member) -> dict[str, Any]:
+    """The entry "input" of the description: what the network takes, and how to use it."""
+    info = model.info
+    use = "slide a window of patch_size over the volume, and average the probabilities"
+    if info.dims == 2:
+        use = "resize each slice to patch_size (nearest), and its labels back (nearest)"
+    channel_names = None
+    spacing = None
+    orientation = None
+    if model.plan is not None:
+        channel_names = list(model.plan.channel_names)
+        spacing = list(model.plan.spacing_mm)
+        orientation = model.plan.orientation
+    return {
+        "name": INPUT,
+        "type": "float32",
+        "axes": ["batch", "channel", *_spatial_axes(info)],
+        "channels": info.channels,
+        "channel_names": channel_names,
+        "patch_size": list(member.predictor.patch_size),
+        "orientation": orientation,
+        "spacing_mm": spacing,
+        "steps": _image_steps(model),
+        "use": use,
+    }
+
+
+def _spatial_axes(info: DatasetInfo) -> list[str]:
+    """The letters of the spatial axes of the network's input."""
+    if info.dims == 2:
+        return list(info.axes[1:])
+    return list("xyz")
 
 
 def _image_steps(model: Model) -> str:

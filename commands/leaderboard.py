@@ -121,10 +121,10 @@ def read_costs(path: Path | None) -> dict[str, dict[str, float]]:
         return {}
     try:
         content = read_json(path)
-        return {
-            str(method): {str(name): float(value) for name, value in cost.items()}
-            for method, cost in content["methods"].items()
-        }
+        costs: dict[str, dict[str, float]] = {}
+        for method, cost in content["methods"].items():
+            costs[str(method)] = {str(name): float(value) for name, value in cost.items()}
+        return costs
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--costs {path}: not readable ({error}); write it with benchmarks/method_steps.py "

@@ -139,7 +139,11 @@ def run_cases(settings: PredictSettings, model: Model, cases: Sequence[RawCase])
     with writing(output, f"free space or {REMEDY}"):
         remove_unfinished(output)
         records = Records(
-            output, settings.part, _about(model), _made_with(settings, model), settings.overwrite
+            output,
+            settings.part,
+            about=_about(model),
+            made_with=_made_with(settings, model),
+            overwrite=settings.overwrite,
         )
         outcome = _Outcome(output)
         with worker("preparing") as preparer, worker("writing") as writer:

@@ -279,7 +279,7 @@ def _write(settings: PredictSettings, records: Records, prediction: CasePredicti
         probabilities.unlink()  # of an earlier prediction
     _write_maps(settings.output, prediction)
     if not prediction.maps.arrays:
-        _keep_or_delete_maps(settings.output, earlier, record, records.overwrite)
+        _keep_or_delete_maps(settings.output, earlier, record=record, overwrite=records.overwrite)
     record["seconds"]["write"] = round(time.perf_counter() - start, 3)
     records.add(case.name, record)
 

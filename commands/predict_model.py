@@ -143,7 +143,7 @@ class Model:
     def planes(self, image: np.ndarray) -> Iterator[Tensor]:
         """Mean probabilities (K, rows, columns) of all networks along the image's first axis.
 
-        The uncertainty maps follow: (K + M, rows, columns), which `Uncertainty.maps` takes apart.
+        The uncertainty maps follow: (K + M, rows, columns), which `Uncertainty.maps` splits.
         """
         streams = [planes_of(member, image) for member in self.members]
         for planes in zip(*streams, strict=True):
@@ -299,7 +299,7 @@ def _member(
         "method": run_title(checkpoint.settings),
         "network": checkpoint.selected,
         "selection": checkpoint.selection,
-        "settings": checkpoint.settings if checkpoint.ours else None,
+        "settings": checkpoint.recorded_settings,
     }
     if info.dims == 3:
         blend = settings.blend or _usual_blend(source)

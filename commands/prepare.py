@@ -106,8 +106,7 @@ class PrepareResult:
     """What became of the cases, by name.
 
     `root_path`: the folder that training takes. `prepared` and `kept`: cases that were prepared
-    now, or earlier.
-    `failed`: the fault of each case that could not be prepared.
+    now, or earlier. `failed`: the fault of each case that could not be prepared.
     """
 
     root_path: Path

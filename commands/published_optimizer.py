@@ -66,13 +66,13 @@ def _entries_by_name(checkpoint: Checkpoint) -> dict[str, Any]:
     # A state dict does not show whether its Sobel kernels are parameters or buffers. The number of
     # parameters does.
     for sobel in (True, False):
-        names = parameter_names(keys, sobel)
+        names = parameter_names(keys, sobel=sobel)
         if len(names) == len(numbers):
             pairs = zip(names, numbers, strict=True)
             return {name: state[number] for name, number in pairs if number in state}
     raise ValueError(
         f"it is that of {len(numbers)} parameters, the network has "
-        f"{len(parameter_names(keys, False))}"
+        f"{len(parameter_names(keys, sobel=False))}"
     )
 
 

@@ -42,7 +42,7 @@ Timed = tuple[Carried, float]
 class RunningCase:
     """A case whose four directions were submitted.
 
-    The image, the attributes of its file, and the jobs.
+    `image`: of the case's file. `attributes`: of that file. `jobs`: one for each direction.
     """
 
     case: AnnotatedCase
@@ -346,7 +346,7 @@ def _write(settings: RegistrationSettings, running: RunningCase) -> list[float]:
             path,
             running.image,
             label=labels[plane],
-            alone=separate[plane],
+            unfused=separate[plane],
             attributes=attributes,
         )
         seconds.append(sum(taken for _, taken in plane_results))

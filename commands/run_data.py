@@ -31,7 +31,7 @@ from dataloaders.digest import (
 from dataloaders.splits import WHOLE, case_of, listed_path
 from datasets.base import DatasetSpec
 from training.checkpoint import Checkpoint
-from training.distributed import any_process, from_main, is_main
+from training.distributed import from_main, is_main, largest_of_processes
 from utils.errors import UserError
 from utils.names import and_more
 
@@ -132,8 +132,8 @@ def run_data(
 ) -> RunData:
     """Read what is recorded of a run's data.
 
-    `labelled`: the files that are read of labelled cases. `lists`: names by split.
-    `say` is called with each warning.
+    `labelled`: the files that are read of labelled cases. `lists`: names by split. `say` is called
+    with each warning.
 
     Raises UserError if a training case is also a validation or test case under another name, or a
     validation case a test case. Names, files, formats and preparations may differ. Other copies are
@@ -146,7 +146,7 @@ def run_data(
             files[split] = list(labelled)
         else:
             files[split] = [NamedFile(name, listed_path(root, info, split, name)) for name in names]
-    if any_process(from_main(lists) != lists):
+    if largest_of_processes(from_main(lists) != lists):
         raise UserError(
             f"{root}: not all processes read the same lists: every machine needs the same copy of "
             f"the data set"

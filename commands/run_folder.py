@@ -18,7 +18,7 @@ from methods.base import StageSpec
 from methods.registry import METHODS
 from training.checkpoint import read
 from training.config import AnyConfig, ExperimentOptions
-from training.distributed import any_process, from_main, is_main
+from training.distributed import from_main, is_main, largest_of_processes
 from utils.errors import UserError, writing
 from utils.files import remove_unfinished
 from utils.lock import HOLDER, NAME, only_writer
@@ -47,7 +47,7 @@ def claimed(folder: Path, aside: Sequence[Path]) -> Iterator[None]:
         if fault:
             raise UserError(fault)
         # every process reads the checkpoints that the main process writes
-        if any_process(not _appears(folder / HOLDER)):
+        if largest_of_processes(not _appears(folder / HOLDER)):
             raise UserError(
                 f"{folder}: a process on another machine does not see it; "
                 f"give an --output_root that all machines share"

@@ -12,7 +12,7 @@ from commands.run_data import RunData, run_data
 from dataloaders.augment import INTENSITIES, SPATIAL, Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.contents import foreground_classes
-from dataloaders.dataset_info import NamedFile
+from dataloaders.dataset_info import DatasetInfo, NamedFile
 from dataloaders.samples import Samples
 from dataloaders.splits import check_lists
 from datasets.base import DatasetSpec, data_root
@@ -93,26 +93,20 @@ def read_inputs(
     )
     if not reads_unlabelled:
         names = names[:labelled]
-    read_data = dataset.data(config)
-    if pseudo_labels is not None:
-        read_data = partial(read_data, pseudo_label_of=pseudo_labels)
-    data = read_data(
-        info,
-        root,
+    data = _read_training_data(
+        dataset,
+        config,
+        root=root,
         names=names,
         labelled=labelled,
-        augment=_augmentations(dataset, config.data),
+        pseudo_labels=pseudo_labels,
         say=say,
     )
     _check_counts(dataset, config, data=data, uses_unlabelled=uses_unlabelled)
-    labelled_files = data.labelled_files
-    if pseudo_labels is not None:
-        for path in pseudo_labels.files.values():
-            labelled_files.append(NamedFile(path.name, path))
     record = run_data(
         root,
         dataset,
-        labelled=labelled_files,
+        labelled=_labelled_files(data, pseudo_labels),
         lists=lists.names,
         read=lists.read,
         other=config.data.other_data,
@@ -120,9 +114,8 @@ def read_inputs(
     )
     if on_device(config.data):
         move_to_device(data, config.data, device=device)
-    validation_cases: list[Case] = []
+    validation_cases = _read_validation(info, root, split=split, say=say)
     if split:
-        validation_cases = read_cases(info, root, split=split, say=say)
         selection += f" ({len(validation_cases)} volumes, empty prediction = 0)"
     return RunInputs(
         root=root,
@@ -184,6 +177,47 @@ def _find_pseudo_labels(
             f"--method {config.experiment.method} needs them; use --method supervised"
         )
     return find_pseudo_labels(folder, root, dataset=dataset, names=names, say=say)
+
+
+def _read_training_data(
+    dataset: DatasetSpec,
+    config: AnyConfig,
+    root: Path,
+    names: Sequence[str],
+    labelled: int,
+    pseudo_labels: PseudoLabels | None,
+    say: Callable[[str], None],
+) -> Samples:
+    """Read the training cases `names`, of which the first `labelled` are labelled."""
+    read_data = dataset.data(config)
+    if pseudo_labels is not None:
+        read_data = partial(read_data, pseudo_label_of=pseudo_labels)
+    return read_data(
+        dataset.info,
+        root,
+        names=names,
+        labelled=labelled,
+        augment=_augmentations(dataset, config.data),
+        say=say,
+    )
+
+
+def _labelled_files(data: Samples, pseudo_labels: PseudoLabels | None) -> list[NamedFile]:
+    """Return the files of the labelled cases, and those of the pseudo labels."""
+    files = data.labelled_files
+    if pseudo_labels is not None:
+        for path in pseudo_labels.files.values():
+            files.append(NamedFile(path.name, path))
+    return files
+
+
+def _read_validation(
+    info: DatasetInfo, root: Path, split: str, say: Callable[[str], None]
+) -> list[Case]:
+    """Read the cases of the split; none if it is empty, which means that nothing is validated."""
+    if not split:
+        return []
+    return read_cases(info, root, split=split, say=say)
 
 
 def _augmentations(dataset: DatasetSpec, options: DataOptions) -> tuple[Augmentation, Augmentation]:

@@ -73,7 +73,8 @@ class StageBuilder:
             validate=validation,
             learning_rate=self._learning_rate(lr_schedule),
             own_learning_rates={
-                name: self._learning_rate(own) for name, own in stage.lr_schedules.items()
+                name: self._learning_rate(of_learner)
+                for name, of_learner in stage.lr_schedules.items()
             },
             seed=context.seed_for(FOR_DROPOUT),
             begin=self._begin,
@@ -183,9 +184,11 @@ class StageBuilder:
         if config.runtime.sync_batch_norm:
             normalised *= world()
         smallest_batch: Any = stage.student.smallest_batch
-        few_images = normalised < smallest_batch
+        has_few_images = normalised < smallest_batch
         for line in memory.lines(
-            stage.name, recompute=recomputes(config.network), alone=few_images
+            stage.name,
+            recompute=recomputes(config.network),
+            has_few_images=has_few_images,
         ):
             self.log.say(line)
 

@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.axes import other_axes
+
 Strategy = Literal["combined", "uncertainty", "diverse", "random"]
 POOL = 4
 """combined chooses among this many times as many cases as are asked for: the most uncertain ones.
@@ -108,7 +110,7 @@ def best_slice(labels: np.ndarray, uncertainty: np.ndarray, axis: int) -> int:
 
     `labels` (label values, 0 the background) and `uncertainty` are volumes of one shape.
     """
-    others = tuple(other for other in range(labels.ndim) if other != axis)
+    others = other_axes(labels.ndim, axis)
     classes = np.zeros(labels.shape[axis], np.int64)
     for value in np.unique(labels):
         if value != 0:

@@ -242,6 +242,29 @@ def _files_of_run(settings: EvaluationSettings, choice: RunChoice) -> list[Check
     return files
 
 
+def _read_checkpoint(path: Path, dataset: DatasetSpec, settings: EvaluationSettings) -> Checkpoint:
+    """Read the checkpoint with the network of --network selected, and report warnings about its
+    data.
+
+    Raises UserError if it does not fit the data set.
+    """
+    info = dataset.info
+    checkpoint = read(path)
+    if settings.network is not None:
+        checkpoint = checkpoint.of_network(settings.network)
+    if checkpoint.ours and checkpoint.info["name"] != info.name:
+        raise UserError(
+            f"{path}: a checkpoint of {checkpoint.info['name']}, expected one of "
+            f"{info.name}; name another --checkpoint, or the data set that it was trained on"
+        )
+    warnings = check_agreement(
+        checkpoint, info.plain(), plan=dataset.plan, other_data=settings.other_data
+    )
+    for line in warnings:
+        message(line)
+    return checkpoint
+
+
 class CheckpointTest:
     """One checkpoint, which is read and checked before the cases are."""
 
@@ -258,16 +281,7 @@ class CheckpointTest:
         """
         info = dataset.info
         self._tolerances = class_tolerances(settings.nsd_tolerance, info.class_names[1:])
-        checkpoint = read(file.path)
-        if settings.network is not None:
-            checkpoint = checkpoint.of_network(settings.network)
-        if checkpoint.ours and checkpoint.info["name"] != info.name:
-            raise UserError(
-                f"{file.path}: a checkpoint of {checkpoint.info['name']}, expected one of "
-                f"{info.name}; name another --checkpoint, or the data set that it was trained on"
-            )
-        for line in check_agreement(checkpoint, info.plain(), dataset.plan, settings.other_data):
-            message(line)
+        checkpoint = _read_checkpoint(file.path, dataset, settings=settings)
         self.checkpoint = checkpoint
         self.output = file.output or folder_of_file(
             file.path, checkpoint, split=settings.split, network=settings.network
@@ -422,12 +436,14 @@ class CheckpointTest:
     def _summary(self, scores: Sequence[ClassScore], cases: int) -> dict[str, Any]:
         """The content of summary.json."""
         checkpoint = self.checkpoint
-        root_path = self._settings.root_path
+        root_path = None
+        if self._settings.root_path is not None:
+            root_path = str(self._settings.root_path)
         summary: dict[str, Any] = {
             "dataset": self._dataset.info.name,
             "split": self._dataset.info.list_name(self._settings.split),
             "cases": cases,
-            "root_path": str(root_path) if root_path is not None else None,
+            "root_path": root_path,
             "patch_size": list(self._patch_size),
         }
         if self._stride:
@@ -440,7 +456,7 @@ class CheckpointTest:
             "sha256": sha256(checkpoint.path),
             "method": run_title(checkpoint.settings),
             "selection": checkpoint.selection,
-            "settings": checkpoint.settings if checkpoint.ours else None,
+            "settings": checkpoint.recorded_settings,
         }
         return summary | provenance()
 

@@ -23,6 +23,7 @@ from dataloaders.hdf5 import (
     read_label,
     write_hdf5,
 )
+from utils.axes import other_axes
 from utils.errors import UserError, writing
 
 WORDS = ("middle", "object", "drawn")
@@ -76,13 +77,13 @@ def slice_distance(shape: Sequence[int], annotation: Annotation, other: Annotati
 class Coarse:
     """The contents of a coarse file.
 
-    `label`: uint8 0/1, axes as stored, which training reads. `alone`: the label from this plane
+    `label`: uint8 0/1, axes as stored, which training reads. `unfused`: the label from this plane
     only, before those of both planes were fused; the same array where they were not.
     """
 
     path: Path
     label: np.ndarray
-    alone: np.ndarray
+    unfused: np.ndarray
     attributes: Mapping[str, Any]
 
     def annotation(self, remedy: str) -> Annotation:
@@ -108,27 +109,27 @@ def read_coarse(path: Path, remedy: str) -> Coarse:
     """
     with opened(path, f"no such coarse label; {remedy}") as file:
         label = read_label(path, file, values=2)
-        alone = label
+        unfused = label
         if "carried" in file:
-            alone = read_label(path, file, values=2, key="carried")
-        return Coarse(path, label, alone, read_attributes(file))
+            unfused = read_label(path, file, values=2, key="carried")
+        return Coarse(path, label, unfused, read_attributes(file))
 
 
 def write_coarse(
     path: Path,
     image: np.ndarray,
     label: np.ndarray,
-    alone: np.ndarray,
+    unfused: np.ndarray,
     attributes: Mapping[str, Any],
 ) -> None:
     """Write a coarse file, whole or not at all.
 
-    `image`: as registered, one channel. `label`, `alone`: with the same axes, see `Coarse`; `alone`
-    is stored where it is another array.
+    `image`: as registered, one channel. `label`, `unfused`: with the same axes, see `Coarse`;
+    `unfused` is stored where it is another array.
     """
     data = {"image": image, "label": label}
-    if alone is not label:
-        data["carried"] = alone
+    if unfused is not label:
+        data["carried"] = unfused
     with writing(path, "free space, or copy the data where files can be written"):
         write_hdf5(path, data, attributes, compression="gzip")
 
@@ -232,8 +233,8 @@ def _annotated_slice(
 
 def _from_object(path: Path, label: h5py.Dataset, info: DatasetInfo, axis: int, word: str) -> int:
     """Number of the slice that `word` ("object" or "drawn") stands for."""
-    other_axes = tuple(other for other in range(label.ndim) if other != axis)
-    counts = np.count_nonzero(info.task_label(label[()]), axis=other_axes)
+    objects = info.task_label(label[()])
+    counts = np.count_nonzero(objects, axis=other_axes(label.ndim, axis))
     if not counts.any():
         raise UserError(f"{path}: nothing is annotated in the whole label; annotate two slices")
     if word == "drawn":

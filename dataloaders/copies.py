@@ -4,6 +4,7 @@ names and files.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 TRAINING = ("labelled", "unlabelled", "train")
 SEVERAL = 4
@@ -103,7 +104,7 @@ def without_common(cases: Sequence[ScanCase]) -> list[ScanCase]:
     return list(cases)
 
 
-def as_record(cases: Iterable[ScanCase]) -> list[list]:
+def as_record(cases: Iterable[ScanCase]) -> list[list[Any]]:
     """The prints of the training cases as plain types, for a checkpoint."""
     return [
         [sorted(case.prints.whole), sorted(case.prints.slices)]

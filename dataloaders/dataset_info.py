@@ -1,4 +1,4 @@
-"""Facts of a data set that are the same for every method: its classes, files, lists and axes."""
+"""The description of a data set that is the same for every method: classes, files, lists, axes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +19,7 @@ class NamedFile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """Facts of one data set; `class_names` start with the background.
+    """The description of one data set; `class_names` start with the background.
 
     `file`: path of a case's HDF5 file below the root; `slice_file`: path of the slices that a 2-D
     data set trains on, if it is another; `flat_file`: another path of a case, as CoGRNet has LA.
@@ -93,8 +93,8 @@ class DatasetInfo:
             return []
         return self.read_list(root, self.unlabelled_list)
 
-    def plain(self) -> dict:
-        """The facts as plain types, for a checkpoint."""
+    def plain(self) -> dict[str, Any]:
+        """The description as plain types, for a checkpoint."""
         plain: dict[str, Any] = {}
         for key, value in asdict(self).items():
             if key == "planes":

@@ -72,21 +72,21 @@ def survey(root: Path, info: DatasetInfo, files: Named) -> Survey:
     """Read the files of a data set below `root`, except those that are in the cache."""
     cache = _Cache(root, info)
     count = sum(len(named) for named in files.values())
-    found: Survey = {}
+    records: Survey = {}
     with progress(total=count, desc="hashing files", unit="file", leave=False, delay=0.5) as bar:
         for split, named in files.items():
-            found[split] = []
+            records[split] = []
             for name, path in named:
-                found[split].append(cache.look_up(name, path))
+                records[split].append(cache.look_up(name, path))
                 bar.update()
     cache.save()
-    return found
+    return records
 
 
-def digest_of(found: Survey) -> Digest:
+def digest_of(records: Survey) -> Digest:
     """The hashes of a survey, for a checkpoint."""
     digest: Digest = {}
-    for split, files in found.items():
+    for split, files in records.items():
         digest[split] = [[hashed(file.name), file.content] for file in files]
     return digest
 
@@ -136,8 +136,8 @@ def _changed_files(
     return changed
 
 
-def seen_in_training(before: Digest, found: Sequence[FileFound], split: str) -> str:
-    """Name in words the files `found` for the split that were trained on, by name, by file or by
+def seen_in_training(before: Digest, files: Sequence[FileFound], split: str) -> str:
+    """Name in words the `files` of the split that were trained on, by name, by file or by
     scan; empty where none was.
 
     Raises TypeError or ValueError for a damaged digest. Older digests have no record of scans.
@@ -152,7 +152,7 @@ def seen_in_training(before: Digest, found: Sequence[FileFound], split: str) -> 
     trained = from_record(before.get("scans", ()))
     leaked = [
         file
-        for file in found
+        for file in files
         if hashed(file.name) in names
         or file.content in contents
         or any(are_copies(file.prints, prints) for prints in trained)

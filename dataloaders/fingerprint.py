@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from utils.axes import other_axes
+
 ENOUGH = 4
 """How many different planes an image needs along two of its axes: with fewer it is a blank or
 nearly blank image.
@@ -60,8 +62,7 @@ def _plane_sums(image: np.ndarray) -> list[np.ndarray]:
 
 
 def _sum_over_others(block: np.ndarray, axis: int) -> np.ndarray:
-    others = tuple(other for other in range(block.ndim) if other != axis)
-    return block.sum(axis=others, dtype=np.uint64)
+    return block.sum(axis=other_axes(block.ndim, axis), dtype=np.uint64)
 
 
 def _scrambled(values: np.ndarray) -> np.ndarray:

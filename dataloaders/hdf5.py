@@ -51,8 +51,7 @@ def read_list(root: Path, dataset: str, name: str, also: str = "") -> list[str]:
     if Path(name).stem == "val":
         remedy = (
             "no case was held out for validation. Train with --select last (no validation: the "
-            "last "
-            f"network is the result), or {remedy} (prepare_data.py takes them from "
+            f"last network is the result), or {remedy} (prepare_data.py takes them from "
             "splits_final.json)"
         )
     elif Path(name).stem == "test":
@@ -123,8 +122,8 @@ def check_root(root: Path, dataset: str) -> None:
     if not root.is_dir():
         raise UserError(
             f"{root}: no such folder; put the {dataset} data there, name its place with "
-            "--root_path, "
-            f"or make synthetic data: python code/make_phantom.py --dataset {dataset} --root {root}"
+            f"--root_path, or make synthetic data: python code/make_phantom.py --dataset {dataset} "
+            f"--root {root}"
         )
     is_public = (SPLITS / dataset).is_dir()  # own data never have the name of a public data set
     if is_public and (root / OWN_PLAN).is_file():
@@ -369,7 +368,7 @@ def _channels_first(image: np.ndarray, layout: Layout, dims: int) -> np.ndarray:
 
 
 def read_attribute(
-    path: Path, attributes: dict, key: str, shape: tuple[int, ...]
+    path: Path, attributes: dict[str, Any], key: str, shape: tuple[int, ...]
 ) -> np.ndarray | None:
     """The attribute `key` as float64, None where the file lacks it; raises UserError unless it is
     finite and of `shape`.

@@ -125,15 +125,15 @@ class Plan:
         """
         order = np.argsort(self.label_values)
         sorted_values = np.array(self.label_values)[order]
-        places = np.searchsorted(sorted_values, label)
-        return order[places].astype(np.uint8)
+        positions = np.searchsorted(sorted_values, label)
+        return order[positions].astype(np.uint8)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain types, for a JSON file or a checkpoint."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
-    def from_dict(cls, content: Mapping) -> "Plan":
+    def from_dict(cls, content: Mapping[str, Any]) -> "Plan":
         """The inverse of `as_dict`; TypeError, KeyError or ValueError for anything else."""
         content = dict(content)
         if content.get("version") != 1:

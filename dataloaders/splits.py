@@ -35,7 +35,7 @@ def listed_path(root: Path, info: DatasetInfo, split: str, name: str) -> Path:
     return info.path(root, name)
 
 
-def cheap_check(
+def list_faults(
     root: Path,
     info: DatasetInfo,
     lists: Mapping[str, Sequence[str]],
@@ -51,10 +51,9 @@ def cheap_check(
     if lists.get("val") and set(lists["val"]) == set(lists.get("test", ())):
         faults.append(
             f"{root}: the lists for val and for test name the same cases, so a network that is "
-            "chosen on one is not independent of "
-            "the other; hold out other cases for one of them, or delete the list for val and "
-            "train with --select test, which "
-            "every result then reports"
+            "chosen on one is not independent of the other; hold out other cases for one of them, "
+            "or delete the list for val and train with --select test, which every result then "
+            "reports"
         )
         lists = {split: names for split, names in lists.items() if split != "val"}
     split_of_case: dict[str, str] = {}
@@ -96,9 +95,9 @@ def check_lists(
     lists: Mapping[str, Sequence[str]],
     unread: Collection[str] = (),
 ) -> None:
-    """Raise UserError with the first fault that `cheap_check` finds and the number of others."""
+    """Raise UserError with the first fault that `list_faults` finds and the number of others."""
     check_root(root, info.name)
-    faults = cheap_check(root, info, lists, unread)
+    faults = list_faults(root, info, lists, unread)
     if faults:
         more = ""
         if len(faults) > 1:

@@ -138,15 +138,15 @@ class Picks:
         if not self.transforms:
             return array
         if isinstance(array, Tensor):
-            places, empty = _picks_on(self.transforms, self.shape, array.device)
-            flat = array.flatten(-2).index_select(-1, places.flatten())
-            picked = flat.unflatten(-1, places.shape)
+            indices, empty = _picks_on(self.transforms, self.shape, array.device)
+            flat = array.flatten(-2).index_select(-1, indices.flatten())
+            picked = flat.unflatten(-1, indices.shape)
             if empty is None:
                 return picked
             return picked.masked_fill(empty, 0)
-        places, empty = _picks(self.transforms, self.shape)
+        indices, empty = _picks(self.transforms, self.shape)
         flat = array.reshape(*array.shape[:-2], -1)
-        picked = flat.take(places, axis=-1, mode="clip")  # twice as fast as with a check
+        picked = flat.take(indices, axis=-1, mode="clip")  # twice as fast as with a check
         if empty.size:
             picked.reshape(*array.shape[:-2], -1)[..., empty] = 0
         return picked
@@ -171,13 +171,13 @@ def _picks_on(
     transforms: tuple[Resize | SliceTransform, ...], shape: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
     """`_picks` on the device; pixels without a source as a mask (h, w), None if there are none."""
-    places, empty = _picks(transforms, shape)
-    places_there = torch.from_numpy(places).to(device)
+    indices, empty = _picks(transforms, shape)
+    indices_there = torch.from_numpy(indices).to(device)
     if not empty.size:
-        return places_there, None
-    mask = np.zeros(places.shape, bool)
+        return indices_there, None
+    mask = np.zeros(indices.shape, bool)
     mask.reshape(-1)[empty] = True
-    return places_there, torch.from_numpy(mask).to(device)
+    return indices_there, torch.from_numpy(mask).to(device)
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,7 @@ class CoarsePatches(VolumePatches):
         """The label of one plane, axes as stored, with its distances where the method uses them."""
         if not self.distances:
             return training_label(coarse.label, other)
-        label = training_label(coarse.alone, other)
+        label = training_label(coarse.unfused, other)
         return np.stack([label, slice_distance(label.shape, drawn, other)])
 
     @property

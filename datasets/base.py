@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MODEL = REPOSITORY / "code" / "model"
 
 
-def same(config: AnyConfig) -> AnyConfig:
+def unchanged(config: AnyConfig) -> AnyConfig:
     """Return the configuration unchanged."""
     return config
 
@@ -51,9 +51,8 @@ class DatasetSpec:
     `datasets.templates` has the values that 2-D and 3-D data sets share.
 
     `defaults`: the published protocol, by the names of the flags, of all methods, networks and
-    options.
-    `label_defaults`: more of them for a number of labelled cases (--labelnum), for the published
-    method. `methods`: values of a method that apply only to this data set.
+    options. `label_defaults`: more of them for a number of labelled cases (--labelnum), for the
+    published method. `methods`: values of a method that apply only to this data set.
     """
 
     info: DatasetInfo
@@ -76,13 +75,13 @@ class DatasetSpec:
     dice: Callable[[Any], Term]
     pasting: Pasting
     ema_scope: EmaScope = "parameters"
-    keeps_optimizer: bool = False  # self-training continues with the optimizer of pre-training
+    keeps_optimizer: bool = False  # self-training continues with the optimiser of pre-training
     # settings: the options of its `data` group, defaults, what follows from other options
     options: type[DataOptions] = DataOptions
     defaults: Mapping[str, Any] = field(default_factory=dict)
     label_defaults: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    settled: Callable[[AnyConfig], AnyConfig] = same
+    settled: Callable[[AnyConfig], AnyConfig] = unchanged
     # methods whose published code on this data set stores the best validation Dice rounded to 4
     # digits
     rounded_best: tuple[str, ...] = ()
@@ -104,9 +103,8 @@ class DatasetSpec:
     published_pretraining: str | None = None
     published_layout: str = "plain"
     module_prefix: Literal["always", "edge_guided", "never"] = "never"
-    plan: Mapping[str, Any] | None = (
-        None  # own data: how scans were prepared, stored in checkpoints
-    )
+    # own data: how scans were prepared; stored in checkpoints
+    plan: Mapping[str, Any] | None = None
     published_tags: PublishedTags  # names of scalars in the published code (--tags published)
     commands: str = ""  # published command lines that are accepted (commands/published_flags.py)
 

@@ -42,6 +42,5 @@ class KiTS19Preparation(AbdomenPreparation):
         return cases_in_folders(source, "imaging", label="segmentation", endings=r"\.nii(\.gz)?")
 
 
-DATASET = TWO_SLICES = two_slices(
-    info=INFO, patch_size=(128, 128, 64), preparation=KiTS19Preparation
-)
+DATASET = two_slices(info=INFO, patch_size=(128, 128, 64), preparation=KiTS19Preparation)
+TWO_SLICES = DATASET

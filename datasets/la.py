@@ -59,12 +59,11 @@ class LAPreparation(CroppedPreparation):
     y.
 
     Reads `<id>/lgemri.nrrd` and `<id>/laendo.nrrd` anywhere below the source; the label is where
-    laendo is 255. z-score in float64 over the whole scan, stored as float32, x, y, z. All slices
-    are kept; in x and y the crop reaches from the label's first voxel less a margin of 10 to 19 to
-    its last voxel and such a margin, the end exclusive, so that one voxel less is kept above it.
-    The public margins were drawn without a seed; what they kept around the label is for each of the
-    100 public scans in data_split/LA/crop_margins.csv. Other scans draw theirs, the same ones for
-    the same name.
+    laendo is 255. The z-score is computed in float64 over the whole scan and stored as float32,
+    axes x, y, z. All slices are kept. In x and y the crop keeps 10 to 19 voxels below the label and
+    9 to 18 above it, more where the label is smaller than a patch. The public margins were drawn
+    without a seed; data_split/LA/crop_margins.csv lists them for the 100 public scans. For any
+    other scan they are drawn from its name, so they are reproducible.
     """
 
     info = INFO

@@ -57,4 +57,5 @@ class LiTSPreparation(AbdomenPreparation):
         ]
 
 
-DATASET = TWO_SLICES = two_slices(info=INFO, patch_size=(176, 176, 64), preparation=LiTSPreparation)
+DATASET = two_slices(info=INFO, patch_size=(176, 176, 64), preparation=LiTSPreparation)
+TWO_SLICES = DATASET

@@ -17,7 +17,7 @@ from dataloaders.slices import Slices, first_patients
 from dataloaders.splits import case_of_slice
 from dataloaders.volumes import VolumePatches
 from datasets.acdc import DATASET as ACDC
-from datasets.base import DatasetSpec, same
+from datasets.base import DatasetSpec, unchanged
 from datasets.la import DATASET as LA
 from datasets.registry import all_datasets
 from datasets.templates import (
@@ -60,7 +60,7 @@ ONE_CLASS_LOSS = (("dice_present", 0.5), ("ce", 0.5))
 MANY_CLASSES_LOSS = (("dice_present", 1.0), ("ce_sqrt", 1.0))
 MANY_CLASSES_3D = {
     "base_lr": 0.05,
-    "lr_schedule": "poly",  # at a constant rate a validation finds now this class, now that one
+    "lr_schedule": "poly",  # at a constant rate, successive validations find different classes
     "pre_lr_schedule": "poly",
     "lr_drop_every": 0,
     # Self-training takes several losses in a step, half of them on pseudo labels: at the rate of
@@ -255,7 +255,7 @@ def patch_size(plan: Plan, published: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_dims(
-    dims: int, config: AnyConfig, settled: Callable[[AnyConfig], AnyConfig] = same
+    dims: int, config: AnyConfig, settled: Callable[[AnyConfig], AnyConfig] = unchanged
 ) -> AnyConfig:
     """Apply `settled`. Raises UserError where --dims is not what the data were prepared with."""
     if config.data.dims != dims:

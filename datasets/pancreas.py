@@ -83,11 +83,11 @@ class PancreasPreparation(CroppedPreparation):
     Reads `PANCREAS_NNNN/<study>/<series>/*.dcm` (or `PANCREAS_NNNN.nii.gz`) and `labelNNNN.nii.gz`,
     anywhere below the source.
 
-    coranet: every axis is scaled by the in-plane spacing in mm, linearly, labels nearest, whole HU
-    staying whole: voxels taken for cubes with this side and brought to 1 mm, so that a slice is 1
-    mm wide a voxel but slices keep their distance divided by the spacing. Values beyond the scan
-    are 0 HU. Then the window, the scale to 0..1 over the volume, and the crop in three axes.
-    Float64, uncompressed.
+    coranet: every axis is scaled by the in-plane spacing in mm, as if voxels were cubes with that
+    side. A pixel then is 1 mm wide, and the slice distance is divided by the in-plane spacing.
+    Images are interpolated linearly and stay whole HU; labels take the nearest voxel. Values beyond
+    the scan are 0 HU. The volume is clipped to the window, scaled to 0..1 and cropped in three
+    axes. Stored as float64, uncompressed.
     mcnet: 1 mm in all axes, B-spline, labels nearest; the window as 0..1; crop in x and y; z-score
     of the crop. Float32, gzip.
     """
@@ -160,12 +160,15 @@ class PancreasPreparation(CroppedPreparation):
         attributes = grid_attributes(resampled.geometry, STORED, file_axes="xyz")
         attributes |= crop_attributes(*resampled.box)
         attributes |= source_attributes(scan)
+        options: Mapping[str, Any] = GZIP
+        if self.variant == "coranet":
+            options = {}
         yield Output(
             self.last_file(case),
             image=resampled.image,
             label=resampled.label,
             attributes=attributes,
-            options={} if self.variant == "coranet" else GZIP,
+            options=options,
         )
 
     def prepared_shape(self, shape: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
@@ -185,8 +188,8 @@ class PancreasPreparation(CroppedPreparation):
             return None
         return (
             f"{path}: holds {low:.3g} to {high:.3g}, as MC-Net prepared it; the Pancreas protocol "
-            "trains on "
-            "CoraNet's files, 0 to 1: prepare_data.py --variant coranet, into another folder"
+            "trains on CoraNet's files, 0 to 1: prepare_data.py --variant coranet, into another "
+            "folder"
         )
 
 

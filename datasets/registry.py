@@ -62,10 +62,10 @@ def _from_file(path: Path) -> DatasetSpec:
 
 def _is_another_module(name: str, path: Path) -> bool:
     """Whether Python would import something else than the file under this name."""
-    found = find_spec(name)
-    if found is None:
+    spec = find_spec(name)
+    if spec is None:
         return False
-    return found.origin is None or Path(found.origin).resolve() != path.resolve()
+    return spec.origin is None or Path(spec.origin).resolve() != path.resolve()
 
 
 def _module(path: Path) -> ModuleType:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree  # pyright: ignore[reportMissingTypeStubs]
 
+from utils.axes import other_axes
+
 TOLERANCE = 2.0  # of NSD by default, in mm, or in voxels where distances are in voxels
 Mask: TypeAlias = NDArray[np.bool_]
 Distances: TypeAlias = NDArray[np.float64]
@@ -121,8 +123,7 @@ def _joint_box(first: Mask, second: Mask) -> tuple[slice, ...]:
     union = first | second
     box: list[slice] = []
     for axis in range(union.ndim):
-        others = tuple(other for other in range(union.ndim) if other != axis)
-        filled = np.flatnonzero(union.any(axis=others))
+        filled = np.flatnonzero(union.any(axis=other_axes(union.ndim, axis)))
         box.append(slice(int(filled[0]), int(filled[-1]) + 1))
     return tuple(box)
 

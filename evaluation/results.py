@@ -93,7 +93,9 @@ def convention_columns() -> dict[str, dict[str, str]]:
 
 
 def columns() -> list[str]:
-    """The columns of metrics.csv: first those of the published metrics, as they always were."""
+    """The columns of metrics.csv: first those of the published metrics, in the order of earlier
+    versions.
+    """
     published = _metric_columns(is_published=True)
     further = _metric_columns(is_published=False)
     first = [*published["as_published"], *published["honest_mm"]]

@@ -43,6 +43,10 @@ TEACHERS = ("teacher_a", "teacher_b")
 PUBLISHED_ITERATIONS = {2: 30_000, 3: 15_000}
 UNSUPERVISED = {2: "dice_squared", 3: "ce"}
 """Loss on pseudo labels, by the number of axes."""
+MIXING = 4.0
+"""Both parameters of the beta distribution of CutMix's ratio (train_post_2d_aut.py)."""
+FIRST_CENTRE = 8
+"""Centres of CutMix boxes lie between side // 8 and the side's end (train_post_2d_aut.py)."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class ADMT(ConfidentStage[Options]):
 
     @torch.no_grad()
     def target(self, image: Tensor, step: int) -> EnsembleTarget:
-        """Return what the teachers say of images (U, C, ...): the turn's teacher in training mode,
+        """Return the teachers' target for images (U, C, ...): the turn's teacher in training mode,
         the other one in eval mode."""
         active = self.turns.number(step) % 2
         probabilities: list[Tensor] = []
@@ -143,11 +147,13 @@ class ADMT(ConfidentStage[Options]):
 
     def draw_boxes(self, image: Tensor) -> Tensor:
         """Draw CutMix boxes for images (U, C, ...): a mask (U, ...), True in the box."""
-        mixing = torch.distributions.Beta(torch.full((), 4.0, device=image.device), 4.0).sample()
+        parameter = torch.full((), MIXING, device=image.device)
+        mixing = torch.distributions.Beta(parameter, MIXING).sample()
         shape = image.shape[2:]
-        centres = [
-            torch.randint(side // 8, side, (len(image),), device=image.device) for side in shape
-        ]
+        centres: list[Tensor] = []
+        for side in shape:
+            first = side // FIRST_CENTRE
+            centres.append(torch.randint(first, side, (len(image),), device=image.device))
         return boxes_around(centres, shape, mixing)
 
     def trusted(self, target: EnsembleTarget) -> Tensor:

@@ -159,13 +159,16 @@ class AveragedSelfTrain(CopyPasteSelfTrain[Options]):
         paste_both = self.options.paste == "both"
         if paste_both:
             is_labelled = torch.cat([is_labelled, 1 - is_labelled])
-            labelled, label, unlabelled = twice(labelled), twice(label), twice(unlabelled)
+            labelled = twice(labelled)
+            label = twice(label)
+            unlabelled = twice(unlabelled)
         mixed = paste(labelled, unlabelled, is_labelled.unsqueeze(1))  # (N / 2 or N, C, ...)
         logits = self.forward(mixed)
         pseudo_label, trust = trusted()  # waited for last: it comes through the host
         self.log_pseudo_labels(pseudo_label)
         if paste_both:
-            pseudo_label, trust = twice(pseudo_label), twice(trust)
+            pseudo_label = twice(pseudo_label)
+            trust = twice(trust)
         self.show(mixed, logits, paste(label, pseudo_label, is_labelled))
         self.log("trust", trust.mean())
         self.log("box_side", self.copy_paste.sides(box.shape, step)[0])

@@ -205,10 +205,10 @@ class StageSpec:
     """A stage as its method declares it.
 
     `lengths`: the settings whose sum is the stage's length. `uses_unlabelled`: whether batches hold
-    unlabelled images. `pretraining`: whether the pre-training settings
-    (losses, weight decay, schedule) apply. `starts_from`: the stage whose selected network the
-    student starts from. `keeps_optimizer`: whether the optimisers continue with the state of that
-    stage on every data set; otherwise the data set decides (`DatasetSpec.keeps_optimizer`).
+    unlabelled images. `pretraining`: whether the pre-training settings (losses, weight decay,
+    schedule) apply. `starts_from`: the stage whose selected network the student starts from.
+    `keeps_optimizer`: whether the optimisers continue with the state of that stage on every data
+    set; otherwise the data set decides (`DatasetSpec.keeps_optimizer`).
     """
 
     stage: type[TrainingStage[Any]]

@@ -97,9 +97,11 @@ class CopyPastePretrain(TrainingStage[AnyOptions]):
         mixed = paste(image_a, image_b, mask)  # (N / 2, C, ...)
         label = paste(label_a, label_b, mask)
         self.log("box_side", self.copy_paste.sides(mask.shape, step)[0])
-        function, targets = self.loss.of_whole, (label,)
+        function = self.loss.of_whole
+        targets: tuple[Tensor, ...] = (label,)
         if self.pasting.pretrain_loss == "mix":
-            function, targets = self.loss.of_mixed, (label_a, label_b, mask)
+            function = self.loss.of_mixed
+            targets = (label_a, label_b, mask)
         for name in self.learners:
             logits, loss = self.forward_with_loss(mixed, function, *targets, network=name)
             if name == "student":
@@ -126,14 +128,14 @@ class Mix(NamedTuple):
     labels: tuple[Tensor | PendingTensor, Tensor | PendingTensor]
     weights: tuple[float, float]
 
-    def waited_labels(self) -> tuple[Tensor, Tensor]:
-        """Return the labels outside and inside the box, a pending one waited for."""
+    def resolved_labels(self) -> tuple[Tensor, Tensor]:
+        """Return the labels outside and inside the box; wait for a pending one."""
         outside, inside = resolved(self.labels)
         return outside, inside
 
     def label(self, mask: Tensor) -> Tensor:
         """Return the label (N / 4, ...) of the mixed image."""
-        outside, inside = self.waited_labels()
+        outside, inside = self.resolved_labels()
         return paste(outside, inside, mask)
 
 
@@ -213,7 +215,7 @@ class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
                 yield Mix(mixed, (label, pseudo_label), (1.0, u_weight))
 
     def log_mixes(self, mixes: Sequence[Mix]) -> None:
-        """Log what the pseudo labels of these mixes have of each class."""
+        """Log the share of each foreground class in the pseudo labels of these mixes."""
         pseudo_labels: list[Tensor] = []
         for mix in mixes:
             pseudo_labels += [label() for label in mix.labels if callable(label)]
@@ -226,7 +228,7 @@ class CopyPasteSelfTrain(TrainingStage[AnyTeacherOptions]):
         """Return the sum of the losses of all mixes; logits (N / 4, K, ...) of each."""
         terms: list[tuple[Parts, float]] = []
         for one, mix in zip(logits, mixes, strict=True):
-            outside, inside = mix.waited_labels()
+            outside, inside = mix.resolved_labels()
             terms.append((self.loss.mixed(one, outside, inside, mask, *mix.weights), 1.0))
         return self.loss.combine(weighted_sum(*terms))
 
@@ -276,7 +278,9 @@ def run_title(settings: Mapping[str, Any]) -> str:
     has_edges = settings.get("egm", "none") != "none"
     has_two_teachers = settings.get("teachers") == "dual"
     has_dynamic_box = settings.get("mask") == "dynamic"
-    words = ["edge-guided BCP" if has_edges else "BCP"]
+    words = ["BCP"]
+    if has_edges:
+        words = ["edge-guided BCP"]
     if has_two_teachers:
         words.append("dual teacher")
     if has_dynamic_box and not (has_edges or has_two_teachers):

@@ -34,11 +34,14 @@ from methods.helpers import (
     uncertainty_threshold,
 )
 from utils.losses import Prediction, StepLoss, dice_foreground, one_hot, predicted
+from utils.schedules import STEPS_PER_EPOCH
 
 OTHER = "other"
 PUBLISHED_ITERATIONS = {2: 6_000, 3: 6_000}
 DECAY_STEPS = 1_000
 """Published iterations after which labels far from their slice lose weight again."""
+DECAY_EPOCHS = 40
+"""Epochs of half a cosine from 1 to 0 that gives the later factors (train_desco.py)."""
 FIRST_DECAY = 0.95
 SMOOTH = 1e-5
 
@@ -148,8 +151,8 @@ class DeSCO(TrainingStage[Options]):
         rounds = self.time.step(step) // DECAY_STEPS
         if rounds == 0:
             return FIRST_DECAY
-        epoch = rounds * DECAY_STEPS // 150
-        return 0.5 * (math.cos(math.pi * epoch / 40) + 1)
+        epoch = rounds * DECAY_STEPS // STEPS_PER_EPOCH
+        return 0.5 * (math.cos(math.pi * epoch / DECAY_EPOCHS) + 1)
 
 
 def weighted_ce(prediction: Prediction, truth: Tensor, weight: Tensor) -> Tensor:

@@ -41,9 +41,11 @@ def displaced(images: Views, logits: Views, nearest: Tensor) -> Views:
     most confident patch. Labels are not moved.
     """
     chosen = choose_patches(logits, nearest)
-    first, second = cut(images.first), cut(images.second)
+    first = cut(images.first)
+    second = cut(images.second)
     samples = torch.arange(len(first), device=first.device)
-    new_first, new_second = first.clone(), second.clone()
+    new_first = first.clone()
+    new_second = second.clone()
     new_first[samples, chosen.target_first] = second[samples, chosen.source_second]
     new_second[samples, chosen.target_second] = first[samples, chosen.source_first]
     return Views(joined(new_first, images.first), joined(new_second, images.second))

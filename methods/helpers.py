@@ -15,10 +15,7 @@ from torch import Tensor
 
 from methods.base import StageContext, at_least_float32
 from utils.errors import UserError
-from utils.schedules import sigmoid_rampup
-
-STEPS_PER_EPOCH = 150
-"""Iterations that published codes of this field count as an epoch of their ramps."""
+from utils.schedules import STEPS_PER_EPOCH, sigmoid_rampup
 
 SGD_PRESETS: Mapping[str, Any] = {
     "egm": "none",
@@ -258,7 +255,8 @@ def boxes_around(centres: Sequence[Tensor], shape: Sequence[int], mixing: Tensor
         first = (centre - half).unsqueeze(1)
         last = (centre + half).unsqueeze(1)
         within = (positions >= first) & (positions < last)  # (U, side)
-        ones_before, ones_after = [1] * axis, [1] * (len(shape) - axis - 1)
+        ones_before = [1] * axis
+        ones_after = [1] * (len(shape) - axis - 1)
         inside &= within.view(len(centre), *ones_before, side, *ones_after)
     return inside
 

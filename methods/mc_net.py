@@ -67,10 +67,10 @@ def mutual_consistency(probabilities: Sequence[Tensor]) -> Tensor:
     """
     sharpened = [sharpen(one) for one in probabilities]
     differences: list[Tensor] = []
-    for i, own in enumerate(probabilities):
+    for i, output in enumerate(probabilities):
         for j, target in enumerate(sharpened):
             if i != j:
-                differences.append(mean_squared_difference(own, target))
+                differences.append(mean_squared_difference(output, target))
     return torch.stack(differences).sum()
 
 

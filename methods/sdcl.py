@@ -86,7 +86,9 @@ class SDCL(CopyPasteSelfTrain[Options]):
     def losses(self, batch: Batch, step: int) -> Iterator[StepLoss]:
         mask = self.copy_paste.mask(batch["image"], step)
         mixes = list(self.mixes(batch, mask))
-        logits = {name: [self.call(name, mix.image) for mix in mixes] for name in self.learners}
+        logits: dict[str, list[Tensor]] = {}
+        for name in self.learners:
+            logits[name] = [self.call(name, mix.image) for mix in mixes]
         disagreements: list[Tensor] = []
         for first, second in zip(logits["student"], logits[OTHER], strict=True):
             disagreements.append(hard_pseudo_label(first) != hard_pseudo_label(second))
@@ -95,7 +97,9 @@ class SDCL(CopyPasteSelfTrain[Options]):
         for name in self.learners:
             loss = self.student_loss(logits[name], mixes, disagreements, mask)
             self.log(f"loss_{name}", loss.total)
-            yield loss if name == "student" else loss.renamed(name)
+            if name != "student":
+                loss = loss.renamed(name)
+            yield loss
         self.log_mixes(mixes)
 
     def student_loss(

@@ -127,8 +127,9 @@ class SSNet(TrainingStage[Options]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        for (number, own), saved in zip(self.memory.vectors.items(), state["memory"], strict=True):
-            self.memory.vectors[number] = saved.to(own.device)
+        vectors = self.memory.vectors
+        for number, saved in zip(list(vectors), state["memory"], strict=True):
+            vectors[number] = saved.to(vectors[number].device)
 
 
 def random_direction(image: Tensor) -> Tensor:

@@ -187,7 +187,12 @@ class StageNetworks:
 
 def resolved(targets: Iterable[Any]) -> list[Any]:
     """Return the targets of a loss, pending tensors waited for."""
-    return [target() if callable(target) else target for target in targets]
+    values: list[Any] = []
+    for target in targets:
+        if callable(target):
+            target = target()
+        values.append(target)
+    return values
 
 
 def add_scalars(total: Scalars, more: Mapping[str, Tensor | float]) -> None:
@@ -195,7 +200,10 @@ def add_scalars(total: Scalars, more: Mapping[str, Tensor | float]) -> None:
     for name, value in more.items():
         if isinstance(value, Tensor):
             value = value.detach()
-        total[name] = total[name] + value if name in total else value
+        if name in total:
+            total[name] = total[name] + value
+        else:
+            total[name] = value
 
 
 def _middle_slice(x: Tensor) -> Tensor:

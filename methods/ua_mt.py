@@ -48,9 +48,8 @@ class UncertaintyAwareMeanTeacher(mean_teacher.MeanTeacher):
         """
         target = self.teacher_probabilities(unlabelled)
         mean = monte_carlo_probabilities(self.call_teacher, unlabelled, passes=4)
-        certain = (entropy(mean) < uncertainty_threshold(step, self.steps)).to(
-            mean.dtype
-        )  # (U, ...)
+        is_certain = entropy(mean) < uncertainty_threshold(step, self.steps)  # (U, ...)
+        certain = is_certain.to(mean.dtype)
         difference = (probabilities - target).square().sum(1)
         self.log("certain", certain.mean())
         return (difference * certain).sum() / (2 * certain.sum() + 1e-16)

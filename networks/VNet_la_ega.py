@@ -30,20 +30,10 @@ interpolation and a convolution.
 
 WIDTHS = (16, 32, 64, 128, 256)
 # Block names and their numbers of stages.
-DOWN = (
-    ("one", 1),
-    ("two", 2),
-    ("three", 3),
-    ("four", 3),
-    ("five", 3),
-)
+DOWN = (("one", 1), ("two", 2), ("three", 3), ("four", 3), ("five", 3))
 UP = (("six", 3), ("seven", 3), ("eight", 2), ("nine", 1))
-UPSAMPLED = (
-    "five",
-    "six",
-    "seven",
-    "eight",
-)  # the block whose feature each decoder level upsamples
+# The block whose feature each decoder level upsamples.
+UPSAMPLED = ("five", "six", "seven", "eight")
 EGM_NAMES = ("ega", "ega_1", "ega_2", "ega_3")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.coarse import Annotation, coarse_path, training_label
-from registration.propagation import Carried, Guide, fuse, other_axes, signed_distance
+from registration.propagation import Carried, Guide, fuse, signed_distance
+from utils.axes import other_axes
 
 # Warn about a label that ends more than this many slices before the object ends on the other
 # plane's annotated slice.

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 
 from dataloaders.coarse import Annotation
-from registration.propagation import other_axes
+from utils.axes import other_axes
 from utils.files import replacing
 from utils.pictures import COLOURS
 

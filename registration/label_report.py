@@ -88,12 +88,12 @@ def _report_case(
     """Write the picture of a case; returns the rows of both planes and the warnings."""
     image, truth = _read_image_and_truth(settings, info, case=case)
     planes = [read_coarse(path, AGAIN) for path in case.coarse]
-    separate = [coarse.alone for coarse in planes]
+    separate = [coarse.unfused for coarse in planes]
     agreement = mask_metrics(separate[0], separate[1]).dice
     rows: list[Row] = []
     warnings: list[str] = []
     for plane, coarse in enumerate(planes):
-        row = extent_row(case, plane, label=coarse.alone)
+        row = extent_row(case, plane, label=coarse.unfused)
         row["failed_registrations"] = int(coarse.attributes["coarse_failed"])
         row["agreement"] = f"{agreement:.4f}"
         row["seconds"] = ""
@@ -102,7 +102,7 @@ def _report_case(
         if truth is not None:
             row |= _truth_scores(case, plane, coarse=coarse, truth=truth)
         rows.append(row)
-        warnings += early_end_warnings(case, plane, label=coarse.alone)
+        warnings += early_end_warnings(case, plane, label=coarse.unfused)
     limit = DISAGREEMENT[settings.propagation]
     if agreement < limit:
         warnings.append(

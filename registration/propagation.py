@@ -18,6 +18,8 @@ from scipy.ndimage import (
     map_coordinates,
 )
 
+from utils.axes import other_axes
+
 RECTANGLE = np.ones((5, 5), bool)
 # All in voxels. Dice on LA hardly depends on these values (docs/results/cogrnet.md).
 REACH = 4.0  # how far a known line corrects its slice (standard deviation)
@@ -211,8 +213,3 @@ def fuse(
         total += weight * signed_distance(label)
         weights += weight
     return (gaussian_filter(total / weights, SMOOTH) > 0).astype(np.uint8)
-
-
-def other_axes(dims: int, axis: int) -> tuple[int, ...]:
-    """All axes of an array with `dims` axes, in order, except `axis`."""
-    return tuple(number for number in range(dims) if number != axis)

@@ -24,6 +24,7 @@ from reporting.tested_run import Result
 from scans.geometry import Geometry, canonical, turn
 from scans.reading import read_label, read_scan
 from scans.scan_files import by_case
+from utils.axes import other_axes
 from utils.errors import UserError
 from utils.files import shown
 from utils.pictures import overlay
@@ -168,13 +169,16 @@ def _scene(groups: Sequence[Group], case: str, root_path: Path | None) -> CaseSc
     image = source.image
     if image is not None:
         image = turn(image, axes, flipped=flips)
+    planes = (AXIAL, 1)
+    if source.is_flat:
+        planes = (AXIAL,)
     return CaseScene(
         image=image,
         truth=turn(source.truth, axes, flipped=flips),
         predictions=tuple(turn(array, axes, flipped=flips) for array in predictions),
         spacing=tuple(float(source.spacing[axis]) for axis in axes),
         is_oriented=source.affine is not None,
-        planes=(AXIAL,) if source.is_flat else (AXIAL, 1),
+        planes=planes,
     )
 
 
@@ -332,7 +336,7 @@ def _largest_slice(scene: CaseScene, axis: int) -> int:
 
     If it is empty, the first prediction that is not; else the middle.
     """
-    others = tuple(k for k in range(3) if k != axis)
+    others = other_axes(3, axis)
     for array in (scene.truth, *scene.predictions):
         areas = np.count_nonzero(array, axis=others)
         if areas.any():

@@ -114,8 +114,8 @@ def leaderboard(
 
     `baseline`: the method that the others are compared with; if a table does not have it, its best
     method. `costs`: by method, what a step costs (time, passes, memory), relative to any method.
-    `missing`: names of cells without a result.
-    Raises UserError where cells of a table do not fit each other.
+    `missing`: names of cells without a result. Raises UserError where cells of a table do not fit
+    each other.
     """
     _check_options(records)
     relative_costs = _relative_costs(costs, baseline)

@@ -146,18 +146,18 @@ def read_record(path: Path) -> CellRecord:
         ) from None
 
 
-def read_records(places: Sequence[Path]) -> list[CellRecord]:
+def read_records(sources: Sequence[Path]) -> list[CellRecord]:
     """Read records from files and from folders of them, in the order of their names.
 
     Raises UserError where there is none.
     """
     records: list[CellRecord] = []
-    for place in places:
-        paths = [place]
-        if place.is_dir():
+    for source in sources:
+        paths = [source]
+        if source.is_dir():
             # Names that begin with a dot are unfinished files of a killed process.
-            paths = sorted(place.glob("[!.]*.json"))
+            paths = sorted(source.glob("[!.]*.json"))
         if not paths:
-            raise UserError(f"{place}: holds no records (*.json); name the folder `records`")
+            raise UserError(f"{source}: holds no records (*.json); name the folder `records`")
         records += [read_record(path) for path in paths]
     return records

@@ -167,9 +167,8 @@ def _check_straight(place: Path, ordered: Sequence[Slice], direction: np.ndarray
         if angle < 0.1:
             digits = 2
         raise UserError(
-            f"{place}: the slices are stacked at a slant of {angle:.{digits}f} degrees "
-            "(a tilted gantry); "
-            "resample the scan to a straight grid first, for example with dcm2niix"
+            f"{place}: the slices are stacked at a slant of {angle:.{digits}f} degrees (a tilted "
+            "gantry); resample the scan to a straight grid first, for example with dcm2niix"
         )
     wrong = int(remaining.max(axis=1).argmax())
     raise UserError(

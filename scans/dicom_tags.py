@@ -3,10 +3,11 @@
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -397,12 +398,14 @@ def _check_frames(file: DicomFile) -> None:
         )
 
 
-def _values(value: object) -> list:
+def _values(value: object) -> list[Any]:
     if value is None:
         return []
     if isinstance(value, str):
         return [value]
-    return list(value)  # type: ignore[call-overload]
+    if isinstance(value, Iterable):
+        return list(value)
+    raise TypeError(f"a {type(value).__name__} is not a list of values")
 
 
 def _slice(file: DicomFile, frame: int) -> Slice:

@@ -71,8 +71,7 @@ def read_nifti_header(path: Path, start: bytes) -> VoxelFile:
     if int(header["bitpix"]) not in (0, 8 * dtype.itemsize):
         raise UserError(
             f"{path}: the header gives {int(header['bitpix'])} bits per voxel for a type of "
-            f"{8 * dtype.itemsize}, it is damaged; "
-            "copy or download it again"
+            f"{8 * dtype.itemsize}, it is damaged; copy or download it again"
         )
     warnings: list[str] = []
     geometry = _geometry(path, header, warnings)

@@ -21,7 +21,7 @@ from dataloaders.augment import Augmentation
 from dataloaders.cases import read_cases
 from dataloaders.digest import difference, digest_of, seen_in_training, survey
 from dataloaders.slices import Slices
-from dataloaders.splits import cheap_check
+from dataloaders.splits import list_faults
 from dataloaders.volumes import VolumePatches
 from datasets.acdc import DATASET
 from training.checkpoint import load
@@ -256,7 +256,7 @@ def test_validation_equal_to_test_is_one_fault(data, tmp_path):
     ):
         train(data, tmp_path / "out")
     train(data, tmp_path / "out", "--select", "test")
-    (fault,) = cheap_check(
+    (fault,) = list_faults(
         data, ACDC, {"val": names(data, "val.list"), "test": names(data, "test.list")}
     )
     assert "name the same cases" in fault

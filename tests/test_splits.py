@@ -4,7 +4,7 @@ import pytest
 from helpers import ACDC, LA, train
 
 from dataloaders.phantom.write import write_phantom
-from dataloaders.splits import case_of, cheap_check
+from dataloaders.splits import case_of, list_faults
 from datasets import la
 from utils.errors import UserError
 
@@ -20,7 +20,7 @@ def test_good_lists_have_no_faults_and_no_file_is_opened(tmp_path):
     slices = [f"patient001_frame01_slice_{k}" for k in (1, 2)]
     put(tmp_path, ACDC, *slices, "patient002_frame01")  # empty files: whoever opened one would fail
     assert (
-        cheap_check(
+        list_faults(
             tmp_path, ACDC, {"labelled": slices, "unlabelled": [], "val": ["patient002_frame01"]}
         )
         == []
@@ -43,7 +43,7 @@ def test_volumes_that_are_named_like_slices_are_different_cases(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     lists = {"labelled": ["a_slice_0"], "unlabelled": ["a_slice_1"]}
-    assert cheap_check(tmp_path, LA, lists) == []
+    assert list_faults(tmp_path, LA, lists) == []
 
 
 @pytest.mark.parametrize(
@@ -62,19 +62,19 @@ def test_volumes_that_are_named_like_slices_are_different_cases(tmp_path):
 )
 def test_a_case_listed_twice_is_told(tmp_path, lists, says):
     put(tmp_path, LA, "a", "b", "c")
-    assert cheap_check(tmp_path, LA, lists) == [f"{tmp_path}: {says}"]
+    assert list_faults(tmp_path, LA, lists) == [f"{tmp_path}: {says}"]
 
 
 def test_a_volume_whose_slices_are_trained_on_is_told_once(tmp_path):
     slices = [f"patient001_frame01_slice_{k}" for k in (1, 2, 3)]
     put(tmp_path, ACDC, *slices, "patient001_frame01")
-    (fault,) = cheap_check(tmp_path, ACDC, {"labelled": slices, "test": ["patient001_frame01"]})
+    (fault,) = list_faults(tmp_path, ACDC, {"labelled": slices, "test": ["patient001_frame01"]})
     assert "case patient001_frame01 is listed for labelled and for test" in fault
 
 
 def test_missing_files_come_first(tmp_path):
     put(tmp_path, LA, "a")
-    faults = cheap_check(tmp_path, LA, {"labelled": ["a", "a", "gone"]})
+    faults = list_faults(tmp_path, LA, {"labelled": ["a", "a", "gone"]})
     assert [fault.split(": ")[0] for fault in faults] == [
         str(tmp_path / LA.file.format("gone")),
         str(tmp_path),

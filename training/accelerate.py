@@ -113,7 +113,7 @@ class GradientGuard:
         self._learning: set[str] | None = None  # in the eager step
         self._done = False
 
-    def look(self) -> None:
+    def check_gradients(self) -> None:
         """Check the gradients of a step; does nothing after the second one.
 
         Raises UserError if convolutions that had a gradient in the eager step have none.

@@ -189,11 +189,18 @@ class Checkpoint:
         return self.stage is not None
 
     @property
+    def recorded_settings(self) -> dict[str, Any] | None:
+        """The settings of the run; None for a published checkpoint."""
+        if self.ours:
+            return self.settings
+        return None
+
+    @property
     def selection(self) -> str:
         """How the checkpoint was selected among those of its run, in words."""
         if not self.ours:
             return (
-                "a published state dict; the file does not say how it was selected "
+                "a published state dict; the file does not record how it was selected "
                 "(its authors: the best validation Dice)"
             )
         where = f"iteration {self.progress['step']} of {self.stage}"

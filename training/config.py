@@ -278,10 +278,10 @@ class RunConfig(Generic[DataT, MethodT, NetworkT]):
 
     def plain_groups(self) -> dict[str, dict[str, Any]]:
         """Return the options of each group as plain types, as config.json holds them."""
-        return {
-            name: {option: _plain(value) for option, value in _values(group).items()}
-            for name, group in self.groups()
-        }
+        groups: dict[str, dict[str, Any]] = {}
+        for name, group in self.groups():
+            groups[name] = {option: _plain(value) for option, value in _values(group).items()}
+        return groups
 
     def computed(self) -> dict[str, Any]:
         """Return the plain options that decide what a run computes."""

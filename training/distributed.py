@@ -175,7 +175,7 @@ def restore_buffers(networks: Mapping[str, nn.Module], gathered: Sequence[Buffer
                 buffer.copy_(saved[key])
 
 
-def any_process(number: int) -> int:
+def largest_of_processes(number: int) -> int:
     """Return the largest of all processes' whole numbers, in every process."""
     if world() == 1:
         return number

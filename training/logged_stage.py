@@ -9,7 +9,7 @@ import numpy as np
 
 REMEDY = "free space or choose another --output_root, then start the same command again"
 SCORES = ("validation/best_dice", "validation/dice")
-"""Our tags of the scalars that say how good a network is."""
+"""Our tags of the scalars that measure how good a network is."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LoggedStage:
 
     `folder`: `<run>/<stage>/log`, for the files of loggers. `start`: the stage continues after this
     step. `settings`: the options that decide what is computed, as plain types. `scores`: tags of
-    the scalars that say how good the network is.
+    the scalars that measure how good the network is.
     """
 
     folder: Path

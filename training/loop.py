@@ -26,11 +26,11 @@ from training.checkpoint_content import check_fits
 from training.class_watch import ClassWatch, class_dice_line
 from training.distributed import (
     Buffers,
-    any_process,
     average_buffers,
     from_main,
     gathered_buffers,
     is_main,
+    largest_of_processes,
     rank,
     restore_buffers,
     share_state,
@@ -191,7 +191,7 @@ class _StageRunner:
             precision=self.precision,
         )
         if self.compiled is not None:
-            self.guard.look()
+            self.guard.check_gradients()
         self.stage.after_step(step)
         # The first step runs without them: tensors that it creates to keep must not lie in the
         # memory of a recorded graph.
@@ -222,7 +222,7 @@ class _StageRunner:
         """Return whether a process got a signal; several processes ask each other rarely."""
         if world() > 1 and not self._step_is_read():
             return False
-        return any_process(signals.received) != 0
+        return largest_of_processes(signals.received) != 0
 
     def _read(self, log: StageLog) -> None:
         """Wait for the device and log the steps since the last call.
@@ -401,7 +401,7 @@ class _StageRunner:
     def _stop(self, log: StageLog, signals: StopSignals) -> None:
         """Save and raise Interrupted: the same command continues from here."""
         self._read(log)
-        number = any_process(signals.received)
+        number = largest_of_processes(signals.received)
         # The file has averaged statistics, for whoever tests it; each process resumes with its own.
         buffers = gathered_buffers(self.stage.networks)
         self._average_buffers()

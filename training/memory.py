@@ -27,10 +27,11 @@ class StepMemory:
     step_bytes: int
     images: int
 
-    def lines(self, stage: str, recompute: bool, alone: bool) -> list[str]:
+    def lines(self, stage: str, recompute: bool, has_few_images: bool) -> list[str]:
         """Return the messages before a stage.
 
-        `recompute`: whether --recompute is on. `alone`: whether batch norm sees too few images.
+        `recompute`: whether --recompute is on. `has_few_images`: whether batch norm sees too few
+        images.
         """
         advice = ""
         if not recompute:
@@ -40,7 +41,7 @@ class StepMemory:
             f"{self.step_bytes / 2**30:.1f} GiB, the whole process more (on the CPU 1 to 1.5 GiB "
             f"more: docs/performance.md){advice}"
         ]
-        if alone:
+        if has_few_images:
             messages.append(
                 f"warning: {stage} sees one patch at a time, too few for batch normalisation. "
                 "Validation uses running statistics, so it may segment nothing for a long time "

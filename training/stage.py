@@ -93,15 +93,16 @@ class StageSetup:
 class Run:
     """What the stages of a run have in common.
 
-    `about`: entries of every checkpoint (settings, facts of the data set, ...). `best_name(stage)`:
-    file name of a stage's best checkpoint. `amp`: the type to autocast to, None for float32.
-    `defaults`: default settings, for checkpoints that are older than a setting. `check` raises
-    UserError for a checkpoint of other data. Every `read_every` steps the host waits for the
-    device, reads the scalars of the steps since then, and asks the other processes for signals.
-    Every `log_every` steps train.log gets a line. `loggers`: names from `training.loggers`.
-    `keep_validated`: keep a copy of the checkpoint of every validation. `watched`: the classes that
-    are warned about if they are lost. `stage_steps`: the length of each stage in steps, by name.
-    `logged`: the settings that loggers get. `tags`: by stage, other names for some of our tags.
+    `about`: entries of every checkpoint (settings, description of the data set, ...).
+    `best_name(stage)`: file name of a stage's best checkpoint. `amp`: the type to autocast to, None
+    for float32. `defaults`: default settings, for checkpoints that are older than a setting.
+    `check` raises UserError for a checkpoint of other data. Every `read_every` steps the host waits
+    for the device, reads the scalars of the steps since then, and asks the other processes for
+    signals. Every `log_every` steps train.log gets a line. `loggers`: names from
+    `training.loggers`. `keep_validated`: keep a copy of the checkpoint of every validation.
+    `watched`: the classes that are warned about if they are lost. `stage_steps`: the length of each
+    stage in steps, by name. `logged`: the settings that loggers get. `tags`: by stage, other names
+    for some of our tags.
     """
 
     folder: Path

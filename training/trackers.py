@@ -148,7 +148,7 @@ class WandB:
 class MLflow:
     """Sends a stage to MLflow; a resumed stage continues its run there.
 
-    Place and experiment are those of MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME (default:
+    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME choose the server and the experiment (default:
     fewlabels).
     """
 

@@ -44,9 +44,10 @@ def signed_distances(label: Tensor, classes: int) -> Tensor:
 
     There is a map for each foreground class.
 
-    Outside an object the distance to it, inside minus the distance to the outside, each divided by
-    its largest value in the image; 0 on the inner boundary, the pixels of the object with a
-    neighbour outside (SASSNet and DTC). 0 everywhere where the object is absent or fills the image.
+    Outside an object the value is the distance to it; inside it is minus the distance to the
+    outside. Each is divided by its largest value in the image. The value is 0 on the inner
+    boundary, the object's pixels with a neighbour outside (SASSNet and DTC). It is 0 everywhere if
+    the object is absent or fills the image.
     """
     dims = label.ndim - 1
     inside = one_hot(label, classes)[:, 1:].bool()

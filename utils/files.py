@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A failure leaves `path` as it was.
 
-    Raises OSError, FileNotFoundError among others where the folder vanished meanwhile.
+    Raises OSError, for example FileNotFoundError if the folder has vanished.
     """
     with unfinished_file(path) as unfinished:
         yield unfinished

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.axes import other_axes
+
 
 def most_probable(scores: Tensor) -> Tensor:
     """Return the class (...) uint8 with the largest of the scores (K, ...), K at least 2.
@@ -108,7 +110,7 @@ def _foreground(labels: np.ndarray) -> tuple[slice, ...] | None:
     union = np.bitwise_or.reduce(labels, axis=0)
     box = []
     for axis in range(union.ndim):
-        others = tuple(other for other in range(union.ndim) if other != axis)
+        others = other_axes(union.ndim, axis)
         filled = np.flatnonzero(np.bitwise_or.reduce(union, axis=others))
         if not filled.size:
             return None

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from utils.cli import command_line
 from utils.errors import UserError, writing
@@ -165,7 +166,7 @@ def _note(folder: Path, name: str, remedy: str) -> Iterator[None]:
             (folder / name).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -175,7 +176,7 @@ def _read(path: Path) -> dict:
     return about
 
 
-def _words(about: dict) -> str:
+def _words(about: dict[str, Any]) -> str:
     if not about:
         return "another process"
     process, machine, since, command = (

@@ -111,7 +111,8 @@ def dice_2d(
 ) -> Tensor:
     """Return the Dice loss that is the term `dice` of 2-D data sets.
 
-    It is over the whole batch, with squared denominators, and the mean over classes.
+    Sums run over the whole batch, denominators are squared, and the result is the mean over
+    classes.
 
     Unless `mask_background`, class 0 (background) also counts outside the mask, as in the published
     edge-guided code. BCP's authors fixed this in their code (issue 25 of their repository).
@@ -131,8 +132,8 @@ def dice_2d(
 def dice_squared(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
     """Return the Dice loss of SSL4MIS, UniMatch and AD-MT.
 
-    It is over the whole batch, with squared denominators and smooth 1e-5, and the mean over all
-    classes.
+    Sums run over the whole batch, denominators are squared, smooth is 1e-5, and the result is the
+    mean over all classes.
     """
     return dice_2d(prediction, truth, mask, mask_background=True, smooth=1e-5)
 
@@ -151,8 +152,8 @@ def dice_foreground(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tens
 def half_dice(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
     """Return MC-Net's Dice loss for slices.
 
-    It is that of the whole batch without the factor 2, so it is between 0.5 and 1, and the mean
-    over all classes.
+    Sums run over the whole batch. The factor 2 is missing, so the loss lies between 0.5 and 1. The
+    result is the mean over all classes.
     """
     p = prediction.probabilities  # (N, K, H, W)
     weight = mask.expand_as(truth[:, 0]).unsqueeze(1)
@@ -166,8 +167,8 @@ def half_dice(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
 def dice_foreground_plain(prediction: Prediction, truth: Tensor, mask: Tensor) -> Tensor:
     """Return the Dice loss of MC-Net and SS-Net for volumes.
 
-    It is over the whole batch, with plain denominators and smooth 1e-8, and the mean over
-    foreground classes.
+    Sums run over the whole batch, denominators are plain, smooth is 1e-8, and the result is the
+    mean over foreground classes.
     """
     p = prediction.probabilities[:, 1:]  # (N, K - 1, X, Y, Z)
     truth = truth[:, 1:]

@@ -6,13 +6,14 @@ import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from utils.cli import command_line
 
 PACKAGES = ("torch", "numpy", "scipy", "h5py", "connected-components-3d", "antspyx")
 
 
-def provenance() -> dict:
+def provenance() -> dict[str, Any]:
     """Return command, date, versions, machine and git commit of this process; see `git_commit`."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:

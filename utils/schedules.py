@@ -6,6 +6,8 @@ from functools import partial
 
 Schedule = Callable[[int, int], float]  # (step, total) -> factor on the base learning rate
 SCHEDULES: dict[str, Callable[..., float]] = {}
+STEPS_PER_EPOCH = 150
+"""Iterations that published codes of this field count as an epoch of their ramps."""
 
 
 def learning_rate(function: Callable[..., float]) -> Callable[..., float]:
@@ -83,4 +85,4 @@ def consistency_weight(step: int) -> float:
 
     The code only logs it. It reaches 0.5 after 30 000 steps.
     """
-    return 0.5 * sigmoid_rampup(step // 150, 200)
+    return 0.5 * sigmoid_rampup(step // STEPS_PER_EPOCH, 200)

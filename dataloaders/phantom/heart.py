@@ -16,7 +16,8 @@ from scipy.special import expit
 from dataloaders.phantom.paint import bias, paint, rician
 
 BACKGROUND, RIGHT, MYOCARDIUM, LEFT = range(4)
-DIASTOLE, SYSTOLE = 1, 2
+DIASTOLE = 1
+SYSTOLE = 2
 FIELD_OF_VIEW = 285.0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from datasets.checks.case_check import CaseCheck
-from datasets.prepare.flips import APART, ENOUGH, MANY, MOST
+from datasets.prepare.flips import AGREEING_SHARE, FEWEST_FOR_OUTLIERS, FEWEST_LABELS, OUTLIER_RATIO
 
 FAR = 2
 """Times the median spacing, along any axis."""
@@ -76,7 +76,7 @@ def _spreads(cases: Sequence[CaseCheck]) -> dict[str, Mapping[str, float]]:
 def labels_flipped_together(cases: Sequence[CaseCheck]) -> list[str]:
     """Warn if most labels fit better with the same flip, even if no single label stands out."""
     spreads = list(_spreads(cases).values())
-    if len(spreads) < MANY:
+    if len(spreads) < FEWEST_LABELS:
         return []
     counts: Counter[str] = Counter()
     for case_spreads in spreads:
@@ -84,7 +84,7 @@ def labels_flipped_together(cases: Sequence[CaseCheck]) -> list[str]:
         counts.update(flips for flips, spread in case_spreads.items() if spread < unflipped)
     # of flips that are equally often better the first one
     best = max(spreads[0], key=lambda flips: counts[flips])
-    if counts[best] < MOST * len(spreads):
+    if counts[best] < AGREEING_SHARE * len(spreads):
         return []
     return [
         f"{counts[best]} of {len(spreads)} labels fit better flipped along {', '.join(best)}: "
@@ -99,7 +99,7 @@ def single_flipped_labels(cases: Sequence[CaseCheck]) -> list[str]:
     Cases that already have a warning about a flip are skipped.
     """
     spreads = _spreads([case for case in cases if not _is_reported(case)])
-    if len(spreads) < ENOUGH:
+    if len(spreads) < FEWEST_FOR_OUTLIERS:
         return []
     best_flips: dict[str, str] = {}
     ratios: dict[str, float] = {}
@@ -113,10 +113,9 @@ def single_flipped_labels(cases: Sequence[CaseCheck]) -> list[str]:
     return [
         f"{name}: its label fits {ratio:.1f} times better flipped along "
         f"{', '.join(best_flips[name])}, 95 % of the others no more than {usual:.1f} times; "
-        "possibly "
-        "it is flipped, but one label is weak evidence: look at it (--pictures)"
+        "possibly it is flipped, but one label is weak evidence: look at it (--pictures)"
         for name, ratio in ratios.items()
-        if ratio > APART * usual
+        if ratio > OUTLIER_RATIO * usual
     ]
 
 
@@ -161,9 +160,10 @@ def _size(spacing: Sequence[float] | np.ndarray) -> str:
 
 def mixed_axes(cases: Sequence[CaseCheck]) -> list[str]:
     """A warning where the axes of cases have different directions."""
-    common, *others = _groups({case.name: case.axes for case in cases if case.axes}) or [("", [])]
-    if not others:
+    groups = _groups({case.name: case.axes for case in cases if case.axes})
+    if len(groups) < 2:
         return []
+    common, *others = groups
     shown = ", ".join(f"{len(names)} {axes} ({names[0]} ...)" for axes, names in others[:SHOWN])
     return [
         f"orientations differ: {len(common[1])} {common[0]}, {shown}; "
@@ -186,10 +186,10 @@ def unplanned_preparations(cases: Sequence[CaseCheck], planned: str) -> list[str
 
 def mixed_preparations(cases: Sequence[CaseCheck]) -> list[str]:
     """A warning where cases were prepared with different settings."""
-    settings = {case.name: case.preparation for case in cases if case.preparation}
-    common, *others = _groups(settings) or [("", [])]
-    if not others:
+    groups = _groups({case.name: case.preparation for case in cases if case.preparation})
+    if len(groups) < 2:
         return []
+    common, *others = groups
     shown = ", ".join(f"{len(names)} otherwise ({names[0]} ...)" for _, names in others[:SHOWN])
     return [
         f"settings of the preparation differ: {len(common[1])} alike, {shown}; "

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from utils.axes import other_axes
 from utils.errors import writing
 from utils.files import replacing
 from utils.pictures import colour, overlay
@@ -128,8 +129,7 @@ def _grid(size: np.ndarray, axes: Sequence[int], rows: int) -> tuple[Figure, np.
 def _slice_number(image: np.ndarray, label: np.ndarray | None, axis: int) -> int:
     """The slice where the label is largest; without label the middle one."""
     if label is not None and label.any():
-        others = tuple(other for other in range(3) if other != axis)
-        return int(np.count_nonzero(label, axis=others).argmax())
+        return int(np.count_nonzero(label, axis=other_axes(3, axis)).argmax())
     return image.shape[axis] // 2
 
 

@@ -119,12 +119,12 @@ def _read_label(
     label = read_label(path, values, DECLARED, warn)
     array, warning = lay_onto(str(path), label.array, label.geometry, first.shape, first.geometry)
     if not _same_spacing(label.geometry, first.geometry):
-        own, expected = (
+        spacing, expected = (
             " x ".join(f"{mm:g}" for mm in grid.spacing)
             for grid in (label.geometry, first.geometry)
         )
         raise UserError(
-            f"{path}: spacing {own} mm, its image's {expected}; "
+            f"{path}: spacing {spacing} mm, its image's {expected}; "
             "give it the image's header if their voxels fit"
         )
     if warning:

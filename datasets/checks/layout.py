@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dataloaders.dataset_info import DatasetInfo
 from dataloaders.hdf5 import SPLITS, check_root
 from dataloaders.plan import FILE, Plan, read_plan
-from dataloaders.splits import case_of, cheap_check, listed_path
+from dataloaders.splits import case_of, list_faults, listed_path
 from datasets.checks.case_check import CaseCheck
 from datasets.checks.check_prepared import check_prepared
 from datasets.checks.check_raw import check_raw
@@ -198,7 +198,7 @@ def _prepared(
         layout="prepared",
         jobs=tuple(jobs),
         classes=classes,
-        errors=tuple(cheap_check(root, info, lists)),
+        errors=tuple(list_faults(root, info, lists)),
         warnings=tuple(warnings),
     )
 

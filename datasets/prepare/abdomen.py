@@ -137,8 +137,7 @@ class AbdomenPreparation(CroppedPreparation, ABC):
             return None
         return (
             f"{scan.path}: according to the header the slices do not lie along axis {axis} of the "
-            "file, "
-            "where the published preparation takes them; use the official download"
+            "file, where the published preparation takes them; use the official download"
         )
 
 

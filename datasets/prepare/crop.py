@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.prepare.prepared_files import RawCase
+from utils.axes import other_axes
 from utils.errors import UserError
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -45,8 +46,7 @@ def checked_box(box: Box | None, name: str, shape: Sequence[int]) -> Box:
 
 def label_range(label: np.ndarray, axis: int) -> tuple[int, int]:
     """First and last index along the axis where the label is not background."""
-    others = tuple(other for other in range(label.ndim) if other != axis)
-    indices = np.flatnonzero(label.any(others))
+    indices = np.flatnonzero(label.any(other_axes(label.ndim, axis)))
     return int(indices[0]), int(indices[-1])
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from utils.axes import other_axes
+
 Slice = tuple[int, int]
 """Axis and number."""
 # Voxels along every axis. A complete label of a smaller object may look like two slices.
@@ -56,8 +58,7 @@ def label_of_slices(
 
 
 def _voxels_per_slice(inside: np.ndarray, axis: int) -> np.ndarray:
-    others = tuple(other for other in range(3) if other != axis)
-    return np.count_nonzero(inside, axis=others)
+    return np.count_nonzero(inside, axis=other_axes(3, axis))
 
 
 def _only_number(inside: np.ndarray, axis: int) -> int | None:

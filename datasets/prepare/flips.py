@@ -11,23 +11,23 @@ import numpy as np
 Flips = tuple[bool, ...]
 # The intensities inside an organ vary little. A flipped label covers other tissue as well: on a
 # real CT their standard deviation is 375 HU instead of 22. A flip is reported where the intensities
-# inside the label would vary EVENER times less than for the label as it is (true labels of 200 ACDC
-# volumes reach 2.07, those of 100 LA scans 1), and EVENER times less than for the median of the
-# other flips: a ragged tumour, whose label is more even at any other place, is not flipped. Nothing
-# is reported where the standard deviation inside the label is below the share EVEN of the whole
-# image's.
-EVEN = 0.15
-EVENER = 2.25
+# inside the label would vary BETTER_RATIO times less than for the label as it is (true labels of
+# 200 ACDC volumes reach 2.07, those of 100 LA scans 1), and BETTER_RATIO times less than for the
+# median of the other flips: a ragged tumour, whose label is more even at any other place, is not
+# flipped. Nothing is reported where the standard deviation inside the label is below
+# SMALL_SPREAD_SHARE of the whole image's.
+SMALL_SPREAD_SHARE = 0.15
+BETTER_RATIO = 2.25
 # In MR one label is weaker evidence than all of them together: the same flip is better, by however
 # little, for at most 9 % of the true labels of ACDC, for none of LA's, and for at least 91 % of
 # labels that were flipped.
-MOST = 2 / 3
-MANY = 5
-# One label among at least ENOUGH is reported where its best flip is APART times better than that of
-# all but 5 % of them. Of LA's labels, flipped one at a time, 65 to 85 % are detected so (20 to 40 %
-# with EVENER only; of ACDC's 3 %), and no true one of either.
-APART = 1.6
-ENOUGH = 20
+AGREEING_SHARE = 2 / 3
+FEWEST_LABELS = 5
+# One label among at least FEWEST_FOR_OUTLIERS is reported where its best flip is OUTLIER_RATIO
+# times better than that of all but 5 % of them. Of LA's labels, flipped one at a time, 65 to 85 %
+# are detected so (20 to 40 % with BETTER_RATIO only; of ACDC's 3 %), and no true one of either.
+OUTLIER_RATIO = 1.6
+FEWEST_FOR_OUTLIERS = 20
 
 
 def spreads(image: np.ndarray, label: np.ndarray) -> dict[Flips, float]:
@@ -46,7 +46,9 @@ def spreads(image: np.ndarray, label: np.ndarray) -> dict[Flips, float]:
     for flips in product((False, True), repeat=label.ndim):
         flipped_indices = []
         for index, side, is_flipped in zip(indices, label.shape, flips, strict=True):
-            flipped_indices.append(side - 1 - index if is_flipped else index)
+            if is_flipped:
+                index = side - 1 - index
+            flipped_indices.append(index)
         inside = image[tuple(flipped_indices)].astype(np.float64)
         means = np.bincount(classes, inside) / counts
         result[flips] = float(np.sqrt(((inside - means[classes]) ** 2).mean()))
@@ -62,10 +64,10 @@ def better_flip(image: np.ndarray, spread_of: Mapping[Flips, float]) -> Flips | 
     best, *others = sorted(spread_of, key=lambda flips: spread_of[flips])
     # the spread of a large scan is computed without a copy of it
     steps = tuple(slice(None, None, 1 + side // 256) for side in image.shape)
-    if unflipped < EVEN * image[steps].std():
+    if unflipped < SMALL_SPREAD_SHARE * image[steps].std():
         return None
     compared = min(unflipped, float(np.median([spread_of[flips] for flips in others])))
-    if spread_of[best] * EVENER > compared:
+    if spread_of[best] * BETTER_RATIO > compared:
         return None
     return best
 
@@ -84,12 +86,10 @@ def flip_warning(
     times = min(unflipped / max(spread_of[best], 1e-9), 1000)
     return (
         f"{path}: fits better flipped along {', '.join(flipped_axes(best, axes))}: inside it the "
-        "image's spread is "
-        f"{_rounded(spread_of[best])} instead of {_rounded(unflipped)}; possibly the label is "
-        "flipped: the spread is "
-        f"{times:.1f} times smaller, and none of 300 true labels (ACDC, LA) reached {EVENER} "
-        "times, "
-        "but a ragged organ in even surroundings may. Look at both together before you train on it"
+        f"image's spread is {_rounded(spread_of[best])} instead of {_rounded(unflipped)}; possibly "
+        f"the label is flipped: the spread is {times:.1f} times smaller, and none of 300 true "
+        f"labels (ACDC, LA) reached {BETTER_RATIO} times, but a ragged organ in even surroundings "
+        "may. Look at both together before you train on it"
     )
 
 

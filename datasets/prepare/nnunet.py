@@ -109,7 +109,7 @@ def _json(path: Path) -> Any:
         raise UserError(f"{path}: not readable as JSON ({error}); correct it") from None
 
 
-def _dataset_json(path: Path) -> dict:
+def _dataset_json(path: Path) -> dict[str, Any]:
     """The content of dataset.json, an object with all required keys."""
     content = _json(path)
     if not isinstance(content, dict):
@@ -350,8 +350,7 @@ def _name_fault(source: Path, name: str, alike: dict[str, dict[str, None]]) -> s
     if others:
         return (
             f"{source}: the case names {name} and {others[0]} differ only in upper and lower case, "
-            "so "
-            "that macOS and Windows take their files for one; rename one of them"
+            "so that macOS and Windows take their files for one; rename one of them"
         )
     return ""
 
@@ -406,9 +405,8 @@ def _default_split(train: Sequence[RawCase], warnings: list[str]) -> dict[str, s
     if len(names) < 2:
         warnings.append(
             "a single labelled case: none is left for validation. Train with --select last, which "
-            "needs "
-            "none (the last network is the result); cross-validation needs at least two labelled "
-            "cases"
+            "needs none (the last network is the result); cross-validation needs at least two "
+            "labelled cases"
         )
         return split
     held = names[-max(1, len(names) // 5) :]

@@ -73,7 +73,9 @@ def _no_folder(source: Path, part: str) -> Folder:
         )
     if part == "Tr":
         raise UserError(fault)
-    return Folder(errors=(fault,) if other else ())
+    if other:
+        return Folder(errors=(fault,))
+    return Folder()
 
 
 def _same_spelling(path: Path) -> str:

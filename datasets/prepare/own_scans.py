@@ -103,11 +103,15 @@ class OwnPreparation:
         for scan in scans:
             check_not_constant(scan)
         image, geometry = prepare_image(plan, scans)
-        label = annotated = None
+        label = None
+        annotated = None
         if case.label is not None:
             label, annotated = self._label(case, case.label, scan=scans[0], warn=warn)
         axes = plan.stored
-        attributes = grid_attributes(geometry, axes, file_axes="xyz" if plan.dims == 3 else "zyx")
+        file_axes = "zyx"
+        if plan.dims == 3:
+            file_axes = "xyz"
+        attributes = grid_attributes(geometry, axes, file_axes=file_axes)
         attributes |= source_attributes(*scans)
         if annotated:
             attributes[ANNOTATED] = np.array(annotated)
@@ -146,10 +150,8 @@ class OwnPreparation:
             axis, number = single
             warn(
                 f"{path}: only one slice has a label, number {number} along {'xyz'[axis]} after "
-                "turning, and training "
-                "treats the others as background; draw the others, or a second one at a right "
-                "angle for CoGRNet "
-                "(docs/cogrnet.md)"
+                "turning, and training treats the others as background; draw the others, or a "
+                "second one at a right angle for CoGRNet (docs/cogrnet.md)"
             )
         return label, None
 
@@ -313,7 +315,8 @@ def prepare_label(
     planes = []
     positions: list[Slice] = []
     for axis, number in drawn:
-        plane_size = [1 if other == axis else side for other, side in enumerate(size)]
+        plane_size = list(size)
+        plane_size[axis] = 1
         plane = _resampled_classes(
             plan, classes.take([number], axis), size=plane_size, spacing=spacing
         )
@@ -342,8 +345,11 @@ def _resampled_classes(
 def _target_spacing(plan: Plan, spacing: Sequence[float]) -> list[float]:
     """The plan's spacing (mm), and the scan's own one along the axes that are not resampled."""
     target = []
-    for own, planned in zip(spacing, plan.spacing_mm, strict=True):
-        target.append(own if planned is None else planned)
+    for scan_mm, planned_mm in zip(spacing, plan.spacing_mm, strict=True):
+        if planned_mm is None:
+            target.append(scan_mm)
+        else:
+            target.append(planned_mm)
     return target
 
 

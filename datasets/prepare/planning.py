@@ -74,6 +74,11 @@ def make_plan(dataset: RawDataset, dims: int | None, pool: Executor) -> Plan:
         why["mixed"] = others
     target = _target_spacing(spacing, axis, dims=dims)
     shapes = [_resampled_shape(scan, target) for scan in scans]
+    axes = _slices_first(axis)
+    lists = OWN_LISTS | SLICE_LISTS
+    if dims == 3:
+        axes = "xyz"
+        lists = OWN_LISTS
     return Plan(
         name=dataset.name,
         class_names=tuple(name for _, name in dataset.labels),
@@ -81,11 +86,11 @@ def make_plan(dataset: RawDataset, dims: int | None, pool: Executor) -> Plan:
         channel_names=dataset.channel_names,
         normalisation=normalisations(dataset.channel_names, scans),
         dims=dims,
-        axes="xyz" if dims == 3 else _slices_first(axis),
+        axes=axes,
         spacing_mm=tuple(target),
         median_spacing_mm=tuple(spacing.tolist()),
         median_shape=tuple(int(side) for side in np.median(shapes, 0)),
-        lists=OWN_LISTS if dims == 3 else OWN_LISTS | SLICE_LISTS,
+        lists=lists,
         why=why,
     )
 
@@ -189,7 +194,10 @@ def _target_spacing(spacing: np.ndarray, axis: int, dims: int) -> list[float | N
     target: list[float | None] = []
     for number, mm in enumerate(spacing):
         is_kept = (dims == 2 and number == axis) or mm > THICK * spacing.min()
-        target.append(None if is_kept else float(mm))
+        if is_kept:
+            target.append(None)
+        else:
+            target.append(float(mm))
     return target
 
 
