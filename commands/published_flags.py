@@ -90,30 +90,40 @@ def switch(flag: str, value: str | None) -> Translation:
     return Translation((flag,))
 
 
-def ignored(reason: str = "it enters no loss", is_number: bool = True) -> Rule:
-    """Return the rule of a flag that changes nothing, whatever its value: a number, or a word."""
-    kind = "number" if is_number else "word"
+def ignored(reason: str = "it enters no loss") -> Rule:
+    """Return the rule of a flag that takes a number and changes nothing, whatever its value."""
 
     def rule(flag: str, value: str | None) -> Translation:
-        if value is None or (is_number and not NUMBER.fullmatch(value)):
+        if value is None or not NUMBER.fullmatch(value):
             raise UserError(
-                f"{_shown(flag, value)}: takes a {kind}, and changes nothing: {reason}; remove it"
+                f"{_shown(flag, value)}: takes a number, and changes nothing: {reason}; remove it"
             )
         return Translation(note=f"{flag} {value}: accepted, changes nothing: {reason}")
 
     return rule
 
 
-def fixed(only: int, reason: str) -> Rule:
-    """Return the rule of a flag that has one possible value here."""
+def fixed(
+    only: str, reason: str, *, remedy: str = "remove it", number: float | None = None
+) -> Rule:
+    """Return the rule of a flag that has one possible value here.
+
+    `number`: the value of `only`, for a flag that also takes it rounded to three or more digits.
+    """
 
     def rule(flag: str, value: str | None) -> Translation:
-        if value != str(only):
-            raise UserError(f"{_shown(flag, value)}: must be {only}, {reason}; remove it")
-        note = f"{flag} {value}: accepted, changes nothing: it is always {only}, {reason}"
-        return Translation(note=note)
+        if value != only and not _is_rounded(value, number):
+            raise UserError(f"{_shown(flag, value)}: must be {only}, because {reason}; {remedy}")
+        return Translation(note=f"{flag} {value}: accepted, changes nothing: {reason}")
 
     return rule
+
+
+def _is_rounded(value: str | None, number: float | None) -> bool:
+    """Return whether the value is this number, up to an error of 0.001."""
+    if value is None or number is None or not NUMBER.fullmatch(value):
+        return False
+    return abs(float(value) - number) < 1e-3
 
 
 def first_gpu(advice: str) -> Rule:
@@ -155,12 +165,16 @@ EVERY_TRAINING: Rules = {
 }
 """Rules of every training script."""
 _RAMP = dict.fromkeys(("consistency", "consistency_rampup", "magnitude"), ignored())
-_ACDC_CLASSES = {"num_classes": fixed(4, "the classes of ACDC with the background")}
+_ACDC_CLASSES = {"num_classes": fixed("4", "ACDC has 4 classes with the background")}
 _LA_TRAINING: Rules = {
     **_RAMP,
     "pre_max_iteration": alias("pre_iterations"),
     "self_max_iteration": alias("max_iterations"),
-    "max_samples": ignored("the training list defines how many cases there are"),
+    "max_samples": fixed(
+        "80",
+        "all cases of the training list are used",
+        remedy="remove it, and shorten train.list in --root_path to use fewer",
+    ),
     "mask_ratio": ignored("--mask and --box_end set the box"),
     "u_alpha": ignored(),
     "loss_weight": ignored(),
@@ -177,13 +191,21 @@ PUBLISHED_TRAINING: Mapping[str, Rules] = {
         **_LA_TRAINING,
         "pre_max_iteration": alias("pre_iterations", _HALF),
         "self_max_iteration": alias("max_iterations", _HALF),
-        "mask_ratio": ignored("--focus sets the box"),
+        "mask_ratio": fixed(
+            "2/3", "the box of pre-training has 2/3 of the patch's sides", number=2 / 3
+        ),
         "slice_weight": ignored(),
         "slice_weight_step": ignored(),
-        "split": ignored("training reads the training list", is_number=False),
+        "split": fixed("train", "training reads the training list"),
     },
 }
 """Further rules of the published training scripts, by `DatasetSpec.commands`."""
+PUBLISHED_METHODS: Mapping[tuple[str, str], Rules] = {
+    ("LA", "bcp"): {
+        "mask_ratio": fixed("2/3", "BCP's box has 2/3 of the patch's sides", number=2 / 3)
+    }
+}
+"""Rules that differ for a method, by `DatasetSpec.commands` and the method."""
 EVERY_TEST: Rules = {
     "detail": switch,
     "gpu": first_gpu("a test runs on one"),
@@ -192,15 +214,18 @@ EVERY_TEST: Rules = {
 PUBLISHED_TESTS: Mapping[str, Rules] = {"ACDC": _ACDC_CLASSES, "LA": {"nms": switch}}
 
 
-def training_rules(commands: str, options: Collection[str], *, published: bool) -> Rules:
-    """Return the rules of a training script, those of the published scripts `commands` if
-    `published`.
+def training_rules(
+    commands: str, method: str, options: Collection[str], *, published: bool
+) -> Rules:
+    """Return the rules of a training script, those of the published scripts `commands` for this
+    method if `published`.
 
     A flag that is an option of the chosen method, network or data set (`options`) is that option.
     """
     rules = dict(EVERY_TRAINING)
     if published:
         rules.update(PUBLISHED_TRAINING.get(commands, {}))
+        rules.update(PUBLISHED_METHODS.get((commands, method), {}))
     return {flag: rule for flag, rule in rules.items() if flag not in options}
 
 

@@ -251,7 +251,7 @@ def _check_counts(
         unlabelled_count = data.unlabelled
         unlabelled_words = f" and {data.unlabelled} unlabelled ones"
     sampler = build_sampler(
-        dataset.sampler(config.data),
+        dataset.sampler(config),
         config.data,
         labelled=data.labelled,
         unlabelled=unlabelled_count,

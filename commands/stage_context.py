@@ -114,7 +114,7 @@ class RunStageContext:
         if self.spec.uses_unlabelled:
             unlabelled = self.unlabelled
         return build_sampler(
-            self.dataset.sampler(self.config.data),
+            self.dataset.sampler(self.config),
             self.config.data,
             labelled=self.labelled,
             unlabelled=unlabelled,

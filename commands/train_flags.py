@@ -83,9 +83,13 @@ def configs_from_flags(
         script = {**script, **values}
     start = starting_config(dataset, script, method=method, explicit=explicit)
     classes = option_classes(dataset, start.experiment.method, model=start.experiment.model)
-    argv = translated(
-        training_rules(dataset.commands, classes.own_names(), published=published), argv
+    rules = training_rules(
+        dataset.commands,
+        start.experiment.method,
+        options=classes.own_names(),
+        published=published,
     )
+    argv = translated(rules, argv)
     kind: Any = AnyDatasetCommand if any_dataset else TrainCommand
     command = parse(
         kind[classes.config_type],

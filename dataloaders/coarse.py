@@ -148,8 +148,8 @@ def read_annotation(
     """Read the two annotated slices of the case in `path`; nothing else of the label is read, and
     of the image only its shape.
 
-    `planes`: slice number of each plane, default the published ones; None and "middle" are the
-    middle of the axis. "object" (the middle of the object) and "drawn" (the slice with most of it:
+    `planes`: slice number of each plane, default those of `info`; None and "middle" are the middle
+    of the axis. "object" (the middle of the object) and "drawn" (the slice with most of it:
     the annotated one in a file with only two) are for an annotator who sees the object: only they
     read the whole label, and use it only to choose the slice number. A file of own data records
     which slices are drawn. Raises UserError naming the file where there is no such slice, nothing

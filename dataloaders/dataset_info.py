@@ -30,7 +30,8 @@ class DatasetInfo:
     z-scored when they are read. `file_classes`: how many class numbers the labels may have
     (0: as many as class names); `foreground`: which of them are the object where there is one
     (else each is its own class). `planes`: the two planes of CoGRNet's annotation, each an axis of
-    the stored volume and the published slice number, None for the middle of the axis.
+    the stored volume and a slice: the published number, None for the middle of the axis, or
+    "object" for the middle of the object.
     """
 
     name: str
@@ -49,7 +50,7 @@ class DatasetInfo:
     zscore: bool = False
     file_classes: int = 0
     foreground: tuple[int, ...] = ()
-    planes: tuple[tuple[int, int | None], ...] = ()
+    planes: tuple[tuple[int, int | str | None], ...] = ()
 
     @property
     def classes(self) -> int:

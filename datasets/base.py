@@ -67,7 +67,7 @@ class DatasetSpec:
     counted: str = "volumes"
     cases: Callable[[Path, DatasetInfo, int], tuple[list[str], int]]
     data: Callable[[AnyConfig], ReadSamples]
-    sampler: Callable[[Any], type[StreamSampler]] = lambda settings: TwoStreamSampler
+    sampler: Callable[[AnyConfig], type[StreamSampler]] = lambda config: TwoStreamSampler
     # spatial augmentation of labelled and of unlabelled images, to the patch size
     spatial: Callable[[tuple[int, ...]], tuple[tuple[SpatialDraw, ...], tuple[SpatialDraw, ...]]]
     # learning: the loss term `dice`, which image is pasted into which, what the EMA teacher

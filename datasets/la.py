@@ -5,7 +5,7 @@ UA-MT.
 import csv
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from datasets.prepare.prepared_files import (
 from datasets.prepare.published import CroppedPreparation, cases_in_folders
 from datasets.templates import two_slices, volumes
 from evaluation.settings import EvaluationSettings
+from scans.geometry import Geometry
 from scans.reading import Scan
 from scans.voxel_file import Warn
 from utils.errors import UserError
@@ -48,6 +49,8 @@ INFO = DatasetInfo(
 )
 STORED = (0, 1, 2)  # x, y, z
 COMPRESSION = {"compression": "gzip", "compression_opts": 4}
+SPACING = 0.625  # mm along every axis of every scan
+HEADER_SPACING = 1.0  # mm; what the headers of some scans have instead
 SEED = 1337
 # The published patch. The crop is widened so that one fits without the margins.
 PATCH = 112
@@ -93,9 +96,11 @@ class LAPreparation(CroppedPreparation):
             followed = label_to_follow(case, label)
             start, stop = crop_box(followed, margins(case.name, followed))
         box = slices_of_box(start, stop)
-        attributes = grid_attributes(scan.geometry.cropped(start), STORED, file_axes="xyz")
+        # after the label is read, whose header is compared with that of the image
+        geometry = stored_geometry(case, scan, warn=warn)
+        attributes = grid_attributes(geometry.cropped(start), STORED, file_axes="xyz")
         attributes |= crop_attributes(start, stop)
-        attributes |= source_attributes(scan)
+        attributes |= source_attributes(replace(scan, geometry=geometry))
         yield Output(
             self.last_file(case),
             image=zscored(scan)[box],
@@ -103,6 +108,23 @@ class LAPreparation(CroppedPreparation):
             attributes=attributes,
             options=COMPRESSION,
         )
+
+
+def stored_geometry(case: RawCase, scan: Scan, warn: Warn) -> Geometry:
+    """The grid of a scan, with the true spacing where the header has 1 mm along every axis.
+
+    All of LA's scans have 0.625 mm. A prediction keeps the header's spacing and so overlays its
+    scan. `warn` is called with a line that names the scan.
+    """
+    geometry = scan.geometry
+    if not np.allclose(geometry.spacing, HEADER_SPACING, rtol=0, atol=1e-6):
+        return geometry
+    wrong = f"{scan.path}: its header has a spacing of 1 mm, LA's scans have {SPACING} mm"
+    if case.part == "predict":
+        warn(f"{wrong}; volumes in ml follow the header, correct it if it is wrong")
+        return geometry
+    warn(f"{wrong}, which is stored instead")
+    return replace(geometry, spacing=np.full(3, SPACING))
 
 
 def margins(name: str, label: np.ndarray) -> dict[int, tuple[int, int]]:

@@ -188,7 +188,7 @@ def own_two_slices(plan: Plan, root: Path) -> DatasetSpec:
         class_names=("background", " and ".join(plan.class_names[1:])),
         file_classes=plan.classes,
         foreground=tuple(range(1, plan.classes)),
-        planes=((2, None), (1, None)),
+        planes=((2, "object"), (1, "object")),
     )
     patch = patch_size(plan, (112, 112, 80))
     stride = tuple(side // 2 for side in patch)

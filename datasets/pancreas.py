@@ -16,7 +16,7 @@ from scipy.ndimage import affine_transform
 
 from dataloaders.augment import VolumeAugmentation
 from dataloaders.dataset_info import DatasetInfo
-from dataloaders.two_stream import FourStreamSampler
+from dataloaders.two_stream import FourStreamSampler, TenfoldFourStreamSampler
 from dataloaders.volumes import percent_of_cases
 from datasets.base import REPOSITORY
 from datasets.prepare.crop import (
@@ -42,6 +42,7 @@ from methods.copy_paste import Pasting
 from scans.geometry import Geometry
 from scans.reading import Scan
 from scans.voxel_file import Warn
+from training.config import AnyConfig
 from utils.errors import UserError
 from utils.files import files_below
 from utils.pseudo_label import class_pseudo_label
@@ -99,6 +100,14 @@ class PancreasPreparation(CroppedPreparation):
     def __post_init__(self) -> None:
         """Raise UserError for an unknown variant."""
         find(VARIANTS, self.variant, flag="--variant")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything except the raw scans that decides what is in the prepared files."""
+        settings = super().settings
+        if self.variant == "mcnet":
+            settings["version"] = 2  # version 1 resampled whole HU to whole HU
+        return settings
 
     @property
     def image_steps(self) -> str:
@@ -267,7 +276,9 @@ def mcnet(scan: Scan, label: np.ndarray | None, crop: bool, part: Box) -> Resamp
             f"{scan.path}: less than 1 mm of tissue along an axis; correct the spacing in its "
             "header"
         )
-    image = _at_one_mm(scan.array, spacing, size=size, interpolator=sitk.sitkBSpline)
+    # In float32 as published: ITK would round the values between whole HU to whole ones.
+    hounsfield = scan.array.astype(np.float32)
+    image = _at_one_mm(hounsfield, spacing, size=size, interpolator=sitk.sitkBSpline)
     image = (image.astype(np.float64).clip(LOW, HIGH) - LOW) / (HIGH - LOW)
     if label is not None:
         label = _at_one_mm(label, spacing, size=size, interpolator=sitk.sitkNearestNeighbor)
@@ -349,6 +360,13 @@ def _run_folder(output_root: Path | None, exp: str, labelnum: int) -> Path:
     return results / f"{exp}_{labelnum}_labeled"
 
 
+def _sampler(config: AnyConfig) -> type[FourStreamSampler]:
+    """The published sampler for the percentage of labelled cases."""
+    if config.experiment.labelnum == 10:
+        return TenfoldFourStreamSampler
+    return FourStreamSampler
+
+
 BCP_LOSSES = {
     "pre_losses": (("dice", 0.5), ("ce", 0.5)),
     "losses": (("dice", 0.5), ("ce", 0.5)),
@@ -360,7 +378,7 @@ DATASET = volumes(
     script=("pancreas/pancreas_labelnum20_train.py",),
     published_tags=PANCREAS_TAGS,
     cases=percent_of_cases,
-    sampler=lambda settings: FourStreamSampler,
+    sampler=_sampler,
     spatial=partial(
         patches,
         labelled=VolumeAugmentation((), spare=1, turn=False),

@@ -228,7 +228,7 @@ def _two_slice_data(config: AnyConfig) -> ReadSamples:
     return partial(VolumePatches, cache=config.data.cache)
 
 
-def _two_slice_sampler(options: TwoSliceOptions) -> type[StreamSampler]:
-    if options.streams == "independent":
+def _two_slice_sampler(config: AnyConfig) -> type[StreamSampler]:
+    if config.data.streams == "independent":
         return TwoPassSampler
     return TwoStreamSampler

@@ -20,7 +20,7 @@ class RegistrationSettings:
     """Annotated slice of each plane: its number (from 0), middle (of the axis), object (middle of
     the object), or drawn (slice with the most foreground: the annotated one if the file has only
     two). object and drawn read the whole label, as an annotator sees it, to choose the slice.
-    Default: the published slices; for own data the drawn slices, or middle."""
+    Default: the published slices; for own data the drawn slices, or object."""
     transform: Literal["SyN", "SyNRA"] = "SyN"
     """ANTs registration. SyN: affine and SyN, as the published code runs. SyNRA: rigid, affine and
     SyN, as it was intended to run."""

@@ -69,13 +69,13 @@ def la_scan(
     low=(20, 18, 1),
     high=(39, 30, 4),
     label: bool = True,
+    spacing: tuple[float, ...] = (0.625,) * 3,
 ) -> None:
     truth = blob(shape, low, high, 255)
-    write_scan(
-        root / "Training Set" / name / "lgemri.nrrd", noise(shape, truth // 255), (0.625,) * 3
-    )
+    image = noise(shape, truth // 255)
+    write_scan(root / "Training Set" / name / "lgemri.nrrd", image, spacing)
     if label:
-        write_scan(root / "Training Set" / name / "laendo.nrrd", truth, (0.625,) * 3)
+        write_scan(root / "Training Set" / name / "laendo.nrrd", truth, spacing)
 
 
 def body(shape: tuple[int, ...], value: int = 40) -> np.ndarray:

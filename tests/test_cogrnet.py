@@ -23,6 +23,7 @@ from helpers import (
     step_loss,
     step_scalars,
 )
+from reference import filled_state_dict
 from scripts import run_test_two_slices as evaluate_two_slices
 from torch import nn
 
@@ -376,3 +377,16 @@ def test_baselines(coarse, tmp_path):
         match=r"last\.pth: no finished pre-training that gives a focus area; .*--focus off",
     ):
         short(tmp_path / "f", "--run_mode", "selftrain")
+
+
+def test_self_training_starts_from_a_published_pre_training_with_a_fixed_box(
+    coarse, tmp_path, published_width
+):
+    """The published file has no focus area, so --focus off is required."""
+    info, _ = coarse
+    weights = filled_state_dict("vnet_cogrnet")
+    place = tmp_path / "CoGRNet" / f"{info.name}_CoGRNet_2_labeled" / "pre_train"
+    place.mkdir(parents=True)
+    torch.save({"net": weights, "opt": {}}, place / "VNet_best_model.pth")
+    stages = train(coarse, tmp_path, "--run_mode", "selftrain", "--focus", "off", max_iterations=1)
+    assert stages["self_train/last.pth"]["phase"]["focus_ratio"] == pytest.approx(2 / 3)

@@ -3,13 +3,16 @@ draw.
 """
 
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import from_flags
 
 from dataloaders.augment import turn_or_rotate
 from dataloaders.two_stream import TwoStreamSampler
-from datasets import kits19, lits
+from datasets import acdc, kits19, la, lits, pancreas
 from methods.copy_paste import START_RATIO, CopyPaste, box_sides
 
 
@@ -98,3 +101,31 @@ def test_our_boxes_lie_within_the_patch(dataset):
     for step in range(200):
         ends = np.add(boxes.corner(patch, step), boxes.sides(patch, step))
         assert (ends <= patch).all()
+
+
+STATIC_TEACHER = re.compile(
+    r"^\| BCP with a second, static teacher, on (\w+).*\| `([^`]+)` \|$", re.MULTILINE
+)
+TRAINING_GUIDE = Path(__file__).parents[1] / "docs" / "training.md"
+OF_TWO_TEACHERS = {"method", "exp", "teachers", "static_start", "static_step", "static_range"}
+
+
+@pytest.mark.parametrize(
+    "name, dataset, labelnum",
+    [
+        ("ACDC", acdc.DATASET, 3),
+        ("ACDC", acdc.DATASET, 7),
+        ("LA", la.DATASET, 4),
+        ("LA", la.DATASET, 8),
+        ("Pancreas", pancreas.DATASET, 20),
+    ],
+)
+def test_the_flags_of_bcp_with_a_static_teacher_differ_from_bcp_only_in_the_teachers(
+    name, dataset, labelnum
+):
+    flags = dict(STATIC_TEACHER.findall(TRAINING_GUIDE.read_text(encoding="utf-8")))[name]
+    script = dataset.script_defaults(labelnum)
+    with_static = vars(from_flags(dataset, script, flags.split()))
+    bcp = vars(from_flags(dataset, script, ["--method", "bcp"]))
+    differing = {key for key in {*with_static, *bcp} if with_static.get(key) != bcp.get(key)}
+    assert differing == OF_TWO_TEACHERS

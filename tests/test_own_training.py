@@ -416,6 +416,21 @@ def test_drawn_slices_are_found_registered_and_trained(sparse, tmp_path, capsys)
     )  # all of train.list, as training and registration
 
 
+def test_without_recorded_slices_registration_starts_in_the_middle_of_the_object(
+    prepared, tmp_path
+):
+    """The object is on slices 2 to 6 of z and 4 to 7 of y; the volume has 20 slices."""
+    label = np.zeros((20, 20, 20), np.uint8)
+    label[3:15, 4:8, 2:7] = 1
+    path = tmp_path / "case.h5"
+    with h5py.File(path, "w") as file:
+        file["image"] = np.zeros(label.shape, np.float32)
+        file["label"] = label
+    info = own_two_slices(read_plan(prepared[3]), prepared[3]).info
+    slices = [(drawn.axis, drawn.index) for drawn in read_annotation(path, info)]
+    assert slices == [(2, 4), (1, 5)]
+
+
 def test_two_slices_where_whole_labels_are_needed(sparse, tmp_path, capsys):
     assert prepare(command(sparse, tmp_path / "slices", "--dims", "2")) == 2
     assert (

@@ -30,10 +30,13 @@ from scripts import prepare
 
 from commands import prepare as command
 from dataloaders.cases import read_cases
-from datasets.la import margins
-from datasets.pancreas import coranet_range
+from datasets.la import LAPreparation, margins
+from datasets.pancreas import PancreasPreparation, coranet_range, mcnet
 from datasets.prepare.abdomen import body_mask
+from datasets.prepare.prepared_files import RawCase
 from datasets.registry import all_datasets
+from scans.geometry import Geometry
+from scans.reading import Scan
 from utils.errors import UserError
 from utils.workers import worker_pool
 
@@ -173,6 +176,45 @@ def test_la(tmp_path, name):
     assert np.allclose(attributes["affine"], expected)
 
 
+def test_an_la_header_with_1_mm_is_stored_as_0_625_mm_and_named(tmp_path, capsys):
+    la_scan(tmp_path / "raw", KNOWN[0], spacing=(1, 1, 1))
+    assert run("LA", tmp_path / "raw", tmp_path / "out") == 0
+    _, _, attributes = read(LA.path(tmp_path / "out", KNOWN[0]))
+    assert attributes["spacing_mm"].tolist() == [0.625] * 3
+    assert attributes["source_spacing_mm"].tolist() == [0.625] * 3
+    expected = np.diag([-0.625, -0.625, 0.625, 1])
+    expected[0, 3] = -0.625 * 5  # the crop starts at voxel 5 along x
+    assert np.array_equal(attributes["affine"], expected)
+    out = "".join(capsys.readouterr())
+    assert (
+        "lgemri.nrrd: its header has a spacing of 1 mm, LA's scans have 0.625 mm, which is stored "
+        "instead" in out
+    )
+    assert "voxels apart" not in out
+
+
+def test_an_la_header_with_another_spacing_is_stored_as_it_is(tmp_path, capsys):
+    la_scan(tmp_path / "raw", KNOWN[0], spacing=(1, 1, 1.25))
+    assert run("LA", tmp_path / "raw", tmp_path / "out") == 0
+    attributes = read(LA.path(tmp_path / "out", KNOWN[0]))[2]
+    assert attributes["spacing_mm"].tolist() == [1, 1, 1.25]
+    assert "its header has" not in "".join(capsys.readouterr())
+
+
+def test_a_prediction_of_an_la_scan_with_1_mm_keeps_the_header_and_warns(tmp_path):
+    la_scan(tmp_path, KNOWN[0], spacing=(1, 1, 1))
+    path = tmp_path / "Training Set" / KNOWN[0] / "lgemri.nrrd"
+    lines: list[str | None] = []
+    preparation = LAPreparation(crop="none")
+    (output,) = preparation.prepare(RawCase("A", (path,), part="predict"), lines.append)
+    assert output.attributes["source_spacing_mm"].tolist() == [1, 1, 1]
+    assert np.array_equal(output.attributes["affine"], np.diag([-1, -1, 1, 1]))
+    assert [line for line in lines if line] == [
+        f"{path}: its header has a spacing of 1 mm, LA's scans have 0.625 mm; volumes in ml follow "
+        "the header, correct it if it is wrong"
+    ]
+
+
 def test_la_margins_are_the_same_ones_again_and_end_with_the_scan(tmp_path):
     label = blob((160, 150, 4), (60, 50, 1), (99, 79, 2))
     assert margins("A", label) == margins("A", label) != margins("B", label)
@@ -254,11 +296,24 @@ def test_pancreas_as_mcnet(tmp_path):
         slice(62 - 25 - 33, 91 + 25 + 33),
     )  # p = (96 - 39) // 2 and (96 - 29) // 2
     expected = ((image.clip(-125, 275) + 125) / 400)[box].astype(np.float32)
-    assert np.allclose(
-        stored, (expected - expected.mean()) / expected.std(), atol=0.02
-    )  # ITK cuts HU off to whole ones
+    assert np.allclose(stored, (expected - expected.mean()) / expected.std(), atol=1e-5)
     assert np.array_equal(truth, label[box])
     assert (tmp_path / "out" / "train_lab.txt").read_text(encoding="utf-8") == "image0001_norm\n"
+
+
+def test_mcnet_keeps_fractions_of_hu_between_the_voxels():
+    """10 HU more every 0.8 mm are 12.5 HU per mm, so all steps of 1 mm are equal."""
+    ramp = np.broadcast_to(10 * np.arange(25, dtype=np.int16)[:, None, None], (25, 4, 4))
+    geometry = Geometry(np.array((0.8, 1.0, 1.0)), origin=np.zeros(3), direction=np.eye(3))
+    scan = Scan(Path("ramp"), ramp, geometry, sha256="")
+    image = mcnet(scan, None, crop=False, part=((0, 0, 0), (25, 4, 4))).image[:, 2, 2]
+    steps = np.diff(image[5:15])
+    assert np.allclose(steps, steps[0], rtol=1e-3)
+
+
+def test_files_of_mcnet_with_whole_hu_count_as_made_with_other_settings():
+    settings = [PancreasPreparation(variant=variant).settings for variant in ("coranet", "mcnet")]
+    assert [each["version"] for each in settings] == [1, 2]
 
 
 def test_pancreas_at_one_millimetre(tmp_path):
@@ -280,7 +335,7 @@ def test_the_two_pancreas_preparations_do_not_mix(tmp_path):
     run("Pancreas", tmp_path / "raw", tmp_path / "out")
     with pytest.raises(
         command.UserError,
-        match=r"preparation.json: made with different settings \(variant coranet, now mcnet\)",
+        match=r"preparation.json: made with different settings \(.*variant coranet, now mcnet\)",
     ):
         run("Pancreas", tmp_path / "raw", tmp_path / "out", "--variant", "mcnet")
 

@@ -41,7 +41,13 @@ UNUSED = {
     ),
     "pancreas": ("--local-rank=0", "--local_rank -1"),
 }
-UNUSED["CoGRNet"] = (*UNUSED["LA"], "--slice_weight 0.1", "--slice_weight_step 50", "--split train")
+UNUSED["CoGRNet"] = (
+    *(flag for flag in UNUSED["LA"] if "mask_ratio" not in flag),
+    "--mask_ratio 0.6667",
+    "--slice_weight 0.1",
+    "--slice_weight_step 50",
+    "--split train",
+)
 TRAINED = {"ACDC": ACDC3, "LA": LA4, "pancreas": PANCREAS, "CoGRNet": COGRNET}
 
 
@@ -125,6 +131,65 @@ def test_published_lengths_of_cogrnet_are_made_in_full_and_it_says_so(capsys):
     made = settings(COGRNET, "--pre_max_iteration 2000 --self_max_iteration 10000")
     assert (made.pre_iterations, made.max_iterations) == (2_000, 10_000)
     assert capsys.readouterr().out.count("--loop_lengths published_run") == 2
+
+
+@pytest.mark.parametrize(
+    "script, line, error",
+    [
+        (
+            LA4,
+            "--max_samples 40",
+            "--max_samples 40: must be 80, because all cases of the training list are used; "
+            "remove it, and shorten train.list in --root_path to use fewer",
+        ),
+        (
+            LA4,
+            "--method bcp --mask_ratio 0.5",
+            "--mask_ratio 0.5: must be 2/3, because BCP's box has 2/3 of the patch's sides; "
+            "remove it",
+        ),
+        (
+            LA4,
+            "--method bcp --mask_ratio 0.66",
+            "--mask_ratio 0.66: must be 2/3, because BCP's box has 2/3 of the patch's sides; "
+            "remove it",
+        ),
+        (
+            COGRNET,
+            "--mask_ratio",
+            "--mask_ratio: must be 2/3, because the box of pre-training has 2/3 of the patch's "
+            "sides; remove it",
+        ),
+        (
+            COGRNET,
+            "--mask_ratio 0.5",
+            "--mask_ratio 0.5: must be 2/3, because the box of pre-training has 2/3 of the "
+            "patch's sides; remove it",
+        ),
+        (
+            COGRNET,
+            "--max_samples 100",
+            "--max_samples 100: must be 80, because all cases of the training list are used; "
+            "remove it, and shorten train.list in --root_path to use fewer",
+        ),
+        (
+            COGRNET,
+            "--split test",
+            "--split test: must be train, because training reads the training list; remove it",
+        ),
+    ],
+)
+def test_a_published_flag_that_would_change_something_takes_its_published_value_only(
+    script, line, error
+):
+    with pytest.raises(UserError) as caught:
+        settings(script, line)
+    assert str(caught.value) == error
+
+
+def test_the_published_ratio_of_bcps_box_is_accepted_as_the_published_code_has_it():
+    made = settings(LA4, "--method bcp --mask_ratio 0.6666666666666666")
+    assert made == settings(LA4, "--method bcp")
 
 
 @pytest.mark.parametrize(
@@ -270,6 +335,18 @@ def test_test_acdc_as_published(phantom_root, tmp_path, typed):
         "--num_classes 4: accepted, changes nothing" in said
         and "published, distances in voxels" in said
     )
+
+
+def test_published_weights_of_cogrnet_are_tested_in_the_folder_of_a_run(la_root, tmp_path, typed):
+    place = tmp_path / "CoGRNet" / "LA_CoGRNet_5_labeled" / "self_train" / "VNet_best_model.pth"
+    place.parent.mkdir(parents=True)
+    torch.save(filled_state_dict("vnet_cogrnet"), place)
+    line = "--dataset LA --patch_size 32 32 16 --stride 32 32 16 --device cpu"
+    status, said, error = typed(
+        "test_CoGRNet.py", line, "--root_path", la_root, "--output_root", tmp_path
+    )
+    assert status == 0, error
+    assert str(place) in said
 
 
 @pytest.mark.parametrize(

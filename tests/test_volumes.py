@@ -12,8 +12,10 @@ from torch import nn
 from dataloaders.augment import Augmentation, VolumeAugmentation
 from dataloaders.cases import read_cases, read_volume
 from dataloaders.transforms import VolumeTransform
-from dataloaders.two_stream import Draw, FourStreamSampler
+from dataloaders.two_stream import Draw, FourStreamSampler, TenfoldFourStreamSampler
 from dataloaders.volumes import VolumePatches, first_cases, percent_of_cases
+from datasets import pancreas
+from datasets.resolve import resolve
 from evaluation.sliding_window import VolumePredictor
 from utils.errors import UserError
 
@@ -188,6 +190,19 @@ def test_four_streams_by_hand():
         FourStreamSampler(12, 50, 4, 0, (7,), range(1)).epoch,
     )
     assert published == (25, 30)
+
+
+def test_ten_percent_of_pancreas_are_read_ten_times_an_epoch():
+    """6 labelled cases, 2 a step: 60 // 2 steps of pre-training; then the 56 unlabelled end it."""
+    pretraining = TenfoldFourStreamSampler(6, 56, 4, 0, (7,), range(1))
+    selftraining = TenfoldFourStreamSampler(6, 56, 4, 4, (7,), range(1))
+    assert (pretraining.epoch, selftraining.epoch) == (30, 28)
+
+
+@pytest.mark.parametrize("labelnum, repeats", [(10, 10), (20, 5), (50, 5)])
+def test_pancreas_repeats_the_labelled_cases_as_published_for_the_percentage(labelnum, repeats):
+    config = resolve(pancreas.DATASET, explicit={"labelnum": labelnum})
+    assert pancreas.DATASET.sampler(config).repeats == repeats
 
 
 def test_processes_share_the_streams():
