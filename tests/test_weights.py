@@ -17,7 +17,7 @@ from training.checkpoint import load, read
 from utils.json_file import read_json
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "acdc_3_labels.pth"
-CARD = WEIGHTS.with_name("README.md")
+CARD = WEIGHTS.parents[1] / "docs" / "weights.md"
 
 
 def test_the_weights_are_small_and_in_half_precision():
