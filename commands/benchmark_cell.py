@@ -22,7 +22,14 @@ from datasets.base import DatasetSpec, data_root
 from evaluation.results import EvaluationResult, write_json
 from methods.registry import METHODS
 from reporting.leaderboard_table import Costs
-from reporting.record import CellRecord, CellTest, read_record, tested
+from reporting.record import (
+    CellRecord,
+    CellTest,
+    cell_name,
+    column_name,
+    read_record,
+    tested,
+)
 from training.checkpoint import VALIDATED, read
 from training.config import AnyConfig
 from training.stage import StageResult
@@ -55,14 +62,12 @@ class Cell:
     @property
     def column(self) -> str:
         """Fold and seed of the cell, for names."""
-        if self.fold is None:
-            return f"seed{self.seed}"
-        return f"fold{self.fold}_seed{self.seed}"
+        return column_name(self.seed, self.fold)
 
     @property
     def name(self) -> str:
         """Name of the cell in messages and of its files."""
-        return f"{self.method}_{self.labelnum}_{self.column}"
+        return cell_name(self.method, self.labelnum, seed=self.seed, fold=self.fold)
 
     @property
     def record(self) -> Path:
@@ -274,14 +279,15 @@ def is_complete(cell: Cell, dataset: DatasetSpec, test_selected: bool) -> bool:
             f"{cell.record}: was made with --folds {record.folds}, now {cell.folds}; use another "
             "--output"
         )
-    options = cell.config(dataset).computed()
+    config = cell.config(dataset)
+    options = config.computed()
     for name in sorted(options.keys() | record.options.keys()):
         if options.get(name) != record.options.get(name):
             raise UserError(
                 f"{cell.record}: was made with --{name} {record.options.get(name)}, now "
                 f"{options.get(name)}; use another --output, or the earlier flags"
             )
-    if _init_hash(cell.config(dataset)) != record.init_sha256:
+    if _init_hash(config) != record.init_sha256:
         raise UserError(
             f"{cell.record}: was made with another --init; use another --output, or the earlier "
             "flags"
@@ -301,8 +307,8 @@ def _check_same_data(cell: Cell, record: CellRecord, info: DatasetInfo) -> None:
             is_same = False
     if not is_same:
         raise UserError(
-            f"{cell.record}: was tested on other data than {root}; use another --output, or the "
-            "earlier data"
+            f"{cell.record}: was tested on data different from those in {root}; use another "
+            "--output, or the earlier data"
         )
 
 

@@ -186,8 +186,8 @@ def _check_same_test(first: Result, other: Result) -> None:
             f"{other.folder}: is a test on {dataset}, but {first.folder} one on {first_dataset}; "
             f"compare runs on the same data set"
         )
-    data = other.summary.get("made_with", {}).get("data")
-    first_data = first.summary.get("made_with", {}).get("data")
+    data = other.made_with.get("data")
+    first_data = first.made_with.get("data")
     if data and first_data and data != first_data:
         raise UserError(
             f"{other.folder}: the tested files differ from those of {first.folder}, although their "
@@ -265,10 +265,10 @@ def _traits(result: Result) -> dict[str, object]:
         traits[f"test_{key}"] = result.summary.get(key, published)
     if "amp" in result.summary:
         traits["test_amp"] = result.summary["amp"]
-    made_with = result.summary.get("made_with", {})
     usual_network = settings.get("select_network", "student")
-    if made_with.get("network", usual_network) != usual_network:
-        traits["test_network"] = made_with["network"]
+    network = result.made_with.get("network", usual_network)
+    if network != usual_network:
+        traits["test_network"] = network
     for key, value in result.summary.get(PREDICTED_WITH, {}).items():
         traits[f"predict_{key}"] = value
     size = result.summary.get("patch_size")

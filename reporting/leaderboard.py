@@ -25,7 +25,7 @@ from reporting.leaderboard_table import (
     MetricColumn,
     RankInterval,
 )
-from reporting.record import SELECTIONS, CellRecord, CellTest
+from reporting.record import SELECTIONS, CellRecord, CellTest, cell_name
 from reporting.scores import (
     LEVEL,
     MetricSummary,
@@ -97,7 +97,8 @@ def complete_seeds(records: Sequence[CellRecord]) -> tuple[list[CellRecord], lis
     missing: list[str] = []
     for (_, labelnum, method, seed, folds), group in groups.items():
         if len(group) < folds:
-            missing.append(f"{method}_{labelnum}_seed{seed} ({len(group)} of {folds} folds)")
+            name = cell_name(method, labelnum, seed=seed)
+            missing.append(f"{name} ({len(group)} of {folds} folds)")
         else:
             complete += group
     return complete, missing
@@ -155,50 +156,74 @@ def _relative_costs(costs: Costs, baseline: str) -> Costs:
     return relative
 
 
+def _by_method(records: Sequence[CellRecord]) -> dict[str, list[CellRecord]]:
+    """Return the records of each method, in the order of the methods' names."""
+    by_method: dict[str, list[CellRecord]] = {}
+    for record in sorted(records, key=lambda record: record.method):
+        by_method.setdefault(record.method, []).append(record)
+    return by_method
+
+
 def _incomplete(records: Sequence[CellRecord], selection: str) -> list[str]:
     """Return the names of cells that lack a test which other cells of their method have."""
-    lacking: list[str] = []
-    for method in sorted({record.method for record in records}):
-        of_method = [record for record in records if record.method == method]
+    incomplete: list[str] = []
+    for method, of_method in _by_method(records).items():
         without = [record for record in of_method if selection not in record.tests]
-        if len(without) < len(of_method):
-            lacking += [f"{_name(record)} ({SELECTIONS[selection]})" for record in without]
-    return lacking
-
-
-def _name(record: CellRecord) -> str:
-    """Return the name of a record's cell."""
-    name = f"{record.method}_{record.labelnum}"
-    if record.fold is not None:
-        name += f"_fold{record.fold}"
-    return f"{name}_seed{record.seed}"
+        if len(without) == len(of_method):
+            continue
+        for record in without:
+            name = cell_name(method, record.labelnum, seed=record.seed, fold=record.fold)
+            incomplete.append(f"{name} ({SELECTIONS[selection]})")
+    return incomplete
 
 
 def _notes(records: Sequence[CellRecord]) -> list[str]:
     """Return what readers of a table have to know, in sentences."""
-    notes: list[str] = []
-    for option in PROTOCOL:
-        methods: dict[str, dict[str, None]] = {}
-        for record in records:
-            value = str(record.options.get(option))
-            methods.setdefault(value, {})[run_title(record.options)] = None
-        if len(methods) > 1:
-            values = [f"{value} ({', '.join(titles)})" for value, titles in methods.items()]
-            notes.append(f"The runs differ in --{option}: {'; '.join(values)}.")
-    hashes: set[str] = set()
-    seeds: dict[str, set[int]] = {}
+    notes = [_protocol_note(records, option) for option in PROTOCOL]
+    notes += [_data_note(records), _seeds_note(records)]
+    return [note for note in notes if note]
+
+
+def _protocol_note(records: Sequence[CellRecord], option: str) -> str:
+    """Name the methods with each value of an option; empty if all have the same value."""
+    titles_by_value: dict[str, list[str]] = {}
     for record in records:
-        hashes |= {test.data for test in record.tests.values() if test.data is not None}
-        seeds.setdefault(run_title(record.options), set()).add(record.seed)
-    if len(hashes) > 1 and not records[0].folds:
-        notes.append("The test files of some runs differ, although their cases have equal names.")
-    single = [title for title, of_method in seeds.items() if len(of_method) == 1]
-    if single and len(seeds) > 1:
-        notes.append(
-            f"Only one seed: {', '.join(single)}. The intervals of their ranks do not show how "
-            "much another seed would change the rank."
-        )
-    return notes
+        titles = titles_by_value.setdefault(str(record.options.get(option)), [])
+        title = run_title(record.options)
+        if title not in titles:
+            titles.append(title)
+    if len(titles_by_value) == 1:
+        return ""
+    values = [f"{value} ({', '.join(titles)})" for value, titles in titles_by_value.items()]
+    return f"The runs differ in --{option}: {'; '.join(values)}."
+
+
+def _data_note(records: Sequence[CellRecord]) -> str:
+    """Report tests of different files with the same names; empty if there are none.
+
+    Folds test different files by design.
+    """
+    hashes: set[str] = set()
+    for record in records:
+        hashes.update(test.data for test in record.tests.values() if test.data is not None)
+    if len(hashes) < 2 or records[0].folds:
+        return ""
+    return "The test files of some runs differ, although their cases have equal names."
+
+
+def _seeds_note(records: Sequence[CellRecord]) -> str:
+    """Name the methods with one seed; empty if there are none, or if there is only one method."""
+    by_method = _by_method(records)
+    single: list[str] = []
+    for of_method in by_method.values():
+        if len({record.seed for record in of_method}) == 1:
+            single.append(run_title(of_method[0].options))
+    if not single or len(by_method) == 1:
+        return ""
+    return (
+        f"Only one seed: {', '.join(single)}. The intervals of their ranks do not show how much "
+        "another seed would change the rank."
+    )
 
 
 def _check_options(records: Sequence[CellRecord]) -> None:
@@ -242,8 +267,7 @@ def _lengths(record: CellRecord) -> list[tuple[str, int]]:
 def _entries(records: Sequence[CellRecord], selection: str) -> list[Entry]:
     """Return the methods that have that test for each of their seeds, in the order of names."""
     entries: list[Entry] = []
-    for method in sorted({record.method for record in records}):
-        of_method = [record for record in records if record.method == method]
+    for method, of_method in _by_method(records).items():
         of_method.sort(key=lambda record: (record.seed, record.fold or 0))
         cells: dict[int, list[CellRecord]] = {}
         for record in of_method:

@@ -27,6 +27,18 @@ SELECTIONS: Mapping[str, str] = {
 """The ways in which a cell's network is chosen, with their titles."""
 
 
+def column_name(seed: int, fold: int | None = None) -> str:
+    """Return fold and seed of a cell, for names."""
+    if fold is None:
+        return f"seed{seed}"
+    return f"fold{fold}_seed{seed}"
+
+
+def cell_name(method: str, labelnum: int, seed: int, fold: int | None = None) -> str:
+    """Return the name of a cell in messages and of its files."""
+    return f"{method}_{labelnum}_{column_name(seed, fold)}"
+
+
 @dataclass(frozen=True)
 class CellTest:
     """The test of one network.

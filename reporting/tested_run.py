@@ -61,6 +61,11 @@ class Result:
         return self.checkpoint.get("settings") or {}
 
     @property
+    def made_with(self) -> Mapping[str, Any]:
+        """What the test depends on; empty if the test is older than this record."""
+        return self.summary.get("made_with", {})
+
+    @property
     def tolerances(self) -> Mapping[str, float] | None:
         """NSD's tolerance of each class; None if the test is older than NSD."""
         return self.summary.get(NSD_TOLERANCE)
