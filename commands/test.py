@@ -449,6 +449,8 @@ class CheckpointTest:
         if self._stride:
             summary["stride"] = list(self._stride)
             summary["largest_component"] = self._connectivity is not None
+        if self._settings.network is not None:
+            summary["network"] = self._settings.network
         summary |= self._not_published()
         summary |= summarise(scores)
         summary["checkpoint"] = {

@@ -265,10 +265,8 @@ def _traits(result: Result) -> dict[str, object]:
         traits[f"test_{key}"] = result.summary.get(key, published)
     if "amp" in result.summary:
         traits["test_amp"] = result.summary["amp"]
-    usual_network = settings.get("select_network", "student")
-    network = result.made_with.get("network", usual_network)
-    if network != usual_network:
-        traits["test_network"] = network
+    if "network" in result.summary:
+        traits["test_network"] = result.summary["network"]
     for key, value in result.summary.get(PREDICTED_WITH, {}).items():
         traits[f"predict_{key}"] = value
     size = result.summary.get("patch_size")

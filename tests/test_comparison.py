@@ -305,9 +305,15 @@ def test_the_test_of_a_kept_network_does_not_stand_for_its_run(runs):
 
 def test_tests_of_different_networks_of_a_run_are_two_groups(runs):
     teacher = retested(runs[0], runs[0] / "test" / "teacher", "self_train/unet_best_model.pth")
-    change_summary(teacher, made_with={"network": "ema_teacher"})
+    change_summary(teacher, network="ema_teacher")
     groups = make_groups([find_result(runs[0] / TEST), find_result(teacher)])
     assert groups[1].differs == {"test_network": "ema_teacher"}
+
+
+def test_the_network_that_a_method_selects_itself_is_no_setting_of_the_test(runs):
+    change_summary(runs[0] / TEST, made_with={"network": "ema_teacher"})
+    (group,) = make_groups([find_result(run) for run in runs[:2]])
+    assert "test_network" not in group.traits
 
 
 def test_tests_of_different_files_with_equal_names_are_refused(runs):

@@ -133,7 +133,8 @@ def test_the_test_of_another_network_goes_to_a_folder_of_its_own(folder, phantom
     place = [f"--root_path={phantom_root}", f"--output_root={folder}", "--labelnum=1"]
     evaluate(acdc.DATASET, [*place, "--method=sdcl", "--device=cpu", "--network=other"])
     (results,) = folder.rglob("self_train_best_other_test/summary.json")
-    assert json.loads(results.read_text(encoding="utf-8"))["made_with"]["network"] == "other"
+    summary = json.loads(results.read_text(encoding="utf-8"))
+    assert (summary["made_with"]["network"], summary["network"]) == ("other", "other")
 
 
 def test_an_array_is_predicted_with_the_named_network(folder):
